@@ -1,0 +1,154 @@
+"""The one plug-in mechanism: a method says what the losses are, and which phases and updates use them.
+
+Shape letters: B batch, K classes, D embedding width, C channels, H W map size, N training images, T temperature.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from distill.losses import full_precision, kd_loss
+
+if TYPE_CHECKING:
+    from distill.data import DataInfo
+    from distill.models import FeatureNet, Outputs
+
+Losses = dict[str, Tensor]
+"""Scalars, already weighted; the loop sums them and logs each under its key."""
+
+
+@dataclass
+class Batch:
+    """One step's worth of data, on the device."""
+
+    images: Tensor  # [B,C,H,W] normalised, channels_last
+    labels: Tensor  # [B] int64
+    index: Tensor  # [B] int64, positions in the training set
+    views: dict[str, Tensor] = field(default_factory=dict)  # other views of the same images, such as "teacher"
+    view: Tensor | None = None  # [B] int64, which of the finitely many crops and flips this is (teacher cache)
+    epoch: int = 1  # 1-based
+    step: int = 0  # 0-based, in the epoch
+    logits: Tensor | None = None  # [B,K] the student's, left here by Method.loss for the running accuracy
+
+
+class Source(Protocol):
+    """Where batches come from: an epoch is a pure function of (seed, epoch)."""
+
+    steps: int
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """Yield the batches of an epoch (1-based) from step `start` on."""
+
+
+@dataclass
+class Update:
+    """One optimiser and what it minimises."""
+
+    name: str
+    loss: Callable[[Batch], Losses]
+    trains: Sequence[nn.Module]
+    optimizer: dict[str, Any] = field(default_factory=dict)  # overrides of schedule keys: lr, weight_decay, name, ...
+    repeat: int = 1  # times a batch
+
+
+@dataclass
+class Phase:
+    """A stretch of epochs in which the same updates run."""
+
+    name: str
+    updates: Sequence[Update]
+    epochs: int | None = None  # None: the schedule's
+    schedule: dict[str, Any] = field(default_factory=dict)  # overrides of schedule keys: lr, milestones, ...
+    source: Callable[[Any], Source] | None = None  # how this phase sees the data
+    begin: Callable[[], None] | None = None  # called once when the phase starts, not when it is resumed
+    evaluates: bool = True  # whether the deployed net's accuracy means something in this phase
+
+
+class Method(nn.Module):
+    """Base of every method; most override `distill` alone.
+
+    Losses are `ce` x cross-entropy + `kd` x T^2 KL(teacher || student) + the method's own terms (the field's
+    gamma, alpha, beta). Teachers are held outside the module tree: they are frozen, and no part of the state.
+    """
+
+    def __init__(
+        self,
+        student: FeatureNet,
+        teachers: Sequence[FeatureNet],
+        data: DataInfo,
+        *,
+        ce: float = 1.0,
+        kd: float = 0.0,
+        temperature: float = 4.0,
+    ) -> None:
+        super().__init__()
+        if temperature <= 0:
+            raise ValueError(f"method.temperature is {temperature}: a temperature is positive; the usual value is 4.")
+        self.student = student
+        self._teachers = tuple(teachers)
+        self.data = data
+        self.ce, self.kd, self.temperature = ce, kd, temperature
+        self.epoch = self.epochs = 1
+
+    @property
+    def teachers(self) -> tuple[FeatureNet, ...]:
+        """The frozen teachers, strongest claim first."""
+        return self._teachers
+
+    @property
+    def teacher(self) -> FeatureNet:
+        """The only teacher, or the first."""
+        if not self._teachers:
+            raise ValueError(f"{type(self).__name__} needs a teacher: pass teacher=<name>, for example teacher=resnet56.")
+        return self._teachers[0]
+
+    def distill(self, student: Outputs, teacher: Outputs, batch: Batch) -> Losses:
+        """Return the method's own weighted losses."""
+        return {}
+
+    def loss(self, batch: Batch) -> Losses:
+        """Return all losses of a batch: cross-entropy, soft targets where asked for, and `distill`."""
+        student = self.student(batch.images)
+        batch.logits = student.logits.detach()
+        losses = {"ce": self.ce * F.cross_entropy(student.logits, batch.labels)} if self.ce else {}
+        if not self._teachers:
+            return losses
+        teacher = self.teach(batch)
+        if self.kd:
+            losses["kd"] = self.kd * kd_loss(student.logits, teacher.logits, self.temperature)
+        return losses | self.distill(student, teacher, batch)
+
+    def teach(self, batch: Batch, teacher: FeatureNet | None = None) -> Outputs:
+        """Run a teacher (default: the only one) on the view meant for it, without gradients."""
+        with torch.no_grad():
+            return (teacher or self.teacher)(batch.views.get("teacher", batch.images))
+
+    def phases(self) -> list[Phase]:
+        """Return what is trained, in which order; default one phase that trains everything trainable."""
+        return [Phase("distill", [Update("student", self.loss, [self])])]
+
+    def before_epoch(self) -> None:
+        """Prepare an epoch; `self.epoch` of `self.epochs` is already set."""
+
+    def after_step(self) -> None:
+        """Refresh averages and banks, after the optimisers have stepped."""
+
+    def after_epoch(self) -> None:
+        """Refresh what is kept from epoch to epoch."""
+
+    def deployed(self) -> FeatureNet:
+        """Return the net that is evaluated and exported."""
+        return self.student
+
+    def ramp(self, epochs: int) -> float:
+        """Return min(epoch / epochs, 1) with 1-based epochs: a linear warm-up that starts at 1/epochs."""
+        return min(self.epoch / epochs, 1.0) if epochs > 0 else 1.0
+
+
+__all__ = ["Batch", "Losses", "Method", "Phase", "Source", "Update", "full_precision"]
