@@ -1,0 +1,103 @@
+"""Deep mutual learning (Zhang, Xiang, Hospedales, Lu, CVPR 2018, arXiv:1706.00384)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from distill.data import DataInfo
+from distill.losses import kl_div
+from distill.method import Batch, Losses, Method, Phase, Update
+from distill.models import FeatureNet, build
+
+
+@contextmanager
+def frozen_statistics(net: nn.Module) -> Iterator[None]:
+    """Leave BatchNorm's running statistics alone while a net in train mode is only being asked."""
+    norms = [m for m in net.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
+    for norm in norms:
+        norm.track_running_stats = False
+    try:
+        yield
+    finally:
+        for norm in norms:
+            norm.track_running_stats = True
+
+
+class DML(Method):
+    """A cohort learns together: CE(k) + 1/(P-1) sum_{j != k} KL(p_j || p_k) for each peer k (eq. 7-8), T = 1.
+
+    The paper alternates: each peer in turn is updated against the others as they are now. `alternate=False` takes
+    all predictions from one forward pass, as most re-implementations do. The first peer is the student that is
+    evaluated; every peer starts from its own random weights and has its own optimiser.
+    """
+
+    def __init__(
+        self,
+        student: FeatureNet,
+        teachers: Sequence[FeatureNet],
+        data: DataInfo,
+        *,
+        ce: float = 1.0,
+        kd: float = 1.0,
+        temperature: float = 1.0,
+        peers: int = 2,
+        models: Sequence[str] = (),
+        alternate: bool = True,
+    ) -> None:
+        super().__init__(student, (), data, ce=ce, kd=kd, temperature=temperature)
+        if peers < 2:
+            raise ValueError(f"method.peers is {peers}: mutual learning needs at least 2 nets.")
+        if models and len(models) != peers - 1:
+            raise ValueError(f"method.models names {len(models)} nets: with {peers} peers, name {peers - 1} beside the student.")
+        made = [build(name, student.num_classes, in_chans=student.in_chans, size=student.size) for name in models]
+        self.others = nn.ModuleList(made or [student.twin() for _ in range(peers - 1)])
+        self.alternate = alternate
+
+    @property
+    def cohort(self) -> list[nn.Module]:
+        """All peers, the student first."""
+        return [self.student, *self.others]
+
+    def peer_loss(self, k: int, logits: Sequence[Tensor], labels: Tensor) -> Losses:
+        """Return cross-entropy and mimicry of peer k, given everyone's logits [B,K]."""
+        mine = logits[k]
+        mimic = [kl_div(mine, other.detach(), self.temperature) for j, other in enumerate(logits) if j != k]
+        kl = sum(mimic, mine.new_zeros(())) / len(mimic) * self.temperature**2
+        name = "" if k == 0 else f"_{k}"
+        return {f"ce{name}": self.ce * F.cross_entropy(mine, labels), f"kd{name}": self.kd * kl}
+
+    def ask(self, net: nn.Module, images: Tensor) -> Tensor:
+        """Return a peer's current logits [B,K], without gradients and without moving its statistics."""
+        with torch.no_grad(), frozen_statistics(net):
+            return net(images).logits
+
+    def update_loss(self, k: int, batch: Batch) -> Losses:
+        """Loss of one turn of the alternating algorithm: peer k against the others as they are now."""
+        net = self.cohort[k]
+        logits = [net(batch.images).logits if j == k else self.ask(peer, batch.images) for j, peer in enumerate(self.cohort)]
+        if k == 0:
+            batch.logits = logits[0].detach()
+        return self.peer_loss(k, logits, batch.labels)
+
+    def loss(self, batch: Batch) -> Losses:
+        """Loss of all peers from one forward pass each."""
+        logits = [net(batch.images).logits for net in self.cohort]
+        batch.logits = logits[0].detach()
+        losses: Losses = {}
+        for k in range(len(logits)):
+            losses |= self.peer_loss(k, logits, batch.labels)
+        return losses
+
+    def phases(self) -> list[Phase]:
+        if not self.alternate:
+            return [Phase("mutual", [Update("cohort", self.loss, [self])])]
+
+        def turn(k: int) -> Update:
+            return Update(f"peer_{k}", lambda batch: self.update_loss(k, batch), [self.cohort[k]])
+
+        return [Phase("mutual", [turn(k) for k in range(len(self.cohort))])]

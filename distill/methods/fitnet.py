@@ -1,0 +1,71 @@
+"""FitNets: hints for thin deep nets (Romero et al., ICLR 2015, arXiv:1412.6550)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from distill.data import DataInfo
+from distill.heads import conv_regressor, stage
+from distill.losses import full_precision
+from distill.method import Batch, Losses, Method, Phase, Update
+from distill.models import FeatureNet, Outputs
+
+
+@full_precision
+def hint_loss(regressed: Tensor, hint: Tensor) -> Tensor:
+    """Mean squared error of the regressed student map and the teacher's hint, both [B,C,H,W] (eq. 3)."""
+    return F.mse_loss(regressed, hint)
+
+
+class FitNet(Method):
+    """Hint phase (eq. 3: student up to the guided layer and regressor), then distillation (eq. 2).
+
+    With `hint_epochs=0` and a `weight`, both run jointly, which is what the CRD tables call FitNet.
+    The second phase keeps the weight of the soft targets constant, where the paper anneals it.
+    """
+
+    def __init__(
+        self,
+        student: FeatureNet,
+        teachers: Sequence[FeatureNet],
+        data: DataInfo,
+        *,
+        ce: float = 1.0,
+        kd: float = 1.0,
+        temperature: float = 4.0,
+        weight: float = 0.0,
+        hint_stage: int = 2,
+        hint_epochs: int = 30,
+    ) -> None:
+        super().__init__(student, teachers, data, ce=ce, kd=kd, temperature=temperature)
+        if not weight and not hint_epochs:
+            raise ValueError("fitnet would never use its hint: set method.hint_epochs or method.weight above 0.")
+        self.weight, self.hint_stage, self.hint_epochs = weight, hint_stage, hint_epochs
+        guided = stage(student.shapes, hint_stage, student.name)
+        self.regressor = conv_regressor(guided, stage(self.teacher.shapes, hint_stage, self.teacher.name))
+
+    def hint(self, student: Outputs, teacher: Outputs) -> Tensor:
+        regressed = self.regressor(student.features[self.hint_stage - 1])
+        return hint_loss(regressed, teacher.features[self.hint_stage - 1])
+
+    def hint_only(self, batch: Batch) -> Losses:
+        """Loss of the first phase: nothing but the hint."""
+        return {"hint": self.hint(self.student(batch.images), self.teach(batch))}
+
+    def distill(self, student: Outputs, teacher: Outputs, batch: Batch) -> Losses:
+        return {"fitnet": self.weight * self.hint(student, teacher)} if self.weight else {}
+
+    def phases(self) -> list[Phase]:
+        hint = Phase(
+            "hint",
+            [Update("hint", self.hint_only, [self.student, self.regressor])],
+            epochs=self.hint_epochs,
+            schedule={"milestones": []},
+            evaluates=False,
+        )
+        trains = [self.student, self.regressor] if self.weight else [self.student]
+        distill = Phase("distill", [Update("student", self.loss, trains)])
+        return [hint, distill] if self.hint_epochs else [distill]
