@@ -1,0 +1,130 @@
+"""Augmented batches from images that lie on the device as one array."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from distill.data.info import DataInfo, Split
+from distill.method import Batch
+
+
+def seeded(*keys: int) -> torch.Generator:
+    """A CPU generator whose stream depends on all the keys, such as (seed, epoch); near keys give unrelated streams."""
+    digest = hashlib.sha256("/".join(str(int(key)) for key in keys).encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:4], "little"))  # the generator reads 32 bits
+
+
+def steps_for(count: int, batch_size: int, drop_last: bool) -> int:
+    """Batches an epoch. ValueError when the batch size is not positive, or when no batch would be left."""
+    if batch_size < 1:
+        raise ValueError(f"schedule.batch_size is {batch_size}: give a whole number of at least 1")
+    steps = count // batch_size if drop_last else -(-count // batch_size)
+    if steps < 1:
+        raise ValueError(f"{count} training images make no batch of {batch_size}: lower schedule.batch_size")
+    return steps
+
+
+class Normaliser:
+    """uint8 images [B,H,W,C] to float [B,C,H,W] in channels_last memory: (x / 255 - mean) / std of each channel.
+
+    Bitwise what torchvision's ToTensor and Normalize give, on every device: the divisors are tensors, since CUDA
+    multiplies by the reciprocal of a Python number. Constants of image shape keep the CPU's inner loop long.
+    """
+
+    def __init__(self, info: DataInfo, shape: torch.Size | tuple[int, ...], device: torch.device) -> None:
+        self.full = torch.tensor(255.0, device=device)
+        self.mean = torch.tensor(info.mean, device=device).expand(shape).contiguous()
+        self.std = torch.tensor(info.std, device=device).expand(shape).contiguous()
+
+    def __call__(self, images: Tensor) -> Tensor:
+        scaled = images.float().div_(self.full).sub_(self.mean).div_(self.std)
+        return scaled.permute(0, 3, 1, 2)
+
+
+class Plan(NamedTuple):
+    """All that is random in an epoch, on the device."""
+
+    order: Tensor  # [N] int64: image i is the order.index(i)-th to be seen
+    draws: Tensor  # [N,4] int64, a row an image: dy, dx, flip, view = (dy * (2 * pad + 1) + dx) * 2 + flip
+
+
+class ArraySource:
+    """Batches of randomly cropped and flipped images; an epoch is a pure function of (seed, epoch).
+
+    The order, and a crop and a flip for each of the N images, are drawn on the CPU when the epoch starts, so an
+    image's view does not depend on the batch size. No step waits for the device. Methods that need other draws
+    override `_plan`, those that need other images `_gather`.
+
+    Raises ValueError for a batch size below 1, and for drop_last with fewer images than a batch.
+    """
+
+    def __init__(self, split: Split, info: DataInfo, *, batch_size: int, seed: int, pad: int = 4, flip: bool = True,
+                 drop_last: bool = False) -> None:
+        self.settings: dict[str, Any] = dict(split=split, info=info, batch_size=batch_size, seed=seed, pad=pad,
+                                             flip=flip, drop_last=drop_last)
+        self.split, self.info, self.batch_size, self.seed = split, info, batch_size, seed
+        self.pad, self.flip = pad, flip
+        self.steps = steps_for(len(split), batch_size, drop_last)
+        self.normalise = Normaliser(info, split.images.shape[1:], split.images.device)
+        self._crops: Tensor | None = None
+
+    def replace(self, **changes: Any) -> ArraySource:
+        """The same source with other keyword arguments, such as drop_last=True or flip=False."""
+        other = type(self)(**{**self.settings, **changes})
+        if other.split is self.split and other.pad == self.pad:
+            other._crops = self._crops  # the padded images are shared
+        return other
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """Yield the batches of an epoch (1-based), from step `start` on: the tail of the whole epoch, bit for bit."""
+        plan = self._plan(epoch)
+        for step in range(start, self.steps):
+            rows = plan.order[step * self.batch_size:(step + 1) * self.batch_size]
+            yield Batch(images=self._gather(rows, plan), labels=self.split.labels[rows], index=rows,
+                        view=plan.draws[rows, 3], epoch=epoch, step=step)
+
+    def _plan(self, epoch: int) -> Plan:
+        count, places, device = len(self.split), 2 * self.pad + 1, self.split.images.device
+        generator = seeded(self.seed, epoch)
+        order = torch.randperm(count, generator=generator)
+        dy, dx = torch.randint(places, (2, count), generator=generator)
+        flip = torch.randint(2, (count,), generator=generator) * int(self.flip)
+        draws = torch.stack([dy, dx, flip, (dy * places + dx) * 2 + flip], dim=1)
+        return Plan(order.to(device), draws.to(device))
+
+    def _gather(self, rows: Tensor, plan: Plan) -> Tensor:
+        """The normalised views [B,C,H,W] that the plan has drawn for images `rows` [B]."""
+        dy, dx, flip, _ = plan.draws[rows].unbind(1)
+        images = self.crops[rows, dy, dx]
+        if self.flip:
+            images = torch.where(flip.bool()[:, None, None, None], images.flip(2), images)
+        return self.normalise(images)
+
+    @property
+    def crops(self) -> Tensor:
+        """[N,P,P,H,W,C] uint8, P = 2 * pad + 1: every crop of every zero-padded image, as windows on one array."""
+        if self._crops is None:
+            count, height, width, channels = self.split.images.shape
+            border = (0, 0, self.pad, self.pad, self.pad, self.pad)
+            padded = torch.nn.functional.pad(self.split.images, border).contiguous()
+            image, row, column, channel = padded.stride()
+            places = 2 * self.pad + 1
+            self._crops = padded.as_strided((count, places, places, height, width, channels),
+                                            (image, row, column, row, column, channel))
+        return self._crops
+
+
+def evaluation_batches(split: Split, info: DataInfo, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield (normalised images [B,C,H,W], labels [B]) in the set's order, without augmentation.
+
+    Raises ValueError for a batch size below 1.
+    """
+    normalise = Normaliser(info, split.images.shape[1:], split.images.device)
+    for step in range(steps_for(len(split), batch_size, drop_last=False)):
+        part = slice(step * batch_size, (step + 1) * batch_size)
+        yield normalise(split.images[part]), split.labels[part]

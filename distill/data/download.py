@@ -1,0 +1,87 @@
+"""Files that are not there yet: downloaded once, whole or not at all, however many runs start together."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from distill.data.readers import READERS, Arrays
+
+# name: (torchvision class, folder it writes, files that are needed)
+LAYOUTS = {
+    "mnist": ("MNIST", "MNIST", "MNIST/raw/{train,t10k}-{images-idx3,labels-idx1}-ubyte"),
+    "fashion_mnist": ("FashionMNIST", "FashionMNIST",
+                      "FashionMNIST/raw/{train,t10k}-{images-idx3,labels-idx1}-ubyte"),
+    "cifar10": ("CIFAR10", "cifar-10-batches-py", "cifar-10-batches-py/{data_batch_1..5,test_batch,batches.meta}"),
+    "cifar100": ("CIFAR100", "cifar-100-python", "cifar-100-python/{train,test,meta}"),
+}
+
+
+def fetched(name: str, root: Path) -> Arrays:
+    """Read a data set below root, after downloading it when files are missing.
+
+    Raises ValueError naming the file and the remedy when that fails or a file is damaged.
+    """
+    try:
+        return READERS[name](root)
+    except FileNotFoundError as missing:
+        where = LAYOUTS[name][2]
+        try:
+            download(name, root)
+            return READERS[name](root)
+        except (OSError, RuntimeError) as error:
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise ValueError(f"{missing.filename} is missing and {name} could not be downloaded ({reason}): put {where} "
+                             f"under {root}, or set dataset.root or DISTILL_DATA to a folder that has it") from error
+
+
+def download(name: str, root: Path) -> None:
+    """Download with torchvision, which checks the checksums, beside the final place, and move the folder there.
+
+    One process at a time does it; the others find it done. Raises OSError or RuntimeError.
+    """
+    from filelock import FileLock
+
+    dataset, folder, _ = LAYOUTS[name]
+    root.mkdir(parents=True, exist_ok=True)
+    with FileLock(root / f".{name}.lock"):
+        try:
+            READERS[name](root)
+        except FileNotFoundError:
+            with tempfile.TemporaryDirectory(dir=root, prefix=f".{name}-") as temporary, network_timeout(60.0):
+                _download_into(dataset, Path(temporary))
+                install(Path(temporary) / folder, root / folder)
+
+
+def _download_into(dataset: str, folder: Path) -> None:
+    import torchvision
+
+    getattr(torchvision.datasets, dataset)(str(folder), train=True, download=True)
+
+
+def install(source: Path, target: Path) -> None:
+    """Move the files of a finished download to where they belong; a half-filled target folder is completed."""
+    if not target.exists():
+        os.replace(source, target)
+        return
+    for path in source.rglob("*"):
+        place = target / path.relative_to(source)
+        if path.is_file() and not place.exists():
+            place.parent.mkdir(parents=True, exist_ok=True)
+            shutil.move(path, place)
+
+
+@contextmanager
+def network_timeout(seconds: float) -> Iterator[None]:
+    """A network that swallows packets ends in an error rather than in a run that hangs."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(seconds)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)

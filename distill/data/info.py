@@ -1,0 +1,34 @@
+"""What a data set is: its description, and images that lie on the device."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class DataInfo:
+    """What methods may know about the data. `labels` are those of the training images that are kept, in their order."""
+
+    name: str
+    num_classes: int
+    num_train: int
+    in_chans: int
+    size: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    labels: Tensor = field(compare=False, repr=False)  # [N] int64, on the CPU
+    class_names: list[str] = field(repr=False)
+    evaluated_on: str = "test"  # or "holdout": a part of the training images, the test set being left alone
+
+
+@dataclass
+class Split:
+    """Images uint8 [N,H,W,C] and labels int64 [N], both on the device."""
+
+    images: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)

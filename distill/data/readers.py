@@ -1,0 +1,137 @@
+"""The data sets that fit in memory, as arrays, from the files that torchvision writes."""
+
+from __future__ import annotations
+
+import gzip
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from distill.data.pickles import read_pickle
+from distill.data.select import stratified
+
+FASHION = ["T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"]
+FETCH_AGAIN = "delete it and run again to download it anew, or put a good copy there"
+
+
+class Part(NamedTuple):
+    """images uint8 [N,H,W,C], labels int64 [N]."""
+
+    images: np.ndarray
+    labels: np.ndarray
+
+
+class Arrays(NamedTuple):
+    train: Part
+    test: Part
+    class_names: list[str]
+
+
+def read_digits(root: Path) -> Arrays:
+    """The 1,797 8x8 digits that come with scikit-learn; root is not used.
+
+    Grey values v of 0..16 become (255 v + 8) // 16, so 0..255. A fixed stratified 360 images are the test set.
+    """
+    from sklearn.datasets import load_digits
+
+    values, labels = load_digits(return_X_y=True)
+    images = ((255 * values.astype(np.int64) + 8) // 16).astype(np.uint8).reshape(-1, 8, 8, 1)
+    labels = labels.astype(np.int64)
+    test = stratified(labels, 360, salt=0)
+    return Arrays(Part(images[~test], labels[~test]), Part(images[test], labels[test]), [str(k) for k in range(10)])
+
+
+def read_cifar10(root: Path, counts: tuple[int, int] = (10_000, 10_000)) -> Arrays:
+    """cifar-10-batches-py with `counts` images in a training batch and in the test batch.
+
+    Raises FileNotFoundError when a file is missing, ValueError naming the file when its content is not CIFAR-10's.
+    """
+    folder = root / "cifar-10-batches-py"
+    parts = [cifar_part(folder / f"data_batch_{b}", "labels", 10, counts[0]) for b in range(1, 6)]
+    train = Part(np.concatenate([p.images for p in parts]), np.concatenate([p.labels for p in parts]))
+    names = class_names(folder / "batches.meta", "label_names", 10)
+    return Arrays(train, cifar_part(folder / "test_batch", "labels", 10, counts[1]), names)
+
+
+def read_cifar100(root: Path, counts: tuple[int, int] = (50_000, 10_000)) -> Arrays:
+    """cifar-100-python with `counts` training and test images and the fine labels. Raises like `read_cifar10`."""
+    folder = root / "cifar-100-python"
+    train = cifar_part(folder / "train", "fine_labels", 100, counts[0])
+    test = cifar_part(folder / "test", "fine_labels", 100, counts[1])
+    return Arrays(train, test, class_names(folder / "meta", "fine_label_names", 100))
+
+
+def cifar_part(path: Path, key: str, classes: int, count: int) -> Part:
+    """One pickle of `count` 32x32 RGB images, stored planar in rows of 3072."""
+    content = read_pickle(path)
+    data, labels = content.get("data"), content.get(key)
+    if not isinstance(data, np.ndarray) or data.dtype != np.uint8 or data.shape != (count, 3072):
+        found = f"{data.dtype} {list(data.shape)}" if isinstance(data, np.ndarray) else type(data).__name__
+        raise ValueError(f"{path}: 'data' should be uint8 [{count}, 3072] and is {found}; {FETCH_AGAIN}")
+    images = np.ascontiguousarray(data.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1))
+    return Part(images, checked_labels(path, labels, classes, count))
+
+
+def checked_labels(path: Path, labels: object, classes: int, count: int) -> np.ndarray:
+    """labels as int64 [count]. ValueError when they are not `count` whole numbers from 0 to classes - 1."""
+    array = np.asarray(labels) if isinstance(labels, (list, np.ndarray)) else np.empty(0)
+    if array.shape != (count,) or array.dtype.kind not in "iu" or array.min() < 0 or array.max() >= classes:
+        raise ValueError(f"{path}: the labels should be {count} numbers from 0 to {classes - 1} and are not; {FETCH_AGAIN}")
+    return array.astype(np.int64)
+
+
+def class_names(path: Path, key: str, classes: int) -> list[str]:
+    names = read_pickle(path).get(key)
+    if not isinstance(names, list) or len(names) != classes:
+        raise ValueError(f"{path}: {key!r} should hold {classes} names and does not; {FETCH_AGAIN}")
+    return [str(name) for name in names]
+
+
+def read_mnist(root: Path) -> Arrays:
+    """MNIST/raw. Raises like `read_cifar10`."""
+    return read_idx_set(root / "MNIST" / "raw", [str(k) for k in range(10)])
+
+
+def read_fashion_mnist(root: Path) -> Arrays:
+    """FashionMNIST/raw. Raises like `read_cifar10`."""
+    return read_idx_set(root / "FashionMNIST" / "raw", FASHION)
+
+
+def read_idx_set(folder: Path, names: list[str]) -> Arrays:
+    parts = []
+    for stem in ("train", "t10k"):
+        images = read_idx(folder / f"{stem}-images-idx3-ubyte", dims=3)
+        if images.shape[1:] != (28, 28):
+            path = folder / f"{stem}-images-idx3-ubyte"
+            raise ValueError(f"{path}: images should be 28x28 and are {images.shape[1]}x{images.shape[2]}; {FETCH_AGAIN}")
+        path = folder / f"{stem}-labels-idx1-ubyte"
+        parts.append(Part(images[..., None], checked_labels(path, read_idx(path, dims=1), len(names), len(images))))
+    return Arrays(parts[0], parts[1], names)
+
+
+def read_idx(path: Path, dims: int) -> np.ndarray:
+    """uint8 array of an idx file, or of its .gz: two zero bytes, type 8, number of axes, big-endian lengths, data.
+
+    Raises FileNotFoundError, and ValueError naming the file when header and length do not agree.
+    """
+    packed = path.with_name(path.name + ".gz")
+    try:
+        blob = gzip.decompress(packed.read_bytes()) if packed.exists() and not path.exists() else path.read_bytes()
+    except (EOFError, gzip.BadGzipFile) as error:
+        raise ValueError(f"{packed}: not a whole gzip file ({error}); {FETCH_AGAIN}") from error
+    head = 4 + 4 * dims
+    shape = tuple(np.frombuffer(blob[4:head], dtype=">i4").tolist()) if len(blob) >= head else ()
+    if blob[:4] != bytes([0, 0, 8, dims]) or not shape or len(blob) - head != np.prod(shape) or not len(blob) - head:
+        raise ValueError(f"{path}: not a whole idx file of bytes with {dims} axes; {FETCH_AGAIN}")
+    return np.frombuffer(blob, dtype=np.uint8, offset=head).reshape(shape)
+
+
+READERS: dict[str, Callable[[Path], Arrays]] = {
+    "digits": read_digits,
+    "mnist": read_mnist,
+    "fashion_mnist": read_fashion_mnist,
+    "cifar10": read_cifar10,
+    "cifar100": read_cifar100,
+}

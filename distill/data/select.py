@@ -1,0 +1,84 @@
+"""Which training images are used: held-out part, left-out classes, fractions and few shots.
+
+None of it depends on a run's seed, so that runs with different seeds see the same images. NumPy's RandomState is
+used because its streams are frozen for good.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+
+def shuffled_classes(labels: np.ndarray, salt: int) -> dict[int, np.ndarray]:
+    """{class: positions of its images, in an order fixed by salt}, for labels int64 [N]."""
+    random = np.random.RandomState(salt)
+    return {int(k): random.permutation(np.flatnonzero(labels == k)) for k in np.unique(labels)}
+
+
+def stratified(labels: np.ndarray, count: int, salt: int) -> np.ndarray:
+    """Mask [N] of `count` images, shared among the classes by the method of largest remainders."""
+    classes = shuffled_classes(labels, salt)
+    quotas = {k: divmod(len(rows) * count, len(labels)) for k, rows in classes.items()}
+    rest = count - sum(whole for whole, _ in quotas.values())
+    lucky = sorted(quotas, key=lambda k: (-quotas[k][1], k))[:rest]
+    mask = np.zeros(len(labels), dtype=bool)
+    for k, rows in classes.items():
+        mask[rows[:quotas[k][0] + (k in lucky)]] = True
+    return mask
+
+
+def split_holdout(labels: np.ndarray, holdout: float) -> tuple[np.ndarray, np.ndarray]:
+    """(kept, held out): sorted positions in labels [N]. ValueError when holdout is outside [0, 1) or empties a part."""
+    if not 0 <= holdout < 1:
+        raise ValueError(f"dataset.holdout is {holdout}: give a fraction of at least 0 and below 1, such as 0.1")
+    mask = stratified(labels, round(holdout * len(labels)), salt=1)
+    if holdout and not 0 < mask.sum() < len(labels):
+        raise ValueError(f"dataset.holdout={holdout} of {len(labels)} images leaves a part empty: change the fraction")
+    return np.flatnonzero(~mask), np.flatnonzero(mask)
+
+
+def select(labels: np.ndarray, cfg: Mapping[str, Any], class_names: Sequence[str]) -> np.ndarray:
+    """Sorted positions [M] in labels [N] after dataset.omit, then dataset.fraction, then dataset.shots.
+
+    Smaller fractions and fewer shots are subsets of larger ones. ValueError when a value is out of range.
+    """
+    rows = np.flatnonzero(~np.isin(labels, omitted(cfg.get("omit") or [], class_names)))
+    if not len(rows):
+        raise ValueError("dataset.omit names every class: leave at least one in the training set")
+    rows = rows[fraction_of(labels[rows], cfg.get("fraction"))]
+    return rows[shots_of(labels[rows], cfg.get("shots"))]
+
+
+def omitted(omit: Sequence[int | str], class_names: Sequence[str]) -> list[int]:
+    """Class numbers of `omit`, which holds numbers or names. ValueError for a class that the data set has not."""
+    numbers = {name: k for k, name in enumerate(class_names)}
+    chosen = [numbers.get(k, -1) if isinstance(k, str) else int(k) for k in omit]
+    for given, k in zip(omit, chosen, strict=True):
+        if not 0 <= k < len(class_names):
+            raise ValueError(f"dataset.omit names class {given!r}: give numbers from 0 to {len(class_names) - 1} or "
+                             f"names such as {class_names[0]!r}")
+    return chosen
+
+
+def fraction_of(labels: np.ndarray, fraction: float | None) -> np.ndarray:
+    """Positions of a fraction of every class, at least one image each. ValueError outside (0, 1]."""
+    if fraction is None or fraction == 1:
+        return np.arange(len(labels))
+    if not 0 < fraction < 1:
+        raise ValueError(f"dataset.fraction is {fraction}: give a number above 0 and at most 1")
+    classes = shuffled_classes(labels, salt=2).values()
+    return np.sort(np.concatenate([rows[:max(1, round(fraction * len(rows)))] for rows in classes]))
+
+
+def shots_of(labels: np.ndarray, shots: int | None) -> np.ndarray:
+    """Positions of `shots` images of every class. ValueError when it is below 1, or more than a class has."""
+    if shots is None:
+        return np.arange(len(labels))
+    classes = shuffled_classes(labels, salt=3)
+    least = min(len(rows) for rows in classes.values())
+    if not 1 <= shots <= least:
+        raise ValueError(f"dataset.shots is {shots}: give a number from 1 to {least}, the size of the smallest class")
+    return np.sort(np.concatenate([rows[:shots] for rows in classes.values()]))
