@@ -1,0 +1,116 @@
+"""Groups runs over seeds: one row a configuration, with its gaps to the teacher and the student alone."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from distill.report.collect import Run
+from distill.report.stats import Sample, sample
+
+ALONE = "none"  # the method that trains a student without a teacher
+
+
+@dataclass(frozen=True)
+class Row:
+    """Seeds of one configuration. Accuracies, gaps: percent; `closed`: a share (1 = teacher reached)."""
+
+    runs: tuple[Run, ...]
+    last: Sample
+    best: Sample | None
+    best_epoch: float | None
+    teacher: Sample | None
+    alone: Sample | None = None
+    gap: float | None = None
+    closed: float | None = None
+
+    @property
+    def one(self) -> Run:
+        """Any run of the row, for what all of them share."""
+        return self.runs[0]
+
+    @property
+    def n(self) -> int:
+        return len(self.runs)
+
+    @property
+    def pair(self) -> str:
+        return f"{self.one.teacher} → {self.one.student}" if self.one.teacher else self.one.student
+
+    def mean(self, name: str) -> float | None:
+        """Mean over seeds of a numeric field of Run."""
+        got = sample([getattr(run, name) for run in self.runs])
+        return got.mean if got else None
+
+    def below_alone(self) -> bool:
+        """Does the distilled student end below the student trained alone?"""
+        return self.one.method != ALONE and self.alone is not None and self.last.mean < self.alone.mean
+
+
+def convention(run: Run) -> str:
+    """The loss weights in words: `ce 1, kd 0, weight 0.8`."""
+    weights = (("ce", run.ce), ("kd", run.kd), ("weight", run.weight))
+    return ", ".join(f"{name} {value:g}" for name, value in weights if value is not None) or "not recorded"
+
+
+def summarize(runs: Iterable[Run]) -> list[Row]:
+    """One row a configuration, sorted by data set, protocol, pair and method (student alone first)."""
+    groups: dict[tuple[Any, ...], list[Run]] = defaultdict(list)
+    for run in runs:
+        groups[run.key].append(run)
+    rows = [_row(sorted(group, key=lambda run: run.seed)) for group in groups.values()]
+    alone = _baselines(rows)
+    rows = [_against(row, alone.get(_place(row))) for row in rows]
+    return sorted(rows, key=_order)
+
+
+def _row(runs: list[Run]) -> Row:
+    last = sample([run.last for run in runs])
+    assert last is not None
+    teacher = sample(sorted({run.teacher_accuracy for run in runs if run.teacher_accuracy is not None}))
+    epoch = sample([run.best_epoch for run in runs])
+    return Row(tuple(runs), last, sample([run.best for run in runs]), epoch.mean if epoch else None, teacher)
+
+
+def _place(row: Row) -> tuple[str, str, str]:
+    return row.one.dataset, row.one.protocol, row.one.student
+
+
+def _baselines(rows: list[Row]) -> dict[tuple[str, str, str], Sample]:
+    """The student alone of each (data set, protocol, student): of several, the one with most seeds."""
+    chosen: dict[tuple[str, str, str], Row] = {}
+    for row in rows:
+        if row.one.method != ALONE:
+            continue
+        held = chosen.get(_place(row))
+        if held is None or (-row.n, row.one.hash) < (-held.n, held.one.hash):
+            chosen[_place(row)] = row
+    return {place: row.last for place, row in chosen.items()}
+
+
+def _against(row: Row, alone: Sample | None) -> Row:
+    if row.teacher is None:
+        return replace(row, alone=alone)
+    gap = row.teacher.mean - row.last.mean
+    between = row.teacher.mean - alone.mean if alone else 0.0
+    closed = (
+        (row.last.mean - alone.mean) / between if alone and between > 0 and row.one.method != ALONE else None
+    )
+    return replace(row, alone=alone, gap=gap, closed=closed)
+
+
+def _order(row: Row) -> tuple[Any, ...]:
+    run = row.one
+    first = run.method != ALONE
+    return (
+        run.dataset,
+        run.protocol,
+        run.student,
+        first,
+        run.teacher or "",
+        run.method,
+        run.kd or 0.0,
+        run.hash,
+    )
