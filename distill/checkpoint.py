@@ -1,7 +1,7 @@
 """Checkpoints that survive kill -9, full disks and flipped bits, and the export of a trained network.
 
-A checkpoint file is a header (magic, version, payload length, sha256 of the payload), then what torch.save wrote.
-The digest is there because neither torch.load nor safetensors notices a flipped bit among the weights.
+A checkpoint file is a header (magic, version, payload length, sha256 of the payload), then what torch.save
+wrote. The digest is there because neither torch.load nor safetensors notices a flipped bit among the weights.
 Loading never runs code (weights_only), so a state holds tensors, numbers, strings, bytes, None, and dicts,
 lists, tuples and sets of these; `save` refuses anything else at once rather than at the resume.
 """
@@ -78,7 +78,7 @@ class Checkpoints:
         sweep(self.folder)
 
     def save(self, state: dict[str, Any], step: int) -> Path:
-        """Save `state` as that of `step`. On SaveError the older checkpoints stand: warn, go on, try later."""
+        """Save `state` as that of `step`. On SaveError the older ones stand: warn, go on, try later."""
         path = self.folder / f"step-{step:09d}.ckpt"
         save(path, state)
         for old in [other for other in self.paths() if other != path][self.keep - 1:]:
@@ -166,8 +166,8 @@ def _check(value: Any, where: str) -> None:
         for position, entry in enumerate(value):
             _check(entry, f"{where}[{position}]")
     elif kind not in (*_SCALARS, torch.Tensor, torch.nn.Parameter):
-        raise ValueError(f"{where} is of type {kind.__module__}.{kind.__qualname__}, which a checkpoint cannot "
-                         "hold: turn it into a tensor, a number, a string or a dict, list, tuple or set of these")
+        raise ValueError(f"{where} is of type {kind.__module__}.{kind.__qualname__}, which a checkpoint "
+                         "cannot hold: use tensors, numbers, strings, or dicts, lists and tuples of these")
 
 
 def _remove(path: Path) -> None:

@@ -23,7 +23,7 @@ def write_text(path: str | Path, text: str) -> None:
 
 
 def write_json(path: str | Path, obj: Any) -> None:
-    """Replace `path` by `obj` as indented JSON, atomically; what is not finite becomes null. Raises SaveError."""
+    """Replace `path` by `obj` as indented JSON, atomically; null for what is not finite. Raises SaveError."""
     write_text(path, json.dumps(plain(obj), indent=2, allow_nan=False) + "\n")
 
 
@@ -67,7 +67,7 @@ def replacing(path: str | Path) -> Iterator[BinaryIO]:
         os.replace(temporary, path)
         _sync_folder(path.parent)
     except (OSError, RuntimeError) as error:
-        raise SaveError(f"{path} could not be written ({_first_line(error)}): free some space or check the "
+        raise SaveError(f"{path} could not be written ({first_line(error)}): free some space or check the "
                         "permissions; what was saved before is untouched") from error
     finally:
         with contextlib.suppress(OSError):
@@ -93,5 +93,6 @@ def _sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """An error in one line, for messages."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
