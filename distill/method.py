@@ -66,7 +66,7 @@ class Phase:
     epochs: int | None = None  # None: the schedule's
     schedule: dict[str, Any] = field(default_factory=dict)  # overrides of schedule keys: lr, milestones, ...
     source: Callable[[Any], Source] | None = None  # how this phase sees the data
-    begin: Callable[[], None] | None = None  # called once when the phase starts, not when it is resumed
+    begin: Callable[[], None] | None = None  # called when the phase starts, and before its state is loaded on resume
     evaluates: bool = True  # whether the deployed net's accuracy means something in this phase
 
 

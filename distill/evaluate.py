@@ -1,0 +1,62 @@
+"""What a trained net is worth: accuracy, calibration, agreement with its teacher."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from distill.losses import full_precision
+
+
+@torch.no_grad()
+def predict(
+    net: nn.Module,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
+) -> tuple[Tensor, Tensor]:
+    """Return fp32 logits [M,K] and labels [M] of all batches, on their device; the net's mode is restored."""
+    modes = [(module, module.training) for module in net.modules()]
+    net.eval()
+    logits, labels = [], []
+    with autocast():
+        for images, targets in batches:
+            output = net(images)
+            logits.append((output if isinstance(output, Tensor) else output.logits).float())
+            labels.append(targets)
+    for module, training in modes:
+        module.training = training
+    return torch.cat(logits), torch.cat(labels)
+
+
+@full_precision
+def scores(logits: Tensor, labels: Tensor) -> dict[str, float]:
+    """Return top-1 and top-5 accuracy in percent, cross-entropy, and expected calibration error in percent."""
+    ranked = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]
+    return {
+        "accuracy": 100 * ranked[:, 0].double().mean().item(),
+        "top5": 100 * ranked.any(1).double().mean().item(),
+        "nll": F.cross_entropy(logits, labels).item(),
+        "ece": 100 * calibration_error(logits, labels).item(),
+    }
+
+
+def calibration_error(logits: Tensor, labels: Tensor, bins: int = 15) -> Tensor:
+    """Expected calibration error over equal-width bins of confidence (Guo et al. 2017, arXiv:1706.04599, eq. 3)."""
+    confidence, predicted = logits.softmax(1).max(1)
+    correct = (predicted == labels).double()
+    which = (confidence * bins).ceil().long().clamp(1, bins) - 1
+    gap = torch.zeros(bins, dtype=torch.float64, device=logits.device)
+    gap.index_add_(0, which, correct - confidence.double())
+    return gap.abs().sum() / len(labels)
+
+
+@full_precision
+def agreement(student: Tensor, teacher: Tensor) -> dict[str, float]:
+    """Return how alike two nets' logits [M,K] are: share of equal top-1 predictions, mean KL(teacher || student)."""
+    kl = F.kl_div(student.log_softmax(1), teacher.log_softmax(1), reduction="batchmean", log_target=True)
+    return {"agreement": (student.argmax(1) == teacher.argmax(1)).double().mean().item(), "teacher_kl": kl.item()}

@@ -1,0 +1,271 @@
+"""The loop: phases > epochs > batches > updates; it saves, resumes, evaluates and logs, and knows no method."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+
+from distill.checkpoint import Checkpoints, SaveError
+from distill.errors import Stopped
+from distill.meter import Meter
+from distill.method import Batch, Method, Phase, Source
+from distill.optim import Stepper
+from distill.runtime import rng_state, set_rng_state
+from distill.signals import StopSignals
+
+log = logging.getLogger(__name__)
+OPTIMIZER_KEYS = ("name", "momentum", "nesterov", "weight_decay")
+
+
+class Watcher(Protocol):
+    """What the loop tells of its progress; see run.Watch."""
+
+    def begin_epoch(self, phase: str, epoch: int, epochs: int, steps: int) -> None: ...
+    def step(self, row: dict[str, Any]) -> None: ...
+    def epoch(self, row: dict[str, Any]) -> None: ...
+    def best(self, net: nn.Module) -> None: ...
+
+
+@dataclass
+class Position:
+    """The next step to run."""
+
+    phase: int = 0
+    epoch: int = 1  # 1-based, in the phase
+    step: int = 0  # 0-based, in the epoch
+    total: int = 0  # steps done in all phases
+
+
+@dataclass
+class Score:
+    """Test accuracy in percent: of the last epoch, and of the best."""
+
+    last: float | None = None
+    best: float | None = None
+    best_epoch: int | None = None
+
+
+@dataclass
+class Options:
+    """How to run, none of which changes what is computed on the CPU in fp32."""
+
+    autocast: Callable[[], AbstractContextManager[Any]]
+    scale: bool = False  # fp16 gradient scaling
+    log_every: int = 50
+    save_seconds: float = 300.0
+    evaluate_every: int = 1
+
+
+@dataclass
+class Speed:
+    """Training rate: images and seconds between reads of the meter, the first read (warm-up) left out."""
+
+    images: int = 0
+    seconds: float = 0.0
+    _warm: bool = False
+    _mark: float = 0.0
+
+    def resume(self) -> None:
+        self._mark = time.perf_counter()
+
+    def read(self, images: int) -> None:
+        now = time.perf_counter()
+        if self._warm:
+            self.images, self.seconds = self.images + images, self.seconds + now - self._mark
+        self._warm, self._mark = True, now
+
+    @property
+    def rate(self) -> float:
+        return self.images / self.seconds if self.seconds else 0.0
+
+
+class Fit:
+    """One method's training. `for _ in fit.steps(): pass` runs it; each turn is one step of the loop."""
+
+    def __init__(
+        self,
+        method: Method,
+        source: Source,
+        evaluate: Callable[[nn.Module], float],
+        schedule: Mapping[str, Any],
+        options: Options,
+        checkpoints: Checkpoints,
+        watch: Watcher,
+        stop: StopSignals,
+    ) -> None:
+        self.method, self.source, self.evaluate = method, source, evaluate
+        self.schedule, self.options, self.checkpoints = dict(schedule), options, checkpoints
+        self.watch, self.stop = watch, stop
+        self.phases = method.phases()
+        self.at, self.score, self.meter, self.speed = Position(), Score(), Meter(), Speed()
+        self.steppers: list[Stepper] = []
+        self._resumed = False
+        self._saved_at = time.monotonic()
+
+    def steps(self) -> Iterator[None]:
+        """Train from where `restore` left it, or the start, to the end; yield after each step.
+
+        Raises NonFinite for a loss that is not, Stopped after a signal once the state is saved.
+        """
+        while self.at.phase < len(self.phases):
+            phase = self.phases[self.at.phase]
+            if not self._resumed:
+                self._begin(phase)
+            self._resumed = False
+            source = phase.source(self.source) if phase.source else self.source
+            while self.at.epoch <= self._epochs(phase):
+                yield from self._epoch(phase, source)
+            self.at.phase, self.at.epoch = self.at.phase + 1, 1
+
+    def _epochs(self, phase: Phase) -> int:
+        return int(self.schedule["epochs"]) if phase.epochs is None else phase.epochs
+
+    def _begin(self, phase: Phase) -> None:
+        if phase.begin:
+            phase.begin()
+        make = [(u.trains, merge(merge(self.schedule, phase.schedule), u.optimizer)) for u in phase.updates]
+        self.steppers = [Stepper(trains, schedule, scale=self.options.scale) for trains, schedule in make]
+
+    def _epoch(self, phase: Phase, source: Source) -> Iterator[None]:
+        method, at = self.method, self.at
+        method.epoch, method.epochs = at.epoch, self._epochs(phase)
+        if at.step == 0:
+            self.meter = Meter()
+            method.before_epoch()
+        train_mode(method, phase)
+        self.watch.begin_epoch(phase.name, at.epoch, self._epochs(phase), source.steps)
+        self.speed.resume()
+        waiting = 0
+        for batch in source.epoch(at.epoch, at.step):
+            self._step(phase, batch, source.steps)
+            waiting += len(batch.labels)
+            if at.step % self.options.log_every == 0 or at.step == source.steps:
+                self._read(phase, waiting)
+                waiting = 0
+            self._save_or_stop(phase)
+            yield
+        method.after_epoch()
+        self._finish_epoch(phase)
+
+    def _step(self, phase: Phase, batch: Batch, steps: int) -> None:
+        """Run every update of the phase on one batch; nothing here waits for the device."""
+        at, done = self.at, (self.at.epoch - 1) * steps + self.at.step
+        noted: dict[str, torch.Tensor] = {}
+        for update, stepper in zip(phase.updates, self.steppers, strict=True):
+            stepper.set_lr(done, steps, self._epochs(phase))
+            for _ in range(update.repeat):
+                with self.options.autocast():
+                    losses = update.loss(batch)
+                stepper.step(losses)
+            noted |= losses
+        self.method.after_step()
+        self.meter.add(at.step, noted, batch.logits, batch.labels)
+        at.step, at.total = at.step + 1, at.total + 1
+
+    def _read(self, phase: Phase, images: int) -> None:
+        self.meter.flush(phase.name, self.at.epoch)
+        self.speed.read(images)
+        row = {"phase": phase.name, "epoch": self.at.epoch, "epoch_step": self.at.step, "step": self.at.total}
+        self.watch.step(row | {"images_per_second": self.speed.rate, **self.meter.means()})
+
+    def _save_or_stop(self, phase: Phase) -> None:
+        due = time.monotonic() - self._saved_at > self.options.save_seconds
+        if not due and self.stop.received is None:
+            return
+        self.meter.flush(phase.name, self.at.epoch)
+        saved = self._save()
+        if self.stop.received is not None:
+            kept = "its state is saved, the same command goes on from here" if saved else "its last step is not saved"
+            raise Stopped(f"stopped by {signal.Signals(self.stop.received).name}: {kept}",
+                          130 if self.stop.received == signal.SIGINT else 75)
+
+    def _finish_epoch(self, phase: Phase) -> None:
+        at, epochs = self.at, self._epochs(phase)
+        row: dict[str, Any] = {"phase": phase.name, "epoch": at.epoch, "epochs": epochs, "step": at.total}
+        row |= {"lr": self.steppers[0].optimizer.param_groups[0]["lr"], **self.meter.means()}
+        if phase.evaluates and (at.epoch % self.options.evaluate_every == 0 or at.epoch == epochs):
+            row["test_accuracy"] = self._evaluate()
+            row["best_accuracy"] = self.score.best
+        self.watch.epoch(row | {"images_per_second": self.speed.rate})
+        at.epoch, at.step = at.epoch + 1, 0
+        self._save()
+
+    def _evaluate(self) -> float:
+        net = self.method.deployed()
+        accuracy = self.evaluate(net)
+        self.score.last = accuracy
+        if self.score.best is None or accuracy > self.score.best:
+            self.score.best, self.score.best_epoch = accuracy, self.at.epoch
+            self.watch.best(net)
+        return accuracy
+
+    def _save(self) -> bool:
+        state = {
+            "at": asdict(self.at),
+            "score": asdict(self.score),
+            "meter": self.meter.state_dict(),
+            "method": self.method.state_dict(),
+            "steppers": [stepper.state_dict() for stepper in self.steppers],
+            "rng": rng_state(),
+            "threads": torch.get_num_threads(),
+        }
+        self._saved_at = time.monotonic()
+        try:
+            self.checkpoints.save(state, self.at.total)
+        except SaveError as error:
+            log.warning("%s; training goes on, and the next save tries again", error)
+            return False
+        return True
+
+    def restore(self) -> int | None:
+        """Load the newest checkpoint and return its global step, or None where there is none.
+
+        Phases up to its own are begun first, since they shape what is trained. Raises NoValidCheckpoint.
+        """
+        state = self.checkpoints.latest()
+        if state is None:
+            return None
+        if state["threads"] != torch.get_num_threads():
+            log.warning("resuming with %d threads what ran with %d: results will differ in the last digits",
+                        torch.get_num_threads(), state["threads"])
+        self.at, self.score = Position(**state["at"]), Score(**state["score"])
+        for phase in self.phases[: self.at.phase + 1]:
+            self._begin(phase)
+        self.method.load_state_dict(state["method"])
+        for stepper, saved in zip(self.steppers, state["steppers"], strict=True):
+            stepper.load_state_dict(saved)
+        self.meter.load_state_dict(state["meter"])
+        set_rng_state(state["rng"])
+        self._resumed = True
+        return self.at.total
+
+
+def train_mode(method: Method, phase: Phase) -> None:
+    """Put what the phase trains in train mode, and everything else, frozen parts of it included, in eval mode."""
+    method.eval()
+    for update in phase.updates:
+        for module in update.trains:
+            module.train()
+            for part in module.modules():
+                parameters = list(part.parameters())
+                if parameters and not any(p.requires_grad for p in parameters):
+                    part.eval()
+
+
+def merge(schedule: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the schedule with overrides of its keys, and of its optimiser's, put in."""
+    own = {key: value for key, value in overrides.items() if key in OPTIMIZER_KEYS}
+    rest = {key: value for key, value in overrides.items() if key not in OPTIMIZER_KEYS}
+    if "name" in own and own["name"] != schedule["optimizer"].get("name"):
+        optimizer = own
+    else:
+        optimizer = {**schedule["optimizer"], **own}
+    return {**schedule, **rest, "optimizer": optimizer}

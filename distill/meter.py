@@ -1,0 +1,72 @@
+"""Running losses and accuracy, kept on the device and read seldom."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from distill.errors import NonFinite
+
+
+class Meter:
+    """Means over an epoch. Adding a step launches a stack and waits for nothing; `flush` reads what has gathered.
+
+    Every step is kept apart until it is read, so that a loss that stops being finite is named with its step.
+    """
+
+    def __init__(self) -> None:
+        self.sums: dict[str, float] = {}
+        self.images = self.correct = 0.0
+        self._waiting: list[tuple[int, int, tuple[str, ...], Tensor]] = []
+
+    def add(self, step: int, losses: Mapping[str, Tensor], logits: Tensor | None, labels: Tensor) -> None:
+        """Note a step's losses (scalars) and, where there are logits [B,K], how many are right."""
+        values = [loss.detach().float() for loss in losses.values()]
+        if logits is not None:
+            values.append((logits.argmax(1) == labels).sum().float())
+        names = (*losses, "correct") if logits is not None else tuple(losses)
+        self._waiting.append((step, len(labels), names, torch.stack(values)))
+
+    def flush(self, phase: str, epoch: int) -> None:
+        """Read what was added. Raises NonFinite naming term, phase, epoch and step of the first that is not."""
+        waiting, self._waiting = self._waiting, []
+        for (step, count, names, _), values in zip(waiting, _read([w[3] for w in waiting]), strict=True):
+            for name, value in zip(names, values, strict=True):
+                if not abs(value) < float("inf"):
+                    raise NonFinite(
+                        f"loss '{name}' is {value} in phase {phase}, epoch {epoch}, step {step}: "
+                        "lower schedule.lr or the method's weight, or use precision=fp32."
+                    )
+                if name == "correct":
+                    self.correct += value
+                else:
+                    self.sums[name] = self.sums.get(name, 0.0) + value * count
+            self.images += count
+
+    def means(self) -> dict[str, float]:
+        """Return the mean of each loss, their sum as "loss", and the accuracy in percent, over what was read."""
+        seen = max(self.images, 1.0)
+        losses = {name: value / seen for name, value in self.sums.items()}
+        return {"loss": sum(losses.values()), **losses, "train_accuracy": 100 * self.correct / seen}
+
+    def state_dict(self) -> dict[str, Any]:
+        assert not self._waiting, "flush before saving"
+        return {"sums": dict(self.sums), "images": self.images, "correct": self.correct}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.sums, self.images, self.correct = dict(state["sums"]), state["images"], state["correct"]
+
+
+def _read(vectors: list[Tensor]) -> list[list[float]]:
+    """Bring vectors of possibly different lengths to the host in one transfer."""
+    if not vectors:
+        return []
+    flat = torch.cat(vectors).tolist()
+    rows, start = [], 0
+    for vector in vectors:
+        rows.append(flat[start : start + len(vector)])
+        start += len(vector)
+    return rows

@@ -1,0 +1,102 @@
+"""Optimisers, and learning rates as a closed form of the step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+Schedule = Mapping[str, Any]
+
+
+def learning_rate(schedule: Schedule, step: int, steps: int, epochs: int) -> float:
+    """Return the rate of a global step (0-based) of a phase of `epochs` epochs with `steps` updates each.
+
+    `step` decay multiplies by gamma after each milestone: with milestone 150, epoch 151 (1-based) is the first at
+    lr x gamma. `cosine` falls to `lr_min` at the end. A warm-up rises linearly over its epochs in both.
+    """
+    lr, warmup = float(schedule["lr"]), float(schedule.get("warmup_epochs") or 0)
+    epoch = step / steps
+    if epoch < warmup:
+        return lr * (step + 1) / (warmup * steps)
+    kind = schedule.get("decay", "step")
+    if kind == "constant":
+        return lr
+    if kind == "cosine":
+        low = float(schedule.get("lr_min") or 0.0)
+        progress = (epoch - warmup) / max(epochs - warmup, 1e-12)
+        return low + (lr - low) * 0.5 * (1 + math.cos(math.pi * progress))
+    if kind == "step":
+        passed = sum(step // steps + 1 > milestone for milestone in schedule.get("milestones") or ())
+        return lr * float(schedule.get("gamma", 0.1)) ** passed
+    raise ValueError(f"schedule.decay is {kind!r}: it is one of step, cosine, constant.")
+
+
+def make_optimizer(parameters: Sequence[nn.Parameter], options: Mapping[str, Any], lr: float) -> torch.optim.Optimizer:
+    """Return the optimiser that `options` names: sgd as the protocols have it, any other from timm.
+
+    Weight decay applies to every parameter, BatchNorm's and biases included, as in the CRD protocol.
+    """
+    options = dict(options)
+    name = str(options.pop("name", "sgd"))
+    if name == "sgd":
+        return torch.optim.SGD(parameters, lr=lr, fused=True, **options)
+    from timm.optim import create_optimizer_v2
+
+    extra = {key: value for key, value in options.items() if key not in ("nesterov", "momentum")}
+    if "momentum" in options and name not in ("adam", "adamw"):
+        extra["momentum"] = options["momentum"]
+    try:
+        return create_optimizer_v2(list(parameters), opt=name, lr=lr, filter_bias_and_bn=False, **extra)
+    except (ValueError, AssertionError, KeyError) as error:
+        raise ValueError(f"schedule.optimizer.name={name} is no optimiser that timm knows ({error}).") from error
+
+
+class Stepper:
+    """One update's optimiser: backward, scaling for fp16, clipping, step."""
+
+    def __init__(self, modules: Iterable[nn.Module], schedule: Schedule, *, scale: bool = False) -> None:
+        self.parameters = trainable(modules)
+        if not self.parameters:
+            raise ValueError("an update has nothing to train: all its parameters are frozen.")
+        self.schedule = schedule
+        self.optimizer = make_optimizer(self.parameters, schedule["optimizer"], float(schedule["lr"]))
+        self.scaler = torch.amp.GradScaler(enabled=scale)
+        self.clip = schedule.get("clip_grad")
+
+    def set_lr(self, step: int, steps: int, epochs: int) -> float:
+        """Set and return the learning rate of a global step."""
+        lr = learning_rate(self.schedule, step, steps, epochs)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        return lr
+
+    def step(self, losses: Mapping[str, Tensor]) -> None:
+        """Minimise the sum of the losses by one step."""
+        self.optimizer.zero_grad(set_to_none=True)
+        self.backward(losses)
+        if self.clip:
+            self.scaler.unscale_(self.optimizer)
+            nn.utils.clip_grad_norm_(self.parameters, float(self.clip))
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+
+    def backward(self, losses: Mapping[str, Tensor]) -> None:
+        """Compute gradients of the summed losses."""
+        self.scaler.scale(sum(losses.values())).backward()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+
+
+def trainable(modules: Iterable[nn.Module]) -> list[nn.Parameter]:
+    """Return the parameters of the modules that require grad, each once, in module order."""
+    found = {id(p): p for module in modules for p in module.parameters() if p.requires_grad}
+    return list(found.values())

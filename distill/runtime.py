@@ -1,0 +1,88 @@
+"""The machine: device, precision, threads, seeds, and what a result says of them."""
+
+from __future__ import annotations
+
+import platform
+import random
+from contextlib import AbstractContextManager
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def pick_device(name: str) -> torch.device:
+    """Resolve `auto`, `cpu`, `cuda`, `cuda:1`; ValueError where the device is not there."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ValueError(f"device={name} is no device: use auto, cpu, cuda or cuda:<number>.") from error
+    if device.type == "cuda" and not (torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count()):
+        raise ValueError(f"device={name} is not here ({torch.cuda.device_count()} CUDA devices seen): use device=cpu.")
+    return device
+
+
+@cache
+def _cpu_flags() -> frozenset[str]:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return frozenset()
+    return frozenset(next((line.split(":", 1)[1] for line in lines if line.startswith("flags")), "").split())
+
+
+def pick_precision(name: str, device: torch.device) -> str:
+    """Resolve `auto`: bf16 where the hardware computes in it (CUDA, CPUs with AMX or AVX512-BF16), else fp32."""
+    if name != "auto":
+        if name not in DTYPES:
+            raise ValueError(f"precision={name} is unknown: use auto, fp32, bf16 or fp16.")
+        return name
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    return "bf16" if _cpu_flags() & {"amx_bf16", "avx512_bf16"} else "fp32"
+
+
+def autocast(device: torch.device, precision: str) -> AbstractContextManager[Any]:
+    """Return the autocast context of a precision; losses leave it through `full_precision`."""
+    enabled = precision != "fp32"
+    return torch.autocast(device.type, dtype=DTYPES[precision] if enabled else None, enabled=enabled)
+
+
+def seed_everything(seed: int) -> None:
+    """Seed torch (all devices), numpy and random."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
+def rng_state() -> dict[str, Any]:
+    """Return the state of torch's generators: all randomness of a run comes from them."""
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    return {"cpu": torch.get_rng_state(), "cuda": cuda}
+
+
+def set_rng_state(state: dict[str, Any]) -> None:
+    """Restore `rng_state()`; states of devices that are not here are left out."""
+    torch.set_rng_state(state["cpu"].cpu())
+    for index, one in enumerate(state["cuda"][: torch.cuda.device_count()]):
+        torch.cuda.set_rng_state(one.cpu(), index)
+
+
+def describe(device: torch.device) -> dict[str, Any]:
+    """Return what a result should say of the machine and the versions it came from."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    versions = {"python": platform.python_version()}
+    for package in ("distill", "torch", "torchvision", "timm", "hydra-core"):
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
+    return {"device": f"{device.type}: {name}", "threads": torch.get_num_threads(), "versions": versions}

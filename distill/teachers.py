@@ -1,0 +1,103 @@
+"""Teachers: trained once by this program and found again, imported from a file, or taken from timm."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig
+
+from distill import config
+from distill.data import Data
+from distill.evaluate import predict, scores
+from distill.files import read_json, write_json
+from distill.models import FeatureNet, build, load_weights
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Teacher:
+    """A frozen net and what is known of it."""
+
+    net: FeatureNet
+    accuracy: float  # top-1 in percent, on the evaluation split of this run's data
+    origin: str  # "trained in <folder>", "file <path>", "timm", "random"
+
+
+def get_teachers(cfg: DictConfig, data: Data, device: torch.device, train: Callable[[DictConfig, Path], Any]) -> list[Teacher]:
+    """Return the run's teachers, frozen, in eval mode, measured; `train(cfg, folder)` trains one that is missing.
+
+    Raises ValueError for a teacher whose classes are not the data's, or whose accuracy is that of guessing.
+    """
+    if not config.has_teacher(cfg):
+        return []
+    spec = config.plain(cfg, "teacher")
+    if not spec or not spec.get("model"):
+        raise ValueError(f"method={cfg.method.name} needs a teacher: pass teacher=<name>, for example teacher=resnet56.")
+    net, origin = _make(cfg, spec, data, train)
+    net.requires_grad_(False).eval().to(device=device, memory_format=torch.channels_last)
+    _own_statistics(net, spec, data)
+    teacher = Teacher(net, _accuracy(net, data, Path(str(cfg.output))), origin)
+    _refuse_guessing(teacher, spec, data)
+    return [teacher]
+
+
+def _make(cfg: DictConfig, spec: dict[str, Any], data: Data, train: Callable[[DictConfig, Path], Any]) -> tuple[FeatureNet, str]:
+    weights, info = str(spec["weights"]), data.info
+    net = build(
+        spec["model"], info.num_classes, in_chans=info.in_chans, size=info.size,
+        pretrained=weights == "pretrained", args=spec.get("args") or {}, seed=int(spec.get("seed") or 0),
+    )  # fmt: skip
+    if weights == "pretrained":
+        return net, "timm"
+    if weights == "none":
+        return net, "random"
+    if weights != "auto":
+        load_weights(net, weights)
+        return net, f"file {weights}"
+    teacher_cfg = config.teacher_config(cfg)
+    folder = Path(config.identity(teacher_cfg)["folder"])
+    if not (folder / "DONE").exists():
+        log.info("teacher %s is not stored yet: training it in %s", spec["name"], folder)
+    train(teacher_cfg, folder)
+    load_weights(net, folder / "student.safetensors")
+    return net, f"trained in {folder}"
+
+
+def _own_statistics(net: FeatureNet, spec: dict[str, Any], data: Data) -> None:
+    """A teacher may have been trained with other normalisation constants than the data's."""
+    if spec.get("mean") is not None and spec.get("std") is not None:
+        net.renormalize(data.info.mean, data.info.std, tuple(spec["mean"]), tuple(spec["std"]))
+
+
+def _accuracy(net: FeatureNet, data: Data, output: Path) -> float:
+    """Measure in fp32, once: the result is kept under the hash of weights, constants and data."""
+    digest = hashlib.sha256(f"{data.info.name}/{data.info.evaluated_on}/{data.info.num_train}/{data.info.mean}".encode())
+    for name, tensor in (*net.model.state_dict().items(), *net.named_buffers()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes() if tensor.dim() else b"")
+    known = output / data.info.name / "teachers" / f"{digest.hexdigest()[:16]}.json"
+    if (stored := read_json(known)) and "accuracy" in stored:
+        return float(stored["accuracy"])
+    logits, labels = predict(net, data.evaluation(256))
+    accuracy = scores(logits, labels)["accuracy"]
+    write_json(known, {"model": net.name, "accuracy": accuracy})
+    return accuracy
+
+
+def _refuse_guessing(teacher: Teacher, spec: dict[str, Any], data: Data) -> None:
+    classes, seen = data.info.num_classes, data.evaluation_size
+    chance = 1 / classes
+    limit = 100 * (chance + 3 * (chance * (1 - chance) / seen) ** 0.5)
+    log.info("teacher %s (%s): %.2f %% on %s", spec["name"], teacher.origin, teacher.accuracy, data.info.name)
+    if teacher.accuracy <= limit and teacher.origin != "random":
+        raise ValueError(
+            f"teacher {spec['name']} ({teacher.origin}) is right in {teacher.accuracy:.2f} % of {data.info.name}, which is "
+            f"guessing among {classes} classes: check teacher.weights, teacher.mean and teacher.std."
+        )
