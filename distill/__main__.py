@@ -1,0 +1,8 @@
+"""`python -m distill`: hands over to the command line."""
+
+import sys
+
+from distill.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

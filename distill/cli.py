@@ -1,0 +1,136 @@
+"""The command line, and the only file that knows Hydra: `python -m distill [group=option] [key=value] [-m]`.
+
+What is wrong with a command is said before torch is imported: one sentence and exit code 2. The exit codes are
+those of distill.errors. HYDRA_FULL_ERROR=1 adds the traceback.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from distill import config, errors
+from distill.check import check
+from distill.command import Command, read, sentence
+
+_FAILURES = "DISTILL_FAILURES"  # names the file in which the jobs of this command note why they failed
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command `argv` (default: the program's own) and return the exit code."""
+    _let_hydra_start()
+    config.register()
+    sys.argv = [sys.argv[0], *(sys.argv[1:] if argv is None else argv)]
+    try:
+        command = read(sys.argv[1:])
+        sys.argv[1:] = command.argv
+        return _execute(command)
+    except KeyboardInterrupt:
+        return _say("interrupted", errors.INTERRUPTED)
+    except Exception as error:
+        _traceback()
+        return _say(sentence(error), errors.USAGE)
+
+
+def _execute(command: Command) -> int:
+    """Hand over to Hydra, which calls `_job` once a run; then report what failed."""
+    with tempfile.TemporaryDirectory(prefix="distill-") as folder:
+        os.environ[_FAILURES] = str(Path(folder) / "failures.jsonl")
+        stopped: Any = 0
+        try:
+            hydra.main(version_base="1.3", config_path=str(config.conf_dir()), config_name="config")(_job)()
+        except SystemExit as leaving:
+            stopped = leaving.code
+        failures = _failures(Path(os.environ.pop(_FAILURES)))
+    return _report(failures, command.multirun) or (stopped if isinstance(stopped, int) else errors.FAILED)
+
+
+def _job(cfg: DictConfig) -> float:
+    """One run. A failure is noted and does not reach Hydra, so that the other jobs of a sweep go on."""
+    try:
+        check(cfg)
+        folder = config.identity(cfg)["folder"]
+        from distill.run import run  # torch is imported here, after everything that can be wrong with the command
+
+        return _score(run(cfg, folder))
+    except (errors.Stopped, KeyboardInterrupt) as stop:
+        _note(cfg, stop)
+        sys.exit(errors.exit_code(stop))
+    except Exception as error:
+        _traceback()
+        _note(cfg, error)
+        return float("nan")
+
+
+def _score(result: Any) -> float:
+    """What a hyper-parameter search maximises: the last epoch's accuracy."""
+    try:
+        return float(result["accuracy"]["last"])
+    except (KeyError, TypeError):
+        return float("nan")
+
+
+def _note(cfg: DictConfig, error: BaseException) -> None:
+    """Write one line about a failed job, and the traceback of what is nobody's mistake into the run's log."""
+    code = errors.exit_code(error)
+    job = HydraConfig.get()
+    why = sentence(error) or type(error).__name__
+    if code == errors.FAILED:
+        log = Path(job.runtime.output_dir) / f"{job.job.name}.log"
+        with open(log, "a", encoding="utf-8") as file:
+            traceback.print_exception(error, file=file)
+        why = f"{type(error).__name__}: {why} (traceback in {log})"
+    what = " ".join(job.overrides.task)
+    with open(os.environ[_FAILURES], "a", encoding="utf-8") as file:
+        file.write(json.dumps({"code": code, "what": what, "why": why}) + "\n")
+    if job.mode == RunMode.MULTIRUN:
+        _say(f"failed: {what}: {why}", code)
+
+
+def _failures(path: Path) -> list[dict[str, Any]]:
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    return [json.loads(line) for line in lines]
+
+
+def _report(failures: list[dict[str, Any]], multirun: bool) -> int:
+    """Say what failed; the exit code is the run's own, of a sweep 2 when every failure is a usage error, else 1."""
+    if not failures:
+        return errors.DONE
+    if not multirun:
+        return _say(failures[0]["why"], failures[0]["code"])
+    _say(f"{len(failures)} run{'s' * (len(failures) > 1)} of the sweep failed:", errors.FAILED)
+    for failure in failures:
+        print(f"  {failure['what']}: {failure['why']}", file=sys.stderr)
+    codes = {failure["code"] for failure in failures}
+    for leaving in (errors.INTERRUPTED, errors.STOPPED):
+        if leaving in codes:
+            return leaving
+    return errors.USAGE if codes == {errors.USAGE} else errors.FAILED
+
+
+def _say(text: str, code: int) -> int:
+    print(f"distill: {text}", file=sys.stderr)
+    return code
+
+
+def _traceback() -> None:
+    if os.environ.get("HYDRA_FULL_ERROR") == "1":
+        traceback.print_exc()
+
+
+def _let_hydra_start() -> None:
+    """Hydra before 1.4 gives argparse a help object that Python 3.14's stricter check refuses; skip that check."""
+    if sys.version_info >= (3, 14):
+        argparse.ArgumentParser._check_help = lambda self, action: None  # type: ignore[attr-defined]

@@ -1,0 +1,164 @@
+"""Reads a command line the way Hydra will, and finds what is wrong with it before any job starts."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra._internal.utils import get_args_parser
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException, MissingConfigException
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
+
+from distill.check import check, check_group, check_output, check_override, find_aliases
+from distill.config import conf_dir, did_you_mean, options
+
+OPEN = ("student.args", "teacher.args")  # dictionaries that take any key: a `+` is put in front for the user
+ADDED = ("pair", "experiment")  # groups that are in the defaults list already, though many write +experiment=
+
+
+@dataclass
+class Command:
+    """A command line that passed: `argv` as Hydra is to see it."""
+
+    argv: list[str]
+    multirun: bool = False
+
+
+def read(argv: Sequence[str]) -> Command:
+    """Rewrite aliases in `argv` and check all that can be checked without torch. Raises ValueError in one sentence."""
+    args = get_args_parser().parse_args(list(argv))
+    rewritten = {text: _rewrite(text) for text in args.overrides}
+    command = Command([rewritten.get(text, text) for text in argv], args.multirun)
+    if args.help or args.hydra_help or args.shell_completion or args.info or args.experimental_rerun:
+        return command
+    overrides = [rewritten[text] for text in args.overrides]
+    with initialize_config_dir(_config_path(args), job_name="distill", version_base="1.3"):
+        command.multirun |= _Reader(args, overrides).check(complete=args.cfg is None)
+    return command
+
+
+def sentence(error: BaseException) -> str:
+    """An error as one sentence: Hydra's with the nearest right names, others' as they are, on one line."""
+    if isinstance(error, MissingConfigException) and error.options is not None and error.missing_cfg_file:
+        group, _, name = error.missing_cfg_file.rpartition("/")
+        return f"there is no {group} '{name}': {did_you_mean(name, error.options)}"
+    text = str(error).strip()
+    if isinstance(error, (HydraException, OmegaConfBaseException)):
+        text = ". ".join(line.strip().rstrip(".") for line in text.splitlines() if line.strip())
+    return " ".join(text.split())
+
+
+class _Reader:
+    """One command line inside an initialised Hydra: its overrides by kind, and the configurations they lead to."""
+
+    def __init__(self, args: argparse.Namespace, overrides: list[str]) -> None:
+        self.name = args.config_name or "config"
+        self.folders = [Path(args.config_dir).resolve()] if args.config_dir else []
+        self.parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
+        self.given = self.parser.parse_overrides(overrides)
+        self.multirun = args.multirun
+
+    def check(self, complete: bool) -> bool:
+        """Check every choice of every override; returns whether this is a sweep. Raises ValueError."""
+        for override in self.given:
+            self._check_name(override)
+        given = self.given
+        reference = self._compose([self._choices(item)[0] for item in given if self._is_group(item)])
+        if swept := self._swept(reference):  # an experiment file may ask for a sweep of its own
+            given = [*self.parser.parse_overrides(swept), *given]
+            self.multirun = True
+        for variant in _one_at_a_time([self._choices(item) for item in given]):
+            cfg = self._apply(variant, complete)
+        if complete:
+            check_output(str(cfg.output))
+        return self.multirun
+
+    def _swept(self, reference: DictConfig) -> list[str]:
+        params = OmegaConf.select(reference, "hydra.sweeper.params") or {}
+        mode = str(OmegaConf.select(reference, "hydra.mode") or "")
+        return [f"{key}={value}" for key, value in params.items()] if self.multirun or "MULTIRUN" in mode else []
+
+    def _check_name(self, override: Override) -> None:
+        """A group's option must exist; a comma list needs -m."""
+        group = override.key_or_group
+        if override.is_sweep_override() and not self.multirun and not group.startswith("hydra"):
+            text = override.input_line
+            raise ValueError(f"{text} is a list of runs: add -m to run them all, or quote it, '{text}', if it is one text")
+        if self._is_group(override) and not group.startswith("hydra/") and not override.is_delete():
+            for choice in self._choices(override):
+                name = choice.partition("=")[2]
+                if name != "null":
+                    check_group(group, name, options(group, self.folders))
+
+    def _is_group(self, override: Override) -> bool:
+        group = override.key_or_group
+        return group.startswith("hydra/") or any((folder / group).is_dir() for folder in (conf_dir(), *self.folders))
+
+    def _choices(self, override: Override) -> list[str]:
+        """All the single overrides that one override stands for, as texts `key=value`."""
+        key = override.get_key_element()
+        if override.is_delete() or not override.is_sweep_override():
+            return [override.input_line or key]
+        if not override.is_discrete_sweep():  # an interval, which only a search draws from
+            return [f"{key}={override.value().start}"]
+        return [f"{key}={value}" for value in override.sweep_string_iterator()]
+
+    def _compose(self, overrides: list[str]) -> DictConfig:
+        extra = [f"hydra.searchpath=[{','.join(f'file://{folder}' for folder in self.folders)}]"] if self.folders else []
+        return compose(self.name, [*overrides, *extra], return_hydra_config=True)
+
+    def _apply(self, texts: list[str], complete: bool) -> DictConfig:
+        """Compose one job's configuration, checking each value against the composed defaults."""
+        overrides = self.parser.parse_overrides(texts)
+        reference = self._compose([text for text, item in zip(texts, overrides, strict=True) if self._is_group(item)])
+        cfg = reference.copy()
+        for override in overrides:
+            if self._is_group(override) or override.is_delete():
+                continue
+            key, value = override.key_or_group, override.value()
+            if not override.is_add() and not override.is_force_add() and not key.startswith("hydra."):
+                check_override(reference, key, value)
+            with open_dict(cfg):
+                OmegaConf.update(cfg, key, value, merge=True, force_add=True)
+        if complete:
+            check(cfg)
+        return cfg
+
+
+def _one_at_a_time(choices: list[list[str]]) -> Iterator[list[str]]:
+    """The first choice of all, then each further choice of one with the first of the others."""
+    first = [row[0] for row in choices]
+    yield first
+    for place, row in enumerate(choices):
+        for choice in row[1:]:
+            yield [*first[:place], choice, *first[place + 1:]]
+
+
+def _config_path(args: argparse.Namespace) -> str:
+    return str(Path(args.config_path).resolve() if args.config_path else conf_dir())
+
+
+def _rewrite(text: str) -> str:
+    """Spare the user two stumbling blocks of Hydra's, and resolve other names of methods with a note."""
+    key, equals, value = text.partition("=")
+    if equals and key.lstrip("+") in ADDED:
+        return f"{key.lstrip('+')}={value}"
+    if equals and key.startswith(tuple(f"{name}." for name in OPEN)):
+        return f"++{text}"
+    if key != "method" or not equals:
+        return text
+    aliases: dict[str, Any] = find_aliases()
+    names = [aliases.get(name.strip(), name) for name in value.split(",")]
+    for old, new in zip(value.split(","), names, strict=True):
+        if old != new:
+            print(f"distill: method={old} is {new} here", file=sys.stderr)
+    return f"{key}={','.join(names)}"

@@ -1,0 +1,228 @@
+"""From a composed configuration to names, hashes and objects. Imports neither torch nor timm nor wandb.
+
+Resolvers for the YAML files (registered by `register`):
+
+`${run_folder:}` and `${run_folder:below}`
+    the run's folder, with and without `output` in front.
+`${by_pair:DEFAULT,{TEACHER-STUDENT: VALUE, ...}}`
+    for conf/tuned: the value of the run's pair (`<teacher.name>-<student.name>`), DEFAULT for any other.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import importlib
+import inspect
+import json
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+
+UNHASHED = {  # what may change without changing the result; everything else of these nodes is hashed
+    "dataset": {"root", "workers", "download"},
+    "schedule": set(),
+    "teacher": set(),
+    "student": set(),
+    "method": {"about"},
+}
+
+
+def conf_dir() -> Path:
+    """The folder of the YAML files: inside an installed package, beside the package in a checkout."""
+    package = Path(__file__).resolve().parent
+    inside = package / "conf"
+    return inside if inside.is_dir() else package.parent / "conf"
+
+
+def load(group: str, name: str) -> DictConfig | None:
+    """conf/<group>/<name>.yaml as it stands, or None where there is no such file."""
+    path = conf_dir() / group / f"{name}.yaml"
+    config = OmegaConf.load(path) if path.is_file() else None
+    return config if isinstance(config, DictConfig) else None
+
+
+def options(group: str, folders: Iterable[Path] = ()) -> list[str]:
+    """The names that can be chosen in a group, from our own folder and from `folders`."""
+    found = {file.relative_to(folder / group).with_suffix("").as_posix()
+             for folder in (conf_dir(), *folders) for file in (folder / group).rglob("*.yaml")}
+    return sorted(found)
+
+
+def nearest(word: str, known: Iterable[str], count: int = 3) -> list[str]:
+    """The known names that look most like `word`, best first; capitals do not count."""
+    lowered: dict[str, str] = {}
+    for name in known:
+        lowered.setdefault(name.lower(), name)
+    close = difflib.get_close_matches(word.lower(), lowered, n=count, cutoff=0.55)
+    return [lowered[name] for name in close]
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Half a sentence that names the nearest right names, or all of them when nothing is near."""
+    known = list(known)
+    close = nearest(word, known)
+    if close:
+        return f"did you mean {' or '.join(close)}?"
+    return f"choose from {', '.join(known[:20])}{', ...' if len(known) > 20 else ''}" if known else "there are none"
+
+
+def plain(cfg: DictConfig, key: str) -> Any:
+    """The node `key` of `cfg` with every interpolation resolved, as plain Python. Raises ValueError naming the key."""
+    try:
+        node = OmegaConf.select(cfg, key, throw_on_missing=True)
+        return OmegaConf.to_container(node, resolve=True, throw_on_missing=True) if OmegaConf.is_config(node) else node
+    except MissingMandatoryValue as error:
+        name = error.full_key or key
+        raise ValueError(f"{name} has no value: give one, {name}=...") from error
+    except OmegaConfBaseException as error:
+        reason = (str(error.msg or error).strip() or type(error).__name__).splitlines()[0]
+        raise ValueError(f"{error.full_key or key} cannot be resolved: {reason}") from error
+
+
+def science(cfg: DictConfig) -> dict[str, Any]:
+    """All that changes a run's result, except the seed: what its hash is made of. Raises ValueError for missing values."""
+    names = [name for name in UNHASHED if name != "teacher" or has_teacher(cfg)]
+    parts = {name: _without(plain(cfg, name), UNHASHED[name]) for name in names}
+    return {**parts, "precision": plain(cfg, "precision")}
+
+
+def identity(cfg: DictConfig) -> dict[str, str]:
+    """`hash` (8 hex digits of `science`) and `folder`, <output>/<dataset>/<teacher>-<student>/<method>-<hash>/s<seed>.
+
+    Runs without a teacher lie under none-<student>, whatever the teacher node holds.
+    """
+    text = json.dumps(_canonical(science(cfg)), sort_keys=True)
+    digest = hashlib.sha256(text.encode()).hexdigest()[:8]
+    teacher = slug(plain(cfg, "teacher.name")) if has_teacher(cfg) else "none"
+    dataset, student, method = (slug(plain(cfg, f"{group}.name")) for group in ("dataset", "student", "method"))
+    below = f"{dataset}/{teacher}-{student}/{method}-{digest}/s{plain(cfg, 'seed')}"
+    return {"hash": digest, "below": below, "folder": f"{plain(cfg, 'output')}/{below}"}
+
+
+def has_teacher(cfg: DictConfig) -> bool:
+    """Whether the method loads a teacher (method.about.teachers; 1 unless it says otherwise)."""
+    return int(OmegaConf.select(cfg, "method.about.teachers", default=1)) > 0
+
+
+def teacher_config(cfg: DictConfig) -> DictConfig:
+    """The configuration of the run that trains this run's teacher, on the same data and schedule.
+
+    Its `identity` is that of `method=none student=<the teacher's net> seed=<teacher.seed>`.
+    """
+    teacher = plain(cfg, "teacher")
+    student = load("student", teacher["name"]) or OmegaConf.create({"pretrained": False, "args": {}, "lr_scale": 1.0})
+    shared = {key: teacher[key] for key in ("name", "model", "args", "lr_scale") if key in teacher}
+    config = OmegaConf.create({str(key): value for key, value in cfg.items_ex(resolve=False) if key != "hydra"})
+    config.merge_with({"seed": teacher["seed"]})
+    config["method"] = load("method", "none")
+    config["student"] = OmegaConf.merge(student, shared)
+    config["teacher"] = None
+    return config
+
+
+def slug(name: Any) -> str:
+    """A name that is safe as one folder: letters, digits and . _ + - stay, all else becomes a hyphen."""
+    return re.sub(r"[^A-Za-z0-9._+]+", "-", str(name)).strip("-.") or "x"
+
+
+def build(node: DictConfig | Mapping[str, Any], **objects: Any) -> Any:
+    """The object that a config node describes: its `_target_` called with `objects` and the node's other keys.
+
+    Raises ValueError for a target outside distill, for a key that the class does not take and for one it misses.
+    """
+    arguments = _container(node)
+    target = str(arguments.pop("_target_", ""))
+    label = str(arguments.pop("name", target))
+    arguments.pop("about", None)
+    kind = _locate(target, label)
+    known, required = _keywords(kind)
+    for key in arguments:
+        if key not in known:
+            raise ValueError(f"{label} does not take the key '{key}': {did_you_mean(key, sorted(known))}")
+    if missing := sorted(required - set(arguments)):
+        raise ValueError(f"{label} needs a value for {', '.join(missing)}: add it to its YAML or to the command line")
+    return kind(**objects, **arguments)
+
+
+def register() -> None:
+    """Make the resolvers known to OmegaConf; calling it again does no harm."""
+    OmegaConf.register_new_resolver("run_folder", _run_folder, replace=True)
+    OmegaConf.register_new_resolver("by_pair", _by_pair, replace=True)
+    OmegaConf.register_new_resolver("group_options", group_options, replace=True)
+
+
+def group_options(width: int = 112) -> str:
+    """The groups and what can be chosen in each, a line or two a group, for the help page."""
+    groups = sorted(path.name for path in conf_dir().iterdir() if path.is_dir() and path.name != "hydra")
+    order = ["dataset", "schedule", "teacher", "student", "method", "pair", "experiment", "tracking"]
+    shown = [name for name in order if name in groups] + [name for name in groups if name not in {*order, "tuned"}]
+    return "\n".join(_fit(f"  {name:<11}", options(name), width) for name in shown)
+
+
+def _fit(head: str, words: list[str], width: int, lines: int = 3) -> str:
+    """`words` after `head`, wrapped to `width`; what does not fit into `lines` is counted."""
+    rows, row = [], head
+    for number, word in enumerate(words):
+        if len(row) + len(word) + 2 > width - (12 if len(rows) == lines - 1 else 0):
+            if len(rows) == lines - 1:
+                return "\n".join([*rows, f"{row}({len(words) - number} more)"])
+            rows, row = [*rows, row.rstrip()], " " * len(head)
+        row += word + ("" if number == len(words) - 1 else ", ")
+    return "\n".join([*rows, row.rstrip()])
+
+
+def _run_folder(part: str = "folder", *, _root_: DictConfig) -> str:
+    return identity(_root_)[part]
+
+
+def _by_pair(default: Any, table: Mapping[str, Any], *, _root_: DictConfig) -> Any:
+    return table.get(f"{plain(_root_, 'teacher.name')}-{plain(_root_, 'student.name')}", default)
+
+
+def _without(node: Any, left_out: set[str]) -> Any:
+    return {key: value for key, value in node.items() if key not in left_out} if isinstance(node, dict) else node
+
+
+def _canonical(value: Any) -> Any:
+    """One spelling of equal configurations: 1.0 is 1, and a null key is as good as an absent one."""
+    if isinstance(value, Mapping):
+        return {str(key): _canonical(item) for key, item in value.items() if item is not None and item != {}}
+    if isinstance(value, (list, tuple)):
+        return [_canonical(item) for item in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _container(node: DictConfig | Mapping[str, Any]) -> dict[str, Any]:
+    holder = node if isinstance(node, DictConfig) else OmegaConf.create(dict(node))
+    return {str(key): plain(holder, str(key)) for key in holder}
+
+
+def _locate(target: str, label: str) -> Any:
+    """The class behind a dotted path below `distill.`; nothing else may be named by a configuration."""
+    module, _, name = target.rpartition(".")
+    if not target.startswith("distill.") or not all(part.isidentifier() for part in target.split(".")):
+        raise ValueError(f"{label}: _target_ must name something below 'distill.', not '{target}'")
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (ModuleNotFoundError, AttributeError) as error:
+        raise ValueError(f"{label}: there is no '{target}': check the _target_ line of its YAML ({error})") from error
+
+
+def _keywords(kind: Any) -> tuple[set[str], set[str]]:
+    """All keyword-only arguments of a class, and those without a default; **kwargs stand for the base class's own."""
+    known: dict[str, bool] = {}
+    for cls in kind.__mro__ if inspect.isclass(kind) else [kind]:
+        if inspect.isclass(kind) and "__init__" not in vars(cls):
+            continue
+        parameters = inspect.signature(cls.__init__ if inspect.isclass(kind) else cls).parameters.values()
+        for item in parameters:
+            if item.kind is item.KEYWORD_ONLY:
+                known.setdefault(item.name, item.default is item.empty)
+        if not any(item.kind is item.VAR_KEYWORD for item in parameters):
+            break
+    return set(known), {name for name, needed in known.items() if needed}

@@ -1,0 +1,43 @@
+"""What a run may end with, besides success; the exit code of each is part of the interface."""
+
+from __future__ import annotations
+
+DONE, FAILED, USAGE, NONFINITE, NO_CHECKPOINT, STOPPED, INTERRUPTED = 0, 1, 2, 3, 4, 75, 130
+
+
+class UserError(ValueError):
+    """The user's mistake, in one sentence with its remedy. Plain ValueError and FileNotFoundError count as well."""
+
+
+class NonFinite(RuntimeError):
+    """A loss became NaN or infinite; the message names the term, the step and the epoch."""
+
+
+class NoValidCheckpoint(ValueError):
+    """There are checkpoints and none of them can be used; the message lists them."""
+
+
+class Stopped(Exception):
+    """A signal asked the run to stop, and it saved first. `code` is the exit code (130 after SIGINT)."""
+
+    def __init__(self, message: str = "stopped and saved", code: int = STOPPED) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+def exit_code(error: BaseException) -> int:
+    """The exit code that `error` ends the program with."""
+    if isinstance(error, Stopped):
+        return error.code
+    for kind, code in _CODES:
+        if isinstance(error, kind):
+            return code
+    return FAILED
+
+
+_CODES: tuple[tuple[type[BaseException] | tuple[type[BaseException], ...], int], ...] = (
+    (NonFinite, NONFINITE),
+    (NoValidCheckpoint, NO_CHECKPOINT),
+    (KeyboardInterrupt, INTERRUPTED),
+    ((ValueError, FileNotFoundError), USAGE),
+)
