@@ -1,0 +1,180 @@
+"""FeatureNet: any classifier in timm's contract, with the maps that distillation reads."""
+
+import copy
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from distill.models.cifar_net import CifarNet
+from distill.models.outputs import Outputs
+
+Shape = tuple[int, int, int]
+
+
+class Reader(Protocol):
+    """How one kind of network is read. The network is always passed in: readers hold no modules."""
+
+    def read(self, model: nn.Module, images: Tensor) -> Outputs: ...
+    def classify(self, model: nn.Module, feature: Tensor) -> Tensor: ...
+    def classifier(self, model: nn.Module) -> nn.Module: ...
+    def bn_before_relu(self, model: nn.Module) -> list[nn.BatchNorm2d]: ...
+
+
+class CifarReader:
+    """Reads our own nets, which keep all their maps in one pass."""
+
+    def read(self, model: nn.Module, images: Tensor) -> Outputs:
+        assert isinstance(model, CifarNet)
+        trace = model.trace(images)
+        embedding = model.forward_head(model.final(trace), pre_logits=True)
+        logits = model.get_classifier()(embedding)
+        preacts = trace.preacts if model.has_preacts else None
+        return Outputs(logits.float(), trace.features, embedding.float(), preacts, trace.stem)
+
+    def classify(self, model: nn.Module, feature: Tensor) -> Tensor:
+        assert isinstance(model, CifarNet)
+        return model.forward_head(model.tail(feature))
+
+    def classifier(self, model: nn.Module) -> nn.Module:
+        assert isinstance(model, CifarNet)
+        return model.get_classifier()
+
+    def bn_before_relu(self, model: nn.Module) -> list[nn.BatchNorm2d]:
+        assert isinstance(model, CifarNet)
+        return model.bn_before_relu()
+
+
+class FeatureNet(nn.Module):
+    """A classifier and what it shows: forward(images) -> Outputs, whose logits equal model(images).
+
+    model: our CifarNet or a timm model; its state_dict() is what is exported. shapes: (C, H, W) of every stage for
+    images of `size`; stem_shape the same for the stem, or None. recipe: arguments of build() for twin().
+    Raises ValueError when the network cannot be read, or not at this image size.
+    """
+
+    def __init__(
+        self, model: nn.Module, *, name: str, size: int = 32, in_chans: int = 3, recipe: dict[str, Any] | None = None
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.name, self.size, self.in_chans, self.recipe = name, size, in_chans, recipe
+        self.num_classes: int = model.num_classes  # type: ignore[assignment]
+        self.register_buffer("input_scale", None, persistent=False)
+        self.register_buffer("input_shift", None, persistent=False)
+        self.reader = self._new_reader()
+        seen = self._dry_run()
+        self.shapes: list[Shape] = [_shape(feature) for feature in seen.features]
+        self.channels = [shape[0] for shape in self.shapes]
+        self.stem_shape = None if seen.stem is None else _shape(seen.stem)
+        self.embedding_dim = seen.embedding.shape[1]
+        self.has_preacts = seen.preacts is not None
+
+    def _new_reader(self) -> Reader:
+        if isinstance(self.model, CifarNet):
+            return CifarReader()
+        from distill.models.timm_reader import TimmReader  # imports timm, which takes seconds
+
+        return TimmReader(self.model, self.name, self._probe())
+
+    def _probe(self) -> Tensor:
+        """A fixed image [1, C, H, W] on the model's device; the global random state is left alone."""
+        image = torch.randn(1, self.in_chans, self.size, self.size, generator=torch.Generator().manual_seed(0))
+        return image.to(next(self.model.parameters()).device)
+
+    def _dry_run(self) -> Outputs:
+        with torch.no_grad(), evaluating(self.model):
+            try:
+                return self.reader.read(self.model, self._probe())
+            except (RuntimeError, AssertionError, ValueError) as error:
+                raise ValueError(wrong_size(self.name, self.size, self.in_chans, error)) from error
+
+    @property
+    def classifier(self) -> nn.Module:
+        """The layer from the embedding to the logits (the class token's, where there are two)."""
+        return self.reader.classifier(self.model)
+
+    def forward(self, images: Tensor) -> Outputs:
+        """images [B, C, H, W], normalised for the data -> Outputs."""
+        if self.input_scale is not None:
+            images = images * self.input_scale + self.input_shift
+        return self.reader.read(self.model, images)
+
+    def classify(self, last_feature: Tensor) -> Tensor:
+        """[B, C, H, W] in place of the last stage's map -> logits [B, K]: what follows it, pooling and classifier.
+
+        Raises ValueError for nets whose classifier does not read that map alone (a class token).
+        """
+        return self.reader.classify(self.model, last_feature).float()
+
+    def bn_before_relu(self) -> list[nn.BatchNorm2d]:
+        """The BatchNorm before each stage's last ReLU, shallow to deep; ValueError when the net has none."""
+        try:
+            return self.reader.bn_before_relu(self.model)
+        except ValueError as error:
+            raise ValueError(f"{self.name} has no BatchNorm before each stage's last ReLU: {error}") from error
+
+    def twin(self, seed: int | None = None) -> "FeatureNet":
+        """The same architecture with a fresh initialisation, on the same device."""
+        from distill.models.builder import build
+
+        if self.recipe is None:
+            raise ValueError(f"{self.name} was not made by build(), so no twin of it can be made")
+        twin = build(**copy.deepcopy(self.recipe), seed=seed)
+        twin.input_scale, twin.input_shift = copy.deepcopy((self.input_scale, self.input_shift))
+        return twin.to(next(self.parameters()).device)
+
+    def renormalize(
+        self, from_mean: Sequence[float], from_std: Sequence[float], to_mean: Sequence[float], to_std: Sequence[float]
+    ) -> None:
+        """From now on images arrive normalised by from_*, and the model sees them normalised by to_*."""
+        statistics = [torch.tensor(list(s), dtype=torch.float64) for s in (from_mean, from_std, to_mean, to_std)]
+        if any(len(s) != self.in_chans for s in statistics):
+            raise ValueError(f"{self.name} takes {self.in_chans} channels, so mean and std need {self.in_chans} values")
+        mean, std, new_mean, new_std = (s.view(1, -1, 1, 1) for s in statistics)
+        device = next(self.parameters()).device
+        self.input_scale = (std / new_std).float().to(device)
+        self.input_shift = ((mean - new_mean) / new_std).float().to(device)
+
+    def params(self) -> int:
+        """Number of parameters of the model."""
+        return sum(p.numel() for p in self.model.parameters())
+
+    def macs(self) -> int:
+        """Multiply-accumulates of one image in convolutions and matrix products."""
+        from torch.utils.flop_counter import FlopCounterMode
+
+        counter = FlopCounterMode(display=False)
+        with torch.no_grad(), evaluating(self.model), counter:
+            self.model(self._probe())
+        return counter.get_total_flops() // 2
+
+
+class evaluating:  # noqa: N801 - a context manager, read as a phrase
+    """with evaluating(model): eval mode inside, every submodule's own mode afterwards."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+
+    def __enter__(self) -> None:
+        self.modes = [(module, module.training) for module in self.model.modules()]
+        self.model.eval()
+
+    def __exit__(self, *_: object) -> None:
+        for module, training in self.modes:
+            module.training = training
+
+
+def wrong_size(name: str, size: int, in_chans: int, error: Exception) -> str:
+    """One sentence for a network that refuses the data's images."""
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+    return (
+        f"{name} does not work on {in_chans}x{size}x{size} images ({reason}): set dataset.size to what it takes, or "
+        "give it other args, such as img_size or patch_size"
+    )
+
+
+def _shape(feature: Tensor) -> Shape:
+    _, channels, height, width = feature.shape
+    return channels, height, width

@@ -1,0 +1,43 @@
+"""Names of networks, known without importing torch or timm."""
+
+import re
+from difflib import get_close_matches
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+
+PREFIX = "cifar_"
+
+PAPER_NAMES = (
+    "resnet8", "resnet14", "resnet20", "resnet32", "resnet44", "resnet56", "resnet110", "resnet8x4", "resnet32x4",
+    "ResNet50", "wrn_16_1", "wrn_16_2", "wrn_40_1", "wrn_40_2", "vgg8", "vgg11", "vgg13", "vgg16", "vgg19",
+    "MobileNetV2", "ShuffleV1", "ShuffleV2",
+)
+OPTION_A_NAMES = ("resnet20_a", "resnet32_a", "resnet44_a", "resnet56_a", "resnet110_a")
+CIFAR_NAMES = tuple(PREFIX + name for name in PAPER_NAMES + OPTION_A_NAMES)
+
+_REGISTERED = re.compile(r"^@register_model\s*\ndef\s+(\w+)", re.MULTILINE)
+
+
+@cache
+def timm_names() -> frozenset[str]:
+    """Names that timm registers, read from its source files (importing it takes seconds); empty without timm."""
+    spec = find_spec("timm")
+    if spec is None or spec.origin is None:
+        return frozenset()
+    files = (Path(spec.origin).parent / "models").glob("*.py")
+    return frozenset(name for file in files for name in _REGISTERED.findall(file.read_text(encoding="utf-8")))
+
+
+def is_known(name: str) -> bool:
+    """Whether build() can make it: ours, timm's (with or without a tag such as resnet18.a1_in1k), or a hub address."""
+    return name in CIFAR_NAMES or name.split(".")[0] in timm_names() or name.startswith(("hf_hub:", "hf-hub:"))
+
+
+def nearest(name: str) -> list[str]:
+    """Up to three names that look like it, ours first; case is ignored."""
+    known = {n.lower(): n for n in (*sorted(timm_names()), *CIFAR_NAMES)}
+    wanted = name.split(".")[0].lower()
+    ours = get_close_matches(PREFIX + wanted.removeprefix(PREFIX), [n.lower() for n in CIFAR_NAMES], n=3, cutoff=0.8)
+    theirs = get_close_matches(wanted, [n for n in known if not n.startswith(PREFIX)], n=3, cutoff=0.6)
+    return [known[n] for n in dict.fromkeys(ours + theirs)][:3]

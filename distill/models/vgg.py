@@ -1,0 +1,55 @@
+"""VGG with BatchNorm and without the fully connected layers: Simonyan & Zisserman, ICLR 2015, arXiv:1409.1556."""
+
+from collections.abc import Sequence
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from distill.models.cifar_net import CifarNet, init_convolutions
+
+WIDTHS = (64, 128, 256, 512, 512)
+
+
+class VGG(CifarNet):
+    """Five blocks of `convolutions` 3x3 layers, halved by max pooling in between (not before the fifth, unless the
+    images have 64 pixels or more a side). The first block is the stem."""
+
+    classifier_name = "classifier"
+    stem_name = "block0"
+    stage_names = ("block1", "block2", "block3", "block4")
+
+    def __init__(self, num_classes: int = 100, in_chans: int = 3, *, convolutions: Sequence[int]) -> None:
+        super().__init__()
+        for i, (outputs, count) in enumerate(zip(WIDTHS, convolutions, strict=True)):
+            setattr(self, f"block{i}", _block(WIDTHS[i - 1] if i else in_chans, outputs, count))
+        self.describe(num_classes, WIDTHS, (1, 2, 4, 8, 8), WIDTHS[-1])
+        init_convolutions(self)
+
+    def new_classifier(self) -> nn.Module:
+        classifier = super().new_classifier()
+        if isinstance(classifier, nn.Linear):
+            nn.init.normal_(classifier.weight, 0, 0.01)
+            nn.init.zeros_(classifier.bias)
+        return classifier
+
+    def stem(self, images: Tensor) -> Tensor:
+        return F.relu(self.block0(images))
+
+    def stage(self, index: int, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        # after three poolings an image of 64 pixels has a map of 8
+        if index < 3 or min(x.shape[-2:]) >= 8:
+            x = F.max_pool2d(x, 2)
+        preact = getattr(self, self.stage_names[index])(x)
+        return F.relu(preact), preact
+
+    def bn_before_relu(self) -> list[nn.BatchNorm2d]:
+        return [getattr(self, name)[-1] for name in self.stage_names]
+
+
+def _block(inputs: int, outputs: int, count: int) -> nn.Sequential:
+    """Convolution, BatchNorm, ReLU, ... without the last ReLU."""
+    layers: list[nn.Module] = []
+    for i in range(count):
+        convolution = nn.Conv2d(outputs if i else inputs, outputs, 3, padding=1)
+        layers += [convolution, nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)]
+    return nn.Sequential(*layers[:-1])
