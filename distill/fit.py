@@ -131,8 +131,11 @@ class Fit:
     def _begin(self, phase: Phase) -> None:
         if phase.begin:
             phase.begin()
-        make = [(u.trains, merge(merge(self.schedule, phase.schedule), u.optimizer)) for u in phase.updates]
-        self.steppers = [Stepper(trains, schedule, scale=self.options.scale) for trains, schedule in make]
+        schedule = merge(self.schedule, phase.schedule)
+        self.steppers = [
+            (update.stepper or Stepper)(update.trains, merge(schedule, update.optimizer), scale=self.options.scale)
+            for update in phase.updates
+        ]
 
     def _epoch(self, phase: Phase, source: Source) -> Iterator[None]:
         method, at = self.method, self.at

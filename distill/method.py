@@ -18,6 +18,7 @@ from distill.losses import full_precision, kd_loss
 if TYPE_CHECKING:
     from distill.data import DataInfo
     from distill.models import FeatureNet, Outputs
+    from distill.optim import Stepper
 
 Losses = dict[str, Tensor]
 """Scalars, already weighted; the loop sums them and logs each under its key."""
@@ -55,6 +56,7 @@ class Update:
     trains: Sequence[nn.Module]
     optimizer: dict[str, Any] = field(default_factory=dict)  # overrides of schedule keys: lr, weight_decay, name, ...
     repeat: int = 1  # times a batch
+    stepper: type[Stepper] | None = None  # another way to turn losses into a step than optim.Stepper
 
 
 @dataclass
@@ -121,8 +123,12 @@ class Method(nn.Module):
             return losses
         teacher = self.teach(batch)
         if self.kd:
-            losses["kd"] = self.kd * kd_loss(student.logits, teacher.logits, self.temperature)
+            losses["kd"] = self.kd * self.soft_targets(student.logits, teacher.logits)
         return losses | self.distill(student, teacher, batch)
+
+    def soft_targets(self, student: Tensor, teacher: Tensor) -> Tensor:
+        """Return the unweighted soft-target loss of logits [B,K] that `kd` weighs."""
+        return kd_loss(student, teacher, self.temperature)
 
     def teach(self, batch: Batch, teacher: FeatureNet | None = None) -> Outputs:
         """Run a teacher (default: the only one) on the view meant for it, without gradients."""

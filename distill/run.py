@@ -6,6 +6,8 @@ import logging
 import shlex
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -51,19 +53,22 @@ def stored_result(folder: str | Path) -> dict[str, Any] | None:
     return read_json(folder / "result.json") if (folder / "DONE").exists() else None
 
 
-def _only_here(folder: Path) -> FileLock:
+@contextmanager
+def _only_here(folder: Path) -> Iterator[None]:
+    """Hold the folder's lock, after waiting for another process that holds it."""
+    lock = FileLock(folder / ".lock")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / ".lock")
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            log.info("another process works in %s: waiting for it", folder)
-            lock.acquire()
-        lock.release()
-        return lock
+        lock.acquire(timeout=0)
+    except Timeout:
+        log.info("another process works in %s: waiting for it", folder)
+        lock.acquire()
     except OSError as error:
         raise ValueError(f"{folder} cannot be written ({error.strerror}): choose another folder with output=...") from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _run(cfg: DictConfig, folder: Path) -> dict[str, Any]:
