@@ -1,7 +1,8 @@
 """Data sets: arrays on the device or folders of images, and the batches that training and evaluation see."""
 
 from distill.data.arrays import ArraySource, evaluation_batches
+from distill.data.folder import FolderSource
 from distill.data.info import DataInfo, Split
 from distill.data.loading import Data, load
 
-__all__ = ["ArraySource", "Data", "DataInfo", "Split", "evaluation_batches", "load"]
+__all__ = ["ArraySource", "Data", "DataInfo", "FolderSource", "Split", "evaluation_batches", "load"]

@@ -63,10 +63,20 @@ class ArraySource:
     Raises ValueError for a batch size below 1, and for drop_last with fewer images than a batch.
     """
 
-    def __init__(self, split: Split, info: DataInfo, *, batch_size: int, seed: int, pad: int = 4, flip: bool = True,
-                 drop_last: bool = False) -> None:
-        self.settings: dict[str, Any] = dict(split=split, info=info, batch_size=batch_size, seed=seed, pad=pad,
-                                             flip=flip, drop_last=drop_last)
+    def __init__(
+        self,
+        split: Split,
+        info: DataInfo,
+        *,
+        batch_size: int,
+        seed: int,
+        pad: int = 4,
+        flip: bool = True,
+        drop_last: bool = False,
+    ) -> None:
+        self.settings: dict[str, Any] = dict(
+            split=split, info=info, batch_size=batch_size, seed=seed, pad=pad, flip=flip, drop_last=drop_last
+        )
         self.split, self.info, self.batch_size, self.seed = split, info, batch_size, seed
         self.pad, self.flip = pad, flip
         self.steps = steps_for(len(split), batch_size, drop_last)
@@ -84,9 +94,15 @@ class ArraySource:
         """Yield the batches of an epoch (1-based), from step `start` on: the tail of the whole epoch, bit for bit."""
         plan = self._plan(epoch)
         for step in range(start, self.steps):
-            rows = plan.order[step * self.batch_size:(step + 1) * self.batch_size]
-            yield Batch(images=self._gather(rows, plan), labels=self.split.labels[rows], index=rows,
-                        view=plan.draws[rows, 3], epoch=epoch, step=step)
+            rows = plan.order[step * self.batch_size : (step + 1) * self.batch_size]
+            yield Batch(
+                images=self._gather(rows, plan),
+                labels=self.split.labels[rows],
+                index=rows,
+                view=plan.draws[rows, 3],
+                epoch=epoch,
+                step=step,
+            )
 
     def _plan(self, epoch: int) -> Plan:
         count, places, device = len(self.split), 2 * self.pad + 1, self.split.images.device
@@ -114,8 +130,9 @@ class ArraySource:
             padded = torch.nn.functional.pad(self.split.images, border).contiguous()
             image, row, column, channel = padded.stride()
             places = 2 * self.pad + 1
-            self._crops = padded.as_strided((count, places, places, height, width, channels),
-                                            (image, row, column, row, column, channel))
+            self._crops = padded.as_strided(
+                (count, places, places, height, width, channels), (image, row, column, row, column, channel)
+            )
         return self._crops
 
 

@@ -15,9 +15,16 @@ from distill.data.readers import READERS, Arrays
 # name: (torchvision class, folder it writes, files that are needed)
 LAYOUTS = {
     "mnist": ("MNIST", "MNIST", "MNIST/raw/{train,t10k}-{images-idx3,labels-idx1}-ubyte"),
-    "fashion_mnist": ("FashionMNIST", "FashionMNIST",
-                      "FashionMNIST/raw/{train,t10k}-{images-idx3,labels-idx1}-ubyte"),
-    "cifar10": ("CIFAR10", "cifar-10-batches-py", "cifar-10-batches-py/{data_batch_1..5,test_batch,batches.meta}"),
+    "fashion_mnist": (
+        "FashionMNIST",
+        "FashionMNIST",
+        "FashionMNIST/raw/{train,t10k}-{images-idx3,labels-idx1}-ubyte",
+    ),
+    "cifar10": (
+        "CIFAR10",
+        "cifar-10-batches-py",
+        "cifar-10-batches-py/{data_batch_1..5,test_batch,batches.meta}",
+    ),
     "cifar100": ("CIFAR100", "cifar-100-python", "cifar-100-python/{train,test,meta}"),
 }
 
@@ -36,8 +43,10 @@ def fetched(name: str, root: Path) -> Arrays:
             return READERS[name](root)
         except (OSError, RuntimeError) as error:
             reason = " ".join(str(error).split()) or type(error).__name__
-            raise ValueError(f"{missing.filename} is missing and {name} could not be downloaded ({reason}): put {where} "
-                             f"under {root}, or set dataset.root or DISTILL_DATA to a folder that has it") from error
+            raise ValueError(
+                f"{missing.filename} is missing and {name} could not be downloaded ({reason}): put {where} "
+                f"under {root}, or set dataset.root or DISTILL_DATA to a folder that has it"
+            ) from error
 
 
 def download(name: str, root: Path) -> None:
@@ -53,7 +62,10 @@ def download(name: str, root: Path) -> None:
         try:
             READERS[name](root)
         except FileNotFoundError:
-            with tempfile.TemporaryDirectory(dir=root, prefix=f".{name}-") as temporary, network_timeout(60.0):
+            with (
+                tempfile.TemporaryDirectory(dir=root, prefix=f".{name}-") as temporary,
+                network_timeout(60.0),
+            ):
                 _download_into(dataset, Path(temporary))
                 install(Path(temporary) / folder, root / folder)
 

@@ -31,8 +31,13 @@ class Data:
 
     def source(self, batch_size: int, seed: int, **options: Any) -> ArraySource:
         """Augmented training batches; options are those of ArraySource."""
-        return ArraySource(self.train, self.info, batch_size=batch_size, seed=seed,
-                           **{"pad": self.pad, "flip": self.flip, **options})
+        return ArraySource(
+            self.train,
+            self.info,
+            batch_size=batch_size,
+            seed=seed,
+            **{"pad": self.pad, "flip": self.flip, **options},
+        )
 
     def evaluation(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """(normalised images [B,C,H,W], labels [B]) of all that is evaluated."""
@@ -53,7 +58,9 @@ def load(cfg: Mapping[str, Any], device: torch.device | str = "cpu") -> Data:
     if kind not in READERS:
         known = [*READERS, "folder"]
         near = difflib.get_close_matches(str(kind), known, 1)
-        raise ValueError(f"dataset {kind!r} is not known: {f'did you mean {near[0]!r}?' if near else f'choose from {known}'}")
+        raise ValueError(
+            f"dataset {kind!r} is not known: {f'did you mean {near[0]!r}?' if near else f'choose from {known}'}"
+        )
     return from_arrays(fetched(kind, Path(cfg.get("root") or "data")), cfg, torch.device(device))
 
 
@@ -67,15 +74,22 @@ def from_arrays(arrays: Arrays, cfg: Mapping[str, Any], device: torch.device) ->
     kept = kept[select(train.labels[kept], cfg, arrays.class_names)]
     train = Part(train.images[kept], train.labels[kept])
     info = describe(cfg, train.labels, arrays.class_names, held_out=bool(len(held_out)))
-    return Data(info, on_device(train, info, device), on_device(test, info, device),
-                pad=int(cfg.get("pad", 4)), flip=bool(cfg.get("flip", True)))
+    return Data(
+        info,
+        on_device(train, info, device),
+        on_device(test, info, device),
+        pad=int(cfg.get("pad", 4)),
+        flip=bool(cfg.get("flip", True)),
+    )
 
 
 def check_classes(cfg: Mapping[str, Any], class_names: list[str]) -> None:
     """ValueError when dataset.num_classes is given and is not what the files hold."""
     given = cfg.get("num_classes")
     if given is not None and given != len(class_names):
-        raise ValueError(f"dataset.num_classes is {given} but {cfg['name']} has {len(class_names)} classes: correct the key")
+        raise ValueError(
+            f"dataset.num_classes is {given} but {cfg['name']} has {len(class_names)} classes: correct the key"
+        )
 
 
 def describe(cfg: Mapping[str, Any], labels: np.ndarray, class_names: list[str], held_out: bool) -> DataInfo:
@@ -83,11 +97,22 @@ def describe(cfg: Mapping[str, Any], labels: np.ndarray, class_names: list[str],
     chans = int(cfg.get("in_chans", 3))
     mean, std = (tuple(float(v) for v in cfg[key]) for key in ("mean", "std"))
     if len(mean) != chans or len(std) != chans or min(std) <= 0:
-        raise ValueError(f"dataset.mean {mean} and dataset.std {std} need {chans} values each (dataset.in_chans), "
-                         "those of std above 0")
-    return DataInfo(name=str(cfg["name"]), num_classes=len(class_names), num_train=len(labels), in_chans=chans,
-                    size=int(cfg["size"]), mean=mean, std=std, labels=torch.from_numpy(labels),
-                    class_names=class_names, evaluated_on="holdout" if held_out else "test")
+        raise ValueError(
+            f"dataset.mean {mean} and dataset.std {std} need {chans} values each (dataset.in_chans), "
+            "those of std above 0"
+        )
+    return DataInfo(
+        name=str(cfg["name"]),
+        num_classes=len(class_names),
+        num_train=len(labels),
+        in_chans=chans,
+        size=int(cfg["size"]),
+        mean=mean,
+        std=std,
+        labels=torch.from_numpy(labels),
+        class_names=class_names,
+        evaluated_on="holdout" if held_out else "test",
+    )
 
 
 def on_device(part: Part, info: DataInfo, device: torch.device) -> Split:
@@ -95,10 +120,14 @@ def on_device(part: Part, info: DataInfo, device: torch.device) -> Split:
     chans, side = part.images.shape[3], part.images.shape[1]
     images, border = part.images, info.size - side
     if border < 0 or border % 2:
-        raise ValueError(f"dataset.size is {info.size} but {info.name} has {side}x{side} images: give {side}, or an even "
-                         "number more to pad them with zeros")
+        raise ValueError(
+            f"dataset.size is {info.size} but {info.name} has {side}x{side} images: give {side}, or an even "
+            "number more to pad them with zeros"
+        )
     if chans not in (1, info.in_chans):
-        raise ValueError(f"dataset.in_chans is {info.in_chans} but {info.name} has {chans} channels: give {chans}")
+        raise ValueError(
+            f"dataset.in_chans is {info.in_chans} but {info.name} has {chans} channels: give {chans}"
+        )
     if border:
         images = np.pad(images, ((0, 0), (border // 2,) * 2, (border // 2,) * 2, (0, 0)))
     images = np.repeat(images, info.in_chans // chans, axis=3) if chans != info.in_chans else images

@@ -47,8 +47,14 @@ def read_pickle(path: Path) -> dict[str, Any]:
         try:
             content = ArrayUnpickler(file, encoding="latin1").load()
         except Exception as error:  # a damaged pickle may raise nearly anything
-            raise ValueError(f"{path} cannot be read as a pickle of arrays ({error}): delete it and run again to "
-                             "download it anew, or put a good copy there") from error
+            raise ValueError(
+                f"{path} cannot be read as a pickle of arrays ({error}): delete it and run again to "
+                "download it anew, or put a good copy there"
+            ) from error
     if not isinstance(content, dict):
-        raise ValueError(f"{path} holds a {type(content).__name__} in place of a dictionary: put a good copy there")
-    return {key.decode("latin1") if isinstance(key, bytes) else str(key): value for key, value in content.items()}
+        raise ValueError(
+            f"{path} holds a {type(content).__name__} in place of a dictionary: put a good copy there"
+        )
+    return {
+        key.decode("latin1") if isinstance(key, bytes) else str(key): value for key, value in content.items()
+    }

@@ -12,7 +12,18 @@ import numpy as np
 from distill.data.pickles import read_pickle
 from distill.data.select import stratified
 
-FASHION = ["T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"]
+FASHION = [
+    "T-shirt/top",
+    "Trouser",
+    "Pullover",
+    "Dress",
+    "Coat",
+    "Sandal",
+    "Shirt",
+    "Sneaker",
+    "Bag",
+    "Ankle boot",
+]
 FETCH_AGAIN = "delete it and run again to download it anew, or put a good copy there"
 
 
@@ -40,7 +51,9 @@ def read_digits(root: Path) -> Arrays:
     images = ((255 * values.astype(np.int64) + 8) // 16).astype(np.uint8).reshape(-1, 8, 8, 1)
     labels = labels.astype(np.int64)
     test = stratified(labels, 360, salt=0)
-    return Arrays(Part(images[~test], labels[~test]), Part(images[test], labels[test]), [str(k) for k in range(10)])
+    return Arrays(
+        Part(images[~test], labels[~test]), Part(images[test], labels[test]), [str(k) for k in range(10)]
+    )
 
 
 def read_cifar10(root: Path, counts: tuple[int, int] = (10_000, 10_000)) -> Arrays:
@@ -78,7 +91,9 @@ def checked_labels(path: Path, labels: object, classes: int, count: int) -> np.n
     """labels as int64 [count]. ValueError when they are not `count` whole numbers from 0 to classes - 1."""
     array = np.asarray(labels) if isinstance(labels, (list, np.ndarray)) else np.empty(0)
     if array.shape != (count,) or array.dtype.kind not in "iu" or array.min() < 0 or array.max() >= classes:
-        raise ValueError(f"{path}: the labels should be {count} numbers from 0 to {classes - 1} and are not; {FETCH_AGAIN}")
+        raise ValueError(
+            f"{path}: the labels should be {count} numbers from 0 to {classes - 1} and are not; {FETCH_AGAIN}"
+        )
     return array.astype(np.int64)
 
 
@@ -105,9 +120,13 @@ def read_idx_set(folder: Path, names: list[str]) -> Arrays:
         images = read_idx(folder / f"{stem}-images-idx3-ubyte", dims=3)
         if images.shape[1:] != (28, 28):
             path = folder / f"{stem}-images-idx3-ubyte"
-            raise ValueError(f"{path}: images should be 28x28 and are {images.shape[1]}x{images.shape[2]}; {FETCH_AGAIN}")
+            raise ValueError(
+                f"{path}: images should be 28x28 and are {images.shape[1]}x{images.shape[2]}; {FETCH_AGAIN}"
+            )
         path = folder / f"{stem}-labels-idx1-ubyte"
-        parts.append(Part(images[..., None], checked_labels(path, read_idx(path, dims=1), len(names), len(images))))
+        parts.append(
+            Part(images[..., None], checked_labels(path, read_idx(path, dims=1), len(names), len(images)))
+        )
     return Arrays(parts[0], parts[1], names)
 
 
@@ -118,12 +137,21 @@ def read_idx(path: Path, dims: int) -> np.ndarray:
     """
     packed = path.with_name(path.name + ".gz")
     try:
-        blob = gzip.decompress(packed.read_bytes()) if packed.exists() and not path.exists() else path.read_bytes()
+        blob = (
+            gzip.decompress(packed.read_bytes())
+            if packed.exists() and not path.exists()
+            else path.read_bytes()
+        )
     except (EOFError, gzip.BadGzipFile) as error:
         raise ValueError(f"{packed}: not a whole gzip file ({error}); {FETCH_AGAIN}") from error
     head = 4 + 4 * dims
     shape = tuple(np.frombuffer(blob[4:head], dtype=">i4").tolist()) if len(blob) >= head else ()
-    if blob[:4] != bytes([0, 0, 8, dims]) or not shape or len(blob) - head != np.prod(shape) or not len(blob) - head:
+    if (
+        blob[:4] != bytes([0, 0, 8, dims])
+        or not shape
+        or len(blob) - head != np.prod(shape)
+        or not len(blob) - head
+    ):
         raise ValueError(f"{path}: not a whole idx file of bytes with {dims} axes; {FETCH_AGAIN}")
     return np.frombuffer(blob, dtype=np.uint8, offset=head).reshape(shape)
 

@@ -26,17 +26,21 @@ def stratified(labels: np.ndarray, count: int, salt: int) -> np.ndarray:
     lucky = sorted(quotas, key=lambda k: (-quotas[k][1], k))[:rest]
     mask = np.zeros(len(labels), dtype=bool)
     for k, rows in classes.items():
-        mask[rows[:quotas[k][0] + (k in lucky)]] = True
+        mask[rows[: quotas[k][0] + (k in lucky)]] = True
     return mask
 
 
 def split_holdout(labels: np.ndarray, holdout: float) -> tuple[np.ndarray, np.ndarray]:
     """(kept, held out): sorted positions in labels [N]. ValueError when holdout is outside [0, 1) or empties a part."""
     if not 0 <= holdout < 1:
-        raise ValueError(f"dataset.holdout is {holdout}: give a fraction of at least 0 and below 1, such as 0.1")
+        raise ValueError(
+            f"dataset.holdout is {holdout}: give a fraction of at least 0 and below 1, such as 0.1"
+        )
     mask = stratified(labels, round(holdout * len(labels)), salt=1)
     if holdout and not 0 < mask.sum() < len(labels):
-        raise ValueError(f"dataset.holdout={holdout} of {len(labels)} images leaves a part empty: change the fraction")
+        raise ValueError(
+            f"dataset.holdout={holdout} of {len(labels)} images leaves a part empty: change the fraction"
+        )
     return np.flatnonzero(~mask), np.flatnonzero(mask)
 
 
@@ -58,8 +62,10 @@ def omitted(omit: Sequence[int | str], class_names: Sequence[str]) -> list[int]:
     chosen = [numbers.get(k, -1) if isinstance(k, str) else int(k) for k in omit]
     for given, k in zip(omit, chosen, strict=True):
         if not 0 <= k < len(class_names):
-            raise ValueError(f"dataset.omit names class {given!r}: give numbers from 0 to {len(class_names) - 1} or "
-                             f"names such as {class_names[0]!r}")
+            raise ValueError(
+                f"dataset.omit names class {given!r}: give numbers from 0 to {len(class_names) - 1} or "
+                f"names such as {class_names[0]!r}"
+            )
     return chosen
 
 
@@ -70,7 +76,7 @@ def fraction_of(labels: np.ndarray, fraction: float | None) -> np.ndarray:
     if not 0 < fraction < 1:
         raise ValueError(f"dataset.fraction is {fraction}: give a number above 0 and at most 1")
     classes = shuffled_classes(labels, salt=2).values()
-    return np.sort(np.concatenate([rows[:max(1, round(fraction * len(rows)))] for rows in classes]))
+    return np.sort(np.concatenate([rows[: max(1, round(fraction * len(rows)))] for rows in classes]))
 
 
 def shots_of(labels: np.ndarray, shots: int | None) -> np.ndarray:
@@ -80,5 +86,7 @@ def shots_of(labels: np.ndarray, shots: int | None) -> np.ndarray:
     classes = shuffled_classes(labels, salt=3)
     least = min(len(rows) for rows in classes.values())
     if not 1 <= shots <= least:
-        raise ValueError(f"dataset.shots is {shots}: give a number from 1 to {least}, the size of the smallest class")
+        raise ValueError(
+            f"dataset.shots is {shots}: give a number from 1 to {least}, the size of the smallest class"
+        )
     return np.sort(np.concatenate([rows[:shots] for rows in classes.values()]))
