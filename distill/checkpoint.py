@@ -22,6 +22,7 @@ from typing import Any
 import safetensors.torch
 import torch
 
+from distill.errors import NoValidCheckpoint
 from distill.files import SaveError, plain, read_json, replacing, sweep, write_json, write_text
 
 __all__ = ["Checkpoints", "CorruptCheckpoint", "NoValidCheckpoint", "SaveError", "export", "load", "plain",
@@ -36,10 +37,6 @@ _log = logging.getLogger(__name__)
 
 class CorruptCheckpoint(ValueError):
     """The file is not a whole, unaltered checkpoint."""
-
-
-class NoValidCheckpoint(ValueError):
-    """There are checkpoints and none of them can be used; the message lists them."""
 
 
 def save(path: str | Path, state: dict[str, Any]) -> None:

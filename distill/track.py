@@ -1,8 +1,8 @@
 """The numbers of a run: metrics.jsonl in its folder is the truth, Weights & Biases a mirror that may fail.
 
-Training never waits for the mirror and never stops because of it: a server that cannot be reached at the start
-means an offline run (one warning), an error later means no mirror (one warning), and the end is bounded by a
-timeout. wandb is imported only when tracking is on.
+Training never waits for the mirror and never stops because of it: a server that cannot be reached at the
+start means an offline run (one warning), an error later means no mirror (one warning), and the end is bounded
+by a timeout. wandb is imported only when tracking is on.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ class Tracker:
     """Writes each row to metrics.jsonl and shows it to W&B.
 
     cfg_tracking: mode (online, offline or off), project, entity. config: the run's resolved config, for W&B.
-    identity: group, id, name, job_type, tags. resume_at: the global step of the checkpoint that the run goes on
-    from (or a tuple that ends in it): rows of later steps are dropped, since they will be written again; None
-    is a run that starts anew and drops all. Log the row of an epoch before the checkpoint of its last step is
+    identity: group, id, name, job_type, tags. resume_at: the global step of the checkpoint that the run goes
+    on from (or a tuple that ends in it): rows of later steps are dropped, since they will be written again;
+    None is a run that starts anew and drops all. Log the row of an epoch before the checkpoint of its end is
     saved. Raises ValueError for an unknown mode and when tracking is wanted but wandb is not installed.
     """
 
@@ -46,15 +46,22 @@ class Tracker:
                  init_timeout: float = 20, finish_timeout: float = 60) -> None:
         self.folder = Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.mirror = Mirror(self.folder, cfg_tracking, config, identity, init_timeout, finish_timeout)
+        self.mirror = Mirror(self.folder, cfg_tracking, config, identity, resume=resume_at is not None,
+                             init_timeout=init_timeout, finish_timeout=finish_timeout)
         sweep(self.folder)
-        write_json(self.folder / "tracking.json", {"identity": identity, "config": config})  # for replay_wandb
-        _drop_after(self.folder, resume_at[-1] if isinstance(resume_at, tuple) else resume_at)
+        write_json(self.folder / "tracking.json", {"identity": identity, "config": config})
+        step = resume_at[-1] if isinstance(resume_at, tuple) else resume_at
+        self._kept = {_key(row) for row in _drop_after(self.folder, step)}
         self._file = open(self.folder / METRICS, "ab", buffering=0)  # noqa: SIM115 (open until finish)
         self._pending, self._warned = b"", False
 
     def log(self, row: Mapping[str, Any]) -> None:
-        """Append `row` (kind, phase, epoch, step = the global one, numbers); null for what is not finite."""
+        """Append `row` (kind, phase, epoch, step = the global one, numbers); null for what is not finite.
+
+        A row that was logged before a kill and is logged again after the resume is written once.
+        """
+        if _key(row) in self._kept:
+            return
         values = plain(row)
         self._pending += json.dumps(values, allow_nan=False).encode() + b"\n"
         self._write()
@@ -79,10 +86,14 @@ class Tracker:
 
 
 class Mirror:
-    """A W&B run that never raises after construction. `run` is None when there is none (any more)."""
+    """A W&B run that never raises after construction. `run` is None when there is none (any more).
+
+    resume: the run goes on from a checkpoint. Raises ValueError as Tracker does.
+    """
 
     def __init__(self, folder: Path, cfg: Mapping[str, Any], config: Mapping[str, Any],
-                 identity: Mapping[str, Any], init_timeout: float = 20, finish_timeout: float = 60) -> None:
+                 identity: Mapping[str, Any], *, resume: bool = False,
+                 init_timeout: float = 20, finish_timeout: float = 60) -> None:
         self.run: Any = None
         self.online, self._finish_timeout = False, finish_timeout
         mode = _mode(cfg)
@@ -94,17 +105,18 @@ class Mirror:
             console="off", silent=True, save_code=False, disable_code=True, disable_git=True)
         arguments = {
             "project": cfg.get("project"), "entity": cfg.get("entity"), "dir": str(folder),
-            "config": plain(config), "settings": settings, "id": identity["id"], "name": identity["name"], "group": identity["group"],
-            "job_type": identity["job_type"], "tags": [str(tag)[:64] for tag in identity["tags"] if tag]}
-        self._start(wandb, mode, arguments)
+            "config": plain(config), "settings": settings, "id": identity["id"], "name": identity["name"],
+            "group": identity["group"], "job_type": identity["job_type"],
+            "tags": [str(tag)[:64] for tag in identity["tags"] if tag]}
+        self._start(wandb, mode, resume, arguments)
 
     def log(self, row: Mapping[str, Any]) -> None:
-        """Hand a row to W&B, which sends it from another process."""
+        """Hand a row to W&B, which sends it from another process and passes over steps it already has."""
         if self.run is None:
             return
         prefix = "step/" if row.get("kind") == "step" else ""
         try:
-            self.run.log(_flat(row, prefix))
+            self.run.log(_flat(row, prefix), step=row["step"])
         except Exception as error:
             self._give_up(error)
 
@@ -122,19 +134,25 @@ class Mirror:
         if not self.online or time.monotonic() - start >= self._finish_timeout:
             _log.info("to send this run to W&B: wandb sync %s", Path(run.dir).parent)
 
-    def _start(self, wandb: ModuleType, mode: str, arguments: dict[str, Any]) -> None:
-        """Sets `run`; an online run that cannot start becomes an offline one in the same process."""
-        attempts: list[dict[str, Any]] = [{"mode": "offline"}]  # resume means nothing offline
+    def _start(self, wandb: ModuleType, mode: str, resume: bool, arguments: dict[str, Any]) -> None:
+        """Set `run`; an online run that cannot start becomes an offline one in the same process.
+
+        A run that starts anew replaces what the server has under its id; offline there is nothing to resume.
+        """
         if mode == "online":
-            attempts.insert(0, {"mode": "online", "resume": "allow"})
-        for attempt in attempts:
             try:
-                self.run = wandb.init(**attempt, **arguments)
-                self.online = attempt["mode"] == "online"
+                self.run = wandb.init(mode="online", resume="allow" if resume else None, **arguments)
+                self.online = True
                 return _axes(self.run)
             except Exception as error:
-                then = "tracking this run offline" if attempt["mode"] == "online" else "going on without it"
-                _log.warning("W&B did not start (%s): %s", first_line(error), then)
+                _log.warning("W&B cannot be used (%s): tracking this run offline", first_line(error))
+                wandb.teardown()  # the run that did not start would keep its id
+        self.online = False
+        try:
+            self.run = wandb.init(mode="offline", **arguments)
+            _axes(self.run)
+        except Exception as error:
+            self._give_up(error)
 
     def _give_up(self, error: Exception) -> None:
         self.run = None
@@ -186,12 +204,16 @@ def _leaves(row: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
             yield name, value
 
 
-def _drop_after(folder: Path, step: int | None) -> None:
-    """Leave in metrics.jsonl the whole rows of steps up to `step` (None: none)."""
-    if not (folder / METRICS).exists():
-        return
-    rows = [] if step is None else [row for row in read_rows(folder) if row["step"] <= step]
-    write_text(folder / METRICS, "".join(json.dumps(row) + "\n" for row in rows))
+def _drop_after(folder: Path, step: int | None) -> list[dict[str, Any]]:
+    """Leave in metrics.jsonl the whole rows of steps up to `step` (None: none), and return them."""
+    rows = [row for row in read_rows(folder) if step is not None and row["step"] <= step]
+    if (folder / METRICS).exists():
+        write_text(folder / METRICS, "".join(json.dumps(row) + "\n" for row in rows))
+    return rows
+
+
+def _key(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    return tuple(row.get(name) for name in ("kind", "phase", "epoch", "step"))
 
 
 def _row(line: str) -> dict[str, Any] | None:

@@ -1,0 +1,62 @@
+"""Send finished runs to W&B from their own files: python scripts/replay_wandb.py outputs/cifar100
+
+Each folder is searched for finished runs (metrics.jsonl, tracking.json, result.json). A run keeps the id that
+it had, and replaces what W&B has under that id. Exit code 1 if one of them could not be sent.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from distill.files import read_json
+from distill.track import METRICS, Mirror, read_rows
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    args = _parser().parse_args(arguments)
+    runs = sorted({run for folder in args.folders for run in _finished(folder)})
+    if not runs:
+        print(f"no finished run (one with a result.json) below {', '.join(map(str, args.folders))}")
+        return 1
+    tracking = {"mode": args.mode, "project": args.project, "entity": args.entity}
+    sent = [_send(run, tracking) for run in runs]
+    print(f"{sum(sent)} of {len(runs)} runs {'sent' if args.mode == 'online' else 'written'}")
+    return 0 if all(sent) else 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    plain = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=plain)
+    parser.add_argument("folders", nargs="+", type=Path, help="runs, or folders above runs")
+    parser.add_argument("--project", default="distill")
+    parser.add_argument("--entity")
+    parser.add_argument("--mode", choices=("online", "offline"), default="online")
+    return parser
+
+
+def _finished(folder: Path) -> Iterator[Path]:
+    for path in folder.rglob("result.json"):
+        if (path.parent / METRICS).exists() and (path.parent / "tracking.json").exists():
+            yield path.parent
+
+
+def _send(run: Path, tracking: dict[str, str | None]) -> bool:
+    known, result = read_json(run / "tracking.json", {}), read_json(run / "result.json", {})
+    mirror = Mirror(run, tracking, known["config"], known["identity"])
+    if mirror.run is None or mirror.online != (tracking["mode"] == "online"):
+        mirror.finish(1, {})
+        print(f"{run}: not sent")
+        return False
+    for row in read_rows(run):
+        mirror.log(row)
+    whole = mirror.run is not None
+    mirror.finish(0, result)
+    print(f"{run}: {known['identity']['name']}")
+    return whole
+
+
+if __name__ == "__main__":
+    sys.exit(main())
