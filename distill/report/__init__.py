@@ -1,7 +1,8 @@
 """Reports over finished runs: `python -m distill.report outputs --table crd_table1 --out report.html`.
 
 Reads `result.json` files (and `metrics.jsonl` beside them for the learning curves), nothing else:
-collect (files to runs) > summary (runs to rows over seeds) > overview, compare (rows to tables) > writers, page.
+collect (files to runs) > summary (runs to rows over seeds) > overview, compare
+(rows to tables) > writers, page.
 """
 
 from distill.report.collect import Found, Run, collect

@@ -7,7 +7,7 @@ from itertools import groupby
 from typing import Any
 
 from distill.report.collect import Found
-from distill.report.summary import Row, convention, summarize
+from distill.report.summary import Row, convention
 from distill.report.table import Cell, Document, Table, number, numeric_columns, spread, word
 
 COLUMNS = [
@@ -35,9 +35,8 @@ EXPLAIN = (
 )
 
 
-def overview(found: Found) -> Document:
+def overview(found: Found, rows: list[Row]) -> Document:
     """One table a (data set, protocol), so that rows of different protocols never meet."""
-    rows = summarize(found.runs)
     tables = [_table(place, list(group)) for place, group in groupby(rows, _place)]
     notes = [found.line(), EXPLAIN] if rows else [found.line()]
     return Document("Distillation runs", tables, notes + below(rows), [record(row) for row in rows])

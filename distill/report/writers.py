@@ -12,7 +12,7 @@ from rich.text import Text
 
 from distill.report.table import Document, Table
 
-TONES = {"good": "green", "bad": "red", "mild": "dim"}
+TONES = {"good": "green", "bad": "red", "over": "yellow", "mild": "dim"}
 LATEX = {
     "\\": r"\textbackslash{}",
     "&": r"\&",
@@ -29,7 +29,9 @@ LATEX = {
     "–": "--",
     "·": r"$\cdot$",
     "×": r"$\times$",
-    "†": r"$^\dagger$",
+    "≈": r"$\approx$",
+    "↑": r"$\uparrow$",
+    "↓": r"$\downarrow$",
     "<": r"\textless{}",
     ">": r"\textgreater{}",
     "−": r"$-$",

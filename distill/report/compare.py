@@ -1,0 +1,182 @@
+"""Ours beside the published value: method by pair, with the verdict; what is not comparable is marked."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from distill.papers import PaperTable, Value
+from distill.report.stats import MISSING, Sample, Verdict, compare, sample
+from distill.report.summary import ALONE, Row
+
+STUDENT, TEACHER = "student alone", "teacher"
+NAMES = {"vanilla": ALONE, "baseline": ALONE, "student": ALONE}
+INIT_EPOCHS = 30  # that two-stage methods of the CRD protocol add in front
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One published value and what we have for it. `marks`: why ours is not comparable (empty: it is)."""
+
+    method: str
+    pair: int
+    published: Value | None
+    selection: str
+    row: Row | None = None
+    ours: Sample | None = None
+    verdict: Verdict = Verdict(MISSING)
+    marks: tuple[str, ...] = ()
+    others: int = 0
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A published table with ours: one cell a (method, pair). `extra`: our further rows for the same cells,
+    those of another kind with marks, those of the same kind (other hyper-parameters) without."""
+
+    table: PaperTable
+    methods: list[str]
+    cells: dict[tuple[str, int], Cell]
+    extra: list[Cell]
+
+
+Places = dict[tuple[str | None, str, str], list[Row]]  # (teacher, student, base method) -> rows
+
+
+def lay_beside(table: PaperTable, rows: Iterable[Row]) -> Comparison:
+    """Find our rows for each cell of `table` (a `comparable` one); only rows without a mark are compared."""
+    assert table.comparable
+    by_place: Places = {}
+    for row in rows:
+        teacher = model_name(row.one.teacher) if row.one.teacher else None
+        by_place.setdefault((teacher, model_name(row.one.student), base_method(row.one.method)), []).append(
+            row
+        )
+    methods = _methods(table)
+    cells: dict[tuple[str, int], Cell] = {}
+    extra: list[Cell] = []
+    for method in methods:
+        for pair in range(len(table.pairs)):
+            if method == TEACHER:
+                cells[method, pair] = _teacher_cell(table, pair, by_place)
+                continue
+            best, rest = _cell(table, method, pair, _candidates(table, method, pair, by_place))
+            cells[method, pair] = best
+            extra += rest
+    return Comparison(table, methods, cells, extra)
+
+
+def _methods(table: PaperTable) -> list[str]:
+    """The rows: the baselines that the pairs carry, then the table's own."""
+    head = []
+    if any(pair.teacher_acc is not None for pair in table.pairs):
+        head.append(TEACHER)
+    if any(pair.student_acc is not None for pair in table.pairs):
+        head.append(STUDENT)
+    return head + [method for method in table.methods if method not in head]
+
+
+def _teacher_cell(table: PaperTable, pair: int, by_place: Places) -> Cell:
+    """The accuracies of the teachers that comparable runs of the pair had; often there is one teacher."""
+    place = (model_name(table.pairs[pair].teacher or ""), model_name(table.pairs[pair].student))
+    rows = [row for key, group in by_place.items() if key[:2] == place for row in group]
+    rows = [row for row in rows if not place_marks(table, row)]
+    ours = sample(sorted({run.teacher_accuracy for row in rows for run in row.runs if run.teacher_accuracy}))
+    published = _published(table, TEACHER, pair)
+    verdict = compare(ours, published.mean if published else None)
+    return Cell(TEACHER, pair, published, "last", ours=ours, verdict=verdict)
+
+
+def _candidates(table: PaperTable, method: str, pair: int, by_place: Places) -> list[Row]:
+    name = ALONE if method == STUDENT else table.ours(method)
+    teacher, student = table.pairs[pair].teacher, model_name(table.pairs[pair].student)
+    place = None if base_method(name) == ALONE or teacher is None else model_name(teacher)
+    rows = by_place.get((place, student, base_method(name)), [])
+    if has_kd_suffix(name):
+        return [row for row in rows if _with_kd(row)]
+    sibling = any(base_method(other) == base_method(name) and has_kd_suffix(other) for other in table.methods)
+    return [row for row in rows if not (sibling and _with_kd(row))]
+
+
+def _cell(table: PaperTable, method: str, pair: int, rows: list[Row]) -> tuple[Cell, list[Cell]]:
+    """The cell with the comparable row of most seeds (ties: first hash), and cells for all other rows."""
+    published, selection = _published(table, method, pair), table.selection(method)
+    plain, rest = [], []
+    for row in rows:
+        reasons = marks(table, method, row)
+        if reasons:
+            rest.append(_filled(Cell(method, pair, published, selection, row, marks=reasons)))
+        else:
+            plain.append(row)
+    plain.sort(key=lambda row: (-row.n, row.one.hash))
+    best = Cell(
+        method, pair, published, selection, plain[0] if plain else None, others=max(len(plain) - 1, 0)
+    )
+    more = [_filled(Cell(method, pair, published, selection, row)) for row in plain[1:]]
+    return _filled(best, table.runs), rest + more
+
+
+def _filled(cell: Cell, runs: int | None = None) -> Cell:
+    """With our sample; and with the verdict, unless the row is marked."""
+    if cell.row is None:
+        return cell
+    ours = cell.row.best if cell.selection == "best" else cell.row.last
+    published = cell.published
+    verdict = Verdict("not compared")
+    if not cell.marks:
+        verdict = compare(
+            ours, published.mean if published else None, published.std if published else None, runs
+        )
+    return replace(cell, ours=ours, verdict=verdict)
+
+
+def _published(table: PaperTable, method: str, pair: int) -> Value | None:
+    if method in table.methods:
+        return table.value(method, pair)
+    held = table.pairs[pair].teacher_acc if method == TEACHER else table.pairs[pair].student_acc
+    return None if held is None else Value(held)
+
+
+def marks(table: PaperTable, method: str, row: Row) -> tuple[str, ...]:
+    """Why a row is of another kind than the table: data set, protocol, length, or loss convention."""
+    run, found = row.one, place_marks(table, row)
+    if base_method(run.method) not in (ALONE, "kd") and method not in table.kd_term_free:
+        if table.kd_term == "without" and _with_kd(row) and not has_kd_suffix(method):
+            found.append("with the KD term")
+        if table.kd_term == "with" and not _with_kd(row):
+            found.append("without the KD term")
+    return tuple(found)
+
+
+def place_marks(table: PaperTable, row: Row) -> list[str]:
+    """The marks that do not depend on the loss."""
+    run, found = row.one, []
+    if table.dataset and model_name(run.dataset) != model_name(table.dataset):
+        found.append(f"data set {run.dataset}")
+    if table.protocol and run.protocol != table.protocol:
+        found.append(f"protocol {run.protocol}")
+    elif table.epochs and run.epochs is not None and run.epochs - table.epochs not in (0, INIT_EPOCHS):
+        found.append(f"{run.epochs:g} epochs, not {table.epochs}")
+    return found
+
+
+def _with_kd(row: Row) -> bool:
+    return bool(row.one.kd)
+
+
+def has_kd_suffix(method: str) -> bool:
+    return method.lower().endswith("+kd")
+
+
+def base_method(method: str) -> str:
+    """`CRD+KD` and `crd` are one method here; plain students have one name."""
+    name = re.sub(r"\+kd$", "", method.strip().lower()).replace("_", "-").replace(" ", "-")
+    return NAMES.get(name, name)
+
+
+def model_name(name: str) -> str:
+    """The spellings of one net made equal: `cifar_resnet20`, `ResNet20`; `ShuffleNetV1`, `ShuffleV1`."""
+    plain = re.sub(r"^(cifar_|tv_)|_cifar$", "", name.strip())
+    plain = re.sub(r"[^a-z0-9.]", "", plain.lower()).replace("shufflenetv", "shufflev")
+    return plain
