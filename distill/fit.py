@@ -28,7 +28,7 @@ OPTIMIZER_KEYS = ("name", "momentum", "nesterov", "weight_decay")
 class Watcher(Protocol):
     """What the loop tells of its progress; see run.Watch."""
 
-    def begin_epoch(self, phase: str, epoch: int, epochs: int, steps: int) -> None: ...
+    def begin_epoch(self, fit: Fit, phase: Phase, steps: int) -> None: ...
     def step(self, row: dict[str, Any]) -> None: ...
     def epoch(self, row: dict[str, Any]) -> None: ...
     def best(self, net: nn.Module) -> None: ...
@@ -121,12 +121,17 @@ class Fit:
                 self._begin(phase)
             self._resumed = False
             source = phase.source(self.source) if phase.source else self.source
-            while self.at.epoch <= self._epochs(phase):
+            while self.at.epoch <= self.epochs(phase):
                 yield from self._epoch(phase, source)
             self.at.phase, self.at.epoch = self.at.phase + 1, 1
 
-    def _epochs(self, phase: Phase) -> int:
+    def epochs(self, phase: Phase) -> int:
+        """Return the epochs of a phase."""
         return int(self.schedule["epochs"]) if phase.epochs is None else phase.epochs
+
+    def epochs_left(self) -> int:
+        """Return the epochs still to be run, in all phases, the current one included."""
+        return sum(self.epochs(phase) for phase in self.phases[self.at.phase :]) - self.at.epoch + 1
 
     def _begin(self, phase: Phase) -> None:
         if phase.begin:
@@ -139,12 +144,12 @@ class Fit:
 
     def _epoch(self, phase: Phase, source: Source) -> Iterator[None]:
         method, at = self.method, self.at
-        method.epoch, method.epochs = at.epoch, self._epochs(phase)
+        method.epoch, method.epochs = at.epoch, self.epochs(phase)
         if at.step == 0:
             self.meter = Meter()
             method.before_epoch()
         train_mode(method, phase)
-        self.watch.begin_epoch(phase.name, at.epoch, self._epochs(phase), source.steps)
+        self.watch.begin_epoch(self, phase, source.steps)
         self.speed.resume()
         waiting = 0
         for batch in source.epoch(at.epoch, at.step):
@@ -163,7 +168,7 @@ class Fit:
         at, done = self.at, (self.at.epoch - 1) * steps + self.at.step
         noted: dict[str, torch.Tensor] = {}
         for update, stepper in zip(phase.updates, self.steppers, strict=True):
-            stepper.set_lr(done, steps, self._epochs(phase))
+            stepper.set_lr(done, steps, self.epochs(phase))
             for _ in range(update.repeat):
                 with self.options.autocast():
                     losses = update.loss(batch)
@@ -191,7 +196,7 @@ class Fit:
                           130 if self.stop.received == signal.SIGINT else 75)
 
     def _finish_epoch(self, phase: Phase) -> None:
-        at, epochs = self.at, self._epochs(phase)
+        at, epochs = self.at, self.epochs(phase)
         row: dict[str, Any] = {"phase": phase.name, "epoch": at.epoch, "epochs": epochs, "step": at.total}
         row |= {"lr": self.steppers[0].optimizer.param_groups[0]["lr"], **self.meter.means()}
         if phase.evaluates and (at.epoch % self.options.evaluate_every == 0 or at.epoch == epochs):

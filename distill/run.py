@@ -17,14 +17,14 @@ from filelock import FileLock, Timeout
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from distill import config, runtime
+from distill import config, runtime, summary
 from distill.checkpoint import Checkpoints, export
 from distill.data import Data, load
 from distill.errors import exit_code
 from distill.evaluate import agreement, predict, scores
 from distill.files import read_json, write_json, write_text
 from distill.fit import Fit, Options
-from distill.method import Method
+from distill.method import Method, Phase
 from distill.models import build
 from distill.progress import Progress
 from distill.signals import StopSignals
@@ -34,17 +34,22 @@ from distill.track import Tracker
 log = logging.getLogger(__name__)
 
 
-def run(cfg: DictConfig, folder: str | Path) -> dict[str, Any]:
+def run(cfg: DictConfig, folder: str | Path, *, table: bool = True) -> dict[str, Any]:
     """Run the experiment that `cfg` describes in `folder`, or return its result where it is done already.
 
-    Cut off, it goes on from its last checkpoint. Two processes on one folder take turns.
+    Cut off, it goes on from its last checkpoint. Two processes on one folder take turns. The end shows a small table.
     Raises ValueError for what the user can mend, NonFinite, NoValidCheckpoint, Stopped.
     """
     folder = Path(folder)
     with _only_here(folder):
-        if (result := stored_result(folder)) is not None:
-            return result
-        return _run(cfg, folder)
+        result = stored_result(folder)
+        if result is None:
+            result = _run(cfg, folder)
+        elif table:
+            log.info("%s is done already: this is its result", folder)
+    if table:
+        summary.show(cfg, result)
+    return result
 
 
 def stored_result(folder: str | Path) -> dict[str, Any] | None:
@@ -78,14 +83,14 @@ def _run(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     if cfg.threads:
         torch.set_num_threads(int(cfg.threads))
     data = load(config.plain(cfg, "dataset"), device)
-    teachers = get_teachers(cfg, data, device, train=run)
+    teachers = get_teachers(cfg, data, device, train=partial(run, table=False))
     runtime.seed_everything(int(cfg.seed))
     method = make_method(cfg, data, teachers, device)
     schedule = make_schedule(cfg)
     source = data.source(batch_size=int(schedule["batch_size"]), seed=int(cfg.seed))
     autocast = partial(runtime.autocast, device, precision)
     options = Options(autocast, precision == "fp16", int(cfg.log_every), 60 * float(cfg.save_minutes))
-    watch = Watch(folder, method, schedule)
+    watch = Watch(folder)
     with StopSignals() as stop:
         fit = Fit(method, source, partial(accuracy, data=data, autocast=autocast), schedule, options,
                   Checkpoints(folder / "checkpoints"), watch, stop)  # fmt: skip
@@ -133,18 +138,24 @@ def accuracy(net: nn.Module, data: Data, autocast: Any) -> float:
 class Watch:
     """Shows and records what the loop reports."""
 
-    def __init__(self, folder: Path, method: Method, schedule: dict[str, Any]) -> None:
-        epochs = sum(int(schedule["epochs"]) if p.epochs is None else p.epochs for p in method.phases())
-        self.folder, self.progress, self.tracker = folder, Progress(epochs), None
+    tracker: Tracker
 
-    def begin_epoch(self, phase: str, epoch: int, epochs: int, steps: int) -> None:
-        self.progress.epoch_start(phase, epoch, epochs, steps)
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.progress: Progress | None = None
+
+    def begin_epoch(self, fit: Fit, phase: Phase, steps: int) -> None:
+        if self.progress is None:
+            self.progress = Progress(fit.epochs_left(), steps)
+        self.progress.epoch_start(phase.name, fit.at.epoch, fit.epochs(phase), steps)
 
     def step(self, row: dict[str, Any]) -> None:
+        assert self.progress
         self.progress.update(row["epoch_step"], row["loss"], row["train_accuracy"], row["images_per_second"])
         self.tracker.log({"kind": "step", **row})
 
     def epoch(self, row: dict[str, Any]) -> None:
+        assert self.progress
         self.tracker.log({"kind": "epoch", **row})
         self.progress.epoch_end(row)
 
@@ -152,7 +163,8 @@ class Watch:
         export(net.model, self.folder / "best.safetensors")
 
     def close(self, code: int, fit: Fit) -> None:
-        self.progress.close()
+        if self.progress:
+            self.progress.close()
         self.tracker.finish(code, {"test_accuracy/last": fit.score.last, "test_accuracy/best": fit.score.best})
 
 

@@ -27,6 +27,7 @@ class Teacher:
 
     net: FeatureNet
     accuracy: float  # top-1 in percent, on the evaluation split of this run's data
+    seen: int  # images it was measured on
     origin: str  # "trained in <folder>", "file <path>", "timm", "random"
 
 
@@ -43,7 +44,7 @@ def get_teachers(cfg: DictConfig, data: Data, device: torch.device, train: Calla
     net, origin = _make(cfg, spec, data, train)
     net.requires_grad_(False).eval().to(device=device, memory_format=torch.channels_last)
     _own_statistics(net, spec, data)
-    teacher = Teacher(net, _accuracy(net, data, Path(str(cfg.output))), origin)
+    teacher = Teacher(net, *_accuracy(net, data, Path(str(cfg.output))), origin)
     _refuse_guessing(teacher, spec, data)
     return [teacher]
 
@@ -76,25 +77,25 @@ def _own_statistics(net: FeatureNet, spec: dict[str, Any], data: Data) -> None:
         net.renormalize(data.info.mean, data.info.std, tuple(spec["mean"]), tuple(spec["std"]))
 
 
-def _accuracy(net: FeatureNet, data: Data, output: Path) -> float:
-    """Measure in fp32, once: the result is kept under the hash of weights, constants and data."""
+def _accuracy(net: FeatureNet, data: Data, output: Path) -> tuple[float, int]:
+    """Measure in fp32, once: accuracy and images are kept under the hash of weights, constants and data."""
     digest = hashlib.sha256(f"{data.info.name}/{data.info.evaluated_on}/{data.info.num_train}/{data.info.mean}".encode())
     for name, tensor in (*net.model.state_dict().items(), *net.named_buffers()):
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes() if tensor.dim() else b"")
     known = output / data.info.name / "teachers" / f"{digest.hexdigest()[:16]}.json"
-    if (stored := read_json(known)) and "accuracy" in stored:
-        return float(stored["accuracy"])
+    if (stored := read_json(known)) and {"accuracy", "images"} <= stored.keys():
+        return float(stored["accuracy"]), int(stored["images"])
     logits, labels = predict(net, data.evaluation(256))
     accuracy = scores(logits, labels)["accuracy"]
-    write_json(known, {"model": net.name, "accuracy": accuracy})
-    return accuracy
+    write_json(known, {"model": net.name, "accuracy": accuracy, "images": len(labels)})
+    return accuracy, len(labels)
 
 
 def _refuse_guessing(teacher: Teacher, spec: dict[str, Any], data: Data) -> None:
-    classes, seen = data.info.num_classes, data.evaluation_size
+    classes = data.info.num_classes
     chance = 1 / classes
-    limit = 100 * (chance + 3 * (chance * (1 - chance) / seen) ** 0.5)
+    limit = 100 * (chance + 3 * (chance * (1 - chance) / teacher.seen) ** 0.5)
     log.info("teacher %s (%s): %.2f %% on %s", spec["name"], teacher.origin, teacher.accuracy, data.info.name)
     if teacher.accuracy <= limit and teacher.origin != "random":
         raise ValueError(

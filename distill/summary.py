@@ -1,0 +1,51 @@
+"""The small table at the end of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from distill import config
+from distill.files import read_json
+from distill.progress import clock, final_table
+
+
+def show(cfg: DictConfig, result: Mapping[str, Any]) -> None:
+    """Print who taught whom, how well, at what cost, and where the files are."""
+    accuracy = result["accuracy"]
+    rows: list[tuple[str, str]] = []
+    if result.get("teacher"):
+        rows.append((f"teacher {result['teacher']}", f"{result['teacher_accuracy']:.2f} %"))
+    if (alone := student_alone(cfg)) is not None:
+        rows.append((f"student {result['student']} alone", _last_and_best(alone["accuracy"])))
+    rows.append((f"student {result['student']}, {result['method']}", _last_and_best(accuracy)))
+    if "agreement" in result:
+        rows.append(("agreement with the teacher", f"{100 * result['agreement']:.2f} %"))
+    rows += [
+        ("parameters", f"{result['params']:,}"),
+        ("multiply-accumulates an image", f"{result['macs'] / 1e6:.1f} M"),
+        ("training", f"{result['images_per_second']:,.0f} images/s, {result['precision']}, {clock(result['seconds'])}"),
+        ("files", result["files"]["folder"]),
+    ]
+    where = "held-out part" if result.get("evaluated_on") == "holdout" else "test set"
+    final_table(rows, title=f"{result['dataset']}, {where}, seed {result['seed']}")
+
+
+def student_alone(cfg: DictConfig) -> dict[str, Any] | None:
+    """Return the finished `none` run of the same student, data, schedule, precision and seed, if there is one."""
+    if str(cfg.method.name) == "none":
+        return None
+    alone = cfg.copy()
+    OmegaConf.set_struct(alone, False)
+    alone["method"] = config.load("method", "none")
+    folder = Path(config.identity(alone)["folder"])
+    return read_json(folder / "result.json") if (folder / "DONE").exists() else None
+
+
+def _last_and_best(accuracy: Mapping[str, Any]) -> str:
+    if accuracy.get("last") is None:
+        return "not measured"
+    return f"{accuracy['last']:.2f} % last, {accuracy['best']:.2f} % best (epoch {accuracy['best_epoch']})"

@@ -1,0 +1,160 @@
+"""What every method owes: each test runs over all of conf/method/*.yaml, so a new method is covered by existing."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from distill import config
+from distill.fit import train_mode
+from distill.method import Batch, Method
+from tests import tiny
+
+PAIRS = [
+    ("cifar_resnet14", "cifar_resnet8"),
+    ("cifar_vgg8", "cifar_MobileNetV2"),
+    ("cifar_wrn_16_2", "cifar_ShuffleV1"),
+    ("cifar_resnet8", "vit_tiny_patch16_224"),
+    ("vit_tiny_patch16_224", "cifar_resnet8"),
+]
+SMALL_VIT = {"patch_size": 4, "embed_dim": 32, "depth": 4, "num_heads": 2}
+
+
+def small(name: str, seed: int):
+    return tiny.net(name, seed, **(SMALL_VIT if name.startswith("vit") else {}))
+
+
+def batches(data, method: Method, phase) -> list[Batch]:
+    source = data.source(batch_size=8, seed=3)
+    return list((phase.source(source) if phase.source else source).epoch(1))
+
+
+@pytest.mark.parametrize("name", tiny.METHODS)
+def test_yaml_lists_exactly_the_constructor_keywords(name: str) -> None:
+    node = OmegaConf.load(config.conf_dir() / "method" / f"{name}.yaml")
+    assert node.name == name
+    assert {"paper", "kind", "taps", "phases", "teachers", "aliases"} <= set(node.about)
+    module, _, cls = node._target_.rpartition(".")
+    keywords, base = set(), getattr(importlib.import_module(module), cls)
+    assert issubclass(base, Method)
+    for parameter in inspect.signature(base.__init__).parameters.values():
+        if parameter.kind is parameter.KEYWORD_ONLY:
+            keywords.add(parameter.name)
+            assert not isinstance(parameter.default, str) or isinstance(node[parameter.name], str)
+    assert set(node) - {"name", "_target_", "about"} == keywords
+
+
+@pytest.mark.parametrize("name", tiny.METHODS)
+def test_steps_train_every_parameter_and_no_teacher(name: str) -> None:
+    """One step of each update of each phase: finite, every head gets a gradient, teachers and frozen parts stay."""
+    data = tiny.tiny_data()
+    method = tiny.seeded_method(name, data)
+    teachers = [{k: v.clone() for k, v in t.state_dict().items()} for t in method.teachers]
+    seen: set[int] = set()
+    wanted: dict[int, str] = {}
+    for phase in method.phases():
+        if phase.begin:
+            phase.begin()
+        train_mode(method, phase)
+        wanted |= {id(p): n for n, p in method.named_parameters() if p.requires_grad}
+        method.epoch, method.epochs = 1, 2
+        method.before_epoch()
+        for batch in batches(data, method, phase)[:2]:
+            for update in phase.updates:
+                method.zero_grad(set_to_none=True)
+                losses = update.loss(batch)
+                assert losses and all(value.shape == () for value in losses.values())
+                assert all(math.isfinite(value.item()) for value in losses.values()), losses
+                torch.stack(list(losses.values())).sum().backward()
+                trained = [p for module in update.trains for p in module.parameters() if p.requires_grad]
+                assert all(torch.isfinite(p.grad).all() for p in trained if p.grad is not None)
+                seen |= {id(p) for p in trained if p.grad is not None}
+            method.after_step()
+        method.after_epoch()
+    never = sorted(label for key, label in wanted.items() if key not in seen)
+    assert not never, f"parameters that no update trains: {never}"
+    for teacher, before in zip(method.teachers, teachers, strict=True):
+        assert all(p.grad is None for p in teacher.parameters())
+        assert all(torch.equal(value, before[key]) for key, value in teacher.state_dict().items())
+    assert not any(key.startswith("_teachers") for key in method.state_dict())
+
+
+@pytest.mark.parametrize("pair", PAIRS, ids=lambda p: f"{p[0]}-{p[1]}")
+@pytest.mark.parametrize("name", tiny.METHODS)
+def test_any_pair_works_or_is_refused_in_a_sentence(name: str, pair: tuple[str, str]) -> None:
+    data = tiny.tiny_data()
+    torch.manual_seed(0)
+    try:
+        method = tiny.make(name, small(pair[1], 1), small(pair[0], 2), data)
+    except ValueError as refusal:
+        text = str(refusal)
+        assert len(text) > 40 and "method=" in text and "\n" not in text, text
+        return
+    phase = method.phases()[-1]
+    train_mode(method, phase)
+    batch = batches(data, method, phase)[0]
+    for update in phase.updates:
+        losses = update.loss(batch)
+        assert all(math.isfinite(value.item()) for value in losses.values())
+
+
+@pytest.mark.parametrize("name", tiny.METHODS)
+def test_losses_stay_close_under_bf16(name: str) -> None:
+    data = tiny.tiny_data()
+    values = []
+    for enabled in (False, True):
+        method = tiny.seeded_method(name, data)
+        phase = method.phases()[-1]
+        if phase.begin:
+            phase.begin()
+        train_mode(method, phase)
+        batch = batches(data, method, phase)[0]
+        torch.manual_seed(5)
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
+            losses = phase.updates[0].loss(batch)
+        assert all(value.dtype == torch.float32 for value in losses.values())
+        values.append({key: value.item() for key, value in losses.items()})
+    for key, exact in values[0].items():
+        assert math.isfinite(values[1][key])
+        assert values[1][key] == pytest.approx(exact, rel=0.35, abs=0.2), key
+
+
+@pytest.mark.parametrize("name", tiny.METHODS)
+def test_resume_at_any_step_is_bit_identical(name: str, tmp_path: Path) -> None:
+    """Stop after k steps, build everything anew, go on: the final state and the logged rows are the same bits."""
+    data = tiny.tiny_data()
+
+    def start(folder: Path):
+        method = tiny.seeded_method(name, data)
+        return tiny.fit(method, data, folder)
+
+    whole = start(tmp_path / "whole")
+    total = sum(1 for _ in whole.steps())
+    for stop in sorted({1, total // 2, total - 1}):
+        first = start(tmp_path / f"cut{stop}")
+        steps = first.steps()
+        for _ in range(stop):
+            next(steps)
+        first.meter.flush("cut", 1)
+        first._save()
+        torch.manual_seed(99)
+        second = start(tmp_path / f"cut{stop}")
+        assert second.restore() == stop
+        for _ in second.steps():
+            pass
+        for key, value in whole.method.state_dict().items():
+            assert torch.equal(value, second.method.state_dict()[key]), f"{key} after a stop at step {stop}"
+        rows = [row for row in whole.watch.rows if row["step"] > stop]
+        assert second.watch.rows[-len(rows) :] == rows
+
+
+def test_every_method_module_has_a_yaml() -> None:
+    targets = {OmegaConf.load(config.conf_dir() / "method" / f"{name}.yaml")._target_.split(".")[2] for name in tiny.METHODS}
+    modules = {p.stem for p in (Path(config.__file__).parent / "methods").glob("*.py")} - {"__init__"}
+    assert modules == targets

@@ -1,0 +1,100 @@
+"""A small world for tests: random images, small nets, methods composed as the command line composes them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
+
+from distill import config
+from distill.checkpoint import Checkpoints
+from distill.data import Data, DataInfo, Split
+from distill.fit import Fit, Options
+from distill.method import Method
+from distill.models import FeatureNet, build
+from distill.runtime import autocast, seed_everything
+from distill.signals import StopSignals
+
+METHODS = config.options("method")
+CLASSES, SIZE, IMAGES = 6, 16, 22
+
+
+def composed(*overrides: str) -> DictConfig:
+    """Return the configuration that the command line would compose."""
+    config.register()
+    with initialize_config_dir(str(config.conf_dir()), version_base="1.3"):
+        return compose("config", ["schedule.epochs=2", "schedule.init_epochs=1", "schedule.batch_size=8", *overrides])
+
+
+def tiny_data(seed: int = 0, in_chans: int = 3) -> Data:
+    """Return random images [22,16,16,C] of six classes; the last batch of eight holds six."""
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.randint(256, (IMAGES, SIZE, SIZE, in_chans), generator=generator, dtype=torch.uint8)
+    labels = torch.arange(IMAGES) % CLASSES
+    info = DataInfo(
+        name="tiny", num_classes=CLASSES, num_train=IMAGES, in_chans=in_chans, size=SIZE, mean=(0.5,) * in_chans,
+        std=(0.25,) * in_chans, labels=labels, class_names=[str(k) for k in range(CLASSES)],
+    )  # fmt: skip
+    return Data(info, Split(images, labels), Split(images[:8], labels[:8]), pad=2, flip=True)
+
+
+def net(name: str, seed: int = 0, **args: Any) -> FeatureNet:
+    """Return a small net for the tiny images, its weights a function of the seed."""
+    return build(name, CLASSES, size=SIZE, args=args, seed=seed)
+
+
+def frozen(teacher: FeatureNet) -> FeatureNet:
+    """Return the net as run() hands teachers over."""
+    return teacher.requires_grad_(False).eval()
+
+
+def make(method: str, student: FeatureNet, teacher: FeatureNet, data: Data, *overrides: str) -> Method:
+    """Build a method from its YAML, as run() does."""
+    cfg = composed(f"method={method}", *overrides)
+    teachers = [frozen(teacher)] if config.has_teacher(cfg) else []
+    built: Method = config.build(cfg.method, student=student, teachers=teachers, data=data.info)
+    return built
+
+
+class Silent:
+    """A watcher that keeps the rows."""
+
+    def __init__(self) -> None:
+        self.rows: list[dict[str, Any]] = []
+
+    def begin_epoch(self, *_: Any) -> None: ...
+    def step(self, row: dict[str, Any]) -> None: ...
+    def best(self, net: torch.nn.Module) -> None: ...
+
+    def epoch(self, row: dict[str, Any]) -> None:
+        self.rows.append({key: value for key, value in row.items() if key != "images_per_second"})
+
+
+def fit(method: Method, data: Data, folder: Path, *, seed: int = 1, precision: str = "fp32") -> Fit:
+    """Return the loop around a method, with the tiny schedule."""
+    schedule = config.plain(composed(), "schedule")
+    device = torch.device("cpu")
+    options = Options(lambda: autocast(device, precision), log_every=2, save_seconds=1e9)
+
+    def accuracy(deployed: torch.nn.Module) -> float:
+        images, labels = next(iter(data.evaluation(8)))
+        modes = [(module, module.training) for module in deployed.modules()]
+        deployed.eval()
+        with torch.no_grad():
+            right = (deployed(images).logits.argmax(1) == labels).double().mean().item()
+        for module, training in modes:
+            module.training = training
+        return 100 * right
+
+    source = data.source(batch_size=8, seed=seed)
+    return Fit(method, source, accuracy, schedule, options, Checkpoints(folder), Silent(), StopSignals())
+
+
+def seeded_method(name: str, data: Data, pair: tuple[str, str] = ("cifar_resnet14", "cifar_resnet8"), *overrides: str) -> Method:
+    """Return a method on a fresh pair, everything a function of nothing but the arguments."""
+    teacher, student = pair
+    seed_everything(7)
+    return make(name, net(student, seed=1), net(teacher, seed=2), data, *overrides)
