@@ -1,4 +1,4 @@
-"""What can be known to be wrong with a command before torch is imported, each in one sentence with the nearest right name.
+"""What shows to be wrong with a command without torch: a sentence each, with the nearest right name.
 
 `check` looks at values of a composed configuration, `check_override` at one `key=value` of the command line.
 """
@@ -13,10 +13,11 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from distill.config import did_you_mean, has_teacher, identity, load, options, plain
+from distill.config import conf_dir, did_you_mean, has_teacher, identity, load, options, plain
 
 Rule = tuple[Callable[[Any], bool], str]
 _COUNT: Rule = (lambda value: value >= 1, "must be at least 1")
@@ -28,13 +29,16 @@ def _one_of(*names: str) -> Rule:
     return (lambda value: str(value).lower() in names, f"must be one of {', '.join(names)}")
 
 
+_NOT_KEYS = {"_target_", "name", "about"}  # in every method's YAML, and nothing to set
 RULES: dict[str, Rule] = {
     "seed": _NOT_NEGATIVE,
     "threads": _COUNT,
     "log_every": _COUNT,
     "save_minutes": _NOT_NEGATIVE,
-    "device": (lambda value: re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", str(value)) is not None,
-               "must be one of auto, cpu, cuda, cuda:0, cuda:1, ..."),
+    "device": (
+        lambda value: re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", str(value)) is not None,
+        "must be one of auto, cpu, cuda, cuda:0, cuda:1, ...",
+    ),
     "precision": _one_of("auto", "fp32", "bf16", "fp16"),
     "compile": _one_of("auto", "true", "false"),
     "schedule.epochs": _COUNT,
@@ -52,19 +56,19 @@ RULES: dict[str, Rule] = {
     "method.kd": _NOT_NEGATIVE,
     "method.weight": _NOT_NEGATIVE,
     "method.temperature": _POSITIVE,
-    "dataset.holdout": (lambda value: 0 <= value < 1, "is the fraction of images held out and must be in [0, 1)"),
+    "dataset.holdout": (lambda value: 0 <= value < 1, "is a fraction of the images: it must be in [0, 1)"),
     "tracking.mode": _one_of("online", "offline", "off"),
 }
 
 
 def check(cfg: DictConfig, overrides: Iterable[str] = ()) -> None:
-    """Raise ValueError for a value that cannot be: out of range, an unknown model, a missing file, a value not given.
+    """Raise ValueError for a value that cannot be: out of range, unknown model, missing file, not given.
 
-    `overrides` are `key=value` texts of the command line that are not yet in `cfg`; they are checked one by one first.
+    `overrides` are `key=value` texts that are not yet in `cfg`: each is held against its default first.
     """
     for override in overrides:
         key, _, value = override.partition("=")
-        check_override(cfg, key, OmegaConf.create(f"value: {value}").value)
+        check_override(cfg, key, yaml.safe_load(value))
     for key, (valid, words) in RULES.items():
         _check_value(cfg, key, valid, words)
     check_model(cfg, "student")
@@ -75,7 +79,7 @@ def check(cfg: DictConfig, overrides: Iterable[str] = ()) -> None:
 
 
 def check_override(reference: DictConfig, key: str, value: Any) -> None:
-    """Raise ValueError when `key` is not in the composed defaults, or `value` is of another kind than its default.
+    """Raise ValueError when the composed defaults have no `key`, or one of another kind than `value`.
 
     A null default takes anything, a float takes whole numbers, a text takes any single value.
     """
@@ -99,22 +103,14 @@ def check_group(group: str, name: str, known: list[str]) -> None:
 
 
 def check_model(cfg: DictConfig, role: str) -> None:
-    """Raise ValueError when the teacher's or the student's model is neither ours nor timm's."""
+    """Raise ValueError when the model of teacher or student is not ours and not in timm's sources."""
+    from distill.models import names
+
     name = str(plain(cfg, f"{role}.model"))
-    if name.startswith(("hf-hub:", "hf_hub:", "local-dir:")):
-        return
-    known = model_names()
-    if known and name.split(".")[0] not in known:
-        raise ValueError(f"{role}.model: there is no model '{name}': {did_you_mean(name, known)}")
-
-
-def model_names() -> list[str]:
-    """All names that a model can have, read without importing torch; empty where they cannot be found out."""
-    try:
-        from distill.model_names import names
-    except ImportError:
-        return []
-    return sorted(names())
+    if not names.is_known(name) and not name.startswith("local-dir:"):
+        close = names.nearest(name)
+        hint = f"did you mean {' or '.join(close)}?" if close else "ours start with cifar_, others are timm's"
+        raise ValueError(f"there is no {role} model '{name}': {hint}")
 
 
 def check_output(folder: str | Path) -> None:
@@ -125,7 +121,8 @@ def check_output(folder: str | Path) -> None:
             pass
     except OSError as error:
         reason = error.strerror or type(error).__name__
-        raise ValueError(f"output={folder} cannot be written ({reason}): choose another folder with output=...") from error
+        sentence = f"output={folder} cannot be written ({reason}): choose another folder with output=..."
+        raise ValueError(sentence) from error
 
 
 def find_aliases() -> dict[str, str]:
@@ -152,10 +149,9 @@ def _check_value(cfg: DictConfig, key: str, valid: Callable[[Any], bool], words:
 
 def _check_weights(cfg: DictConfig) -> None:
     weights = OmegaConf.select(cfg, "teacher.weights", default="auto")
-    if weights is None or weights in ("auto", "pretrained", "none") or Path(str(weights)).expanduser().exists():
-        return
-    raise ValueError(f"teacher.weights={weights}: there is no such file; give auto, pretrained, none or the path of a "
-                     "checkpoint")
+    if weights not in (None, "auto", "pretrained", "none") and not Path(str(weights)).exists():
+        remedy = "give auto, pretrained, none or the path of a checkpoint"
+        raise ValueError(f"teacher.weights={weights}: there is no such file; {remedy}")
 
 
 def _unknown_key(reference: DictConfig, key: str, depth: int) -> str:
@@ -163,12 +159,13 @@ def _unknown_key(reference: DictConfig, key: str, depth: int) -> str:
     parts = key.split(".")
     above = ".".join(parts[:depth])
     node = OmegaConf.select(reference, above) if above else reference
-    siblings = [str(name) for name in node] if isinstance(node, DictConfig) else []
+    siblings = [str(name) for name in node if name not in _NOT_KEYS] if isinstance(node, DictConfig) else []
     if depth == 0:
-        siblings = sorted({*siblings, *_groups()} - {"hydra"})
+        groups = {path.name for path in conf_dir().iterdir() if path.is_dir()}
+        siblings = sorted({*siblings, *groups} - {"hydra", "tuned"})
     where = f"{above} ({_choice(node)})" if above and _choice(node) else above or "the configuration"
     full = [f"{above}.{name}" if above else name for name in siblings]
-    hint = did_you_mean(".".join(parts[:depth + 1]), full) if full else f"to add one, write +{key}=..."
+    hint = did_you_mean(".".join(parts[: depth + 1]), full) if full else f"to add one, write +{key}=..."
     return f"{where} has no key '{parts[depth]}' ({key}): {hint}"
 
 
@@ -179,19 +176,13 @@ def _choice(node: Any) -> str:
         return ""
 
 
-def _groups() -> list[str]:
-    from distill.config import conf_dir
-
-    return [path.name for path in conf_dir().iterdir() if path.is_dir()]
-
-
 def _fits(default: Any, value: Any) -> bool:
     if default is None or (isinstance(value, str) and "${" in value):
         return True
-    if OmegaConf.is_dict(default) or OmegaConf.is_list(default):
-        wanted = Mapping if OmegaConf.is_dict(default) else list
-        return isinstance(value, wanted) or (OmegaConf.is_dict(value) and OmegaConf.is_dict(default)) or (
-            OmegaConf.is_list(value) and OmegaConf.is_list(default))
+    if OmegaConf.is_dict(default):
+        return OmegaConf.is_dict(value) or isinstance(value, Mapping)
+    if OmegaConf.is_list(default):
+        return OmegaConf.is_list(value) or isinstance(value, list)
     if isinstance(default, str):
         return value is None or isinstance(value, (str, int, float))
     if isinstance(default, bool) or isinstance(value, bool):
@@ -209,7 +200,6 @@ def _kind(default: Any) -> str:
 
 
 def _shown(value: Any) -> str:
-    if OmegaConf.is_config(value):
-        value = OmegaConf.to_container(value)
-    return "null" if value is None else f"'{value}'" if isinstance(value, str) else str(value).lower() if isinstance(
-        value, bool) else str(value)
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    return f"'{value}'" if isinstance(value, str) else str(value)

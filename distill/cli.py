@@ -1,7 +1,7 @@
 """The command line, and the only file that knows Hydra: `python -m distill [group=option] [key=value] [-m]`.
 
-What is wrong with a command is said before torch is imported: one sentence and exit code 2. The exit codes are
-those of distill.errors. HYDRA_FULL_ERROR=1 adds the traceback.
+What is wrong with a command is said before torch is imported: one sentence and exit code 2. The exit codes
+are those of distill.errors. HYDRA_FULL_ERROR=1 adds the traceback.
 """
 
 from __future__ import annotations
@@ -61,24 +61,17 @@ def _job(cfg: DictConfig) -> float:
     """One run. A failure is noted and does not reach Hydra, so that the other jobs of a sweep go on."""
     try:
         check(cfg)
-        folder = config.identity(cfg)["folder"]
-        from distill.run import run  # torch is imported here, after everything that can be wrong with the command
+        # torch is imported here, after everything that can be wrong with the command
+        from distill.run import run
 
-        return _score(run(cfg, folder))
+        result = run(cfg, config.identity(cfg)["folder"])
+        return float(result["accuracy"]["last"] or "nan")  # what a hyper-parameter search maximises
     except (errors.Stopped, KeyboardInterrupt) as stop:
         _note(cfg, stop)
         sys.exit(errors.exit_code(stop))
     except Exception as error:
         _traceback()
         _note(cfg, error)
-        return float("nan")
-
-
-def _score(result: Any) -> float:
-    """What a hyper-parameter search maximises: the last epoch's accuracy."""
-    try:
-        return float(result["accuracy"]["last"])
-    except (KeyError, TypeError):
         return float("nan")
 
 
@@ -105,7 +98,7 @@ def _failures(path: Path) -> list[dict[str, Any]]:
 
 
 def _report(failures: list[dict[str, Any]], multirun: bool) -> int:
-    """Say what failed; the exit code is the run's own, of a sweep 2 when every failure is a usage error, else 1."""
+    """Say what failed. Returns the run's own exit code; of a sweep, 2 if all were usage errors, else 1."""
     if not failures:
         return errors.DONE
     if not multirun:
@@ -131,6 +124,6 @@ def _traceback() -> None:
 
 
 def _let_hydra_start() -> None:
-    """Hydra before 1.4 gives argparse a help object that Python 3.14's stricter check refuses; skip that check."""
+    """Hydra before 1.4 gives argparse a help object that Python 3.14's check refuses: skip that check."""
     if sys.version_info >= (3, 14):
         argparse.ArgumentParser._check_help = lambda self, action: None  # type: ignore[attr-defined]

@@ -34,7 +34,7 @@ class Command:
 
 
 def read(argv: Sequence[str]) -> Command:
-    """Rewrite aliases in `argv` and check all that can be checked without torch. Raises ValueError in one sentence."""
+    """Rewrite aliases in `argv` and check all that shows without torch. Raises ValueError, one sentence."""
     args = get_args_parser().parse_args(list(argv))
     rewritten = {text: _rewrite(text) for text in args.overrides}
     command = Command([rewritten.get(text, text) for text in argv], args.multirun)
@@ -58,7 +58,7 @@ def sentence(error: BaseException) -> str:
 
 
 class _Reader:
-    """One command line inside an initialised Hydra: its overrides by kind, and the configurations they lead to."""
+    """One command line inside an initialised Hydra: its overrides, and the configurations they lead to."""
 
     def __init__(self, args: argparse.Namespace, overrides: list[str]) -> None:
         self.name = args.config_name or "config"
@@ -83,16 +83,17 @@ class _Reader:
         return self.multirun
 
     def _swept(self, reference: DictConfig) -> list[str]:
-        params = OmegaConf.select(reference, "hydra.sweeper.params") or {}
         mode = str(OmegaConf.select(reference, "hydra.mode") or "")
-        return [f"{key}={value}" for key, value in params.items()] if self.multirun or "MULTIRUN" in mode else []
+        if not self.multirun and "MULTIRUN" not in mode:
+            return []
+        params = OmegaConf.select(reference, "hydra.sweeper.params") or {}
+        return [f"{key}={value}" for key, value in params.items()]
 
     def _check_name(self, override: Override) -> None:
         """A group's option must exist; a comma list needs -m."""
         group = override.key_or_group
         if override.is_sweep_override() and not self.multirun and not group.startswith("hydra"):
-            text = override.input_line
-            raise ValueError(f"{text} is a list of runs: add -m to run them all, or quote it, '{text}', if it is one text")
+            raise ValueError(f"{override.input_line} stands for several runs: add -m to run them all")
         if self._is_group(override) and not group.startswith("hydra/") and not override.is_delete():
             for choice in self._choices(override):
                 name = choice.partition("=")[2]
@@ -101,7 +102,8 @@ class _Reader:
 
     def _is_group(self, override: Override) -> bool:
         group = override.key_or_group
-        return group.startswith("hydra/") or any((folder / group).is_dir() for folder in (conf_dir(), *self.folders))
+        folders = (conf_dir(), *self.folders)
+        return group.startswith("hydra/") or any((folder / group).is_dir() for folder in folders)
 
     def _choices(self, override: Override) -> list[str]:
         """All the single overrides that one override stands for, as texts `key=value`."""
@@ -109,17 +111,18 @@ class _Reader:
         if override.is_delete() or not override.is_sweep_override():
             return [override.input_line or key]
         if not override.is_discrete_sweep():  # an interval, which only a search draws from
-            return [f"{key}={override.value().start}"]
+            return [f"{key}={getattr(override.value(), 'start', 0)}"]
         return [f"{key}={value}" for value in override.sweep_string_iterator()]
 
     def _compose(self, overrides: list[str]) -> DictConfig:
-        extra = [f"hydra.searchpath=[{','.join(f'file://{folder}' for folder in self.folders)}]"] if self.folders else []
+        folders = ",".join(f"file://{folder}" for folder in self.folders)
+        extra = [f"hydra.searchpath=[{folders}]"] if folders else []
         return compose(self.name, [*overrides, *extra], return_hydra_config=True)
 
     def _apply(self, texts: list[str], complete: bool) -> DictConfig:
         """Compose one job's configuration, checking each value against the composed defaults."""
         overrides = self.parser.parse_overrides(texts)
-        reference = self._compose([text for text, item in zip(texts, overrides, strict=True) if self._is_group(item)])
+        reference = self._compose([item.input_line or "" for item in overrides if self._is_group(item)])
         cfg = reference.copy()
         for override in overrides:
             if self._is_group(override) or override.is_delete():
@@ -140,7 +143,7 @@ def _one_at_a_time(choices: list[list[str]]) -> Iterator[list[str]]:
     yield first
     for place, row in enumerate(choices):
         for choice in row[1:]:
-            yield [*first[:place], choice, *first[place + 1:]]
+            yield [*first[:place], choice, *first[place + 1 :]]
 
 
 def _config_path(args: argparse.Namespace) -> str:

@@ -48,8 +48,11 @@ def load(group: str, name: str) -> DictConfig | None:
 
 def options(group: str, folders: Iterable[Path] = ()) -> list[str]:
     """The names that can be chosen in a group, from our own folder and from `folders`."""
-    found = {file.relative_to(folder / group).with_suffix("").as_posix()
-             for folder in (conf_dir(), *folders) for file in (folder / group).rglob("*.yaml")}
+    found = {
+        file.relative_to(folder / group).with_suffix("").as_posix()
+        for folder in (conf_dir(), *folders)
+        for file in (folder / group).rglob("*.yaml")
+    }
     return sorted(found)
 
 
@@ -59,7 +62,8 @@ def nearest(word: str, known: Iterable[str], count: int = 3) -> list[str]:
     for name in known:
         lowered.setdefault(name.lower(), name)
     close = difflib.get_close_matches(word.lower(), lowered, n=count, cutoff=0.55)
-    return [lowered[name] for name in close]
+    score = {name: difflib.SequenceMatcher(None, name, word.lower()).ratio() for name in close}
+    return [lowered[name] for name in close if score[name] > max(score.values()) - 0.15]
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
@@ -68,14 +72,16 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     close = nearest(word, known)
     if close:
         return f"did you mean {' or '.join(close)}?"
-    return f"choose from {', '.join(known[:20])}{', ...' if len(known) > 20 else ''}" if known else "there are none"
+    return f"choose from {', '.join(known[:20])}{', ...' * (len(known) > 20)}" if known else "there are none"
 
 
 def plain(cfg: DictConfig, key: str) -> Any:
-    """The node `key` of `cfg` with every interpolation resolved, as plain Python. Raises ValueError naming the key."""
+    """The node `key` of `cfg`, resolved, as plain Python. Raises ValueError naming a key without a value."""
     try:
         node = OmegaConf.select(cfg, key, throw_on_missing=True)
-        return OmegaConf.to_container(node, resolve=True, throw_on_missing=True) if OmegaConf.is_config(node) else node
+        if not OmegaConf.is_config(node):
+            return node
+        return OmegaConf.to_container(node, resolve=True, throw_on_missing=True)
     except MissingMandatoryValue as error:
         name = error.full_key or key
         raise ValueError(f"{name} has no value: give one, {name}=...") from error
@@ -85,21 +91,22 @@ def plain(cfg: DictConfig, key: str) -> Any:
 
 
 def science(cfg: DictConfig) -> dict[str, Any]:
-    """All that changes a run's result, except the seed: what its hash is made of. Raises ValueError for missing values."""
+    """All that changes a run's result but the seed: what its hash is made of. Raises ValueError as `plain`."""
     names = [name for name in UNHASHED if name != "teacher" or has_teacher(cfg)]
     parts = {name: _without(plain(cfg, name), UNHASHED[name]) for name in names}
     return {**parts, "precision": plain(cfg, "precision")}
 
 
 def identity(cfg: DictConfig) -> dict[str, str]:
-    """`hash` (8 hex digits of `science`) and `folder`, <output>/<dataset>/<teacher>-<student>/<method>-<hash>/s<seed>.
+    """`hash`, 8 hex digits of `science`, and `folder`, whose part below `output` is `below`:
 
-    Runs without a teacher lie under none-<student>, whatever the teacher node holds.
+    <output>/<dataset>/<teacher>-<student>/<method>-<hash>/s<seed>, with none for the teacher of a method
+    that loads none. Raises ValueError for a value that is missing or cannot be resolved.
     """
     text = json.dumps(_canonical(science(cfg)), sort_keys=True)
     digest = hashlib.sha256(text.encode()).hexdigest()[:8]
     teacher = slug(plain(cfg, "teacher.name")) if has_teacher(cfg) else "none"
-    dataset, student, method = (slug(plain(cfg, f"{group}.name")) for group in ("dataset", "student", "method"))
+    dataset, student, method = (slug(plain(cfg, f"{name}.name")) for name in ("dataset", "student", "method"))
     below = f"{dataset}/{teacher}-{student}/{method}-{digest}/s{plain(cfg, 'seed')}"
     return {"hash": digest, "below": below, "folder": f"{plain(cfg, 'output')}/{below}"}
 
@@ -115,10 +122,11 @@ def teacher_config(cfg: DictConfig) -> DictConfig:
     Its `identity` is that of `method=none student=<the teacher's net> seed=<teacher.seed>`.
     """
     teacher = plain(cfg, "teacher")
-    student = load("student", teacher["name"]) or OmegaConf.create({"pretrained": False, "args": {}, "lr_scale": 1.0})
+    student = load("student", teacher["name"]) or OmegaConf.create({"pretrained": False, "lr_scale": 1.0})
     shared = {key: teacher[key] for key in ("name", "model", "args", "lr_scale") if key in teacher}
-    config = OmegaConf.create({str(key): value for key, value in cfg.items_ex(resolve=False) if key != "hydra"})
-    config.merge_with({"seed": teacher["seed"]})
+    config = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
+    OmegaConf.set_struct(config, False)
+    config["seed"] = teacher["seed"]
     config["method"] = load("method", "none")
     config["student"] = OmegaConf.merge(student, shared)
     config["teacher"] = None
@@ -131,9 +139,9 @@ def slug(name: Any) -> str:
 
 
 def build(node: DictConfig | Mapping[str, Any], **objects: Any) -> Any:
-    """The object that a config node describes: its `_target_` called with `objects` and the node's other keys.
+    """The object that a config node describes: its `_target_`, called with `objects` and the other keys.
 
-    Raises ValueError for a target outside distill, for a key that the class does not take and for one it misses.
+    Raises ValueError for a target outside distill, a key that the class does not take or one that it misses.
     """
     arguments = _container(node)
     target = str(arguments.pop("_target_", ""))
@@ -145,7 +153,7 @@ def build(node: DictConfig | Mapping[str, Any], **objects: Any) -> Any:
         if key not in known:
             raise ValueError(f"{label} does not take the key '{key}': {did_you_mean(key, sorted(known))}")
     if missing := sorted(required - set(arguments)):
-        raise ValueError(f"{label} needs a value for {', '.join(missing)}: add it to its YAML or to the command line")
+        raise ValueError(f"{label} needs a value for {', '.join(missing)}: add it to its YAML")
     return kind(**objects, **arguments)
 
 
@@ -158,15 +166,16 @@ def register() -> None:
 
 def group_options(width: int = 112) -> str:
     """The groups and what can be chosen in each, a line or two a group, for the help page."""
-    groups = sorted(path.name for path in conf_dir().iterdir() if path.is_dir() and path.name != "hydra")
     order = ["dataset", "schedule", "teacher", "student", "method", "pair", "experiment", "tracking"]
-    shown = [name for name in order if name in groups] + [name for name in groups if name not in {*order, "tuned"}]
-    return "\n".join(_fit(f"  {name:<11}", options(name), width) for name in shown)
+    hidden = {*order, "hydra", "tuned"}
+    shown = order + sorted(p.name for p in conf_dir().iterdir() if p.is_dir() and p.name not in hidden)
+    return "\n".join(_fit(f"  {name:<11}", found, width) for name in shown if (found := options(name)))
 
 
 def _fit(head: str, words: list[str], width: int, lines: int = 3) -> str:
     """`words` after `head`, wrapped to `width`; what does not fit into `lines` is counted."""
-    rows, row = [], head
+    rows: list[str] = []
+    row = head
     for number, word in enumerate(words):
         if len(row) + len(word) + 2 > width - (12 if len(rows) == lines - 1 else 0):
             if len(rows) == lines - 1:
@@ -185,7 +194,8 @@ def _by_pair(default: Any, table: Mapping[str, Any], *, _root_: DictConfig) -> A
 
 
 def _without(node: Any, left_out: set[str]) -> Any:
-    return {key: value for key, value in node.items() if key not in left_out} if isinstance(node, dict) else node
+    """`node` less some keys, if it is a dictionary."""
+    return {key: node[key] for key in node if key not in left_out} if isinstance(node, dict) else node
 
 
 def _canonical(value: Any) -> Any:
@@ -202,24 +212,25 @@ def _container(node: DictConfig | Mapping[str, Any]) -> dict[str, Any]:
     return {str(key): plain(holder, str(key)) for key in holder}
 
 
-def _locate(target: str, label: str) -> Any:
+def _locate(target: str, label: str) -> type:
     """The class behind a dotted path below `distill.`; nothing else may be named by a configuration."""
     module, _, name = target.rpartition(".")
     if not target.startswith("distill.") or not all(part.isidentifier() for part in target.split(".")):
         raise ValueError(f"{label}: _target_ must name something below 'distill.', not '{target}'")
     try:
-        return getattr(importlib.import_module(module), name)
+        kind: type = getattr(importlib.import_module(module), name)
     except (ModuleNotFoundError, AttributeError) as error:
-        raise ValueError(f"{label}: there is no '{target}': check the _target_ line of its YAML ({error})") from error
+        raise ValueError(f"{label}: there is no '{target}' ({error}): check _target_ in its YAML") from error
+    if not inspect.isclass(kind):
+        raise ValueError(f"{label}: '{target}' is not a class: check _target_ in its YAML")
+    return kind
 
 
-def _keywords(kind: Any) -> tuple[set[str], set[str]]:
-    """All keyword-only arguments of a class, and those without a default; **kwargs stand for the base class's own."""
+def _keywords(kind: type) -> tuple[set[str], set[str]]:
+    """All keyword-only arguments of a class, and those without a default; **kwargs stand for its base's."""
     known: dict[str, bool] = {}
-    for cls in kind.__mro__ if inspect.isclass(kind) else [kind]:
-        if inspect.isclass(kind) and "__init__" not in vars(cls):
-            continue
-        parameters = inspect.signature(cls.__init__ if inspect.isclass(kind) else cls).parameters.values()
+    for call in [vars(cls)["__init__"] for cls in kind.__mro__ if "__init__" in vars(cls)]:
+        parameters = inspect.signature(call).parameters.values()
         for item in parameters:
             if item.kind is item.KEYWORD_ONLY:
                 known.setdefault(item.name, item.default is item.empty)

@@ -6,7 +6,7 @@ DONE, FAILED, USAGE, NONFINITE, NO_CHECKPOINT, STOPPED, INTERRUPTED = 0, 1, 2, 3
 
 
 class UserError(ValueError):
-    """The user's mistake, in one sentence with its remedy. Plain ValueError and FileNotFoundError count as well."""
+    """The user's mistake, in one sentence with its remedy. Any ValueError or FileNotFoundError counts too."""
 
 
 class NonFinite(RuntimeError):

@@ -1,0 +1,43 @@
+# `make` lists what there is. The first `make run` or `make test` installs everything into .venv (2-3 minutes).
+PYTHON ?= python3
+VENV ?= .venv
+ARGS ?=
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.stamp
+
+.DEFAULT_GOAL := help
+.PHONY: help run test lint format methods bench clean
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+run: $(STAMP)  ## run one experiment: make run ARGS="method=crd student=resnet20"
+	$(BIN)/python -m distill $(ARGS)
+
+test: $(STAMP)  ## run the tests: make test ARGS="-k crd"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile $(ARGS)
+
+lint: $(STAMP)  ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/mypy distill
+
+format: $(STAMP)  ## sort imports and mend what ruff can mend
+	$(BIN)/ruff check --fix .
+
+methods: $(STAMP)  ## list the methods with their papers
+	@$(BIN)/python -m distill.catalogue
+
+bench: $(STAMP)  ## measure the speed of a training step on this machine
+	$(BIN)/python scripts/bench.py $(ARGS)
+
+clean:  ## remove .venv and caches; runs in outputs/ stay
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache
+	find distill tests scripts -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "distill needs Python 3.11 or newer: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 2; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable . --group dev
+	@touch $@
