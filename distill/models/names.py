@@ -35,9 +35,10 @@ def is_known(name: str) -> bool:
 
 
 def nearest(name: str) -> list[str]:
-    """Up to three names that look like it, ours first; case is ignored."""
-    known = {n.lower(): n for n in (*sorted(timm_names()), *CIFAR_NAMES)}
-    wanted = name.split(".")[0].lower()
-    ours = get_close_matches(PREFIX + wanted.removeprefix(PREFIX), [n.lower() for n in CIFAR_NAMES], n=3, cutoff=0.8)
-    theirs = get_close_matches(wanted, [n for n in known if not n.startswith(PREFIX)], n=3, cutoff=0.6)
-    return [known[n] for n in dict.fromkeys(ours + theirs)][:3]
+    """Up to three names that look like it, ours before timm's of the same name; prefix and case are ignored."""
+    known: dict[str, list[str]] = {}
+    for candidate in (*CIFAR_NAMES, *sorted(timm_names())):
+        known.setdefault(candidate.removeprefix(PREFIX).lower(), []).append(candidate)
+    wanted = name.removeprefix(PREFIX).split(".")[0].lower()
+    near = [candidate for key in get_close_matches(wanted, known, n=3, cutoff=0.6) for candidate in known[key]]
+    return near[:3]

@@ -1,0 +1,169 @@
+"""Reading checkpoints of others into a network: never running code from them, and saying what does not fit.
+
+Files: safetensors; our exports; {'model': state} of RepDistiller and mdistiller; {'state_dict': {'module.conv1...'}} of
+akamaster's CIFAR-10 ResNets and of most trainers; plain state dicts.
+"""
+
+import argparse
+import pickle
+import pickletools
+import re
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from distill.models.cifar_net import CifarNet
+from distill.models.families import CONSTRUCTORS
+from distill.models.feature_net import FeatureNet
+
+State = dict[str, Tensor]
+
+WRAPPERS = ("model", "state_dict", "student", "net", "model_state_dict")
+PREFIXES = ("module.", "_orig_mod.", "model.")
+# what old checkpoints hold beside tensors: accuracies as numpy scalars and the run's options; none of it runs code
+HARMLESS: list[Any] = [
+    argparse.Namespace, np.dtype, np.ndarray,
+    (np._core.multiarray.scalar, "numpy.core.multiarray.scalar"), np._core.multiarray.scalar,
+    (np._core.multiarray._reconstruct, "numpy.core.multiarray._reconstruct"), np._core.multiarray._reconstruct,
+    type(np.dtype(np.float64)), type(np.dtype(np.float32)), type(np.dtype(np.int64)),
+]
+BROKEN = (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, LookupError, TypeError, AttributeError)
+
+
+def load_weights(net: FeatureNet, path: str | Path) -> None:
+    """Copy the weights in `path` into net.model, all of them and nothing else.
+
+    Raises ValueError naming the file when it is missing, damaged, would run code, or belongs to another network (then
+    also the network that fits, if it is one of ours).
+    """
+    path = Path(path)
+    state = read_state(path)
+    own = net.model.state_dict()
+    problem = mismatch(state, own)
+    if problem:
+        raise ValueError(f"{path} does not fit {net.name}: {problem}{_suggestion(net, state)}")
+    net.model.load_state_dict({**own, **state})
+
+
+def read_state(path: str | Path) -> State:
+    """The state dict inside a checkpoint file, without wrappers' prefixes. Raises ValueError naming the file."""
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"There is no checkpoint file {path}: check the path given as weights")
+    content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
+    state = _unwrap(content)
+    if not state:
+        raise ValueError(f"{path} holds no state dict (names and tensors): give a checkpoint of a network's weights")
+    return state
+
+
+def _read_safetensors(path: Path) -> Any:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise ValueError(f"{path} is damaged or no safetensors file: copy or download it again") from error
+
+
+def _read_pickle(path: Path) -> Any:
+    """torch.load that refuses everything but tensors, containers, numbers and the HARMLESS."""
+    try:
+        with torch.serialization.safe_globals(HARMLESS), warnings.catch_warnings():
+            warnings.simplefilter("ignore")     # torch's remarks on old pickle protocols
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except BROKEN as error:
+        if isinstance(error, pickle.UnpicklingError) and _asks_for_code(path, error):
+            raise ValueError(
+                f"{path} would run code when loaded, so it was refused ({_culprit(error)}): if you trust its source, "
+                "load it elsewhere and save its state dict as safetensors"
+            ) from error
+        raise ValueError(f"{path} is damaged or no checkpoint of torch.save: copy or download it again") from error
+
+
+def _asks_for_code(path: Path, error: pickle.UnpicklingError) -> bool:
+    """Whether the pickle names a function or class (by torch's word, or by its own instructions)."""
+    if "GLOBAL" in str(error):
+        return True
+    found = False
+    with path.open("rb") as file:
+        try:
+            for instruction, _, _ in pickletools.genops(file):
+                found = found or instruction.name in ("GLOBAL", "STACK_GLOBAL", "INST")
+        except ValueError:      # no pickle to its end
+            return False
+    return found
+
+
+def _culprit(error: pickle.UnpicklingError) -> str:
+    named = re.search(r"GLOBAL ([\w.]+)", str(error))
+    return f"it calls {named[1]}" if named else "it holds more than tensors"
+
+
+def _unwrap(content: Any) -> State:
+    """Descend through {'model': ...} and the like, and strip prefixes that all names share."""
+    if not isinstance(content, Mapping):
+        return {}
+    inner = [content[key] for key in WRAPPERS if isinstance(content.get(key), Mapping)]
+    if inner:
+        return _unwrap(inner[0])
+    state = {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
+    while prefix := next((p for p in PREFIXES if state and all(key.startswith(p) for key in state)), ""):
+        state = {key.removeprefix(prefix): value for key, value in state.items()}
+    return state
+
+
+def mismatch(state: State, own: Mapping[str, Tensor]) -> str:
+    """What keeps `state` from fitting `own`, in a phrase; empty when it fits. Old files lack num_batches_tracked."""
+    missing = [key for key in own if key not in state and not key.endswith("num_batches_tracked")]
+    extra = [key for key in state if key not in own]
+    shapes = [
+        f"{key} is {_size(state[key])} and should be {_size(own[key])}"
+        for key in own if key in state and state[key].shape != own[key].shape
+    ]
+    parts = [_some("lacks", missing), _some("has unknown", extra), _some("", shapes)]
+    return "; ".join(part for part in parts if part)
+
+
+def _some(verb: str, items: list[str]) -> str:
+    if not items:
+        return ""
+    more = f" and {len(items) - 2} more" if len(items) > 2 else ""
+    return f"{verb} {', '.join(items[:2])}{more}".strip()
+
+
+def _size(tensor: Tensor) -> str:
+    return "x".join(map(str, tensor.shape)) or "a number"
+
+
+def _suggestion(net: FeatureNet, state: State) -> str:
+    fitting = fitting_names(state)
+    if not fitting:
+        return ""
+    name, classes, channels = fitting[0]
+    if name != net.name:
+        return f" (it fits {name} with {classes} classes: set model={name})"
+    return f" (it is {name} for {classes} classes and {channels} channels, this run has {net.num_classes} and {net.in_chans})"
+
+
+def fitting_names(state: State) -> list[tuple[str, int, int]]:
+    """Our nets whose checkpoint this is: (name, classes, input channels), by building each without memory."""
+    matrices = [value for value in state.values() if value.ndim == 2]
+    kernels = [value for value in state.values() if value.ndim == 4]
+    if not matrices or not kernels:
+        return []
+    classes, channels = matrices[-1].shape[0], kernels[0].shape[1]
+    return [(name, classes, channels) for name in CONSTRUCTORS if _fits(state, name, classes, channels)]
+
+
+def _fits(state: State, name: str, classes: int, channels: int) -> bool:
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+        model: CifarNet = CONSTRUCTORS[name](classes, channels)
+    return not mismatch(state, model.state_dict())
+
