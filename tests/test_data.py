@@ -1,4 +1,4 @@
-"""Data: batches against torchvision's arithmetic, resume, subsets, and files that are missing, damaged or hostile."""
+"""Data: batches against torchvision's arithmetic, resume, subsets, missing, damaged and hostile files."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from torchvision.transforms.v2 import functional as V
 from distill.data import ArraySource, DataInfo, Split, evaluation_batches, load
 from distill.data import readers as readers_module
 from distill.data.arrays import seeded
-from distill.data.folder import evaluation_view, random_crop
 from distill.data.pickles import read_pickle
 from distill.data.readers import read_cifar10, read_cifar100, read_digits, read_idx
 from distill.data.select import select, split_holdout, stratified
+from distill.data.views import evaluation_view, random_crop
 
 CONF = Path(__file__).parent.parent / "conf"
 MEAN, STD = (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)
@@ -523,6 +523,14 @@ def test_folder_info_and_evaluation(tmp_path):
     assert torch.equal(images[2], expected) and labels.tolist() == data.info.labels.tolist()
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_folder_leaves_the_global_generator_alone(tmp_path, workers):
+    data = load(folder_config(write_folder(tmp_path), workers=workers))
+    before = torch.get_rng_state()
+    assert len(list(data.source(5, seed=1).epoch(1))) == len(list(data.evaluation(5))) == 3
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 @pytest.mark.parametrize("shape", [(50, 33), (33, 50), (40, 40), (224, 500)])
 def test_evaluation_view_is_torchvisions(shape):
     image = Image.fromarray(np.random.RandomState(1).randint(0, 256, (*shape, 3)).astype(np.uint8))
@@ -567,6 +575,10 @@ def test_folder_errors(tmp_path):
     assert "val" in str(caught.value) and "\n" not in str(caught.value)
     with pytest.raises(ValueError, match="has 3 classes"):
         load(folder_config(tmp_path, num_classes=4))
+    with pytest.raises(ValueError, match="1 or 3"):
+        load(folder_config(tmp_path, in_chans=4))
+    with pytest.raises(ValueError, match="workers=-1"):
+        load(folder_config(tmp_path, workers=-1))
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -574,9 +586,12 @@ def test_undecodable_image_is_named(tmp_path, workers):
     write_folder(tmp_path)
     bad = tmp_path / "train" / "dog" / "1.png"
     bad.write_bytes(bad.read_bytes()[:200])
-    with pytest.raises(ValueError, match="cannot be decoded") as caught:
+    text = ""
+    try:  # pytest.raises would keep the frames, and so the workers, alive until garbage is collected
         list(load(folder_config(tmp_path, workers=workers)).source(4, seed=0).epoch(1))
-    assert str(bad) in str(caught.value) and "\n" not in str(caught.value)
+    except ValueError as error:
+        text = str(error)
+    assert f"{bad} cannot be decoded" in text and "\n" not in text
 
 
 # ---- configuration ----

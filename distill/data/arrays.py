@@ -14,7 +14,7 @@ from distill.method import Batch
 
 
 def seeded(*keys: int) -> torch.Generator:
-    """A CPU generator whose stream depends on all the keys, such as (seed, epoch); near keys give unrelated streams."""
+    """A CPU generator for keys such as (seed, epoch); neighbouring keys give unrelated streams."""
     digest = hashlib.sha256("/".join(str(int(key)) for key in keys).encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:4], "little"))  # the generator reads 32 bits
 
@@ -30,10 +30,10 @@ def steps_for(count: int, batch_size: int, drop_last: bool) -> int:
 
 
 class Normaliser:
-    """uint8 images [B,H,W,C] to float [B,C,H,W] in channels_last memory: (x / 255 - mean) / std of each channel.
+    """uint8 images [B,H,W,C] to float [B,C,H,W] in channels_last memory: (x / 255 - mean) / std a channel.
 
-    Bitwise what torchvision's ToTensor and Normalize give, on every device: the divisors are tensors, since CUDA
-    multiplies by the reciprocal of a Python number. Constants of image shape keep the CPU's inner loop long.
+    Bitwise what torchvision's ToTensor and Normalize give, on every device: the divisors are tensors, since
+    CUDA multiplies by the reciprocal of a Python number. Constants of image shape keep CPU loops long.
     """
 
     def __init__(self, info: DataInfo, shape: torch.Size | tuple[int, ...], device: torch.device) -> None:
@@ -56,9 +56,9 @@ class Plan(NamedTuple):
 class ArraySource:
     """Batches of randomly cropped and flipped images; an epoch is a pure function of (seed, epoch).
 
-    The order, and a crop and a flip for each of the N images, are drawn on the CPU when the epoch starts, so an
-    image's view does not depend on the batch size. No step waits for the device. Methods that need other draws
-    override `_plan`, those that need other images `_gather`.
+    The order, and a crop and a flip for each of the N images, are drawn on the CPU when the epoch starts, so
+    an image's view does not depend on the batch size. No step waits for the device. Subclasses that need
+    other draws override `_plan`, those that need other images `_gather`.
 
     Raises ValueError for a batch size below 1, and for drop_last with fewer images than a batch.
     """
@@ -91,7 +91,7 @@ class ArraySource:
         return other
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """Yield the batches of an epoch (1-based), from step `start` on: the tail of the whole epoch, bit for bit."""
+        """Yield the batches of an epoch (1-based) from step `start` on, as they are in the whole epoch."""
         plan = self._plan(epoch)
         for step in range(start, self.steps):
             rows = plan.order[step * self.batch_size : (step + 1) * self.batch_size]
@@ -123,7 +123,7 @@ class ArraySource:
 
     @property
     def crops(self) -> Tensor:
-        """[N,P,P,H,W,C] uint8, P = 2 * pad + 1: every crop of every zero-padded image, as windows on one array."""
+        """[N,P,P,H,W,C] uint8, P = 2 * pad + 1: every crop of every padded image, as windows on one array."""
         if self._crops is None:
             count, height, width, channels = self.split.images.shape
             border = (0, 0, self.pad, self.pad, self.pad, self.pad)

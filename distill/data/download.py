@@ -50,7 +50,7 @@ def fetched(name: str, root: Path) -> Arrays:
 
 
 def download(name: str, root: Path) -> None:
-    """Download with torchvision, which checks the checksums, beside the final place, and move the folder there.
+    """Download with torchvision, which checks the checksums, beside the final place; then move it there.
 
     One process at a time does it; the others find it done. Raises OSError or RuntimeError.
     """
@@ -77,7 +77,7 @@ def _download_into(dataset: str, folder: Path) -> None:
 
 
 def install(source: Path, target: Path) -> None:
-    """Move the files of a finished download to where they belong; a half-filled target folder is completed."""
+    """Move a finished download to where it belongs; files that are already there stay."""
     if not target.exists():
         os.replace(source, target)
         return

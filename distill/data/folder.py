@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import math
-import random
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,16 +11,14 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from distill.data.arrays import Normaliser, seeded, steps_for
 from distill.data.info import DataInfo
 from distill.data.loading import Data, check_classes, describe
 from distill.data.select import select, split_holdout
+from distill.data.views import Images, Key, collate
 from distill.method import Batch
-
-Key = tuple[int, int | None]  # (position of the image, seed of its crop and flip; None: the evaluation view)
-Crop = tuple[int, int, int, int]  # left, top, right, bottom
 
 
 @dataclass
@@ -66,8 +62,8 @@ class FolderData(Data):
 class FolderSource:
     """Batches of random resized crops and flips; an epoch is a pure function of (seed, epoch).
 
-    Each image's crop and flip come from (seed, epoch, index), so neither a resumed epoch nor the number of workers
-    changes a batch. `wait_seconds` is the time that the current epoch has waited for data. One epoch at a time.
+    Each image's crop and flip come from (seed, epoch, index), so neither resuming nor the number of workers
+    changes a batch. `wait_seconds` is how long the current epoch has waited for data. One epoch at a time.
 
     Raises ValueError for a batch size below 1, and while iterating for an image that cannot be decoded.
     """
@@ -97,7 +93,7 @@ class FolderSource:
         return type(self)(**{**self.settings, **changes})
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """Yield the batches of an epoch (1-based), from step `start` on: the tail of the whole epoch, bit for bit."""
+        """Yield the batches of an epoch (1-based) from step `start` on, as they are in the whole epoch."""
         self._keys[:] = self._plan(epoch)[start:]
         self.wait_seconds, step, before = 0.0, start, time.perf_counter()
         for images, labels, index in arrivals(iter(self._loader), self.split.device):
@@ -114,92 +110,19 @@ class FolderSource:
         return [[(i, views[i]) for i in batch] for batch in batches]
 
 
-class Images(Dataset[tuple[Tensor, int, int] | str]):
-    """Decoded, cropped and flipped images uint8 [S,S,C] with label and position, or a sentence on what went wrong."""
-
-    def __init__(self, split: FolderSplit, size: int, in_chans: int, flip: bool) -> None:
-        self.paths, self.labels, self.size, self.flip = split.paths, split.labels, size, flip
-        self.mode = "L" if in_chans == 1 else "RGB"
-
-    def __getitem__(self, key: Key) -> tuple[Tensor, int, int] | str:
-        from PIL import Image
-
-        position, view = key
-        try:
-            with Image.open(self.paths[position]) as file:
-                image = file.convert(self.mode)
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            return f"{self.paths[position]} cannot be decoded ({error}): replace the image or remove it"
-        image = (
-            evaluation_view(image, self.size)
-            if view is None
-            else random_view(image, self.size, self.flip, view)
-        )
-        pixels = np.array(image, dtype=np.uint8).reshape(self.size, self.size, -1)
-        return torch.from_numpy(pixels), int(self.labels[position]), position
-
-
-def random_view(image: Any, size: int, flip: bool, seed: int) -> Any:
-    """RandomResizedCrop(size) and a horizontal flip of a PIL image, drawn from the seed."""
-    from PIL import Image
-
-    draw = random.Random(seed)
-    image = image.crop(random_crop(image.width, image.height, draw)).resize(
-        (size, size), Image.Resampling.BILINEAR
-    )
-    mirrored = draw.random() < 0.5 and flip
-    return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if mirrored else image
-
-
-def random_crop(width: int, height: int, draw: random.Random) -> Crop:
-    """torchvision's RandomResizedCrop: area 8 to 100 %, aspect 3:4 to 4:3, ten tries, else the largest centre crop."""
-    low, high = 3 / 4, 4 / 3
-    for _ in range(10):
-        area, aspect = (
-            width * height * draw.uniform(0.08, 1.0),
-            math.exp(draw.uniform(math.log(low), math.log(high))),
-        )
-        w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
-        if 0 < w <= width and 0 < h <= height:
-            left, top = draw.randint(0, width - w), draw.randint(0, height - h)
-            return left, top, left + w, top + h
-    w, h = min(width, round(height * high)), min(height, round(width / low))
-    return (width - w) // 2, (height - h) // 2, (width - w) // 2 + w, (height - h) // 2 + h
-
-
-def evaluation_view(image: Any, size: int) -> Any:
-    """Resize the shorter side to size * 256 / 224, then crop the centre: torchvision's Resize and CenterCrop."""
-    from PIL import Image
-
-    short = size * 256 // 224
-    long = int(short * max(image.size) / min(image.size))
-    shape = (short, long) if image.width <= image.height else (long, short)
-    image = image.resize(shape, Image.Resampling.BILINEAR)
-    left, top = round((shape[0] - size) / 2.0), round((shape[1] - size) / 2.0)
-    return image.crop((left, top, left + size, top + size))
-
-
-def collate(items: Sequence[tuple[Tensor, int, int] | str]) -> tuple[Tensor, Tensor, Tensor] | str:
-    """images uint8 [B,S,S,C], labels [B], index [B]; or the first item's complaint."""
-    good = [item for item in items if not isinstance(item, str)]
-    if len(good) < len(items):
-        return next(item for item in items if isinstance(item, str))
-    images, labels, index = zip(*good, strict=True)
-    return torch.stack(images), torch.tensor(labels), torch.tensor(index)
-
-
 def loader(
     split: FolderSplit, info: DataInfo, flip: bool, keys: list[list[Key]], persistent: bool = False
 ) -> DataLoader:
-    ahead = {"prefetch_factor": 4, "persistent_workers": persistent} if split.workers else {}
+    ahead: dict[str, Any] = {"prefetch_factor": 4, "persistent_workers": persistent} if split.workers else {}
     return DataLoader(
-        Images(split, info.size, info.in_chans, flip),
+        Images(split.paths, split.labels, info.size, info.in_chans, flip),
         batch_sampler=keys,
         num_workers=split.workers,
         collate_fn=collate,
         pin_memory=split.device.type == "cuda",
+        generator=torch.Generator(),  # the global one is left to the model: the loader would draw from it
         **ahead,
-    )  # type: ignore[arg-type]
+    )
 
 
 def arrivals(batches: Iterator[Any], device: torch.device) -> Iterator[list[Tensor]]:
@@ -216,8 +139,7 @@ def load_folder(cfg: Mapping[str, Any], device: torch.device) -> FolderData:
     Raises ValueError for folders that are missing or empty, and for train and val with different classes.
     """
     root, workers = Path(cfg.get("root") or "data"), int(cfg.get("workers", 4))
-    if workers < 0 or int(cfg["size"]) < 1:
-        raise ValueError(f"dataset.workers={workers} and dataset.size={cfg['size']}: give at least 0 and 1")
+    check_settings(cfg, workers)
     names, paths, labels = listing(root / "train")
     check_classes(cfg, names)
     kept, held_out = split_holdout(labels, cfg.get("holdout") or 0.0)
@@ -234,21 +156,24 @@ def load_folder(cfg: Mapping[str, Any], device: torch.device) -> FolderData:
     return FolderData(info, train, test, pad=0, flip=bool(cfg.get("flip", True)))
 
 
+def check_settings(cfg: Mapping[str, Any], workers: int) -> None:
+    """ValueError for workers, size or in_chans that no folder can be read with."""
+    if workers < 0 or int(cfg["size"]) < 1:
+        raise ValueError(f"dataset.workers={workers} and dataset.size={cfg['size']}: give at least 0 and 1")
+    if cfg.get("in_chans", 3) not in (1, 3):
+        raise ValueError(f"dataset.in_chans is {cfg['in_chans']}: images of a folder are read with 1 or 3")
+
+
 def listing(folder: Path) -> tuple[list[str], np.ndarray, np.ndarray]:
-    """(class names, paths [N], labels int64 [N]) of folder/<class>/*. ValueError when it or a class is empty."""
+    """(class names, paths [N], labels int64 [N]) of folder/<class>/*. ValueError when a class is empty."""
     from torchvision.datasets import ImageFolder
 
     try:
         found = ImageFolder(str(folder))
     except FileNotFoundError as error:
-        why = (
-            str(error).split("Supported")[0].strip().rstrip(".")
-            if folder.is_dir()
-            else "there is no such folder"
-        )
-        raise ValueError(
-            f"{folder}: {why}: put images into {folder}/<class>/, or set dataset.root"
-        ) from error
+        why = str(error).split("Supported")[0].strip(". ") if folder.is_dir() else "there is no such folder"
+        remedy = f"put images into {folder}/<class>/, or set dataset.root"
+        raise ValueError(f"{folder}: {why}: {remedy}") from error
     paths, labels = zip(*found.samples, strict=True)
     return found.classes, np.array(paths), np.array(labels, dtype=np.int64)
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class DataInfo:
-    """What methods may know about the data. `labels` are those of the training images that are kept, in their order."""
+    """What methods may know about the data; `labels` are those of the training images that are kept."""
 
     name: str
     num_classes: int

@@ -21,7 +21,7 @@ from distill.data.select import select, split_holdout
 
 @dataclass
 class Data:
-    """A data set on the device. `test` is what is evaluated: the held-out part when dataset.holdout is above 0."""
+    """A data set on the device. `test` is what is evaluated: with dataset.holdout, the held-out part."""
 
     info: DataInfo
     train: Split
@@ -47,8 +47,8 @@ class Data:
 def load(cfg: Mapping[str, Any], device: torch.device | str = "cpu") -> Data:
     """The data set that conf/dataset/<name>.yaml describes, on the device.
 
-    Downloads what is missing. Raises ValueError for an unknown name, files that are missing or damaged, and values
-    that do not fit the data; the text names the file or key and the remedy.
+    Downloads what is missing. Raises ValueError for an unknown name, files that are missing or damaged, and
+    values that do not fit the data; the text names the file or key and the remedy.
     """
     kind = cfg.get("kind") or cfg["name"]
     if kind == "folder":
@@ -58,9 +58,8 @@ def load(cfg: Mapping[str, Any], device: torch.device | str = "cpu") -> Data:
     if kind not in READERS:
         known = [*READERS, "folder"]
         near = difflib.get_close_matches(str(kind), known, 1)
-        raise ValueError(
-            f"dataset {kind!r} is not known: {f'did you mean {near[0]!r}?' if near else f'choose from {known}'}"
-        )
+        hint = f"did you mean {near[0]!r}?" if near else f"choose from {', '.join(known)}"
+        raise ValueError(f"dataset {kind!r} is not known: {hint}")
     return from_arrays(fetched(kind, Path(cfg.get("root") or "data")), cfg, torch.device(device))
 
 
@@ -87,13 +86,12 @@ def check_classes(cfg: Mapping[str, Any], class_names: list[str]) -> None:
     """ValueError when dataset.num_classes is given and is not what the files hold."""
     given = cfg.get("num_classes")
     if given is not None and given != len(class_names):
-        raise ValueError(
-            f"dataset.num_classes is {given} but {cfg['name']} has {len(class_names)} classes: correct the key"
-        )
+        found = f"{cfg['name']} has {len(class_names)} classes"
+        raise ValueError(f"dataset.num_classes is {given} but {found}: correct the key")
 
 
 def describe(cfg: Mapping[str, Any], labels: np.ndarray, class_names: list[str], held_out: bool) -> DataInfo:
-    """DataInfo of the kept training labels [N]. ValueError when mean or std do not have one value a channel."""
+    """DataInfo of the kept training labels [N]. ValueError when mean or std have not one value a channel."""
     chans = int(cfg.get("in_chans", 3))
     mean, std = (tuple(float(v) for v in cfg[key]) for key in ("mean", "std"))
     if len(mean) != chans or len(std) != chans or min(std) <= 0:

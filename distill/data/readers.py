@@ -43,7 +43,7 @@ class Arrays(NamedTuple):
 def read_digits(root: Path) -> Arrays:
     """The 1,797 8x8 digits that come with scikit-learn; root is not used.
 
-    Grey values v of 0..16 become (255 v + 8) // 16, so 0..255. A fixed stratified 360 images are the test set.
+    Grey values v of 0..16 become (255 v + 8) // 16, so 0..255. A fixed stratified 360 are the test set.
     """
     from sklearn.datasets import load_digits
 
@@ -59,7 +59,7 @@ def read_digits(root: Path) -> Arrays:
 def read_cifar10(root: Path, counts: tuple[int, int] = (10_000, 10_000)) -> Arrays:
     """cifar-10-batches-py with `counts` images in a training batch and in the test batch.
 
-    Raises FileNotFoundError when a file is missing, ValueError naming the file when its content is not CIFAR-10's.
+    Raises FileNotFoundError when a file is missing, ValueError naming it when its content is not CIFAR-10's.
     """
     folder = root / "cifar-10-batches-py"
     parts = [cifar_part(folder / f"data_batch_{b}", "labels", 10, counts[0]) for b in range(1, 6)]
@@ -69,7 +69,7 @@ def read_cifar10(root: Path, counts: tuple[int, int] = (10_000, 10_000)) -> Arra
 
 
 def read_cifar100(root: Path, counts: tuple[int, int] = (50_000, 10_000)) -> Arrays:
-    """cifar-100-python with `counts` training and test images and the fine labels. Raises like `read_cifar10`."""
+    """cifar-100-python with `counts` training and test images; fine labels. Raises like `read_cifar10`."""
     folder = root / "cifar-100-python"
     train = cifar_part(folder / "train", "fine_labels", 100, counts[0])
     test = cifar_part(folder / "test", "fine_labels", 100, counts[1])
@@ -131,7 +131,7 @@ def read_idx_set(folder: Path, names: list[str]) -> Arrays:
 
 
 def read_idx(path: Path, dims: int) -> np.ndarray:
-    """uint8 array of an idx file, or of its .gz: two zero bytes, type 8, number of axes, big-endian lengths, data.
+    """uint8 array of an idx file or its .gz: two zero bytes, 8 for bytes, axes, big-endian lengths, data.
 
     Raises FileNotFoundError, and ValueError naming the file when header and length do not agree.
     """

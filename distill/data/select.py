@@ -1,7 +1,7 @@
 """Which training images are used: held-out part, left-out classes, fractions and few shots.
 
-None of it depends on a run's seed, so that runs with different seeds see the same images. NumPy's RandomState is
-used because its streams are frozen for good.
+None of it depends on a run's seed, so that runs with different seeds see the same images. NumPy's RandomState
+is used because its streams are frozen for good.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def stratified(labels: np.ndarray, count: int, salt: int) -> np.ndarray:
 
 
 def split_holdout(labels: np.ndarray, holdout: float) -> tuple[np.ndarray, np.ndarray]:
-    """(kept, held out): sorted positions in labels [N]. ValueError when holdout is outside [0, 1) or empties a part."""
+    """(kept, held out): sorted positions in labels [N]. ValueError outside [0, 1) or when a part is empty."""
     if not 0 <= holdout < 1:
         raise ValueError(
             f"dataset.holdout is {holdout}: give a fraction of at least 0 and below 1, such as 0.1"
@@ -57,7 +57,7 @@ def select(labels: np.ndarray, cfg: Mapping[str, Any], class_names: Sequence[str
 
 
 def omitted(omit: Sequence[int | str], class_names: Sequence[str]) -> list[int]:
-    """Class numbers of `omit`, which holds numbers or names. ValueError for a class that the data set has not."""
+    """Class numbers of `omit`, which holds numbers or names. ValueError for an unknown class."""
     numbers = {name: k for k, name in enumerate(class_names)}
     chosen = [numbers.get(k, -1) if isinstance(k, str) else int(k) for k in omit]
     for given, k in zip(omit, chosen, strict=True):

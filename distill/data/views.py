@@ -1,0 +1,86 @@
+"""What happens to one image of a folder, in a worker process: decode, crop, flip."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+Key = tuple[int, int | None]  # (position of the image, seed of its crop and flip; None: the evaluation view)
+
+
+class Images(Dataset[tuple[Tensor, int, int] | str]):
+    """Cropped and flipped images uint8 [S,S,C] with label and position, or a sentence on what went wrong."""
+
+    def __init__(self, paths: list[str], labels: np.ndarray, size: int, in_chans: int, flip: bool) -> None:
+        self.paths, self.labels, self.size, self.flip = paths, labels, size, flip
+        self.mode = "L" if in_chans == 1 else "RGB"
+
+    def __getitem__(self, key: Key) -> tuple[Tensor, int, int] | str:
+        from PIL import Image
+
+        position, view = key
+        try:
+            with Image.open(self.paths[position]) as file:
+                image = file.convert(self.mode)
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            return f"{self.paths[position]} cannot be decoded ({error}): replace the image or remove it"
+        size = self.size
+        image = evaluation_view(image, size) if view is None else random_view(image, size, self.flip, view)
+        pixels = np.array(image, dtype=np.uint8).reshape(size, size, -1)
+        return torch.from_numpy(pixels), int(self.labels[position]), position
+
+
+def random_view(image: Any, size: int, flip: bool, seed: int) -> Any:
+    """RandomResizedCrop(size) and a horizontal flip of a PIL image, drawn from the seed."""
+    from PIL import Image
+
+    draw = random.Random(seed)
+    image = image.crop(random_crop(image.width, image.height, draw))
+    image = image.resize((size, size), Image.Resampling.BILINEAR)
+    mirrored = draw.random() < 0.5 and flip
+    return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if mirrored else image
+
+
+def random_crop(width: int, height: int, draw: random.Random) -> tuple[int, int, int, int]:
+    """torchvision's RandomResizedCrop: (left, top, right, bottom) of 8 to 100 % of the area, aspect 3:4 to 4:3.
+
+    After ten draws that do not fit in the image it is the largest centre crop.
+    """
+    low, high = 3 / 4, 4 / 3
+    for _ in range(10):
+        area = width * height * draw.uniform(0.08, 1.0)
+        aspect = math.exp(draw.uniform(math.log(low), math.log(high)))
+        w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+        if 0 < w <= width and 0 < h <= height:
+            left, top = draw.randint(0, width - w), draw.randint(0, height - h)
+            return left, top, left + w, top + h
+    w, h = min(width, round(height * high)), min(height, round(width / low))
+    return (width - w) // 2, (height - h) // 2, (width - w) // 2 + w, (height - h) // 2 + h
+
+
+def evaluation_view(image: Any, size: int) -> Any:
+    """The shorter side to size * 256 / 224, then the centre: torchvision's Resize and CenterCrop."""
+    from PIL import Image
+
+    short = size * 256 // 224
+    long = int(short * max(image.size) / min(image.size))
+    shape = (short, long) if image.width <= image.height else (long, short)
+    image = image.resize(shape, Image.Resampling.BILINEAR)
+    left, top = round((shape[0] - size) / 2.0), round((shape[1] - size) / 2.0)
+    return image.crop((left, top, left + size, top + size))
+
+
+def collate(items: Sequence[tuple[Tensor, int, int] | str]) -> tuple[Tensor, Tensor, Tensor] | str:
+    """images uint8 [B,S,S,C], labels [B], index [B]; or the first item's complaint."""
+    good = [item for item in items if not isinstance(item, str)]
+    if len(good) < len(items):
+        return next(item for item in items if isinstance(item, str))
+    images, labels, index = zip(*good, strict=True)
+    return torch.stack(images), torch.tensor(labels), torch.tensor(index)
