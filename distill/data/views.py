@@ -49,7 +49,7 @@ def random_view(image: Any, size: int, flip: bool, seed: int) -> Any:
 
 
 def random_crop(width: int, height: int, draw: random.Random) -> tuple[int, int, int, int]:
-    """torchvision's RandomResizedCrop: (left, top, right, bottom) of 8 to 100 % of the area, aspect 3:4 to 4:3.
+    """torchvision's RandomResizedCrop: (left, top, right, bottom), 8 to 100 % of the area, 3:4 to 4:3.
 
     After ten draws that do not fit in the image it is the largest centre crop.
     """
