@@ -86,6 +86,10 @@ class PaperTable:
         chosen = self.raw.get("row_selection", {}).get(method, self.raw.get("selection", "unknown"))
         return str(chosen)
 
+    def protocol_of(self, method: str) -> str | None:
+        """The protocol of a row, where it is known."""
+        return self.raw.get("row_protocol", {}).get(method, self.protocol)
+
     def ours(self, method: str) -> str:
         """The name of a row's method here."""
         return str(self.raw.get("ours", {}).get(method, method))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shlex
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -26,6 +27,7 @@ class Run:
 
     folder: Path
     dataset: str
+    part: str  # of the data set that the accuracy was measured on: test, or a held-out part
     protocol: str
     ce: float | None
     kd: float | None
@@ -47,12 +49,22 @@ class Run:
     method_params: float | None
     images_per_second: float | None
     seconds: float | None
+    by_hand: tuple[str, ...]  # settings of the schedule and the data set that the command changed
 
     @property
     def key(self) -> tuple[Any, ...]:
         """What must agree for two runs to be seeds of the same thing."""
         convention = (self.ce, self.kd, self.weight)
-        return (self.dataset, self.protocol, convention, self.teacher, self.student, self.method, self.hash)
+        return (
+            self.dataset,
+            self.part,
+            self.protocol,
+            convention,
+            self.teacher,
+            self.student,
+            self.method,
+            self.hash,
+        )
 
 
 @dataclass
@@ -144,6 +156,8 @@ def _run(folder: Path, content: dict[str, Any]) -> Run | None:
         student=names[1],
         method=names[2],
         last=last,
+        part=str(content.get("evaluated_on") or "test"),
+        by_hand=_by_hand(content.get("command")),
         protocol=str(content.get("protocol") or "?"),
         teacher=_teacher(content.get("teacher")),
         ce=_number(convention.get("ce")),
@@ -168,6 +182,17 @@ def _run(folder: Path, content: dict[str, Any]) -> Run | None:
             )
         },
     )
+
+
+def _by_hand(command: Any) -> tuple[str, ...]:
+    """Overrides such as schedule.batch_size=512: with them a protocol's name is no longer the whole truth."""
+    try:
+        words = shlex.split(command) if isinstance(command, str) else []
+    except ValueError:
+        return ()
+    settings = [word.lstrip("+~") for word in words if "=" in word]
+    kept = [word for word in settings if word.startswith(("schedule.", "dataset."))]
+    return tuple(sorted(word for word in kept if not word.startswith(("dataset.root=", "schedule.epochs="))))
 
 
 def _mapping(value: Any) -> dict[str, Any]:

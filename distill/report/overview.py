@@ -36,38 +36,37 @@ EXPLAIN = (
 
 
 def overview(found: Found, rows: list[Row]) -> Document:
-    """One table a (data set, protocol), so that rows of different protocols never meet."""
-    tables = [_table(place, list(group)) for place, group in groupby(rows, _place)]
+    """One table a data set and protocol, so that rows of different protocols never meet."""
+    tables = [_table(where, list(group)) for where, group in groupby(rows, place)]
     notes = [found.line(), EXPLAIN] if rows else [found.line()]
     return Document("Distillation runs", tables, notes + below(rows), [record(row) for row in rows])
 
 
-def _place(row: Row) -> tuple[str, str]:
-    return row.one.dataset, row.one.protocol
+def place(row: Row) -> tuple[str, str, str]:
+    """What the rows of one table share."""
+    return row.one.dataset, row.one.part, row.one.protocol
 
 
-def _table(place: tuple[str, str], rows: list[Row]) -> Table:
-    dataset, protocol = place
+def place_title(where: tuple[str, str, str]) -> str:
+    dataset, part, protocol = where
+    return f"{dataset}, protocol {protocol}" + (f", measured on {part}" if part != "test" else "")
+
+
+def _table(where: tuple[str, str, str], rows: list[Row]) -> Table:
     cells = [_cells(row) for row in rows]
-    title = f"{dataset}, protocol {protocol}"
     conventions = {convention(row.one) for row in rows}
-    notes = (
-        [f"{len(conventions)} loss conventions: compare rows of one convention."]
-        if len(conventions) > 1
-        else []
+    several = f"{len(conventions)} loss conventions: compare rows of one convention."
+    notes = [several] if len(conventions) > 1 else []
+    return Table(
+        "-".join(where), place_title(where), COLUMNS, cells, notes, numeric_columns(cells, len(COLUMNS))
     )
-    return Table(f"{dataset}-{protocol}", title, COLUMNS, cells, notes, numeric_columns(cells, len(COLUMNS)))
 
 
 def _cells(row: Row) -> list[Cell]:
     seconds = row.mean("seconds")
-    name = (
-        Cell(row.one.method, tone="bad", title="below the student alone")
-        if row.below_alone()
-        else Cell(row.one.method)
-    )
+    worse = row.below_alone()
     return [
-        name,
+        Cell(row.one.method, tone="bad" if worse else "", title="below the student alone" if worse else ""),
         word(row.one.teacher),
         word(row.one.student),
         word(convention(row.one)),
@@ -105,6 +104,7 @@ def record(row: Row) -> dict[str, Any]:
     best = row.best
     return {
         "dataset": run.dataset,
+        "measured_on": run.part,
         "protocol": run.protocol,
         "ce": run.ce,
         "kd": run.kd,

@@ -16,8 +16,8 @@ RULE = (
     'Verdict: "within noise" when the two-sided 95 % t-interval of our mean over seeds (sample standard '
     'deviation, n - 1 degrees of freedom) contains the published value, else "above" or "below". Where the '
     "publication gives a standard deviation and its number of runs, Welch's interval of the difference of "
-    "the two means is used instead; elsewhere the noise of the published value is unknown and left out, so a value "
-    "just outside says little. Intervals are widened by 0.005, half of the last printed digit. "
+    "the two means is used instead; elsewhere the noise of the published value is unknown and left out, so a "
+    "value just outside says little. Intervals are widened by 0.005, half of the last printed digit. "
     'With n < 2 there is no spread: "n too small".'
 )
 

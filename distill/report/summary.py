@@ -74,13 +74,13 @@ def _row(runs: list[Run]) -> Row:
     return Row(tuple(runs), last, sample([run.best for run in runs]), epoch.mean if epoch else None, teacher)
 
 
-def _place(row: Row) -> tuple[str, str, str]:
-    return row.one.dataset, row.one.protocol, row.one.student
+def _place(row: Row) -> tuple[str, ...]:
+    return row.one.dataset, row.one.part, row.one.protocol, row.one.student
 
 
-def _baselines(rows: list[Row]) -> dict[tuple[str, str, str], Sample]:
-    """The student alone of each (data set, protocol, student): of several, the one with most seeds."""
-    chosen: dict[tuple[str, str, str], Row] = {}
+def _baselines(rows: list[Row]) -> dict[tuple[str, ...], Sample]:
+    """The student alone of each data set, protocol and student: of several, the one with most seeds."""
+    chosen: dict[tuple[str, ...], Row] = {}
     for row in rows:
         if row.one.method != ALONE:
             continue
