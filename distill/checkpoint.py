@@ -25,8 +25,19 @@ import torch
 from distill.errors import NoValidCheckpoint
 from distill.files import SaveError, plain, read_json, replacing, sweep, write_json, write_text
 
-__all__ = ["Checkpoints", "CorruptCheckpoint", "NoValidCheckpoint", "SaveError", "export", "load", "plain",
-           "read_json", "save", "write_json", "write_text"]
+__all__ = [
+    "Checkpoints",
+    "CorruptCheckpoint",
+    "NoValidCheckpoint",
+    "SaveError",
+    "export",
+    "load",
+    "plain",
+    "read_json",
+    "save",
+    "write_json",
+    "write_text",
+]
 
 MAGIC = b"DISTILL\0"
 VERSION = 1
@@ -78,7 +89,7 @@ class Checkpoints:
         """Save `state` as that of `step`. On SaveError the older ones stand: warn, go on, try later."""
         path = self.folder / f"step-{step:09d}.ckpt"
         save(path, state)
-        for old in [other for other in self.paths() if other != path][self.keep - 1:]:
+        for old in [other for other in self.paths() if other != path][self.keep - 1 :]:
             _remove(old)
         return path
 
@@ -99,8 +110,10 @@ class Checkpoints:
             return state
         lost = [*map(str, bad.values()), *(f"{path} was damaged before" for path in self._corrupt())]
         if lost:
-            raise NoValidCheckpoint(f"No valid checkpoint is left ({'; '.join(lost)}): "
-                                    f"delete the folder {self.folder} to start this run anew")
+            raise NoValidCheckpoint(
+                f"No valid checkpoint is left ({'; '.join(lost)}): "
+                f"delete the folder {self.folder} to start this run anew"
+            )
         return None
 
     def paths(self) -> list[Path]:
@@ -142,7 +155,7 @@ def _verified(path: Path) -> memoryview:
     if len(data) < HEADER.size or not data.startswith(MAGIC):
         raise CorruptCheckpoint(f"{path} is no checkpoint or lost its beginning")
     _, version, length, digest = HEADER.unpack_from(data)
-    payload = memoryview(data)[HEADER.size:]
+    payload = memoryview(data)[HEADER.size :]
     if version != VERSION:
         raise CorruptCheckpoint(f"{path} has format version {version}, this program reads {VERSION}")
     if len(payload) != length:
@@ -163,8 +176,10 @@ def _check(value: Any, where: str) -> None:
         for position, entry in enumerate(value):
             _check(entry, f"{where}[{position}]")
     elif kind not in (*_SCALARS, torch.Tensor, torch.nn.Parameter):
-        raise ValueError(f"{where} is of type {kind.__module__}.{kind.__qualname__}, which a checkpoint "
-                         "cannot hold: use tensors, numbers, strings, or dicts, lists and tuples of these")
+        raise ValueError(
+            f"{where} is of type {kind.__module__}.{kind.__qualname__}, which a checkpoint "
+            "cannot hold: use tensors, numbers, strings, or dicts, lists and tuples of these"
+        )
 
 
 def _remove(path: Path) -> None:

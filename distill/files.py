@@ -67,8 +67,10 @@ def replacing(path: str | Path) -> Iterator[BinaryIO]:
         os.replace(temporary, path)
         _sync_folder(path.parent)
     except (OSError, RuntimeError) as error:
-        raise SaveError(f"{path} could not be written ({first_line(error)}): free some space or check the "
-                        "permissions; what was saved before is untouched") from error
+        raise SaveError(
+            f"{path} could not be written ({first_line(error)}): free some space or check the "
+            "permissions; what was saved before is untouched"
+        ) from error
     finally:
         with contextlib.suppress(OSError):
             os.unlink(temporary)

@@ -7,8 +7,13 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-MARKS = {"loss": "loss {:.3f}", "train_accuracy": "train {:.1f} %", "test_accuracy": "test {:.2f} %",
-         "best_accuracy": "best {:.2f} %", "images_per_second": "{:.0f} images/s"}
+MARKS = {
+    "loss": "loss {:.3f}",
+    "train_accuracy": "train {:.1f} %",
+    "test_accuracy": "test {:.2f} %",
+    "best_accuracy": "best {:.2f} %",
+    "images_per_second": "{:.0f} images/s",
+}
 
 
 class Progress:
@@ -98,9 +103,13 @@ def _bar(total: int) -> Any:
     from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bar
 
-    bar = Bar(TextColumn("{task.description}", markup=False), BarColumn(bar_width=20),
-              TextColumn("{task.fields[status]}", markup=False),
-              TimeRemainingColumn(elapsed_when_finished=True), refresh_per_second=4)
+    bar = Bar(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(bar_width=20),
+        TextColumn("{task.fields[status]}", markup=False),
+        TimeRemainingColumn(elapsed_when_finished=True),
+        refresh_per_second=4,
+    )
     bar.add_task("", total=total, status="")
     bar.start()
     return bar

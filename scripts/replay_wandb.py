@@ -12,7 +12,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from distill.files import read_json
-from distill.track import METRICS, Mirror, read_rows
+from distill.mirror import Mirror
+from distill.track import METRICS, read_rows
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
