@@ -65,13 +65,14 @@ class Mirror:
         run, self.run = self.run, None
         if run is None:
             return
-        start = time.monotonic()
+        start, sent = time.monotonic(), False
         try:
             run.summary.update(_flat(summary, ""))
             run.finish(exit_code=exit_code)
+            sent = self.online and time.monotonic() - start < self._finish_timeout
         except Exception as error:
             _log.warning("W&B did not finish (%s); metrics.jsonl is complete", first_line(error))
-        if not self.online or time.monotonic() - start >= self._finish_timeout:
+        if not sent:
             _log.info("to send this run to W&B: wandb sync %s", Path(run.dir).parent)
 
     def _start(self, wandb: ModuleType, mode: str, resume: bool, arguments: dict[str, Any]) -> None:

@@ -9,7 +9,9 @@ import pty
 import socket
 import subprocess
 import sys
+import threading
 import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -241,6 +243,45 @@ def test_an_unreachable_server_means_an_offline_run_and_one_warning(
     assert len(list(tmp_path.glob("wandb/offline-run-*/run-abc-1.wandb"))) == 1 and read_rows(tmp_path) == [
         row(1)
     ]
+
+
+class Server(BaseHTTPRequestHandler):
+    """As much of a W&B server as a run needs to start."""
+
+    def do_POST(self):
+        self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        project = {"id": "p", "name": "distill", "entity": {"id": "e", "name": "me"}}
+        bucket = {"id": "b", "name": "abc-1", "displayName": "kd", "config": "{}", "project": project}
+        bucket |= {"sweepName": None, "historyLineCount": 0}
+        body = json.dumps({"data": {"upsertBucket": {"bucket": bucket, "inserted": True}}}).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_): ...
+
+
+def test_a_server_that_dies_during_the_run_delays_the_end_by_the_timeout(
+    tmp_path, wandb, monkeypatch, caplog
+):
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Server)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    unreachable(monkeypatch, server.server_port)
+    caplog.set_level(logging.INFO, "distill.mirror")
+    tracker = Tracker(tmp_path, ONLINE, {}, IDENTITY, init_timeout=10, finish_timeout=1)
+    server.shutdown()
+    server.server_close()
+    thread.join()
+    assert tracker.mirror.online
+    start = time.monotonic()
+    for step in range(200):
+        tracker.log(row(step))
+    assert time.monotonic() - start < 2  # logging waits for nobody
+    tracker.finish(0, {"accuracy/last": 1.0})
+    assert time.monotonic() - start < 10 and "wandb sync" in caplog.text
+    assert len(read_rows(tmp_path)) == 200 and len(list(tmp_path.glob("wandb/run-*/run-abc-1.wandb"))) == 1
 
 
 def test_without_a_key_nobody_is_asked_even_on_a_terminal(tmp_path, wandb):
