@@ -12,18 +12,25 @@ from distill.models.names import is_known, nearest
 
 
 def build(
-    name: str, num_classes: int, *, in_chans: int = 3, size: int = 32, pretrained: bool = False,
-    args: dict[str, Any] | None = None, seed: int | None = None,
+    name: str,
+    num_classes: int,
+    *,
+    in_chans: int = 3,
+    size: int = 32,
+    pretrained: bool = False,
+    args: dict[str, Any] | None = None,
+    seed: int | None = None,
 ) -> FeatureNet:
     """Make a network for `size` x `size` images on the CPU.
 
-    name: in timm's registry; ours carry the prefix cifar_. args: keywords of the constructor. With a seed the weights
-    are a function of it, and the global random state is untouched.
-    Raises ValueError for unknown names (with the nearest ones), wrong args, sizes that do not fit, missing weights.
+    name: in timm's registry; ours carry the prefix cifar_. args: keywords of the constructor. With a seed the
+    weights are a function of it, and the global random state is untouched.
+    Raises ValueError for unknown names (with the nearest ones), wrong args, sizes that do not fit, and weights
+    that cannot be had.
     """
     if not is_known(name):
         near = nearest(name)
-        hint = f"did you mean {' or '.join(near)}?" if near else "timm.list_models() lists timm's, cifar_* are ours"
+        hint = f"did you mean {' or '.join(near)}?" if near else "timm.list_models() lists timm's"
         raise ValueError(f"There is no model named {name!r}: {hint}")
     arguments = dict(args or {})
     recipe = {"name": name, "num_classes": num_classes, "in_chans": in_chans, "size": size, "args": arguments}
@@ -38,7 +45,7 @@ def _construct(
     name: str, num_classes: int, in_chans: int, size: int, pretrained: bool, args: dict[str, Any]
 ) -> nn.Module:
     if name not in CONSTRUCTORS:
-        from distill.models.timm_reader import create  # imports timm, which takes seconds
+        from distill.models.timm_factory import create  # imports timm, which takes seconds
 
         return create(name, num_classes, in_chans, size, pretrained, args)
     if pretrained:
@@ -46,4 +53,6 @@ def _construct(
     try:
         return CONSTRUCTORS[name](num_classes, in_chans, **args)
     except TypeError as error:
-        raise ValueError(f"{name} does not take these args ({error}): leave out what it does not know") from error
+        raise ValueError(
+            f"{name} does not take these args ({error}): leave out what it does not know"
+        ) from error

@@ -1,7 +1,7 @@
 """What the CIFAR families share: timm's model contract, and all taps in one forward pass.
 
-A family writes its modules (named as in the public checkpoints), `stem()` and blocks that end *before* their last
-ReLU; this class runs them, keeps the maps on both sides of the ReLU, pools, and classifies.
+A family writes its modules (named as in the public checkpoints), `stem()` and blocks that end *before* their
+last ReLU; this class runs them, keeps the maps on both sides of the ReLU, pools, and classifies.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 @dataclass
 class Trace:
-    """Maps of one forward pass: stem, then for every stage its output and (where there is one) its pre-activation."""
+    """Maps of one pass: the stem, and every stage's output and (where there is one) pre-activation."""
 
     stem: Tensor
     features: list[Tensor] = field(default_factory=list)
@@ -29,7 +29,7 @@ class Trace:
 class CifarNet(nn.Module):
     """A classifier of small images in timm's contract; any image size that survives the strides.
 
-    Families set `classifier_name` (the attribute that holds the last layer), `stage_names`, and call `describe()`.
+    Families set `classifier_name` (the last layer's attribute) and `stage_names`, and call `describe()`.
     """
 
     classifier_name = "fc"
@@ -42,13 +42,16 @@ class CifarNet(nn.Module):
     head_hidden_size: int
     feature_info: list[dict[str, Any]]
 
-    def describe(self, num_classes: int, channels: Sequence[int], reductions: Sequence[int], width: int) -> None:
+    def describe(
+        self, num_classes: int, channels: Sequence[int], reductions: Sequence[int], width: int
+    ) -> None:
         """Fill in timm's attributes. channels, reductions: the stem, then every stage; width: D."""
         self.num_classes = num_classes
         self.num_features = self.head_hidden_size = width
         modules = (self.stem_name, *self.stage_names)
         self.feature_info = [
-            {"num_chs": c, "reduction": r, "module": m} for c, r, m in zip(channels, reductions, modules, strict=True)
+            {"num_chs": c, "reduction": r, "module": m}
+            for c, r, m in zip(channels, reductions, modules, strict=True)
         ]
         setattr(self, self.classifier_name, self.new_classifier())
 
@@ -60,7 +63,7 @@ class CifarNet(nn.Module):
         raise NotImplementedError
 
     def stage(self, index: int, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Stage `index` on x -> (its output, its output before the last ReLU). Blocks return pre-activations."""
+        """Stage `index` on x -> (its output, the same before the last ReLU). Blocks return the latter."""
         preact = x
         for block in getattr(self, self.stage_names[index]):
             preact = block(x)
@@ -102,10 +105,15 @@ class CifarNet(nn.Module):
         return x if pre_logits else self.get_classifier()(x)
 
     def forward_intermediates(
-        self, x: Tensor, indices: int | Sequence[int] | None = None, norm: bool = False, stop_early: bool = False,
-        output_fmt: str = "NCHW", intermediates_only: bool = False,
+        self,
+        x: Tensor,
+        indices: int | Sequence[int] | None = None,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: str = "NCHW",
+        intermediates_only: bool = False,
     ) -> Any:
-        """Stem (index 0) and stages as [B, C, H, W], alone or behind the final map. norm has nothing to do here."""
+        """Stem (index 0) and stages as [B, C, H, W], alone or behind the final map; norm changes nothing."""
         if output_fmt != "NCHW":
             raise ValueError(f"{type(self).__name__} gives its maps as NCHW only, not {output_fmt}")
         if stop_early and not intermediates_only:
@@ -142,7 +150,7 @@ def conv(inputs: int, outputs: int, kernel: int = 3, stride: int = 1, groups: in
 
 
 def init_convolutions(net: nn.Module) -> None:
-    """He initialisation by fan out, as all families but the ShuffleNets use: N(0, sqrt(2 / (k * k * C_out)))."""
+    """He initialisation by fan out, N(0, sqrt(2 / (k * k * C_out))), biases zero."""
     for module in net.modules():
         if isinstance(module, nn.Conv2d):
             fan_out = module.kernel_size[0] * module.kernel_size[1] * module.out_channels

@@ -14,17 +14,29 @@ from distill.models.vgg import VGG
 from distill.models.wrn import WideResNet
 
 WIDE = (32, 64, 128, 256)
-VGG_CONVOLUTIONS = {8: (1, 1, 1, 1, 1), 11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
+VGG_CONVOLUTIONS = {
+    8: (1, 1, 1, 1, 1),
+    11: (1, 1, 2, 2, 2),
+    13: (2, 2, 2, 2, 2),
+    16: (2, 2, 3, 3, 3),
+    19: (2, 2, 4, 4, 4),
+}
 
 _FAMILIES: dict[str, Callable[..., CifarNet]] = {
     **{f"resnet{depth}": partial(ResNet, depth=depth) for depth in (8, 14, 20, 32, 44, 56, 110)},
     **{f"resnet{depth}_a": partial(ResNet, depth=depth, option_a=True) for depth in (20, 32, 44, 56, 110)},
     **{f"resnet{depth}x4": partial(ResNet, depth=depth, widths=WIDE) for depth in (8, 32)},
-    **{f"wrn_{depth}_{widen}": partial(WideResNet, depth=depth, widen=widen) for depth in (16, 40) for widen in (1, 2)},
+    **{
+        f"wrn_{depth}_{widen}": partial(WideResNet, depth=depth, widen=widen)
+        for depth in (16, 40)
+        for widen in (1, 2)
+    },
     **{f"vgg{depth}": partial(VGG, convolutions=counts) for depth, counts in VGG_CONVOLUTIONS.items()},
     "ResNet50": ResNet50,
     "MobileNetV2": MobileNetV2,
     "ShuffleV1": ShuffleV1,
     "ShuffleV2": ShuffleV2,
 }
-CONSTRUCTORS: dict[str, Callable[..., CifarNet]] = {PREFIX + name: family for name, family in _FAMILIES.items()}
+CONSTRUCTORS: dict[str, Callable[..., CifarNet]] = {
+    PREFIX + name: family for name, family in _FAMILIES.items()
+}

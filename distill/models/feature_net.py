@@ -49,13 +49,19 @@ class CifarReader:
 class FeatureNet(nn.Module):
     """A classifier and what it shows: forward(images) -> Outputs, whose logits equal model(images).
 
-    model: our CifarNet or a timm model; its state_dict() is what is exported. shapes: (C, H, W) of every stage for
+    model: our CifarNet or a timm model; its state_dict() is what is exported. shapes: (C, H, W) a stage for
     images of `size`; stem_shape the same for the stem, or None. recipe: arguments of build() for twin().
     Raises ValueError when the network cannot be read, or not at this image size.
     """
 
     def __init__(
-        self, model: nn.Module, *, name: str, size: int = 32, in_chans: int = 3, recipe: dict[str, Any] | None = None
+        self,
+        model: nn.Module,
+        *,
+        name: str,
+        size: int = 32,
+        in_chans: int = 3,
+        recipe: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
         self.model = model
@@ -80,7 +86,9 @@ class FeatureNet(nn.Module):
 
     def _probe(self) -> Tensor:
         """A fixed image [1, C, H, W] on the model's device; the global random state is left alone."""
-        image = torch.randn(1, self.in_chans, self.size, self.size, generator=torch.Generator().manual_seed(0))
+        image = torch.randn(
+            1, self.in_chans, self.size, self.size, generator=torch.Generator().manual_seed(0)
+        )
         return image.to(next(self.model.parameters()).device)
 
     def _dry_run(self) -> Outputs:
@@ -102,7 +110,7 @@ class FeatureNet(nn.Module):
         return self.reader.read(self.model, images)
 
     def classify(self, last_feature: Tensor) -> Tensor:
-        """[B, C, H, W] in place of the last stage's map -> logits [B, K]: what follows it, pooling and classifier.
+        """[B, C, H, W] in place of the last stage's map -> logits [B, K], by all that follows that map.
 
         Raises ValueError for nets whose classifier does not read that map alone (a class token).
         """
@@ -113,7 +121,9 @@ class FeatureNet(nn.Module):
         try:
             return self.reader.bn_before_relu(self.model)
         except ValueError as error:
-            raise ValueError(f"{self.name} has no BatchNorm before each stage's last ReLU: {error}") from error
+            raise ValueError(
+                f"{self.name} has no BatchNorm before each stage's last ReLU: {error}"
+            ) from error
 
     def twin(self, seed: int | None = None) -> "FeatureNet":
         """The same architecture with a fresh initialisation, on the same device."""
@@ -126,12 +136,20 @@ class FeatureNet(nn.Module):
         return twin.to(next(self.parameters()).device)
 
     def renormalize(
-        self, from_mean: Sequence[float], from_std: Sequence[float], to_mean: Sequence[float], to_std: Sequence[float]
+        self,
+        from_mean: Sequence[float],
+        from_std: Sequence[float],
+        to_mean: Sequence[float],
+        to_std: Sequence[float],
     ) -> None:
         """From now on images arrive normalised by from_*, and the model sees them normalised by to_*."""
-        statistics = [torch.tensor(list(s), dtype=torch.float64) for s in (from_mean, from_std, to_mean, to_std)]
+        statistics = [
+            torch.tensor(list(s), dtype=torch.float64) for s in (from_mean, from_std, to_mean, to_std)
+        ]
         if any(len(s) != self.in_chans for s in statistics):
-            raise ValueError(f"{self.name} takes {self.in_chans} channels, so mean and std need {self.in_chans} values")
+            raise ValueError(
+                f"{self.name} takes {self.in_chans} channels, so mean and std need {self.in_chans} values"
+            )
         mean, std, new_mean, new_std = (s.view(1, -1, 1, 1) for s in statistics)
         device = next(self.parameters()).device
         self.input_scale = (std / new_std).float().to(device)
@@ -170,8 +188,8 @@ def wrong_size(name: str, size: int, in_chans: int, error: Exception) -> str:
     """One sentence for a network that refuses the data's images."""
     reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
     return (
-        f"{name} does not work on {in_chans}x{size}x{size} images ({reason}): set dataset.size to what it takes, or "
-        "give it other args, such as img_size or patch_size"
+        f"{name} does not work on {in_chans}x{size}x{size} images ({reason}): set dataset.size to what it "
+        "takes, or give it other args, such as img_size or patch_size"
     )
 
 

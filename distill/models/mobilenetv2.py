@@ -8,9 +8,16 @@ from torch import Tensor, nn
 from distill.models.cifar_net import CifarNet, conv, init_convolutions
 
 # channels at width 1, blocks, stride, expanded?
-SETTINGS = ((16, 1, 1, False), (24, 2, 1, True), (32, 3, 2, True), (64, 4, 2, True), (96, 3, 1, True),
-            (160, 3, 2, True), (320, 1, 1, True))
-STAGES = ((0, 1), (2,), (3, 4), (5, 6))     # which groups of blocks make a stage
+SETTINGS = (
+    (16, 1, 1, False),
+    (24, 2, 1, True),
+    (32, 3, 2, True),
+    (64, 4, 2, True),
+    (96, 3, 1, True),
+    (160, 3, 2, True),
+    (320, 1, 1, True),
+)
+STAGES = ((0, 1), (2,), (3, 4), (5, 6))  # which groups of blocks make a stage
 
 
 class InvertedResidual(nn.Module):
@@ -20,9 +27,14 @@ class InvertedResidual(nn.Module):
         super().__init__()
         middle = inputs * expansion
         self.conv = nn.Sequential(
-            conv(inputs, middle, 1), nn.BatchNorm2d(middle), nn.ReLU(inplace=True),
-            conv(middle, middle, 3, stride, groups=middle), nn.BatchNorm2d(middle), nn.ReLU(inplace=True),
-            conv(middle, outputs, 1), nn.BatchNorm2d(outputs),
+            conv(inputs, middle, 1),
+            nn.BatchNorm2d(middle),
+            nn.ReLU(inplace=True),
+            conv(middle, middle, 3, stride, groups=middle),
+            nn.BatchNorm2d(middle),
+            nn.ReLU(inplace=True),
+            conv(middle, outputs, 1),
+            nn.BatchNorm2d(outputs),
         )
         self.residual = stride == 1 and inputs == outputs
 
@@ -80,7 +92,9 @@ class MobileNetV2(CifarNet):
         return self.conv2(feature)
 
     def bn_before_relu(self) -> list[nn.BatchNorm2d]:
-        raise ValueError("MobileNetV2's bottlenecks are linear, so no BatchNorm comes right before a stage's ReLU")
+        raise ValueError(
+            "MobileNetV2's bottlenecks are linear, so no BatchNorm comes right before a stage's ReLU"
+        )
 
 
 def _conv_bn_relu(inputs: int, outputs: int, kernel: int, stride: int) -> nn.Sequential:

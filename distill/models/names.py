@@ -9,9 +9,28 @@ from pathlib import Path
 PREFIX = "cifar_"
 
 PAPER_NAMES = (
-    "resnet8", "resnet14", "resnet20", "resnet32", "resnet44", "resnet56", "resnet110", "resnet8x4", "resnet32x4",
-    "ResNet50", "wrn_16_1", "wrn_16_2", "wrn_40_1", "wrn_40_2", "vgg8", "vgg11", "vgg13", "vgg16", "vgg19",
-    "MobileNetV2", "ShuffleV1", "ShuffleV2",
+    "resnet8",
+    "resnet14",
+    "resnet20",
+    "resnet32",
+    "resnet44",
+    "resnet56",
+    "resnet110",
+    "resnet8x4",
+    "resnet32x4",
+    "ResNet50",
+    "wrn_16_1",
+    "wrn_16_2",
+    "wrn_40_1",
+    "wrn_40_2",
+    "vgg8",
+    "vgg11",
+    "vgg13",
+    "vgg16",
+    "vgg19",
+    "MobileNetV2",
+    "ShuffleV1",
+    "ShuffleV2",
 )
 OPTION_A_NAMES = ("resnet20_a", "resnet32_a", "resnet44_a", "resnet56_a", "resnet110_a")
 CIFAR_NAMES = tuple(PREFIX + name for name in PAPER_NAMES + OPTION_A_NAMES)
@@ -21,7 +40,7 @@ _REGISTERED = re.compile(r"^@register_model\s*\ndef\s+(\w+)", re.MULTILINE)
 
 @cache
 def timm_names() -> frozenset[str]:
-    """Names that timm registers, read from its source files (importing it takes seconds); empty without timm."""
+    """timm's registered names, read from its source files since importing it takes seconds."""
     spec = find_spec("timm")
     if spec is None or spec.origin is None:
         return frozenset()
@@ -30,15 +49,19 @@ def timm_names() -> frozenset[str]:
 
 
 def is_known(name: str) -> bool:
-    """Whether build() can make it: ours, timm's (with or without a tag such as resnet18.a1_in1k), or a hub address."""
-    return name in CIFAR_NAMES or name.split(".")[0] in timm_names() or name.startswith(("hf_hub:", "hf-hub:"))
+    """Whether build() can make it: ours, timm's (also with a tag, resnet18.a1_in1k), or a hub address."""
+    return (
+        name in CIFAR_NAMES or name.split(".")[0] in timm_names() or name.startswith(("hf_hub:", "hf-hub:"))
+    )
 
 
 def nearest(name: str) -> list[str]:
-    """Up to three names that look like it, ours before timm's of the same name; prefix and case are ignored."""
+    """Up to three names that look like it, ours before timm's; prefix and case are ignored."""
     known: dict[str, list[str]] = {}
     for candidate in (*CIFAR_NAMES, *sorted(timm_names())):
         known.setdefault(candidate.removeprefix(PREFIX).lower(), []).append(candidate)
     wanted = name.removeprefix(PREFIX).split(".")[0].lower()
-    near = [candidate for key in get_close_matches(wanted, known, n=3, cutoff=0.6) for candidate in known[key]]
+    near = [
+        candidate for key in get_close_matches(wanted, known, n=3, cutoff=0.6) for candidate in known[key]
+    ]
     return near[:3]

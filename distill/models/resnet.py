@@ -1,7 +1,7 @@
 """ResNets for 32x32 images: He et al., CVPR 2016, section 4.2.
 
-Two variants that share blocks: shortcuts by 1x1 convolution (the nets of the distillation literature), and the paper's
-parameter-free "option A" (`cifar_resnet20_a` and so on), for which CIFAR-10 checkpoints are public.
+Two variants that share blocks: shortcuts by 1x1 convolution (the nets of the distillation literature), and
+the paper's parameter-free "option A" (`cifar_resnet20_a` ...), for which CIFAR-10 checkpoints are public.
 """
 
 from collections.abc import Sequence
@@ -42,12 +42,17 @@ class BasicBlock(nn.Module):
 class ResNet(CifarNet):
     """depth = 6n + 2 layers: n blocks in each of three stages.
 
-    widths: channels of the stem and the stages. option_a: zero-padded shortcuts, and `linear` for the classifier.
+    widths: channels of the stem and the stages. option_a: zero-padded shortcuts, classifier named `linear`.
     Raises ValueError when depth is not 6n + 2.
     """
 
     def __init__(
-        self, num_classes: int = 100, in_chans: int = 3, *, depth: int, widths: Sequence[int] = (16, 16, 32, 64),
+        self,
+        num_classes: int = 100,
+        in_chans: int = 3,
+        *,
+        depth: int,
+        widths: Sequence[int] = (16, 16, 32, 64),
         option_a: bool = False,
     ) -> None:
         super().__init__()
@@ -57,7 +62,9 @@ class ResNet(CifarNet):
         self.conv1 = conv(in_chans, widths[0])
         self.bn1 = nn.BatchNorm2d(widths[0])
         for i, name in enumerate(self.stage_names):
-            setattr(self, name, _stage(widths[i], widths[i + 1], 1 if i == 0 else 2, (depth - 2) // 6, option_a))
+            setattr(
+                self, name, _stage(widths[i], widths[i + 1], 1 if i == 0 else 2, (depth - 2) // 6, option_a)
+            )
         self.describe(num_classes, widths, (1, 1, 2, 4), widths[-1])
         self._initialise(option_a)
 
@@ -65,7 +72,9 @@ class ResNet(CifarNet):
         """He's normal: by fan out for convolutions; option A by fan in, and for the classifier too."""
         for module in self.modules():
             if isinstance(module, nn.Conv2d) or (option_a and isinstance(module, nn.Linear)):
-                nn.init.kaiming_normal_(module.weight, mode="fan_in" if option_a else "fan_out", nonlinearity="relu")
+                nn.init.kaiming_normal_(
+                    module.weight, mode="fan_in" if option_a else "fan_out", nonlinearity="relu"
+                )
 
     def stem(self, images: Tensor) -> Tensor:
         return F.relu(self.bn1(self.conv1(images)), inplace=True)

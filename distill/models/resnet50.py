@@ -36,7 +36,9 @@ class ResNet50(CifarNet):
     classifier_name = "linear"
     stage_names = ("layer1", "layer2", "layer3", "layer4")
 
-    def __init__(self, num_classes: int = 100, in_chans: int = 3, *, blocks: Sequence[int] = (3, 4, 6, 3)) -> None:
+    def __init__(
+        self, num_classes: int = 100, in_chans: int = 3, *, blocks: Sequence[int] = (3, 4, 6, 3)
+    ) -> None:
         super().__init__()
         self.conv1 = conv(in_chans, 64)
         self.bn1 = nn.BatchNorm2d(64)
@@ -44,7 +46,9 @@ class ResNet50(CifarNet):
         for i, (name, width, count) in enumerate(zip(self.stage_names, widths, blocks, strict=True)):
             first = Bottleneck(inputs, width, 1 if i == 0 else 2)
             inputs = 4 * width
-            setattr(self, name, nn.Sequential(first, *(Bottleneck(inputs, width, 1) for _ in range(count - 1))))
+            setattr(
+                self, name, nn.Sequential(first, *(Bottleneck(inputs, width, 1) for _ in range(count - 1)))
+            )
         self.describe(num_classes, (64, 256, 512, 1024, 2048), (1, 1, 2, 4, 8), 2048)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):

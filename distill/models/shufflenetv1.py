@@ -49,8 +49,13 @@ class ShuffleV1(CifarNet):
     classifier_name = "linear"
 
     def __init__(
-        self, num_classes: int = 100, in_chans: int = 3, *, widths: Sequence[int] = (240, 480, 960),
-        blocks: Sequence[int] = (4, 8, 4), groups: int = 3,
+        self,
+        num_classes: int = 100,
+        in_chans: int = 3,
+        *,
+        widths: Sequence[int] = (240, 480, 960),
+        blocks: Sequence[int] = (4, 8, 4),
+        groups: int = 3,
     ) -> None:
         super().__init__()
         self.conv1 = conv(in_chans, STEM, 1)
@@ -66,7 +71,9 @@ class ShuffleV1(CifarNet):
         return F.relu(self.bn1(self.conv1(images)), inplace=True)
 
     def bn_before_relu(self) -> list[nn.BatchNorm2d]:
-        raise ValueError("ShuffleV1 adds or appends the shortcut after its last BatchNorm, on channels without one")
+        raise ValueError(
+            "ShuffleV1 adds or appends the shortcut after its last BatchNorm, on channels without one"
+        )
 
 
 def _units(width: int, groups: int, count: int) -> list[ShuffleUnit]:

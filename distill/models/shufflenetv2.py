@@ -1,7 +1,7 @@
 """ShuffleNet V2 for 32x32 images: Ma et al., ECCV 2018, arXiv:1807.11164.
 
-Units return their channels before the last ReLU and already shuffled. Half of them have passed a ReLU before, which
-another ReLU leaves alone, so features = relu(preacts) holds channel by channel.
+Units return their channels before the last ReLU and already shuffled. Half of them have passed a ReLU before,
+which another ReLU leaves alone, so features = relu(preacts) holds channel by channel.
 """
 
 import torch
@@ -11,7 +11,12 @@ from torch import Tensor, nn
 from distill.models.cifar_net import CifarNet, conv
 from distill.models.shufflenetv1 import STEM, shuffle
 
-WIDTHS = {0.5: (48, 96, 192, 1024), 1: (116, 232, 464, 1024), 1.5: (176, 352, 704, 1024), 2: (224, 488, 976, 2048)}
+WIDTHS = {
+    0.5: (48, 96, 192, 1024),
+    1: (116, 232, 464, 1024),
+    1.5: (176, 352, 704, 1024),
+    2: (224, 488, 976, 2048),
+}
 BLOCKS = (3, 7, 3)
 
 

@@ -1,4 +1,4 @@
-"""Puts the CIFAR nets into timm's registry: after importing this file `timm.create_model("cifar_resnet20")` works."""
+"""Puts the CIFAR nets into timm's registry: import this, and `timm.create_model("cifar_resnet20")` works."""
 
 from typing import Any
 
@@ -13,11 +13,16 @@ __all__: list[str] = []
 
 def _register(name: str) -> None:
     def entry(
-        pretrained: bool = False, pretrained_cfg: Any = None, pretrained_cfg_overlay: Any = None, cache_dir: Any = None,
+        pretrained: bool = False,
+        pretrained_cfg: Any = None,
+        pretrained_cfg_overlay: Any = None,
+        cache_dir: Any = None,
         **kwargs: Any,
     ) -> CifarNet:
         if pretrained:
-            raise ValueError(f"{name} has no published weights: give a checkpoint with checkpoint_path=<file>")
+            raise ValueError(
+                f"{name} has no published weights: give a checkpoint with checkpoint_path=<file>"
+            )
         return CONSTRUCTORS[name](**kwargs)
 
     entry.__name__ = entry.__qualname__ = name

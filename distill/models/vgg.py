@@ -1,4 +1,4 @@
-"""VGG with BatchNorm and without the fully connected layers: Simonyan & Zisserman, ICLR 2015, arXiv:1409.1556."""
+"""VGG with BatchNorm, without hidden linear layers: Simonyan & Zisserman, ICLR 2015, arXiv:1409.1556."""
 
 from collections.abc import Sequence
 
@@ -11,9 +11,12 @@ WIDTHS = (64, 128, 256, 512, 512)
 
 
 class VGG(CifarNet):
-    """Five blocks of `convolutions` 3x3 layers, halved by max pooling in between (not before the fifth, unless the
-    images have 64 pixels or more a side). The first block is the stem."""
+    """Five blocks of `convolutions` 3x3 layers, the first of them the stem.
 
+    Max pooling halves the map in between; before the fifth only in images of 64 pixels or more.
+    """
+
+    block0: nn.Sequential
     classifier_name = "classifier"
     stem_name = "block0"
     stage_names = ("block1", "block2", "block3", "block4")

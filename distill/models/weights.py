@@ -1,7 +1,7 @@
 """Reading checkpoints of others into a network: never running code from them, and saying what does not fit.
 
-Files: safetensors; our exports; {'model': state} of RepDistiller and mdistiller; {'state_dict': {'module.conv1...'}} of
-akamaster's CIFAR-10 ResNets and of most trainers; plain state dicts.
+Files: safetensors (our exports); {'model': state} of RepDistiller and mdistiller; {'state_dict':
+{'module.conv1...'}} of akamaster's CIFAR-10 ResNets and of most trainers; plain state dicts.
 """
 
 import argparse
@@ -25,21 +25,33 @@ State = dict[str, Tensor]
 
 WRAPPERS = ("model", "state_dict", "student", "net", "model_state_dict")
 PREFIXES = ("module.", "_orig_mod.", "model.")
-# what old checkpoints hold beside tensors: accuracies as numpy scalars and the run's options; none of it runs code
+# what old checkpoints hold beside tensors: numpy scalars and the run's options; none of it runs code
+_SCALAR, _ARRAY = np.float64(0).__reduce__()[0], np.empty(0).__reduce__()[0]
 HARMLESS: list[Any] = [
-    argparse.Namespace, np.dtype, np.ndarray,
-    (np._core.multiarray.scalar, "numpy.core.multiarray.scalar"), np._core.multiarray.scalar,
-    (np._core.multiarray._reconstruct, "numpy.core.multiarray._reconstruct"), np._core.multiarray._reconstruct,
-    type(np.dtype(np.float64)), type(np.dtype(np.float32)), type(np.dtype(np.int64)),
+    argparse.Namespace,
+    np.dtype,
+    np.ndarray,
+    *((_SCALAR, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
+    *((_ARRAY, f"numpy.{core}.multiarray._reconstruct") for core in ("core", "_core")),
+    *(type(np.dtype(kind)) for kind in (np.float64, np.float32, np.int64)),
 ]
-BROKEN = (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, LookupError, TypeError, AttributeError)
+BROKEN = (
+    pickle.UnpicklingError,
+    RuntimeError,
+    EOFError,
+    OSError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+)
 
 
 def load_weights(net: FeatureNet, path: str | Path) -> None:
     """Copy the weights in `path` into net.model, all of them and nothing else.
 
-    Raises ValueError naming the file when it is missing, damaged, would run code, or belongs to another network (then
-    also the network that fits, if it is one of ours).
+    Raises ValueError naming the file when it is missing, damaged, would run code, or belongs to another
+    network (then also the network that fits, if it is one of ours).
     """
     path = Path(path)
     state = read_state(path)
@@ -51,14 +63,14 @@ def load_weights(net: FeatureNet, path: str | Path) -> None:
 
 
 def read_state(path: str | Path) -> State:
-    """The state dict inside a checkpoint file, without wrappers' prefixes. Raises ValueError naming the file."""
+    """The state dict in a checkpoint file, without wrappers' prefixes; ValueError naming the file."""
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"There is no checkpoint file {path}: check the path given as weights")
     content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
     state = _unwrap(content)
     if not state:
-        raise ValueError(f"{path} holds no state dict (names and tensors): give a checkpoint of a network's weights")
+        raise ValueError(f"{path} holds no state dict: give a checkpoint of a network's weights")
     return state
 
 
@@ -76,15 +88,17 @@ def _read_pickle(path: Path) -> Any:
     """torch.load that refuses everything but tensors, containers, numbers and the HARMLESS."""
     try:
         with torch.serialization.safe_globals(HARMLESS), warnings.catch_warnings():
-            warnings.simplefilter("ignore")     # torch's remarks on old pickle protocols
+            warnings.simplefilter("ignore")  # torch's remarks on old pickle protocols
             return torch.load(path, map_location="cpu", weights_only=True)
     except BROKEN as error:
         if isinstance(error, pickle.UnpicklingError) and _asks_for_code(path, error):
             raise ValueError(
-                f"{path} would run code when loaded, so it was refused ({_culprit(error)}): if you trust its source, "
-                "load it elsewhere and save its state dict as safetensors"
+                f"{path} would run code when loaded, so it was refused ({_culprit(error)}): if you trust its "
+                "source, load it elsewhere and save its state dict as safetensors"
             ) from error
-        raise ValueError(f"{path} is damaged or no checkpoint of torch.save: copy or download it again") from error
+        raise ValueError(
+            f"{path} is damaged or no checkpoint of torch.save: copy or download it again"
+        ) from error
 
 
 def _asks_for_code(path: Path, error: pickle.UnpicklingError) -> bool:
@@ -96,7 +110,7 @@ def _asks_for_code(path: Path, error: pickle.UnpicklingError) -> bool:
         try:
             for instruction, _, _ in pickletools.genops(file):
                 found = found or instruction.name in ("GLOBAL", "STACK_GLOBAL", "INST")
-        except ValueError:      # no pickle to its end
+        except ValueError:  # no pickle to its end
             return False
     return found
 
@@ -120,12 +134,13 @@ def _unwrap(content: Any) -> State:
 
 
 def mismatch(state: State, own: Mapping[str, Tensor]) -> str:
-    """What keeps `state` from fitting `own`, in a phrase; empty when it fits. Old files lack num_batches_tracked."""
+    """What keeps `state` from fitting `own`; empty when it fits. Old files lack num_batches_tracked."""
     missing = [key for key in own if key not in state and not key.endswith("num_batches_tracked")]
     extra = [key for key in state if key not in own]
     shapes = [
         f"{key} is {_size(state[key])} and should be {_size(own[key])}"
-        for key in own if key in state and state[key].shape != own[key].shape
+        for key in own
+        if key in state and state[key].shape != own[key].shape
     ]
     parts = [_some("lacks", missing), _some("has unknown", extra), _some("", shapes)]
     return "; ".join(part for part in parts if part)
@@ -149,7 +164,8 @@ def _suggestion(net: FeatureNet, state: State) -> str:
     name, classes, channels = fitting[0]
     if name != net.name:
         return f" (it fits {name} with {classes} classes: set model={name})"
-    return f" (it is {name} for {classes} classes and {channels} channels, this run has {net.num_classes} and {net.in_chans})"
+    wanted = f"{net.num_classes} and {net.in_chans}"
+    return f" (it is {name} for {classes} classes and {channels} channels, this run has {wanted})"
 
 
 def fitting_names(state: State) -> list[tuple[str, int, int]]:
@@ -166,4 +182,3 @@ def _fits(state: State, name: str, classes: int, channels: int) -> bool:
     with torch.random.fork_rng(devices=[]), torch.device("meta"):
         model: CifarNet = CONSTRUCTORS[name](classes, channels)
     return not mismatch(state, model.state_dict())
-

@@ -1,9 +1,11 @@
 """Wide ResNets: Zagoruyko & Komodakis, BMVC 2016, arXiv:1605.07146.
 
-Blocks begin with BatchNorm and ReLU, so a stage's output is the raw sum of its last block (it has negative entries)
-and its pre-activation is the first BatchNorm of what follows. That BatchNorm runs once: its output is handed to the
-next block, so that reading pre-activations does not move the running statistics twice.
+Blocks begin with BatchNorm and ReLU, so a stage's output is the raw sum of its last block (with negative
+entries) and its pre-activation is the first BatchNorm of what follows. That BatchNorm runs once: its output
+is handed to the next block, so that reading pre-activations does not move the running statistics twice.
 """
+
+from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -38,13 +40,21 @@ class Group(nn.Module):
     def __init__(self, blocks: int, inputs: int, outputs: int, stride: int, drop_rate: float) -> None:
         super().__init__()
         first = PreActBlock(inputs, outputs, stride, drop_rate)
-        self.layer = nn.Sequential(first, *(PreActBlock(outputs, outputs, 1, drop_rate) for _ in range(blocks - 1)))
+        self.layer = nn.Sequential(
+            first, *(PreActBlock(outputs, outputs, 1, drop_rate) for _ in range(blocks - 1))
+        )
 
     def forward(self, x: Tensor, normed: Tensor) -> Tensor:
         x = self.layer[0](x, normed)
-        for block in self.layer[1:]:
+        for block in list(self.layer)[1:]:
             x = block(x)
         return x
+
+    @property
+    def norm(self) -> nn.BatchNorm2d:
+        """The BatchNorm that every path through the stage begins with."""
+        first: Any = self.layer[0]
+        return first.bn1
 
 
 class WideResNet(CifarNet):
@@ -80,8 +90,8 @@ class WideResNet(CifarNet):
     def trace(self, images: Tensor, stages: int | None = None) -> Trace:
         x = self.stem(images)
         trace = Trace(x)
-        groups = [getattr(self, name) for name in self.stage_names[:stages]]
-        normed = groups[0].layer[0].bn1(x) if groups else x
+        groups: list[Group] = [getattr(self, name) for name in self.stage_names[:stages]]
+        normed = groups[0].norm(x) if groups else x
         for group, following in zip(groups, self.bn_before_relu(), strict=False):
             x = group(x, normed)
             normed = following(x)
@@ -92,4 +102,4 @@ class WideResNet(CifarNet):
         return F.relu(self.bn1(feature) if preact is None else preact)
 
     def bn_before_relu(self) -> list[nn.BatchNorm2d]:
-        return [self.block2.layer[0].bn1, self.block3.layer[0].bn1, self.bn1]
+        return [*(getattr(self, name).norm for name in self.stage_names[1:]), self.bn1]

@@ -1,0 +1,52 @@
+"""Makes timm's classifiers for a data set's images."""
+
+import socket
+from contextlib import suppress
+from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies
+
+import timm
+from torch import nn
+
+
+def create(
+    name: str, num_classes: int, in_chans: int, size: int, pretrained: bool, args: dict[str, Any]
+) -> nn.Module:
+    """timm.create_model, with img_size for nets of a fixed size; its errors as one-sentence ValueErrors."""
+    kwargs = {"num_classes": num_classes, "in_chans": in_chans, "pretrained": pretrained, **args}
+    try:
+        if pretrained:
+            _no_waiting_for_the_hub()
+        if _fixed_size(name) and "img_size" not in args:
+            # a few do not know the keyword: reading the first image tells whether the size fits them
+            with suppress(TypeError):
+                return timm.create_model(name, **kwargs, img_size=size)
+        return timm.create_model(name, **kwargs)
+    except Exception as error:
+        raise ValueError(_refusal(name, pretrained, kwargs, error)) from error
+
+
+def _no_waiting_for_the_hub() -> None:
+    """Without a network, take downloaded weights only: the hub's client would retry for a minute."""
+    import huggingface_hub.constants as hub
+
+    if hub.HF_HUB_OFFLINE or getproxies():
+        return
+    try:
+        socket.getaddrinfo(urlsplit(hub.ENDPOINT).hostname, 443)
+    except OSError:
+        hub.HF_HUB_OFFLINE = True
+
+
+def _fixed_size(name: str) -> bool:
+    config = timm.get_pretrained_cfg(name.split(".")[0], allow_unregistered=True)
+    return config is not None and bool(config.fixed_input_size)
+
+
+def _refusal(name: str, pretrained: bool, kwargs: dict[str, Any], error: Exception) -> str:
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+    if pretrained and not isinstance(error, TypeError):
+        return f"No pretrained weights of {name} were found ({reason}): pass a file, teacher.weights=<file>"
+    given = ", ".join(f"{key}={value}" for key, value in kwargs.items() if key != "pretrained")
+    return f"timm cannot make {name} with {given} ({reason}): change the model's args"
