@@ -86,7 +86,7 @@ def check_override(reference: DictConfig, key: str, value: Any) -> None:
     parts = key.split(".")
     node: Any = reference
     for depth, part in enumerate(parts):
-        if not isinstance(node, DictConfig) or part not in node:
+        if not isinstance(node, DictConfig) or part not in node.keys():  # noqa: SIM118 (`in` hides ???)
             raise ValueError(_unknown_key(reference, key, depth))
         try:
             node = node[part]
@@ -106,7 +106,10 @@ def check_model(cfg: DictConfig, role: str) -> None:
     """Raise ValueError when the model of teacher or student is not ours and not in timm's sources."""
     from distill.models import names
 
-    name = str(plain(cfg, f"{role}.model"))
+    name = plain(cfg, f"{role}.model")
+    if name is None:
+        raise ValueError(f"method={cfg.method.name} needs a {role}: choose one, for example {role}=resnet56")
+    name = str(name)
     if not names.is_known(name) and not name.startswith("local-dir:"):
         close = names.nearest(name)
         hint = f"did you mean {' or '.join(close)}?" if close else "ours start with cifar_, others are timm's"
@@ -148,7 +151,13 @@ def _check_value(cfg: DictConfig, key: str, valid: Callable[[Any], bool], words:
 
 
 def _check_weights(cfg: DictConfig) -> None:
+    """A file must be there; and a teacher that is trained here sees the data's mean and std, not its own."""
     weights = OmegaConf.select(cfg, "teacher.weights", default="auto")
+    if weights == "auto" and OmegaConf.select(cfg, "teacher.mean") is not None:
+        remedy = "give its file, teacher.weights=FILE, or train another teacher"
+        raise ValueError(
+            f"teacher={cfg.teacher.name} brings the mean and std of a published checkpoint: {remedy}"
+        )
     if weights not in (None, "auto", "pretrained", "none") and not Path(str(weights)).exists():
         remedy = "give auto, pretrained, none or the path of a checkpoint"
         raise ValueError(f"teacher.weights={weights}: there is no such file; {remedy}")

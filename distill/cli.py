@@ -37,8 +37,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         command = read(sys.argv[1:])
         sys.argv[1:] = command.argv
         return _execute(command)
-    except KeyboardInterrupt:
-        return _say("interrupted", errors.INTERRUPTED)
     except Exception as error:
         _traceback()
         return _say(sentence(error), errors.USAGE)
@@ -53,8 +51,11 @@ def _execute(command: Command) -> int:
             hydra.main(version_base="1.3", config_path=str(config.conf_dir()), config_name="config")(_job)()
         except SystemExit as leaving:
             stopped = leaving.code
+        except KeyboardInterrupt:
+            stopped = _say("interrupted", errors.INTERRUPTED)
         failures = _failures(Path(os.environ.pop(_FAILURES)))
-    return _report(failures, command.multirun) or (stopped if isinstance(stopped, int) else errors.FAILED)
+    failed = _report(failures, command.multirun)
+    return (stopped if isinstance(stopped, int) else errors.FAILED) or failed
 
 
 def _job(cfg: DictConfig) -> float:
@@ -106,11 +107,7 @@ def _report(failures: list[dict[str, Any]], multirun: bool) -> int:
     _say(f"{len(failures)} run{'s' * (len(failures) > 1)} of the sweep failed:", errors.FAILED)
     for failure in failures:
         print(f"  {failure['what']}: {failure['why']}", file=sys.stderr)
-    codes = {failure["code"] for failure in failures}
-    for leaving in (errors.INTERRUPTED, errors.STOPPED):
-        if leaving in codes:
-            return leaving
-    return errors.USAGE if codes == {errors.USAGE} else errors.FAILED
+    return errors.USAGE if {failure["code"] for failure in failures} == {errors.USAGE} else errors.FAILED
 
 
 def _say(text: str, code: int) -> int:

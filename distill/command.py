@@ -14,7 +14,7 @@ from hydra._internal.utils import get_args_parser
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
-from hydra.errors import HydraException, MissingConfigException
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
@@ -37,6 +37,8 @@ def read(argv: Sequence[str]) -> Command:
     """Rewrite aliases in `argv` and check all that shows without torch. Raises ValueError, one sentence."""
     args = get_args_parser().parse_args(list(argv))
     rewritten = {text: _rewrite(text) for text in args.overrides}
+    if args.config_dir and not Path(args.config_dir).is_dir():
+        raise ValueError(f"--config-dir {args.config_dir}: there is no such folder")
     command = Command([rewritten.get(text, text) for text in argv], args.multirun)
     if args.help or args.hydra_help or args.shell_completion or args.info or args.experimental_rerun:
         return command
@@ -52,6 +54,8 @@ def sentence(error: BaseException) -> str:
         group, _, name = error.missing_cfg_file.rpartition("/")
         return f"there is no {group} '{name}': {did_you_mean(name, error.options)}"
     text = str(error).strip()
+    if isinstance(error, OverrideParseException):
+        return f"{error.override} cannot be read as key=value: quote a value with blanks, commas or brackets"
     if isinstance(error, (HydraException, OmegaConfBaseException)):
         text = ". ".join(line.strip().rstrip(".") for line in text.splitlines() if line.strip())
     return " ".join(text.split())

@@ -91,7 +91,7 @@ def plain(cfg: DictConfig, key: str) -> Any:
 
 
 def science(cfg: DictConfig) -> dict[str, Any]:
-    """All that changes a run's result but the seed: what its hash is made of. Raises ValueError as `plain`."""
+    """All that changes a run's result but the seed: what is hashed. Raises ValueError as `plain` does."""
     names = [name for name in UNHASHED if name != "teacher" or has_teacher(cfg)]
     parts = {name: _without(plain(cfg, name), UNHASHED[name]) for name in names}
     return {**parts, "precision": plain(cfg, "precision")}

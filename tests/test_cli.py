@@ -1,0 +1,281 @@
+"""The command line as a user sees it: exit codes, sentences, folders. A stub stands for training."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+REPO = Path(__file__).resolve().parent.parent
+
+# Runs many command lines in one process, with `distill.run` replaced: seeds from 90 on fail, each in its way.
+DRIVER = """
+import contextlib, io, json, os, sys, types
+from distill import cli, errors
+
+def run(cfg, folder):
+    from hydra.core.hydra_config import HydraConfig
+    print("RAN", cfg.method.name, cfg.seed, folder, os.environ.get("HYDRA_FULL_ERROR"))
+    failures = {90: ValueError("no such data: put it there"), 91: errors.NonFinite("ce is NaN at step 3"),
+                92: errors.NoValidCheckpoint("all bad"), 93: errors.Stopped(),
+                94: errors.Stopped("stop", 130), 95: KeyboardInterrupt(), 96: MemoryError("out of memory"),
+                97: FileNotFoundError("x.pth is not there")}
+    if cfg.seed in failures:
+        raise failures[cfg.seed]
+    return {"accuracy": {"last": 50.0}}
+
+stub = types.ModuleType("distill.run")
+stub.run = run
+sys.modules["distill.run"] = stub
+for argv in json.load(sys.stdin):
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            code = cli.main(argv)
+        except SystemExit as leaving:
+            code = leaving.code
+    result = {"code": code, "out": out.getvalue(), "err": err.getvalue(), "torch": "torch" in sys.modules}
+    print(json.dumps(result))
+"""
+
+
+def drive(commands: list[str], folder: Path, **env: str) -> list[dict[str, Any]]:
+    """Run each command line (words separated by blanks) in `folder`; all in one process."""
+    done = subprocess.run(
+        [sys.executable, "-c", DRIVER],
+        input=json.dumps([command.split() for command in commands]),
+        text=True,
+        cwd=folder,
+        capture_output=True,
+        env=os.environ | {"PYTHONPATH": str(REPO)} | env,
+    )
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def distill(*argv: str, cwd: Path, **env: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "distill", *argv]
+    return subprocess.run(
+        command, cwd=cwd, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(REPO)} | env
+    )
+
+
+MISTAKES = {
+    "method=crdd": "there is no method 'crdd': did you mean crd",
+    "dataset=cifar1000": "there is no dataset 'cifar1000': did you mean cifar100",
+    "student=resnet2o": "there is no student 'resnet2o': did you mean .*resnet20",
+    "student=timm student.model=resnet1x8": r"there is no student model 'resnet1x8': did you mean .*resnet",
+    "student=timm": r"student\.model has no value: give one",
+    "pair=resnet56_resnet2": "there is no pair 'resnet56_resnet2': did you mean resnet56_resnet20",
+    "metod=kd": "has no key 'metod' .*did you mean method",
+    "methods=kd": "has no key 'methods' .*did you mean method",
+    "scheduel.lr=1": r"has no key 'scheduel' \(scheduel\.lr\): did you mean schedule",
+    "method.temprature=3": r"method \(kd\) has no key 'temprature' .*did you mean method\.temperature\?",
+    "method=crd method.negativs=3": r"did you mean method\.negatives\?",
+    "schedule.optimizer.nestrov=true": r"did you mean schedule\.optimizer\.nesterov\?",
+    "schedule.lr=abc": "schedule.lr must be a number, not 'abc'",
+    "schedule.epochs=1.5": "schedule.epochs must be a whole number, not 1.5",
+    "seed=": "seed must be a whole number, not ''",
+    "schedule.batch_size=0": "schedule.batch_size must be at least 1",
+    "method.kd=-1": "method.kd must not be negative",
+    "dataset.holdout=1.0": r"must be in \[0, 1\)",
+    "device=gpu": "device must be one of auto, cpu, cuda",
+    "precision=fp8": "precision must be one of auto, fp32, bf16, fp16",
+    "teacher.weights=nowhere.pth": r"teacher\.weights=nowhere\.pth: there is no such file",
+    "output=/dev/null/x": r"output=/dev/null/x cannot be written \(Not a directory\): choose another",
+    "seed=1,2": "seed=1,2 stands for several runs: add -m",
+    "method": "method cannot be read as key=value",
+    "method.kd=[": r"method\.kd=\[ cannot be read as key=value",
+    "hydra/launcher=slrum": "there is no hydra/launcher 'slrum'",
+    "--cfg job method=crdd": "there is no method 'crdd'",
+    "-m method=none,kdd,crd seed=1,2": "there is no method 'kdd': did you mean kd",
+    "-m method=none,kd schedule.lr=0.1,abc": "schedule.lr must be a number, not 'abc'",
+    "-m method=kd,crd method.weight=1.0": r"method \(kd\) has no key 'weight'",
+    "-m method=crd,kd method.weight=1.0": r"method \(kd\) has no key 'weight'",
+    "-m schedule.batch_size=64,0": "schedule.batch_size must be at least 1",
+    "--config-dir nowhere": "nowhere",
+}
+
+
+@pytest.fixture(scope="module")
+def mistakes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+    folder = tmp_path_factory.mktemp("mistakes")
+    results = dict(zip(MISTAKES, drive(list(MISTAKES), folder), strict=True))
+    results["the folder"] = {"left": sorted(path.name for path in folder.iterdir())}
+    return results
+
+
+@pytest.mark.parametrize("command", MISTAKES)
+def test_a_mistake_is_one_sentence(command: str, mistakes: dict[str, dict[str, Any]]) -> None:
+    result = mistakes[command]
+    assert result["code"] == 2
+    assert re.search(MISTAKES[command], result["err"]), result["err"]
+    assert result["err"].startswith("distill: ") and result["err"].count("\n") == 1
+    assert result["out"] == "" and not result["torch"]
+
+
+def test_mistakes_leave_nothing_behind(mistakes: dict[str, dict[str, Any]]) -> None:
+    assert mistakes["the folder"]["left"] == []
+
+
+def test_a_mistake_is_found_within_a_second(tmp_path: Path) -> None:
+    seconds = []
+    for _ in range(3):
+        before = os.times()
+        done = distill("student=timm", "student.model=resnet1x8", cwd=tmp_path)
+        after = os.times()
+        seconds.append(
+            after.children_user - before.children_user + after.children_system - before.children_system
+        )
+        assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert min(seconds) < 1.0  # of CPU time: other work on the machine does not count
+
+
+def test_full_errors_on_request(tmp_path: Path) -> None:
+    done = distill("method=crdd", cwd=tmp_path, HYDRA_FULL_ERROR="1")
+    assert done.returncode == 2 and "Traceback" in done.stderr
+    ran = drive(["seed=90", "seed=1"], tmp_path, HYDRA_FULL_ERROR="1")
+    assert "Traceback" in ran[0]["err"] and ran[1]["out"].endswith(" 1\n")  # still the user's in the job
+
+
+def test_unknown_flags_are_usage_errors(tmp_path: Path) -> None:
+    assert drive(["--bogus"], tmp_path)[0]["code"] == 2
+
+
+def test_exit_codes_of_runs(tmp_path: Path) -> None:
+    wanted = {1: 0, 90: 2, 91: 3, 92: 4, 93: 75, 94: 130, 95: 130, 96: 1, 97: 2}
+    results = dict(zip(wanted, drive([f"seed={seed}" for seed in wanted], tmp_path), strict=True))
+    assert {seed: result["code"] for seed, result in results.items()} == wanted
+    assert results[1]["err"] == ""
+    assert results[90]["err"] == "distill: no such data: put it there\n"
+    assert results[91]["err"] == "distill: ce is NaN at step 3\n"
+    log = Path(re.search(r"traceback in (.+)\)", results[96]["err"])[1])
+    assert results[96]["err"].count("\n") == 1 and "MemoryError: out of memory" in results[96]["err"]
+    assert "Traceback" in log.read_text() and log.parent.name == "s96"
+
+
+def test_our_own_settings_do_not_leak_into_the_job(tmp_path: Path) -> None:
+    (result,) = drive(["seed=1"], tmp_path)
+    assert re.fullmatch(r"RAN kd 1 outputs/digits/resnet56-resnet20/kd-\w{8}/s1 None\n", result["out"])
+    saved = next(tmp_path.glob("outputs/digits/resnet56-resnet20/kd-*/s1/.hydra/config.yaml"))
+    assert "method:" in saved.read_text()  # Hydra keeps its notes in the same folder
+
+
+def test_a_sweep_goes_on_after_failures_and_lists_them(tmp_path: Path) -> None:
+    mixed, users, fine, stopped = drive(
+        ["-m method=none,kd seed=1,90,96", "-m seed=90,97,1", "-m seed=1,2 method=none,kd", "-m seed=1,93,2"],
+        tmp_path,
+    )
+    assert [line.split()[1:3] for line in mixed["out"].splitlines() if line.startswith("RAN")] == [
+        [method, seed] for method in ("none", "kd") for seed in ("1", "90", "96")
+    ]
+    assert mixed["code"] == 1 and "4 runs of the sweep failed:" in mixed["err"]
+    listed = mixed["err"].partition("sweep failed:\n")[2].splitlines()
+    assert [line.partition(":")[0].strip() for line in listed] == [
+        "method=none seed=90",
+        "method=none seed=96",
+        "method=kd seed=90",
+        "method=kd seed=96",
+    ]
+    assert users["code"] == 2 and users["out"].count("RAN") == 3
+    assert fine["code"] == 0 and fine["err"] == ""
+    assert stopped["code"] == 75 and stopped["out"].count("RAN") == 2  # a signal ends the sweep
+
+
+def test_other_names_of_methods(tmp_path: Path) -> None:
+    alone, listed = drive(["method=hint", "-m method=none,hint,kd"], tmp_path)
+    assert alone["out"].startswith("RAN fitnet") and alone["err"] == "distill: method=hint is fitnet here\n"
+    assert [line.split()[1] for line in listed["out"].splitlines() if line.startswith("RAN")] == [
+        "none",
+        "fitnet",
+        "kd",
+    ]
+
+
+def test_stumbling_blocks_are_cleared_away(tmp_path: Path) -> None:
+    pair, args, null = drive(
+        ["+pair=wrn_40_2_wrn_16_2", "student.args.drop_rate=0.1", "threads=2 device=cuda:1 compile=true"],
+        tmp_path,
+    )
+    assert "wrn_40_2-wrn_16_2/kd-" in pair["out"]
+    assert args["code"] == 0 and args["out"].split()[3] != drive(["seed=1"], tmp_path)[0]["out"].split()[3]
+    assert null["code"] == 0
+
+
+def test_a_sweep_can_be_a_file(tmp_path: Path) -> None:
+    mine = tmp_path / "mine"
+    (mine / "experiment").mkdir(parents=True)
+    (mine / "method").mkdir()
+    (mine / "experiment" / "two.yaml").write_text(
+        "# @package _global_\ndefaults:\n  - override /dataset: cifar100\n"
+        "hydra:\n  mode: MULTIRUN\n  sweeper:\n    params:\n      method: none,kd\n      seed: 1,2\n"
+    )
+    (mine / "experiment" / "bad.yaml").write_text(
+        (mine / "experiment" / "two.yaml").read_text().replace("kd", "kdd")
+    )
+    good, fewer, bad = drive(
+        [
+            f"--config-dir {mine} experiment=two",
+            f"--config-dir {mine} experiment=two seed=3",
+            f"--config-dir {mine} experiment=bad",
+        ],
+        tmp_path,
+    )
+    assert good["code"] == 0 and good["out"].count("outputs/cifar100/") == 4
+    assert fewer["code"] == 0 and fewer["out"].count("RAN") == 2
+    assert bad["code"] == 2 and "there is no method 'kdd'" in bad["err"] and "RAN" not in bad["out"]
+
+
+def test_help_fits_on_a_page(tmp_path: Path) -> None:
+    done = distill("--help", cwd=tmp_path)
+    assert done.returncode == 0 and not list(tmp_path.iterdir())
+    lines = done.stdout.rstrip().splitlines()
+    assert len(lines) <= 50 and max(map(len, lines)) <= 120
+    for group in ("dataset", "schedule", "teacher", "student", "method", "pair", "tracking"):
+        assert any(line.startswith(f"  {group} ") for line in lines), group
+    text = done.stdout
+    assert "crd" in text and text.count("python -m distill ") >= 4 and "result.json" in text and "75" in text
+
+
+def test_help_examples_are_right(tmp_path: Path) -> None:
+    text = distill("--help", cwd=tmp_path).stdout
+    commands = re.findall(r"^ +python -m distill (\w.*|-m .*)$", text, re.MULTILINE)
+    assert len(commands) == 3
+    for result in drive(commands, tmp_path):
+        assert result["code"] == 0, result["err"]
+
+
+def test_hydras_own_flags(tmp_path: Path) -> None:
+    info, cfg, part, hydra, missing = drive(
+        [
+            "--info defaults-tree",
+            "--cfg job method=crd",
+            "--cfg job -p method --resolve method=fitnet",
+            "--hydra-help",
+            "--cfg job student=timm",
+        ],
+        tmp_path,
+    )
+    assert info["code"] == cfg["code"] == part["code"] == hydra["code"] == missing["code"] == 0
+    assert "name: crd" in cfg["out"] and "hydra:" not in cfg["out"]
+    assert "hint_epochs: 3" in part["out"]
+    assert "--hydra-help" in hydra["out"] and "???" in missing["out"]
+    assert not (tmp_path / "outputs").exists()
+
+
+def test_tab_completion_of_the_console_script(tmp_path: Path) -> None:
+    script = tmp_path / "distill"
+    script.write_text(f"#!{sys.executable}\nimport sys\nfrom distill.cli import main\nsys.exit(main())\n")
+    script.chmod(0o755)
+    env = os.environ | {"PYTHONPATH": str(REPO), "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    shell = """eval "$(distill -sc install=bash)"
+        COMP_LINE="distill method=cr" COMP_POINT=17 COMP_CWORD=1 COMP_WORDS=(distill method=cr)
+        hydra_bash_completion; printf '%s\\n' "${COMPREPLY[@]}" """
+    done = subprocess.run(["bash", "-c", shell], cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert "method=crd" in done.stdout.split() and "method=kd" not in done.stdout.split()
