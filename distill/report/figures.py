@@ -129,6 +129,7 @@ def _gaps(rows: Sequence[Row]) -> Section:
 def _curves(rows: Sequence[Row]) -> Section:
     groups = _groups(rows)
     figures: list[Figure] = []
+    colours: dict[str, int] = {}
     for title, group in groups:
         if len(figures) == CHARTS:
             break
@@ -136,16 +137,22 @@ def _curves(rows: Sequence[Row]) -> Section:
         ordered = sorted(group, key=lambda row: (row.one.method != ALONE, -row.last.mean))[:CURVES]
         drawn = [(row, got) for row in ordered if (got := curve(row)) is not None]
         if drawn:
-            curves = [_line(index, called[id(row)], got) for index, (row, got) in enumerate(drawn)]
-            legend = [(index, called[id(row)]) for index, (row, _) in enumerate(drawn)]
-            note = (
-                f"the student alone and the best, {len(ordered)} of {len(group)}"
-                if len(group) > CURVES
-                else ""
-            )
-            figures.append(Figure(title, svg.lines(curves, "epoch", "test accuracy, %"), legend, note))
+            shown = _coloured([called[id(row)] for row, _ in drawn], colours)
+            curves = [_line(index, name, got) for (index, name), (_, got) in zip(shown, drawn, strict=True)]
+            cut = f"the student alone and the best, {CURVES} of {len(group)}" if len(group) > CURVES else ""
+            figures.append(Figure(title, svg.lines(curves, "epoch", "test accuracy, %"), shown, cut))
     note = "Mean over seeds; the band is the range from the lowest to the highest seed."
     return Section("Learning curves", figures, note + (_left_out(len(groups)) if figures else ""))
+
+
+def _coloured(labels: Sequence[str], colours: dict[str, int]) -> list[tuple[int, str]]:
+    """A colour for each label, the same in all charts as far as the colours reach (at most CURVES labels)."""
+    shown: list[tuple[int, str]] = []
+    for label in labels:
+        taken = {index for index, _ in shown}
+        wanted = colours.setdefault(label, len(colours)) % CURVES
+        shown.append((next(i for i in [wanted, *range(CURVES)] if i not in taken), label))
+    return shown
 
 
 def _line(index: int, name: str, got: Curve) -> svg.Line:

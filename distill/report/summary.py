@@ -103,14 +103,5 @@ def _against(row: Row, alone: Sample | None) -> Row:
 
 def _order(row: Row) -> tuple[Any, ...]:
     run = row.one
-    first = run.method != ALONE
-    return (
-        run.dataset,
-        run.protocol,
-        run.student,
-        first,
-        run.teacher or "",
-        run.method,
-        run.kd or 0.0,
-        run.hash,
-    )
+    where = (run.dataset, run.part != "test", run.part, run.protocol, run.student)
+    return *where, run.method != ALONE, run.teacher or "", run.method, run.kd or 0.0, run.hash

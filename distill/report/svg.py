@@ -98,7 +98,7 @@ class Axes:
 
 
 def scatter(points: Sequence[Point], x_title: str, y_title: str) -> Markup:
-    """Points with whiskers of one standard deviation; the x axis is logarithmic where x spans a factor above 4."""
+    """Points with whiskers of one standard deviation; the x axis is logarithmic beyond a factor of 4."""
     log = max(p.x for p in points) > 4 * min(p.x for p in points) > 0
     spreads = [value for p in points for value in (p.y - (p.spread or 0), p.y + (p.spread or 0))]
     axes = Axes([p.x for p in points], spreads, log)
@@ -176,7 +176,7 @@ def ticks(low: float, high: float, wanted: int = 6) -> list[float]:
 def short(value: float) -> str:
     """1500000 as 1.5M."""
     for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if abs(value) >= size:
+        if abs(value) >= (1e4 if size == 1e3 else size):
             return f"{value / size:.4g}{letter}"
     return f"{value:g}"
 

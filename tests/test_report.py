@@ -1,0 +1,350 @@
+"""The report against numbers worked out by hand, and on folders that are damaged, foreign or huge."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import scipy.stats
+
+from distill import papers
+from distill.report.__main__ import main
+from distill.report.collect import collect
+from distill.report.compare import base_method, lay_beside, model_name
+from distill.report.stats import ABOVE, BELOW, FEW, MISSING, WITHIN, Sample, compare, sample
+from distill.report.summary import summarize
+
+
+def write_run(root: Path, seed: int = 1, last: float = 70.0, **changes: Any) -> Path:
+    """A result.json as a run writes it."""
+    result: dict[str, Any] = {
+        "dataset": "cifar100", "evaluated_on": "test", "protocol": "crd",
+        "teacher": "resnet56", "student": "resnet20",
+        "method": "kd", "hash": "aaaa1111", "seed": seed, "convention": {"ce": 0.1, "kd": 0.9},
+        "accuracy": {"last": last, "best": last + 0.5, "best_epoch": 200}, "top5": 91.0, "epochs": 240,
+        "teacher_accuracy": 72.34, "agreement": 0.8, "params": 278324, "macs": 41_000_000, "method_params": 0,
+        "images_per_second": 9000.0, "seconds": 1800.0, "command": "python -m distill dataset=cifar100",
+    }  # fmt: skip
+    result.update(changes)
+    pair = f"{result['teacher'] or 'none'}-{result['student']}"
+    folder = root / result["dataset"] / pair / f"{result['method']}-{result['hash']}" / f"s{seed}"
+    folder.mkdir(parents=True)
+    (folder / "result.json").write_text(json.dumps(result))
+    (folder / "DONE").touch()
+    return folder
+
+
+def records(capsys: pytest.CaptureFixture[str], *arguments: str) -> list[dict[str, str]]:
+    assert main([*arguments, "--format", "csv"]) == 0
+    return list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+
+
+def test_mean_and_sample_standard_deviation_over_seeds(tmp_path: Path) -> None:
+    for seed, last in enumerate((70.0, 71.0, 72.0)):
+        write_run(tmp_path, seed, last)
+    (row,) = summarize(collect([tmp_path]).runs)
+    assert (row.n, row.last.mean, row.last.std) == (3, 71.0, 1.0)  # n - 1 in the denominator
+    assert row.best is not None and row.best.mean == 71.5
+    assert row.gap == pytest.approx(72.34 - 71.0)
+    assert row.closed is None  # nothing is known of the student alone
+
+
+def test_share_of_the_gap_that_is_closed(tmp_path: Path) -> None:
+    write_run(tmp_path, last=71.0)
+    write_run(tmp_path, last=69.0, method="none", teacher=None, teacher_accuracy=None, convention={"ce": 1.0})
+    write_run(tmp_path, last=10.0, method="none", teacher=None, teacher_accuracy=None, dataset="digits")
+    alone, distilled = (row for row in summarize(collect([tmp_path]).runs) if row.one.dataset == "cifar100")
+    assert alone.one.method == "none" and alone.closed is None
+    assert distilled.closed == pytest.approx((71 - 69) / (72.34 - 69))
+    assert not distilled.below_alone()
+
+
+def test_a_student_below_the_one_alone_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_run(tmp_path, last=68.0)
+    write_run(tmp_path, last=69.0, method="none", teacher=None, teacher_accuracy=None)
+    assert main([str(tmp_path)]) == 0
+    assert "Below the student trained alone: kd (resnet56 → resnet20, cifar100)." in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"protocol": "sskd"},
+        {"convention": {"ce": 1.0, "kd": 1.0}},
+        {"hash": "bbbb2222"},
+        {"dataset": "digits"},
+        {"evaluated_on": "holdout"},
+        {"teacher": "resnet110"},
+    ],
+)
+def test_what_differs_is_never_averaged(tmp_path: Path, other: dict[str, Any]) -> None:
+    write_run(tmp_path / "a", 1, 70.0)
+    write_run(tmp_path / "b", 2, 50.0, **other)
+    assert sorted(row.last.mean for row in summarize(collect([tmp_path]).runs)) == [50.0, 70.0]
+
+
+def test_other_protocols_and_held_out_parts_get_tables_of_their_own(tmp_path: Path, capsys: Any) -> None:
+    write_run(tmp_path / "a")
+    write_run(tmp_path / "b", protocol="sskd")
+    write_run(tmp_path / "c", evaluated_on="holdout")
+    assert main([str(tmp_path), "--format", "md"]) == 0
+    titles = [line for line in capsys.readouterr().out.splitlines() if line.startswith("## ")]
+    assert titles == [
+        "## cifar100, protocol crd",
+        "## cifar100, protocol sskd",
+        "## cifar100, protocol crd, measured on holdout",
+    ]
+
+
+def test_damaged_foreign_and_half_written_files_are_counted(tmp_path: Path) -> None:
+    write_run(tmp_path)
+    contents = {
+        "cut": '{"dataset": "cifar100", "stu',
+        "binary": "\x00\x01", "empty": "", "list": "[1, 2]", "other": '{"a": 1}',
+        "nan": json.dumps({"dataset": "d", "student": "s", "method": "m", "accuracy": {"last": math.nan}}),
+        "huge": json.dumps({"dataset": "d", "student": "s", "method": "m", "accuracy": {"last": 1e9}}),
+        "nothing": json.dumps({"dataset": "d", "student": "s", "method": "m", "accuracy": None}),
+        "types": json.dumps({"dataset": 1, "student": [], "method": "m", "accuracy": {"last": 3}}),
+        "deep": "[" * 100_000,
+    }  # fmt: skip
+    for name, content in contents.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "result.json").write_text(content)
+    (tmp_path / "latin").mkdir()
+    (tmp_path / "latin" / "result.json").write_bytes(b'{"dataset": "\xff"}')
+    (tmp_path / "folder" / "result.json").mkdir(parents=True)
+    (tmp_path / "running").mkdir()
+    (tmp_path / "running" / "metrics.jsonl").write_text("{}\n")
+    found = collect([tmp_path])
+    assert len(found.runs) == 1
+    assert found.skipped == {"damaged": 9, "foreign": 2, "unfinished": 1}
+    reasons = "9 damaged result.json, 2 result.json of something else, 1 no result.json yet"
+    assert found.line() == f"1 run read; 12 skipped ({reasons})."
+
+
+def test_a_copy_of_a_seed_does_not_narrow_the_spread(tmp_path: Path) -> None:
+    write_run(tmp_path / "a", 1)
+    write_run(tmp_path / "b", 1)
+    found = collect([tmp_path, tmp_path / "a", tmp_path])
+    assert len(found.runs) == 1 and found.skipped == {"double": 1}
+
+
+def test_mistakes_are_one_sentence_and_exit_code_2(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([str(tmp_path / "missing")]) == 2
+    assert "There is no folder" in capsys.readouterr().err
+    assert main([str(tmp_path), "--table", "crd_tabel1"]) == 2
+    assert "did you mean crd_table1" in capsys.readouterr().err
+    assert main([str(tmp_path), "--out", str(tmp_path / "report.doc")]) == 2
+    assert "end it in .md, .tex, .csv, .html" in capsys.readouterr().err
+    assert main([str(tmp_path)]) == 0  # an empty folder is not a mistake
+    assert capsys.readouterr().out == "0 runs read.\n"
+
+
+def test_three_thousand_runs_take_seconds(tmp_path: Path) -> None:
+    for index in range(600):
+        method, pair = f"m{index % 60}", f"student{index // 60}"
+        for seed in range(5):
+            write_run(tmp_path, seed, 60 + index % 7 + seed / 10, method=method, student=pair)
+    for target in ("report.html", "report.csv"):
+        start = time.perf_counter()
+        assert main([str(tmp_path), "--out", str(tmp_path / target)]) == 0
+        assert time.perf_counter() - start < 10
+    assert len((tmp_path / "report.csv").read_text().splitlines()) == 601
+
+
+# ---------------------------------------------------------------- statistics
+
+
+def test_t_interval_against_a_table_of_quantiles() -> None:
+    ours = sample([70.0, 71.0, 72.0])  # mean 71, s 1, n 3: t(0.975, 2) = 4.302653
+    half = 4.302653 / math.sqrt(3) + 0.005
+    verdict = compare(ours, 70.0)
+    assert verdict.half == pytest.approx(half, abs=1e-6) and verdict.difference == pytest.approx(1.0)
+    assert compare(ours, 71 - half + 1e-3).word == WITHIN
+    assert compare(ours, 71 - half - 1e-3).word == ABOVE
+    assert compare(ours, 71 + half + 1e-3).word == BELOW
+
+
+def test_welch_interval_where_the_paper_gives_std_and_runs() -> None:
+    verdict = compare(Sample(71.0, 1.0, 3), 70.0, std=0.5, runs=5)
+    assert verdict.test == "Welch"
+    freedom = (1 / 3 + 0.05) ** 2 / ((1 / 3) ** 2 / 2 + 0.05**2 / 4)
+    assert verdict.half == pytest.approx(scipy.stats.t.ppf(0.975, freedom) * math.sqrt(1 / 3 + 0.05) + 0.005)
+    assert compare(Sample(71.0, 1.0, 3), 70.0, std=0.5).test == "t"  # a spread of unknown n cannot be used
+
+
+def test_no_verdict_without_spread_or_value() -> None:
+    assert compare(Sample(71.0, None, 1), 70.0).word == FEW
+    assert compare(None, 70.0).word == MISSING
+    assert compare(Sample(71.0, 1.0, 3), None).word == MISSING
+    assert compare(Sample(70.0, 0.0, 2), 70.0).word == WITHIN
+
+
+# ---------------------------------------------------------------- beside the published tables
+
+
+def crd_cell(
+    rows: list[dict[str, str]], method: str, student: str = "resnet20", teacher: str = "resnet56"
+) -> Any:
+    wanted = {"method": method, "teacher": teacher, "student": student}
+    return [row for row in rows if wanted.items() <= row.items()]
+
+
+def test_crd_table_compares_the_last_epoch(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for seed, last in enumerate((70.5, 70.7, 70.9)):
+        write_run(tmp_path, seed, last)
+    (cell,) = crd_cell(records(capsys, str(tmp_path), "--table", "crd_table1"), "kd")
+    assert cell["published"] == "70.66" and cell["published_epoch"] == "last" and cell["n"] == "3"
+    assert float(cell["ours_mean"]) == pytest.approx(70.7) and cell["verdict"] == WITHIN
+    assert float(cell["best_mean"]) == pytest.approx(71.2)
+
+
+def test_mdistiller_tables_compare_the_best_epoch(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for seed in range(2):
+        write_run(
+            tmp_path, seed, 71.4 + seed / 5, method="dkd", convention={"ce": 1.0, "kd": 0.0, "weight": 1.0}
+        )
+        write_run(tmp_path, seed, 70.0 + seed / 5)
+    rows = records(capsys, str(tmp_path), "--table", "dkd_cifar100_same")
+    (dkd,), (kd,) = crd_cell(rows, "dkd"), crd_cell(rows, "kd")
+    assert dkd["published_epoch"] == "best" and float(dkd["ours_mean"]) == pytest.approx(72.0)
+    assert kd["published_epoch"] == "last" and float(kd["ours_mean"]) == pytest.approx(
+        70.1
+    )  # copied from CRD
+
+
+@pytest.mark.parametrize(
+    ("changes", "mark"),
+    [
+        ({"protocol": "sskd"}, "protocol sskd"),
+        ({"dataset": "digits", "protocol": "digits"}, "data set digits; protocol digits"),
+        ({"epochs": 3}, "3 epochs, not 240"),
+        ({"evaluated_on": "holdout"}, "measured on holdout"),
+        (
+            {"command": "python -m distill schedule.batch_size=512 seed=1"},
+            "set by hand: schedule.batch_size=512",
+        ),
+        ({"method": "fitnet", "convention": {"ce": 1, "kd": 1, "weight": 100}}, "with the KD term"),
+    ],
+)
+def test_rows_of_another_kind_are_marked_and_not_compared(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], changes: dict[str, Any], mark: str
+) -> None:
+    for seed in range(3):
+        write_run(tmp_path, seed, 70 + seed / 10, **changes)
+    rows = crd_cell(records(capsys, str(tmp_path), "--table", "crd_table1"), changes.get("method", "kd"))
+    plain, marked = rows
+    assert plain["verdict"] == MISSING and plain["ours_mean"] == ""
+    assert (marked["marks"], marked["verdict"], marked["difference"]) == (mark, "not compared", "")
+    assert main([str(tmp_path), "--table", "crd_table1", "--format", "md"]) == 0
+    text = capsys.readouterr().out
+    assert "NOT COMPARABLE runs" in text and f"| {mark.replace('_', chr(92) + '_')} |" in text
+
+
+def test_the_kd_term_decides_between_crd_and_crd_kd(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_run(tmp_path, last=71.0, method="crd", hash="plain", convention={"ce": 1, "kd": 0, "weight": 0.8})
+    write_run(tmp_path, last=71.5, method="crd", hash="withkd", convention={"ce": 1, "kd": 1, "weight": 0.8})
+    rows = records(capsys, str(tmp_path), "--table", "crd_table1")
+    (plain,), (with_kd,) = crd_cell(rows, "crd"), crd_cell(rows, "crd+kd")
+    assert (plain["hash"], with_kd["hash"]) == ("plain", "withkd")
+    assert plain["verdict"] == FEW
+    write_run(tmp_path / "named", last=71.5, method="crd+kd", convention={"ce": 1, "kd": 1, "weight": 0.8})
+    (named,) = crd_cell(records(capsys, str(tmp_path / "named"), "--table", "crd_table1"), "crd+kd")
+    assert float(named["ours_mean"]) == 71.5
+
+
+def test_sskd_tables_want_the_kd_term(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    common = {"protocol": "sskd", "method": "at"}
+    write_run(tmp_path, last=71.0, hash="with", convention={"ce": 1, "kd": 1, "weight": 1000}, **common)
+    write_run(tmp_path, last=70.0, hash="without", convention={"ce": 1, "kd": 0, "weight": 1000}, **common)
+    rows = crd_cell(records(capsys, str(tmp_path), "--table", "sskd_cifar100_similar"), "at")
+    assert [(row["hash"], row["marks"]) for row in rows] == [("with", ""), ("without", "without the KD term")]
+
+
+def test_baselines_of_the_table_are_compared_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for seed in range(3):
+        write_run(tmp_path, seed, 69 + seed / 10, method="none", teacher=None, teacher_accuracy=None)
+        write_run(tmp_path, seed, 70.0, teacher_accuracy=72.0 + seed / 10)
+    rows = records(capsys, str(tmp_path), "--table", "crd_table1")
+    (alone,), (teacher,) = crd_cell(rows, "student alone"), crd_cell(rows, "teacher")
+    assert alone["published"] == "69.06" and alone["verdict"] == WITHIN
+    assert teacher["published"] == "72.34" and float(teacher["ours_mean"]) == pytest.approx(72.1)
+
+
+def test_of_several_configurations_the_one_with_most_seeds_is_shown(tmp_path: Path) -> None:
+    for seed in range(3):
+        write_run(tmp_path, seed, 60.0, hash="zzzz")
+    for seed in range(2):
+        write_run(tmp_path, seed, 75.0, hash="aaaa")
+    comparison = lay_beside(papers.table("crd_table1"), summarize(collect([tmp_path]).runs))
+    cell = comparison.cells["kd", 2]
+    assert cell.row is not None and cell.row.one.hash == "zzzz" and cell.others == 1
+    assert [one.row.one.hash for one in comparison.extra if one.row] == ["aaaa"]
+
+
+def test_missing_cells_show_as_missing_and_unpublished_ones_do_not(tmp_path: Path, capsys: Any) -> None:
+    write_run(tmp_path)
+    assert main([str(tmp_path), "--table", "crd_table1", "--format", "md"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    (fsp,) = (line for line in lines if line.startswith("| fsp "))
+    assert fsp.split(" | ")[1:3] == ["missing / 72.91", "–"]
+    assert 'Verdict: "within noise" when' in "\n".join(lines)
+
+
+def test_errors_are_compared_as_accuracies() -> None:
+    value = papers.table("ofd_cifar100").value("ofd", 0)
+    assert value is not None and value.mean == pytest.approx(100 - 20.89)
+
+
+def test_spellings_of_one_net_and_method() -> None:
+    assert (
+        model_name("cifar_ResNet50") == model_name("ResNet50_cifar") == model_name("ResNet50") == "resnet50"
+    )
+    assert model_name("ShuffleNetV1") == model_name("cifar_ShuffleV1")
+    assert model_name("resnet32x4") != model_name("resnet32")
+    assert model_name("wrn_16_2") != model_name("wrn_16_1")
+    assert base_method("CRD+KD") == "crd" and base_method("vanilla") == base_method("none")
+
+
+# ---------------------------------------------------------------- formats
+
+
+def test_markdown_and_latex_escape_what_would_break_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_run(tmp_path, student="a|b_c", method="50%&$x")
+    assert main([str(tmp_path), "--format", "md"]) == 0
+    table = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
+    assert r"a\|b\_c" in table[2]
+    assert len({line.replace(r"\|", "").count("|") for line in table}) == 1
+    assert main([str(tmp_path), "--format", "tex"]) == 0
+    text = capsys.readouterr().out
+    assert r"50\%\&\$x" in text and r"a|b\_c" in text
+    assert text.count(r"\toprule") == text.count(r"\bottomrule") == text.count(r"\midrule") == 1
+
+
+def test_csv_holds_full_precision(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_run(tmp_path, 1, 70.123456)
+    write_run(tmp_path, 2, 70.223456)
+    (row,) = records(capsys, str(tmp_path))
+    assert float(row["last_mean"]) == pytest.approx(70.173456, abs=1e-9)
+    assert float(row["last_std"]) == pytest.approx(0.1 / math.sqrt(2))
+    assert row["seeds"] == "1 2"
+
+
+def test_every_published_table_can_be_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_run(tmp_path)
+    arguments = [part for name in papers.tables() for part in ("--table", name)]
+    for kind in ("md", "tex", "html"):
+        assert main([str(tmp_path), *arguments, "--format", kind]) == 0
+        assert "DML Table 2, CIFAR-100" in capsys.readouterr().out
