@@ -1,0 +1,111 @@
+"""The wheel holds the YAML files, the constraints fit pyproject.toml, the Makefile says what it offers."""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+REPO = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel, built from a copy of what it is made of, without a network."""
+    pytest.importorskip("hatchling", reason="hatchling is not installed: pip install hatchling")
+    source = tmp_path_factory.mktemp("source")
+    for name in ("distill", "conf"):
+        shutil.copytree(REPO / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(REPO / name, source / name)
+    code = "from hatchling.build import build_wheel; print(build_wheel('dist'))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=source, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    (built,) = (source / "dist").glob("distill-0.1.0-py3-none-any.whl")
+    return built
+
+
+def test_wheel_holds_every_yaml_and_nothing_beside_the_package(wheel: Path) -> None:
+    names = set(zipfile.ZipFile(wheel).namelist())
+    for file in (REPO / "conf").rglob("*.yaml"):
+        assert f"distill/conf/{file.relative_to(REPO / 'conf').as_posix()}" in names
+    assert {name.split("/")[0] for name in names} == {"distill", "distill-0.1.0.dist-info"}
+    assert "distill/py.typed" in names
+
+
+def test_installed_wheel_works_from_an_empty_folder(wheel: Path, tmp_path: Path) -> None:
+    target, empty = tmp_path / "site", tmp_path / "empty"
+    empty.mkdir()
+    install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index"]
+    subprocess.run([*install, "--target", str(target), str(wheel)], check=True)
+    env = os.environ | {"PYTHONPATH": str(target)}
+    command = [sys.executable, "-m", "distill", "--cfg", "job", "--resolve", "method=crd", "dataset=cifar100"]
+    done = subprocess.run(command, cwd=empty, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "_target_: distill.methods.crd.CRD" in done.stdout and "epochs: 240" in done.stdout
+    script = subprocess.run(
+        [target / "bin" / "distill", "method=crdd"], cwd=empty, env=env, capture_output=True
+    )
+    assert script.returncode == 2 and b"did you mean crd" in script.stderr
+    where = "import distill.config as c; print(c.conf_dir())"
+    found = subprocess.run([sys.executable, "-c", where], cwd=empty, env=env, capture_output=True, text=True)
+    assert Path(found.stdout.strip()) == target / "distill" / "conf"
+
+
+def test_constraints_pin_what_is_declared_and_name_no_host() -> None:
+    project = tomllib.loads((REPO / "pyproject.toml").read_text())
+    text = (REPO / "constraints.txt").read_text()
+    pins = dict(re.findall(r"^([\w.-]+)==([\w.]+)$", text, re.MULTILINE))
+    assert "://" not in text and "nvidia" not in text and "@" not in text
+    declared = project["project"]["dependencies"] + project["dependency-groups"]["dev"]
+    for requirement in map(Requirement, declared):
+        name = requirement.name.lower()
+        assert name in pins, f"{name} is missing in constraints.txt"
+        assert requirement.specifier.contains(pins[name]), f"{name}=={pins[name]} against {requirement}"
+
+
+def imported(file: Path) -> set[str]:
+    """The top-level names of all modules that a file imports."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            found.add(node.module.split(".")[0])
+    return found
+
+
+def test_all_third_party_imports_are_declared() -> None:
+    project = tomllib.loads((REPO / "pyproject.toml").read_text())
+    declared = {Requirement(line).name.lower() for line in project["project"]["dependencies"]}
+    declared |= {
+        Requirement(line).name.lower() for line in project["project"]["optional-dependencies"]["quant"]
+    }
+    names = {"scikit-learn": "sklearn", "hydra-core": "hydra", "pyyaml": "yaml"}
+    modules = {names.get(name, name) for name in declared} | {"distill"}
+    for file in (REPO / "distill").rglob("*.py"):
+        for module in imported(file):
+            known = module in sys.stdlib_module_names or module in modules
+            assert known, f"{file.relative_to(REPO)} imports {module}, which pyproject.toml does not declare"
+
+
+def test_make_lists_its_targets() -> None:
+    shown = subprocess.run(["make", "-C", str(REPO), "--no-print-directory"], capture_output=True, text=True)
+    assert shown.returncode == 0
+    for target in ("run", "test", "lint", "methods", "bench", "clean"):
+        assert re.search(rf"^  make {target}\s+\w", shown.stdout, re.MULTILINE), target
+
+
+def test_version_is_the_packages() -> None:
+    import distill
+
+    assert distill.__version__ == "0.1.0"
