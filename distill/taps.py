@@ -1,0 +1,52 @@
+"""Which maps of two nets are compared, and the refusals where two nets have none that can be."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from distill.models import FeatureNet, Outputs
+
+Shape = tuple[int, int, int]
+
+
+def stage_pairs(student: FeatureNet, teacher: FeatureNet, method: str) -> list[tuple[Shape, Shape]]:
+    """Return the shapes of each stage of student and teacher; ValueError where one net has more stages."""
+    mine, other = student.shapes, teacher.shapes
+    if len(mine) != len(other):
+        raise ValueError(
+            f"{method} compares stage with stage, but student {student.name} has {len(mine)} of shapes {mine} "
+            f"and teacher {teacher.name} has {len(other)} of shapes {other}: choose nets with equally many "
+            "stages, or a method on embeddings, such as method=crd."
+        )
+    return list(zip(mine, other, strict=True))
+
+
+def equal_channels(pairs: Sequence[tuple[Shape, Shape]], student: str, teacher: str, method: str) -> None:
+    """ValueError where a student map has not as many channels as the teacher's."""
+    if all(mine[0] == other[0] for mine, other in pairs):
+        return
+    mine, other = ([pair[side] for pair in pairs] for side in (0, 1))
+    raise ValueError(
+        f"{method} needs maps with as many channels in both nets, but those of student {student} are {mine} "
+        f"and those of teacher {teacher} are {other}: choose nets of the same width, or a method for maps of "
+        "any width, such as method=at."
+    )
+
+
+def before_relu(net: FeatureNet, outputs: Outputs) -> list[Tensor]:
+    """Return the maps before each stage's last ReLU, or the stages' outputs where they end in none."""
+    if outputs.preacts is None:
+        return outputs.features
+    assert len(outputs.preacts) == len(outputs.features), net.name
+    return outputs.preacts
+
+
+def with_relu(teacher: FeatureNet, method: str) -> None:
+    """ValueError for a teacher whose stages do not end in ReLU."""
+    if not teacher.has_preacts:
+        raise ValueError(
+            f"{method} reads the teacher before each stage's last ReLU, and the stages of {teacher.name}, of "
+            f"shapes {teacher.shapes}, end in none: choose another teacher, or a method such as method=at."
+        )

@@ -1,0 +1,75 @@
+"""Methods that first give the student the teacher's maps, and then train it on labels (FSP, AB)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from distill.data import DataInfo
+from distill.method import Batch, Losses, Method, Phase, Update
+from distill.models import FeatureNet, Outputs
+
+CONSTANT: dict[str, Any] = {"decay": "constant", "milestones": []}
+"""Schedule of a first phase: the run's learning rate, not lowered."""
+
+
+class InitThenTrain(Method):
+    """`match` alone for `init_epochs`, which leaves the classifier as it is, and then labels.
+
+    In the second phase `match` counts with `weight`, 0 in the papers; the teacher then runs only for soft
+    targets.
+    """
+
+    key: ClassVar[str]
+
+    def __init__(
+        self,
+        student: FeatureNet,
+        teachers: Sequence[FeatureNet],
+        data: DataInfo,
+        *,
+        ce: float,
+        kd: float,
+        temperature: float,
+        weight: float,
+        init_epochs: int,
+    ) -> None:
+        super().__init__(student, teachers, data, ce=ce, kd=kd, temperature=temperature)
+        if not weight and not init_epochs:
+            raise ValueError(
+                f"{self.key} would never be used: set method.init_epochs or method.weight above 0."
+            )
+        self.weight, self.init_epochs = weight, init_epochs
+
+    def match(self, student: Outputs, teacher: Outputs) -> Tensor:
+        """Return the unweighted loss between the two nets' maps."""
+        raise NotImplementedError
+
+    def adapters(self) -> list[nn.Module]:
+        """Return what is trained with the student wherever `match` is."""
+        return []
+
+    def match_only(self, batch: Batch) -> Losses:
+        """Loss of the first phase."""
+        return {self.key: self.match(self.student(batch.images), self.teach(batch))}
+
+    def distill(self, student: Outputs, teacher: Outputs, batch: Batch) -> Losses:
+        return {self.key: self.weight * self.match(student, teacher)} if self.weight else {}
+
+    def loss(self, batch: Batch) -> Losses:
+        if self.weight or self.kd:
+            return super().loss(batch)
+        logits = self.student(batch.images).logits
+        batch.logits = logits.detach()
+        return {"ce": self.ce * F.cross_entropy(logits, batch.labels)}
+
+    def phases(self) -> list[Phase]:
+        both = [self.student, *self.adapters()]
+        init = Phase(
+            "init", [Update("init", self.match_only, both)], self.init_epochs, dict(CONSTANT), evaluates=False
+        )
+        distill = Phase("distill", [Update("student", self.loss, both if self.weight else [self.student])])
+        return [init, distill] if self.init_epochs else [distill]
