@@ -1,0 +1,64 @@
+"""Attention transfer (Zagoruyko, Komodakis, ICLR 2017, arXiv:1612.03928)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from distill.data import DataInfo
+from distill.losses import full_precision, pool_to
+from distill.method import Batch, Losses, Method
+from distill.models import FeatureNet, Outputs
+from distill.taps import stage_pairs
+
+
+@full_precision
+def attention_map(feature: Tensor, p: float = 2) -> Tensor:
+    """Return the unit vector [B,H*W] along vec(mean_c |F|^p) of a map [B,C,H,W] (section 3.1)."""
+    energy = feature.square() if p == 2 else feature.abs().pow(p)
+    return F.normalize(energy.mean(1).flatten(1), dim=1)
+
+
+@full_precision
+def attention_loss(student: Tensor, teacher: Tensor, p: float = 2) -> Tensor:
+    """Mean over samples and positions of the squared difference of two maps' attention (eq. 2, norm squared).
+
+    student [B,Cs,H,W] and teacher [B,Ct,H',W'], of any channels; the larger map is average-pooled to the
+    smaller.
+    """
+    student, teacher = pool_to(student, teacher)
+    return F.mse_loss(attention_map(student, p), attention_map(teacher, p))
+
+
+class AT(Method):
+    """ce x CE + weight x sum over stages of the attention loss; the stem's map takes no part.
+
+    As in the authors' code, the norm of eq. 2 is squared and averaged over positions.
+    """
+
+    def __init__(
+        self,
+        student: FeatureNet,
+        teachers: Sequence[FeatureNet],
+        data: DataInfo,
+        *,
+        ce: float = 1.0,
+        kd: float = 0.0,
+        temperature: float = 4.0,
+        weight: float = 1000.0,
+        p: float = 2.0,
+    ) -> None:
+        super().__init__(student, teachers, data, ce=ce, kd=kd, temperature=temperature)
+        if p <= 0:
+            raise ValueError(
+                f"method.p is {p}: the power of an attention map is positive; the usual value is 2."
+            )
+        stage_pairs(student, self.teacher, "at")
+        self.weight, self.p = weight, p
+
+    def distill(self, student: Outputs, teacher: Outputs, batch: Batch) -> Losses:
+        stages = zip(student.features, teacher.features, strict=True)
+        return {"at": self.weight * torch.stack([attention_loss(s, t, self.p) for s, t in stages]).sum()}
