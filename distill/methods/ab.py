@@ -1,0 +1,84 @@
+"""Activation boundaries (Heo, Lee, Yun, Choi, AAAI 2019, arXiv:1811.03233)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from distill.data import DataInfo
+from distill.heads import conv_regressor
+from distill.losses import full_precision
+from distill.models import FeatureNet, Outputs
+from distill.taps import Shape, before_relu, stage_pairs, with_relu
+from distill.two_phase import InitThenTrain
+
+
+@full_precision
+def boundary_loss(student: Tensor, teacher: Tensor, margin: float = 1.0) -> Tensor:
+    """Squared hinge on the side of the teacher's boundary, summed over neurons, mean over the batch.
+
+    The differentiable form of the paper's activation transfer loss. Pre-activations [B,C,H,W] both. A neuron
+    that fires in the teacher (t > 0) is pushed to s > margin, one that does not (t <= 0) to s <= -margin; how
+    far the teacher is from its boundary does not matter.
+    """
+    short = torch.where(teacher > 0, margin - student, margin + student).clamp_min(0)
+    return short.square().sum() / len(student)
+
+
+class AB(InitThenTrain):
+    """The boundary loss of all stages for `init_epochs`, then labels alone.
+
+    The sum over stages l = 1..L is 3/1000 x 2^(l-L) x the boundary loss, constants of the CRD tables.
+    Connectors (convolution and BatchNorm, no ReLU) stand wherever the shapes of two pre-activations differ. A
+    student whose stages end in no ReLU (linear bottlenecks, transformers) shows their outputs, always through
+    a connector; the teacher's stages must end in ReLU.
+    """
+
+    key = "ab"
+
+    def __init__(
+        self,
+        student: FeatureNet,
+        teachers: Sequence[FeatureNet],
+        data: DataInfo,
+        *,
+        ce: float = 1.0,
+        kd: float = 0.0,
+        temperature: float = 4.0,
+        weight: float = 0.0,
+        margin: float = 1.0,
+        init_epochs: int = 30,
+    ) -> None:
+        super().__init__(
+            student,
+            teachers,
+            data,
+            ce=ce,
+            kd=kd,
+            temperature=temperature,
+            weight=weight,
+            init_epochs=init_epochs,
+        )
+        self.margin = margin
+        pairs = stage_pairs(student, self.teacher, "ab")
+        with_relu(self.teacher, "ab")
+        self.connectors = nn.ModuleList(self.connector(s, t) for s, t in pairs)
+
+    def connector(self, student: Shape, teacher: Shape) -> nn.Module:
+        if student == teacher and self.student.has_preacts:
+            return nn.Identity()
+        return conv_regressor(student, teacher, relu=False)
+
+    def adapters(self) -> list[nn.Module]:
+        return [self.connectors]
+
+    def match(self, student: Outputs, teacher: Outputs) -> Tensor:
+        mine, others = before_relu(self.student, student), before_relu(self.teacher, teacher)
+        losses = [
+            boundary_loss(connect(s), t, self.margin)
+            for connect, s, t in zip(self.connectors, mine, others, strict=True)
+        ]
+        halved = [2.0 ** (stage + 1 - len(losses)) * loss for stage, loss in enumerate(losses)]
+        return 3e-3 * torch.stack(halved).sum()
