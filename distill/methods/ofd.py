@@ -1,0 +1,98 @@
+"""Overhaul of feature distillation (Heo, Kim, Yun, Park, Kwak, Choi, ICCV 2019, arXiv:1904.01866)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from distill.data import DataInfo
+from distill.losses import full_precision, pool_to
+from distill.method import Batch, Losses, Method
+from distill.models import FeatureNet, Outputs
+from distill.taps import before_relu, stage_pairs, with_relu
+
+
+@full_precision
+def partial_l2(student: Tensor, teacher: Tensor) -> Tensor:
+    """Squared distance summed over elements, mean over the batch, where it counts (partial L2).
+
+    Pre-activations [B,C,H,W] of the student behind its connector, and of the teacher behind its margin ReLU.
+    A student value at or below a teacher value that is not positive is right already and costs nothing.
+    """
+    counts = (student > teacher) | (teacher > 0)
+    return ((student - teacher).square() * counts).sum() / len(student)
+
+
+def margins(norm: nn.BatchNorm2d) -> Tensor:
+    """Return E[x | x < 0] [C] of each channel, x normal as the BatchNorm's weight and bias say (margin ReLU).
+
+    With s = |weight| and b = bias: m = b - s phi(b/s) / Phi(-b/s), and m = -3 s where Phi(-b/s) <= 0.001,
+    that is where hardly any response is negative.
+    """
+    s = norm.weight.detach().double().abs().clamp_min(1e-12)
+    b = norm.bias.detach().double()
+    below = torch.special.ndtr(-b / s)
+    density = torch.exp(-((b / s) ** 2) / 2) / math.sqrt(2 * math.pi)
+    m = torch.where(below > 1e-3, b - s * density / below.clamp_min(1e-3), -3 * s)
+    return m.to(norm.weight.dtype)
+
+
+class OFD(Method):
+    """weight x sum over stages l = 1..L of 2^(l-L) x partial L2, the teacher clipped at its margins.
+
+    Connectors are 1x1 convolutions and BatchNorm on the student. Deviation from the authors' code: the
+    teacher's BatchNorm stays in eval mode, where theirs runs on batch statistics. Where sizes differ, the
+    larger map is average-pooled. A student whose stages end in no ReLU shows their outputs.
+    """
+
+    def __init__(
+        self,
+        student: FeatureNet,
+        teachers: Sequence[FeatureNet],
+        data: DataInfo,
+        *,
+        ce: float = 1.0,
+        kd: float = 0.0,
+        temperature: float = 4.0,
+        weight: float = 1e-3,
+    ) -> None:
+        super().__init__(student, teachers, data, ce=ce, kd=kd, temperature=temperature)
+        self.weight = weight
+        pairs = stage_pairs(student, self.teacher, "ofd")
+        with_relu(self.teacher, "ofd")
+        self.connectors = nn.ModuleList(connector(s[0], t[0]) for s, t in pairs)
+        for stage, norm in enumerate(norms_of(self.teacher)):
+            self.register_buffer(f"margin_{stage}", margins(norm)[:, None, None], persistent=False)
+
+    def distill(self, student: Outputs, teacher: Outputs, batch: Batch) -> Losses:
+        mine, others = before_relu(self.student, student), before_relu(self.teacher, teacher)
+        losses = []
+        for stage, (connect, s, t) in enumerate(zip(self.connectors, mine, others, strict=True)):
+            s, t = pool_to(connect(s), t)
+            clipped = torch.maximum(t, self.get_buffer(f"margin_{stage}").to(t.dtype))
+            losses.append(partial_l2(s, clipped) * 2.0 ** (stage + 1 - len(mine)))
+        return {"ofd": self.weight * torch.stack(losses).sum()}
+
+
+def connector(student: int, teacher: int) -> nn.Sequential:
+    """1x1 convolution and BatchNorm from the student's channels to the teacher's."""
+    conv = nn.Conv2d(student, teacher, 1, bias=False)
+    nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+    return nn.Sequential(conv, nn.BatchNorm2d(teacher))
+
+
+def norms_of(teacher: FeatureNet) -> list[nn.BatchNorm2d]:
+    """Return the BatchNorm before each stage's last ReLU; ValueError where the teacher has none."""
+    try:
+        norms = teacher.bn_before_relu()
+    except ValueError as error:
+        raise ValueError(
+            f"ofd takes its margins from a BatchNorm, but {str(error).rstrip('.')}: choose another "
+            "teacher, or "
+            "a method such as method=at."
+        ) from error
+    assert [norm.num_features for norm in norms] == teacher.channels, teacher.name
+    return norms
