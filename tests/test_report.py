@@ -12,13 +12,16 @@ from typing import Any
 
 import pytest
 import scipy.stats
+from rich.console import Console
 
 from distill import papers
 from distill.report.__main__ import main
 from distill.report.collect import collect
 from distill.report.compare import base_method, lay_beside, model_name
+from distill.report.overview import overview
 from distill.report.stats import ABOVE, BELOW, FEW, MISSING, WITHIN, Sample, compare, sample
 from distill.report.summary import summarize
+from distill.report.writers import show
 
 
 def write_run(root: Path, seed: int = 1, last: float = 70.0, **changes: Any) -> Path:
@@ -264,7 +267,7 @@ def test_the_kd_term_decides_between_crd_and_crd_kd(
 
 
 def test_sskd_tables_want_the_kd_term(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    common = {"protocol": "sskd", "method": "at"}
+    common: dict[str, Any] = {"protocol": "sskd", "method": "at"}
     write_run(tmp_path, last=71.0, hash="with", convention={"ce": 1, "kd": 1, "weight": 1000}, **common)
     write_run(tmp_path, last=70.0, hash="without", convention={"ce": 1, "kd": 0, "weight": 1000}, **common)
     rows = crd_cell(records(capsys, str(tmp_path), "--table", "sskd_cifar100_similar"), "at")
@@ -331,6 +334,17 @@ def test_markdown_and_latex_escape_what_would_break_them(
     text = capsys.readouterr().out
     assert r"50\%\&\$x" in text and r"a|b\_c" in text
     assert text.count(r"\toprule") == text.count(r"\bottomrule") == text.count(r"\midrule") == 1
+
+
+def test_a_narrow_terminal_leaves_columns_out_and_says_so(tmp_path: Path) -> None:
+    write_run(tmp_path)
+    found = collect([tmp_path])
+    out = io.StringIO()
+    show(overview(found, summarize(found.runs)), Console(width=100, file=out))
+    text = out.getvalue()
+    assert "70.00" in text  # the accuracy stays
+    assert "Not shown, for width: hash, best epoch" in text
+    assert max(map(len, text.splitlines())) <= 100
 
 
 def test_csv_holds_full_precision(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

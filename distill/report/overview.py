@@ -27,6 +27,7 @@ COLUMNS = [
     "MACs M",
     "minutes",
 ]
+OPTIONAL = frozenset(map(COLUMNS.index, ["hash", "best epoch", "params M", "MACs M", "minutes"]))
 EXPLAIN = (
     "Accuracies are top-1 test accuracy in %, mean ± sample standard deviation over n seeds. "
     "last: the last epoch; best: the best one (chosen on the test set, so flattering). gap = teacher - last. "

@@ -14,7 +14,7 @@ from distill.report.table import Document, Table, number, numeric_columns, sprea
 
 SIGNS = {WITHIN: "≈", ABOVE: "↑", BELOW: "↓", FEW: "?", MISSING: ""}
 TONES = {WITHIN: "good", ABOVE: "over", BELOW: "bad", FEW: "mild", MISSING: "mild"}
-LEGEND = "Cells: ours (mean ± std of seeds) / published. ≈ within noise, ↑ above, ↓ below, ? under two seeds."
+LEGEND = "Cells: ours (mean ± std) / published. ≈ within noise, ↑ above, ↓ below, ? under two seeds."
 DETAILS = ["method", "teacher", "student", "n", "last", "best", "compared", "published"]
 DETAILS += ["difference", "± 95 %", "verdict", "convention", "hash"]
 MARKED = ["method", "teacher", "student", "differs in", "n", "last", "best", "data set", "protocol"]

@@ -22,7 +22,8 @@ class Cell:
 
 @dataclass
 class Table:
-    """`columns` are headings; each row holds one Cell a column. `key` is a word for file anchors and CSV."""
+    """`columns` are headings; each row holds one Cell a column. `key` is a short name for it. Numeric columns are
+    set to the right and sort by value; optional ones give way on a narrow terminal."""
 
     key: str
     title: str
@@ -30,6 +31,7 @@ class Table:
     rows: list[list[Cell]]
     notes: list[str] = field(default_factory=list)
     numeric: frozenset[int] = frozenset()
+    optional: frozenset[int] = frozenset()
 
 
 @dataclass

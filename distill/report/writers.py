@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 
-from rich.console import Console
+from rich.console import Console, JustifyMethod
 from rich.markup import escape
 from rich.table import Table as RichTable
 from rich.text import Text
@@ -111,21 +111,36 @@ def comma_separated(document: Document) -> str:
 
 
 def show(document: Document, console: Console) -> None:
-    """Rich tables; `console` decides about width and colours."""
+    """Rich tables, as wide as `console`: columns that do not fit are left out from the right, and named."""
     for table in document.tables:
-        console.print(_rich(table))
-        for note in table.notes:
+        columns = _fitting(table, console.width)
+        console.print(_rich(table, columns))
+        left_out = ", ".join(name for index, name in enumerate(table.columns) if index not in columns)
+        notes = [*table.notes, f"Not shown, for width: {left_out}."] if left_out else table.notes
+        for note in notes:
             console.print(escape(note), style="dim", highlight=False)
     for note in document.notes:
         console.print(escape(note), highlight=False)
 
 
-def _rich(table: Table) -> RichTable:
+def _fitting(table: Table, width: int) -> list[int]:
+    """The columns that fit from the left, at least four; optional ones give way first."""
+    needed = [max(map(len, [name, *(row[index].text for row in table.rows)])) + 3
+              for index, name in enumerate(table.columns)]  # fmt: skip
+    kept = list(range(len(needed)))
+    for index in [*sorted(table.optional, reverse=True), *range(len(needed) - 1, 3, -1)]:
+        if sum(needed[one] for one in kept) + 1 <= width:
+            break
+        if index in kept and len(kept) > 4:
+            kept.remove(index)
+    return kept
+
+
+def _rich(table: Table, columns: list[int]) -> RichTable:
     shown = RichTable(title=escape(table.title), title_justify="left")
-    for index, column in enumerate(table.columns):
-        shown.add_column(
-            escape(column), justify="right" if index in table.numeric else "left", overflow="fold"
-        )
+    for index in columns:
+        justify: JustifyMethod = "right" if index in table.numeric else "left"
+        shown.add_column(escape(table.columns[index]), justify=justify, overflow="fold")
     for row in table.rows:
-        shown.add_row(*(Text(cell.text, style=TONES.get(cell.tone, "")) for cell in row))
+        shown.add_row(*(Text(row[index].text, style=TONES.get(row[index].tone, "")) for index in columns))
     return shown
