@@ -25,12 +25,12 @@ def build(
 
     name: in timm's registry; ours carry the prefix cifar_. args: keywords of the constructor. With a seed the
     weights are a function of it, and the global random state is untouched.
-    Raises ValueError for unknown names (with the nearest ones), wrong args, sizes that do not fit, and weights
+    Raises ValueError for unknown names (with the nearest), wrong args, sizes that do not fit, and weights
     that cannot be had.
     """
     if not is_known(name):
         near = nearest(name)
-        hint = f"did you mean {' or '.join(near)}?" if near else "timm.list_models() lists timm's"
+        hint = f"did you mean {' or '.join(near)}?" if near else "see timm.list_models()"
         raise ValueError(f"There is no model named {name!r}: {hint}")
     arguments = dict(args or {})
     recipe = {"name": name, "num_classes": num_classes, "in_chans": in_chans, "size": size, "args": arguments}

@@ -1,0 +1,489 @@
+"""Networks: the CIFAR families against published numbers, and FeatureNet against the models it reads."""
+
+from __future__ import annotations
+
+import copy
+import re
+import subprocess
+import sys
+
+import pytest
+import torch
+import torch.nn.functional as F
+import yaml
+from torch import Tensor, nn
+
+from distill import config
+from distill.models import FeatureNet, Outputs, build
+from distill.models.cifar_net import CifarNet
+from distill.models.families import CONSTRUCTORS
+from distill.models.names import CIFAR_NAMES, PAPER_NAMES, is_known, nearest, timm_names
+
+# name: parameters, MMACs, maps (stem, stages, and last the embedding), signs of maps, signs of preacts;
+# measured on the nets of the published tables for 100 classes and 3x32x32. "+": no negative entries.
+SMALL = "16x32 16x32 32x16 64x8 64"
+VGG = "64x32 128x16 256x8 512x4 512x4 512"
+TABLE = {
+    "resnet8": (83_892, 12.5, SMALL, "+++++", "---"),
+    "resnet14": (181_108, 26.7, SMALL, "+++++", "---"),
+    "resnet20": (278_324, 40.8, SMALL, "+++++", "---"),
+    "resnet32": (472_756, 69.1, SMALL, "+++++", "---"),
+    "resnet44": (667_188, 97.4, SMALL, "+++++", "---"),
+    "resnet56": (861_620, 125.8, SMALL, "+++++", "---"),
+    "resnet110": (1_736_564, 253.2, SMALL, "+++++", "---"),
+    "resnet8x4": (1_233_540, 177.1, "32x32 64x32 128x16 256x8 256", "+++++", "---"),
+    "resnet32x4": (7_433_860, 1083.0, "32x32 64x32 128x16 256x8 256", "+++++", "---"),
+    "ResNet50": (23_705_252, 1298.0, "64x32 256x32 512x16 1024x8 2048x4 2048", "++++++", "----"),
+    "wrn_16_1": (180_916, 26.7, SMALL, "----+", "---"),
+    "wrn_16_2": (703_284, 101.1, "16x32 32x32 64x16 128x8 128", "----+", "---"),
+    "wrn_40_1": (569_780, 83.3, SMALL, "----+", "---"),
+    "wrn_40_2": (2_255_156, 327.6, "16x32 32x32 64x16 128x8 128", "----+", "---"),
+    "vgg8": (3_965_028, 96.2, VGG, "++++++", "----"),
+    "vgg11": (9_277_284, 209.4, VGG, "++++++", "----"),
+    "vgg13": (9_462_180, 284.9, VGG, "++++++", "----"),
+    "vgg16": (14_774_436, 398.2, VGG, "++++++", "----"),
+    "vgg19": (20_086_692, 511.4, VGG, "++++++", "----"),
+    "MobileNetV2": (812_836, 6.5, "16x16 12x16 16x8 48x4 160x2 1280", "+----+", None),
+    "ShuffleV1": (949_258, 38.7, "24x32 240x16 480x8 960x4 960", "+++++", "---"),
+    "ShuffleV2": (1_355_528, 44.5, "24x32 116x16 232x8 464x4 1024", "+++++", "---"),
+}
+# one net a family, for tests that need not see every depth
+FAMILIES = ["resnet8", "resnet20_a", "ResNet50", "wrn_16_2", "vgg8", "MobileNetV2", "ShuffleV1", "ShuffleV2"]
+TIMM = [
+    ("resnet18", 32, {}),
+    ("vit_tiny_patch16_224", 32, {"patch_size": 8, "depth": 5}),
+    ("deit_tiny_distilled_patch16_224", 32, {"depth": 4}),
+    ("convnext_atto", 32, {}),
+    ("mixer_s32_224", 64, {}),
+    (
+        "swin_tiny_patch4_window7_224",
+        32,
+        {"depths": (1, 1, 1, 1), "embed_dim": 24, "num_heads": (1, 2, 3, 4)},
+    ),
+    ("test_efficientnet", 32, {}),
+    ("mobilenetv3_small_050", 32, {}),
+    ("resnetv2_50x1_bit", 32, {}),
+]
+
+
+def images(batch: int = 2, size: int = 32, channels: int = 3) -> Tensor:
+    return torch.randn(batch, channels, size, size, generator=torch.Generator().manual_seed(1))
+
+
+def signs(maps: list[Tensor]) -> str:
+    return "".join("+" if x.min() >= 0 else "-" for x in maps)
+
+
+def all_maps(out: Outputs) -> list[Tensor]:
+    assert out.stem is not None
+    return [out.stem, *out.features, out.embedding]
+
+
+# ---- the CIFAR families
+
+
+def test_the_table_covers_every_net() -> None:
+    assert tuple(TABLE) == PAPER_NAMES
+    assert set(CONSTRUCTORS) == set(CIFAR_NAMES)
+
+
+@pytest.mark.parametrize("name", PAPER_NAMES)
+def test_parameters_macs_shapes_and_signs_are_the_published_ones(name: str) -> None:
+    params, mmacs, shapes, map_signs, preact_signs = TABLE[name]
+    net = build(f"cifar_{name}", 100, seed=0).eval()
+    with torch.no_grad():
+        out = net(images(1))
+    assert net.params() == params
+    assert round(net.macs() / 1e6, 1) == mmacs
+    maps = all_maps(out)
+    assert [str(x.shape[1]) for x in maps] == [part.split("x")[0] for part in shapes.split()]
+    assert [x.shape[2] for x in maps[:-1]] == [int(part.split("x")[1]) for part in shapes.split()[:-1]]
+    assert [net.stem_shape, *net.shapes] == [tuple(x.shape[1:]) for x in maps[:-1]]
+    assert (net.embedding_dim, net.channels) == (maps[-1].shape[1], [x.shape[1] for x in out.features])
+    assert signs(maps) == map_signs
+    assert (None if out.preacts is None else signs(out.preacts)) == preact_signs
+    assert net.has_preacts == (preact_signs is not None)
+
+
+KEYS = {
+    "resnet8": "conv1.weight bn1.running_var layer2.0.downsample.0.weight "
+    "layer3.0.downsample.1.bias layer1.0.bn2.bias fc.bias",
+    "resnet20_a": "conv1.weight bn1.bias layer1.2.conv2.weight "
+    "layer3.0.bn2.running_mean linear.weight linear.bias",
+    "ResNet50": "layer1.0.shortcut.0.weight layer4.2.conv3.weight layer4.0.shortcut.1.weight "
+    "layer3.5.bn3.bias linear.bias",
+    "wrn_16_2": "conv1.weight block1.layer.0.convShortcut.weight block3.layer.1.bn2.bias "
+    "bn1.running_var fc.weight",
+    "vgg8": "block0.0.weight block0.0.bias block0.1.running_mean block4.1.weight classifier.weight",
+    "MobileNetV2": "conv1.0.weight conv1.1.bias blocks.0.0.conv.7.weight "
+    "blocks.6.0.conv.6.weight conv2.0.weight classifier.0.bias",
+    "ShuffleV1": "conv1.weight bn1.bias layer1.0.conv1.weight "
+    "layer2.7.bn3.bias layer3.3.conv3.weight linear.weight",
+    "ShuffleV2": "layer1.0.conv5.weight layer1.0.bn5.bias layer2.7.conv3.weight layer3.3.bn3.bias "
+    "conv2.weight bn2.bias linear.bias",
+}
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_names_of_weights_are_those_of_public_checkpoints(name: str) -> None:
+    state = build(f"cifar_{name}", 100, seed=0).model.state_dict()
+    assert set(KEYS[name].split()) <= set(state)
+    roots = {key.split(".")[0] for key in state}
+    assert all(re.fullmatch(r"(conv|bn|layer|block)\d|blocks|fc|linear|classifier", root) for root in roots)
+
+
+@pytest.mark.parametrize("name", PAPER_NAMES)
+def test_every_net_takes_8x8_images_of_one_channel(name: str) -> None:
+    net = build(f"cifar_{name}", 10, in_chans=1, size=8, seed=0).eval()
+    with torch.no_grad():
+        out = net(images(2, 8, 1))
+    assert out.logits.shape == (2, 10)
+    assert [tuple(x.shape[1:]) for x in out.features] == net.shapes
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_preactivations_are_what_the_last_relu_gets(name: str) -> None:
+    net = build(f"cifar_{name}", 10, seed=0)
+    out = net(images(4).contiguous(memory_format=torch.channels_last))
+    sum(x.square().mean() for x in [*out.features, *(out.preacts or []), out.logits]).backward()
+    assert all(p.grad is not None for p in net.parameters())
+    if out.preacts is None:
+        assert name == "MobileNetV2"
+        return
+    if name.startswith("wrn"):  # a stage's output is raw; its pre-activation is the BatchNorm that reads it
+        out.features = [norm(x) for norm, x in zip(net.bn_before_relu(), out.features, strict=True)]
+        assert all(torch.allclose(p, f, atol=1e-5) for p, f in zip(out.preacts, out.features, strict=True))
+        return
+    assert all(torch.equal(F.relu(p), f) for p, f in zip(out.preacts, out.features, strict=True))
+
+
+def test_a_wide_resnet_counts_each_batch_once() -> None:
+    net = build("cifar_wrn_16_1", 10, seed=0).train()
+    plain = copy.deepcopy(net.model)
+    net(images(4))
+    plain(images(4))
+    read, own = net.model.state_dict(), plain.state_dict()
+    assert all(torch.equal(read[key], own[key]) for key in own)
+    assert {int(read[key]) for key in read if key.endswith("num_batches_tracked")} == {1}
+
+
+@pytest.mark.parametrize(
+    ("name", "widths"),
+    [("resnet8", [16, 32, 64]), ("ResNet50", [256, 512, 1024, 2048]), ("wrn_16_2", [32, 64, 128]),
+     ("vgg8", [128, 256, 512, 512])],
+)  # fmt: skip
+def test_batchnorm_before_each_relu(name: str, widths: list[int]) -> None:
+    net = build(f"cifar_{name}", 10, seed=0)
+    norms = net.bn_before_relu()
+    assert [norm.num_features for norm in norms] == widths == net.channels
+
+
+@pytest.mark.parametrize("name", ["cifar_MobileNetV2", "cifar_ShuffleV1", "cifar_ShuffleV2", "convnext_atto"])
+def test_nets_without_a_batchnorm_before_the_relu_say_so(name: str) -> None:
+    with pytest.raises(ValueError, match=f"{name} has no BatchNorm"):
+        build(name, 10, seed=0).bn_before_relu()
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_initialisation(name: str) -> None:
+    model = build(f"cifar_{name}", 100, seed=3).model
+    convolutions = [m for m in model.modules() if isinstance(m, nn.Conv2d) and m.weight.numel() > 4000]
+    assert convolutions
+    for m in convolutions:
+        fan_in = m.kernel_size[0] * m.kernel_size[1] * m.in_channels // m.groups
+        fan_out = m.kernel_size[0] * m.kernel_size[1] * m.out_channels
+        if name.startswith("Shuffle"):
+            expected = (1 / (3 * fan_in)) ** 0.5
+        else:
+            expected = (2 / (fan_in if name.endswith("_a") else fan_out)) ** 0.5
+        assert m.weight.std().item() == pytest.approx(expected, rel=0.06)
+    last = [m for m in model.modules() if isinstance(m, nn.Linear)][-1]
+    expected = {"v": 0.01, "M": 0.01}.get(name[0], (1 / (3 * last.in_features)) ** 0.5)
+    expected = (2 / last.in_features) ** 0.5 if name.endswith("_a") else expected
+    if not name.startswith("resnet8"):
+        assert last.weight.std().item() == pytest.approx(expected, rel=0.06)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_timm_contract(name: str) -> None:
+    model = build(f"cifar_{name}", 10, seed=0).model.eval()
+    assert isinstance(model, CifarNet)
+    x = images()
+    with torch.no_grad():
+        final, maps = model.forward_intermediates(x)
+        logits = model(x)
+        assert torch.equal(logits, model.forward_head(final))
+        assert torch.equal(logits, model.get_classifier()(model.forward_head(final, pre_logits=True)))
+        early = model.forward_intermediates(x, indices=[1, 0], stop_early=True, intermediates_only=True)
+        last = model.forward_intermediates(x, indices=2, intermediates_only=True)
+    assert [info["num_chs"] for info in model.feature_info] == [m.shape[1] for m in maps]
+    assert [32 // info["reduction"] for info in model.feature_info] == [m.shape[2] for m in maps]
+    assert all(isinstance(model.get_submodule(info["module"]), nn.Module) for info in model.feature_info)
+    assert all(torch.equal(a, b) for a, b in zip(early + last, maps[:2] + maps[-2:], strict=True))
+    model.reset_classifier(7)
+    assert model(x).shape == (2, 7) and model.num_classes == 7
+    model.reset_classifier(0)
+    assert model(x).shape == (2, model.num_features)
+
+
+def test_refusals_of_the_contract() -> None:
+    model: nn.Module = build("cifar_resnet8", 10, seed=0).model
+    assert isinstance(model, CifarNet)
+    with pytest.raises(ValueError, match="NCHW only"):
+        model.forward_intermediates(images(), output_fmt="NLC")
+    with pytest.raises(ValueError, match="intermediates_only"):
+        model.forward_intermediates(images(), stop_early=True)
+    with pytest.raises(ValueError, match="average only"):
+        model.reset_classifier(3, "max")
+
+
+def test_arguments_of_a_family() -> None:
+    assert build("cifar_resnet20", 10, args={"depth": 26, "widths": [8, 8, 16, 32]}).channels == [8, 16, 32]
+    assert build("cifar_MobileNetV2", 10, args={"width": 1.0}).channels == [24, 32, 96, 320]
+    with pytest.raises(ValueError, match="6n\\+2"):
+        build("cifar_resnet20", 10, args={"depth": 21})
+    with pytest.raises(ValueError, match="6n\\+4"):
+        build("cifar_wrn_16_1", 10, args={"depth": 20})
+    with pytest.raises(ValueError, match="must be one of 0.5, 1, 1.5, 2"):
+        build("cifar_ShuffleV2", 10, args={"width": 3})
+    with pytest.raises(ValueError, match="unexpected keyword argument 'hight'"):
+        build("cifar_vgg8", 10, args={"hight": 3})
+
+
+def test_dropout_of_wide_resnets_only_works_in_training() -> None:
+    net = build("cifar_wrn_16_1", 10, args={"drop_rate": 0.5}, seed=0)
+    assert not torch.equal(net.model(images()), net.model(images()))
+    net.eval()
+    assert torch.equal(net.model(images()), net.model(images()))
+
+
+# ---- FeatureNet
+
+
+@pytest.mark.parametrize(("name", "size", "args"), TIMM, ids=[name for name, _, _ in TIMM])
+def test_timm_nets_are_read_as_they_are(name: str, size: int, args: dict) -> None:
+    net = build(name, 10, size=size, args=args, seed=0).eval()
+    with torch.no_grad():
+        out = net(images(2, size))
+        assert torch.equal(out.logits, net.model(images(2, size)))
+    assert [tuple(x.shape[1:]) for x in out.features] == net.shapes
+    assert out.embedding.shape == (2, net.embedding_dim)
+    assert len(net.shapes) == (5 if name == "test_efficientnet" else 4)
+    assert net.has_preacts == (name == "resnet18")
+    assert (net.stem_shape is not None) == name.startswith(("resnet", "mobilenetv3"))
+    if "distilled" not in name and isinstance(net.classifier, nn.Linear):
+        assert torch.allclose(net.classifier(out.embedding), out.logits, atol=1e-5)
+
+
+@pytest.mark.parametrize(("name", "size", "args"), TIMM, ids=[name for name, _, _ in TIMM])
+def test_classify_the_last_map(name: str, size: int, args: dict) -> None:
+    net = build(name, 10, size=size, args=args, seed=0).eval()
+    with torch.no_grad():
+        out = net(images(2, size))
+        if name.startswith(("vit", "deit")):
+            with pytest.raises(ValueError, match="does not read its last map alone"):
+                net.classify(out.features[-1])
+        else:
+            assert torch.allclose(net.classify(out.features[-1]), out.logits, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_classify_and_embedding_of_our_nets(name: str) -> None:
+    net = build(f"cifar_{name}", 10, seed=0).eval()
+    with torch.no_grad():
+        out = net(images())
+        assert torch.equal(out.logits, net.model(images()))
+        assert torch.equal(net.classify(out.features[-1]), out.logits)
+        assert torch.equal(net.classifier(out.embedding), out.logits)
+
+
+def test_timm_resnet_preactivations_survive_inplace_relus() -> None:
+    net = build("resnet18", 10, seed=0).train()
+    for norm in net.bn_before_relu():
+        nn.init.ones_(norm.weight)  # timm starts them at zero, which leaves the shortcut alone
+    out = net(images(4))
+    assert out.preacts is not None
+    assert signs(out.preacts) == "----"
+    assert all(torch.equal(F.relu(p), f) for p, f in zip(out.preacts, out.features, strict=True))
+    sum(x.square().mean() for x in out.preacts).backward()
+    assert net.model.layer4[1].bn2.weight.grad.abs().sum() > 0
+    assert [norm.num_features for norm in net.bn_before_relu()] == [64, 128, 256, 512]
+
+
+def test_isotropic_nets_give_four_evenly_spaced_blocks() -> None:
+    net = build(
+        "vit_tiny_patch16_224", 10, args={"patch_size": 8, "depth": 12, "embed_dim": 24, "num_heads": 3}
+    )
+    assert net.reader.indices == [2, 5, 8, 11]
+    assert net.shapes == [(24, 4, 4)] * 4
+
+
+def test_construction_leaves_statistics_modes_and_random_state_alone() -> None:
+    before = torch.get_rng_state()
+    net = build("cifar_resnet8", 10, seed=0)
+    assert torch.equal(before, torch.get_rng_state())
+    assert net.training and all(m.training for m in net.modules())
+    state = net.model.state_dict()
+    assert all(not state[k].any() for k in state if k.endswith(("running_mean", "num_batches_tracked")))
+    net.model.bn1.eval()
+    net.macs()
+    assert not net.model.bn1.training and net.model.layer1.training
+
+
+@pytest.mark.parametrize("name", ["cifar_vgg8", "resnet18"])
+def test_weights_are_a_function_of_the_seed(name: str) -> None:
+    def weights(net: FeatureNet) -> Tensor:
+        return torch.cat([p.detach().flatten() for p in net.model.parameters()])
+
+    first = build(name, 10, seed=5)
+    torch.manual_seed(99)
+    assert torch.equal(weights(first), weights(build(name, 10, seed=5)))
+    assert not torch.equal(weights(first), weights(build(name, 10, seed=6)))
+    twin = first.twin(seed=5)
+    assert torch.equal(weights(first), weights(twin)) and twin.model is not first.model
+    assert not torch.equal(weights(first.twin()), weights(first.twin()))
+
+
+def test_a_twin_keeps_arguments_and_a_stranger_has_none() -> None:
+    net = build("cifar_resnet8", 7, in_chans=1, size=16, args={"widths": [4, 4, 8, 16]}, seed=0)
+    twin = net.twin(1)
+    assert (twin.shapes, twin.num_classes, twin.in_chans, twin.size) == (net.shapes, 7, 1, 16)
+    with pytest.raises(ValueError, match="no twin"):
+        FeatureNet(net.model, name="mine", size=16, in_chans=1).twin()
+
+
+def test_renormalize_gives_the_net_what_it_was_trained_on() -> None:
+    net = build("cifar_resnet8", 10, seed=0).eval()
+    raw = images().sigmoid()
+    here, there = ((0.5, 0.4, 0.3), (0.2, 0.3, 0.4)), ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+    def normalised(statistics: tuple) -> Tensor:
+        mean, std = (torch.tensor(s).view(1, 3, 1, 1) for s in statistics)
+        return (raw - mean) / std
+
+    expected = net(normalised(there)).logits
+    keys = list(net.state_dict())
+    net.renormalize(*here, *there)
+    assert torch.allclose(net(normalised(here)).logits, expected, atol=1e-4)
+    assert torch.allclose(net.twin(0).eval()(normalised(here)).logits, expected, atol=1e-4)
+    assert list(net.state_dict()) == keys
+    with pytest.raises(ValueError, match="need 3 values"):
+        net.renormalize((0.5,), (0.5,), *there)
+
+
+@pytest.mark.parametrize("name", ["cifar_wrn_16_1", "resnet18"])
+def test_a_deep_copy_after_training_reads_itself(name: str) -> None:
+    net = build(name, 10, seed=0)
+    net(images(4)).logits.sum().backward()
+    clone = copy.deepcopy(net)
+    with torch.no_grad():
+        for p in clone.parameters():
+            p.zero_()
+    out = clone.eval()(images())
+    assert not out.embedding.any() and not any(x.any() for x in out.preacts)
+    assert net.eval()(images()).embedding.any()
+
+
+def test_outputs_are_fp32_under_autocast() -> None:
+    net = build("cifar_resnet8", 10, seed=0)
+    with torch.autocast("cpu", torch.bfloat16):
+        out = net(images())
+    assert out.logits.dtype == out.embedding.dtype == torch.float32
+
+
+@pytest.mark.parametrize("name", ["cifar_wrn_16_1", "cifar_ShuffleV2", "resnet18"])
+def test_the_forward_pass_is_one_graph(name: str) -> None:
+    net = build(name, 10, seed=0).eval()
+    compiled = torch.compile(net, backend="eager", fullgraph=True)
+    out, expected = compiled(images()), net(images())
+    assert torch.equal(out.logits, expected.logits)
+    assert all(torch.equal(a, b) for a, b in zip(out.preacts, expected.preacts, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"name": "vit_tiny_patch16_224", "args": {"img_size": 64}}, "does not work on 3x32x32 images"),
+        ({"name": "cifar_vgg8", "size": 4}, "cifar_vgg8 does not work on 3x4x4 images"),
+        ({"name": "resnet18", "args": {"colour": 1}}, "timm cannot make resnet18 .* 'colour'"),
+        ({"name": "cifar_vgg8", "pretrained": True}, "teacher.weights=<file>"),
+        ({"name": "wrn_40_2"}, "did you mean cifar_wrn_40_2 or"),
+        ({"name": "qzqzqz"}, "There is no model named 'qzqzqz'"),
+    ],
+)  # fmt: skip
+def test_refusals(arguments: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message) as caught:
+        build(num_classes=10, **arguments)
+    assert "\n" not in str(caught.value)
+
+
+def test_pretrained_weights_that_cannot_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub.constants as hub
+    import timm
+
+    def no_network(*args: object, **kwargs: object) -> nn.Module:
+        raise OSError("no route to host\nmore")
+
+    monkeypatch.setattr(hub, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(timm, "create_model", no_network)
+    with pytest.raises(
+        ValueError, match=r"of resnet18 were found \(no route to host\): .*teacher.weights=<file>"
+    ):
+        build("resnet18", 10, pretrained=True)
+
+
+# ---- names
+
+
+def python(code: str) -> list[str]:
+    """Words that a fresh interpreter prints."""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return done.stdout.split()
+
+
+def test_names_need_neither_torch_nor_timm_and_are_complete() -> None:
+    code = (
+        "import sys; from distill.models import names; n = names.timm_names(); "
+        "print(len(n), 'torch' in sys.modules, 'timm' in sys.modules)"
+    )
+    count, *loaded = python(code)
+    import timm
+
+    ours = set(CIFAR_NAMES)
+    assert loaded == ["False", "False"] and int(count) == len(timm_names())
+    assert timm_names() == set(timm.list_models()) - ours
+
+
+def test_known_names_and_the_nearest() -> None:
+    assert all(map(is_known, ["cifar_resnet20", "resnet18", "resnet18.a1_in1k", "hf_hub:timm/resnet18"]))
+    assert not is_known("resnet20") and not is_known("cifar_resnet18")
+    assert nearest("resnet-50")[:2] == ["cifar_ResNet50", "resnet50"]
+    assert nearest("MobileNetv2")[0] == "cifar_MobileNetV2"
+    assert nearest("qzqzqz") == []
+
+
+def test_timm_makes_our_nets() -> None:
+    code = (
+        "import distill.models.timm_registry, timm; "
+        "net = timm.create_model('cifar_wrn_16_1', num_classes=5, in_chans=1); "
+        "print(len(timm.list_models('cifar_*')), net.num_classes, net.conv1.in_channels)"
+    )
+    assert python(code) == [str(len(CIFAR_NAMES)), "5", "1"]
+
+
+# ---- configs
+
+
+@pytest.mark.parametrize("group", ["student", "teacher"])
+def test_every_net_of_the_papers_has_a_config(group: str) -> None:
+    folder = config.conf_dir() / group
+    low = {"MobileNetV2", "ShuffleV1", "ShuffleV2"}
+    for name in PAPER_NAMES:
+        node = yaml.safe_load((folder / f"{name}.yaml").read_text())
+        assert (node["name"], node["model"]) == (name, f"cifar_{name}")
+        assert node["lr_scale"] == (0.2 if name in low else 1.0)
+    for file in folder.glob("*.yaml"):
+        node = yaml.safe_load(file.read_text())
+        extra = {"pretrained"} if group == "student" else {"weights", "seed", "mean", "std"}
+        assert set(node) == {"name", "model", "args", "lr_scale"} | extra
+        assert node["model"] in {None, "???"} or is_known(node["model"])

@@ -1,0 +1,177 @@
+"""Checkpoints of others: every layout that is read, and every file that is refused."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import pickle
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from distill.models import FeatureNet, build, load_weights
+from distill.models.weights import read_state
+
+CLASSES = 10
+
+
+@pytest.fixture
+def source() -> FeatureNet:
+    return build("cifar_resnet8", CLASSES, size=16, seed=1)
+
+
+def target(name: str = "cifar_resnet8", classes: int = CLASSES) -> FeatureNet:
+    return build(name, classes, size=16, seed=2)
+
+
+def same(a: FeatureNet, b: FeatureNet) -> bool:
+    ours, theirs = a.model.state_dict(), b.model.state_dict()
+    return all(torch.equal(ours[key], theirs[key]) for key in ours)
+
+
+def repdistiller(state: dict[str, Tensor]) -> Any:
+    """RepDistiller and mdistiller, down to the numpy scalar that plain weights_only loading refuses."""
+    return {"epoch": 240, "best_acc": np.float64(72.34), "model": state, "opt": argparse.Namespace(lr=0.05)}
+
+
+def akamaster(state: dict[str, Tensor]) -> Any:
+    return {"state_dict": OrderedDict((f"module.{k}", v) for k, v in state.items()), "best_prec1": 91.7}
+
+
+def nested(state: dict[str, Tensor]) -> Any:
+    return {"model": {"state_dict": {f"_orig_mod.module.{k}": v.half() for k, v in state.items()}}}
+
+
+def old(state: dict[str, Tensor]) -> Any:
+    return {k: v for k, v in state.items() if not k.endswith("num_batches_tracked")}
+
+
+@pytest.mark.parametrize("layout", [dict, repdistiller, akamaster, old])
+@pytest.mark.parametrize("zipped", [True, False])
+def test_layouts(layout: Any, zipped: bool, source: FeatureNet, tmp_path: Path) -> None:
+    net = target()
+    assert not same(net, source)
+    torch.save(layout(source.model.state_dict()), tmp_path / "a.pth", _use_new_zipfile_serialization=zipped)
+    load_weights(net, tmp_path / "a.pth")
+    assert same(net, source)
+    assert all(p.requires_grad and p.dtype == torch.float32 for p in net.parameters())
+
+
+def test_nested_wrappers_and_half_precision(source: FeatureNet, tmp_path: Path) -> None:
+    net = target()
+    torch.save(nested(source.model.state_dict()), tmp_path / "a.pth")
+    load_weights(net, str(tmp_path / "a.pth"))
+    assert torch.equal(net.model.conv1.weight, source.model.conv1.weight.half().float())
+
+
+def test_safetensors(source: FeatureNet, tmp_path: Path) -> None:
+    net = target()
+    save_file(source.model.state_dict(), tmp_path / "a.safetensors", {"format": "pt"})
+    load_weights(net, tmp_path / "a.safetensors")
+    assert same(net, source)
+
+
+class Runs:
+    """A pickle of this runs a command when loaded."""
+
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> Any:
+        return os.system, (f"touch {self.marker}",)
+
+
+@pytest.mark.parametrize("how", ["zip", "legacy", "pickle"])
+def test_a_file_that_would_run_code_is_refused(how: str, source: FeatureNet, tmp_path: Path) -> None:
+    path, marker = tmp_path / "evil.pth", tmp_path / "ran"
+    content = {"model": source.model.state_dict(), "extra": Runs(marker)}
+    if how == "pickle":
+        path.write_bytes(pickle.dumps(content["extra"]))
+    else:
+        torch.save(content, path, _use_new_zipfile_serialization=how == "zip")
+    net = target()
+    before = net.model.conv1.weight.clone()
+    with pytest.raises(ValueError, match="evil.pth would run code when loaded, so it was refused"):
+        load_weights(net, path)
+    assert not marker.exists()
+    assert torch.equal(before, net.model.conv1.weight)
+
+
+@pytest.mark.parametrize("part", [0, 0.01, 0.5, 0.99])
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_truncated_files(suffix: str, part: float, source: FeatureNet, tmp_path: Path) -> None:
+    path = tmp_path / f"cut{suffix}"
+    state = source.model.state_dict()
+    save_file(state, path) if suffix == ".safetensors" else torch.save(state, path)
+    path.write_bytes(path.read_bytes()[: int(part * path.stat().st_size)])
+    with pytest.raises(ValueError, match=f"cut{suffix} is damaged or no"):
+        read_state(path)
+
+
+def test_files_that_are_no_checkpoints(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="There is no checkpoint file"):
+        read_state(tmp_path / "nowhere.pth")
+    (tmp_path / "page.pth").write_text("<html>not found</html>")
+    with pytest.raises(ValueError, match="page.pth is damaged or no checkpoint"):
+        read_state(tmp_path / "page.pth")
+    torch.save({"epoch": 3}, tmp_path / "empty.pth")
+    with pytest.raises(ValueError, match="empty.pth holds no state dict"):
+        read_state(tmp_path / "empty.pth")
+    torch.save([torch.ones(2)], tmp_path / "list.pth")
+    with pytest.raises(ValueError, match="list.pth holds no state dict"):
+        read_state(tmp_path / "list.pth")
+
+
+def refusal(net: FeatureNet, state: Any, path: Path) -> str:
+    torch.save(state, path)
+    before = {key: value.clone() for key, value in net.model.state_dict().items()}
+    with pytest.raises(ValueError) as caught:
+        load_weights(net, path)
+    assert all(torch.equal(value, before[key]) for key, value in net.model.state_dict().items())
+    assert "\n" not in str(caught.value) and path.name in str(caught.value)
+    return str(caught.value)
+
+
+def test_the_net_that_fits_is_named(tmp_path: Path) -> None:
+    theirs = akamaster(target("cifar_resnet20_a").model.state_dict())
+    message = refusal(target("cifar_resnet20"), theirs, tmp_path / "a.th")
+    assert "lacks layer2.0.downsample.0.weight" in message and "has unknown linear.weight" in message
+    assert message.endswith("(it fits cifar_resnet20_a with 10 classes: set model=cifar_resnet20_a)")
+    load_weights(target("cifar_resnet20_a"), tmp_path / "a.th")
+
+
+def test_another_number_of_classes_is_named(source: FeatureNet, tmp_path: Path) -> None:
+    message = refusal(target(classes=7), source.model.state_dict(), tmp_path / "a.pth")
+    assert "fc.weight is 10x64 and should be 7x64" in message
+    assert message.endswith("(it is cifar_resnet8 for 10 classes and 3 channels, this run has 7 and 3)")
+
+
+def test_a_stranger_is_described_without_a_guess(tmp_path: Path) -> None:
+    message = refusal(target(), {"weight": torch.ones(3, 3), "bias": torch.ones(3)}, tmp_path / "a.pth")
+    assert "has unknown weight, bias" in message and "it fits" not in message
+
+
+def test_timm_nets_load_too(tmp_path: Path) -> None:
+    source, net = (build("resnet18", CLASSES, seed=seed) for seed in (1, 2))
+    torch.save({"state_dict": source.model.state_dict()}, tmp_path / "a.pth")
+    load_weights(net, tmp_path / "a.pth")
+    assert same(net, source)
+
+
+@pytest.mark.parametrize("depth", [20, 56])
+def test_public_cifar10_checkpoints(depth: int) -> None:
+    folder = Path(os.environ.get("DISTILL_TEACHERS") or pytest.skip("DISTILL_TEACHERS is not set"))
+    files = sorted(folder.glob(f"resnet{depth}-*.th"))
+    if not files:
+        pytest.skip(f"no resnet{depth}-*.th in DISTILL_TEACHERS")
+    net = build(f"cifar_resnet{depth}_a", 10, seed=0)
+    load_weights(net, files[0])
+    assert net.model.bn1.running_mean.any()
+    with pytest.raises(ValueError, match=f"it fits cifar_resnet{depth}_a"):
+        load_weights(build(f"cifar_resnet{depth}", 10), files[0])
