@@ -25,10 +25,11 @@ format: $(STAMP)  ## sort imports and mend what ruff can mend
 	$(BIN)/ruff check --fix .
 
 methods: $(STAMP)  ## list the methods with their papers
-	@$(BIN)/python -m distill.catalogue
+	@$(BIN)/python -m distill.catalogue $(ARGS)
 
-bench: $(STAMP)  ## measure the speed of a training step on this machine
-	$(BIN)/python scripts/bench.py $(ARGS)
+bench: $(STAMP)  ## images/s of three epochs on this machine: make bench ARGS="method=crd"
+	rm -rf build/bench
+	$(BIN)/python -m distill output=build/bench teacher.weights=none schedule.epochs=3 $(ARGS)
 
 clean:  ## remove .venv and caches; runs in outputs/ stay
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache

@@ -7,7 +7,6 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra._internal.utils import get_args_parser
@@ -163,7 +162,8 @@ def _rewrite(text: str) -> str:
         return f"++{text}"
     if key != "method" or not equals:
         return text
-    aliases: dict[str, Any] = find_aliases()
+    known = set(options("method"))
+    aliases = {} if known.issuperset(value.split(",")) else find_aliases()
     names = [aliases.get(name.strip(), name) for name in value.split(",")]
     for old, new in zip(value.split(","), names, strict=True):
         if old != new:

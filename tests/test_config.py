@@ -13,6 +13,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
 from distill import config
+from distill.catalogue import lines, methods
 from distill.check import check, check_override
 
 
@@ -177,6 +178,21 @@ def test_weights_of_methods_take_fractions(name: str) -> None:
     node = composed(f"method={name}").method
     for key in {"ce", "kd", "weight", "temperature", "tau", "momentum"} & set(node):
         assert isinstance(node[key], float), f"conf/method/{name}.yaml: write {key}: {float(node[key])}"
+
+
+def test_catalogue_lists_every_method_with_its_paper() -> None:
+    entries = methods()
+    assert {entry["name"] for entry in entries} == set(config.options("method"))
+    for entry in entries:
+        assert entry["kind"] and len(entry["paper"]) > 10, f"conf/method/{entry['name']}.yaml: fill in about"
+    assert [entry["name"] for entry in methods(["hinton"])][:1] == ["kd"]
+    assert [line for line in lines(methods(["hinton", "soft-target"])) if line.startswith("  kd")]
+
+
+def test_other_names_of_methods_are_unique() -> None:
+    names = config.options("method")
+    aliases = [alias for entry in methods() for alias in entry["aliases"]]
+    assert len(aliases) == len(set(aliases)) and not set(aliases) & set(names)
 
 
 # --- build ---
