@@ -64,7 +64,7 @@ class Stepper:
             raise ValueError("an update has nothing to train: all its parameters are frozen.")
         self.schedule = schedule
         self.optimizer = make_optimizer(self.parameters, schedule["optimizer"], float(schedule["lr"]))
-        self.scaler = torch.amp.GradScaler(enabled=scale)
+        self.scaler = torch.amp.GradScaler(self.parameters[0].device.type, enabled=scale)
         self.clip = schedule.get("clip_grad")
 
     def set_lr(self, step: int, steps: int, epochs: int) -> float:

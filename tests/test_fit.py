@@ -1,0 +1,192 @@
+"""The loop: schedule, modes, non-finite losses, kills, signals, damaged checkpoints, full disks."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+
+from distill.checkpoint import SaveError
+from distill.errors import NonFinite, Stopped
+from distill.fit import merge, train_mode
+from distill.method import Phase, Update
+from distill.optim import Stepper, learning_rate, make_optimizer
+from distill.signals import StopSignals
+from tests import tiny
+
+CRD = {"lr": 0.05, "milestones": [150, 180, 210], "gamma": 0.1, "decay": "step"}
+
+
+@pytest.mark.parametrize(
+    ("epoch", "lr"), [(1, 0.05), (150, 0.05), (151, 0.005), (180, 0.005), (181, 5e-4), (210, 5e-4), (211, 5e-5), (240, 5e-5)]
+)
+def test_the_rate_drops_after_the_milestone(epoch: int, lr: float) -> None:
+    for step in (0, 781):
+        assert learning_rate(CRD, (epoch - 1) * 782 + step, 782, 240) == pytest.approx(lr)
+
+
+def test_warm_up_and_cosine() -> None:
+    cosine = {"lr": 1.0, "decay": "cosine", "warmup_epochs": 2}
+    rates = [learning_rate(cosine, step, 10, 10) for step in range(100)]
+    assert rates[:20] == pytest.approx([(i + 1) / 20 for i in range(20)])
+    assert rates[20] == pytest.approx(1.0) and rates[60] == pytest.approx(0.5)
+    assert rates == rates[:20] + sorted(rates[20:], reverse=True)
+    assert rates[99] < 0.001
+
+
+def test_sgd_is_the_protocols_step_by_step() -> None:
+    """v = m v + g + wd w; w -= lr v: no Nesterov, no dampening, decay on every parameter."""
+    torch.manual_seed(0)
+    weight = torch.nn.Parameter(torch.randn(3, dtype=torch.float64))
+    options = {"name": "sgd", "momentum": 0.9, "nesterov": False, "weight_decay": 5e-4}
+    optimizer = make_optimizer([weight], options, lr=0.05)
+    expected, velocity = weight.detach().clone(), torch.zeros(3, dtype=torch.float64)
+    for _ in range(4):
+        optimizer.zero_grad()
+        (weight**3).sum().backward()
+        gradient = 3 * expected**2 + 5e-4 * expected
+        velocity = 0.9 * velocity + gradient
+        expected = expected - 0.05 * velocity
+        optimizer.step()
+        assert torch.allclose(weight, expected, rtol=1e-12)
+
+
+def test_other_optimisers_come_from_timm_and_nonsense_is_named() -> None:
+    weight = [torch.nn.Parameter(torch.ones(2, 2))]
+    assert type(make_optimizer(weight, {"name": "adamw", "weight_decay": 0.01, "momentum": 0.9}, 1e-3)).__name__ == "AdamW"
+    with pytest.raises(ValueError, match="schedule.optimizer.name=adamm"):
+        make_optimizer(weight, {"name": "adamm", "weight_decay": 0.0}, 1e-3)
+
+
+def test_overrides_reach_schedule_and_optimiser() -> None:
+    base = {"lr": 0.1, "milestones": [3], "optimizer": {"name": "sgd", "momentum": 0.9, "weight_decay": 1e-4}}
+    merged = merge(base, {"lr": 1.0, "weight_decay": 0.0})
+    assert merged == {"lr": 1.0, "milestones": [3], "optimizer": {"name": "sgd", "momentum": 0.9, "weight_decay": 0.0}}
+    assert merge(base, {"name": "adam"})["optimizer"] == {"name": "adam"}
+
+
+def test_frozen_parts_stay_in_eval_and_the_rest_trains() -> None:
+    method = tiny.seeded_method("fitnet", tiny.tiny_data())
+    for p in method.student.model.layer1.parameters():
+        p.requires_grad_(False)
+    train_mode(method, Phase("p", [Update("u", method.loss, [method.student])]))
+    assert method.student.model.layer2.training and not method.student.model.layer1.training
+    assert not any(m.training for m in method.student.model.layer1.modules())
+    assert not method.regressor.training
+
+
+def test_an_update_without_parameters_is_refused() -> None:
+    frozen = tiny.frozen(tiny.net("cifar_resnet8"))
+    with pytest.raises(ValueError, match="nothing to train"):
+        Stepper([frozen], {"lr": 0.1, "optimizer": {"name": "sgd"}})
+
+
+def test_a_loss_that_is_not_finite_is_named_with_its_step(tmp_path: Path) -> None:
+    data = tiny.tiny_data()
+    method = tiny.seeded_method("kd", data)
+    real, calls = method.soft_targets, []
+
+    def poisoned(student, teacher):
+        calls.append(1)
+        return real(student, teacher) * (float("nan") if len(calls) == 5 else 1.0)
+
+    method.soft_targets = poisoned
+    fit = tiny.fit(method, data, tmp_path)
+    with pytest.raises(NonFinite, match=r"'kd' is nan in phase distill, epoch 2, step 1"):
+        list(fit.steps())
+    saved = tiny.fit(tiny.seeded_method("kd", data), data, tmp_path)
+    assert saved.restore() == 3, "the checkpoint is the one before the loss went wrong"
+
+
+def test_fp16_scales_gradients_and_keeps_its_scale_on_resume(tmp_path: Path) -> None:
+    module = torch.nn.Linear(2, 1)
+    stepper = Stepper([module], {"lr": 0.1, "optimizer": {"name": "sgd"}}, scale=True)
+    stepper.scaler._init_scale = 8.0
+    stepper.step({"a": module(torch.ones(1, 2)).sum()})
+    state = stepper.state_dict()
+    other = Stepper([module], {"lr": 0.1, "optimizer": {"name": "sgd"}}, scale=True)
+    other.load_state_dict(state)
+    assert other.scaler.get_scale() == stepper.scaler.get_scale()
+
+
+def child(method: str, folder: Path, die_at: int | None) -> int:
+    """Train in a forked process, killed from within before step `die_at`; returns the wait status."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            data = tiny.tiny_data()
+            fit = tiny.fit(tiny.seeded_method(method, data), data, folder)
+            fit.options.save_seconds = 0.0  # a checkpoint at every step
+            fit.restore()
+            for _ in fit.steps():
+                if fit.at.total == die_at:
+                    os.kill(os.getpid(), signal.SIGKILL)
+            torch.save({k: v.clone() for k, v in fit.method.state_dict().items()}, folder / "final.pt")
+            os._exit(0)
+        except BaseException:
+            os._exit(1)
+    return os.waitpid(pid, 0)[1]
+
+
+@pytest.mark.parametrize("method", ["kd", "crd", "dml", "fitnet"])
+def test_kill_nine_at_any_step_changes_nothing(method: str, tmp_path: Path) -> None:
+    for name in ("whole", "killed"):
+        (tmp_path / name).mkdir()
+    assert child(method, tmp_path / "whole", None) == 0
+    for step in (1, 2, 4, 5):
+        assert os.WTERMSIG(child(method, tmp_path / "killed", step)) == signal.SIGKILL
+    assert child(method, tmp_path / "killed", None) == 0
+    whole, killed = (torch.load(tmp_path / name / "final.pt") for name in ("whole", "killed"))
+    assert whole.keys() == killed.keys() and all(torch.equal(whole[k], killed[k]) for k in whole)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGUSR1, 75), (signal.SIGUSR2, 75), (signal.SIGINT, 130)])
+def test_signals_save_at_the_next_step(number: int, code: int, tmp_path: Path) -> None:
+    data = tiny.tiny_data()
+    fit = tiny.fit(tiny.seeded_method("kd", data), data, tmp_path)
+    before = signal.getsignal(number)
+    with fit.stop, pytest.raises(Stopped, match=signal.Signals(number).name) as stopped:
+        for _ in fit.steps():
+            if fit.at.total == 2:
+                os.kill(os.getpid(), number)
+    assert stopped.value.code == code and signal.getsignal(number) == before
+    assert tiny.fit(tiny.seeded_method("kd", data), data, tmp_path).restore() == 3
+
+
+def test_a_second_interrupt_does_not_wait() -> None:
+    with StopSignals() as stop, pytest.raises(KeyboardInterrupt):
+        os.kill(os.getpid(), signal.SIGINT)
+        assert stop.received == signal.SIGINT
+        os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_a_full_disk_is_a_warning_and_training_goes_on(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    data = tiny.tiny_data()
+    fit = tiny.fit(tiny.seeded_method("kd", data), data, tmp_path)
+
+    def refuse(*_):
+        raise SaveError("no space left")
+
+    fit.checkpoints.save = refuse
+    assert sum(1 for _ in fit.steps()) == 6
+    assert "no space left" in caplog.text and "training goes on" in caplog.text
+
+
+def test_a_damaged_newest_checkpoint_falls_back_to_the_previous(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    data = tiny.tiny_data()
+    whole = tiny.fit(tiny.seeded_method("crd", data), data, tmp_path)
+    for _ in whole.steps():
+        pass
+    newest = max(tmp_path.glob("*.ckpt"))
+    blob = bytearray(newest.read_bytes())
+    blob[len(blob) // 2] ^= 1
+    newest.write_bytes(blob)
+    again = tiny.fit(tiny.seeded_method("crd", data), data, tmp_path)
+    assert again.restore() == 3 and "corrupt" in caplog.text
+    for _ in again.steps():
+        pass
+    state = again.method.state_dict()
+    assert all(torch.equal(value, state[key]) for key, value in whole.method.state_dict().items())
