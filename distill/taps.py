@@ -16,7 +16,7 @@ def stage_pairs(student: FeatureNet, teacher: FeatureNet, method: str) -> list[t
     mine, other = student.shapes, teacher.shapes
     if len(mine) != len(other):
         raise ValueError(
-            f"{method} compares stage with stage, but student {student.name} has {len(mine)} of shapes {mine} "
+            f"{method} compares stages, but student {student.name} has {len(mine)} of shapes {mine} "
             f"and teacher {teacher.name} has {len(other)} of shapes {other}: choose nets with equally many "
             "stages, or a method on embeddings, such as method=crd."
         )

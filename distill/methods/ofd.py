@@ -90,9 +90,8 @@ def norms_of(teacher: FeatureNet) -> list[nn.BatchNorm2d]:
         norms = teacher.bn_before_relu()
     except ValueError as error:
         raise ValueError(
-            f"ofd takes its margins from a BatchNorm, but {str(error).rstrip('.')}: choose another "
-            "teacher, or "
-            "a method such as method=at."
+            f"ofd takes its margins from a BatchNorm, but {str(error).rstrip('.')}: choose another teacher, "
+            "or a method such as method=at."
         ) from error
     assert [norm.num_features for norm in norms] == teacher.channels, teacher.name
     return norms

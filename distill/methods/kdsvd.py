@@ -1,0 +1,93 @@
+"""Self-supervised knowledge distillation by SVD (Lee, Kim, Song, ECCV 2018, arXiv:1807.06819)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from distill.data import DataInfo
+from distill.losses import full_precision
+from distill.method import Batch, Losses, Method
+from distill.models import FeatureNet, Outputs
+from distill.svd import align, leading_vectors
+from distill.taps import equal_channels, stage_pairs
+
+CANDIDATES = 3
+"""Student vectors beyond `k` among which the teacher's partners are sought."""
+
+
+def compress(student: Tensor, teacher: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Return `k` vectors [B,C,k] of each map: the teacher's leading ones, and the student's nearest to them.
+
+    Maps [B,C,H,W] and [B,C,H',W'] of as many channels. Both are scaled by the teacher's singular values,
+    which are made a unit vector over the k.
+    """
+    theirs, values = leading_vectors(teacher, k)
+    mine, _ = leading_vectors(student, min(k + CANDIDATES, student.shape[1], student[0, 0].numel()))
+    scale = F.normalize(values, dim=1)[:, None]
+    return align(mine, theirs) * scale, theirs * scale
+
+
+@full_precision
+def rbf_loss(student: tuple[Tensor, Tensor], teacher: tuple[Tensor, Tensor]) -> Tensor:
+    """Squared difference of both nets' RBF between adjacent stages' vectors, summed, mean over the batch.
+
+    Each a pair of [B,C,k] and [B,C',k] (shallow, deep); rbf = exp(-(deep_i - shallow_j)^2 / 8), for every
+    pair of channels and each of the k. Elements that are not finite count as zero.
+    """
+    gap = (rbf(*student) - rbf(*teacher)).square()
+    return torch.where(gap.isfinite(), gap, 0.0).sum() / len(gap)
+
+
+def rbf(shallow: Tensor, deep: Tensor) -> Tensor:
+    """Return [B,C',C,k] from vectors [B,C,k] and [B,C',k]."""
+    return torch.exp((deep[:, :, None] - shallow[:, None]).square() / -8)
+
+
+class KDSVD(Method):
+    """ce x CE + weight x sum over adjacent stages of the RBF loss between their leading singular vectors.
+
+    Deviations: the sign of the teacher's vectors, which an SVD leaves open and the loss depends on, is fixed
+    (see distill.svd), as are gradients near equal singular values. The first authors clip this gradient to
+    the size of the task's; as in the CRD tables' code, it is not clipped here.
+    """
+
+    def __init__(
+        self,
+        student: FeatureNet,
+        teachers: Sequence[FeatureNet],
+        data: DataInfo,
+        *,
+        ce: float = 1.0,
+        kd: float = 0.0,
+        temperature: float = 4.0,
+        weight: float = 1.0,
+        k: int = 1,
+    ) -> None:
+        super().__init__(student, teachers, data, ce=ce, kd=kd, temperature=temperature)
+        self.weight, self.k = weight, k
+        check(student, self.teacher, k, "kdsvd")
+
+    def distill(self, student: Outputs, teacher: Outputs, batch: Batch) -> Losses:
+        stages = zip(student.features, teacher.features, strict=True)
+        vectors = [compress(s, t, self.k) for s, t in stages]
+        losses = [rbf_loss((a[0], b[0]), (a[1], b[1])) for a, b in pairwise(vectors)]
+        return {"kdsvd": self.weight * torch.stack(losses).sum()}
+
+
+def check(student: FeatureNet, teacher: FeatureNet, k: int, method: str) -> None:
+    """ValueError where vectors of the two nets cannot be compared, or are not as many as k."""
+    pairs = stage_pairs(student, teacher, method)
+    equal_channels(pairs, student.name, teacher.name, method)
+    if len(pairs) < 2:
+        raise ValueError(f"{method} needs two stages, and {student.name} has one: take method=at instead.")
+    most = min(min(shape[0], shape[1] * shape[2]) for pair in pairs for shape in pair)
+    if not 1 <= k <= most:
+        raise ValueError(
+            f"{method} takes {k} singular vectors a map, and the maps {pairs} of {student.name} and "
+            f"{teacher.name} have 1 to {most}: set k accordingly, or take method=at."
+        )
