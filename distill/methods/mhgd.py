@@ -1,0 +1,189 @@
+"""Graph-based knowledge distillation by multi-head attention (Lee, Song, BMVC 2019, arXiv:1907.02226)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from distill.data import DataInfo
+from distill.losses import full_precision
+from distill.method import Batch, Losses, Method, Phase, Update
+from distill.methods.kdsvd import check, compress
+from distill.models import FeatureNet, Outputs
+from distill.optim import Stepper
+from distill.svd import leading_vectors
+from distill.two_phase import CONSTANT
+
+TASK = ("ce", "kd")
+
+
+@full_precision
+def graph_loss(student: Tensor, teacher: Tensor) -> Tensor:
+    """KL(student || teacher) of attention rows, summed over heads and rows.
+
+    Graphs [heads,B,B] before softmax; both pass a tanh first. Direction, tanh and sum are those of the
+    authors' code.
+    """
+    log_student = F.log_softmax(student.tanh(), dim=2)
+    log_teacher = F.log_softmax(teacher.tanh(), dim=2)
+    return F.kl_div(log_teacher, log_student, reduction="sum", log_target=True)
+
+
+@full_precision
+def estimate_loss(estimate: Tensor, vectors: Tensor) -> Tensor:
+    """Mean over the batch of 1 - cosine of two sets of vectors [B,C]."""
+    return (1 - F.cosine_similarity(estimate, vectors, dim=1)).mean()
+
+
+def normed(norm: nn.BatchNorm1d, x: Tensor) -> Tensor:
+    """BatchNorm of x [B,D]; a batch of one, which has no statistics, takes the running ones."""
+    if len(x) > 1 or not norm.training:
+        return norm(x)
+    return F.batch_norm(x, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps)
+
+
+class Attention(nn.Module):
+    """Several heads' relations between the samples of a batch, from the vectors of two adjacent stages."""
+
+    def __init__(self, shallow: int, deep: int, heads: int) -> None:
+        super().__init__()
+        self.heads, width = heads, (shallow + deep) // 2
+        self.sender, self.sender_norm = (
+            nn.Linear(deep, width * heads, bias=False),
+            nn.BatchNorm1d(width * heads),
+        )
+        self.receiver = nn.Linear(shallow, width * heads, bias=False)
+        self.receiver_norm = nn.BatchNorm1d(width * heads)
+
+    def forward(self, shallow: Tensor, deep: Tensor) -> Tensor:
+        """Return graphs [heads,B,B] before softmax; rows are deep vectors [B,C'], columns shallow ones [B,C]."""
+        send = normed(self.sender_norm, self.sender(deep)).unflatten(1, (self.heads, -1))
+        receive = normed(self.receiver_norm, self.receiver(shallow)).unflatten(1, (self.heads, -1))
+        return torch.einsum("ihd,jhd->hij", send, receive)
+
+
+class Estimator(nn.Module):
+    """Predicts a sample's deep vector from all samples' shallow vectors and the graph between them."""
+
+    def __init__(self, shallow: int, deep: int, heads: int) -> None:
+        super().__init__()
+        width = (shallow + deep) // 2
+        self.embed, self.norm = nn.Linear(shallow, width, bias=False), nn.BatchNorm1d(width)
+        self.out = nn.Linear(width * heads, deep)
+
+    def forward(self, shallow: Tensor, graph: Tensor) -> Tensor:
+        """Return an estimate [B,C'] from vectors [B,C] and graphs [heads,B,B]; drops about half of the heads."""
+        noise = torch.randn(*graph.shape[:2], 1, device=graph.device)
+        kept = graph.softmax(2) * (noise > noise.mean(0))
+        gathered = kept @ F.relu(normed(self.norm, self.embed(shallow))).to(kept.dtype)
+        return self.out(gathered.transpose(0, 1).flatten(1))
+
+
+class ClippedStepper(Stepper):
+    """Clips the gradient of a method's own losses, parameter by parameter, to the norm of the task's.
+
+    The task is ce and kd. The bound rises as sigmoid(epoch), from a half in the first epoch on, as in the
+    authors' code. Costs a second backward pass through the student.
+    """
+
+    rise = 0.5
+
+    def set_lr(self, step: int, steps: int, epochs: int) -> float:
+        self.rise = 1 / (1 + math.exp(-(step // steps)))
+        return super().set_lr(step, steps, epochs)
+
+    def backward(self, losses: Mapping[str, Tensor]) -> None:
+        task = self.scaler.scale(torch.stack([loss for name, loss in losses.items() if name in TASK]).sum())
+        own = self.scaler.scale(
+            torch.stack([loss for name, loss in losses.items() if name not in TASK]).sum()
+        )
+        mains = torch.autograd.grad(task, self.parameters, retain_graph=True, allow_unused=True)
+        extras = torch.autograd.grad(own, self.parameters, allow_unused=True)
+        for parameter, main, extra in zip(self.parameters, mains, extras, strict=True):
+            parameter.grad = main if extra is None or main is None else main + clipped(extra, main, self.rise)
+
+
+def clipped(extra: Tensor, main: Tensor, rise: float) -> Tensor:
+    """Return `extra`, shortened to `rise` x the norm of `main` where it is longer."""
+    bound = rise * torch.linalg.vector_norm(main)
+    return extra * (bound / torch.linalg.vector_norm(extra).clamp_min(1e-12)).clamp_max(1.0)
+
+
+class MHGD(Method):
+    """Attention heads learn how the teacher's stages relate samples; then the student learns those relations.
+
+    Each map is compressed to its leading singular vector, as in KD-SVD. In the first phase the heads of every
+    pair of adjacent stages are trained, with an estimator, to predict the teacher's deep vector from the
+    shallow ones; then they are frozen, and the student is trained on labels and on the KL of its graphs from
+    the teacher's.
+
+    Taken from the authors' TensorFlow code: tanh, direction and sum of the KL, widths, dropped heads,
+    clipping. Deviations: signs and gradients of the SVD (see distill.svd), stages alone are tapped, and the
+    run's schedule (theirs: 40 epochs of heads and 100 of student). The sum grows with the batch, and graphs
+    hold the samples of one device's batch only.
+    """
+
+    def __init__(
+        self,
+        student: FeatureNet,
+        teachers: Sequence[FeatureNet],
+        data: DataInfo,
+        *,
+        ce: float = 1.0,
+        kd: float = 0.0,
+        temperature: float = 4.0,
+        weight: float = 1.0,
+        heads: int = 8,
+        clip: bool = True,
+        init_epochs: int = 30,
+    ) -> None:
+        super().__init__(student, teachers, data, ce=ce, kd=kd, temperature=temperature)
+        if init_epochs < 1:
+            raise ValueError(
+                "method.init_epochs is 0, but mhgd compares graphs of heads that were trained: use 30."
+            )
+        if clip and not (ce or kd):
+            raise ValueError(
+                "method.ce and method.kd are 0, and mhgd clips its gradient to theirs: set one, or clip=false."
+            )
+        check(student, self.teacher, 1, "mhgd")
+        self.weight, self.clip, self.init_epochs = weight, clip, init_epochs
+        widths = list(pairwise(self.teacher.channels))
+        self.attention = nn.ModuleList(Attention(*pair, heads) for pair in widths)
+        self.estimators = nn.ModuleList(Estimator(*pair, heads) for pair in widths)
+
+    def estimate(self, batch: Batch) -> Losses:
+        """Loss of the first phase: how far the teacher's deep vectors are from their estimates."""
+        vectors = [leading_vectors(feature, 1)[0].squeeze(2) for feature in self.teach(batch).features]
+        losses = []
+        for (shallow, deep), attend, estimator in zip(
+            pairwise(vectors), self.attention, self.estimators, strict=True
+        ):
+            losses.append(estimate_loss(estimator(shallow, attend(shallow, deep)), deep))
+        return {"heads": torch.stack(losses).sum()}
+
+    def distill(self, student: Outputs, teacher: Outputs, batch: Batch) -> Losses:
+        pairs = zip(student.features, teacher.features, strict=True)
+        vectors = [tuple(v.squeeze(2) for v in compress(s, t, 1)) for s, t in pairs]
+        losses = []
+        for (shallow, deep), attend in zip(pairwise(vectors), self.attention, strict=True):
+            losses.append(graph_loss(attend(shallow[0], deep[0]), attend(shallow[1], deep[1])))
+        return {"mhgd": self.weight * torch.stack(losses).sum()}
+
+    def freeze(self) -> None:
+        """Fix the heads; the loop then keeps them in eval mode."""
+        self.attention.requires_grad_(False)
+        self.estimators.requires_grad_(False)
+
+    def phases(self) -> list[Phase]:
+        heads = Update("heads", self.estimate, [self.attention, self.estimators])
+        student = Update("student", self.loss, [self.student], stepper=ClippedStepper if self.clip else None)
+        return [
+            Phase("heads", [heads], self.init_epochs, dict(CONSTANT), evaluates=False),
+            Phase("distill", [student], begin=self.freeze),
+        ]
