@@ -1,16 +1,39 @@
-"""Knowledge distillation with soft targets (Hinton, Vinyals, Dean 2015, arXiv:1503.02531)."""
+"""Knowledge distillation with soft targets (Hinton, Vinyals, Dean 2015, arXiv:1503.02531), plain or
+standardised.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+from torch import Tensor
+
 from distill.data import DataInfo
+from distill.losses import full_precision, kd_loss
 from distill.method import Method
 from distill.models import FeatureNet
 
+EPS = 1e-7
+
+
+@full_precision
+def standardize(logits: Tensor) -> Tensor:
+    """Return the z-score of each row of logits [B,K]: (z - mean) / (1e-7 + std), std over classes with K - 1.
+
+    Logit Standardization in Knowledge Distillation (Sun et al., CVPR 2024, arXiv:2403.01427, algorithm 1; the
+    sample standard deviation is the authors' code). Both nets' logits pass through it before they are divided
+    by the base temperature, so that the student need not match the teacher's shift and variance.
+    """
+    centred = logits - logits.mean(dim=1, keepdim=True)
+    return centred / (EPS + logits.std(dim=1, keepdim=True))
+
 
 class KD(Method):
-    """ce x CE + kd x T^2 KL(p_t^T || p_s^T): both terms live in `Method`, whose `kd` is 0 elsewhere."""
+    """ce x CE + kd x T^2 KL(p_t^T || p_s^T): both terms live in `Method`, whose `kd` is 0 elsewhere.
+
+    With `standardize` the soft targets are those of the z-scored logits (arXiv:2403.01427); the cross-entropy
+    keeps the raw ones. That is method=logit-standardization, with the weights that belong to it.
+    """
 
     def __init__(
         self,
@@ -21,5 +44,12 @@ class KD(Method):
         ce: float = 0.1,
         kd: float = 0.9,
         temperature: float = 4.0,
+        standardize: bool = False,
     ) -> None:
         super().__init__(student, teachers, data, ce=ce, kd=kd, temperature=temperature)
+        self.standardize = standardize
+
+    def soft_targets(self, student: Tensor, teacher: Tensor) -> Tensor:
+        if self.standardize:
+            student, teacher = standardize(student), standardize(teacher)
+        return kd_loss(student, teacher, self.temperature)
