@@ -1,0 +1,45 @@
+"""Regression on the teacher's logits (Ba, Caruana, NeurIPS 2014, arXiv:1312.6184)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from distill.data import DataInfo
+from distill.losses import full_precision
+from distill.method import Batch, Losses, Method
+from distill.models import FeatureNet, Outputs
+
+
+@full_precision
+def logit_mse_loss(student: Tensor, teacher: Tensor) -> Tensor:
+    """Mean over samples AND classes of (z_s - z_t)^2 for logits [B,K] (section 2.2, eq. 1, without its 1/2).
+
+    Summed over the classes it would weigh K times as much. KD tends to it for large T and zero-mean logits.
+    """
+    return F.mse_loss(student, teacher)
+
+
+class LogitMSE(Method):
+    """CE + weight x mean squared error of the logits; the paper itself trains on the second term alone
+    (ce=0).
+    """
+
+    def __init__(
+        self,
+        student: FeatureNet,
+        teachers: Sequence[FeatureNet],
+        data: DataInfo,
+        *,
+        ce: float = 1.0,
+        kd: float = 0.0,
+        temperature: float = 4.0,
+        weight: float = 0.1,
+    ) -> None:
+        super().__init__(student, teachers, data, ce=ce, kd=kd, temperature=temperature)
+        self.weight = weight
+
+    def distill(self, student: Outputs, teacher: Outputs, batch: Batch) -> Losses:
+        return {"logit_mse": self.weight * logit_mse_loss(student.logits, teacher.logits)}
