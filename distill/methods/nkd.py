@@ -1,0 +1,59 @@
+"""Normalised knowledge distillation (Yang et al., ICCV 2023, arXiv:2303.13005)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from distill.data import DataInfo
+from distill.losses import full_precision
+from distill.method import Batch, Losses, Method
+from distill.methods.dkd import other_classes
+from distill.models import FeatureNet, Outputs
+
+
+@full_precision
+def target_loss(student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
+    """-mean p_t[y] log p_s[y], without temperature on either side; logits [B,K], labels [B]."""
+    p_teacher = F.softmax(teacher, dim=1).gather(1, labels[:, None])
+    log_student = F.log_softmax(student, dim=1).gather(1, labels[:, None])
+    return -(p_teacher * log_student).mean()
+
+
+@full_precision
+def non_target_loss(student: Tensor, teacher: Tensor, labels: Tensor, temperature: float) -> Tensor:
+    """-T^2 mean sum_{c != y} q_t log q_s, q the tempered softmax among the other classes.
+
+    Logits [B,K], labels [B]. A cross-entropy, not a KL: it does not fall to 0. With two classes it is 0.
+    """
+    q_teacher = F.softmax(other_classes(teacher, labels) / temperature, dim=1)
+    log_student = F.log_softmax(other_classes(student, labels) / temperature, dim=1)
+    return -(temperature**2) * (q_teacher * log_student).sum(dim=1).mean()
+
+
+class NKD(Method):
+    """CE + weight x (target term + gamma x normalised non-target term)."""
+
+    def __init__(
+        self,
+        student: FeatureNet,
+        teachers: Sequence[FeatureNet],
+        data: DataInfo,
+        *,
+        ce: float = 1.0,
+        kd: float = 0.0,
+        temperature: float = 3.0,
+        weight: float = 1.0,
+        gamma: float = 3.5,
+    ) -> None:
+        super().__init__(student, teachers, data, ce=ce, kd=kd, temperature=temperature)
+        self.weight, self.gamma = weight, gamma
+
+    def distill(self, student: Outputs, teacher: Outputs, batch: Batch) -> Losses:
+        pair = (student.logits, teacher.logits, batch.labels)
+        losses = {"target": self.weight * target_loss(*pair)}
+        if self.gamma:
+            losses["non_target"] = self.weight * self.gamma * non_target_loss(*pair, self.temperature)
+        return losses
