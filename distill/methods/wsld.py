@@ -1,0 +1,62 @@
+"""Weighted soft labels (Zhou et al., ICLR 2021, arXiv:2102.00650)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from distill.data import DataInfo
+from distill.losses import full_precision
+from distill.method import Batch, Losses, Method
+from distill.models import FeatureNet, Outputs
+
+EPS = 1e-7
+
+
+@torch.no_grad()
+def sample_weights(student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
+    """Return w [B] = 1 - exp(-CE_s / CE_t) of logits [B,K] at T = 1: small where the student is
+    ahead.
+    """
+    ce_student = F.cross_entropy(student, labels, reduction="none")
+    ce_teacher = F.cross_entropy(teacher, labels, reduction="none")
+    return 1 - torch.exp(-ce_student / (ce_teacher + EPS))
+
+
+@full_precision
+def wsld_loss(student: Tensor, teacher: Tensor, labels: Tensor, temperature: float) -> Tensor:
+    """T^2 mean_i w_i CE(p_t^T, p_s^T) of logits [B,K] and labels [B]; the weights carry no
+    gradient.
+
+    A cross-entropy, not a KL: it does not fall to 0.
+    """
+    soft = F.softmax(teacher / temperature, dim=1)
+    cost = -(soft * F.log_softmax(student / temperature, dim=1)).sum(dim=1)
+    return temperature**2 * (sample_weights(student, teacher, labels) * cost).mean()
+
+
+class WSLD(Method):
+    """CE + weight x soft-label cross-entropy, each sample weighed by how far the student is behind the
+    teacher.
+    """
+
+    def __init__(
+        self,
+        student: FeatureNet,
+        teachers: Sequence[FeatureNet],
+        data: DataInfo,
+        *,
+        ce: float = 1.0,
+        kd: float = 0.0,
+        temperature: float = 4.0,
+        weight: float = 2.25,
+    ) -> None:
+        super().__init__(student, teachers, data, ce=ce, kd=kd, temperature=temperature)
+        self.weight = weight
+
+    def distill(self, student: Outputs, teacher: Outputs, batch: Batch) -> Losses:
+        loss = wsld_loss(student.logits, teacher.logits, batch.labels, self.temperature)
+        return {"wsld": self.weight * loss}
