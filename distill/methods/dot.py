@@ -1,0 +1,90 @@
+"""DOT: the distillation-oriented trainer (Zhao, Cui, Song, Liang, ICCV 2023, arXiv:2307.08436)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from distill.data import DataInfo
+from distill.method import Phase, Update
+from distill.methods.kd import KD
+from distill.models import FeatureNet
+from distill.optim import Schedule, Stepper
+
+TASK = "ce"  # the loss whose gradient is the task's; all others are distillation
+
+
+class DotStepper(Stepper):
+    """SGD with a momentum buffer for the task's gradient and another for distillation's.
+
+    v_task <- (m - delta) v_task + g_task + wd theta;  v_kd <- (m + delta) v_kd + g_kd;
+    theta -= lr (v_task + v_kd). Two backward passes a step.
+
+    The second buffer belongs to parameters that share their memory with the first's, in a second group of one
+    torch SGD, so that state, learning rate and fp16 scaling are the optimiser's own. `clip_grad` clips the two
+    gradients each on its own.
+    """
+
+    def __init__(self, modules: Iterable[nn.Module], schedule: Schedule, *, scale: bool = False) -> None:
+        super().__init__(modules, schedule, scale=scale)
+        options = dict(schedule["optimizer"])
+        if options.pop("name", "sgd") != "sgd":
+            raise ValueError("dot splits SGD's momentum: set schedule.optimizer.name=sgd, or use method=kd.")
+        momentum, delta = float(options.pop("momentum", 0.0)), float(schedule["dot_delta"])
+        if not 0 <= momentum - delta <= momentum + delta < 1:
+            raise ValueError(f"method.delta={delta} takes momentum {momentum} out of [0, 1): 0.075 is usual.")
+        self.twins = [nn.Parameter(p.detach()) for p in self.parameters]
+        task = {"params": self.parameters, "momentum": momentum - delta}
+        distill = {"params": self.twins, "momentum": momentum + delta, "weight_decay": 0.0}
+        rest = {"momentum": momentum, "lr": float(schedule["lr"]), "fused": True, **options}
+        self.optimizer = torch.optim.SGD([task, distill], **rest)
+
+    def backward(self, losses: Mapping[str, Tensor]) -> None:
+        """Leave the distillation's gradients in the twins and the task's in the parameters."""
+        distillation = torch.stack([loss for name, loss in losses.items() if name != TASK]).sum()
+        self.scaler.scale(distillation).backward(retain_graph=True)
+        for parameter, twin in zip(self.parameters, self.twins, strict=True):
+            twin.grad, parameter.grad = parameter.grad, None
+        self.scaler.scale(losses[TASK]).backward()
+
+    def step(self, losses: Mapping[str, Tensor]) -> None:
+        """Make one step from the loss called "ce" and the sum of all others."""
+        self.optimizer.zero_grad(set_to_none=True)
+        self.backward(losses)
+        if self.clip:
+            self.scaler.unscale_(self.optimizer)
+            for gradients in (self.parameters, self.twins):
+                nn.utils.clip_grad_norm_(gradients, float(self.clip))
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+
+
+class DOT(KD):
+    """KD's losses, minimised so that distillation's gradient keeps the larger momentum.
+
+    Every parameter has both gradients here; the authors' rule for parameters with only one is not needed.
+    """
+
+    def __init__(
+        self,
+        student: FeatureNet,
+        teachers: Sequence[FeatureNet],
+        data: DataInfo,
+        *,
+        ce: float = 0.1,
+        kd: float = 0.9,
+        temperature: float = 4.0,
+        standardize: bool = False,
+        delta: float = 0.075,
+    ) -> None:
+        weights = {"ce": ce, "kd": kd, "temperature": temperature}
+        super().__init__(student, teachers, data, **weights, standardize=standardize)
+        if not ce or not kd:
+            raise ValueError(f"dot needs both losses, and method.ce={ce}, method.kd={kd}: use method=kd.")
+        self.delta = delta
+
+    def phases(self) -> list[Phase]:
+        update = Update("student", self.loss, [self], optimizer={"dot_delta": self.delta}, stepper=DotStepper)
+        return [Phase("distill", [update])]
