@@ -1,0 +1,49 @@
+"""Similarity-preserving distillation (Tung, Mori, ICCV 2019, arXiv:1907.09682)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from distill.data import DataInfo
+from distill.losses import full_precision
+from distill.method import Batch, Losses, Method
+from distill.models import FeatureNet, Outputs
+
+
+def similarities(feature: Tensor) -> Tensor:
+    """Return G [B,B] of maps [B,C,H,W]: inner products of the flattened maps, each ROW of unit length."""
+    flat = feature.flatten(1)
+    return F.normalize(flat @ flat.T, dim=1)
+
+
+@full_precision
+def sp_loss(student: Tensor, teacher: Tensor) -> Tensor:
+    """||G_t - G_s||_F^2 / B^2 of maps [B,C_s,H_s,W_s] and [B,C_t,H_t,W_t], whose shapes may differ."""
+    return F.mse_loss(similarities(student), similarities(teacher))
+
+
+class SP(Method):
+    """CE + weight x SP on the last stage's maps.
+
+    It relates the samples of one batch: over several devices, of each device's own part.
+    """
+
+    def __init__(
+        self,
+        student: FeatureNet,
+        teachers: Sequence[FeatureNet],
+        data: DataInfo,
+        *,
+        ce: float = 1.0,
+        kd: float = 0.0,
+        temperature: float = 4.0,
+        weight: float = 3000.0,
+    ) -> None:
+        super().__init__(student, teachers, data, ce=ce, kd=kd, temperature=temperature)
+        self.weight = weight
+
+    def distill(self, student: Outputs, teacher: Outputs, batch: Batch) -> Losses:
+        return {"sp": self.weight * sp_loss(student.features[-1], teacher.features[-1])}
