@@ -1,0 +1,82 @@
+"""Relational knowledge distillation (Park, Kim, Lu, Cho, CVPR 2019, arXiv:1904.05068)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from distill.data import DataInfo
+from distill.losses import full_precision
+from distill.method import Batch, Losses, Method
+from distill.models import FeatureNet, Outputs
+
+EPS = 1e-12  # of squared distances: closer than this, two embeddings are one
+
+
+def relations(embedding: Tensor) -> tuple[Tensor, Tensor]:
+    """Return distances [B,B] and directions [B,B,D] of embeddings [B,D]; direction [j,i] points from j to i.
+
+    Equal embeddings have distance and direction 0, and pass no gradient on, where the root's would be
+    infinite.
+    """
+    difference = embedding[None, :] - embedding[:, None]
+    squared = difference.square().sum(dim=2)
+    apart = squared > EPS
+    length = torch.where(apart, squared, 1.0).sqrt()
+    direction = torch.where(apart[:, :, None], difference / length[:, :, None], 0.0)
+    return torch.where(apart, length, 0.0), direction
+
+
+def relative(distances: Tensor) -> Tensor:
+    """Return distances [B,B] over the mean of those above 0."""
+    count = (distances > 0).sum().clamp(min=1)
+    return distances / (distances.sum() / count).clamp(min=EPS)
+
+
+def cosines(direction: Tensor) -> Tensor:
+    """Return [j,i,k] = cos of the angle at j between i and k, from directions [B,B,D], by one product."""
+    return direction @ direction.transpose(1, 2)
+
+
+@full_precision
+def rkd_losses(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+    """Return (distance, angle) losses of embeddings [B,D_s] and [B,D_t], whose widths may differ.
+
+    Smooth L1 of relative distances, mean over B^2 pairs (RKD-D), and of the cosines of all B^3
+    triplets (RKD-A): exact, in B^3 numbers and not B^3 D.
+    """
+    (d_s, u_s), (d_t, u_t) = relations(student), relations(teacher)
+    distance = F.smooth_l1_loss(relative(d_s), relative(d_t))
+    return distance, F.smooth_l1_loss(cosines(u_s), cosines(u_t))
+
+
+class RKD(Method):
+    """CE + weight x (distance x RKD-D + angle x RKD-A) on the embeddings, each with its own width.
+
+    Memory grows with B^3 (512 samples: 0.5 GB a tensor). It relates the samples of one batch: over several
+    devices, of each device's own part. The teacher's relations carry no gradient.
+    """
+
+    def __init__(
+        self,
+        student: FeatureNet,
+        teachers: Sequence[FeatureNet],
+        data: DataInfo,
+        *,
+        ce: float = 1.0,
+        kd: float = 0.0,
+        temperature: float = 4.0,
+        weight: float = 1.0,
+        distance: float = 25.0,
+        angle: float = 50.0,
+    ) -> None:
+        super().__init__(student, teachers, data, ce=ce, kd=kd, temperature=temperature)
+        self.weight, self.distance, self.angle = weight, distance, angle
+
+    def distill(self, student: Outputs, teacher: Outputs, batch: Batch) -> Losses:
+        distance, angle = rkd_losses(student.embedding, teacher.embedding)
+        terms = {"distance": (self.distance, distance), "angle": (self.angle, angle)}
+        return {name: self.weight * share * term for name, (share, term) in terms.items() if share}
