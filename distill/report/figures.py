@@ -10,8 +10,7 @@ from markupsafe import Markup
 
 from distill.report import svg
 from distill.report.curves import Curve, curve
-from distill.report.overview import place, place_title
-from distill.report.summary import ALONE, Row, convention
+from distill.report.summary import ALONE, Place, Row, convention, place, place_title
 
 CURVES, CHARTS, BARS = 8, 16, 40  # curves in a chart, charts of a kind, bars in a chart
 COSTS: list[tuple[str, str, Callable[[Row], float | None]]] = [
@@ -60,7 +59,7 @@ def names(rows: Sequence[Row]) -> dict[int, str]:
 def _groups(rows: Iterable[Row]) -> list[tuple[str, list[Row]]]:
     """By data set, protocol and pair; the student alone joins each of its pairs."""
     ordered = [row for row in rows if row.one.method != ALONE and row.one.teacher]
-    alone: dict[tuple[tuple[str, str, str], str], list[Row]] = {}
+    alone: dict[tuple[Place, str], list[Row]] = {}
     for row in rows:
         if row.one.method == ALONE:
             alone.setdefault((place(row), row.one.student), []).append(row)

@@ -7,7 +7,7 @@ from itertools import groupby
 from typing import Any
 
 from distill.report.collect import Found
-from distill.report.summary import Row, convention
+from distill.report.summary import ALONE, Place, Row, convention, place, place_title
 from distill.report.table import Cell, Document, Table, number, numeric_columns, spread, word
 
 COLUMNS = [
@@ -37,30 +37,19 @@ EXPLAIN = (
 
 
 def overview(found: Found, rows: list[Row]) -> Document:
-    """One table a data set and protocol, so that rows of different protocols never meet."""
+    """One table a data set, protocol and length, so that rows of different protocols never meet."""
     tables = [_table(where, list(group)) for where, group in groupby(rows, place)]
     notes = [found.line(), EXPLAIN] if rows else [found.line()]
     return Document("Distillation runs", tables, notes + below(rows), [record(row) for row in rows])
 
 
-def place(row: Row) -> tuple[str, str, str]:
-    """What the rows of one table share."""
-    return row.one.dataset, row.one.part, row.one.protocol
-
-
-def place_title(where: tuple[str, str, str]) -> str:
-    dataset, part, protocol = where
-    return f"{dataset}, protocol {protocol}" + (f", measured on {part}" if part != "test" else "")
-
-
-def _table(where: tuple[str, str, str], rows: list[Row]) -> Table:
+def _table(where: Place, rows: list[Row]) -> Table:
     cells = [_cells(row) for row in rows]
-    conventions = {convention(row.one) for row in rows}
+    conventions = {convention(row.one) for row in rows if row.one.method != ALONE}
     several = f"{len(conventions)} loss conventions: compare rows of one convention."
     notes = [several] if len(conventions) > 1 else []
-    return Table(
-        "-".join(where), place_title(where), COLUMNS, cells, notes, numeric_columns(cells, len(COLUMNS))
-    )
+    numeric = numeric_columns(cells, len(COLUMNS))
+    return Table("runs", place_title(where), COLUMNS, cells, notes, numeric, OPTIONAL)
 
 
 def _cells(row: Row) -> list[Cell]:

@@ -49,6 +49,27 @@ class Row:
         return self.one.method != ALONE and self.alone is not None and self.last.mean < self.alone.mean
 
 
+Place = tuple[Any, ...]
+
+
+def place(row: Row) -> Place:
+    """What rows must share to stand in one table: data set, protocol, epochs, and settings made by hand."""
+    run = row.one
+    return run.dataset, run.part, run.protocol, run.epochs, run.by_hand
+
+
+def student_place(row: Row) -> Place:
+    """Where the student alone is a baseline of the row."""
+    return *place(row), row.one.student
+
+
+def place_title(where: Place) -> str:
+    """`cifar100, protocol crd, 240 epochs`."""
+    dataset, part, protocol, epochs, by_hand = where
+    words = [dataset, f"protocol {protocol}", *([f"{epochs:g} epochs"] if epochs is not None else [])]
+    return ", ".join(words + ([f"measured on {part}"] if part != "test" else []) + list(by_hand))
+
+
 def convention(run: Run) -> str:
     """The loss weights in words: `ce 1, kd 0, weight 0.8`."""
     weights = (("ce", run.ce), ("kd", run.kd), ("weight", run.weight))
@@ -62,7 +83,7 @@ def summarize(runs: Iterable[Run]) -> list[Row]:
         groups[run.key].append(run)
     rows = [_row(sorted(group, key=lambda run: run.seed)) for group in groups.values()]
     alone = _baselines(rows)
-    rows = [_against(row, alone.get(_place(row))) for row in rows]
+    rows = [_against(row, alone.get(student_place(row))) for row in rows]
     return sorted(rows, key=_order)
 
 
@@ -74,19 +95,15 @@ def _row(runs: list[Run]) -> Row:
     return Row(tuple(runs), last, sample([run.best for run in runs]), epoch.mean if epoch else None, teacher)
 
 
-def _place(row: Row) -> tuple[str, ...]:
-    return row.one.dataset, row.one.part, row.one.protocol, row.one.student
-
-
-def _baselines(rows: list[Row]) -> dict[tuple[str, ...], Sample]:
-    """The student alone of each data set, protocol and student: of several, the one with most seeds."""
-    chosen: dict[tuple[str, ...], Row] = {}
+def _baselines(rows: list[Row]) -> dict[Place, Sample]:
+    """The student alone of each place and student: of several configurations, the one with most seeds."""
+    chosen: dict[Place, Row] = {}
     for row in rows:
         if row.one.method != ALONE:
             continue
-        held = chosen.get(_place(row))
+        held = chosen.get(student_place(row))
         if held is None or (-row.n, row.one.hash) < (-held.n, held.one.hash):
-            chosen[_place(row)] = row
+            chosen[student_place(row)] = row
     return {place: row.last for place, row in chosen.items()}
 
 
@@ -103,5 +120,13 @@ def _against(row: Row, alone: Sample | None) -> Row:
 
 def _order(row: Row) -> tuple[Any, ...]:
     run = row.one
-    where = (run.dataset, run.part != "test", run.part, run.protocol, run.student)
+    where = (
+        run.part != "test",
+        run.dataset,
+        run.part,
+        run.protocol,
+        run.epochs or 0,
+        run.by_hand,
+        run.student,
+    )
     return *where, run.method != ALONE, run.teacher or "", run.method, run.kd or 0.0, run.hash

@@ -22,8 +22,10 @@ class Cell:
 
 @dataclass
 class Table:
-    """`columns` are headings; each row holds one Cell a column. `key` is a short name for it. Numeric columns are
-    set to the right and sort by value; optional ones give way on a narrow terminal."""
+    """`columns` are headings; each row holds one Cell a column. `key` is a short name for it.
+
+    Numeric columns are set to the right and sort by value; optional ones give way on a narrow terminal.
+    """
 
     key: str
     title: str
