@@ -1,0 +1,194 @@
+"""Whole runs: from a configuration to result.json, with kills, damage, shared teachers and wrong input."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from distill import config
+from distill.run import run
+from tests import tiny
+
+SMALL = ("student=resnet8", "teacher=resnet14", "dataset.fraction=0.15", "schedule.epochs=3", "precision=fp32")
+
+
+def small(output: Path, *overrides: str):
+    cfg = tiny.composed(*SMALL, f"output={output}", "schedule.batch_size=32", *overrides)
+    return cfg, Path(config.identity(cfg)["folder"])
+
+
+def command(output: Path, *overrides: str) -> list[str]:
+    return [sys.executable, "-m", "distill", *SMALL, f"output={output}", "schedule.batch_size=32", *overrides]
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An output folder whose teacher is trained once for the module."""
+    output = tmp_path_factory.mktemp("shared")
+    cfg, folder = small(output, "method=kd")
+    run(cfg, folder, table=False)
+    return output
+
+
+def test_a_run_leaves_what_it_promises(shared: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cfg, folder = small(shared, "method=kd")
+    assert folder.parent.parent == shared / "digits" / "resnet14-resnet8"
+    result = json.loads((folder / "result.json").read_text())
+    assert (folder / "DONE").exists() and not list((folder / "checkpoints").glob("*.ckpt"))
+    assert (result["dataset"], result["teacher"], result["student"], result["method"]) == ("digits", "resnet14", "resnet8", "kd")
+    assert result["convention"] == {"ce": 0.1, "kd": 0.9} and result["protocol"] == "digits"
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    tested = [row["test_accuracy"] for row in rows if row["kind"] == "epoch"]
+    assert len(tested) == 3 and result["accuracy"]["last"] == tested[-1] and result["accuracy"]["best"] == max(tested)
+    assert result["params"] == sum(v.numel() for k, v in load_file(folder / "student.safetensors").items()
+                                   if not k.endswith(("running_mean", "running_var", "num_batches_tracked")))  # fmt: skip
+    assert 0 <= result["agreement"] <= 1 and result["teacher_accuracy"] > 14
+    before = (folder / "result.json").stat().st_mtime_ns
+    assert run(cfg, folder) == result and (folder / "result.json").stat().st_mtime_ns == before
+    shown = capsys.readouterr().out
+    assert "teacher resnet14" in shown and "agreement" in shown and f"{tested[-1]:.2f} % last" in shown
+
+
+def test_the_teacher_is_an_ordinary_run_and_trained_once(shared: Path) -> None:
+    cfg, _ = small(shared, "method=kd")
+    folder = Path(config.identity(config.teacher_config(cfg))["folder"])
+    stamp = (folder / "DONE").stat().st_mtime_ns
+    other, other_folder = small(shared, "method=crd", "seed=5")
+    assert run(other, other_folder, table=False)["teacher_accuracy"] == run(cfg, small(shared, "method=kd")[1])["teacher_accuracy"]
+    assert (folder / "DONE").stat().st_mtime_ns == stamp
+    alone, alone_folder = small(shared, "method=none", "student=resnet14", "seed=0")
+    assert alone_folder == folder, "method=none with the same net, data and seed is the teacher's run"
+
+
+def test_the_student_alone_is_shown_beside_the_distilled(shared: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    alone, folder = small(shared, "method=none")
+    accuracy = run(alone, folder, table=False)["accuracy"]["last"]
+    cfg, kd = small(shared, "method=kd")
+    run(cfg, kd)
+    assert f"student resnet8 alone" in (out := capsys.readouterr().out) and f"{accuracy:.2f} % last" in out
+
+
+def test_kill_nine_in_the_middle_of_a_run_changes_no_bit(shared: Path, tmp_path: Path) -> None:
+    """A real process, killed between two epochs and again later, then left to finish: same student, same rows."""
+    options = ("method=crd", "teacher.weights=" + str(next(shared.glob("digits/none-resnet14/*/s0/student.safetensors"))),
+               "schedule.epochs=8", "log_every=1", "save_minutes=0")  # fmt: skip
+    _, whole = small(tmp_path / "whole", *options)
+    subprocess.run(command(tmp_path / "whole", *options), check=True, capture_output=True)
+    _, cut = small(tmp_path / "cut", *options)
+    for lines in (9, 30):
+        process = subprocess.Popen(command(tmp_path / "cut", *options), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        metrics = cut / "metrics.jsonl"
+        while process.poll() is None and (not metrics.exists() or len(metrics.read_bytes().splitlines()) < lines):
+            time.sleep(0.002)
+        process.kill()
+        assert process.wait() == -signal.SIGKILL, "it was still running"
+    subprocess.run(command(tmp_path / "cut", *options), check=True, capture_output=True)
+    assert (whole / "student.safetensors").read_bytes() == (cut / "student.safetensors").read_bytes()
+
+    def rows(folder: Path) -> list[dict]:
+        lines = (folder / "metrics.jsonl").read_text().splitlines()
+        return [{k: v for k, v in json.loads(line).items() if k != "images_per_second"} for line in lines]
+
+    assert [r for r in rows(whole) if r["kind"] == "epoch"] == [r for r in rows(cut) if r["kind"] == "epoch"]
+
+
+def test_term_leaves_with_75_and_the_same_command_goes_on(shared: Path, tmp_path: Path) -> None:
+    options = ("method=kd", "teacher.weights=none", "schedule.epochs=40", "log_every=1")
+    _, folder = small(tmp_path, *options)
+    process = subprocess.Popen(command(tmp_path, *options), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    while process.poll() is None and not (folder / "metrics.jsonl").exists():
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait() == 75
+    assert "SIGTERM" in process.stderr.read()
+    assert list((folder / "checkpoints").glob("*.ckpt")) and not (folder / "DONE").exists()
+    cfg, _ = small(tmp_path, *options)
+    result = run(cfg, folder, table=False)
+    epochs = [json.loads(line)["epoch"] for line in (folder / "metrics.jsonl").read_text().splitlines() if '"epoch"' in line]
+    assert result["epochs"] == 40 and sorted(set(epochs)) == list(range(1, 41))
+
+
+def test_two_jobs_that_start_together_train_the_teacher_once(tmp_path: Path) -> None:
+    jobs = [subprocess.Popen(command(tmp_path, f"method={m}"), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+            for m in ("kd", "fitnet")]  # fmt: skip
+    said = [job.communicate()[0] for job in jobs]
+    assert [job.returncode for job in jobs] == [0, 0], said
+    (teacher,) = tmp_path.glob("digits/none-resnet14/*/s0")
+    rows = [json.loads(line) for line in (teacher / "metrics.jsonl").read_text().splitlines()]
+    assert [row["epoch"] for row in rows if row["kind"] == "epoch"] == [1, 2, 3]
+
+
+def test_a_teacher_at_chance_stops_the_run(tmp_path: Path) -> None:
+    weights = tmp_path / "random.safetensors"
+    save_file(tiny.build("cifar_resnet14", 10, in_chans=1, size=8, seed=3).model.state_dict(), weights)
+    cfg, folder = small(tmp_path, f"teacher.weights={weights}")
+    with pytest.raises(ValueError, match=r"resnet14 .*guessing among 10 classes"):
+        run(cfg, folder)
+    assert not (folder / "DONE").exists()
+
+
+def test_a_teacher_of_other_classes_is_named(tmp_path: Path) -> None:
+    weights = tmp_path / "hundred.safetensors"
+    save_file(tiny.build("cifar_resnet14", 100, in_chans=1, size=8, seed=3).model.state_dict(), weights)
+    cfg, folder = small(tmp_path, f"teacher.weights={weights}")
+    with pytest.raises(ValueError, match="hundred.safetensors") as said:
+        run(cfg, folder)
+    assert "100" in str(said.value) and "10" in str(said.value) and "\n" not in str(said.value)
+
+
+def test_a_method_that_needs_a_teacher_says_so(tmp_path: Path) -> None:
+    cfg, folder = small(tmp_path, "method=kd", "teacher=none")
+    with pytest.raises(ValueError, match="method=kd needs a teacher"):
+        run(cfg, folder)
+
+
+def test_evaluation_on_a_holdout_is_said(shared: Path, tmp_path: Path) -> None:
+    cfg, folder = small(tmp_path, "method=none", "dataset.holdout=0.2", "schedule.epochs=1")
+    assert run(cfg, folder, table=False)["evaluated_on"] == "holdout"
+
+
+def test_an_unwritable_folder_is_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    cfg, _ = small(tmp_path / "file")
+    with pytest.raises(ValueError, match="choose another folder with output="):
+        run(cfg, tmp_path / "file" / "below")
+
+
+def test_a_damaged_checkpoint_of_a_run_is_passed_over(shared: Path, tmp_path: Path) -> None:
+    options = ("method=none", "schedule.epochs=30", "log_every=1", "save_minutes=0")
+    _, folder = small(tmp_path, *options)
+    process = subprocess.Popen(command(tmp_path, *options), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while process.poll() is None and len(list((folder / "checkpoints").glob("*.ckpt"))) < 2:
+        time.sleep(0.002)
+    process.kill()
+    process.wait()
+    newest = max((folder / "checkpoints").glob("*.ckpt"))
+    os.truncate(newest, newest.stat().st_size // 2)
+    done = subprocess.run(command(tmp_path, *options), capture_output=True, text=True)
+    assert done.returncode == 0 and "corrupt" in done.stdout + done.stderr
+    for path in (folder / "checkpoints").glob("*"):
+        path.unlink()
+
+
+def test_the_published_teacher_measures_its_published_accuracy() -> None:
+    """akamaster's resnet56: 93.39 % on CIFAR-10's test set."""
+    if "DISTILL_DATA" not in os.environ or "DISTILL_TEACHERS" not in os.environ:
+        pytest.skip("needs DISTILL_DATA (cifar-10-batches-py) and DISTILL_TEACHERS (resnet56-4bfd9763.th)")
+    from distill.data import load
+    from distill.teachers import get_teachers
+
+    file = Path(os.environ["DISTILL_TEACHERS"]) / "resnet56-4bfd9763.th"
+    cfg = tiny.composed("dataset=cifar10", "teacher=resnet56_a", f"teacher.weights={file}", "output=/nonexistent/never")
+    cfg.output = str(Path(os.environ.get("TMPDIR", "/tmp")) / f"distill-teacher-{os.getpid()}")
+    data = load(config.plain(cfg, "dataset"), "cpu")
+    (teacher,) = get_teachers(cfg, data, torch.device("cpu"), train=None)
+    assert teacher.accuracy == pytest.approx(93.39, abs=0.02)
