@@ -152,6 +152,10 @@ class Method(nn.Module):
         """Return the net that is evaluated and exported."""
         return self.student
 
+    def reported(self) -> dict[str, nn.Module]:
+        """Return further nets whose accuracy is told: peers, exits, ensembles; each gives logits or Outputs."""
+        return {}
+
     def ramp(self, epochs: int) -> float:
         """Return min(epoch / epochs, 1) with 1-based epochs: a linear warm-up that starts at 1/epochs."""
         return min(self.epoch / epochs, 1.0) if epochs > 0 else 1.0

@@ -12,13 +12,15 @@ from torch.nn import functional as F
 from distill.data import DataInfo
 from distill.losses import kl_div
 from distill.method import Batch, Losses, Method, Phase, Update
-from distill.models import FeatureNet, build
+from distill.models import FeatureNet
+from distill.peers import make_peers, report_cohort
 
 
 @contextmanager
 def frozen_statistics(net: nn.Module) -> Iterator[None]:
     """Leave BatchNorm's running statistics alone while a net in train mode is only being asked."""
-    norms = [m for m in net.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
+    batchnorms = (m for m in net.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm))
+    norms = [m for m in batchnorms if m.track_running_stats]
     for norm in norms:
         norm.track_running_stats = False
     try:
@@ -31,9 +33,10 @@ def frozen_statistics(net: nn.Module) -> Iterator[None]:
 class DML(Method):
     """A cohort learns together: CE(k) + 1/(P-1) sum_{j != k} KL(p_j || p_k) for each peer k (eq. 7-8), T = 1.
 
-    The paper alternates: each peer in turn is updated against the others as they are now. `alternate=False` takes
-    all predictions from one forward pass, as most re-implementations do. The first peer is the student that is
-    evaluated; every peer starts from its own random weights and has its own optimiser.
+    The paper alternates: each peer in turn is updated against the others as they are now. `alternate=False`
+    takes all predictions from one forward pass, as most re-implementations do. The first peer is the student
+    that is evaluated; every peer starts from its own random weights and has its own optimiser. All peers and
+    their ensemble are reported.
     """
 
     def __init__(
@@ -50,12 +53,7 @@ class DML(Method):
         alternate: bool = True,
     ) -> None:
         super().__init__(student, (), data, ce=ce, kd=kd, temperature=temperature)
-        if peers < 2:
-            raise ValueError(f"method.peers is {peers}: mutual learning needs at least 2 nets.")
-        if models and len(models) != peers - 1:
-            raise ValueError(f"method.models names {len(models)} nets: with {peers} peers, name {peers - 1} beside the student.")
-        made = [build(name, student.num_classes, in_chans=student.in_chans, size=student.size) for name in models]
-        self.others = nn.ModuleList(made or [student.twin() for _ in range(peers - 1)])
+        self.others = make_peers(student, peers, models)
         self.alternate = alternate
 
     @property
@@ -79,7 +77,8 @@ class DML(Method):
     def update_loss(self, k: int, batch: Batch) -> Losses:
         """Loss of one turn of the alternating algorithm: peer k against the others as they are now."""
         net = self.cohort[k]
-        logits = [net(batch.images).logits if j == k else self.ask(peer, batch.images) for j, peer in enumerate(self.cohort)]
+        x = batch.images
+        logits = [net(x).logits if j == k else self.ask(peer, x) for j, peer in enumerate(self.cohort)]
         if k == 0:
             batch.logits = logits[0].detach()
         return self.peer_loss(k, logits, batch.labels)
@@ -101,3 +100,6 @@ class DML(Method):
             return Update(f"peer_{k}", lambda batch: self.update_loss(k, batch), [self.cohort[k]])
 
         return [Phase("mutual", [turn(k) for k in range(len(self.cohort))])]
+
+    def reported(self) -> dict[str, nn.Module]:
+        return report_cohort(self.cohort)

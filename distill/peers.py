@@ -1,0 +1,59 @@
+"""What methods that train several nets share: the cohort, its ensemble, and the ramp of their mimicry."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from distill.models import FeatureNet, build
+
+
+class Ensemble(nn.Module):
+    """The mean of several nets' probabilities, as logarithms [B,K]; each net gives logits or Outputs."""
+
+    def __init__(self, nets: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.nets = nn.ModuleList(nets)
+
+    def forward(self, images: Tensor) -> Tensor:
+        outputs = [net(images) for net in self.nets]
+        logits = [each if isinstance(each, Tensor) else each.logits for each in outputs]
+        return mean_log_probability(logits)
+
+
+def mean_log_probability(logits: Sequence[Tensor]) -> Tensor:
+    """Return log mean_k softmax(z_k) of logits [B,K]."""
+    stacked = torch.stack([each.float().log_softmax(1) for each in logits])
+    return stacked.logsumexp(0) - math.log(len(logits))
+
+
+def make_peers(student: FeatureNet, peers: int, models: Sequence[str] = ()) -> nn.ModuleList:
+    """Return the nets beside the student: of its own architecture or the named ones, each with weights of its own.
+
+    Raises ValueError for fewer than two peers in all, and for a list of models that is not one name a peer.
+    """
+    if peers < 2:
+        raise ValueError(f"method.peers is {peers}: mutual learning needs at least 2 nets.")
+    if models and len(models) != peers - 1:
+        raise ValueError(
+            f"method.models names {len(models)} nets: with {peers} peers, name {peers - 1} beside the student."
+        )
+    made = [build(name, student.num_classes, in_chans=student.in_chans, size=student.size) for name in models]
+    return nn.ModuleList(made or [student.twin() for _ in range(peers - 1)])
+
+
+def report_cohort(cohort: Sequence[nn.Module]) -> dict[str, nn.Module]:
+    """Return the peers after the first, which is deployed, and the ensemble of all."""
+    others: dict[str, nn.Module] = {f"peer_{k}": net for k, net in enumerate(cohort) if k}
+    return {**others, "ensemble": Ensemble(cohort)}
+
+
+def sigmoid_ramp(epoch: int, length: float) -> float:
+    """Return exp(-5 (1 - e/length)^2), then 1; e = epoch - 1 are the epochs done (Laine & Aila, arXiv:1610.02242)."""
+    if length <= 0:
+        return 1.0
+    left = 1 - min(epoch - 1, length) / length
+    return math.exp(-5 * left * left)
