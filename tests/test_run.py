@@ -18,7 +18,8 @@ from distill import config
 from distill.run import run
 from tests import tiny
 
-SMALL = ("student=resnet8", "teacher=resnet14", "dataset.fraction=0.15", "schedule.epochs=3", "precision=fp32")
+SMALL = ("student=resnet8", "teacher=resnet14", "dataset.fraction=0.15", "schedule.init_epochs=1", "schedule.epochs=3",
+         "precision=fp32")  # fmt: skip
 
 
 def small(output: Path, *overrides: str):
