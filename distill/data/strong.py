@@ -86,7 +86,7 @@ def colour(name: str, level: int, sign: int) -> Callable[[Tensor], Tensor]:
     """
     from torchvision.transforms.v2 import functional as tv
 
-    factor = 1 + sign * 0.9 * level / 9
+    factor = 1 + sign * torch.linspace(0, 0.9, 10)[level].item()
     made: dict[str, Callable[[Tensor], Tensor]] = {
         "Brightness": partial(tv.adjust_brightness, brightness_factor=factor),
         "Color": partial(tv.adjust_saturation, saturation_factor=factor),
@@ -159,7 +159,7 @@ class StrongSource:
         if source.info.in_chans not in (1, 3):
             raise ValueError(
                 f"AutoAugment knows grey and colour images, and those of {source.info.name} have "
-                f"{source.info.in_chans} channels: set dataset.in_chans=3 or use one view, such as method=dkd."
+                f"{source.info.in_chans} channels: set dataset.in_chans=3 or use one view, as method=dkd."
             )
         self.source, self.steps = source, source.steps
         self.actions = Actions(source.info.size)
@@ -180,7 +180,7 @@ class StrongSource:
             images = self._crop(batch.index, draws[first : first + len(batch.index)])
             for stage in stages:
                 self._apply(images, stage, batch.step, matrices)
-            batch.views["strong"] = source.normalise(images.permute(0, 2, 3, 1))
+            batch.views["strong"] = source.normalise(images.permute(0, 2, 3, 1).contiguous())
             yield batch
 
     def _sorted(self, actions: Tensor, device: torch.device) -> Stage:

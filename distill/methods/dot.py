@@ -22,9 +22,9 @@ class DotStepper(Stepper):
     v_task <- (m - delta) v_task + g_task + wd theta;  v_kd <- (m + delta) v_kd + g_kd;
     theta -= lr (v_task + v_kd). Two backward passes a step.
 
-    The second buffer belongs to parameters that share their memory with the first's, in a second group of one
-    torch SGD, so that state, learning rate and fp16 scaling are the optimiser's own. `clip_grad` clips the two
-    gradients each on its own.
+    The second buffer belongs to parameters that share their memory with the first's, in a second group of
+    one torch SGD, so that state, learning rate and fp16 scaling are the optimiser's own. `clip_grad` clips
+    each of the two gradients.
     """
 
     def __init__(self, modules: Iterable[nn.Module], schedule: Schedule, *, scale: bool = False) -> None:
