@@ -153,7 +153,7 @@ class Method(nn.Module):
         return self.student
 
     def reported(self) -> dict[str, nn.Module]:
-        """Return further nets whose accuracy is told: peers, exits, ensembles; each gives logits or Outputs."""
+        """Return further nets whose accuracy is told (peers, exits, ensembles); they give logits or Outputs."""
         return {}
 
     def ramp(self, epochs: int) -> float:

@@ -31,18 +31,20 @@ def mean_log_probability(logits: Sequence[Tensor]) -> Tensor:
 
 
 def make_peers(student: FeatureNet, peers: int, models: Sequence[str] = ()) -> nn.ModuleList:
-    """Return the nets beside the student: of its own architecture or the named ones, each with weights of its own.
+    """Return the nets beside the student, of its architecture or the named ones, with random weights each.
 
     Raises ValueError for fewer than two peers in all, and for a list of models that is not one name a peer.
     """
     if peers < 2:
         raise ValueError(f"method.peers is {peers}: mutual learning needs at least 2 nets.")
-    if models and len(models) != peers - 1:
+    more = peers - 1
+    if models and len(models) != more:
         raise ValueError(
-            f"method.models names {len(models)} nets: with {peers} peers, name {peers - 1} beside the student."
+            f"method.models names {len(models)} nets: with {peers} peers, name {more} beside the student."
         )
-    made = [build(name, student.num_classes, in_chans=student.in_chans, size=student.size) for name in models]
-    return nn.ModuleList(made or [student.twin() for _ in range(peers - 1)])
+    chans, size = student.in_chans, student.size
+    made = [build(name, student.num_classes, in_chans=chans, size=size) for name in models]
+    return nn.ModuleList(made or [student.twin() for _ in range(more)])
 
 
 def report_cohort(cohort: Sequence[nn.Module]) -> dict[str, nn.Module]:
@@ -52,7 +54,7 @@ def report_cohort(cohort: Sequence[nn.Module]) -> dict[str, nn.Module]:
 
 
 def sigmoid_ramp(epoch: int, length: float) -> float:
-    """Return exp(-5 (1 - e/length)^2), then 1; e = epoch - 1 are the epochs done (Laine & Aila, arXiv:1610.02242)."""
+    """Return exp(-5 (1 - e/length)^2), then 1, for e = epoch - 1 (Laine & Aila, arXiv:1610.02242)."""
     if length <= 0:
         return 1.0
     left = 1 - min(epoch - 1, length) / length

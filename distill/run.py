@@ -21,14 +21,14 @@ from distill import config, runtime, summary
 from distill.checkpoint import Checkpoints, export
 from distill.data import Data, load
 from distill.errors import exit_code
-from distill.evaluate import agreement, predict, scores
+from distill.evaluate import predict, scores, without_classes
 from distill.files import read_json, write_json, write_text
 from distill.fit import Fit, Options
 from distill.method import Method, Phase
 from distill.models import build
 from distill.progress import Progress
 from distill.signals import StopSignals
-from distill.teachers import Teacher, get_teachers
+from distill.teachers import Teacher, compare, get_teachers
 from distill.track import Tracker
 
 log = logging.getLogger(__name__)
@@ -171,7 +171,7 @@ class Watch:
 def make_tracker(cfg: DictConfig, folder: Path, resume_at: int | None, teachers: list[Teacher]) -> Tracker:
     """Return the run's tracker: one W&B run a (configuration, seed), grouped by configuration."""
     who = config.identity(cfg)
-    pair = f"{cfg.teacher.name}-{cfg.student.name}" if teachers else str(cfg.student.name)
+    pair = f"{config.teacher_name(cfg)}-{cfg.student.name}" if teachers else str(cfg.student.name)
     names = {
         "group": f"{cfg.dataset.name}/{pair}/{cfg.method.name}-{who['hash']}",
         "id": f"{who['hash']}-s{cfg.seed}",
@@ -189,22 +189,18 @@ def describe(cfg: DictConfig, folder: Path, data: Data, teachers: list[Teacher],
     net = method.deployed()
     logits, labels = predict(net, data.evaluation(512), fit.options.autocast)
     measured = scores(logits, labels)
-    alike: dict[str, float] = {}
-    if teachers:
-        alike = agreement(logits, predict(teachers[0].net, data.evaluation(512), fit.options.autocast)[0])
     return {
         "dataset": str(cfg.dataset.name), "evaluated_on": data.info.evaluated_on,
-        "teacher": str(cfg.teacher.name) if teachers else None, "student": str(cfg.student.name),
+        "teacher": config.teacher_name(cfg) if teachers else None, "student": str(cfg.student.name),
         "method": str(cfg.method.name), "hash": config.identity(cfg)["hash"], "seed": int(cfg.seed),
         "protocol": str(cfg.schedule.name),
         "convention": {key: cfg.method.get(key) for key in ("ce", "kd", "weight") if key in cfg.method},
         "accuracy": {"last": fit.score.last, "best": fit.score.best, "best_epoch": fit.score.best_epoch},
         "top5": measured["top5"], "nll": measured["nll"], "ece": measured["ece"],
-        "also": {key: accuracy(other, data, fit.options.autocast) for key, other in method.reported().items()},
+        "also": {key: accuracy(more, data, fit.options.autocast) for key, more in method.reported().items()},
         "epochs": int(cfg.schedule.epochs),
-        "teacher_accuracy": teachers[0].accuracy if teachers else None,
-        "teacher_origin": teachers[0].origin if teachers else None,
-        **alike,
+        **compare(teachers, logits, data, fit.options.autocast),
+        **without_classes(logits, labels, data.info.labels),
         "params": net.params(), "macs": net.macs(),
         "method_params": sum(p.numel() for p in method.parameters()) - net.params(),
         "images_per_second": fit.speed.rate,

@@ -1,0 +1,82 @@
+"""Methods in which a net teaches a new copy of itself (BAN, Tf-KD)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from distill.data import DataInfo
+from distill.method import Batch, Losses, Method, Phase, Update
+from distill.models import FeatureNet
+from distill.peers import Ensemble
+
+
+class Generations(Method):
+    """The student learns from labels; then, `generations` times, it starts anew and learns from what it was.
+
+    One phase a generation, each of the schedule's length and with a new random initialisation, whose seeds
+    are drawn when the method is made. Earlier generations are kept frozen in `past` and reported, with the
+    ensemble of all; the test accuracy of the run is that of the last.
+    """
+
+    def __init__(
+        self,
+        student: FeatureNet,
+        teachers: Sequence[FeatureNet],
+        data: DataInfo,
+        *,
+        ce: float,
+        kd: float,
+        temperature: float,
+        generations: int,
+    ) -> None:
+        super().__init__(student, (), data, ce=ce, kd=kd, temperature=temperature)
+        if generations < 1:
+            raise ValueError(f"method.generations is {generations}: a net is born again at least once.")
+        self.seeds: list[int] = torch.randint(2**31, (generations,)).tolist()
+        self.past = nn.ModuleList(student.twin(seed) for seed in self.seeds).requires_grad_(False)
+
+    def begin(self, generation: int) -> None:
+        """Keep the student as the teacher of this generation, and start it from new random weights."""
+        self.past[generation - 1].load_state_dict(self.student.state_dict())
+        self.student.load_state_dict(self.student.twin(self.seeds[generation - 1]).state_dict())
+
+    def first_loss(self, batch: Batch) -> Losses:
+        """Loss of the first generation: labels alone."""
+        logits = self.student(batch.images).logits
+        batch.logits = logits.detach()
+        return {"ce": F.cross_entropy(logits, batch.labels)}
+
+    def next_loss(self, generation: int, batch: Batch) -> Losses:
+        """Loss of a later generation."""
+        logits = self.student(batch.images).logits
+        batch.logits = logits.detach()
+        with torch.no_grad():
+            taught = self.past[generation - 1](batch.images).logits
+        losses = {"ce": self.ce * F.cross_entropy(logits, batch.labels)} if self.ce else {}
+        return losses | {"kd": self.kd * self.inherit(logits, taught, batch.labels)}
+
+    def inherit(self, logits: Tensor, taught: Tensor, labels: Tensor) -> Tensor:
+        """Return the unweighted loss between a generation's logits [B,K] and those of the one before."""
+        return self.soft_targets(logits, taught)
+
+    def phases(self) -> list[Phase]:
+        first = Phase("generation_0", [Update("student", self.first_loss, [self.student])], evaluates=False)
+        last = len(self.past)
+        return [first] + [
+            Phase(
+                f"generation_{g}",
+                [Update("student", partial(self.next_loss, g), [self.student])],
+                begin=partial(self.begin, g),
+                evaluates=g == last,
+            )
+            for g in range(1, last + 1)
+        ]
+
+    def reported(self) -> dict[str, nn.Module]:
+        past: dict[str, nn.Module] = {f"generation_{g}": net for g, net in enumerate(self.past)}
+        return {**past, "ensemble": Ensemble([*self.past, self.student])}

@@ -1,0 +1,70 @@
+"""Born-again networks (Furlanello, Lipton, Tschannen, Itti, Anandkumar, ICML 2018, arXiv:1805.04770)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from distill.data import DataInfo
+from distill.generations import Generations
+from distill.losses import full_precision, kl_div
+from distill.models import FeatureNet
+
+VARIANTS = ("plain", "cwtm", "dkpp")
+
+
+@full_precision
+def confidence_weighted(logits: Tensor, taught: Tensor, labels: Tensor) -> Tensor:
+    """CWTM: cross-entropy [B,K] with the label, weighted by the teacher's confidence (section 3.2).
+
+    sum_i w_i CE_i, w_i = max_c p_ic / sum_j max_c p_jc: of the teacher is left which samples count.
+    """
+    confidence = taught.softmax(1).amax(1)
+    return (F.cross_entropy(logits, labels, reduction="none") * confidence / confidence.sum()).sum()
+
+
+def permute_dark_knowledge(taught: Tensor) -> Tensor:
+    """DKPP: logits [B,K] whose values below the largest are shuffled among themselves, a draw a sample."""
+    top = taught.argmax(1, keepdim=True)
+    order = torch.rand(taught.shape, device=taught.device).scatter(1, top, -1.0).argsort(dim=1)
+    places = torch.arange(taught.shape[1], device=taught.device).expand_as(taught)
+    places = places.scatter(1, top, -1).argsort(dim=1)
+    return taught.scatter(1, places, taught.gather(1, order))
+
+
+class BAN(Generations):
+    """A student of its teacher's architecture, several times over: CE + KL(previous generation || student).
+
+    `variant` asks what makes it work: "cwtm" keeps only the teacher's confidence, as a weight of the sample's
+    cross-entropy; "dkpp" keeps the largest output and permutes the others. The paper's rows without labels
+    have ce=0. KL and the paper's cross-entropy with soft targets have the same gradient.
+    """
+
+    def __init__(
+        self,
+        student: FeatureNet,
+        teachers: Sequence[FeatureNet],
+        data: DataInfo,
+        *,
+        ce: float = 1.0,
+        kd: float = 1.0,
+        temperature: float = 1.0,
+        generations: int = 3,
+        variant: str = "plain",
+    ) -> None:
+        super().__init__(
+            student, teachers, data, ce=ce, kd=kd, temperature=temperature, generations=generations
+        )
+        if variant not in VARIANTS:
+            raise ValueError(f"method.variant is {variant!r}: it is one of {', '.join(VARIANTS)}.")
+        self.variant = variant
+
+    def inherit(self, logits: Tensor, taught: Tensor, labels: Tensor) -> Tensor:
+        if self.variant == "cwtm":
+            return confidence_weighted(logits, taught, labels)
+        if self.variant == "dkpp":
+            return kl_div(logits, permute_dark_knowledge(taught), self.temperature) * self.temperature**2
+        return self.soft_targets(logits, taught)

@@ -1,0 +1,59 @@
+"""Progressive self-knowledge distillation, PS-KD (Kim, Ji, Yoon, Hwang, ICCV 2021, arXiv:2006.12000)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from distill.data import DataInfo
+from distill.losses import full_precision
+from distill.method import Batch, Losses, Method
+from distill.models import FeatureNet
+
+
+@full_precision
+def progressive_loss(logits: Tensor, labels: Tensor, past: Tensor, alpha: float) -> Tensor:
+    """Cross-entropy of logits [B,K] with (1 - alpha) onehot + alpha past, past [B,K] (eq. 4)."""
+    log_p = logits.log_softmax(1)
+    return (1 - alpha) * F.nll_loss(log_p, labels) - alpha * (past * log_p).sum(1).mean()
+
+
+class PSKD(Method):
+    """Targets are softened by the student's own predictions of the last epoch, by alpha_t = alpha t / epochs.
+
+    `past` [N,K] holds the prediction of each image's augmented view in the last epoch, and the one-hot label
+    before the first; it is part of the state. An image is seen once an epoch: it is read, then written.
+    """
+
+    past: Tensor
+
+    def __init__(
+        self,
+        student: FeatureNet,
+        teachers: Sequence[FeatureNet],
+        data: DataInfo,
+        *,
+        ce: float = 1.0,
+        temperature: float = 1.0,
+        alpha: float = 0.8,
+    ) -> None:
+        super().__init__(student, (), data, ce=ce, temperature=temperature)
+        if not 0 <= alpha <= 1:
+            raise ValueError(f"method.alpha is {alpha}: it is a share of the target, from 0 to 1.")
+        self.alpha = alpha
+        self.register_buffer("past", F.one_hot(data.labels.long(), student.num_classes).float())
+
+    def loss(self, batch: Batch) -> Losses:
+        logits = self.student(batch.images).logits
+        batch.logits = logits.detach()
+        past, alpha = self.past[batch.index], self.alpha * self.epoch / self.epochs
+        self._seen = batch.index, logits.detach()
+        return {"ce": self.ce * progressive_loss(logits, batch.labels, past, alpha)}
+
+    def after_step(self) -> None:
+        index, logits = self._seen
+        with torch.no_grad():
+            self.past[index] = (logits.float() / self.temperature).softmax(1)
