@@ -1,0 +1,99 @@
+"""Softmax regression representation learning (Yang, Martinez, Bulat, Tzimiropoulos, ICLR 2021, openreview
+ZzwDy_wiWv)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from distill.data import DataInfo
+from distill.losses import full_precision
+from distill.method import Batch, Losses, Method
+from distill.models import FeatureNet, Outputs
+from distill.models.feature_net import evaluating
+
+
+@full_precision
+def feature_matching_loss(projected: Tensor, embedding: Tensor) -> Tensor:
+    """Mean squared error of the projected student embedding and the teacher's, both [B,D] (L_FM)."""
+    return F.mse_loss(projected, embedding)
+
+
+@full_precision
+def softmax_regression_loss(reclassified: Tensor, teacher_logits: Tensor) -> Tensor:
+    """Mean squared error of the teacher classifier's logits on the student's projected embedding and on its
+    own, both [B,K] (L_SR; of the losses the paper compares, the one it chose)."""
+    return F.mse_loss(reclassified, teacher_logits)
+
+
+def probe_image(net: FeatureNet) -> Tensor:
+    """A fixed image [1,C,H,W] on the net's device; the global random state is left alone."""
+    image = torch.randn(1, net.in_chans, net.size, net.size, generator=torch.Generator().manual_seed(0))
+    return image.to(next(net.parameters()).device)
+
+
+def look(net: FeatureNet) -> Outputs:
+    """What a net shows for that image in eval mode, without gradients."""
+    with torch.no_grad(), evaluating(net):
+        return net(probe_image(net))
+
+
+def is_signed(x: Tensor) -> bool:
+    """Whether a tensor cannot have come out of a ReLU."""
+    return bool((x < 0).any())
+
+
+def linear_layer(net: FeatureNet) -> nn.Linear | nn.Conv2d:
+    """The one layer, linear or a 1x1 convolution, that a net's classifier is; ValueError for others."""
+    found = [m for m in net.classifier.modules() if next(m.parameters(recurse=False), None) is not None]
+    if len(found) != 1 or not isinstance(found[0], nn.Linear | nn.Conv2d):
+        raise ValueError(
+            f"the classifier of {net.name}, fed with {net.embedding_dim} features, is not one linear layer "
+            "that could be reused: take method=crd, which needs none."
+        )
+    return found[0]
+
+
+class SRRL(Method):
+    """CE + kd KLT + weight (L_FM + L_SR), L_SR through the teacher's frozen classifier.
+
+    A 1x1 convolution, BatchNorm and ReLU bring the student's last map to the teacher's embedding width, then
+    it is pooled. The ReLU is left out for teachers whose embedding has negative entries (ViT, ConvNeXt),
+    which it could never match. `regression` is the weight of L_SR relative to L_FM, 1 in the authors' code.
+    """
+
+    def __init__(
+        self,
+        student: FeatureNet,
+        teachers: Sequence[FeatureNet],
+        data: DataInfo,
+        *,
+        ce: float = 1.0,
+        kd: float = 1.0,
+        temperature: float = 4.0,
+        weight: float = 1.0,
+        regression: float = 1.0,
+    ) -> None:
+        super().__init__(student, teachers, data, ce=ce, kd=kd, temperature=temperature)
+        self.weight, self.regression = weight, regression
+        linear_layer(self.teacher)
+        width = self.teacher.embedding_dim
+        connector = [nn.Conv2d(student.channels[-1], width, 1, bias=False), nn.BatchNorm2d(width)]
+        relu = [] if is_signed(look(self.teacher).embedding) else [nn.ReLU()]
+        self.connector = nn.Sequential(*connector, *relu)
+
+    def reclassify(self, projected: Tensor) -> Tensor:
+        """Embeddings [B,D] -> logits [B,K] by the teacher's classifier, be it linear or a 1x1 convolution."""
+        layer = linear_layer(self.teacher)
+        return F.linear(projected, layer.weight.flatten(1), layer.bias)
+
+    def distill(self, student: Outputs, teacher: Outputs, batch: Batch) -> Losses:
+        projected = self.connector(student.features[-1]).mean((2, 3))
+        losses = {"match": self.weight * feature_matching_loss(projected, teacher.embedding)}
+        if self.regression:
+            scale = self.weight * self.regression
+            losses["regress"] = scale * softmax_regression_loss(self.reclassify(projected), teacher.logits)
+        return losses
