@@ -1,0 +1,227 @@
+"""Distillation with the reused teacher classifier, SimKD (Chen et al., CVPR 2022, arXiv:2203.14001)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from distill.data import DataInfo
+from distill.losses import full_precision, pool_to
+from distill.method import Batch, Losses, Method, Phase, Update
+from distill.methods.srrl import is_signed, look, probe_image
+from distill.models import FeatureNet, Outputs
+from distill.models.feature_net import Reader, evaluating
+
+
+@full_precision
+def simkd_loss(projected: Tensor, teacher: Tensor) -> Tensor:
+    """Mean squared error of the projected student's and the teacher's last maps [B,C,H,W] (eq. 2)."""
+    return F.mse_loss(projected, teacher)
+
+
+class Projector(nn.Sequential):
+    """1x1, 3x3 and 1x1 convolutions with BatchNorm and ReLU, `factor` times narrower inside; pools maps
+    beyond `size`.
+
+    The last ReLU is left out for teachers whose last map has negative entries.
+    """
+
+    def __init__(self, student: int, teacher: int, factor: int, size: Sequence[int], *, signed: bool) -> None:
+        middle = max(teacher // factor, 1)
+        super().__init__(
+            nn.Conv2d(student, middle, 1, bias=False), nn.BatchNorm2d(middle), nn.ReLU(),
+            nn.Conv2d(middle, middle, 3, padding=1, bias=False), nn.BatchNorm2d(middle), nn.ReLU(),
+            nn.Conv2d(middle, teacher, 1, bias=False), nn.BatchNorm2d(teacher),
+            nn.Identity() if signed else nn.ReLU(),
+        )  # fmt: skip
+        self.size = (size[0], size[1])
+
+    def forward(self, input: Tensor) -> Tensor:
+        pooled = input if tuple(input.shape[2:]) == self.size else F.adaptive_avg_pool2d(input, self.size)
+        return super().forward(pooled)
+
+
+def used_parameters(net: nn.Module, run: Callable[[], Tensor]) -> set[str]:
+    """Names of the parameters of `net` that what `run` returns depends on."""
+    named = dict(net.named_parameters())
+    flags = {name: p.requires_grad for name, p in named.items()}
+    try:
+        net.requires_grad_(True)
+        with torch.enable_grad(), evaluating(net):
+            gradients = torch.autograd.grad(run().sum(), list(named.values()), allow_unused=True)
+    finally:
+        for name, p in named.items():
+            p.requires_grad_(flags[name])
+    return {name for name, gradient in zip(named, gradients, strict=True) if gradient is not None}
+
+
+class ReusedModel(nn.Module):
+    """Student backbone, projector and the teacher's layers behind its last map: images [B,C,H,W] -> logits
+    [B,K].
+
+    Its state_dict() leaves out what the student has behind its last map, which nothing here uses.
+    """
+
+    def __init__(
+        self,
+        student: FeatureNet,
+        projector: Projector,
+        teacher: FeatureNet,
+        head: nn.ModuleDict,
+        unused: set[str],
+    ) -> None:
+        super().__init__()
+        self.backbone, self.projector, self.head = student.model, projector, head
+        self.num_classes = teacher.num_classes
+        self.unused = {f"backbone.{name}" for name in unused}
+        self._teacher = (teacher,)  # in a tuple: of its parameters only those in `head` are ours
+
+    @property
+    def teacher(self) -> FeatureNet:
+        """The net whose classifier is reused."""
+        return self._teacher[0]
+
+    def forward_features(self, images: Tensor) -> Tensor:
+        """images [B,C,H,W] -> the projected map [B,C_t,H',W']."""
+        maps = self.backbone.forward_intermediates(images, indices=1, intermediates_only=True)  # type: ignore[operator]
+        return self.projector(maps[-1])
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.teacher.classify(self.forward_features(images))
+
+    def used(self) -> list[nn.Parameter]:
+        """The parameters that the logits depend on."""
+        return [p for name, p in self.named_parameters() if name not in self.unused]
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
+        state = super().state_dict(*args, **kwargs)
+        return {key: value for key, value in state.items() if key not in self.unused}
+
+
+class ReuseReader:
+    """Reads a ReusedModel: its only stage is the projected map."""
+
+    def read(self, model: nn.Module, images: Tensor) -> Outputs:
+        assert isinstance(model, ReusedModel)
+        feature, seen = model.forward_features(images), []
+        hook = model.teacher.classifier.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+        try:
+            logits = model.teacher.classify(feature)
+        finally:
+            hook.remove()
+        return Outputs(logits.float(), [feature], seen[0].flatten(1).float())
+
+    def classify(self, model: nn.Module, feature: Tensor) -> Tensor:
+        assert isinstance(model, ReusedModel)
+        return model.teacher.classify(feature)
+
+    def classifier(self, model: nn.Module) -> nn.Module:
+        assert isinstance(model, ReusedModel)
+        return model.teacher.classifier
+
+    def bn_before_relu(self, model: nn.Module) -> list[nn.BatchNorm2d]:
+        raise ValueError("a projected map is no stage of the student's")
+
+
+class ReusedNet(FeatureNet):
+    """What SimKD evaluates; params() and macs() are those of backbone, projector and reused layers
+    together."""
+
+    model: ReusedModel
+
+    def _new_reader(self) -> Reader:
+        return ReuseReader()
+
+    def params(self) -> int:
+        return sum(p.numel() for p in self.model.used())
+
+
+class SimKD(Method):
+    """The student's backbone learns the teacher's last map through a projector; no labels, no logits. The net
+    that is evaluated and exported is backbone + projector + the teacher's own classifier (section 3.2),
+    larger than the student.
+
+    `ce` and `kd`, 0 in the paper, act on that net's logits. Maps of different sizes are pooled to the
+    smaller.
+    """
+
+    def __init__(
+        self,
+        student: FeatureNet,
+        teachers: Sequence[FeatureNet],
+        data: DataInfo,
+        *,
+        ce: float = 0.0,
+        kd: float = 0.0,
+        temperature: float = 4.0,
+        weight: float = 1.0,
+        factor: int = 2,
+    ) -> None:
+        super().__init__(student, teachers, data, ce=ce, kd=kd, temperature=temperature)
+        teacher, self.weight = self.teacher, weight
+        if student.num_classes != teacher.num_classes:
+            raise ValueError(
+                f"simkd reuses the teacher's classifier, but {teacher.name} knows {teacher.num_classes} "
+                f"classes and the data has {student.num_classes}: take a teacher of these, or method=crd."
+            )
+        (channels, *size), (width, *target) = student.shapes[-1], teacher.shapes[-1]
+        size = [min(pair) for pair in zip(size, target, strict=True)]
+        seen = look(teacher).features[-1]
+        self.projector = Projector(channels, width, factor, size, signed=is_signed(seen))
+        self.head = self._teacher_head(seen)
+        unused = self._freeze_unused()
+        model = ReusedModel(student, self.projector, teacher, self.head, unused)
+        self._deployed = (
+            ReusedNet(
+                model, name=f"{student.name}+{teacher.name}", size=student.size, in_chans=student.in_chans
+            ),
+        )
+
+    def _teacher_head(self, feature: Tensor) -> nn.ModuleDict:
+        """The teacher's modules behind its last map [1,C,H,W], frozen, by their names."""
+        teacher = self.teacher
+        try:
+            used = used_parameters(teacher.model, lambda: teacher.classify(feature))
+        except ValueError as error:
+            raise ValueError(
+                f"simkd cannot reuse the classifier of {teacher.name} on a map like its last, "
+                f"{teacher.shapes[-1]} ({str(error).rstrip('.')}): take method=srrl."
+            ) from error
+        owners = sorted({name.rpartition(".")[0] for name in used})
+        return nn.ModuleDict(
+            {name.replace(".", "_"): teacher.model.get_submodule(name) for name in owners}
+        ).requires_grad_(False)
+
+    def _freeze_unused(self) -> set[str]:
+        """Freeze and name what the student has behind its last map: nothing here trains or evaluates it."""
+        model = self.student.model
+        used = used_parameters(model, lambda: self.student(probe_image(self.student)).features[-1])
+        unused = {name for name, _ in model.named_parameters()} - used
+        for name in unused:
+            model.get_parameter(name).requires_grad_(False)
+        return unused
+
+    def loss(self, batch: Batch) -> Losses:
+        """MSE of maps; `ce` and `kd` of the deployed net's logits where asked for."""
+        student, teacher = self.student(batch.images), self.teach(batch)
+        projected, target = pool_to(self.projector(student.features[-1]), teacher.features[-1])
+        logits = self.teacher.classify(projected if self.ce or self.kd else projected.detach())
+        batch.logits = logits.detach()
+        losses = {"simkd": self.weight * simkd_loss(projected, target)}
+        if self.ce:
+            losses["ce"] = self.ce * F.cross_entropy(logits, batch.labels)
+        if self.kd:
+            losses["kd"] = self.kd * self.soft_targets(logits, teacher.logits)
+        return losses
+
+    def phases(self) -> list[Phase]:
+        return [Phase("distill", [Update("student", self.loss, [self.student, self.projector])])]
+
+    def deployed(self) -> FeatureNet:
+        net = self._deployed[0]
+        net.input_scale, net.input_shift = self.student.input_scale, self.student.input_shift
+        return net
