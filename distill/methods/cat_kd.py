@@ -1,0 +1,112 @@
+"""Class attention transfer (Guo, Yan, Li, Lin, CVPR 2023, arXiv:2304.12777)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from distill.data import DataInfo
+from distill.losses import full_precision
+from distill.method import Batch, Losses, Method
+from distill.methods.dml import frozen_statistics
+from distill.methods.srrl import linear_layer, look
+from distill.models import FeatureNet, Outputs
+from distill.models.feature_net import evaluating
+
+
+@full_precision
+def cat_loss(student: Tensor, teacher: Tensor, size: int, normalize: bool = True) -> Tensor:
+    """Mean squared error of class activation maps [B,K,H,W], pooled to size x size and, map by map, scaled to
+    unit length (eq. 5-6). The two nets' H and W may differ."""
+    student, teacher = F.adaptive_avg_pool2d(student, size), F.adaptive_avg_pool2d(teacher, size)
+    if normalize:
+        student, teacher = unit_maps(student), unit_maps(teacher)
+    return F.mse_loss(student, teacher)
+
+
+def unit_maps(maps: Tensor) -> Tensor:
+    """[B,K,H,W], each of the B x K maps divided by its length, or by 1e-12 where that is more."""
+    return F.normalize(maps.flatten(2), dim=2).view(maps.shape)
+
+
+def weight_cams(net: FeatureNet, feature: Tensor) -> Tensor:
+    """The classifier's weight [K,C] as a 1x1 convolution over a map [B,C,H,W] -> [B,K,H,W] (eq. 1)."""
+    return F.conv2d(feature, linear_layer(net).weight.flatten(1)[:, :, None, None])
+
+
+def pointwise_cams(net: FeatureNet, feature: Tensor) -> Tensor:
+    """As weight_cams, with what the net has between its last stage and the pooling (BatchNorm and ReLU of a
+    WRN, the last convolution of a MobileNet): every position is classified as if it were the whole map,
+    without the bias."""
+    b, c, h, w = feature.shape
+    with frozen_statistics(net):
+        scores = net.classify(feature.permute(0, 2, 3, 1).reshape(-1, c, 1, 1))
+    bias = linear_layer(net).bias
+    return (scores if bias is None else scores - bias).view(b, h, w, -1).permute(0, 3, 1, 2)
+
+
+class CATKD(Method):
+    """CE + weight L_CAT: the student's class activation maps become the teacher's. `ce=0` is the paper's CAT.
+
+    The maps come from the nets as they are: the authors' nets have the classifier as a 1x1 convolution
+    (without bias) before the pooling, so that others' checkpoints must be converted. Where the logits are not
+    the mean over positions (ViT's class token, ConvNeXt's norm after pooling) the classifier's weight is laid
+    on the last map.
+    """
+
+    def __init__(
+        self,
+        student: FeatureNet,
+        teachers: Sequence[FeatureNet],
+        data: DataInfo,
+        *,
+        ce: float = 1.0,
+        kd: float = 0.0,
+        temperature: float = 4.0,
+        weight: float = 15.0,
+        size: int = 2,
+        normalize: bool = True,
+    ) -> None:
+        super().__init__(student, teachers, data, ce=ce, kd=kd, temperature=temperature)
+        self.weight, self.size, self.normalize = weight, size, normalize
+        for net in (student, self.teacher):
+            if min(net.shapes[-1][1:]) < size:
+                raise ValueError(
+                    f"cat-kd pools class activation maps to {size}x{size}, but the last map of {net.name} is "
+                    f"{net.shapes[-1]}: lower method.size, or take method=srrl."
+                )
+        self._student_pointwise, self._teacher_pointwise = (
+            self._is_pointwise(net) for net in (student, self.teacher)
+        )
+
+    def _is_pointwise(self, net: FeatureNet) -> bool:
+        """Whether the logits are the mean over positions; ValueError where there are no class activation maps
+        at all."""
+        seen, bias = look(net), linear_layer(net).bias
+        try:
+            with torch.no_grad(), evaluating(net):
+                means = pointwise_cams(net, seen.features[-1]).mean((2, 3))
+                logits = means if bias is None else means + bias
+            if torch.allclose(logits, seen.logits, rtol=1e-3, atol=1e-4):
+                return True
+        except (ValueError, RuntimeError):
+            pass  # a classifier that does not read the map alone
+        if net.channels[-1] != net.embedding_dim:
+            raise ValueError(
+                f"cat-kd finds no class activation maps in {net.name}: its last map {net.shapes[-1]} and its "
+                f"classifier's input of {net.embedding_dim} do not fit, so take method=srrl."
+            )
+        return False
+
+    def cams(self, net: FeatureNet, feature: Tensor, pointwise: bool) -> Tensor:
+        """Last map [B,C,H,W] -> class activation maps [B,K,H,W]."""
+        return (pointwise_cams if pointwise else weight_cams)(net, feature)
+
+    def distill(self, student: Outputs, teacher: Outputs, batch: Batch) -> Losses:
+        mine = self.cams(self.student, student.features[-1], self._student_pointwise)
+        with torch.no_grad():
+            theirs = self.cams(self.teacher, teacher.features[-1], self._teacher_pointwise)
+        return {"cat": self.weight * cat_loss(mine, theirs, self.size, self.normalize)}
