@@ -1,0 +1,73 @@
+"""Attentive feature distillation (Wang, Gao, Zhao, Xu, ICLR 2020, openreview ryxyCeHtPB)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from distill.data import DataInfo
+from distill.losses import full_precision, pool_to
+from distill.method import Batch, Losses, Method
+from distill.models import FeatureNet, Outputs
+
+EPS = 1e-6
+
+
+@full_precision
+def afd_loss(student: Tensor, teacher: Tensor, scores: Tensor) -> Tensor:
+    """(1/B) sum_i sum_c rho_ic mean over positions of (s_ic/|s_ic| - t_ic/|t_ic|)^2 (section 3.2).
+
+    Maps [B,C,H,W], each channel scaled to unit length; scores [B,C] in (0, 1), rho = scores / their sum over
+    C.
+    """
+    rho = scores / scores.sum(1, keepdim=True)
+    s = student / (torch.linalg.vector_norm(student, dim=(2, 3), keepdim=True) + EPS)
+    t = teacher / (torch.linalg.vector_norm(teacher, dim=(2, 3), keepdim=True) + EPS)
+    return (rho * (s - t).square().mean((2, 3))).sum(1).mean()
+
+
+class AFDAttention(Method):
+    """Channels of every stage are matched as much as an attention on the teacher's pooled map says; mean over
+    stages.
+
+    The attention is two 1x1 layers with a sigmoid, normalised to sum 1 over channels, as in KD-Zoo, since the
+    original transfer-learning code is unstable. Not to be confused with two other methods called AFD:
+    adversarial feature-map distillation and attention-based feature distillation with candidate layers.
+    """
+
+    def __init__(
+        self,
+        student: FeatureNet,
+        teachers: Sequence[FeatureNet],
+        data: DataInfo,
+        *,
+        ce: float = 1.0,
+        kd: float = 0.0,
+        temperature: float = 4.0,
+        weight: float = 500.0,
+        squeeze: float = 1.0,
+    ) -> None:
+        super().__init__(student, teachers, data, ce=ce, kd=kd, temperature=temperature)
+        if student.channels != self.teacher.channels:
+            raise ValueError(
+                f"afd-attention matches channel by channel, but {student.name} has stages {student.shapes} "
+                f"and {self.teacher.name} {self.teacher.shapes}: take nets alike, or method=semckd."
+            )
+        self.weight = weight
+        self.attention = nn.ModuleList(
+            self._attention(c, max(int(c * squeeze), 1)) for c in self.teacher.channels
+        )
+
+    @staticmethod
+    def _attention(channels: int, middle: int) -> nn.Sequential:
+        return nn.Sequential(
+            nn.Linear(channels, middle), nn.ReLU(), nn.Linear(middle, channels), nn.Sigmoid()
+        )
+
+    def distill(self, student: Outputs, teacher: Outputs, batch: Batch) -> Losses:
+        losses = []
+        for attend, s, t in zip(self.attention, student.features, teacher.features, strict=True):
+            losses.append(afd_loss(*pool_to(s, t), attend(t.mean((2, 3)))))
+        return {"afd": self.weight * torch.stack(losses).mean()}
