@@ -1,0 +1,143 @@
+"""A projector and a normalisation: VkD (arXiv:2403.06213), SRD (arXiv:2303.11098) and NORM (arXiv:2305.13803)
+in one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils.parametrizations import orthogonal
+
+from distill.data import DataInfo
+from distill.losses import full_precision, pool_to
+from distill.method import Batch, Losses, Method
+from distill.models import FeatureNet, Outputs
+
+CHOICES = {
+    "tap": ("embedding", "map"),
+    "projection": ("orthogonal", "linear"),
+    "student_norm": ("none", "batch", "standard"),
+    "teacher_norm": ("none", "batch", "standard", "whiten"),
+    "distance": ("smooth_l1", "mse", "logsum"),
+}
+EPS = 1e-4  # of the batch normalisation in SRD's code
+SHRINKAGE = 1e-3  # towards a multiple of the identity, for covariances of fewer samples than features
+
+
+@full_precision
+def normalise(x: Tensor, how: str) -> Tensor:
+    """Normalise [B,D] or [B,D,H,W] without parameters, samples being all B (and positions).
+
+    batch: each feature over the samples (SRD). standard: each sample over its features (VkD's layer norm).
+    whiten: uncorrelated features of unit variance, by the Cholesky factor of the covariance (VkD, generative
+    tasks).
+    """
+    rows = x.flatten(2).transpose(1, 2).flatten(0, 1) if x.ndim == 4 else x
+    if how == "batch":
+        rows = (rows - rows.mean(0)) / (rows.var(0, correction=0) + EPS).sqrt()
+    elif how == "standard":
+        rows = F.layer_norm(rows, rows.shape[1:])
+    elif how == "whiten":
+        rows = _whiten(rows)
+    return rows.view(x.shape[0], -1, x.shape[1]).transpose(1, 2).view(x.shape) if x.ndim == 4 else rows
+
+
+def _whiten(rows: Tensor) -> Tensor:
+    centred = rows - rows.mean(0)
+    covariance = centred.T @ centred / len(rows)
+    floor = SHRINKAGE * covariance.diagonal().mean() + 1e-12
+    covariance = covariance + floor * torch.eye(rows.shape[1], device=rows.device, dtype=rows.dtype)
+    factor = torch.linalg.cholesky_ex(covariance).L  # the _ex form does not wait for the device
+    return torch.linalg.solve_triangular(factor, centred.T, upper=False).T
+
+
+@full_precision
+def distance(student: Tensor, teacher: Tensor, kind: str, exponent: float = 4.0) -> Tensor:
+    """smooth_l1 (VkD) and mse (NORM) are means over all entries; logsum is SRD's log sum |s - t|^exponent
+    (eq. 9)."""
+    if kind == "logsum":
+        return ((student - teacher).abs().pow(exponent).sum() + torch.finfo(student.dtype).tiny).log()
+    return F.smooth_l1_loss(student, teacher) if kind == "smooth_l1" else F.mse_loss(student, teacher)
+
+
+class KDProj(Method):
+    """CE + kd KLT + weight d(norm_s(P f_s), norm_t(f_t)): P is trained with the student and then thrown away.
+
+    VkD (the default): P with orthonormal columns, the teacher's embedding standardised, smooth L1.
+    SRD (method=srd): P linear, both sides batch-normalised without parameters, log sum |.|^4.
+    NORM (method=norm): P a 1x1 convolution and BatchNorm from the last map to `expand` copies of the
+    teacher's; the loss is the sum over copies of their MSEs. Deviations from its code: the second convolution
+    that leads back into the student (and is folded into its classifier afterwards) is left out, and logits
+    are not layer-normalised.
+    Batch normalisation and whitening are over the device's own batch; over several devices each uses its
+    part.
+    """
+
+    def __init__(
+        self,
+        student: FeatureNet,
+        teachers: Sequence[FeatureNet],
+        data: DataInfo,
+        *,
+        ce: float = 1.0,
+        kd: float = 1.0,
+        temperature: float = 1.0,
+        weight: float = 1.0,
+        tap: str = "embedding",
+        projection: str = "orthogonal",
+        expand: int = 1,
+        student_norm: str = "none",
+        teacher_norm: str = "standard",
+        distance: str = "smooth_l1",
+        exponent: float = 4.0,
+    ) -> None:
+        super().__init__(student, teachers, data, ce=ce, kd=kd, temperature=temperature)
+        given = dict(
+            tap=tap,
+            projection=projection,
+            student_norm=student_norm,
+            teacher_norm=teacher_norm,
+            distance=distance,
+        )
+        for key, value in given.items():
+            if value not in CHOICES[key]:
+                raise ValueError(f"method.{key} is {value!r}: it is one of {', '.join(CHOICES[key])}.")
+        if expand < 1 or (expand > 1 and projection == "orthogonal"):
+            raise ValueError(
+                f"method.expand is {expand} with method.projection={projection}: it is at least 1, and "
+                "several copies of one target need method.projection=linear."
+            )
+        self.weight, self.tap, self.expand, self.exponent = weight, tap, expand, exponent
+        self.student_norm, self.teacher_norm, self.kind = student_norm, teacher_norm, distance
+        self.project = self._projector(projection)
+
+    def _projector(self, projection: str) -> nn.Module:
+        maps, teacher = self.tap == "map", self.teacher
+        inputs = self.student.channels[-1] if maps else self.student.embedding_dim
+        outputs = self.expand * (teacher.channels[-1] if maps else teacher.embedding_dim)
+        if projection == "orthogonal":
+            return orthogonal(nn.Linear(inputs, outputs, bias=False))
+        if maps:
+            return nn.Sequential(nn.Conv2d(inputs, outputs, 1, bias=False), nn.BatchNorm2d(outputs))
+        return nn.Linear(inputs, outputs)
+
+    def projected(self, x: Tensor) -> Tensor:
+        """[B,D] or [B,C,H,W] of the student -> the teacher's width, times `expand`."""
+        if not isinstance(self.project, nn.Linear):
+            return self.project(x)
+        with torch.autocast(x.device.type, enabled=False):  # an orthogonal matrix rounded to bf16 is none
+            rows = x.float().movedim(1, -1)
+            return self.project(rows).movedim(-1, 1)
+
+    def distill(self, student: Outputs, teacher: Outputs, batch: Batch) -> Losses:
+        if self.tap == "map":
+            source, target = pool_to(student.features[-1], teacher.features[-1])
+        else:
+            source, target = student.embedding, teacher.embedding
+        mine = normalise(self.projected(source), self.student_norm)
+        theirs = normalise(target, self.teacher_norm)
+        theirs = theirs.repeat(1, self.expand, *[1] * (theirs.ndim - 2))
+        copies = 1 if self.kind == "logsum" else self.expand  # the means are over all copies together
+        return {"proj": self.weight * copies * distance(mine, theirs, self.kind, self.exponent)}
