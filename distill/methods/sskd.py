@@ -1,0 +1,157 @@
+"""Knowledge distillation meets self-supervision, SSKD (Xu, Liu, Li, Loy, ECCV 2020, arXiv:2006.07114)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from distill.data import DataInfo
+from distill.losses import full_precision
+from distill.method import Batch, Losses, Method, Phase, Update
+from distill.models import FeatureNet
+
+ROTATIONS = 4
+
+
+def rotate(images: Tensor) -> Tensor:
+    """[B,C,H,H] -> [4B,C,H,H]: all images upright, then all turned by 90, by 180 and by 270 degrees."""
+    turned = torch.cat([torch.rot90(images, k, (2, 3)) for k in range(ROTATIONS)])
+    return turned.contiguous(memory_format=torch.channels_last)
+
+
+@full_precision
+def similarities(embeddings: Tensor) -> Tensor:
+    """[4B,D], upright images first -> cosines [3B,B] of every turned image with every upright one (section
+    3.2)."""
+    unit = F.normalize(embeddings, dim=1, eps=1e-8)
+    upright, turned = unit[: len(unit) // ROTATIONS], unit[len(unit) // ROTATIONS :]
+    return turned @ upright.T
+
+
+def positives(count: int, device: torch.device) -> Tensor:
+    """[3B]: which upright image each turned one comes from."""
+    return torch.arange(count, device=device).repeat(ROTATIONS - 1)
+
+
+@full_precision
+def kept(scores: Tensor, targets: Tensor, ratio: float) -> Tensor:
+    """Which samples the student learns from [M]: all that the teacher gets right, and of the wrong ones the
+    share `ratio` (rounded down) whose target it ranks highest (section 3.4). scores [M,K], targets [M]."""
+    rank = (scores > scores.gather(1, targets[:, None])).sum(1)
+    place = rank.argsort(stable=True).argsort()
+    wrong = (rank > 0).sum()
+    return place < len(rank) - wrong + (wrong * ratio).floor()
+
+
+@full_precision
+def selected_kl(student: Tensor, teacher: Tensor, keep: Tensor, temperature: float) -> Tensor:
+    """T^2 KL(teacher || student) of rows [M,K] at temperature T, averaged over the rows in `keep` [M] (eq.
+    5-7)."""
+    log_student = (student / temperature).log_softmax(1)
+    log_teacher = (teacher / temperature).log_softmax(1)
+    rows = F.kl_div(log_student, log_teacher, reduction="none", log_target=True).sum(1)
+    return torch.where(keep, rows, 0).sum() / keep.sum().clamp(min=1) * temperature**2
+
+
+def projection_head(width: int) -> nn.Sequential:
+    """The two-layer perceptron on an embedding [B,D] that keeps its width."""
+    return nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width))
+
+
+class SSKD(Method):
+    """First a projection head on the frozen teacher learns to find, for a turned image, its upright original;
+    then the student learns labels and soft targets of upright images, soft targets of turned ones (weight
+    `turned`) and the teacher's similarities between turned and upright ones (`weight`) (eq. 9).
+
+    Weights are those of the authors' code; the supplement has 3.0 and 5.0. Labels are learnt from upright
+    images alone. Wrong samples are ranked on the device, so no step waits for it. Similarities are within the
+    batch; over several devices each would use its own part. The authors' students see no flips, and their
+    teachers are stronger than usual.
+    """
+
+    def __init__(
+        self,
+        student: FeatureNet,
+        teachers: Sequence[FeatureNet],
+        data: DataInfo,
+        *,
+        ce: float = 0.1,
+        kd: float = 0.9,
+        temperature: float = 4.0,
+        weight: float = 10.0,
+        similarity_temperature: float = 0.5,
+        turned: float = 2.7,
+        turned_temperature: float = 4.0,
+        keep_turned: float = 1.0,
+        keep_similarity: float = 0.75,
+        flip: bool = False,
+        init_epochs: int = 60,
+        head_lr: float = 0.05,
+    ) -> None:
+        super().__init__(student, teachers, data, ce=ce, kd=kd, temperature=temperature)
+        if not (0 <= keep_turned <= 1 and 0 <= keep_similarity <= 1):
+            raise ValueError(
+                f"method.keep_turned and method.keep_similarity are {keep_turned} and {keep_similarity}: "
+                "they are shares between 0 and 1."
+            )
+        self.weight, self.similarity_temperature = weight, similarity_temperature
+        self.turned, self.turned_temperature = turned, turned_temperature
+        self.keep_turned, self.keep_similarity = keep_turned, keep_similarity
+        self.flip, self.init_epochs, self.head_lr = flip, init_epochs, head_lr
+        self.student_head = projection_head(student.embedding_dim)
+        self.teacher_head = projection_head(self.teacher.embedding_dim)
+
+    def head_loss(self, batch: Batch) -> Losses:
+        """First phase: the teacher's head tells which upright image a turned one is (eq. 1-2, no
+        temperature)."""
+        with torch.no_grad():
+            embedding = self.teacher(self._teacher_view(batch)).embedding
+        scores = similarities(self.teacher_head(embedding))
+        return {"head": F.cross_entropy(scores, positives(len(batch.labels), scores.device))}
+
+    def _teacher_view(self, batch: Batch) -> Tensor:
+        return rotate(batch.views.get("teacher", batch.images))
+
+    def loss(self, batch: Batch) -> Losses:
+        student, count = self.student(rotate(batch.images)), len(batch.labels)
+        with torch.no_grad():
+            teacher = self.teacher(self._teacher_view(batch))
+            taught = similarities(self.teacher_head(teacher.embedding))
+        batch.logits = student.logits[:count].detach()
+        losses = {"ce": self.ce * F.cross_entropy(student.logits[:count], batch.labels)} if self.ce else {}
+        if self.kd:
+            losses["kd"] = self.kd * self.soft_targets(student.logits[:count], teacher.logits[:count])
+        if self.turned:
+            losses["turned"] = self.turned * self._turned(
+                student.logits[count:], teacher.logits[count:], batch.labels
+            )
+        if self.weight:
+            losses["similar"] = self.weight * self._similar(
+                similarities(self.student_head(student.embedding)), taught
+            )
+        return losses
+
+    def _turned(self, student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
+        keep = kept(teacher, labels.repeat(ROTATIONS - 1), self.keep_turned)
+        return selected_kl(student, teacher, keep, self.turned_temperature)
+
+    def _similar(self, student: Tensor, teacher: Tensor) -> Tensor:
+        keep = kept(teacher, positives(teacher.shape[1], teacher.device), self.keep_similarity)
+        return selected_kl(student, teacher, keep, self.similarity_temperature)
+
+    def phases(self) -> list[Phase]:
+        epochs = self.init_epochs
+        head = Phase(
+            "head",
+            [Update("head", self.head_loss, [self.teacher_head])],
+            epochs=epochs,
+            schedule={"lr": self.head_lr, "milestones": [epochs // 2, epochs * 3 // 4]},
+            evaluates=False,
+        )
+        student = Update("student", self.loss, [self.student, self.student_head])
+        source = None if self.flip else (lambda source: source.replace(flip=False))
+        distill = Phase("distill", [student], source=source)
+        return [head, distill] if epochs else [distill]
