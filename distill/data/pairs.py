@@ -1,0 +1,115 @@
+"""Further images beside those of a batch: other views of the same images, or partners of the same class."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from distill.data.arrays import ArraySource, seeded
+from distill.data.folder import FolderSource
+from distill.method import Batch
+
+STREAM = 0x9A  # tells these generators' keys from those of the source's own plan
+
+Choice = Callable[[torch.Generator], Tensor]  # -> [N]: the image that is shown beside image i
+
+
+class Beside:
+    """The batches of a source, unchanged, with one more image an image under each of `names` in Batch.views.
+
+    What is shown, and its crop and flip, come from a generator keyed by (seed, epoch, the name's number), so
+    an epoch stays a pure function of (seed, epoch). Raises ValueError for sources of another kind.
+    """
+
+    def __init__(self, source: Any, names: Sequence[str], choose: Choice) -> None:
+        if not isinstance(source, ArraySource | FolderSource):
+            raise ValueError(
+                f"{type(source).__name__} cannot show further images beside its own: use a data set of "
+                "arrays or a folder, or a method with one view, such as method=kd."
+            )
+        self.source, self.steps, self.names, self.choose = source, source.steps, list(names), choose
+        self._folders: list[_Shown] = []
+        if isinstance(source, FolderSource):
+            self._folders = [_Shown(source, number, choose) for number in range(len(self.names))]
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """Yield the batches of an epoch (1-based) from step `start` on."""
+        if isinstance(self.source, FolderSource):
+            shows = [self._from_folder(shown, epoch, start) for shown in self._folders]
+        else:
+            shows = [self._from_arrays(self.source, number, epoch) for number in range(len(self.names))]
+        for batch in self.source.epoch(epoch, start):
+            for name, show in zip(self.names, shows, strict=True):
+                batch.views[name] = show(batch.index)
+            yield batch
+
+    def _from_arrays(self, source: ArraySource, number: int, epoch: int) -> Callable[[Tensor], Tensor]:
+        generator = seeded(source.seed, epoch, STREAM, number)
+        chosen, count = self.choose(generator), len(source.split)
+        crops = torch.randint(2 * source.pad + 1, (count, 2), generator=generator)
+        flips = torch.randint(2, (count, 1), generator=generator) * int(source.flip)
+        plan = torch.cat([chosen[:, None], crops, flips], dim=1).to(source.split.images.device)
+
+        def show(index: Tensor) -> Tensor:
+            rows, dy, dx, flip = plan[index].unbind(1)
+            images = source.crops[rows, dy, dx]
+            return source.normalise(torch.where(flip.bool()[:, None, None, None], images.flip(2), images))
+
+        return show
+
+    def _from_folder(self, shown: _Shown, epoch: int, start: int) -> Callable[[Tensor], Tensor]:
+        batches = shown.epoch(epoch, start)
+        return lambda index: next(batches).images
+
+
+class _Shown(FolderSource):
+    """The images that are shown beside another source's, in its order."""
+
+    def __init__(self, source: FolderSource, number: int, choose: Choice) -> None:
+        super().__init__(**source.settings)
+        self.number, self.choose = number, choose
+
+    def _plan(self, epoch: int) -> list[list[tuple[int, int | None]]]:
+        generator = seeded(self.seed, epoch, STREAM, self.number)
+        chosen = self.choose(generator).tolist()
+        views = torch.randint(2**62, (len(self.split),), generator=generator).tolist()
+        return [[(chosen[i], views[i]) for i, _ in batch] for batch in super()._plan(epoch)]
+
+
+class PeerViews(Beside):
+    """views["peer_1"] ... views["peer_<count>"]: the batch's images, cropped and flipped for each peer."""
+
+    def __init__(self, source: Any, count: int) -> None:
+        def same(generator: torch.Generator) -> Tensor:
+            return torch.arange(len(source.split))
+
+        super().__init__(source, [f"peer_{k}" for k in range(1, count + 1)], same)
+
+
+class Partners(Beside):
+    """views["partner"]: for every image another one of its class, drawn anew in each epoch.
+
+    An image that is alone in its class is its own partner, in another crop. The published samplers give N
+    images followed by N partners; here the partners lie beside, so that labels, accuracy and speed count N.
+    """
+
+    def __init__(self, source: Any) -> None:
+        def partner(generator: torch.Generator) -> Tensor:
+            return same_class(source.info.labels, generator)
+
+        super().__init__(source, ["partner"], partner)
+
+
+def same_class(labels: Tensor, generator: torch.Generator) -> Tensor:
+    """Return for each image [N] the position of another image of its label, or its own where it is alone."""
+    order = labels.argsort(stable=True)
+    counts = labels.bincount()
+    first = counts.cumsum(0) - counts  # place of each class's first image in `order`
+    place = torch.empty_like(order).scatter(0, order, torch.arange(len(order)))
+    others = counts[labels] - 1
+    ahead = 1 + (torch.rand(len(labels), generator=generator, dtype=torch.float64) * others).long()
+    rank = (place - first[labels] + ahead) % counts[labels]
+    return order[first[labels] + rank]

@@ -1,0 +1,47 @@
+"""Methods that train their teacher themselves, because they need it as it was on its way (ESKD, RCO)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch.nn import functional as F
+
+from distill.data import DataInfo
+from distill.method import Batch, Losses, Method, Phase, Update
+from distill.models import FeatureNet
+
+
+class Guided(Method):
+    """A first phase trains `guide`, a fresh net of the teacher's architecture, on labels, by the run's schedule.
+
+    The guide is part of the state, so the phase resumes like any other. Of the teacher that was given only
+    the architecture is used: teacher.weights=none spares its training.
+    """
+
+    def __init__(
+        self,
+        student: FeatureNet,
+        teachers: Sequence[FeatureNet],
+        data: DataInfo,
+        *,
+        ce: float,
+        kd: float,
+        temperature: float,
+        teacher_epochs: int,
+    ) -> None:
+        super().__init__(student, teachers, data, ce=ce, kd=kd, temperature=temperature)
+        if teacher_epochs < 0:
+            raise ValueError(f"method.teacher_epochs is {teacher_epochs}: epochs cannot be negative.")
+        self.teacher_epochs = teacher_epochs
+        self.guide = self.teacher.twin()
+
+    def guide_loss(self, batch: Batch) -> Losses:
+        """Loss of the first phase."""
+        logits = self.guide(batch.images).logits
+        batch.logits = logits.detach()
+        return {"ce": F.cross_entropy(logits, batch.labels)}
+
+    def guide_phase(self) -> Phase:
+        """Return the phase that trains the guide."""
+        update = Update("teacher", self.guide_loss, [self.guide])
+        return Phase("teacher", [update], self.teacher_epochs, evaluates=False)

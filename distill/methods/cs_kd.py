@@ -1,0 +1,44 @@
+"""Class-wise self-knowledge distillation, CS-KD (Yun, Park, Lee, Shin, CVPR 2020, arXiv:2003.13964)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch.nn import functional as F
+
+from distill.data import DataInfo
+from distill.data.pairs import Partners
+from distill.method import Batch, Losses, Method, Phase, Update
+from distill.models import FeatureNet
+
+
+class CSKD(Method):
+    """CE(x) + kd x T^2 KL(p(x') || p(x)), x' another image of x's class, no gradient through x' (eq. 1-2).
+
+    The partners pass through the net in train mode, so BatchNorm sees them too, as in the authors' code;
+    their sampler may pair an image with itself, this one does not. Partners have no cross-entropy.
+    """
+
+    def __init__(
+        self,
+        student: FeatureNet,
+        teachers: Sequence[FeatureNet],
+        data: DataInfo,
+        *,
+        ce: float = 1.0,
+        kd: float = 1.0,
+        temperature: float = 4.0,
+    ) -> None:
+        super().__init__(student, (), data, ce=ce, kd=kd, temperature=temperature)
+
+    def loss(self, batch: Batch) -> Losses:
+        logits = self.student(batch.images).logits
+        batch.logits = logits.detach()
+        with torch.no_grad():
+            partner = self.student(batch.views["partner"]).logits
+        losses = {"ce": self.ce * F.cross_entropy(logits, batch.labels)} if self.ce else {}
+        return losses | {"kd": self.kd * self.soft_targets(logits, partner)}
+
+    def phases(self) -> list[Phase]:
+        return [Phase("distill", [Update("student", self.loss, [self])], source=Partners)]

@@ -1,0 +1,63 @@
+"""Early-stopped knowledge distillation, ESKD (Cho & Hariharan, ICCV 2019, arXiv:1910.01348)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import nn
+from torch.nn import functional as F
+
+from distill.data import DataInfo
+from distill.guided import Guided
+from distill.method import Batch, Losses, Phase, Update
+from distill.models import FeatureNet, Outputs
+
+
+class ESKD(Guided):
+    """A teacher stopped early in its training, and soft targets that stop early in the student's.
+
+    The teacher is trained for `teacher_epochs` of the run's schedule and taken as it then is; 0 takes the
+    given, converged one. Soft targets count in the first `share` of the student's epochs; after that the
+    labels have the whole weight, ce + kd, and the teacher does not run.
+    """
+
+    guide: Any
+
+    def __init__(
+        self,
+        student: FeatureNet,
+        teachers: Sequence[FeatureNet],
+        data: DataInfo,
+        *,
+        ce: float = 0.1,
+        kd: float = 0.9,
+        temperature: float = 4.0,
+        teacher_epochs: int = 35,
+        share: float = 0.6,
+    ) -> None:
+        super().__init__(
+            student, teachers, data, ce=ce, kd=kd, temperature=temperature, teacher_epochs=teacher_epochs
+        )
+        if not 0 < share <= 1:
+            raise ValueError(f"method.share is {share}: soft targets count in a share of the epochs, 0 to 1.")
+        self.share = share
+        if not teacher_epochs:
+            self.guide = None
+
+    def teach(self, batch: Batch, teacher: FeatureNet | None = None) -> Outputs:
+        return super().teach(batch, teacher or self.guide)
+
+    def loss(self, batch: Batch) -> Losses:
+        if self.epoch <= self.share * self.epochs:
+            return super().loss(batch)
+        logits = self.student(batch.images).logits
+        batch.logits = logits.detach()
+        return {"ce": (self.ce + self.kd) * F.cross_entropy(logits, batch.labels)}
+
+    def phases(self) -> list[Phase]:
+        distill = Phase("distill", [Update("student", self.loss, [self.student])])
+        return [self.guide_phase(), distill] if self.guide is not None else [distill]
+
+    def reported(self) -> dict[str, nn.Module]:
+        return {"early_teacher": self.guide} if self.guide is not None else {}
