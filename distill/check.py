@@ -17,7 +17,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from distill.config import conf_dir, did_you_mean, has_teacher, identity, load, options, plain
+from distill.config import conf_dir, did_you_mean, identity, load, options, plain, teacher_specs
 
 Rule = tuple[Callable[[Any], bool], str]
 _COUNT: Rule = (lambda value: value >= 1, "must be at least 1")
@@ -71,10 +71,8 @@ def check(cfg: DictConfig, overrides: Iterable[str] = ()) -> None:
         check_override(cfg, key, yaml.safe_load(value))
     for key, (valid, words) in RULES.items():
         _check_value(cfg, key, valid, words)
-    check_model(cfg, "student")
-    if has_teacher(cfg):
-        check_model(cfg, "teacher")
-        _check_weights(cfg)
+    check_model(cfg, "student", plain(cfg, "student.model"))
+    check_teachers(cfg)
     identity(cfg)  # names the first value that is missing or cannot be resolved
 
 
@@ -102,11 +100,32 @@ def check_group(group: str, name: str, known: list[str]) -> None:
         raise ValueError(f"there is no {group} '{name}': {did_you_mean(name, known)}")
 
 
-def check_model(cfg: DictConfig, role: str) -> None:
+def check_teachers(cfg: DictConfig) -> None:
+    """Raise ValueError when there are not as many teachers as the method takes, or one of them cannot be."""
+    teachers = teacher_specs(cfg)
+    for teacher in teachers:
+        check_model(cfg, "teacher", teacher.get("model"))
+        _check_weights(teacher)
+    wanted, count = str(OmegaConf.select(cfg, "method.about.teachers", default=1)), len(teachers)
+    if count == 1 != int(wanted.replace("n", "2")):
+        several = "two or more teachers" if wanted == "n" else f"{wanted} teachers"
+        example = ",".join(map(str, range(int(wanted.replace("n", "2")))))
+        raise ValueError(
+            f"method={cfg.method.name} takes {several}: name them, teacher.models=[resnet56,resnet110], "
+            f"or give seeds of one, teacher.seeds=[{example}]"
+        )
+    if wanted != "n" and count != int(wanted):
+        plural = "s" * (wanted != "1")
+        raise ValueError(
+            f"method={cfg.method.name} takes {wanted} teacher{plural}, and {count} are named: name {wanted}, "
+            "or take a method for any number, such as method=avg-multi-teacher"
+        )
+
+
+def check_model(cfg: DictConfig, role: str, name: Any) -> None:
     """Raise ValueError when the model of teacher or student is not ours and not in timm's sources."""
     from distill.models import names
 
-    name = plain(cfg, f"{role}.model")
     if name is None:
         raise ValueError(f"method={cfg.method.name} needs a {role}: choose one, for example {role}=resnet56")
     name = str(name)
@@ -150,13 +169,13 @@ def _check_value(cfg: DictConfig, key: str, valid: Callable[[Any], bool], words:
         raise ValueError(f"{key}={value}: {key} {words}")
 
 
-def _check_weights(cfg: DictConfig) -> None:
+def _check_weights(teacher: Mapping[str, Any]) -> None:
     """A file must be there; and a teacher that is trained here sees the data's mean and std, not its own."""
-    weights = OmegaConf.select(cfg, "teacher.weights", default="auto")
-    if weights == "auto" and OmegaConf.select(cfg, "teacher.mean") is not None:
+    weights = teacher.get("weights", "auto")
+    if weights == "auto" and teacher.get("mean") is not None:
         remedy = "give its file, teacher.weights=FILE, or train another teacher"
         raise ValueError(
-            f"teacher={cfg.teacher.name} brings the mean and std of a published checkpoint: {remedy}"
+            f"teacher={teacher['name']} brings the mean and std of a published checkpoint: {remedy}"
         )
     if weights not in (None, "auto", "pretrained", "none") and not Path(str(weights)).exists():
         remedy = "give auto, pretrained, none or the path of a checkpoint"

@@ -20,8 +20,11 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import omegaconf
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+
+from distill.teacher_specs import Spec, expand, in_chain, label
 
 UNHASHED = {  # what may change without changing the result; everything else of these nodes is hashed
     "dataset": {"root", "workers", "download"},
@@ -30,6 +33,7 @@ UNHASHED = {  # what may change without changing the result; everything else of 
     "student": set(),
     "method": {"about"},
 }
+WHOLE = {"omit": [], "fraction": 1.0, "shots": None}  # of conf/dataset: no training image left out
 
 
 def conf_dir() -> Path:
@@ -92,8 +96,10 @@ def plain(cfg: DictConfig, key: str) -> Any:
 
 def science(cfg: DictConfig) -> dict[str, Any]:
     """All that changes a run's result but the seed: what is hashed. Raises ValueError as `plain` does."""
-    names = [name for name in UNHASHED if name != "teacher" or has_teacher(cfg)]
-    parts = {name: _without(plain(cfg, name), UNHASHED[name]) for name in names}
+    parts = {name: _without(plain(cfg, name), UNHASHED[name]) for name in UNHASHED if name != "teacher"}
+    if has_teacher(cfg):
+        several = teacher_specs(cfg)
+        parts["teacher"] = several[0] if len(several) == 1 else several
     return {**parts, "precision": plain(cfg, "precision")}
 
 
@@ -105,32 +111,60 @@ def identity(cfg: DictConfig) -> dict[str, str]:
     """
     text = json.dumps(_canonical(science(cfg)), sort_keys=True)
     digest = hashlib.sha256(text.encode()).hexdigest()[:8]
-    teacher = slug(plain(cfg, "teacher.name")) if has_teacher(cfg) else "none"
+    teacher = slug(teacher_name(cfg))
     dataset, student, method = (slug(plain(cfg, f"{name}.name")) for name in ("dataset", "student", "method"))
     below = f"{dataset}/{teacher}-{student}/{method}-{digest}/s{plain(cfg, 'seed')}"
     return {"hash": digest, "below": below, "folder": f"{plain(cfg, 'output')}/{below}"}
 
 
 def has_teacher(cfg: DictConfig) -> bool:
-    """Whether the method loads a teacher (method.about.teachers; 1 unless it says otherwise)."""
-    return int(OmegaConf.select(cfg, "method.about.teachers", default=1)) > 0
+    """Whether the method loads teachers (method.about.teachers: a number, or n for two or more; else 1)."""
+    return OmegaConf.select(cfg, "method.about.teachers", default=1) not in (0, "0")
 
 
-def teacher_config(cfg: DictConfig) -> DictConfig:
-    """The configuration of the run that trains this run's teacher, on the same data and schedule.
+def teacher_specs(cfg: DictConfig) -> list[Spec]:
+    """The run's teachers, each as a plain node; none for a method that loads none. Raises ValueError."""
+    return expand(plain(cfg, "teacher") or {}, _teacher_node) if has_teacher(cfg) else []
 
-    Its `identity` is that of `method=none student=<the teacher's net> seed=<teacher.seed>`.
+
+def teacher_name(cfg: DictConfig) -> str:
+    """The run's teachers as one name, "none" where there are none."""
+    return label(teacher_specs(cfg))
+
+
+def teacher_config(cfg: DictConfig, spec: Spec | None = None) -> DictConfig:
+    """The configuration of the run that trains a teacher (default: the first), with the run's schedule.
+
+    Its `identity` is that of `method=none student=<the teacher's net> seed=<teacher.seed>`; for an assistant,
+    that of `method=takd` with the teachers before it. Teachers see all training images, those that
+    dataset.omit, fraction and shots keep from the student included.
     """
-    teacher = plain(cfg, "teacher")
-    student = load("student", teacher["name"]) or OmegaConf.create({"pretrained": False, "lr_scale": 1.0})
-    shared = {key: teacher[key] for key in ("name", "model", "args", "lr_scale") if key in teacher}
+    spec = spec or teacher_specs(cfg)[0]
+    student = load("student", spec["name"]) or OmegaConf.create({"pretrained": False, "lr_scale": 1.0})
+    shared = {key: spec[key] for key in ("name", "model", "args", "lr_scale") if key in spec}
     config = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
     OmegaConf.set_struct(config, False)
-    config["seed"] = teacher["seed"]
-    config["method"] = load("method", "none")
+    config["seed"] = spec["seed"]
+    config["dataset"] = OmegaConf.merge(cfg.dataset, {key: WHOLE[key] for key in WHOLE if key in cfg.dataset})
+    config["method"] = _assistants_method(cfg) if spec.get("chain") else load("method", "none")
     config["student"] = OmegaConf.merge(student, shared)
-    config["teacher"] = None
+    config["teacher"] = in_chain(spec["chain"], spec, _teacher_node) if spec.get("chain") else None
     return config
+
+
+def _assistants_method(cfg: DictConfig) -> Any:
+    """method=takd: this run's if it is that, otherwise its defaults for the data set."""
+    if str(cfg.method.name) == "takd":
+        return cfg.method
+    tuned = load("tuned", f"{cfg.dataset.name}-takd") or OmegaConf.create({"method": {}})
+    return OmegaConf.merge(load("method", "takd") or {}, tuned.method)
+
+
+def _teacher_node(name: str) -> Spec:
+    node = load("teacher", name)
+    if node is None:
+        raise ValueError(f"there is no teacher '{name}': {did_you_mean(name, options('teacher'))}")
+    return _container(node)
 
 
 def slug(name: Any) -> str:
@@ -159,9 +193,11 @@ def build(node: DictConfig | Mapping[str, Any], **objects: Any) -> Any:
 
 def register() -> None:
     """Make the resolvers known to OmegaConf; calling it again does no harm."""
-    OmegaConf.register_new_resolver("run_folder", _run_folder, replace=True)
-    OmegaConf.register_new_resolver("by_pair", _by_pair, replace=True)
-    OmegaConf.register_new_resolver("group_options", group_options, replace=True)
+    renamed = omegaconf.__version__ >= "2.4"  # the old name warns; before, the new one differs
+    add: Any = OmegaConf.register_resolver if renamed else OmegaConf.register_new_resolver
+    add("run_folder", _run_folder, replace=True)
+    add("by_pair", _by_pair, replace=True)
+    add("group_options", group_options, replace=True)
 
 
 def group_options(width: int = 112) -> str:
@@ -190,7 +226,14 @@ def _run_folder(part: str = "folder", *, _root_: DictConfig) -> str:
 
 
 def _by_pair(default: Any, table: Mapping[str, Any], *, _root_: DictConfig) -> Any:
-    return table.get(f"{plain(_root_, 'teacher.name')}-{plain(_root_, 'student.name')}", default)
+    return table.get(f"{_last_teacher(_root_)}-{plain(_root_, 'student.name')}", default)
+
+
+def _last_teacher(cfg: DictConfig) -> str:
+    """The name that tables of pairs know the teacher by: at the end of a chain, its last net."""
+    if not has_teacher(cfg):
+        return str(plain(cfg, "teacher.name"))
+    return label([{**spec, "chain": []} for spec in teacher_specs(cfg)])
 
 
 def _without(node: Any, left_out: set[str]) -> Any:

@@ -60,3 +60,45 @@ def agreement(student: Tensor, teacher: Tensor) -> dict[str, float]:
     """Return how alike two nets' logits [M,K] are: share of equal top-1 predictions, mean KL(teacher || student)."""
     kl = F.kl_div(student.log_softmax(1), teacher.log_softmax(1), reduction="batchmean", log_target=True)
     return {"agreement": (student.argmax(1) == teacher.argmax(1)).double().mean().item(), "teacher_kl": kl.item()}
+
+
+def without_classes(logits: Tensor, labels: Tensor, trained_on: Tensor) -> dict[str, Any]:
+    """Return {"omitted": ...} where some classes of logits [M,K] have no training label, otherwise nothing.
+
+    Hinton et al. 2015 (arXiv:1503.02531, section 3): the biases of classes that the transfer set lacks are too
+    low, so one number is added to all of them, the one that is best on the evaluated images. Flattering by design.
+    """
+    counts = torch.bincount(trained_on.cpu(), minlength=logits.shape[1])
+    classes = (counts == 0).nonzero().flatten().tolist()
+    if not classes:
+        return {}
+    bias = best_bias(logits.double(), labels, classes)
+    corrected = logits.double()
+    corrected[:, classes] += bias
+    of_omitted = torch.isin(labels, torch.tensor(classes, device=labels.device))
+    found: dict[str, Any] = {"classes": classes, "bias": bias}
+    for name, values in (("as_trained", logits), ("corrected", corrected)):
+        right = (values.argmax(1) == labels).double()
+        found[name] = {"accuracy": 100 * right.mean().item(), "of_omitted": 100 * right[of_omitted].mean().item()}
+    return {"omitted": found}
+
+
+def best_bias(logits: Tensor, labels: Tensor, classes: list[int]) -> float:
+    """Return the number that, added to `classes` of logits [M,K], makes most of `labels` [M] right.
+
+    Exact: a prediction changes only where the number passes that image's margin between the best other class and
+    the best of `classes`. Of equally good numbers, the one nearest to 0.
+    """
+    chosen = torch.zeros(logits.shape[1], dtype=torch.bool, device=logits.device)
+    chosen[classes] = True
+    others, omitted = logits.masked_fill(chosen, -torch.inf).max(1), logits.masked_fill(~chosen, -torch.inf).max(1)
+    margin, order = (others.values - omitted.values).sort()
+    won = ((omitted.indices == labels).long() - (others.indices == labels).long())[order].cumsum(0)
+    gain = torch.cat([won.new_zeros(1), won])  # of every gap between two neighbouring margins
+    wall = margin.new_tensor([torch.inf])
+    low, high = torch.cat([-wall, margin]), torch.cat([margin, wall])
+    middle = torch.where(low.isinf(), high - 1, torch.where(high.isinf(), low + 1, (low + high) / 2))
+    middle = torch.where((low < 0) & (high > 0), torch.zeros_like(middle), middle)
+    gain = gain.masked_fill(low >= high, -len(labels) - 1)  # no number lies between equal margins
+    best = middle[gain == gain.max()]
+    return best[best.abs().argmin()].item()

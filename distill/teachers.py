@@ -11,12 +11,14 @@ from typing import Any
 
 import torch
 from omegaconf import DictConfig
+from torch import Tensor
 
 from distill import config
 from distill.data import Data
-from distill.evaluate import predict, scores
+from distill.evaluate import agreement, predict, scores
 from distill.files import read_json, write_json
 from distill.models import FeatureNet, build, load_weights
+from distill.peers import mean_log_probability
 
 log = logging.getLogger(__name__)
 
@@ -36,17 +38,37 @@ def get_teachers(cfg: DictConfig, data: Data, device: torch.device, train: Calla
 
     Raises ValueError for a teacher whose classes are not the data's, or whose accuracy is that of guessing.
     """
-    if not config.has_teacher(cfg):
-        return []
-    spec = config.plain(cfg, "teacher")
-    if not spec or not spec.get("model"):
+    return [_teacher(cfg, spec, data, device, train) for spec in config.teacher_specs(cfg)]
+
+
+def _teacher(
+    cfg: DictConfig, spec: dict[str, Any], data: Data, device: torch.device, train: Callable[[DictConfig, Path], Any]
+) -> Teacher:
+    if not spec.get("model"):
         raise ValueError(f"method={cfg.method.name} needs a teacher: pass teacher=<name>, for example teacher=resnet56.")
     net, origin = _make(cfg, spec, data, train)
     net.requires_grad_(False).eval().to(device=device, memory_format=torch.channels_last)
     _own_statistics(net, spec, data)
     teacher = Teacher(net, *_accuracy(net, data, Path(str(cfg.output))), origin)
     _refuse_guessing(teacher, spec, data)
-    return [teacher]
+    return teacher
+
+
+def compare(teachers: list[Teacher], student: Tensor, data: Data, autocast: Any) -> dict[str, Any]:
+    """What a result holds of the teachers, beside the student's logits [M,K]: accuracy, origin, agreement.
+
+    Several teachers count as the mean of their probabilities, and are listed one by one as well.
+    """
+    if not teachers:
+        return {"teacher_accuracy": None, "teacher_origin": None}
+    logits, labels = zip(*(predict(teacher.net, data.evaluation(512), autocast) for teacher in teachers), strict=True)
+    if len(teachers) == 1:
+        first = teachers[0]
+        return {"teacher_accuracy": first.accuracy, "teacher_origin": first.origin, **agreement(student, logits[0])}
+    mean = mean_log_probability(logits)
+    each = [{"model": t.net.name, "accuracy": t.accuracy, "origin": t.origin} for t in teachers]
+    accuracy = scores(mean, labels[0])["accuracy"]
+    return {"teacher_accuracy": accuracy, "teacher_origin": "ensemble", "teachers": each, **agreement(student, mean)}
 
 
 def _make(cfg: DictConfig, spec: dict[str, Any], data: Data, train: Callable[[DictConfig, Path], Any]) -> tuple[FeatureNet, str]:
@@ -62,7 +84,7 @@ def _make(cfg: DictConfig, spec: dict[str, Any], data: Data, train: Callable[[Di
     if weights != "auto":
         load_weights(net, weights)
         return net, f"file {weights}"
-    teacher_cfg = config.teacher_config(cfg)
+    teacher_cfg = config.teacher_config(cfg, spec)
     folder = Path(config.identity(teacher_cfg)["folder"])
     if not (folder / "DONE").exists():
         log.info("teacher %s is not stored yet: training it in %s", spec["name"], folder)
@@ -82,7 +104,7 @@ def _accuracy(net: FeatureNet, data: Data, output: Path) -> tuple[float, int]:
     digest = hashlib.sha256(f"{data.info.name}/{data.info.evaluated_on}/{data.info.num_train}/{data.info.mean}".encode())
     for name, tensor in (*net.model.state_dict().items(), *net.named_buffers()):
         digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes() if tensor.dim() else b"")
+        digest.update(tensor.detach().double().cpu().numpy().tobytes())
     known = output / data.info.name / "teachers" / f"{digest.hexdigest()[:16]}.json"
     if (stored := read_json(known)) and {"accuracy", "images"} <= stored.keys():
         return float(stored["accuracy"]), int(stored["images"])

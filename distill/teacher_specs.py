@@ -1,0 +1,73 @@
+"""Which teachers a run has: one, several side by side, or the last of a chain of assistants. Imports no torch.
+
+`teacher.models=[resnet56,resnet110]` and `teacher.seeds=[0,1,2]` make several, `teacher.chain=[resnet110,resnet56]`
+makes one, resnet56, that was itself distilled from resnet110 (method takd).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from itertools import groupby
+from typing import Any
+
+Spec = dict[str, Any]
+Load = Callable[[str], Spec]
+SEVERAL = ("models", "seeds", "chain")
+KINDS = ("auto", "pretrained", "none")
+
+
+def expand(teacher: Mapping[str, Any], load: Load) -> list[Spec]:
+    """The teachers of a plain teacher node, each as a node of its own; `load` reads conf/teacher/<name>.yaml.
+
+    One that ends a chain has the names before it under `chain`. Raises ValueError for lists that are none, are
+    empty, do not go together, or meet weights from a file.
+    """
+    own = {key: value for key, value in teacher.items() if key not in SEVERAL}
+    models, seeds, chain = (_listed(teacher, key) for key in SEVERAL)
+    if chain and (models or seeds):
+        raise ValueError("teacher.chain ends in one teacher: give it without teacher.models and teacher.seeds")
+    if chain:
+        return [in_chain(chain, own, load)]
+    if models and seeds and len(models) != len(seeds):
+        raise ValueError(f"teacher.models names {len(models)} teachers and teacher.seeds {len(seeds)}: give as many of both")
+    several = [named(name, own, load) for name in models] or [own] * max(len(seeds), 1)
+    if len(several) > 1:
+        _no_file(own)
+    return [{**spec, "seed": seed} for spec, seed in zip(several, seeds, strict=True)] if seeds else several
+
+
+def named(name: Any, own: Spec, load: Load) -> Spec:
+    """The teacher of that name, with the seed and the kind of weights that the run's teacher node asks for."""
+    _no_file(own)
+    return {**load(str(name)), "seed": own.get("seed", 0), "weights": own.get("weights", "auto")}
+
+
+def in_chain(chain: Sequence[Any], own: Spec, load: Load) -> Spec:
+    """The last net of a chain, first taught first, with the names before it."""
+    last = named(chain[-1], own, load)
+    return {**last, "chain": [str(name) for name in chain[:-1]]} if len(chain) > 1 else last
+
+
+def label(specs: Sequence[Spec]) -> str:
+    """A name for all: resnet56, 3xresnet56, resnet56+resnet110, resnet110-resnet56 for a chain of two."""
+    if not specs:
+        return "none"
+    names = ["-".join([*spec.get("chain", ()), str(spec.get("name"))]) for spec in specs]
+    runs = [(name, len(list(same))) for name, same in groupby(names)]
+    return "+".join(f"{count}x{name}" if count > 1 else name for name, count in runs)
+
+
+def _listed(teacher: Mapping[str, Any], key: str) -> list[Any]:
+    value = teacher.get(key)
+    if value is None:
+        return []
+    example = "[0,1]" if key == "seeds" else "[resnet56,resnet110]"
+    fits = isinstance(value, list) and all(isinstance(item, int if key == "seeds" else str) for item in value)
+    if not fits or not value or (key == "seeds" and min(value) < 0):
+        raise ValueError(f"teacher.{key} is {value}: give a list such as teacher.{key}={example}")
+    return value
+
+
+def _no_file(own: Spec) -> None:
+    if str(own.get("weights", "auto")) not in KINDS:
+        raise ValueError(f"teacher.weights={own['weights']} is one teacher's file: several take auto, pretrained or none")
