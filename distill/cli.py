@@ -7,7 +7,6 @@ are those of distill.errors. HYDRA_FULL_ERROR=1 adds the traceback.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 import tempfile
@@ -21,40 +20,43 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from distill import config, errors
+from distill import config, errors, signals
 from distill.check import check
-from distill.command import Command, read, sentence
-
-_FAILURES = "DISTILL_FAILURES"  # names the file in which the jobs of this command note why they failed
+from distill.command import BASE, Command, read, sentence
+from distill.sweep import add_launchers, failures
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command `argv` (default: the program's own) and return the exit code."""
     _let_hydra_start()
+    add_launchers()
     config.register()
     sys.argv = [sys.argv[0], *(sys.argv[1:] if argv is None else argv)]
     try:
         command = read(sys.argv[1:])
         sys.argv[1:] = command.argv
-        return _execute(command)
+        code = _execute(command)
     except Exception as error:
         _traceback()
         return _say(sentence(error), errors.USAGE)
+    while signals.hand_back():  # a launcher's handler has seen the signal, and the run is to go on
+        code = _execute(command)
+    return code
 
 
 def _execute(command: Command) -> int:
     """Hand over to Hydra, which calls `_job` once a run; then report what failed."""
     with tempfile.TemporaryDirectory(prefix="distill-") as folder:
-        os.environ[_FAILURES] = str(Path(folder) / "failures.jsonl")
+        os.environ[failures.VARIABLE] = str(Path(folder) / "failures.jsonl")
         stopped: Any = 0
         try:
-            hydra.main(version_base="1.3", config_path=str(config.conf_dir()), config_name="config")(_job)()
+            hydra.main(**BASE, config_path=str(config.conf_dir()), config_name="config")(_job)()
         except SystemExit as leaving:
             stopped = leaving.code
         except KeyboardInterrupt:
             stopped = _say("interrupted", errors.INTERRUPTED)
-        failures = _failures(Path(os.environ.pop(_FAILURES)))
-    failed = _report(failures, command.multirun)
+        noted = failures.read(os.environ.pop(failures.VARIABLE))
+    failed = _report(noted, command.multirun)
     return (stopped if isinstance(stopped, int) else errors.FAILED) or failed
 
 
@@ -87,27 +89,21 @@ def _note(cfg: DictConfig, error: BaseException) -> None:
             traceback.print_exception(error, file=file)
         why = f"{type(error).__name__}: {why} (traceback in {log})"
     what = " ".join(job.overrides.task)
-    with open(os.environ[_FAILURES], "a", encoding="utf-8") as file:
-        file.write(json.dumps({"code": code, "what": what, "why": why}) + "\n")
+    failures.note(code, what, why)
     if job.mode == RunMode.MULTIRUN:
         _say(f"failed: {what}: {why}", code)
 
 
-def _failures(path: Path) -> list[dict[str, Any]]:
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    return [json.loads(line) for line in lines]
-
-
-def _report(failures: list[dict[str, Any]], multirun: bool) -> int:
+def _report(noted: list[dict[str, Any]], multirun: bool) -> int:
     """Say what failed. Returns the run's own exit code; of a sweep, 2 if all were usage errors, else 1."""
-    if not failures:
+    if not noted:
         return errors.DONE
     if not multirun:
-        return _say(failures[0]["why"], failures[0]["code"])
-    _say(f"{len(failures)} run{'s' * (len(failures) > 1)} of the sweep failed:", errors.FAILED)
-    for failure in failures:
+        return _say(noted[0]["why"], noted[0]["code"])
+    _say(f"{len(noted)} run{'s' * (len(noted) > 1)} of the sweep failed:", errors.FAILED)
+    for failure in noted:
         print(f"  {failure['what']}: {failure['why']}", file=sys.stderr)
-    return errors.USAGE if {failure["code"] for failure in failures} == {errors.USAGE} else errors.FAILED
+    return errors.USAGE if {failure["code"] for failure in noted} == {errors.USAGE} else errors.FAILED
 
 
 def _say(text: str, code: int) -> int:

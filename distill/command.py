@@ -7,7 +7,9 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import hydra
 from hydra import compose, initialize_config_dir
 from hydra._internal.utils import get_args_parser
 from hydra.core.global_hydra import GlobalHydra
@@ -22,6 +24,7 @@ from distill.config import conf_dir, did_you_mean, options
 
 OPEN = ("student.args", "teacher.args")  # dictionaries that take any key: a `+` is put in front for the user
 ADDED = ("pair", "experiment")  # groups that are in the defaults list already, though many write +experiment=
+BASE: dict[str, Any] = {} if hydra.__version__ >= "1.4" else {"version_base": "1.3"}  # 1.4 warns of it
 
 
 @dataclass
@@ -42,8 +45,10 @@ def read(argv: Sequence[str]) -> Command:
     if args.help or args.hydra_help or args.shell_completion or args.info or args.experimental_rerun:
         return command
     overrides = [rewritten[text] for text in args.overrides]
-    with initialize_config_dir(_config_path(args), job_name="distill", version_base="1.3"):
-        command.multirun |= _Reader(args, overrides).check(complete=args.cfg is None)
+    with initialize_config_dir(_config_path(args), job_name="distill", **BASE):
+        command.multirun = _Reader(args, overrides).check(complete=args.cfg is None)
+    if command.multirun and not args.multirun and args.cfg is None:
+        command.argv.insert(0, "--multirun")  # an experiment file asks; Hydra 1.4 does not follow it
     return command
 
 
@@ -86,6 +91,8 @@ class _Reader:
         return self.multirun
 
     def _swept(self, reference: DictConfig) -> list[str]:
+        if any(item.input_line == "hydra.mode=RUN" for item in self.given):
+            return []  # one job of an experiment file that asks for a sweep
         mode = str(OmegaConf.select(reference, "hydra.mode") or "")
         if not self.multirun and "MULTIRUN" not in mode:
             return []

@@ -7,6 +7,8 @@ import threading
 from types import FrameType, TracebackType
 from typing import Any
 
+from distill.errors import Stopped
+
 STOPPING = ("SIGTERM", "SIGUSR1", "SIGUSR2", "SIGINT")
 
 
@@ -33,6 +35,29 @@ class StopSignals:
             raise KeyboardInterrupt
         self.received = number
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        global _stopped_by
         for number, handler in self.previous.items():
             signal.signal(number, handler)
+        if isinstance(error, Stopped):
+            _stopped_by = self.received
+
+
+_stopped_by: int | None = None  # the signal that a run of this process saved and left for
+
+
+def hand_back() -> bool:
+    """Call the earlier handler of the signal that stopped a run: a launcher's, which requeues the job.
+
+    To be called once the run has saved and let go of everything. Returns True when the handler returned: then
+    the run should go on. False where no run was stopped, or nobody else had a handler for the signal.
+    """
+    global _stopped_by
+    number, _stopped_by = _stopped_by, None
+    handler = signal.getsignal(number) if number is not None else None
+    if number is None or not callable(handler) or handler is signal.default_int_handler:
+        return False
+    handler(number, None)
+    return True

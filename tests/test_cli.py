@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 REPO = Path(__file__).resolve().parent.parent
+SEARCH = os.pathsep.join([*filter(None, [os.environ.get("PYTHONPATH")]), str(REPO)])
 
 # Runs many command lines in one process, with `distill.run` replaced: seeds from 90 on fail, each in its way.
 DRIVER = """
@@ -45,15 +46,20 @@ for argv in json.load(sys.stdin):
 """
 
 
+def words(command: str) -> list[str]:
+    """A command line; its sweep stays in the process that has the stub."""
+    return [*command.split(), *([] if "hydra/launcher" in command else ["hydra/launcher=basic"])]
+
+
 def drive(commands: list[str], folder: Path, **env: str) -> list[dict[str, Any]]:
     """Run each command line (words separated by blanks) in `folder`; all in one process."""
     done = subprocess.run(
         [sys.executable, "-c", DRIVER],
-        input=json.dumps([command.split() for command in commands]),
+        input=json.dumps([words(command) for command in commands]),
         text=True,
         cwd=folder,
         capture_output=True,
-        env=os.environ | {"PYTHONPATH": str(REPO)} | env,
+        env=os.environ | {"PYTHONPATH": SEARCH} | env,
     )
     assert done.returncode == 0, done.stderr
     return [json.loads(line) for line in done.stdout.splitlines()]
@@ -62,7 +68,7 @@ def drive(commands: list[str], folder: Path, **env: str) -> list[dict[str, Any]]
 def distill(*argv: str, cwd: Path, **env: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "distill", *argv]
     return subprocess.run(
-        command, cwd=cwd, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(REPO)} | env
+        command, cwd=cwd, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": SEARCH} | env
     )
 
 
@@ -273,7 +279,7 @@ def test_tab_completion_of_the_console_script(tmp_path: Path) -> None:
     script = tmp_path / "distill"
     script.write_text(f"#!{sys.executable}\nimport sys\nfrom distill.cli import main\nsys.exit(main())\n")
     script.chmod(0o755)
-    env = os.environ | {"PYTHONPATH": str(REPO), "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    env = os.environ | {"PYTHONPATH": SEARCH, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
     shell = """eval "$(distill -sc install=bash)"
         COMP_LINE="distill method=cr" COMP_POINT=17 COMP_CWORD=1 COMP_WORDS=(distill method=cr)
         hydra_bash_completion; printf '%s\\n' "${COMPREPLY[@]}" """

@@ -1,0 +1,43 @@
+"""hydra/launcher=local: jobs on this machine, each in a process of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from hydra.core.utils import JobReturn
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
+
+
+class LocalLauncher(Launcher):
+    """`slots` jobs at a time (auto: one a GPU, or one), crashes tried again `retries` times.
+
+    gpus: auto hands each slot one of those that can be seen, a list says which, null leaves the choice alone.
+    """
+
+    def __init__(
+        self, slots: int | str = "auto", retries: int = 1, gpus: Sequence[Any] | str | None = "auto"
+    ) -> None:
+        self.slots, self.retries, self.gpus = slots, int(retries), gpus
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        from distill.sweep.compose import Composer
+
+        self.config = config
+        self.composer = hydra_context.config_loader = Composer(hydra_context.config_loader)  # type: ignore[assignment]
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        from distill.sweep.jobs import Sweep
+        from distill.sweep.slots import Slots, threads_per_slot, visible_gpus
+
+        sweep = Sweep(self.config, self.composer, job_overrides, self.retries)
+        if sweep.jobs:
+            gpus = visible_gpus() if self.gpus == "auto" else [str(name) for name in self.gpus or ()]
+            slots = max(len(gpus), 1) if self.slots == "auto" else int(self.slots)
+            sweep.announce(f", {slots} at a time{f' on {len(gpus)} GPUs' if gpus else ''}")
+            Slots(sweep, slots, gpus, threads_per_slot(slots)).run()
+        else:
+            sweep.announce("")
+        return sweep.returns()

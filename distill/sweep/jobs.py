@@ -1,0 +1,199 @@
+"""The jobs of a sweep: which are to run, what became of each attempt, and what Hydra is told in the end."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import signal
+import socket
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from hydra.core.utils import JobReturn, JobStatus
+from omegaconf import DictConfig
+
+from distill import config, errors
+from distill.files import read_json
+from distill.progress import clock
+from distill.sweep import failures
+from distill.sweep.compose import Composer, command_line
+
+WORDS = {
+    errors.DONE: "done",
+    errors.FAILED: "failed",
+    errors.USAGE: "usage error",
+    errors.NONFINITE: "loss not finite",
+    errors.NO_CHECKPOINT: "no valid checkpoint",
+    errors.STOPPED: "stopped",
+    errors.INTERRUPTED: "stopped",
+}
+_FINAL = set(WORDS) - {errors.FAILED}  # another attempt would end the same way, or is not wanted
+
+
+@dataclass
+class Job:
+    """One run of a sweep that is not done yet."""
+
+    name: str  # what sets it apart from the others of the sweep
+    overrides: list[str]
+    argv: list[str]  # the command line that runs it alone
+    folder: Path
+    attempts: int = 0
+    started: float = 0.0
+    mark: int = 0  # where this attempt's part of the log begins
+
+    @property
+    def log(self) -> Path:
+        return self.folder / "log.txt"
+
+    def start(self) -> None:
+        """Note that an attempt begins now."""
+        self.attempts, self.started = self.attempts + 1, time.time()
+        self.mark = self.log.stat().st_size if self.log.exists() else 0
+
+
+class Sweep:
+    """All jobs of one launch. `jobs` are those to run: not what is done, and each run once.
+
+    master: the sweep's configuration; overrides: those of each job; retries: more attempts after a crash.
+    """
+
+    def __init__(
+        self, master: DictConfig, composer: Composer, overrides: Sequence[Sequence[str]], retries: int
+    ) -> None:
+        self.output, self.retries = Path(str(master.hydra.sweep.dir)), retries
+        self.overrides = [list(one) for one in overrides]
+        self.folders: list[Path | None] = []
+        self.jobs: list[Job] = []
+        self.ended = 0
+        seen: set[Path | None] = {None}
+        for one, name in zip(self.overrides, names(self.overrides), strict=True):
+            folder = _folder(composer.load_sweep_config(master, one), name)
+            self.folders.append(folder)
+            if folder is not None and folder not in seen and not is_done(folder):
+                self.jobs.append(Job(name, one, command_line(master, one), folder))
+            seen.add(folder)
+        self.output.mkdir(parents=True, exist_ok=True)
+        self._started = time.monotonic()
+
+    def announce(self, how: str) -> None:
+        """Say what is to be run; `how` tells where."""
+        done, count = len(self.overrides) - len(self.jobs), len(self.jobs)
+        known = f"{done} done already, " if done else ""
+        print(f"{len(self.overrides)} runs: {known}{count} to run{how if count else ''}", flush=True)
+        if count:
+            attempts = self.output / "sweep.jsonl"
+            print(f"  output of each: log.txt in its folder; attempts: {attempts}", flush=True)
+
+    def finish(self, job: Job, code: int, why: str = "", again: bool = True, **where: Any) -> bool:
+        """Record the end of an attempt; returns whether the job should be tried again.
+
+        `code` is an exit code, or a signal's number with a minus; `again`: crashes may be retried.
+        `where` goes into the line of sweep.jsonl.
+        """
+        if code == errors.DONE and not is_done(job.folder):
+            code, why = errors.FAILED, "it ended without a result"
+        why = "" if code == errors.DONE else why or reason(job.log, job.mark, code)
+        again = again and code not in _FINAL and job.attempts <= self.retries
+        self._write(job, code, why, again, where)
+        self._print(job, code, why, again)
+        if code != errors.DONE and not again:
+            failures.note(code if code >= 0 else errors.FAILED, job.name, f"{why} (log: {job.log})")
+        return again
+
+    def _write(self, job: Job, code: int, why: str, again: bool, where: dict[str, Any]) -> None:
+        line = {
+            "time": datetime.now(UTC).isoformat(timespec="seconds"),
+            "host": socket.gethostname(),
+            "overrides": job.overrides,
+            "folder": str(job.folder),
+            "attempt": job.attempts,
+            "outcome": word(code),
+            "code": code,
+            "why": why,
+            "seconds": round(time.time() - job.started, 1),
+            "again": again,
+            **where,
+        }
+        handle = os.open(self.output / "sweep.jsonl", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+        try:
+            os.write(handle, (json.dumps(line) + "\n").encode())  # one call: lines of two sweeps do not mix
+        finally:
+            os.close(handle)
+
+    def _print(self, job: Job, code: int, why: str, again: bool) -> None:
+        took = clock(time.time() - job.started)
+        if again:
+            print(f"  {word(code)} after {took}, to be tried again: {job.name}: {why}", flush=True)
+            return
+        self.ended += 1
+        result = f"{value(job.folder):.2f} %" if code == errors.DONE else word(code).upper()
+        left = len(self.jobs) - self.ended
+        pace = (time.monotonic() - self._started) / self.ended
+        took += f", about {clock(pace * left)} left" if left else ""
+        tail = f": {why}" if why else ""
+        print(f"[{self.ended}/{len(self.jobs)}] {result}  {job.name}  ({took}){tail}", flush=True)
+
+    def returns(self) -> list[JobReturn]:
+        """What the sweeper gets, job by job: the last test accuracy in percent, NaN where it failed."""
+        found = []
+        for overrides, folder in zip(self.overrides, self.folders, strict=True):
+            one = JobReturn(overrides=overrides, status=JobStatus.COMPLETED)
+            one.return_value = value(folder) if folder else math.nan
+            found.append(one)
+        return found
+
+
+def _folder(cfg: DictConfig, name: str) -> Path | None:
+    try:
+        return Path(config.identity(cfg)["folder"]).absolute()
+    except ValueError as error:  # this combination cannot be: the others can
+        failures.note(errors.USAGE, name, str(error))
+        return None
+
+
+def names(overrides: Sequence[Sequence[str]]) -> list[str]:
+    """A name for each job: its overrides less those that all have."""
+    shared = set(overrides[0]).intersection(*overrides) if len(overrides) > 1 else set()
+    return [" ".join(text for text in one if text not in shared) for one in overrides]
+
+
+def is_done(folder: Path) -> bool:
+    """Whether a run is finished, without importing torch."""
+    return (folder / "DONE").exists() and (folder / "result.json").exists()
+
+
+def value(folder: Path) -> float:
+    """The last test accuracy of a finished run in percent, or NaN."""
+    result = read_json(folder / "result.json", {}) if is_done(folder) else {}
+    last = (result.get("accuracy") or {}).get("last")
+    return math.nan if last is None else float(last)
+
+
+def word(code: int) -> str:
+    """How an attempt ended, in a word or two: done, failed, killed by SIGKILL ..."""
+    if code < 0:
+        names = {item.value: item.name for item in signal.Signals}
+        return f"killed by {names.get(-code, f'signal {-code}')}"
+    return WORDS.get(code, f"exit code {code}")
+
+
+def reason(log: Path, mark: int, code: int) -> str:
+    """Why an attempt failed: the last sentence of ours in its part of the log, else its last line."""
+    try:
+        with open(log, "rb") as file:
+            file.seek(max(mark, log.stat().st_size - 20_000))
+            lines = file.read().decode(errors="replace").splitlines()
+    except OSError:
+        lines = []
+    if code < 0:
+        return word(code) + (" (out of memory?)" if code == -signal.SIGKILL else "")
+    said = [line.removeprefix("distill: ") for line in lines if line.startswith("distill: ")]
+    rest = [line for line in lines if line.strip()]
+    return re.sub(r" \(traceback in [^)]*\)$", "", (said or rest or [word(code)])[-1])

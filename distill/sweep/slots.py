@@ -1,0 +1,122 @@
+"""Runs the jobs of a sweep on this machine, each in a process of its own, so many at a time."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections import deque
+from multiprocessing import connection
+from multiprocessing.process import BaseProcess
+from typing import Any
+
+from distill import errors
+from distill.signals import StopSignals
+from distill.sweep.jobs import Job, Sweep
+from distill.sweep.worker import process
+
+
+class Slots:
+    """`count` places for jobs; place i has GPU `gpus[i % len(gpus)]` for its own, and `threads` CPU threads.
+
+    The processes are forked from one that has imported torch already and holds no CUDA context.
+    """
+
+    def __init__(self, sweep: Sweep, count: int, gpus: list[str], threads: int | None) -> None:
+        self.sweep, self.gpus, self.threads = sweep, gpus, threads
+        self.free = deque(range(count))
+        self.waiting = deque(sweep.jobs)
+        self.running: dict[BaseProcess, tuple[Job, int]] = {}
+        self.context = multiprocessing.get_context("forkserver")
+        self.context.set_forkserver_preload(["distill.sweep.warm"])
+
+    def run(self) -> None:
+        """Run all jobs. A first signal lets them save and raises SystemExit, a second SIGINT kills them."""
+        with StopSignals() as stop:
+            told = False
+            try:
+                while self.running or (self.waiting and stop.received is None):
+                    while self.free and self.waiting and stop.received is None:
+                        self._start(self.waiting.popleft(), self.free.popleft())
+                    self._collect(retry=stop.received is None)
+                    if stop.received is not None and not told:
+                        told = self._tell()
+            except BaseException:
+                for child in self.running:
+                    _kill(child)
+                raise
+        if stop.received is not None:
+            self._leave(stop.received)
+
+    def _start(self, job: Job, slot: int) -> None:
+        env = {"CUDA_VISIBLE_DEVICES": self.gpus[slot % len(self.gpus)]} if self.gpus else {}
+        argv = list(job.argv)
+        if self.threads and not any(text.lstrip("+").startswith("threads=") for text in argv):
+            argv.append(f"threads={self.threads}")
+        job.start()
+        child: Any = self.context.Process(target=process, args=(argv, str(job.folder), env), name=job.name)
+        child.start()
+        self.running[child] = (job, slot)
+
+    def _collect(self, retry: bool) -> None:
+        """Wait, half a second at most, for a job to end, and record those that did."""
+        sentinels = {child.sentinel: child for child in self.running}
+        for sentinel in connection.wait(list(sentinels), timeout=0.5):
+            child = sentinels[sentinel]  # type: ignore[index]
+            job, slot = self.running.pop(child)
+            child.join()
+            code = errors.FAILED if child.exitcode is None else child.exitcode
+            if code < 0:
+                _kill(child)  # what it started itself
+            if not retry and code == -signal.SIGTERM:  # it had nothing to save yet
+                code = errors.STOPPED
+            gpu = self.gpus[slot % len(self.gpus)] if self.gpus else None
+            if self.sweep.finish(job, code, again=retry, slot=slot, gpu=gpu):
+                self.waiting.append(job)
+            self.free.append(slot)
+
+    def _tell(self) -> bool:
+        left = f"{len(self.running)} runs save and leave"
+        print(f"stopping: {left}; Ctrl-C once more ends them at once", file=sys.stderr)
+        for child in self.running:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(child.pid or 0, signal.SIGTERM)
+        return True
+
+    def _leave(self, number: int) -> None:
+        said = f"stopped by {signal.Signals(number).name}: {len(self.waiting)} runs were not started"
+        print(f"distill: {said}; the same command goes on from here", file=sys.stderr)
+        sys.exit(errors.INTERRUPTED if number == signal.SIGINT else errors.STOPPED)
+
+
+def _kill(child: BaseProcess) -> None:
+    for kill in (os.killpg, os.kill):  # it leads a group as soon as it runs
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            kill(child.pid or 0, signal.SIGKILL)
+
+
+def visible_gpus() -> list[str]:
+    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES spells them; MIG slices count singly."""
+    given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if given is not None:
+        return [name.strip() for name in given.split(",") if name.strip() not in ("", "-1")]
+    if not shutil.which("nvidia-smi"):
+        return []
+    try:
+        listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=60).stdout
+    except (OSError, subprocess.TimeoutExpired):
+        return []
+    return re.findall(r"UUID: (MIG-[^)\s]+)", listed) or re.findall(r"UUID: (GPU-[^)\s]+)", listed)
+
+
+def threads_per_slot(slots: int) -> int | None:
+    """The CPU threads of one slot; None (torch's choice) for a single one or with OMP_NUM_THREADS."""
+    if slots == 1 or os.environ.get("OMP_NUM_THREADS"):
+        return None
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(cores // slots, 1)
