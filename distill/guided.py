@@ -12,7 +12,7 @@ from distill.models import FeatureNet
 
 
 class Guided(Method):
-    """A first phase trains `guide`, a fresh net of the teacher's architecture, on labels, by the run's schedule.
+    """A first phase trains `guide`, a fresh net of the teacher's architecture, by the run's schedule.
 
     The guide is part of the state, so the phase resumes like any other. Of the teacher that was given only
     the architecture is used: teacher.weights=none spares its training.

@@ -39,7 +39,7 @@ class RCO(Guided):
         self.route = list(route) or even_route(teacher_epochs, anchors)
         if sorted(set(self.route)) != self.route or self.route[0] < 1 or self.route[-1] > teacher_epochs:
             raise ValueError(
-                f"method.route is {self.route}: name rising epochs from 1 to teacher_epochs, {teacher_epochs}."
+                f"method.route is {self.route}: name rising epochs up to teacher_epochs, {teacher_epochs}."
             )
         self.copies = nn.ModuleList(self.teacher.twin() for _ in self.route).requires_grad_(False)
         self.on_route = False
