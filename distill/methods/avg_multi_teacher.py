@@ -1,0 +1,59 @@
+"""The average of several teachers (You, Xu, Xu, Tao, KDD 2017; Hinton et al. 2015 for the mean of probabilities)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from distill.data import DataInfo
+from distill.losses import full_precision
+from distill.method import Batch, Losses
+from distill.models import FeatureNet, Outputs
+from distill.peers import mean_log_probability
+from distill.several import SeveralTeachers, kl_rows
+
+AVERAGES = ("losses", "probabilities")
+
+
+@full_precision
+def mean_of_losses(student: Tensor, teachers: Sequence[Tensor], temperature: float) -> Tensor:
+    """(1/M) sum_m T^2 KL(p_m^T || p_s^T) of logits [B,K], mean over the batch."""
+    return kl_rows(student, teachers, temperature).mean()
+
+
+@full_precision
+def loss_to_mean(student: Tensor, teachers: Sequence[Tensor], temperature: float) -> Tensor:
+    """T^2 KL((1/M) sum_m p_m^T || p_s^T) of logits [B,K], mean over the batch.
+
+    Its gradient is that of `mean_of_losses`, since both are linear in the teachers' probabilities; its value is
+    lower by what the teachers disagree.
+    """
+    target = mean_log_probability([logits / temperature for logits in teachers])
+    log_student = F.log_softmax(student / temperature, dim=1)
+    return F.kl_div(log_student, target, reduction="batchmean", log_target=True) * temperature**2
+
+
+class AvgMultiTeacher(SeveralTeachers):
+    """ce x CE + kd x the teachers' average: of their losses, or of their probabilities (`average`)."""
+
+    def __init__(
+        self,
+        student: FeatureNet,
+        teachers: Sequence[FeatureNet],
+        data: DataInfo,
+        *,
+        ce: float = 1.0,
+        kd: float = 1.0,
+        temperature: float = 4.0,
+        average: str = "losses",
+    ) -> None:
+        super().__init__(student, teachers, data, ce=ce, kd=kd, temperature=temperature)
+        if average not in AVERAGES:
+            raise ValueError(f"method.average is {average!r}: it is one of {', '.join(AVERAGES)}.")
+        self.average = mean_of_losses if average == "losses" else loss_to_mean
+
+    def learn(self, student: Outputs, teachers: Sequence[Outputs], batch: Batch) -> Losses:
+        logits = [teacher.logits for teacher in teachers]
+        return {"kd": self.kd * self.average(student.logits, logits, self.temperature)}

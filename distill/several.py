@@ -1,0 +1,57 @@
+"""What methods with several frozen teachers share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from distill.data import DataInfo
+from distill.losses import full_precision
+from distill.method import Batch, Losses, Method
+from distill.models import FeatureNet, Outputs
+
+
+class SeveralTeachers(Method):
+    """ce x CE + `learn`, which sees what every teacher says of the batch."""
+
+    def __init__(
+        self,
+        student: FeatureNet,
+        teachers: Sequence[FeatureNet],
+        data: DataInfo,
+        *,
+        ce: float,
+        kd: float,
+        temperature: float,
+    ) -> None:
+        super().__init__(student, teachers, data, ce=ce, kd=kd, temperature=temperature)
+        if len(teachers) < 2:
+            raise ValueError(
+                f"{type(self).__name__} learns from two or more teachers, not {len(teachers)}: name them, "
+                "teacher.models=[resnet56,resnet110], or take method=kd."
+            )
+
+    def learn(self, student: Outputs, teachers: Sequence[Outputs], batch: Batch) -> Losses:
+        """Return all weighted losses but the cross-entropy."""
+        raise NotImplementedError
+
+    def teach_all(self, batch: Batch) -> list[Outputs]:
+        """Run every teacher, in order, without gradients."""
+        return [self.teach(batch, teacher) for teacher in self.teachers]
+
+    def loss(self, batch: Batch) -> Losses:
+        student = self.student(batch.images)
+        batch.logits = student.logits.detach()
+        losses = {"ce": self.ce * F.cross_entropy(student.logits, batch.labels)} if self.ce else {}
+        return losses | self.learn(student, self.teach_all(batch), batch)
+
+
+@full_precision
+def kl_rows(student: Tensor, teachers: Sequence[Tensor], temperature: float) -> Tensor:
+    """T^2 KL(p_m || p_s) of each teacher and each image, [M,B], from logits [B,K] and M times [B,K]."""
+    log_student = F.log_softmax(student / temperature, dim=1)
+    log_teachers = F.log_softmax(torch.stack(list(teachers)) / temperature, dim=2)
+    return (log_teachers.exp() * (log_teachers - log_student)).sum(2) * temperature**2
