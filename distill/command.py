@@ -21,6 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from distill.check import check, check_group, check_output, check_override, find_aliases
 from distill.config import conf_dir, did_you_mean, options
+from distill.sweep import check_launcher
 
 OPEN = ("student.args", "teacher.args")  # dictionaries that take any key: a `+` is put in front for the user
 ADDED = ("pair", "experiment")  # groups that are in the defaults list already, though many write +experiment=
@@ -104,6 +105,8 @@ class _Reader:
         group = override.key_or_group
         if override.is_sweep_override() and not self.multirun and not group.startswith("hydra"):
             raise ValueError(f"{override.input_line} stands for several runs: add -m to run them all")
+        if group == "hydra/launcher":
+            check_launcher(str(override.value()))
         if self._is_group(override) and not group.startswith("hydra/") and not override.is_delete():
             for choice in self._choices(override):
                 name = choice.partition("=")[2]

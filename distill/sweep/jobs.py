@@ -36,7 +36,7 @@ WORDS = {
 _FINAL = set(WORDS) - {errors.FAILED}  # another attempt would end the same way, or is not wanted
 
 
-@dataclass
+@dataclass(eq=False)
 class Job:
     """One run of a sweep that is not done yet."""
 

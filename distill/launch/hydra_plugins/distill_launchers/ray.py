@@ -1,0 +1,105 @@
+"""hydra/launcher=ray: jobs as tasks of a Ray cluster, or of one that is started on this machine."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from hydra.core.utils import JobReturn
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, OmegaConf
+
+from distill import errors
+
+if TYPE_CHECKING:
+    from distill.sweep.jobs import Job, Sweep
+
+
+class RayLauncher(Launcher):
+    """init: arguments of ray.init; remote: what each job needs (num_cpus, num_gpus, memory ...).
+
+    Each job has a worker process of its own; one that dies is tried again `retries` times.
+    """
+
+    def __init__(self, init: Any = None, remote: Any = None, retries: int = 1) -> None:
+        self.init, self.remote, self.retries = _plain(init), _plain(remote), int(retries)
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        from distill.sweep.compose import Composer
+
+        self.config = config
+        self.composer = hydra_context.config_loader = Composer(hydra_context.config_loader)  # type: ignore[assignment]
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        from distill.sweep.jobs import Sweep
+
+        sweep = Sweep(self.config, self.composer, job_overrides, self.retries)
+        sweep.announce(" on Ray")
+        if sweep.jobs:
+            import ray
+
+            ray.init(**self.init, ignore_reinit_error=True)
+            try:
+                self._run(sweep)
+            finally:
+                ray.shutdown()
+        return sweep.returns()
+
+    def _run(self, sweep: Sweep) -> None:
+        import ray
+
+        from distill.signals import StopSignals
+
+        task = ray.remote(**self.remote, max_calls=1, max_retries=0)(_task)
+        with StopSignals() as stop:
+            running = {_start(task, job): job for job in sweep.jobs}
+            told = False
+            while running:
+                for reference in ray.wait(list(running), timeout=1)[0]:
+                    job = running.pop(reference)
+                    if sweep.finish(job, *_outcome(reference), again=stop.received is None):
+                        running[_start(task, job)] = job
+                if stop.received is not None and not told:
+                    told = True
+                    for reference in running:
+                        ray.cancel(reference)
+        if stop.received is not None:
+            print(
+                f"distill: stopped by {signal.Signals(stop.received).name}; the same command goes on",
+                file=sys.stderr,
+            )
+            sys.exit(errors.INTERRUPTED if stop.received == signal.SIGINT else errors.STOPPED)
+
+
+def _plain(node: Any) -> dict[str, Any]:
+    plain = OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else dict(node or {})
+    return {key: value for key, value in plain.items() if value is not None}  # type: ignore[union-attr, misc]
+
+
+def _start(task: Any, job: Job) -> Any:
+    job.start()
+    return task.remote(job.argv, str(job.folder), os.getcwd())
+
+
+def _task(argv: list[str], folder: str, cwd: str) -> int:
+    """A job, in a worker of Ray's."""
+    from distill.sweep.worker import run
+
+    os.chdir(cwd)
+    return run(argv, folder)
+
+
+def _outcome(reference: Any) -> tuple[int, str]:
+    """Exit code of a task that is over; Ray's word for one that left none."""
+    import ray
+
+    try:
+        return int(ray.get(reference)), ""
+    except ray.exceptions.TaskCancelledError:
+        return errors.STOPPED, "cancelled"
+    except ray.exceptions.RayError as error:
+        return errors.FAILED, f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"

@@ -1,0 +1,116 @@
+"""hydra/launcher=slurm: jobs as an array on a Slurm cluster, through hydra-submitit-launcher."""
+
+from __future__ import annotations
+
+import shlex
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hydra.core.utils import JobReturn
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
+
+from distill import errors
+
+if TYPE_CHECKING:
+    from distill.sweep.jobs import Job
+
+try:
+    from hydra_plugins.hydra_submitit_launcher.submitit_launcher import SlurmLauncher as _Base
+except ImportError:  # the extra `slurm` is not installed; the command line says so
+    _Base = Launcher
+
+_SHARED = {"timeout_min", "cpus_per_task", "gpus_per_node", "tasks_per_node", "mem_gb", "nodes", "name",
+           "stderr_to_stdout"}  # fmt: skip
+
+
+class SlurmLauncher(_Base):  # type: ignore[misc, valid-type]
+    """Its parameters are those of hydra-submitit-launcher, and `retries`: more attempts after a crash.
+
+    Unlike its base it submits command lines instead of pickled Hydra objects, of runs that are not done only,
+    from a snapshot of the code, and waits for all jobs even if some fail.
+    """
+
+    def __init__(self, retries: int = 1, **params: Any) -> None:
+        super().__init__(**params)
+        self.retries = int(retries)
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        from distill.sweep.compose import Composer
+
+        super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
+        self.composer = hydra_context.config_loader = Composer(hydra_context.config_loader)  # type: ignore[assignment]
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        from distill.signals import StopSignals
+        from distill.sweep.jobs import Sweep
+
+        sweep = Sweep(self.config, self.composer, job_overrides, self.retries)
+        sweep.announce(" on Slurm")
+        left = sweep.jobs
+        with StopSignals() as stop:
+            while left and stop.received is None:
+                queue = self._submit(left, sweep.output)
+                left = []
+                while queue and stop.received is None:
+                    for job in [job for job, submitted in queue.items() if submitted.done()]:
+                        submitted = queue.pop(job)
+                        if sweep.finish(job, *_outcome(submitted), slurm=submitted.job_id):
+                            left.append(job)
+                    time.sleep(min(1 + len(queue) / 50, 30))
+            if stop.received is not None:
+                _leave(stop.received, sorted({one.job_id.partition("_")[0] for one in queue.values()}))
+        return sweep.returns()
+
+    def _submit(self, jobs: Sequence[Job], output: Path) -> dict[Job, Any]:
+        """Hand in an array of jobs; returns submitit's job of each."""
+        from submitit import AutoExecutor
+
+        from distill.sweep.worker import Task
+
+        params = dict(self.params)
+        params["setup"] = [*(params.get("setup") or []), *_exports(output)]
+        folder, timeouts = params.pop("submitit_folder"), params.pop("max_num_timeout")
+        executor = AutoExecutor(folder, cluster="slurm", slurm_max_num_timeout=timeouts)
+        executor.update_parameters(
+            **{key if key in _SHARED else f"slurm_{key}": value for key, value in params.items()}
+        )
+        for job in jobs:
+            job.start()
+        with executor.batch():
+            submitted = [executor.submit(Task(job.argv, str(job.folder))) for job in jobs]
+        print(f"  submitted as {submitted[0].job_id.partition('_')[0]}", flush=True)
+        return dict(zip(jobs, submitted, strict=True))
+
+
+def _exports(output: Path) -> list[str]:
+    """The shell lines by which a job finds the code of now, whatever becomes of the working tree."""
+    from distill.sweep import snapshot
+
+    env = snapshot.search_path(snapshot.take(output))
+    return [f"export {name}={shlex.quote(value)}" for name, value in env.items()]
+
+
+def _outcome(submitted: Any) -> tuple[int, str]:
+    """Exit code and reason of a job that is over; Slurm's word for one that left no result."""
+    try:
+        return int(submitted.result()), ""
+    except Exception as error:  # submitit's two kinds, with the whole log in their text
+        said = str(error)
+    if "timed-out too many times" in said:
+        return errors.STOPPED, "it timed out once more than max_num_timeout: the same command goes on"
+    state = submitted.state
+    over = "TIMEOUT" in state or "CANCELLED" in state
+    return errors.STOPPED if over else errors.FAILED, f"Slurm says {state} ({submitted.paths.folder})"
+
+
+def _leave(number: int, ids: list[str]) -> None:
+    jobs = f"its jobs stay in the queue (scancel {' '.join(ids)} ends them)" if ids else "nothing is queued"
+    said = f"stopped by {signal.Signals(number).name}: {jobs}; the same command picks up their results"
+    print(f"distill: {said}", file=sys.stderr)
+    sys.exit(errors.INTERRUPTED if number == signal.SIGINT else errors.STOPPED)
