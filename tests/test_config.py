@@ -15,12 +15,13 @@ from omegaconf import DictConfig, OmegaConf
 from distill import config
 from distill.catalogue import lines, methods
 from distill.check import check, check_override
+from distill.command import BASE
 
 
 @pytest.fixture(scope="module", autouse=True)
 def hydra_here() -> Iterator[None]:
     config.register()
-    with initialize_config_dir(str(config.conf_dir()), version_base="1.3"):
+    with initialize_config_dir(str(config.conf_dir()), **BASE):
         yield
 
 
