@@ -1,0 +1,87 @@
+"""Confidence-aware multi-teacher distillation (Zhang, Chen, Wang, ICASSP 2022, arXiv:2201.00007)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from distill.data import DataInfo
+from distill.heads import conv_regressor
+from distill.losses import full_precision
+from distill.method import Batch, Losses
+from distill.models import FeatureNet, Outputs
+from distill.several import SeveralTeachers, kl_rows
+
+
+@full_precision
+def confidence(logits: Sequence[Tensor], labels: Tensor) -> Tensor:
+    """Weights [M,B] of M teachers' logits [B,K]: w = (1 - softmax_m CE(z_m, y)) / (M - 1) (eq. 3).
+
+    A teacher that is nearer to the label of an image counts more there; the weights of an image sum to 1.
+    """
+    errors = torch.stack([F.cross_entropy(each, labels, reduction="none") for each in logits])
+    return (1 - errors.softmax(0)) / (len(errors) - 1)
+
+
+@full_precision
+def weighted(weights: Tensor, losses: Tensor) -> Tensor:
+    """(1/(B M)) sum_{m,i} w_mi loss_mi of [M,B]: the authors divide by M once more, though the weights sum to 1."""
+    return (weights * losses).sum() / losses.numel()
+
+
+class CAMKD(SeveralTeachers):
+    """ce x CE + kd x weighted KL + weight x weighted MSE of the last maps, each teacher with its own regressor.
+
+    The maps' weights (eq. 6) ask how well a teacher's classifier does on the student's regressed map. They are
+    taken as constants here, while the authors' code lets gradients through them. Maps count from epoch 2 on, as
+    there. Deviation: the regressor is FitNet's, one convolution from map to map.
+    """
+
+    def __init__(
+        self,
+        student: FeatureNet,
+        teachers: Sequence[FeatureNet],
+        data: DataInfo,
+        *,
+        ce: float = 1.0,
+        kd: float = 1.0,
+        temperature: float = 4.0,
+        weight: float = 50.0,
+    ) -> None:
+        super().__init__(student, teachers, data, ce=ce, kd=kd, temperature=temperature)
+        self.weight = weight
+        for teacher in teachers if weight else ():
+            _classifies_maps(teacher)
+        heads = [conv_regressor(student.shapes[-1], t.shapes[-1]) for t in teachers] if weight else []
+        self.regressors = nn.ModuleList(heads)
+
+    def learn(self, student: Outputs, teachers: Sequence[Outputs], batch: Batch) -> Losses:
+        logits = [teacher.logits for teacher in teachers]
+        kl = kl_rows(student.logits, logits, self.temperature)
+        losses = {"kd": self.kd * weighted(confidence(logits, batch.labels), kl)}
+        if self.weight:
+            losses["maps"] = self.weight * (self.epoch > 1) * self.maps(student, teachers, batch.labels)
+        return losses
+
+    def maps(self, student: Outputs, teachers: Sequence[Outputs], labels: Tensor) -> Tensor:
+        """Return the weighted squared differences of the last maps."""
+        regressed = [head(student.features[-1]).float() for head in self.regressors]
+        with torch.no_grad():
+            logits = [net.classify(each) for net, each in zip(self.teachers, regressed, strict=True)]
+        pairs = zip(regressed, teachers, strict=True)
+        errors = [(mine - other.features[-1].float()).square().flatten(1).mean(1) for mine, other in pairs]
+        return weighted(confidence(logits, labels), torch.stack(errors))
+
+
+def _classifies_maps(teacher: FeatureNet) -> None:
+    try:
+        with torch.no_grad():
+            teacher.classify(torch.zeros(1, *teacher.shapes[-1], device=next(teacher.parameters()).device))
+    except ValueError as error:
+        raise ValueError(
+            f"ca-mkd reads the student's map through the classifier of {teacher.name}, which takes no map of its "
+            f"last shape {teacher.shapes[-1]}: set method.weight=0, or take method=avg-multi-teacher."
+        ) from error

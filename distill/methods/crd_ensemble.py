@@ -1,0 +1,82 @@
+"""CRD from several teachers (Tian, Krishnan, Isola, ICLR 2020, arXiv:1910.10699, section 3.4)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from distill.data import DataInfo
+from distill.method import Batch, Losses
+from distill.methods.crd import Memory, NegativeSampler, nce_loss
+from distill.models import FeatureNet, Outputs
+from distill.several import SeveralTeachers, kl_rows
+
+
+class Critic(nn.Module):
+    """The two embeddings and the two memory banks of one teacher and the student."""
+
+    def __init__(self, student_dim: int, teacher_dim: int, dim: int, total: int) -> None:
+        super().__init__()
+        self.embed_student, self.embed_teacher = nn.Linear(student_dim, dim), nn.Linear(teacher_dim, dim)
+        self.memory_student, self.memory_teacher = Memory(total, dim), Memory(total, dim)
+
+    def forward(self, student: Tensor, teacher: Tensor, slots: Tensor, tau: float) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the two-sided loss of embeddings [B,Ds] and [B,Dt], and both unit vectors [B,dim], detached."""
+        with torch.autocast(student.device.type, enabled=False):
+            e_s = F.normalize(self.embed_student(student.float()), dim=1)
+            e_t = F.normalize(self.embed_teacher(teacher.float()), dim=1)
+            sides = [memory.scores(e, slots, tau) for memory, e in ((self.memory_teacher, e_s), (self.memory_student, e_t))]
+            total = len(self.memory_student.bank)
+            loss = nce_loss(sides[0][:, 0], sides[0][:, 1:], total) + nce_loss(sides[1][:, 0], sides[1][:, 1:], total)
+            return loss, e_s.detach(), e_t.detach()
+
+
+class CRDEnsemble(SeveralTeachers):
+    """ce x CE + weight x sum_m CRD(student, teacher m) + kd x (1/M) sum_m T^2 KL(p_m || p_s).
+
+    Every teacher has its own critic: a pair of linear embeddings and a pair of memory banks. The negatives of a
+    step are drawn once and serve all of them. The authors published no code for this.
+    """
+
+    def __init__(
+        self,
+        student: FeatureNet,
+        teachers: Sequence[FeatureNet],
+        data: DataInfo,
+        *,
+        ce: float = 1.0,
+        kd: float = 0.0,
+        temperature: float = 4.0,
+        weight: float = 0.8,
+        dim: int = 128,
+        negatives: int = 16384,
+        tau: float = 0.07,
+        momentum: float = 0.5,
+    ) -> None:
+        super().__init__(student, teachers, data, ce=ce, kd=kd, temperature=temperature)
+        self.weight, self.tau, self.momentum = weight, tau, momentum
+        mine = student.embedding_dim
+        self.critics = nn.ModuleList(Critic(mine, t.embedding_dim, dim, data.num_train) for t in teachers)
+        self.sampler = NegativeSampler(data.labels, data.num_classes, negatives)
+        self._seen: list[tuple[Tensor, Tensor, Tensor]] = []
+
+    def learn(self, student: Outputs, teachers: Sequence[Outputs], batch: Batch) -> Losses:
+        slots = torch.cat([batch.index[:, None], self.sampler(batch.labels)], dim=1)
+        self._seen = []
+        losses: Losses = {}
+        for m, (critic, teacher) in enumerate(zip(self.critics, teachers, strict=True)):
+            loss, e_s, e_t = critic(student.embedding, teacher.embedding, slots, self.tau)
+            losses[f"crd_{m}"] = self.weight * loss
+            self._seen.append((batch.index, e_s, e_t))
+        if self.kd:
+            losses["kd"] = self.kd * kl_rows(student.logits, [t.logits for t in teachers], self.temperature).mean()
+        return losses
+
+    def after_step(self) -> None:
+        for critic, (index, e_s, e_t) in zip(self.critics, self._seen, strict=False):
+            critic.memory_student.update(index, e_s, self.momentum)  # type: ignore[operator, union-attr]
+            critic.memory_teacher.update(index, e_t, self.momentum)  # type: ignore[operator, union-attr]
+        self._seen = []
