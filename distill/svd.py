@@ -58,14 +58,14 @@ def damped_gaps(squares: Tensor, count: int) -> Tensor:
 
 
 def inverse(gaps: Tensor, squares: Tensor) -> Tensor:
-    """Return 1 / gaps [B,*,*], damped near zero on the scale of the largest squared value of `squares` [B,R]."""
+    """Return 1 / gaps [B,*,*], damped where they are small beside the largest of `squares` [B,R]."""
     largest = squares[:, :1, None].clamp_min(1e-30)
     gaps = gaps / largest
     return gaps / (gaps.square() + DAMPING**2) / largest
 
 
 def align(student: Tensor, teacher: Tensor) -> Tensor:
-    """Return for each teacher vector [B,C,k] the student vector among [B,C,m] that is nearest to it: [B,C,k].
+    """Return for each teacher vector [B,C,k] the nearest student vector among [B,C,m]: [B,C,k].
 
     The nearest has the largest |cosine|, and is turned to the teacher's side.
     """

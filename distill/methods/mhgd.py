@@ -61,7 +61,7 @@ class Attention(nn.Module):
         self.receiver_norm = nn.BatchNorm1d(width * heads)
 
     def forward(self, shallow: Tensor, deep: Tensor) -> Tensor:
-        """Return graphs [heads,B,B] before softmax; rows are deep vectors [B,C'], columns shallow ones [B,C]."""
+        """Return graphs [heads,B,B] before softmax; rows deep vectors [B,C'], columns shallow [B,C]."""
         send = normed(self.sender_norm, self.sender(deep)).unflatten(1, (self.heads, -1))
         receive = normed(self.receiver_norm, self.receiver(shallow)).unflatten(1, (self.heads, -1))
         return torch.einsum("ihd,jhd->hij", send, receive)
@@ -77,7 +77,7 @@ class Estimator(nn.Module):
         self.out = nn.Linear(width * heads, deep)
 
     def forward(self, shallow: Tensor, graph: Tensor) -> Tensor:
-        """Return an estimate [B,C'] from vectors [B,C] and graphs [heads,B,B]; drops about half of the heads."""
+        """Return an estimate [B,C'] from vectors [B,C] and graphs [heads,B,B]; about half the heads drop."""
         noise = torch.randn(*graph.shape[:2], 1, device=graph.device)
         kept = graph.softmax(2) * (noise > noise.mean(0))
         gathered = kept @ F.relu(normed(self.norm, self.embed(shallow))).to(kept.dtype)
@@ -149,7 +149,7 @@ class MHGD(Method):
             )
         if clip and not (ce or kd):
             raise ValueError(
-                "method.ce and method.kd are 0, and mhgd clips its gradient to theirs: set one, or clip=false."
+                "method.ce and method.kd are 0, and mhgd clips to them: set one, or clip=false."
             )
         check(student, self.teacher, 1, "mhgd")
         self.weight, self.clip, self.init_epochs = weight, clip, init_epochs
