@@ -1,0 +1,230 @@
+"""What data-free methods share: their base, losses on the teacher's answers and statistics, a pool of
+images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from distill.data import DataInfo
+from distill.data.noise import NoiseSource
+from distill.losses import full_precision
+from distill.method import Batch, Losses, Method
+from distill.models import FeatureNet, Outputs
+from distill.models.generator import Generator
+from distill.optim import Stepper, learning_rate
+
+
+@full_precision
+def certainty_loss(logits: Tensor) -> Tensor:
+    """Cross-entropy of logits [B,K] with their own argmax: generated images should look like some class.
+
+    One-hot loss of DAFL (arXiv:1904.01186, eq. 3).
+    """
+    return F.cross_entropy(logits, logits.argmax(1))
+
+
+@full_precision
+def balance_loss(logits: Tensor, base: float | None = None) -> Tensor:
+    """Negative entropy of the mean prediction of logits [B,K], in nats or to a base: all classes should
+    occur.
+
+    Information-entropy loss of DAFL (arXiv:1904.01186, eq. 5), whose authors take base 10.
+    """
+    mean = logits.softmax(1).mean(0)
+    entropy = -torch.xlogy(mean, mean).sum()
+    return -entropy / torch.log(entropy.new_tensor(base)) if base else -entropy
+
+
+class BatchNormInputs:
+    """Watches the inputs of a net's BatchNorm layers: `with BatchNormInputs(net) as seen: net(x)`.
+
+    Raises ValueError for a net that has none; `method` names who asks.
+    """
+
+    def __init__(self, net: FeatureNet, method: str) -> None:
+        norms = (m for m in net.modules() if isinstance(m, _BatchNorm))
+        self.norms: list[Any] = [m for m in norms if m.running_mean is not None]
+        if not self.norms:
+            raise ValueError(
+                f"{method} matches statistics of the teacher's BatchNorm layers, and {net.name} has none: "
+                "choose another teacher, or a method that needs no statistics, such as method=dafl."
+            )
+        self.inputs: list[Tensor] = []
+
+    def __enter__(self) -> BatchNormInputs:
+        self.inputs = []
+        self._hooks = [norm.register_forward_pre_hook(self._note) for norm in self.norms]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for hook in self._hooks:
+            hook.remove()
+
+    def _note(self, _: nn.Module, args: tuple[Tensor, ...]) -> None:
+        self.inputs.append(args[0])
+
+    def loss(self) -> Tensor:
+        """Return the distance of what was seen from what the layers remember, summed over layers."""
+        pairs = zip(self.inputs, self.norms, strict=True)
+        return torch.stack(
+            [statistics_loss(x, norm.running_mean, norm.running_var) for x, norm in pairs]
+        ).sum()
+
+
+@full_precision
+def statistics_loss(x: Tensor, mean: Tensor, var: Tensor) -> Tensor:
+    """||mean(x) - mean||_2 + ||var(x) - var||_2 of a layer's input [B,C,...] (DeepInversion, 1912.08795,
+    eq. 4).
+    """
+    flat = x.transpose(0, 1).flatten(1)
+    found_var, found_mean = torch.var_mean(flat, dim=1, correction=0)
+    return (found_mean - mean).norm() + (found_var - var).norm()
+
+
+@contextmanager
+def held(net: nn.Module) -> Iterator[None]:
+    """Let gradients pass through a net to its input and not into its parameters."""
+    wanted = [p for p in net.parameters() if p.requires_grad]
+    for p in wanted:
+        p.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for p in wanted:
+            p.requires_grad_(True)
+
+
+class Restarted(Stepper):
+    """An optimiser that forgets its moments, and a schedule that starts again, every epoch."""
+
+    def set_lr(self, step: int, steps: int, epochs: int) -> float:
+        if step % steps == 0:
+            self.optimizer.state.clear()
+        lr = learning_rate(self.schedule, step % steps, steps, 1)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        return lr
+
+
+class Afresh(Stepper):
+    """An optimiser that forgets its moments before every batch, whose repeats are one optimisation of their
+    own.
+    """
+
+    def set_lr(self, step: int, steps: int, epochs: int) -> float:
+        self.optimizer.state.clear()
+        return super().set_lr(step, steps, epochs)
+
+
+class Pool(nn.Module):
+    """Synthesised images [M,C,S,S] with labels [M], filled slice by slice, the oldest overwritten first."""
+
+    images: Tensor
+    labels: Tensor
+    next: Tensor  # slot of the next image
+    filled: Tensor
+
+    def __init__(self, size: int, net: FeatureNet) -> None:
+        super().__init__()
+        self.register_buffer("images", torch.zeros(size, net.in_chans, net.size, net.size))
+        self.register_buffer("labels", torch.zeros(size, dtype=torch.int64))
+        self.register_buffer("next", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("filled", torch.zeros((), dtype=torch.int64))
+
+    def slots(self, count: int) -> Tensor:
+        return (self.next + torch.arange(count, device=self.labels.device)) % len(self.labels)
+
+    @torch.no_grad()
+    def write(self, images: Tensor, labels: Tensor) -> None:
+        """Put images [B,C,S,S] into the next slots, which stay the next ones until `advance`."""
+        slots = self.slots(len(labels))
+        self.images[slots] = images.to(self.images.dtype)
+        self.labels[slots] = labels
+        self.filled.copy_(torch.maximum(self.filled, (self.next + len(labels)).clamp(max=len(self.labels))))
+
+    def advance(self, count: int) -> None:
+        """Go on to the next slots; what wraps around leaves the pool full."""
+        self.next.copy_((self.next + count) % len(self.labels))
+
+    def draw(self, count: int) -> tuple[Tensor, Tensor]:
+        """Return `count` images and their labels, drawn uniformly from what is filled."""
+        uniform = torch.rand(count, device=self.labels.device)
+        rows = (uniform * self.filled).long().clamp(max=len(self.labels) - 1)
+        return self.images[rows].contiguous(memory_format=torch.channels_last), self.labels[rows]
+
+
+class DataFree(Method):
+    """Base: batches are noise, the student learns soft targets on made images alone, `kd` x T^2 KL.
+
+    `steps` batches of `batch_size` make an epoch. The student's BatchNorm sees made images only. Test
+    accuracy is measured on real images, and nothing is chosen by it.
+    """
+
+    def __init__(
+        self,
+        student: FeatureNet,
+        teachers: Sequence[FeatureNet],
+        data: DataInfo,
+        *,
+        kd: float = 1.0,
+        temperature: float = 1.0,
+        latent: int = 100,
+        batch_size: int = 256,
+        steps: int = 400,
+    ) -> None:
+        super().__init__(student, teachers, data, ce=0.0, kd=kd, temperature=temperature)
+        if min(batch_size, steps) < 1:
+            raise ValueError(f"method.batch_size={batch_size} and method.steps={steps} must be at least 1.")
+        self.latent, self.batch_size, self.steps = latent, batch_size, steps
+
+    def noise(self, source: Any) -> NoiseSource:
+        """Return the phase's source; of the run's own nothing but the seed is read."""
+        return NoiseSource(
+            latent=self.latent,
+            num_classes=self.data.num_classes,
+            batch_size=self.batch_size,
+            steps=self.steps,
+            seed=source.seed,
+            device=next(self.student.parameters()).device,
+        )
+
+    def new_generator(self) -> Generator:
+        return Generator(self.latent, self.student.in_chans, self.student.size)
+
+    def learn(self, batch: Batch, images: Tensor) -> tuple[Losses, Outputs, Outputs]:
+        """Return the student's soft-target loss on images that take no gradient, and both nets' outputs.
+
+        The batch's labels become the teacher's answers, so that the running accuracy is the agreement with
+        it.
+        """
+        with torch.no_grad():
+            teacher = self.teacher(images)
+        student = self.student(images)
+        batch.logits, batch.labels = student.logits.detach(), teacher.logits.argmax(1)
+        return {"kd": self.kd * self.soft_targets(student.logits, teacher.logits)}, student, teacher
+
+    def ask(self, images: Tensor, train: bool) -> Outputs:
+        """Return the student's answer in train or eval mode, with gradients to the images alone."""
+        with held(self.student), asked(self.student, train):
+            return self.student(images)
+
+
+@contextmanager
+def asked(net: nn.Module, train: bool) -> Iterator[None]:
+    """Have a net in train or eval mode inside; every part's own mode comes back."""
+    modes = [(module, module.training) for module in net.modules()]
+    if not train:
+        net.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training

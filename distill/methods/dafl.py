@@ -1,0 +1,72 @@
+"""Data-free learning of student networks (Chen et al., ICCV 2019, arXiv:1904.01186)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from distill.data import DataInfo
+from distill.datafree import DataFree, balance_loss, certainty_loss
+from distill.losses import full_precision
+from distill.method import Batch, Losses, Phase, Update
+from distill.models import FeatureNet
+
+
+@full_precision
+def activation_loss(embedding: Tensor) -> Tensor:
+    """-mean |h_t| of the teacher's embedding [B,D]: real images excite it (eq. 4)."""
+    return -embedding.abs().mean()
+
+
+class DAFL(DataFree):
+    """A generator whose images the teacher takes for real ones; the student imitates the teacher on them.
+
+    Generator: certainty x one-hot loss + balance x information-entropy loss (base 10, as the authors have
+    it) + activation x activation loss (eq. 6). Student: T^2 KL (the authors' T is 1), on the same images.
+    The authors step both after one backward pass; here the student steps first, on images that carry no
+    gradient, which gives the same two steps.
+    """
+
+    def __init__(
+        self,
+        student: FeatureNet,
+        teachers: Sequence[FeatureNet],
+        data: DataInfo,
+        *,
+        kd: float = 1.0,
+        temperature: float = 1.0,
+        latent: int = 1000,
+        batch_size: int = 1024,
+        steps: int = 120,
+        certainty: float = 0.05,
+        balance: float = 5.0,
+        activation: float = 0.01,
+        optimizer: Mapping[str, Any] | None = None,
+        generator_optimizer: Mapping[str, Any] | None = None,
+    ) -> None:
+        sizes: dict[str, Any] = dict(latent=latent, batch_size=batch_size, steps=steps)
+        super().__init__(student, teachers, data, kd=kd, temperature=temperature, **sizes)
+        self.certainty, self.balance, self.activation = certainty, balance, activation
+        self.optimizer = dict(optimizer or {})
+        self.generator_optimizer = dict(
+            generator_optimizer or {"name": "adam", "lr": 0.02, "decay": "constant"}
+        )
+        self.generator = self.new_generator()
+
+    def student_loss(self, batch: Batch) -> Losses:
+        return self.learn(batch, self.generator(batch.images).detach())[0]
+
+    def generator_loss(self, batch: Batch) -> Losses:
+        teacher = self.teacher(self.generator(batch.images))
+        return {
+            "certainty": self.certainty * certainty_loss(teacher.logits),
+            "balance": self.balance * balance_loss(teacher.logits, 10.0),
+            "activation": self.activation * activation_loss(teacher.embedding),
+        }
+
+    def phases(self) -> list[Phase]:
+        student = Update("student", self.student_loss, [self.student], self.optimizer)
+        generator = Update("generator", self.generator_loss, [self.generator], self.generator_optimizer)
+        return [Phase("distill", [student, generator], source=self.noise)]

@@ -1,0 +1,113 @@
+"""Data-free adversarial distillation (DFQ: Choi et al., CVPR workshop 2020, arXiv:2005.04136)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from distill.data import DataInfo
+from distill.datafree import BatchNormInputs, DataFree, balance_loss, certainty_loss
+from distill.losses import full_precision, kl_div
+from distill.method import Batch, Losses, Phase, Update
+from distill.models import FeatureNet, Outputs
+
+
+@full_precision
+def l1_discrepancy(student: Tensor, teacher: Tensor) -> Tensor:
+    """Mean |z_s - z_t| of logits [B,K]: what DFAD (Fang et al. 2019, arXiv:1912.11006, eq. 4) has in place
+    of KL.
+    """
+    return F.l1_loss(student, teacher)
+
+
+class DFQ(DataFree):
+    """The adversarial game with three anchors for the generator: BatchNorm statistics, certainty and balance.
+
+    Generator: -adversarial x KL(p_t || p_s) + bn x statistics + certainty x one-hot + balance x -H(mean
+    p_t), one step; student: T^2 KL, `student_steps` steps on fresh noise each. One generator, where the
+    paper also tries several; its quantisation of the student is `student.quantize`. `discrepancy=l1` with
+    bn, certainty and balance 0 is DFAD, in which the L1 distance of logits takes the place of KL in both
+    losses.
+    """
+
+    def __init__(
+        self,
+        student: FeatureNet,
+        teachers: Sequence[FeatureNet],
+        data: DataInfo,
+        *,
+        kd: float = 1.0,
+        temperature: float = 20.0,
+        discrepancy: str = "kl",
+        latent: int = 256,
+        batch_size: int = 256,
+        steps: int = 40,
+        student_steps: int = 10,
+        adversarial: float = 1.0,
+        bn: float = 1.0,
+        certainty: float = 1.0,
+        balance: float = 20.0,
+        optimizer: Mapping[str, Any] | None = None,
+        generator_optimizer: Mapping[str, Any] | None = None,
+    ) -> None:
+        sizes: dict[str, Any] = dict(latent=latent, batch_size=batch_size, steps=steps)
+        super().__init__(student, teachers, data, kd=kd, temperature=temperature, **sizes)
+        if discrepancy not in ("kl", "l1"):
+            raise ValueError(f"method.discrepancy is {discrepancy!r}: it is kl (dfq) or l1 (dfad).")
+        self.discrepancy, self.student_steps, self.adversarial = discrepancy, student_steps, adversarial
+        self.bn, self.certainty, self.balance = bn, certainty, balance
+        self.optimizer = dict(optimizer or {})
+        self.generator_optimizer = dict(
+            generator_optimizer or {"name": "adam", "lr": 0.001, "decay": "constant"}
+        )
+        self.seen = BatchNormInputs(self.teacher, "dfq") if bn else None
+        self.generator = self.new_generator()
+
+    def soft_targets(self, student: Tensor, teacher: Tensor) -> Tensor:
+        return (
+            l1_discrepancy(student, teacher)
+            if self.discrepancy == "l1"
+            else super().soft_targets(student, teacher)
+        )
+
+    def generator_loss(self, batch: Batch) -> Losses:
+        images = self.generator(batch.images)
+        if self.seen is None:
+            return self.terms(images, self.teacher(images))
+        with self.seen:
+            teacher = self.teacher(images)
+        return {"bn": self.bn * self.seen.loss()} | self.terms(images, teacher)
+
+    def terms(self, images: Tensor, teacher: Outputs) -> Losses:
+        """Return the generator's losses on the answers of both nets to images [B,C,S,S]."""
+        losses = (
+            {"adversarial": -self.adversarial * self.disagreement(images, teacher)}
+            if self.adversarial
+            else {}
+        )
+        if self.certainty:
+            losses["certainty"] = self.certainty * certainty_loss(teacher.logits)
+        if self.balance:
+            losses["balance"] = self.balance * balance_loss(teacher.logits)
+        return losses
+
+    def disagreement(self, images: Tensor, teacher: Outputs) -> Tensor:
+        """Return how far the student, in eval mode, is from the teacher, with gradients to the images
+        alone.
+        """
+        measure = kl_div if self.discrepancy == "kl" else l1_discrepancy
+        return measure(self.ask(images, train=False).logits, teacher.logits)
+
+    def student_loss(self, batch: Batch) -> Losses:
+        with torch.no_grad():
+            images = self.generator(torch.randn_like(batch.images))
+        return self.learn(batch, images)[0]
+
+    def phases(self) -> list[Phase]:
+        generator = Update("generator", self.generator_loss, [self.generator], self.generator_optimizer)
+        student = Update("student", self.student_loss, [self.student], self.optimizer, self.student_steps)
+        return [Phase("distill", [generator, student], source=self.noise)]
