@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from distill.data import Data
 from distill.losses import full_precision
 
 
@@ -31,6 +32,12 @@ def predict(
     for module, training in modes:
         module.training = training
     return torch.cat(logits), torch.cat(labels)
+
+
+def accuracy(net: nn.Module, data: Data, autocast: Callable[[], AbstractContextManager[Any]] = nullcontext) -> float:
+    """Top-1 accuracy in percent on the split that is evaluated."""
+    logits, labels = predict(net, data.evaluation(512), autocast)
+    return 100 * (logits.argmax(1) == labels).double().mean().item()
 
 
 @full_precision

@@ -1,0 +1,61 @@
+"""What is left of a run: result.json, the student, DONE."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from distill import config
+from distill.checkpoint import export
+from distill.data import Data
+from distill.evaluate import accuracy, predict, scores, without_classes
+from distill.files import read_json, write_json, write_text
+from distill.fit import Fit
+from distill.method import Method
+from distill.teachers import Teacher, compare
+
+
+def stored_result(folder: str | Path) -> dict[str, Any] | None:
+    """Return the result of a finished run, or None."""
+    folder = Path(folder)
+    return read_json(folder / "result.json") if (folder / "DONE").exists() else None
+
+
+def describe(
+    cfg: DictConfig, folder: Path, data: Data, teachers: list[Teacher], method: Method, fit: Fit
+) -> dict[str, Any]:
+    """Return what result.json holds, but for times and the machine."""
+    net = method.deployed()
+    logits, labels = predict(net, data.evaluation(512), fit.options.autocast)
+    measured = scores(logits, labels)
+    return {
+        "dataset": str(cfg.dataset.name), "evaluated_on": data.info.evaluated_on,
+        "teacher": config.teacher_name(cfg) if teachers else None, "student": str(cfg.student.name),
+        "method": str(cfg.method.name), "hash": config.identity(cfg)["hash"], "seed": int(cfg.seed),
+        "protocol": str(cfg.schedule.name),
+        "convention": {key: cfg.method.get(key) for key in ("ce", "kd", "weight") if key in cfg.method},
+        "accuracy": {"last": fit.score.last, "best": fit.score.best, "best_epoch": fit.score.best_epoch},
+        "top5": measured["top5"], "nll": measured["nll"], "ece": measured["ece"],
+        "also": {key: accuracy(more, data, fit.options.autocast) for key, more in method.reported().items()},
+        "epochs": int(cfg.schedule.epochs),
+        **compare(teachers, logits, data, fit.options.autocast),
+        **without_classes(logits, labels, data.info.labels),
+        "params": net.params(), "macs": net.macs(),
+        "method_params": sum(p.numel() for p in method.parameters()) - net.params(),
+        "images_per_second": fit.speed.rate,
+        "command": shlex.join(["python", "-m", "distill", *sys.argv[1:]]),
+        "files": {"folder": str(folder), "last": "student.safetensors", "best": "best.safetensors",
+                  "metrics": "metrics.jsonl", "config": "config.yaml"},
+    }  # fmt: skip
+
+
+def finish(folder: Path, result: dict[str, Any], method: Method, fit: Fit) -> None:
+    """Write the student and the result; DONE comes last, and only then are the checkpoints given up."""
+    export(method.deployed().model, folder / "student.safetensors", {"model": method.deployed().name})
+    write_json(folder / "result.json", result)
+    write_text(folder / "DONE", "")
+    fit.checkpoints.clear()

@@ -1,0 +1,65 @@
+"""What the loop reports: to the terminal, to metrics.jsonl and its mirror, to best.safetensors."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from torch import nn
+
+from distill import config
+from distill.checkpoint import export
+from distill.fit import Fit
+from distill.method import Phase
+from distill.progress import Progress
+from distill.track import Tracker
+
+
+class Watch:
+    """Shows and records what the loop reports."""
+
+    tracker: Tracker
+
+    def __init__(self, folder: Path, quiet: bool | None = None) -> None:
+        self.folder, self.quiet = folder, quiet
+        self.progress: Progress | None = None
+
+    def begin_epoch(self, fit: Fit, phase: Phase, steps: int) -> None:
+        if self.progress is None:
+            self.progress = Progress(fit.epochs_left(), steps, self.quiet)
+        self.progress.epoch_start(phase.name, fit.at.epoch, fit.epochs(phase), steps)
+
+    def step(self, row: dict[str, Any]) -> None:
+        assert self.progress
+        self.progress.update(row["epoch_step"], row["loss"], row["train_accuracy"], row["images_per_second"])
+        self.tracker.log({"kind": "step", **row})
+
+    def epoch(self, row: dict[str, Any]) -> None:
+        assert self.progress
+        self.tracker.log({"kind": "epoch", **row})
+        self.progress.epoch_end(row)
+
+    def best(self, net: nn.Module) -> None:
+        export(net.model, self.folder / "best.safetensors")
+
+    def close(self, code: int, fit: Fit) -> None:
+        if self.progress:
+            self.progress.close()
+        self.tracker.finish(code, {"test_accuracy/last": fit.score.last, "test_accuracy/best": fit.score.best})
+
+
+def make_tracker(cfg: DictConfig, folder: Path, resume_at: int | None, teacher: str | None) -> Tracker:
+    """Return the run's tracker: one W&B run a (configuration, seed), grouped by configuration."""
+    who = config.identity(cfg)
+    pair = f"{teacher}-{cfg.student.name}" if teacher else str(cfg.student.name)
+    names = {
+        "group": f"{cfg.dataset.name}/{pair}/{cfg.method.name}-{who['hash']}",
+        "id": f"{who['hash']}-s{cfg.seed}",
+        "name": f"{cfg.method.name}-{pair}-s{cfg.seed}",
+        "job_type": "distill" if teacher else "teacher",
+        "tags": [str(cfg.method.name), str(cfg.student.name), str(cfg.dataset.name)],
+    }
+    tracking = {key: cfg.tracking[key] for key in cfg.tracking}
+    shown = OmegaConf.to_container(cfg, resolve=False)
+    return Tracker(folder, tracking, shown, names, resume_at)  # type: ignore[arg-type]
