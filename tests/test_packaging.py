@@ -90,7 +90,7 @@ def test_all_third_party_imports_are_declared() -> None:
     for extra in project["project"]["optional-dependencies"].values():
         declared |= {Requirement(line).name.lower() for line in extra}
     names = {"scikit-learn": "sklearn", "hydra-core": "hydra", "pyyaml": "yaml"}
-    modules = {names.get(name, name) for name in declared} | {"distill", "hydra_plugins"}
+    modules = {names.get(name, name.replace("-", "_")) for name in declared} | {"distill", "hydra_plugins"}
     for file in (REPO / "distill").rglob("*.py"):
         for module in imported(file):
             known = module in sys.stdlib_module_names or module in modules
