@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -45,6 +45,15 @@ def make_peers(student: FeatureNet, peers: int, models: Sequence[str] = ()) -> n
     chans, size = student.in_chans, student.size
     made = [build(name, student.num_classes, in_chans=chans, size=size) for name in models]
     return nn.ModuleList(made or [student.twin() for _ in range(more)])
+
+
+def feature_nets(nets: Iterable[nn.Module]) -> list[FeatureNet]:
+    """Return the peers as what they are."""
+    found = []
+    for net in nets:
+        assert isinstance(net, FeatureNet)
+        found.append(net)
+    return found
 
 
 def report_cohort(cohort: Sequence[nn.Module]) -> dict[str, nn.Module]:

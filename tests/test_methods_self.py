@@ -262,8 +262,9 @@ def test_a_partner_is_a_crop_of_an_image_of_the_class_and_a_peer_view_of_the_ima
         number, label = peers.index[place], pairs.labels[place]
         own = crops_of(data.train.images[number], data.pad, source.normalise)
         assert any(torch.equal(peers.views["peer_1"][place], crop) for crop in own)
-        partners = [i for i in range(tiny.IMAGES) if data.train.labels[i] == label and i != number]
-        crops = [crop for i in partners for crop in crops_of(data.train.images[i], data.pad, source.normalise)]
+        others = [i for i in range(tiny.IMAGES) if data.train.labels[i] == label and i != number]
+        images = data.train.images[others]
+        crops = [crop for image in images for crop in crops_of(image, data.pad, source.normalise)]
         assert any(torch.equal(pairs.views["partner"][place], crop) for crop in crops)
 
 

@@ -16,7 +16,7 @@ from distill.models import FeatureNet
 
 @full_precision
 def progressive_loss(logits: Tensor, labels: Tensor, past: Tensor, alpha: float) -> Tensor:
-    """Cross-entropy of logits [B,K] with (1 - alpha) onehot + alpha past, past [B,K] (eq. 4)."""
+    """Cross-entropy of logits [B,K] with (1 - alpha) onehot + alpha past, past [B,K]."""
     log_p = logits.log_softmax(1)
     return (1 - alpha) * F.nll_loss(log_p, labels) - alpha * (past * log_p).sum(1).mean()
 

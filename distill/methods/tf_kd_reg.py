@@ -1,4 +1,4 @@
-"""The virtual teacher, Tf-KD_reg (Yuan, Tay, Li, Wang, Feng, CVPR 2020, arXiv:1909.11723, section 4.2)."""
+"""The virtual teacher, Tf-KD_reg (Yuan, Tay, Li, Wang, Feng, CVPR 2020, arXiv:1909.11723)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from distill.models import FeatureNet
 
 
 def virtual_teacher(classes: int, correct: float, temperature: float) -> Tensor:
-    """Return the teacher's distribution [K,K], a row a label: softmax(u / T) (eq. 8-9).
+    """Return the teacher's distribution [K,K], a row a label: softmax(u / T).
 
     u is a distribution already, `correct` on the label and (1 - correct) / (K - 1) elsewhere; the authors
     temper it as if it were logits, which at T = 20 makes it almost uniform.
@@ -29,7 +29,7 @@ def virtual_teacher(classes: int, correct: float, temperature: float) -> Tensor:
 def virtual_teacher_loss(logits: Tensor, labels: Tensor, teacher: Tensor) -> Tensor:
     """KL(teacher[label] || softmax(z)), mean over the batch, of logits [B,K] with the teacher's rows [K,K].
 
-    The student is not tempered and there is no T^2 (eq. 10, as in the authors' code).
+    The student is not tempered and there is no T^2, as in the authors' code.
     """
     return F.kl_div(logits.log_softmax(1), teacher[labels], reduction="batchmean")
 

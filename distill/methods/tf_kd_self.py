@@ -1,4 +1,4 @@
-"""Teacher-free self-training, Tf-KD_self (Yuan et al., CVPR 2020, arXiv:1909.11723, section 4.1)."""
+"""Teacher-free self-training, Tf-KD_self (Yuan et al., CVPR 2020, arXiv:1909.11723)."""
 
 from __future__ import annotations
 

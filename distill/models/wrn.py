@@ -87,6 +87,11 @@ class WideResNet(CifarNet):
     def stem(self, images: Tensor) -> Tensor:
         return self.conv1(images)
 
+    def stage(self, index: int, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        # alone: the BatchNorm that gives the pre-activation belongs to what follows, and is not run
+        group: Group = getattr(self, self.stage_names[index])
+        return group(x, group.norm(x)), None
+
     def trace(self, images: Tensor, stages: int | None = None) -> Trace:
         x = self.stem(images)
         trace = Trace(x)

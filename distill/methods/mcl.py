@@ -1,0 +1,116 @@
+"""Mutual contrastive learning, MCL (Yang, An, Cai, Xu, AAAI 2022, arXiv:2104.12565)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import permutations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from distill.data import DataInfo
+from distill.data.pairs import Partners
+from distill.losses import full_precision, kd_loss
+from distill.method import Batch, Losses, Method, Phase, Update
+from distill.models import FeatureNet, Outputs
+from distill.peers import feature_nets, make_peers, report_cohort
+
+
+def projection(inputs: int, outputs: int) -> nn.Sequential:
+    """Return the head that maps an embedding to the contrastive space."""
+    return nn.Sequential(nn.Linear(inputs, outputs), nn.ReLU(), nn.Linear(outputs, outputs))
+
+
+@full_precision
+def similarities(embeddings: Sequence[Tensor], tau: float) -> list[list[Tensor]]:
+    """Return s[a][b] = v_a v_b' / tau [M,M] for every two nets, of their embeddings [M,D], normalised."""
+    units = [F.normalize(each, dim=1) for each in embeddings]
+    return [[a @ b.T / tau for b in units] for a in units]
+
+
+@full_precision
+def contrast(similarity: Tensor, labels: Tensor) -> Tensor:
+    """-log of the share of an image's positives among all others, of similarities [M,M] (VCL and ICL).
+
+    Positives are the other images of the class, the mean of whose logarithms is taken; the image itself is
+    left out on both sides. Every label must occur twice.
+    """
+    others = ~torch.eye(len(labels), dtype=torch.bool, device=labels.device)
+    positive = (labels[:, None] == labels) & others
+    log_all = similarity.masked_fill(~others, float("-inf")).logsumexp(1, keepdim=True)
+    return -(((similarity - log_all) * positive).sum(1) / positive.sum(1)).mean()
+
+
+class MCL(Method):
+    """CE + weight_vcl VCL + weight_svcl soft VCL + weight_icl ICL + weight_sicl soft ICL, over a cohort.
+
+    VCL contrasts embeddings within a net, ICL those of one net with those of another, in both directions; the
+    soft terms let each net mimic the others' similarity distributions by T^2 KL. Terms are summed over nets
+    and ordered pairs of nets. kd adds the authors' logit distillation from the mean of all logits: to both of
+    two nets, of more to the deployed one alone. Batches are N images and a partner of the same class for each
+    (Partners), in place of the authors' two images each of B/2 distinct classes; cross-entropy counts all.
+    """
+
+    def __init__(
+        self,
+        student: FeatureNet,
+        teachers: Sequence[FeatureNet],
+        data: DataInfo,
+        *,
+        ce: float = 1.0,
+        kd: float = 0.0,
+        temperature: float = 3.0,
+        weight_vcl: float = 0.1,
+        weight_svcl: float = 1.0,
+        weight_icl: float = 0.1,
+        weight_sicl: float = 1.0,
+        peers: int = 2,
+        models: Sequence[str] = (),
+        tau: float = 0.07,
+        dim: int = 128,
+    ) -> None:
+        super().__init__(student, (), data, ce=ce, kd=kd, temperature=temperature)
+        if tau <= 0:
+            raise ValueError(f"method.tau is {tau}: it is a temperature above 0; the usual value is 0.07.")
+        self.weights = {"vcl": weight_vcl, "svcl": weight_svcl, "icl": weight_icl, "sicl": weight_sicl}
+        self.others = make_peers(student, peers, models)
+        self.tau = tau
+        self.heads = nn.ModuleList(projection(net.embedding_dim, dim) for net in self.cohort)
+
+    @property
+    def cohort(self) -> list[FeatureNet]:
+        """All peers, the student first."""
+        return [self.student, *feature_nets(self.others)]
+
+    def loss(self, batch: Batch) -> Losses:
+        images = torch.cat([batch.images, batch.views["partner"]])
+        labels = torch.cat([batch.labels, batch.labels])
+        outputs: list[Outputs] = [net(images) for net in self.cohort]
+        logits = [out.logits for out in outputs]
+        batch.logits = logits[0][: len(batch.labels)].detach()
+        losses = {"ce": self.ce * torch.stack([F.cross_entropy(each, labels) for each in logits]).sum()}
+        if self.kd:
+            mean = torch.stack([each.detach() for each in logits]).mean(0)
+            taught = logits if len(logits) == 2 else logits[:1]
+            losses["kd"] = self.kd * torch.stack([self.soft_targets(each, mean) for each in taught]).sum()
+        embeddings = [head(out.embedding) for head, out in zip(self.heads, outputs, strict=True)]
+        return losses | self.contrastive(similarities(embeddings, self.tau), labels)
+
+    def contrastive(self, s: list[list[Tensor]], labels: Tensor) -> Losses:
+        """Return the four weighted terms, of the similarities [M,M] between nets."""
+        pairs = list(permutations(range(len(s)), 2))
+        terms = {
+            "vcl": lambda: [contrast(s[a][a], labels) for a in range(len(s))],
+            "svcl": lambda: [kd_loss(s[a][a], s[b][b].detach(), self.temperature) for a, b in pairs],
+            "icl": lambda: [contrast(s[a][b], labels) for a, b in pairs],
+            "sicl": lambda: [kd_loss(s[a][b], s[b][a].detach(), self.temperature) for a, b in pairs],
+        }
+        used = {name: weight for name, weight in self.weights.items() if weight}
+        return {name: weight * torch.stack(terms[name]()).sum() for name, weight in used.items()}
+
+    def phases(self) -> list[Phase]:
+        return [Phase("distill", [Update("cohort", self.loss, [self])], source=Partners)]
+
+    def reported(self) -> dict[str, nn.Module]:
+        return report_cohort(self.cohort)
