@@ -419,6 +419,14 @@ def test_ft_rate_reaches_the_first_phase_alone() -> None:
         made("ft", "method.form=other")
 
 
+def test_ft_refuses_to_collapse_a_single_position() -> None:
+    """A unit vector of one element is 1 in both nets: the loss would be zero for ever."""
+    pair = ("cifar_resnet8", "cifar_MobileNetV2")
+    with pytest.raises(ValueError, match="method.form=paper"):
+        made("ft", pair=pair)
+    assert made("ft", "method.form=paper", pair=pair).loss(first_batch())["ft"] > 0
+
+
 # ---- kdsvd
 
 
@@ -636,5 +644,6 @@ def test_pairs_that_do_not_fit_are_refused_in_a_sentence(
 
 @pytest.mark.parametrize("name", ["at", "ab", "ofd", "nst", "vid", "ft"])
 def test_pairs_of_different_families_train(name: str) -> None:
-    method = made(name, pair=("cifar_vgg8", "cifar_MobileNetV2"))
+    form = ["method.form=paper"] if name == "ft" else []
+    method = made(name, *form, pair=("cifar_vgg8", "cifar_MobileNetV2"))
     assert all(run(method, phase, steps=1) for phase in method.phases())

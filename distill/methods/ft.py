@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from itertools import pairwise
@@ -100,12 +101,17 @@ class FT(Method):
             raise ValueError(f"method.form is {form!r}: factor transfer has the forms {' and '.join(FORMS)}.")
         if init_epochs < 1:
             raise ValueError(
-                "method.init_epochs is 0, but ft compares factors that its paraphraser has learned: use 30."
+                "method.init_epochs is 0, but ft compares factors of a trained paraphraser: use 30."
             )
         channels, width = self.teacher.channels[-1], student.channels[-1]
         factors = int(channels * rate)
         if factors < 1:
             raise ValueError(f"method.rate is {rate}, which leaves none of {channels} channels: use 0.5.")
+        if form == "collapsed" and 1 in (math.prod(net.shapes[-1][1:]) for net in (student, self.teacher)):
+            raise ValueError(
+                f"ft collapses factors to attention maps, and one of {student.shapes[-1]} of {student.name} and "
+                f"{self.teacher.shapes[-1]} of {self.teacher.name} has one position: use method.form=paper, or method=crd."
+            )
         self.weight, self.form, self.p1, self.p2 = weight, form, p1, p2
         self.init_epochs = init_epochs
         self.init_lr = published_rate(student.name) if init_lr is None else init_lr
