@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -67,7 +68,7 @@ def smooth_l1(a: float, b: float) -> float:
     return 0.5 * gap**2 if gap < 1 else gap - 0.5
 
 
-def method(name: str, *overrides: str):
+def method(name: str, *overrides: str) -> Any:
     return tiny.seeded_method(name, tiny.tiny_data(), ("cifar_wrn_16_2", "cifar_resnet8"), *overrides)
 
 
