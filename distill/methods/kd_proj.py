@@ -8,7 +8,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.utils.parametrizations import orthogonal
 
 from distill.data import DataInfo
 from distill.losses import full_precision, pool_to
@@ -60,6 +59,41 @@ def distance(student: Tensor, teacher: Tensor, kind: str, exponent: float = 4.0)
     if kind == "logsum":
         return ((student - teacher).abs().pow(exponent).sum() + torch.finfo(student.dtype).tiny).log()
     return F.smooth_l1_loss(student, teacher) if kind == "smooth_l1" else F.mse_loss(student, teacher)
+
+
+class OrthogonalLinear(nn.Module):
+    """A linear map whose matrix [outputs, inputs] has orthonormal columns (or rows, where it is wider than
+    tall).
+
+    It is the Cayley transform of a skew-symmetric matrix of low rank, applied to a random orthonormal base:
+    exact for every value of the parameter, which weight decay pulls to the base. torch's own parametrisation
+    of rectangular matrices keeps signs on its parameter's diagonal, and weight decay turns them to zeros.
+    """
+
+    base: Tensor
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.wide = inputs > outputs
+        base = torch.linalg.qr(torch.randn(max(inputs, outputs), min(inputs, outputs))).Q
+        self.register_buffer("base", base)
+        self.move = nn.Parameter(torch.zeros_like(base))
+
+    def matrix(self) -> Tensor:
+        """[outputs, inputs] = B - U (I + V^T U / 2)^-1 V^T B, A = U V^T = M B^T - B M^T, base B, parameter
+        M."""
+        u = torch.cat([self.move, self.base], dim=1)
+        v = torch.cat([self.base, -self.move], dim=1)
+        inner = torch.eye(u.shape[1], device=u.device) + v.T @ u / 2
+        moved = (
+            self.base - u @ torch.linalg.solve_ex(inner, v.T @ self.base).result
+        )  # _ex: no wait for the device
+        return moved.T if self.wide else moved
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., inputs] -> [..., outputs], in fp32: an orthogonal matrix rounded to bf16 is none."""
+        with torch.autocast(x.device.type, enabled=False):
+            return x.float() @ self.matrix().T
 
 
 class KDProj(Method):
@@ -118,18 +152,16 @@ class KDProj(Method):
         inputs = self.student.channels[-1] if maps else self.student.embedding_dim
         outputs = self.expand * (teacher.channels[-1] if maps else teacher.embedding_dim)
         if projection == "orthogonal":
-            return orthogonal(nn.Linear(inputs, outputs, bias=False))
+            return OrthogonalLinear(inputs, outputs)
         if maps:
             return nn.Sequential(nn.Conv2d(inputs, outputs, 1, bias=False), nn.BatchNorm2d(outputs))
         return nn.Linear(inputs, outputs)
 
     def projected(self, x: Tensor) -> Tensor:
         """[B,D] or [B,C,H,W] of the student -> the teacher's width, times `expand`."""
-        if not isinstance(self.project, nn.Linear):
-            return self.project(x)
-        with torch.autocast(x.device.type, enabled=False):  # an orthogonal matrix rounded to bf16 is none
-            rows = x.float().movedim(1, -1)
-            return self.project(rows).movedim(-1, 1)
+        if isinstance(self.project, OrthogonalLinear) and x.ndim == 4:
+            return self.project(x.movedim(1, -1)).movedim(-1, 1)
+        return self.project(x)
 
     def distill(self, student: Outputs, teacher: Outputs, batch: Batch) -> Losses:
         if self.tap == "map":
