@@ -1,0 +1,774 @@
+"""Methods on features, second half: losses against loops in float64, others' traps, and what is trained."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from distill import config
+from distill.data import DataInfo
+from distill.fit import merge, train_mode
+from distill.method import Batch, Method
+from distill.methods import cat_kd, kd_proj, sskd
+from distill.methods.afd_attention import AFDAttention, afd_loss
+from distill.methods.cat_kd import CATKD, cat_loss
+from distill.methods.crd import CRD
+from distill.methods.kd_proj import KDProj
+from distill.methods.mgd import MGD, mgd_loss
+from distill.methods.ofa_kd import OFAKD, TokenExit, ofa_loss
+from distill.methods.reviewkd import BatchNorm, Fusion, ReviewKD, hcl_loss
+from distill.methods.semckd import SemCKD, gram, semckd_loss
+from distill.methods.simkd import ReusedModel, SimKD, simkd_loss
+from distill.methods.srrl import SRRL, feature_matching_loss, linear_layer, softmax_regression_loss
+from distill.methods.sskd import SSKD, kept, rotate, selected_kl, similarities
+from distill.models import FeatureNet, Outputs, build
+from distill.optim import Stepper
+from tests import tiny
+
+B, K = 8, 6
+
+
+def rand(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def info() -> DataInfo:
+    return tiny.tiny_data().info
+
+
+def net(name: str = "cifar_resnet8", seed: int = 0, **args: Any) -> FeatureNet:
+    return tiny.net(name, seed, **args)
+
+
+def teacher(name: str = "cifar_resnet14", **args: Any) -> FeatureNet:
+    return tiny.frozen(net(name, 9, **args))
+
+
+def made(
+    kind: type[Method], student: str = "cifar_resnet8", taught_by: str = "cifar_resnet14", **options: Any
+) -> Any:
+    torch.manual_seed(3)
+    return kind(net(student), [teacher(taught_by)], info(), **options)
+
+
+def batch(count: int = B, seed: int = 0) -> Batch:
+    images = rand(count, 3, 16, 16, seed=seed).float()
+    return Batch(images, torch.arange(count) % K, torch.arange(count))
+
+
+def outputs(maps: list[Tensor], embedding: Tensor | None = None, logits: Tensor | None = None) -> Outputs:
+    pooled = maps[-1].mean((2, 3)) if embedding is None else embedding
+    return Outputs(rand(len(pooled), K).float() if logits is None else logits, maps, pooled)
+
+
+def same_value_and_gradient(loss: Any, slow: Any, *inputs: Tensor) -> None:
+    """Value, and gradient for the first input, against the slow version's finite differences (float64)."""
+    x = inputs[0].clone().requires_grad_(True)
+    value = loss(x, *inputs[1:])
+    assert value.item() == pytest.approx(slow(inputs[0], *inputs[1:]), rel=1e-9)
+    value.backward()
+    assert x.grad is not None
+    flat, step = inputs[0].flatten(), 1e-5
+    for i in range(0, flat.numel(), max(flat.numel() // 12, 1)):
+        ends = []
+        for sign in (1, -1):
+            moved = flat.clone()
+            moved[i] += sign * step
+            ends.append(slow(moved.view(inputs[0].shape), *inputs[1:]))
+        numeric = (ends[0] - ends[1]) / (2 * step)
+        assert x.grad.flatten()[i].item() == pytest.approx(numeric, rel=2e-4, abs=1e-8)
+
+
+def changed(method: Method, run: Any) -> set[str]:
+    """Names of the parameters that `run` changes, up to the second dot."""
+    before = {name: p.detach().clone() for name, p in method.named_parameters()}
+    run()
+    return {name for name, p in method.named_parameters() if not torch.equal(p, before[name])}
+
+
+def take_steps(method: Method, number: int, steps: int = 2) -> None:
+    """Train the method's phase `number` for a few steps, as the loop does."""
+    phase = method.phases()[number]
+    schedule = {"lr": 0.05, "optimizer": {"name": "sgd", "momentum": 0.9, "weight_decay": 5e-4}}
+    steppers = [Stepper(u.trains, merge(schedule, phase.schedule)) for u in phase.updates]
+    train_mode(method, phase)
+    for step in range(steps):
+        for update, stepper in zip(phase.updates, steppers, strict=True):
+            stepper.step(update.loss(batch(seed=step)))
+
+
+def cell_means(x: list, size: int) -> list:
+    """Adaptive average pooling of a square map, by its definition."""
+    n = len(x)
+    edges = [(math.floor(i * n / size), math.ceil((i + 1) * n / size)) for i in range(size)]
+
+    def mean(rows: tuple[int, int], cols: tuple[int, int]) -> float:
+        cells = [x[r][c] for r in range(*rows) for c in range(*cols)]
+        return sum(cells) / len(cells)
+
+    return [[mean(rows, cols) for cols in edges] for rows in edges]
+
+
+# ------------------------------------------------------------------ reviewkd
+
+
+def slow_hcl(student: Tensor, target: Tensor) -> float:
+    s, t = student.tolist(), target.tolist()
+    side, maps = len(s[0][0]), [(a, b) for x, y in zip(s, t, strict=True) for a, b in zip(x, y, strict=True)]
+
+    def mse(size: int) -> float:
+        total = 0.0
+        for a, b in maps:
+            p, q = (cell_means(a, size), cell_means(b, size)) if size < side else (a, b)
+            total += sum((p[r][c] - q[r][c]) ** 2 for r in range(len(p)) for c in range(len(p)))
+        return total / (len(maps) * min(size, side) ** 2)
+
+    value, share, norm = mse(side), 1.0, 1.0
+    for size in (4, 2, 1):
+        if size < side:
+            share /= 2
+            value, norm = value + share * mse(size), norm + share
+    return value / norm
+
+
+@pytest.mark.parametrize("side", [1, 2, 4, 6, 7, 8])
+def test_hcl_loss(side: int) -> None:
+    same_value_and_gradient(hcl_loss, slow_hcl, rand(2, 3, side, side), rand(2, 3, side, side, seed=1))
+
+
+def test_reviewkd_fusion_equals_the_concatenation_of_the_paper() -> None:
+    """Gates from the small map and repeated are those of the repeated map, concatenated."""
+    torch.manual_seed(0)
+    fusion = Fusion(3, 4, 5, deepest=False).double().eval()
+    feature, deeper = rand(2, 3, 8, 8), rand(2, 4, 4, 4, seed=1)
+    x, up = fusion.enter(feature), F.interpolate(deeper, size=(8, 8), mode="nearest")
+    gate = fusion.gates(torch.cat([x, up], 1)).sigmoid()
+    expected = x * gate[:, :1] + up * gate[:, 1:]
+    out, kept_map = fusion(feature, deeper, (8, 8))
+    torch.testing.assert_close(kept_map, expected)
+    torch.testing.assert_close(out, fusion.leave(expected))
+    assert fusion(feature, deeper, (16, 16))[0].shape == (2, 5, 16, 16)
+
+
+def test_reviewkd_reads_shapes_from_the_nets_and_goes_from_deep_to_shallow() -> None:
+    method = made(ReviewKD, "cifar_MobileNetV2", "cifar_vgg8", width=24)
+    student, target = method.student(batch().images), method.teach(batch())
+    levels = method.levels(student, preact=False)
+    wanted = method.levels(target, preact=True)
+    assert levels[-1].shape == (B, method.student.embedding_dim, 1, 1)
+    assert torch.equal(wanted[0], target.preacts[0]) and (wanted[0] < 0).any(), (
+        "teacher maps are before the ReLU"
+    )
+    levels = [level.detach().requires_grad_() for level in levels]
+    reviewed = method.review(levels, [t.shape[2:] for t in wanted])
+    assert [r.shape for r in reviewed] == [t.shape for t in wanted]
+    assert {f.enter[0].out_channels for f in method.fusions} == {24}
+    grad = torch.autograd.grad(reviewed[-1].sum(), levels, allow_unused=True, retain_graph=True)
+    assert [g is not None for g in grad] == [False] * 4 + [True], "the deepest level sees nothing but itself"
+    grad = torch.autograd.grad(reviewed[0].square().sum(), levels, allow_unused=True)
+    assert all(g is not None for g in grad), "the shallowest reviews all"
+
+
+def test_reviewkd_warm_up_counts_epochs_from_one() -> None:
+    method = made(ReviewKD, warmup=20).eval()
+    s, t = method.student(batch().images), method.teach(batch())
+    values = []
+    for method.epoch in (1, 10, 20, 35):
+        values.append(method.distill(s, t, batch())["review"].item())
+    assert [v / values[-1] for v in values] == pytest.approx([1 / 20, 1 / 2, 1, 1], rel=1e-5)
+
+
+def test_reviewkd_takes_a_last_batch_of_one_image() -> None:
+    norm = BatchNorm(4).train()
+    assert torch.equal(
+        norm(torch.ones(1, 4, 1, 1)), F.batch_norm(torch.ones(1, 4, 1, 1), torch.zeros(4), torch.ones(4))
+    )
+    method = made(ReviewKD)
+    train_mode(method, method.phases()[0])
+    assert math.isfinite(method.loss(batch(1))["review"].item())
+
+
+def test_reviewkd_refuses_unequal_stages() -> None:
+    with pytest.raises(ValueError, match=r"resnet8 has stages .*vgg8 .*method=semckd"):
+        made(ReviewKD, taught_by="cifar_vgg8")
+
+
+@pytest.mark.parametrize(
+    ("pair", "weight"), [("resnet56 resnet20", 0.6), ("resnet32x4 ShuffleV2", 8.0), ("vgg13 vgg8", 5.0)]
+)
+def test_reviewkd_weights_of_pairs(pair: str, weight: float) -> None:
+    t, s = pair.split()
+    cfg = tiny.composed("dataset=cifar100", "method=reviewkd", f"teacher={t}", f"student={s}")
+    assert config.plain(cfg, "method.weight") == weight
+
+
+# ------------------------------------------------------------------ srrl
+
+
+def slow_mse(a: Tensor, b: Tensor) -> float:
+    x, y = a.flatten().tolist(), b.flatten().tolist()
+    return sum((p - q) ** 2 for p, q in zip(x, y, strict=True)) / len(x)
+
+
+@pytest.mark.parametrize("loss", [feature_matching_loss, softmax_regression_loss])
+def test_srrl_losses(loss: Any) -> None:
+    same_value_and_gradient(loss, slow_mse, rand(4, 5), rand(4, 5, seed=1))
+
+
+def test_srrl_goes_through_the_teachers_frozen_classifier() -> None:
+    method = made(SRRL, weight=2.0, regression=0.5)
+    s, t = method.student(batch().images), method.teach(batch())
+    method.eval()
+    losses = method.distill(s, t, batch())
+    projected = method.connector(s.features[-1]).mean((2, 3))
+    again = method.teacher.classifier(projected)
+    assert losses["regress"].item() == pytest.approx(slow_mse(again, t.logits) * 2 * 0.5, rel=1e-5)
+    assert losses["match"].item() == pytest.approx(slow_mse(projected, t.embedding) * 2, rel=1e-5)
+    names = changed(method, lambda: take_steps(method, 0))
+    assert {name.split(".")[0] for name in names} == {"student", "connector"}
+    assert not any(name.startswith("teacher") for name in method.state_dict())
+
+
+def test_srrl_leaves_the_relu_out_where_the_embedding_is_signed() -> None:
+    assert any(isinstance(m, nn.ReLU) for m in made(SRRL).connector)
+    vit = dict(patch_size=4, embed_dim=32, depth=4, num_heads=2)
+    signed = SRRL(net(), [teacher("vit_tiny_patch16_224", **vit)], info())
+    assert not any(isinstance(m, nn.ReLU) for m in signed.connector)
+
+
+def test_classifiers_that_are_wrapped_are_found_and_others_refused() -> None:
+    assert linear_layer(net("cifar_MobileNetV2")).weight.shape == (K, 1280)
+    odd = net()
+    odd.model.fc = nn.Sequential(nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, K))
+    with pytest.raises(ValueError, match="method=crd"):
+        SRRL(net(), [odd], info())
+
+
+# ------------------------------------------------------------------ semckd
+
+
+def test_semckd_gram_and_loss() -> None:
+    x = rand(3, 2, 2, 2)
+    rows = x.flatten(1).tolist()
+    expected = [[sum(a * b for a, b in zip(p, q, strict=True)) for q in rows] for p in rows]
+    torch.testing.assert_close(gram(x), torch.tensor(expected, dtype=torch.float64))
+    torch.testing.assert_close(gram(x.contiguous(memory_format=torch.channels_last)), gram(x))
+
+    def slow(attention: Tensor, distances: Tensor) -> float:
+        a, d = attention.tolist(), distances.tolist()
+        return sum(a[b][i][j] * d[b][i][j] for b in range(3) for i in range(2) for j in range(4)) / (3 * 2)
+
+    same_value_and_gradient(semckd_loss, slow, rand(3, 2, 4), rand(3, 2, 4, seed=1))
+
+
+def test_semckd_pairs_every_stage_with_every_stage() -> None:
+    method = made(SemCKD, taught_by="cifar_vgg8", batch_size=B).eval()
+    s, t = method.student(batch().images), method.teach(batch())
+    attention = method.attention(s.features, t.features)
+    assert attention.shape == (B, 3, 4)
+    torch.testing.assert_close(attention.sum(-1), torch.ones(B, 3))
+    distances = method.distances(s.features, t.features)
+    for i, j in ((0, 3), (2, 0), (1, 1)):
+        source, target = s.features[i], t.features[j]
+        side = min(source.shape[2], target.shape[2])
+        source, target = F.adaptive_avg_pool2d(source, side), F.adaptive_avg_pool2d(target, side)
+        expected = method.projections[i][j](source)
+        for n in range(B):
+            assert distances[n, i, j].item() == pytest.approx(slow_mse(expected[n], target[n]), rel=1e-4)
+    loss = method.distill(s, t, batch())["semckd"]
+    assert loss.item() == pytest.approx(
+        400 * (attention * distances).double().sum().item() / (B * 3), rel=1e-4
+    )
+
+
+def test_semckd_leaves_the_partial_batch_out() -> None:
+    method = made(SemCKD, batch_size=B)
+    source = method.phases()[0].source(tiny.tiny_data().source(batch_size=B, seed=1))
+    assert [len(b.labels) for b in source.epoch(1)] == [B, B]
+    with pytest.raises(ValueError, match="batches of 8 and got one of 6"):
+        method.loss(batch(6))
+    names = {n.split(".")[0] for n in changed(method, lambda: take_steps(method, 0))}
+    assert names == {"student", "queries", "keys", "projections"}
+
+
+# ------------------------------------------------------------------ simkd
+
+
+def test_simkd_loss() -> None:
+    same_value_and_gradient(simkd_loss, slow_mse, rand(2, 3, 2, 2), rand(2, 3, 2, 2, seed=1))
+
+
+@pytest.mark.parametrize(
+    "pair", [("cifar_resnet8", "cifar_resnet14"), ("cifar_MobileNetV2", "cifar_wrn_16_2")]
+)
+def test_simkd_deploys_backbone_projector_and_the_teachers_tail(pair: tuple[str, str]) -> None:
+    method = made(SimKD, *pair).eval()
+    images = batch().images
+    deployed = method.deployed()
+    seen = deployed(images)
+    projected = method.projector(method.student(images).features[-1])
+    torch.testing.assert_close(seen.logits, method.teacher.classify(projected))
+    torch.testing.assert_close(seen.logits, method.teacher.classifier(seen.embedding))
+    torch.testing.assert_close(seen.logits, deployed.model(images))
+    assert method.deployed() is deployed
+
+
+def test_simkd_counts_and_exports_what_is_evaluated() -> None:
+    method = made(SimKD)
+    student, deployed = method.student, method.deployed()
+    count = lambda module: sum(p.numel() for p in module.parameters())  # noqa: E731
+    parts = (
+        count(student.model)
+        - count(student.classifier)
+        + count(method.projector)
+        + count(method.teacher.classifier)
+    )
+    assert deployed.params() == parts
+    state = deployed.model.state_dict()
+    assert "backbone.fc.weight" not in state and "head.fc.weight" in state
+    named = {key for key, _ in deployed.model.named_parameters()}
+    assert sum(v.numel() for k, v in state.items() if k in named) == parts
+    tail = K * 64
+    side, (c, t) = 4 * 4, (64, 64)
+    projector = side * (c * t // 2 + 9 * (t // 2) ** 2 + t * t // 2)
+    assert deployed.macs() == student.macs() - K * student.embedding_dim + projector + tail
+
+
+def test_simkd_trains_the_used_part_of_the_student_and_no_labels() -> None:
+    method = made(SimKD, "cifar_MobileNetV2", "cifar_vgg8")
+    names = changed(method, lambda: take_steps(method, 0))
+    assert {n.split(".")[0] for n in names} == {"student", "projector"}
+    assert not any("conv2" in n.split(".")[2] or "classifier" in n for n in names), "behind the last map"
+    wrong = batch()
+    wrong.labels = (wrong.labels + 1) % K
+    method.eval()
+    assert torch.equal(method.loss(batch())["simkd"], method.loss(wrong)["simkd"])
+    assert set(made(SimKD, ce=1.0, kd=1.0).loss(batch())) == {"simkd", "ce", "kd"}
+
+
+def test_simkd_state_holds_the_reused_classifier_and_loads_again() -> None:
+    first, second = made(SimKD), made(SimKD)
+    take_steps(first, 0)
+    second.load_state_dict(first.state_dict())
+    first.eval(), second.eval()
+    assert torch.equal(first.deployed()(batch().images).logits, second.deployed()(batch().images).logits)
+    assert isinstance(first.deployed().model, ReusedModel)
+
+
+def test_simkd_refuses_other_classes_and_class_tokens() -> None:
+    with pytest.raises(ValueError, match="5 classes and the data has 6.*method="):
+        SimKD(net(), [build("cifar_resnet8", 5, size=16)], info())
+    vit = dict(patch_size=4, embed_dim=32, depth=4, num_heads=2)
+    with pytest.raises(ValueError, match="method=srrl"):
+        SimKD(net(), [teacher("vit_tiny_patch16_224", **vit)], info())
+
+
+# ------------------------------------------------------------------ mgd
+
+
+def test_mgd_loss_is_a_sum_over_all_but_the_batch() -> None:
+    def slow(a: Tensor, b: Tensor) -> float:
+        return slow_mse(a, b) * a.numel() / len(a)
+
+    same_value_and_gradient(mgd_loss, slow, rand(3, 2, 4, 4), rand(3, 2, 4, 4, seed=1))
+
+
+@pytest.mark.parametrize(("mask", "shape"), [("channel", (64, 40, 1, 1)), ("position", (64, 1, 6, 6))])
+def test_mgd_masks_whole_channels_or_positions(mask: str, shape: tuple[int, ...]) -> None:
+    method = made(MGD, mask=mask, ratio=0.25)
+    torch.manual_seed(0)
+    keep = method.keep(torch.ones(64, 40, 6, 6))
+    assert keep.shape == shape and set(keep.unique().tolist()) == {0.0, 1.0}
+    assert keep.mean().item() == pytest.approx(0.75, abs=0.03), "ratio is the share that is masked out"
+
+
+def test_mgd_generates_from_the_masked_map_and_aligns_other_channels() -> None:
+    method = made(MGD, "cifar_resnet8", "cifar_wrn_16_2", weight=0.5, ratio=0.5)
+    s, t = method.student(batch().images), method.teach(batch())
+    torch.manual_seed(4)
+    loss = method.distill(s, t, batch())["mgd"].item()
+    torch.manual_seed(4)
+    aligned = method.align(s.features[-1])
+    masked = aligned * (torch.rand(B, 128, 1, 1) >= 0.5)
+    expected = (method.generator(masked) - t.features[-1]).double().square().sum().item() / B * 0.5
+    assert loss == pytest.approx(expected, rel=1e-5)
+    assert isinstance(made(MGD).align, nn.Identity)
+    mobile = made(MGD, "cifar_MobileNetV2", "cifar_vgg8")
+    assert math.isfinite(mobile.loss(batch())["mgd"].item()), "sizes that differ are pooled"
+
+
+# ------------------------------------------------------------------ cat-kd
+
+
+def test_cat_loss() -> None:
+    def slow(student: Tensor, target: Tensor) -> float:
+        total, count = 0.0, 0
+        for x, y in zip(student.flatten(0, 1).tolist(), target.flatten(0, 1).tolist(), strict=True):
+            p, q = sum(cell_means(x, 2), []), sum(cell_means(y, 2), [])
+            p = [v / math.sqrt(sum(u * u for u in p)) for v in p]
+            q = [v / math.sqrt(sum(u * u for u in q)) for v in q]
+            total += sum((a - b) ** 2 for a, b in zip(p, q, strict=True))
+            count += 4
+        return total / count
+
+    loss = lambda s, t: cat_loss(s, t, 2)  # noqa: E731
+    same_value_and_gradient(loss, slow, rand(2, 3, 5, 5), rand(2, 3, 4, 4, seed=1))
+    zero = torch.zeros(1, 2, 4, 4, requires_grad=True)
+    cat_loss(zero, torch.ones(1, 2, 4, 4), 2).backward()
+    assert torch.isfinite(zero.grad).all(), "a map of zeros has no length"
+
+
+@pytest.mark.parametrize("name", ["cifar_resnet8", "cifar_wrn_16_1", "cifar_MobileNetV2", "cifar_ShuffleV2"])
+def test_cams_are_the_classifiers_weights_on_the_pooled_map(name: str) -> None:
+    """Their mean over positions and the bias are the logits, without converting a checkpoint."""
+    model = build(name, K, size=32, seed=1).eval()
+    with torch.no_grad():
+        linear_layer(model).bias.fill_(0.3)
+        seen = model(rand(2, 3, 32, 32).float())
+        cams = cat_kd.pointwise_cams(model, seen.features[-1])
+    assert cams.shape == (2, K, *seen.features[-1].shape[2:])
+    torch.testing.assert_close(cams.mean((2, 3)) + 0.3, seen.logits, rtol=1e-4, atol=1e-5)
+    if name == "cifar_resnet8":
+        torch.testing.assert_close(cams, cat_kd.weight_cams(model, seen.features[-1]))
+
+
+def test_cat_kd_moves_batchnorm_statistics_once_a_step() -> None:
+    counted, plain = made(CATKD, "cifar_wrn_16_1"), net("cifar_wrn_16_1")
+    train_mode(counted, counted.phases()[0])
+    counted.loss(batch())
+    plain.train()(batch().images)
+    key = "model.bn1.running_mean"
+    torch.testing.assert_close(counted.student.state_dict()[key], plain.state_dict()[key])
+    assert counted.student.state_dict()["model.bn1.num_batches_tracked"] == 1
+
+
+def test_cat_kd_lays_weights_on_the_last_map_where_positions_are_not_classified() -> None:
+    vit = dict(patch_size=4, embed_dim=32, depth=4, num_heads=2)
+    method = CATKD(net(), [teacher("vit_tiny_patch16_224", **vit)], info())
+    assert (method._student_pointwise, method._teacher_pointwise) == (True, False)
+    assert math.isfinite(method.loss(batch())["cat"].item())
+    with pytest.raises(ValueError, match=r"pools class activation maps to 5x5.*\(64, 4, 4\).*method="):
+        made(CATKD, size=5)
+
+
+def test_cat_kd_weights_of_pairs() -> None:
+    cfg = tiny.composed("dataset=cifar100", "method=cat-kd", "teacher=resnet32x4", "student=ShuffleV1")
+    assert (config.plain(cfg, "method.weight"), config.plain(cfg, "method.size")) == (600.0, 4)
+    cfg = tiny.composed("dataset=cifar100", "method=cat-kd", "teacher=resnet56", "student=resnet20")
+    assert (config.plain(cfg, "method.weight"), config.plain(cfg, "method.size")) == (0.7, 2)
+
+
+# ------------------------------------------------------------------ ofa-kd
+
+
+@pytest.mark.parametrize("eps", [1.0, 1.5])
+def test_ofa_loss(eps: float) -> None:
+    labels, temperature = torch.tensor([1, 0, 3]), 2.0
+
+    def slow(student: Tensor, target: Tensor) -> float:
+        total = 0.0
+        for z, t, y in zip(student.tolist(), target.tolist(), labels.tolist(), strict=True):
+            zs, ts = sum(math.exp(v / temperature) for v in z), sum(math.exp(v / temperature) for v in t)
+            for c in range(4):
+                p, label = math.exp(t[c] / temperature) / ts, float(c == y)
+                total -= ((p + label) ** eps - label) * (z[c] / temperature - math.log(zs))
+        return total / 3
+
+    loss = lambda s, t: ofa_loss(s, t, labels, eps, temperature)  # noqa: E731
+    same_value_and_gradient(loss, slow, rand(3, 4), rand(3, 4, seed=1))
+
+
+def test_ofa_eps_one_is_cross_entropy_with_the_teacher_and_sure_students_stay_finite() -> None:
+    z, t, y = rand(5, K), rand(5, K, seed=1), torch.arange(5)
+    assert ofa_loss(z, t, y, 1.0).item() == pytest.approx(F.cross_entropy(z, t.softmax(1)).item())
+    sure = torch.tensor([[0.0, 2000.0]], requires_grad=True)
+    loss = ofa_loss(sure, torch.zeros(1, 2), torch.tensor([0]), 1.5)
+    loss.backward()
+    assert torch.isfinite(loss) and torch.isfinite(sure.grad).all()
+
+
+def test_ofa_exits_follow_the_students_stages() -> None:
+    method = made(OFAKD, eps=1.3, stages=[1, 3])
+    halvings = [
+        sum(m.stride == (2, 2) for m in e.modules() if isinstance(m, nn.Conv2d)) for e in method.exits
+    ]
+    assert halvings == [2, 0], "one halving for each stage that follows"
+    s = method.student(batch().images)
+    assert [leave(s.features[n - 1]).shape for leave, n in zip(method.exits, (1, 3), strict=True)] == [
+        (B, K)
+    ] * 2
+    losses = method.loss(batch())
+    assert set(losses) == {"ce", "kd", "exits"}
+    with pytest.raises(ValueError, match="stage 4 of cifar_resnet8 does not exist"):
+        made(OFAKD, stages=[4])
+
+
+def test_ofa_token_exits_merge_down_to_the_grid() -> None:
+    """14x14 patches go to 7x7 by one merging, as at 224 px; the grid of smaller images is an option."""
+    exit_ = TokenExit((16, 14, 14), 24, 2, 7, K)
+    assert (
+        len(exit_.merge) == 1 and len(exit_.blocks) == 2 and exit_(torch.randn(2, 16, 14, 14)).shape == (2, K)
+    )
+    assert len(TokenExit((16, 15, 15), 16, 1, 7, K).merge) == 0
+    assert len(TokenExit((16, 8, 8), 16, 1, 2, K).merge) == 2
+    vit = dict(patch_size=4, embed_dim=32, depth=4, num_heads=2)
+    method = OFAKD(net("vit_tiny_patch16_224", 1, **vit), [teacher()], info())
+    assert [len(e.blocks) for e in method.exits] == [3, 2, 1, 1]
+    names = {n.split(".")[0] for n in changed(method, lambda: take_steps(method, 0))}
+    assert names == {"student", "exits"}
+
+
+# ------------------------------------------------------------------ afd-attention
+
+
+def test_afd_loss() -> None:
+    scores = torch.rand(2, 3, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+
+    def slow(student: Tensor, target: Tensor) -> float:
+        total = 0.0
+        for i in range(2):
+            mass = sum(scores[i].tolist())
+            for c in range(3):
+                s, t = student[i, c].flatten().tolist(), target[i, c].flatten().tolist()
+                ns, nt = (math.sqrt(sum(v * v for v in x)) + 1e-6 for x in (s, t))
+                gap = sum((a / ns - b / nt) ** 2 for a, b in zip(s, t, strict=True)) / len(s)
+                total += scores[i, c].item() / mass * gap
+        return total / 2
+
+    loss = lambda s, t: afd_loss(s, t, scores)  # noqa: E731
+    same_value_and_gradient(loss, slow, rand(2, 3, 2, 2), rand(2, 3, 2, 2, seed=1))
+
+
+def test_afd_attends_to_the_teacher_and_takes_the_mean_over_stages() -> None:
+    method = made(AFDAttention, weight=500.0)
+    s, t = method.student(batch().images), method.teach(batch())
+    each = [
+        afd_loss(a, b, attend(b.mean((2, 3)))).item()
+        for attend, a, b in zip(method.attention, s.features, t.features, strict=True)
+    ]
+    assert method.distill(s, t, batch())["afd"].item() == pytest.approx(500 * sum(each) / 3, rel=1e-5)
+    dead = torch.zeros(1, 2, 2, 2, requires_grad=True)
+    afd_loss(dead, torch.zeros(1, 2, 2, 2), torch.ones(1, 2)).backward()
+    assert torch.isfinite(dead.grad).all(), "a dead channel has no direction"
+    with pytest.raises(ValueError, match=r"resnet8 has stages.*wrn_16_2.*method="):
+        made(AFDAttention, taught_by="cifar_wrn_16_2")
+
+
+# ------------------------------------------------------------------ kd-proj
+
+
+def test_kd_proj_distances() -> None:
+    def smooth(a: Tensor, b: Tensor) -> float:
+        gaps = [abs(p - q) for p, q in zip(a.flatten().tolist(), b.flatten().tolist(), strict=True)]
+        return sum(g * g / 2 if g < 1 else g - 0.5 for g in gaps) / len(gaps)
+
+    def logsum(a: Tensor, b: Tensor) -> float:
+        return math.log(
+            sum(abs(p - q) ** 4 for p, q in zip(a.flatten().tolist(), b.flatten().tolist(), strict=True))
+        )
+
+    for kind, slow in (("smooth_l1", smooth), ("logsum", logsum), ("mse", slow_mse)):
+        loss = lambda s, t, kind=kind: kd_proj.distance(s, t, kind)  # noqa: E731
+        same_value_and_gradient(loss, slow, rand(3, 4), rand(3, 4, seed=1))
+    assert math.isfinite(kd_proj.distance(torch.ones(2, 2), torch.ones(2, 2), "logsum").item())
+
+
+def test_kd_proj_normalisations() -> None:
+    x = rand(40, 5) * 3 + 1
+    for how, axis, eps in (("batch", 0, 1e-4), ("standard", 1, 1e-5)):
+        out = kd_proj.normalise(x, how).tolist()
+        rows = x.tolist() if axis else x.T.tolist()
+        for i, row in enumerate(rows[:4]):
+            mean = sum(row) / len(row)
+            deviation = math.sqrt(sum((v - mean) ** 2 for v in row) / len(row) + eps)
+            for j in (0, 3):
+                got = out[i][j] if axis else out[j][i]
+                assert got == pytest.approx((row[j] - mean) / deviation, rel=1e-9)
+    white = kd_proj.normalise(x, "whiten")
+    torch.testing.assert_close(white.T @ white / 40, torch.eye(5, dtype=torch.float64), rtol=0, atol=0.01)
+    few = kd_proj.normalise(rand(3, 8), "whiten")
+    assert torch.isfinite(few).all(), "fewer samples than features"
+    maps = rand(2, 3, 2, 2)
+    flat = kd_proj.normalise(maps.permute(0, 2, 3, 1).reshape(8, 3), "batch")
+    torch.testing.assert_close(kd_proj.normalise(maps, "batch").permute(0, 2, 3, 1).reshape(8, 3), flat)
+    assert torch.equal(kd_proj.normalise(rand(1, 4), "batch"), torch.zeros(1, 4, dtype=torch.float64)), (
+        "a batch of one"
+    )
+
+
+@pytest.mark.parametrize("pair", [("cifar_resnet8", "cifar_wrn_16_2"), ("cifar_wrn_16_2", "cifar_resnet8")])
+def test_vkd_stays_orthogonal_while_it_is_trained(pair: tuple[str, str]) -> None:
+    method = made(KDProj, *pair)
+    before = method.project.matrix().detach()
+    take_steps(method, 0, steps=3)
+    weight = method.project.matrix().detach()
+    product = weight.T @ weight if weight.shape[0] > weight.shape[1] else weight @ weight.T
+    torch.testing.assert_close(product, torch.eye(len(product)), rtol=0, atol=1e-5)
+    assert weight.shape == (method.teacher.embedding_dim, method.student.embedding_dim)
+    assert (weight - before).abs().max() > 1e-4
+    x = rand(4, weight.shape[1]).float()
+    with torch.autocast("cpu", torch.bfloat16):
+        out = method.projected(x)
+    torch.testing.assert_close(out, x @ weight.T, rtol=1e-4, atol=1e-5)
+
+
+def test_vkd_cayley_transform_by_its_definition() -> None:
+    """(I + A/2)^-1 (I - A/2) B with A = M B^T - B M^T in full, for a matrix far from its base."""
+    torch.manual_seed(0)
+    linear = kd_proj.OrthogonalLinear(3, 7)
+    linear.move.data.normal_()
+    m, b = linear.move.double(), linear.base.double()
+    a, one = m @ b.T - b @ m.T, torch.eye(7, dtype=torch.float64)
+    expected = torch.linalg.inv(one + a / 2) @ (one - a / 2) @ b
+    torch.testing.assert_close(linear.matrix().double(), expected, rtol=1e-4, atol=1e-5)
+    maps = KDProj(net(), [teacher()], info(), tap="map")
+    x = rand(2, 64, 4, 4).float()
+    torch.testing.assert_close(maps.projected(x)[1, :, 2, 3], maps.project.matrix() @ x[1, :, 2, 3])
+
+
+def test_norm_matches_every_copy() -> None:
+    method = tiny.make("norm", net(), teacher(), tiny.tiny_data(), "method.expand=3").eval()
+    s, t = method.student(batch().images), method.teach(batch())
+    copies = method.project(s.features[-1]).chunk(3, dim=1)
+    expected = sum(slow_mse(copy, t.features[-1]) for copy in copies)
+    assert method.distill(s, t, batch())["proj"].item() == pytest.approx(expected, rel=1e-4)
+    assert method.project[0].out_channels == 3 * 64
+    with pytest.raises(ValueError, match="method.projection=linear"):
+        made(KDProj, expand=2)
+    with pytest.raises(ValueError, match="one of smooth_l1, mse, logsum"):
+        made(KDProj, distance="l2")
+
+
+def test_srd_is_the_log_of_the_sum_over_batch_normalised_sides() -> None:
+    method = tiny.make("srd", net(), teacher(), tiny.tiny_data())
+    s, t = method.student(batch().images), method.teach(batch())
+    z = method.project(s.embedding)
+    sides = [(x - x.mean(0)) / (x.var(0, correction=0) + 1e-4).sqrt() for x in (z, t.embedding)]
+    expected = 2 * math.log((sides[0] - sides[1]).double().pow(4).sum().item())
+    assert method.distill(s, t, batch())["proj"].item() == pytest.approx(expected, rel=1e-5)
+
+
+# ------------------------------------------------------------------ sskd
+
+
+def test_rotations_are_four_views_in_blocks() -> None:
+    images = torch.arange(2 * 1 * 3 * 3.0).view(2, 1, 3, 3)
+    turned = rotate(images)
+    assert torch.equal(turned[:2], images)
+    one = images[1, 0].tolist()
+    for block in (1, 2, 3):
+        one = [[one[r][2 - c] for r in range(3)] for c in range(3)]  # a quarter turn, by hand
+        assert turned[2 * block + 1, 0].tolist() == one
+
+
+def test_similarities_are_cosines_of_turned_with_upright() -> None:
+    x = rand(8, 3)
+    out = similarities(x).tolist()
+    rows = x.tolist()
+    cosine = lambda a, b: sum(p * q for p, q in zip(a, b, strict=True)) / math.hypot(*a) / math.hypot(*b)  # noqa: E731
+    for i in range(6):
+        for j in range(2):
+            assert out[i][j] == pytest.approx(cosine(rows[2 + i], rows[j]), rel=1e-9)
+
+
+@pytest.mark.parametrize("ratio", [0.0, 0.5, 0.75, 1.0])
+def test_kept_are_all_right_ones_and_the_least_wrong(ratio: float) -> None:
+    scores, targets = rand(30, 5), torch.arange(30) % 5
+    ranks = [
+        sorted(row, reverse=True).index(row[y])
+        for row, y in zip(scores.tolist(), targets.tolist(), strict=True)
+    ]
+    wrong = sum(rank > 0 for rank in ranks)
+    order = sorted(range(30), key=lambda i: ranks[i])[: 30 - wrong + int(wrong * ratio)]
+    assert kept(scores, targets, ratio).nonzero().flatten().tolist() == sorted(order)
+
+
+def test_selected_kl() -> None:
+    keep, temperature = torch.tensor([True, False, True]), 2.0
+
+    def slow(student: Tensor, target: Tensor) -> float:
+        total = 0.0
+        for i in (0, 2):
+            s, t = ([v / temperature for v in x[i].tolist()] for x in (student, target))
+            ls, lt = (math.log(sum(math.exp(v) for v in x)) for x in (s, t))
+            total += sum(math.exp(b - lt) * ((b - lt) - (a - ls)) for a, b in zip(s, t, strict=True))
+        return total / 2 * temperature**2
+
+    loss = lambda s, t: selected_kl(s, t, keep, temperature)  # noqa: E731
+    same_value_and_gradient(loss, slow, rand(3, 4), rand(3, 4, seed=1))
+    nothing = selected_kl(rand(2, 3), rand(2, 3), torch.tensor([False, False]), 1.0)
+    assert nothing.item() == 0
+
+
+def test_sskd_labels_are_learnt_from_upright_images_alone() -> None:
+    method = made(SSKD).eval()
+    one = batch()
+    losses = method.loss(one)
+    logits = method.student(one.images).logits
+    assert losses["ce"].item() == pytest.approx(0.1 * F.cross_entropy(logits, one.labels).item(), rel=1e-4)
+    torch.testing.assert_close(one.logits, logits.detach(), rtol=1e-4, atol=1e-5)
+    turned = torch.cat([torch.rot90(one.images, k, (2, 3)) for k in (1, 2, 3)])
+    with torch.no_grad():
+        s, t = method.student(turned).logits, method.teacher(turned).logits
+    expected = 2.7 * 16 * F.kl_div((s / 4).log_softmax(1), (t / 4).softmax(1), reduction="batchmean").item()
+    assert losses["turned"].item() == pytest.approx(expected, rel=1e-3), "ratio 1 keeps all"
+    assert set(losses) == {"ce", "kd", "turned", "similar"}
+
+
+def test_sskd_phases_train_the_teachers_head_and_then_the_student() -> None:
+    method = made(SSKD, init_epochs=60)
+    head, distill = method.phases()
+    assert head.epochs == 60 and head.schedule == {"lr": 0.05, "milestones": [30, 45]} and not head.evaluates
+    assert head.source is None, "the teacher's head sees flips"
+    source = tiny.tiny_data().source(batch_size=B, seed=1)
+    assert source.flip and not distill.source(source).flip
+    first = {n.split(".")[0] for n in changed(method, lambda: take_steps(method, 0))}
+    second = {n.split(".")[0] for n in changed(method, lambda: take_steps(method, 1))}
+    assert first == {"teacher_head"} and second == {"student", "student_head"}
+    assert len(made(SSKD, init_epochs=0).phases()) == 1
+
+
+def test_sskd_head_learns_which_image_was_turned() -> None:
+    method = made(SSKD)
+    one, phase = batch(), method.phases()[0]
+    train_mode(method, phase)
+    expected = F.cross_entropy(
+        similarities(method.teacher_head(method.teacher(rotate(one.images)).embedding)),
+        torch.arange(B).repeat(3),
+    )
+    assert method.head_loss(one)["head"].item() == pytest.approx(expected.item(), rel=1e-5)
+    stepper = Stepper(phase.updates[0].trains, {"lr": 0.05, "optimizer": {"name": "sgd", "momentum": 0.9}})
+    for _ in range(10):
+        stepper.step(method.head_loss(one))
+    assert method.head_loss(one)["head"] < expected
+    assert sskd.positives(2, torch.device("cpu")).tolist() == [0, 1, 0, 1, 0, 1]
+
+
+def test_sskd_takes_the_papers_epochs_on_cifar100() -> None:
+    cfg = tiny.composed("dataset=cifar100", "method=sskd")
+    assert config.plain(cfg, "method.init_epochs") == 60
+    assert config.plain(tiny.composed("method=sskd"), "method.init_epochs") == 1
+
+
+# ------------------------------------------------------------------ crd+kd
+
+
+def test_crd_kd_is_crd_with_one_times_kd() -> None:
+    data = tiny.tiny_data()
+    method = tiny.make("crd+kd", net(), teacher(), data, "method.negatives=4")
+    assert isinstance(method, CRD) and (method.ce, method.kd, method.weight, method.temperature) == (
+        1,
+        1,
+        0.8,
+        4,
+    )
+    losses = method.loss(batch())
+    assert set(losses) == {"ce", "kd", "crd"}
+    s, t = (x / 4 for x in (method.student(batch().images).logits, method.teach(batch()).logits))
+    expected = 16 * F.kl_div(s.log_softmax(1), t.softmax(1), reduction="batchmean").item()
+    assert losses["kd"].item() == pytest.approx(expected, rel=1e-4)
