@@ -38,6 +38,15 @@ class Batch:
     logits: Tensor | None = None  # [B,K] the student's, left here by Method.loss for the running accuracy
 
 
+Consult = Callable[["FeatureNet", Batch], "Outputs"]
+"""How a frozen teacher is asked about a batch; see teaching.py for faster ways than running it."""
+
+
+def consult(teacher: FeatureNet, batch: Batch) -> Outputs:
+    """Run a teacher on the view of the batch that is meant for it."""
+    return teacher(batch.views.get("teacher", batch.images))
+
+
 class Source(Protocol):
     """Where batches come from: an epoch is a pure function of (seed, epoch)."""
 
@@ -97,6 +106,7 @@ class Method(nn.Module):
         self.data = data
         self.ce, self.kd, self.temperature = ce, kd, temperature
         self.epoch = self.epochs = 1
+        self.consult: Consult = consult
 
     @property
     def teachers(self) -> tuple[FeatureNet, ...]:
@@ -133,7 +143,7 @@ class Method(nn.Module):
     def teach(self, batch: Batch, teacher: FeatureNet | None = None) -> Outputs:
         """Run a teacher (default: the only one) on the view meant for it, without gradients."""
         with torch.no_grad():
-            return (teacher or self.teacher)(batch.views.get("teacher", batch.images))
+            return self.consult(teacher or self.teacher, batch)
 
     def phases(self) -> list[Phase]:
         """Return what is trained, in which order; default one phase that trains everything trainable."""

@@ -21,10 +21,12 @@ from distill.errors import exit_code
 from distill.evaluate import accuracy
 from distill.fit import Fit, Options
 from distill.method import Method
-from distill.models import build
+from distill.models import FeatureNet, build
 from distill.result import describe, finish, stored_result
 from distill.signals import StopSignals
+from distill.speed import compile_forward, why_compile
 from distill.teachers import Teacher, get_teachers
+from distill.teaching import Prepared
 from distill.watch import Watch, make_tracker
 
 log = logging.getLogger(__name__)
@@ -68,6 +70,7 @@ class Experiment:
         runtime.seed_everything(int(cfg.seed))
         self.method = make_method(cfg, self.data, self.teachers, self.device)
         schedule = make_schedule(cfg)
+        self._hasten(int(schedule["batch_size"]))
         source = self.data.source(batch_size=int(schedule["batch_size"]), seed=int(cfg.seed))
         autocast = partial(runtime.autocast, self.device, self.precision)
         options = Options(autocast, self.precision == "fp16", int(cfg.log_every), 60 * float(cfg.save_minutes))
@@ -76,6 +79,19 @@ class Experiment:
                        Checkpoints(folder / "checkpoints"), self.watch, stop)  # fmt: skip
         teacher = config.teacher_name(cfg) if self.teachers else None
         self.watch.tracker = make_tracker(cfg, folder, self.fit.restore(), teacher)
+
+    def _hasten(self, batch: int) -> None:
+        """Fold and cast the teachers; compile teachers and trained nets where the run is long enough to pay for it."""
+        nets = [teacher.net for teacher in self.teachers]
+        prepared = Prepared(nets, runtime.DTYPES[self.precision] if self.precision != "fp32" else None)
+        self.method.consult = prepared
+        steps = -(-self.data.info.num_train // batch) * int(self.cfg.schedule.epochs)
+        compiling, why = why_compile(self.cfg.compile, steps, self.device)
+        log.info("%s: %s", "compiling the nets" if compiling else "nets run eagerly", why)
+        if compiling:
+            trained = [net for net in self.method.modules() if isinstance(net, FeatureNet)]
+            for net in (*prepared.copies.values(), *trained):
+                compile_forward(net, batch)
 
     @contextmanager
     def logged(self) -> Iterator[None]:

@@ -1,7 +1,7 @@
 """FeatureNet: any classifier in timm's contract, with the maps that distillation reads."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -67,6 +67,8 @@ class FeatureNet(nn.Module):
         self.model = model
         self.name, self.size, self.in_chans, self.recipe = name, size, in_chans, recipe
         self.num_classes: int = model.num_classes  # type: ignore[assignment]
+        self._compiled: Callable[[Tensor], Outputs] | None = None
+        self._compiled_fits: Callable[[Tensor], bool] = lambda images: False
         self.register_buffer("input_scale", None, persistent=False)
         self.register_buffer("input_shift", None, persistent=False)
         self.reader = self._new_reader()
@@ -82,9 +84,9 @@ class FeatureNet(nn.Module):
             return CifarReader()
         from distill.models.timm_reader import TimmReader  # imports timm, which takes seconds
 
-        return TimmReader(self.model, self.name, self._probe())
+        return TimmReader(self.model, self.name, self.probe())
 
-    def _probe(self) -> Tensor:
+    def probe(self) -> Tensor:
         """A fixed image [1, C, H, W] on the model's device; the global random state is left alone."""
         image = torch.randn(
             1, self.in_chans, self.size, self.size, generator=torch.Generator().manual_seed(0)
@@ -94,7 +96,7 @@ class FeatureNet(nn.Module):
     def _dry_run(self) -> Outputs:
         with torch.no_grad(), evaluating(self.model):
             try:
-                return self.reader.read(self.model, self._probe())
+                return self.reader.read(self.model, self.probe())
             except (RuntimeError, AssertionError, ValueError) as error:
                 raise ValueError(wrong_size(self.name, self.size, self.in_chans, error)) from error
 
@@ -105,9 +107,22 @@ class FeatureNet(nn.Module):
 
     def forward(self, images: Tensor) -> Outputs:
         """images [B, C, H, W], normalised for the data -> Outputs."""
+        if self._compiled is not None and self._compiled_fits(images):
+            return self._compiled(images)
+        return self.read(images)
+
+    def read(self, images: Tensor) -> Outputs:
+        """What forward does, never compiled."""
         if self.input_scale is not None:
             images = images * self.input_scale + self.input_shift
         return self.reader.read(self.model, images)
+
+    def use(self, compiled: Callable[[Tensor], Outputs], fits: Callable[[Tensor], bool]) -> None:
+        """From now on `compiled` takes the place of `read` for images that fit; copies of the net do not inherit it."""
+        self._compiled, self._compiled_fits = compiled, fits
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_compiled": None}
 
     def classify(self, last_feature: Tensor) -> Tensor:
         """[B, C, H, W] in place of the last stage's map -> logits [B, K], by all that follows that map.
@@ -165,7 +180,7 @@ class FeatureNet(nn.Module):
 
         counter = FlopCounterMode(display=False)
         with torch.no_grad(), evaluating(self.model), counter:
-            self.model(self._probe())
+            self.model(self.probe())
         return counter.get_total_flops() // 2
 
 

@@ -1,0 +1,40 @@
+"""Faster ways of asking a frozen teacher than running it as it was loaded."""
+
+from __future__ import annotations
+
+import torch
+
+from distill.method import Batch, Consult, consult
+from distill.models import FeatureNet, Outputs
+from distill.speed import fold_batchnorm, half_weights
+
+
+class Prepared:
+    """Asks copies of the teachers whose BatchNorm is folded and, under bf16 or fp16, whose weights are cast once.
+
+    The teachers themselves stay as they were, for methods that read their BatchNorms or send gradients through them.
+    """
+
+    def __init__(self, teachers: list[FeatureNet], dtype: torch.dtype | None = None) -> None:
+        self.copies = {id(net): fold_batchnorm(net) for net in teachers}
+        self._originals = teachers  # keeps the ids from being given to others
+        for net, copy in zip(teachers, self.copies.values(), strict=True):
+            if dtype is not None and copy is not net:
+                half_weights(copy, dtype)
+
+    def __call__(self, teacher: FeatureNet, batch: Batch) -> Outputs:
+        return consult(self.copies.get(id(teacher), teacher), batch)
+
+
+class Remembered:
+    """Asks once for a batch that several runs share: the answer is kept until other images come."""
+
+    def __init__(self, consult: Consult) -> None:
+        self.consult = consult
+        self._answers: dict[int, tuple[torch.Tensor, Outputs]] = {}
+
+    def __call__(self, teacher: FeatureNet, batch: Batch) -> Outputs:
+        known = self._answers.get(id(teacher))
+        if known is None or known[0] is not batch.images:
+            self._answers[id(teacher)] = known = (batch.images, self.consult(teacher, batch))
+        return known[1]

@@ -1,0 +1,107 @@
+"""What makes a step faster must not change what it computes."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+
+from distill import speed
+from distill.method import Batch
+from distill.models import build
+from distill.speed import fold_batchnorm, half_weights, why_compile
+from distill.teaching import Prepared, Remembered
+from tests import tiny
+
+
+def shaken(name: str):
+    """A net whose BatchNorm statistics and weights are far from their initial values."""
+    net = tiny.net(name, seed=3)
+    generator = torch.Generator().manual_seed(1)
+    for module in net.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.3, generator=generator)
+            module.running_var.uniform_(0.5, 2, generator=generator)
+            module.weight.data.uniform_(0.5, 1.5, generator=generator)
+            module.bias.data.normal_(0, 0.3, generator=generator)
+    return tiny.frozen(net)
+
+
+@pytest.mark.parametrize("name", ["cifar_resnet14", "cifar_resnet8x4", "cifar_wrn_16_1", "cifar_vgg8", "cifar_MobileNetV2",
+                                  "cifar_ShuffleV1", "cifar_ShuffleV2", "cifar_ResNet50", "resnet18"])  # fmt: skip
+def test_folding_batchnorm_changes_nothing_but_rounding(name: str) -> None:
+    net = shaken(name)
+    before = {key: value.clone() for key, value in net.state_dict().items()}
+    folded = fold_batchnorm(net)
+    norms = [sum(isinstance(m, torch.nn.BatchNorm2d) for m in n.modules()) for n in (net, folded)]
+    assert norms[1] < 0.6 * norms[0]
+    images = torch.randn(3, 3, 16, 16)
+    with torch.no_grad():
+        one, other = net(images), folded(images)
+    for a, b in zip([one.logits, one.embedding, *one.features], [other.logits, other.embedding, *other.features], strict=True):
+        assert torch.allclose(a, b, rtol=1e-3, atol=2e-4 * max(1.0, a.abs().max().item()))
+    assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items()), "the original is untouched"
+
+
+def test_a_convolution_whose_output_is_shown_keeps_its_batchnorm() -> None:
+    """A wide net's stem convolution feeds a BatchNorm and the first shortcut: folding it would change the stem."""
+    folded = fold_batchnorm(shaken("cifar_wrn_16_1"))
+    kept = [name for name, m in folded.model.named_modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    assert "block1.layer.0.bn1" in kept and not any(name.endswith("bn2") for name in kept)
+
+
+def test_prepared_teachers_give_the_losses_of_the_live_one() -> None:
+    data = tiny.tiny_data()
+    batch = next(iter(data.source(batch_size=8, seed=1).epoch(1)))
+    method = tiny.seeded_method("kd", data)
+    live = {key: value.item() for key, value in method.loss(batch).items()}
+    method.consult = Prepared(list(method.teachers))
+    fast = {key: value.item() for key, value in method.loss(batch).items()}
+    assert fast == pytest.approx(live, rel=1e-4)
+    assert method.teacher.model.fc.weight.dtype == torch.float32
+
+
+def test_half_weights_only_where_autocast_casts_anyway() -> None:
+    net = half_weights(copy.deepcopy(shaken("cifar_wrn_16_1")), torch.bfloat16)
+    kinds = {type(m).__name__: m.weight.dtype for m in net.modules() if getattr(m, "weight", None) is not None}
+    assert kinds == {"Conv2d": torch.bfloat16, "BatchNorm2d": torch.float32, "Linear": torch.bfloat16}
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        assert net(torch.randn(2, 3, 16, 16)).logits.dtype == torch.float32
+
+
+def test_a_shared_batch_is_asked_for_once() -> None:
+    asked = []
+    remembered = Remembered(lambda teacher, batch: asked.append(teacher) or object())
+    images, other = torch.zeros(2, 3, 4, 4), torch.zeros(2, 3, 4, 4)
+    labels = torch.zeros(2, dtype=torch.int64)
+    first = remembered("teacher", Batch(images, labels, labels))
+    assert remembered("teacher", Batch(images, labels, labels)) is first and len(asked) == 1
+    assert remembered("teacher", Batch(other, labels, labels)) is not first and len(asked) == 2
+
+
+def test_compiling_is_decided_by_length_and_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    cpu = torch.device("cpu")
+    monkeypatch.setattr(speed, "_compiler_missing", lambda device: None)
+    assert why_compile("auto", 460, cpu) == (False, "460 steps would not pay for it")
+    assert why_compile("auto", 187_680, cpu) == (True, "187680 steps pay for it")
+    assert why_compile(False, 10**6, cpu)[0] is False and why_compile("true", 1, cpu)[0] is True
+    monkeypatch.setattr(speed, "_compiler_missing", lambda device: "a C++ compiler")
+    assert why_compile("auto", 10**6, cpu) == (False, "a C++ compiler is not here")
+    with pytest.raises(ValueError, match="compile=true needs a C"):
+        why_compile("true", 1, cpu)
+
+
+def test_a_compiled_net_is_used_for_its_batch_and_mode_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+    monkeypatch.setattr(torch, "compile", lambda f, **_: lambda images: calls.append(len(images)) or f(images))
+    net = build("cifar_resnet8", 5, size=16, seed=0).train()
+    speed.compile_forward(net, 4)
+    net(torch.randn(4, 3, 16, 16))
+    net(torch.randn(2, 3, 16, 16))
+    with torch.no_grad():
+        net(torch.randn(4, 3, 16, 16))
+    net.eval()(torch.randn(4, 3, 16, 16))
+    assert calls == [4]
+    copy.deepcopy(net).train()(torch.randn(4, 3, 16, 16))
+    assert calls == [4], "a copy must not run its original's compiled code"
