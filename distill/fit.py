@@ -17,6 +17,7 @@ from distill.checkpoint import Checkpoints, SaveError
 from distill.errors import Stopped
 from distill.meter import Meter
 from distill.method import Batch, Method, Phase, Source
+from distill.models import FeatureNet
 from distill.optim import Stepper
 from distill.runtime import rng_state, set_rng_state
 from distill.signals import StopSignals
@@ -31,7 +32,7 @@ class Watcher(Protocol):
     def begin_epoch(self, fit: Fit, phase: Phase, steps: int) -> None: ...
     def step(self, row: dict[str, Any]) -> None: ...
     def epoch(self, row: dict[str, Any]) -> None: ...
-    def best(self, net: nn.Module) -> None: ...
+    def best(self, net: FeatureNet) -> None: ...
 
 
 @dataclass

@@ -86,7 +86,7 @@ class Stepper:
 
     def backward(self, losses: Mapping[str, Tensor]) -> None:
         """Compute gradients of the summed losses."""
-        self.scaler.scale(sum(losses.values())).backward()
+        self.scaler.scale(torch.stack(list(losses.values())).sum()).backward()
 
     def state_dict(self) -> dict[str, Any]:
         return {"optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict()}

@@ -140,7 +140,7 @@ def make_method(cfg: DictConfig, data: Data, teachers: list[Teacher], device: to
         pretrained=bool(spec.get("pretrained")), args=spec.get("args") or {}, seed=int(cfg.seed),
     )  # fmt: skip
     method: Method = config.build(cfg.method, student=student, teachers=[t.net for t in teachers], data=info)
-    return method.to(device=device, memory_format=torch.channels_last)
+    return method.to(device).to(memory_format=torch.channels_last)
 
 
 def make_schedule(cfg: DictConfig) -> dict[str, Any]:

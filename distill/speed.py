@@ -119,7 +119,7 @@ def compile_forward(net: FeatureNet, batch: int) -> None:
     for use without gradients, with its weights as constants.
     """
     frozen = not any(p.requires_grad for p in net.parameters())
-    options = {"freezing": True} if frozen else None
+    options: dict[str, Any] | None = {"freezing": True} if frozen else None
     compiled: Callable[[Tensor], Outputs] = torch.compile(net.read, dynamic=False, options=options)
 
     def fits(images: Tensor) -> bool:

@@ -47,7 +47,7 @@ def _teacher(
     if not spec.get("model"):
         raise ValueError(f"method={cfg.method.name} needs a teacher: pass teacher=<name>, for example teacher=resnet56.")
     net, origin = _make(cfg, spec, data, train)
-    net.requires_grad_(False).eval().to(device=device, memory_format=torch.channels_last)
+    net.requires_grad_(False).eval().to(device).to(memory_format=torch.channels_last)
     _own_statistics(net, spec, data)
     teacher = Teacher(net, *_accuracy(net, data, Path(str(cfg.output))), origin)
     _refuse_guessing(teacher, spec, data)

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
-from torch import nn
 
 from distill import config
 from distill.checkpoint import export
 from distill.fit import Fit
 from distill.method import Phase
+from distill.models import FeatureNet
 from distill.progress import Progress
 from distill.track import Tracker
 
@@ -40,7 +40,7 @@ class Watch:
         self.tracker.log({"kind": "epoch", **row})
         self.progress.epoch_end(row)
 
-    def best(self, net: nn.Module) -> None:
+    def best(self, net: FeatureNet) -> None:
         export(net.model, self.folder / "best.safetensors")
 
     def close(self, code: int, fit: Fit) -> None:

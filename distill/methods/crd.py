@@ -38,6 +38,10 @@ class NegativeSampler(nn.Module):
     fills [first, first + size) is slot p, or p + size from `first` on. All randomness comes from torch's generators.
     """
 
+    slots: Tensor  # [N] memory slots sorted by class
+    sizes: Tensor  # [K] slots of each class
+    first: Tensor  # [K] where each class begins in `slots`
+
     def __init__(self, labels: Tensor, num_classes: int, count: int) -> None:
         super().__init__()
         sizes = torch.bincount(labels, minlength=num_classes)
@@ -74,6 +78,9 @@ class NegativeSampler(nn.Module):
 
 class Memory(nn.Module):
     """One bank of unit vectors [N,D], a slot for every training image, and its normaliser Z."""
+
+    bank: Tensor  # [N,D]
+    z: Tensor  # scalar; 0 until the first batch sets it
 
     def __init__(self, total: int, dim: int) -> None:
         super().__init__()
