@@ -1,0 +1,59 @@
+"""A discriminator of embeddings (Wang, Xu, Xu, Tao, AAAI 2018)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from distill.data import DataInfo
+from distill.discriminators import mlp, own_optimizer, real_or_fake
+from distill.method import Batch, Losses, Method, Phase, Update
+from distill.models import FeatureNet, Outputs
+
+
+class AdvFeatures(Method):
+    """ce x CE + kd x KL + weight x adversarial loss: an MLP tells the student's embeddings from the teacher's.
+
+    A linear map takes the student's embedding to the teacher's width where they differ. Student and discriminator
+    take turns within a step, the student first. No code by the authors is known: the weights are ours, as are
+    D's width and rate.
+    """
+
+    def __init__(
+        self,
+        student: FeatureNet,
+        teachers: Sequence[FeatureNet],
+        data: DataInfo,
+        *,
+        ce: float = 1.0,
+        kd: float = 1.0,
+        temperature: float = 4.0,
+        weight: float = 0.1,
+        hidden: int = 128,
+        discriminator_lr: float = 0.001,
+    ) -> None:
+        super().__init__(student, teachers, data, ce=ce, kd=kd, temperature=temperature)
+        self.weight, self.discriminator_lr = weight, discriminator_lr
+        mine, width = student.embedding_dim, self.teacher.embedding_dim
+        self.embed = nn.Linear(mine, width) if mine != width else nn.Identity()
+        self.discriminator = mlp(width, hidden, 1)
+        self._seen: tuple[Tensor, Tensor] | None = None
+
+    def distill(self, student: Outputs, teacher: Outputs, batch: Batch) -> Losses:
+        mine = self.embed(student.embedding)
+        self._seen = (mine.detach(), teacher.embedding)
+        return {"adversarial": self.weight * real_or_fake(self.discriminator(mine), True)}
+
+    def judge(self, batch: Batch) -> Losses:
+        """The discriminator's turn, on the embeddings of the student's turn."""
+        assert self._seen is not None
+        student, teacher = (self.discriminator(embedding) for embedding in self._seen)
+        return {"discriminator": real_or_fake(teacher, True) + real_or_fake(student, False)}
+
+    def phases(self) -> list[Phase]:
+        judge = Update("discriminator", self.judge, [self.discriminator], own_optimizer(self.discriminator_lr))
+        return [Phase("distill", [Update("student", self.loss, [self.student, self.embed]), judge])]
+
+    def after_step(self) -> None:
+        self._seen = None

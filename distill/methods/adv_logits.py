@@ -1,0 +1,81 @@
+"""A discriminator of logits (Xu, Hsu, Huang, BMVC 2018, arXiv:1709.00513)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from distill.data import DataInfo
+from distill.discriminators import mlp, own_optimizer, real_or_fake
+from distill.losses import full_precision
+from distill.method import Batch, Losses, Method, Phase, Update
+from distill.models import FeatureNet, Outputs
+
+
+@full_precision
+def l1_loss(student: Tensor, teacher: Tensor) -> Tensor:
+    """Mean absolute difference of logits [B,K], over images and classes."""
+    return (student - teacher).abs().mean()
+
+
+@full_precision
+def discriminator_loss(student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
+    """What D minimises, from its outputs [B,K+1] on the student's and on the teacher's logits.
+
+    The last output says "a teacher's"; the others classify, on both sides, so that D judges logits by class.
+    """
+    adversarial = real_or_fake(teacher[:, -1], True) + real_or_fake(student[:, -1], False)
+    return adversarial + F.cross_entropy(teacher[:, :-1], labels) + F.cross_entropy(student[:, :-1], labels)
+
+
+@full_precision
+def student_loss(outputs: Tensor, labels: Tensor) -> Tensor:
+    """What D asks of the student, from D's outputs [B,K+1] on its logits: pass as a teacher, and of the right class."""
+    return real_or_fake(outputs[:, -1], True) + F.cross_entropy(outputs[:, :-1], labels)
+
+
+class AdvLogits(Method):
+    """ce x CE + l1 x |z_s - z_t| + weight x adversarial loss of an MLP on logits, which has its own optimiser.
+
+    Student and discriminator take turns within a step, the student first. The student pleases D by the
+    non-saturating loss. No code by the authors is known: the weights are ours, as are D's width and rate.
+    """
+
+    def __init__(
+        self,
+        student: FeatureNet,
+        teachers: Sequence[FeatureNet],
+        data: DataInfo,
+        *,
+        ce: float = 1.0,
+        kd: float = 0.0,
+        temperature: float = 4.0,
+        weight: float = 0.1,
+        l1: float = 1.0,
+        hidden: int = 128,
+        discriminator_lr: float = 0.001,
+    ) -> None:
+        super().__init__(student, teachers, data, ce=ce, kd=kd, temperature=temperature)
+        self.weight, self.l1, self.discriminator_lr = weight, l1, discriminator_lr
+        self.discriminator = mlp(data.num_classes, hidden, data.num_classes + 1)
+        self._seen: tuple[Tensor, Tensor] | None = None
+
+    def distill(self, student: Outputs, teacher: Outputs, batch: Batch) -> Losses:
+        self._seen = (student.logits.detach(), teacher.logits)
+        adversarial = student_loss(self.discriminator(student.logits), batch.labels)
+        return {"l1": self.l1 * l1_loss(student.logits, teacher.logits), "adversarial": self.weight * adversarial}
+
+    def judge(self, batch: Batch) -> Losses:
+        """The discriminator's turn, on the logits of the student's turn."""
+        assert self._seen is not None
+        student, teacher = (self.discriminator(logits) for logits in self._seen)
+        return {"discriminator": discriminator_loss(student, teacher, batch.labels)}
+
+    def phases(self) -> list[Phase]:
+        judge = Update("discriminator", self.judge, [self.discriminator], own_optimizer(self.discriminator_lr))
+        return [Phase("distill", [Update("student", self.loss, [self.student]), judge])]
+
+    def after_step(self) -> None:
+        self._seen = None
