@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Sequence
 from itertools import pairwise
@@ -107,10 +106,11 @@ class FT(Method):
         factors = int(channels * rate)
         if factors < 1:
             raise ValueError(f"method.rate is {rate}, which leaves none of {channels} channels: use 0.5.")
-        if form == "collapsed" and 1 in (math.prod(net.shapes[-1][1:]) for net in (student, self.teacher)):
+        mine, other = student.shapes[-1], self.teacher.shapes[-1]
+        if form == "collapsed" and 1 in (mine[1] * mine[2], other[1] * other[2]):
             raise ValueError(
-                f"ft collapses factors to attention maps, and one of {student.shapes[-1]} of {student.name} and "
-                f"{self.teacher.shapes[-1]} of {self.teacher.name} has one position: use method.form=paper, or method=crd."
+                f"ft compares attention maps, but one of the last maps {mine} of {student.name} and {other} of "
+                f"{self.teacher.name} has a single position: use method.form=paper, or method=crd."
             )
         self.weight, self.form, self.p1, self.p2 = weight, form, p1, p2
         self.init_epochs = init_epochs
