@@ -109,8 +109,8 @@ class FT(Method):
         mine, other = student.shapes[-1], self.teacher.shapes[-1]
         if form == "collapsed" and 1 in (mine[1] * mine[2], other[1] * other[2]):
             raise ValueError(
-                f"ft compares attention maps, but one of the last maps {mine} of {student.name} and {other} of "
-                f"{self.teacher.name} has a single position: use method.form=paper, or method=crd."
+                f"ft compares attention maps, and of the last maps {mine} of {student.name} and {other} of "
+                f"{self.teacher.name} one has one position: use method.form=paper, or method=crd."
             )
         self.weight, self.form, self.p1, self.p2 = weight, form, p1, p2
         self.init_epochs = init_epochs
