@@ -1,0 +1,97 @@
+"""Apprentice (Mishra, Marr, ICLR 2018, arXiv:1711.05852)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from distill.data import DataInfo
+from distill.losses import full_precision
+from distill.method import Batch, Losses, Method, Phase, Update
+from distill.models import FeatureNet
+from distill.quant import enable, is_quantized, quantize
+
+
+@full_precision
+def imitation_loss(student: Tensor, teacher: Tensor) -> Tensor:
+    """H(p_t, p_s), the cross-entropy of logits [B,K] with the teacher's probabilities at T=1 (eq. 1, last
+    term).
+    """
+    return F.cross_entropy(student, teacher.softmax(1))
+
+
+class Apprentice(Method):
+    """weight x CE(z_t) + ce x CE(z_s) + kd x H(p_t, p_s) of a low-precision student (eq. 1), in three
+    schemes.
+
+    A: a teacher of the given architecture learns from scratch together with the student; all terms reach
+    both nets. B: the given teacher is fixed, so that its own term has no gradient and is left out. C: a
+    student trained in full precision first, then quantised and fine-tuned under the fixed teacher at a lower
+    rate, for `tune_epochs`. Weights and inputs are rounded with learned steps (LSQ) in place of the paper's
+    fixed clipping.
+    """
+
+    def __init__(
+        self,
+        student: FeatureNet,
+        teachers: Sequence[FeatureNet],
+        data: DataInfo,
+        *,
+        ce: float = 0.5,
+        kd: float = 0.5,
+        weight: float = 1.0,
+        scheme: str = "B",
+        weights: int = 4,
+        activations: int | None = 8,
+        ends: int | None = None,
+        tune_epochs: int = 30,
+        tune_lr: float = 0.005,
+    ) -> None:
+        super().__init__(student, teachers, data, ce=ce, kd=kd, temperature=1.0)
+        if scheme not in ("A", "B", "C"):
+            raise ValueError(f"method.scheme is {scheme!r}: apprentice has the schemes A, B and C.")
+        self.weight, self.scheme, self.tune_epochs, self.tune_lr = weight, scheme, tune_epochs, tune_lr
+        if not is_quantized(student):
+            quantize(student, weights=weights, activations=activations, ends=ends)
+        self.companion = self.teacher.twin() if scheme == "A" else None
+
+    def soft_targets(self, student: Tensor, teacher: Tensor) -> Tensor:
+        return imitation_loss(student, teacher)
+
+    def joint_loss(self, batch: Batch) -> Losses:
+        """Loss of scheme A."""
+        assert self.companion is not None
+        student, teacher = self.student(batch.images).logits, self.companion(batch.images).logits
+        batch.logits = student.detach()
+        return {
+            "ce_teacher": self.weight * F.cross_entropy(teacher, batch.labels),
+            "ce": self.ce * F.cross_entropy(student, batch.labels),
+            "kd": self.kd * imitation_loss(student, teacher),
+        }
+
+    def labels_only(self, batch: Batch) -> Losses:
+        """Loss of scheme C's first phase."""
+        logits = self.student(batch.images).logits
+        batch.logits = logits.detach()
+        return {"ce": F.cross_entropy(logits, batch.labels)}
+
+    def full_precision_student(self) -> None:
+        enable(self.student, False)
+
+    def low_precision_student(self) -> None:
+        enable(self.student, True, restart=True)
+
+    def phases(self) -> list[Phase]:
+        if self.companion is not None:
+            return [Phase("joint", [Update("both", self.joint_loss, [self.student, self.companion])])]
+        taught = [Update("student", self.loss, [self.student])]
+        if self.scheme == "B":
+            return [Phase("distill", taught)]
+        alone = [Update("student", self.labels_only, [self.student])]
+        low = {"lr": self.tune_lr, "decay": "constant", "milestones": [], "warmup_epochs": 0}
+        return [
+            Phase("full-precision", alone, begin=self.full_precision_student, evaluates=False),
+            Phase("fine-tune", taught, self.tune_epochs, low, begin=self.low_precision_student),
+        ]

@@ -1,0 +1,90 @@
+"""Quantization-aware knowledge distillation (Kim et al. 2019, arXiv:1911.12491)."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from distill.data import DataInfo
+from distill.method import Batch, Losses, Method, Phase, Update
+from distill.models import FeatureNet
+from distill.quant import is_quantized, quantize
+
+
+class QKD(Method):
+    """Three phases: self-studying (cross-entropy alone), co-studying (teacher and student teach each other),
+    tutoring.
+
+    Co-studying: ce x CE + kd x T^2 KL for either net, each against the other's detached answer (eq. 5-6), on
+    a copy of the teacher that is trained; tutoring: the student alone, under that copy, now frozen. The
+    paper's learned quantiser is LSQ here, with a step a layer.
+    """
+
+    def __init__(
+        self,
+        student: FeatureNet,
+        teachers: Sequence[FeatureNet],
+        data: DataInfo,
+        *,
+        ce: float = 1.0,
+        kd: float = 1.0,
+        temperature: float = 2.0,
+        weights: int = 4,
+        activations: int | None = 4,
+        ends: int | None = 8,
+        self_epochs: int = 30,
+        tutor_epochs: int = 30,
+        teacher_lr: float = 0.005,
+        tutor_lr: float = 0.005,
+    ) -> None:
+        super().__init__(student, teachers, data, ce=ce, kd=kd, temperature=temperature)
+        if not is_quantized(student):
+            quantize(student, weights=weights, activations=activations, ends=ends)
+        self.self_epochs, self.tutor_epochs = self_epochs, tutor_epochs
+        self.teacher_lr, self.tutor_lr = teacher_lr, tutor_lr
+        self.tutor = copy.deepcopy(self.teacher).requires_grad_(True)
+
+    def alone(self, batch: Batch) -> Losses:
+        """Loss of self-studying."""
+        logits = self.student(batch.images).logits
+        batch.logits = logits.detach()
+        return {"ce": F.cross_entropy(logits, batch.labels)}
+
+    def student_loss(self, batch: Batch) -> Losses:
+        """Loss of the student in co-studying and tutoring."""
+        student = self.student(batch.images).logits
+        batch.logits = student.detach()
+        teacher = self.teach(batch, self.tutor).logits
+        return self.both("", student, teacher, batch)
+
+    def teacher_loss(self, batch: Batch) -> Losses:
+        """Loss of the teacher's copy in co-studying, against the student's answer of this step."""
+        teacher = self.tutor(batch.views.get("teacher", batch.images)).logits
+        assert batch.logits is not None
+        return self.both("_teacher", teacher, batch.logits, batch)
+
+    def both(self, name: str, mine: Tensor, other: Tensor, batch: Batch) -> Losses:
+        losses = {f"ce{name}": self.ce * F.cross_entropy(mine, batch.labels)} if self.ce else {}
+        return losses | {f"kd{name}": self.kd * self.soft_targets(mine, other)}
+
+    def co_study(self) -> None:
+        self.tutor.requires_grad_(True)
+
+    def freeze_tutor(self) -> None:
+        self.tutor.requires_grad_(False)
+
+    def phases(self) -> list[Phase]:
+        student = Update("student", self.student_loss, [self.student])
+        teacher = Update("teacher", self.teacher_loss, [self.tutor], {"lr": self.teacher_lr})
+        steady = {"decay": "constant", "milestones": [], "warmup_epochs": 0}
+        low = {**steady, "lr": self.tutor_lr}
+        alone = Update("student", self.alone, [self.student])
+        phases = [
+            Phase("self-study", [alone], self.self_epochs, steady, begin=self.freeze_tutor),
+            Phase("co-study", [student, teacher], begin=self.co_study),
+            Phase("tutor", [student], self.tutor_epochs, low, begin=self.freeze_tutor),
+        ]
+        return [phase for phase in phases if phase.epochs != 0]

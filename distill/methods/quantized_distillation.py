@@ -1,0 +1,37 @@
+"""Quantised distillation (Polino, Pascanu, Alistarh, ICLR 2018, arXiv:1802.05668)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from distill.data import DataInfo
+from distill.method import Method
+from distill.models import FeatureNet
+from distill.quant import is_quantized, quantize
+
+
+class QuantizedDistillation(Method):
+    """ce x CE + kd x T^2 KL of a student whose weights are rounded in the forward pass (algorithm 1).
+
+    Weights are scaled linearly in buckets and rounded to 2^bits levels; gradients at the rounded weights go
+    to the full-precision ones. Differentiable quantisation (algorithm 2), which moves the levels instead, is
+    not offered. A student that `student.quantize` has quantised already is taken as it is.
+    """
+
+    def __init__(
+        self,
+        student: FeatureNet,
+        teachers: Sequence[FeatureNet],
+        data: DataInfo,
+        *,
+        ce: float = 0.1,
+        kd: float = 0.9,
+        temperature: float = 4.0,
+        weights: int = 4,
+        activations: int | None = None,
+        ends: int | None = 8,
+        bucket: int = 256,
+    ) -> None:
+        super().__init__(student, teachers, data, ce=ce, kd=kd, temperature=temperature)
+        if not is_quantized(student):
+            quantize(student, weights=weights, activations=activations, ends=ends, bucket=bucket)

@@ -1,0 +1,127 @@
+"""Quantised students as files of whole numbers: written, read back, measured."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import safe_open
+from torch import Tensor, nn
+
+from distill.files import replacing
+from distill.models import FeatureNet, build
+from distill.quant import (
+    Codes,
+    StepInputs,
+    is_quantized,
+    limits,
+    plain,
+    plain_state,
+    quantize_input,
+    quantizers,
+)
+
+FILE = "student.int8.safetensors"
+
+
+def pack(values: Tensor, bits: int) -> Tensor:
+    """Return whole numbers [M] of 0..2^bits-1 as bytes: one each of 5 to 8 bits, two of 3 or 4, four of 2."""
+    share = {2: 4, 3: 2, 4: 2}.get(bits, 1)
+    width = 8 // share
+    flat = values.flatten().to(torch.uint8)
+    flat = torch.cat([flat, flat.new_zeros(-len(flat) % share)]).view(-1, share)
+    shifts = torch.arange(share, dtype=torch.uint8, device=flat.device) * width
+    return (flat << shifts).sum(1).to(torch.uint8)
+
+
+def unpack(packed: Tensor, bits: int, count: int) -> Tensor:
+    """Return the `count` whole numbers that `pack` put into bytes."""
+    share = {2: 4, 3: 2, 4: 2}.get(bits, 1)
+    width = 8 // share
+    shifts = torch.arange(share, dtype=torch.uint8, device=packed.device) * width
+    return ((packed[:, None] >> shifts) & (2**width - 1)).flatten()[:count]
+
+
+def write_quantized(net: FeatureNet, path: str | Path) -> None:
+    """Write a quantised net: whole numbers for its quantised weights, all else as it is, inputs' steps as
+    metadata.
+    """
+    tensors = {name: value.detach().cpu().contiguous().clone() for name, value in plain_state(net).items()}
+    names = {module: name for name, module in net.model.named_modules()}
+    about: dict[str, Any] = {"model": net.name, "weights": {}, "inputs": {}}
+    for module, quantizer in quantizers(net):
+        name = names[module]
+        if isinstance(quantizer, StepInputs):
+            step = abs(quantizer.step.item())
+            about["inputs"][name] = {"bits": quantizer.bits, "signed": quantizer.signed, "step": step}
+            continue
+        original = module.parametrizations.weight.original
+        codes, shape = quantizer.codes(original.detach().cpu()), list(original.shape)
+        low = int(codes.values.amin().clamp(max=0)) and limits(quantizer.bits, True)[0]
+        del tensors[f"{name}.weight"]
+        tensors[f"{name}.weight.codes"] = pack(codes.values - low, quantizer.bits)
+        tensors[f"{name}.weight.scale"] = codes.scale.contiguous().clone()
+        tensors[f"{name}.weight.offset"] = (codes.offset + low * codes.scale).contiguous().clone()
+        about["weights"][name] = {"bits": quantizer.bits, "shape": shape, "count": codes.values.numel()}
+    with replacing(Path(path)) as file:
+        file.write(safetensors.torch.save(tensors, {"distill": json.dumps(about)}))
+
+
+def read_quantized(path: str | Path, like: FeatureNet) -> FeatureNet:
+    """Return a net of `like`'s architecture from a file of whole numbers: weights dequantised, inputs
+    rounded.
+
+    The arithmetic itself runs in floating point, on exactly the numbers that whole-number arithmetic would
+    stand for. Raises ValueError for a file of another kind.
+    """
+    with safe_open(str(path), framework="pt") as file:
+        metadata = file.metadata() or {}
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+    if "distill" not in metadata:
+        raise ValueError(f"{path} holds no quantised student: give a {FILE} of a run with quantisation.")
+    about = json.loads(metadata["distill"])
+    for name, entry in about["weights"].items():
+        parts = [tensors.pop(f"{name}.weight.{part}") for part in ("codes", "scale", "offset")]
+        values = unpack(parts[0], entry["bits"], entry["count"]).float().view(len(parts[1]), -1)
+        tensors[f"{name}.weight"] = Codes(values, parts[1], parts[2]).tensor(torch.Size(entry["shape"]))
+    assert like.recipe is not None
+    net = build(**like.recipe)
+    net.model.load_state_dict(tensors)
+    net.input_scale, net.input_shift = like.input_scale, like.input_shift
+    for name, entry in about["inputs"].items():
+        _fixed_input(net.model.get_submodule(name), **entry)
+    return net.to(next(like.parameters()).device).eval()
+
+
+def _fixed_input(module: Any, bits: int, signed: bool, step: float) -> None:
+    quantizer = StepInputs(bits, signed)
+    quantizer.step.data.fill_(step)
+    quantizer.ready.fill_(True)
+    module.input_quantizer = quantizer
+    module.register_forward_pre_hook(quantize_input)
+
+
+def report(net: FeatureNet, folder: Path, accuracy: Callable[[nn.Module], float]) -> dict[str, Any]:
+    """Write a quantised net's file, read it back and return what a result tells of it; {} for an ordinary
+    net.
+    """
+    if not is_quantized(net):
+        return {}
+    write_quantized(net, folder / FILE)
+    full = plain(net)
+    tensors = [value for value in full.model.state_dict().values()]
+    return {
+        "quantized": {
+            "file": FILE,
+            "bytes": (folder / FILE).stat().st_size,
+            "full_precision_bytes": sum(value.numel() * value.element_size() for value in tensors),
+            "accuracy": accuracy(read_quantized(folder / FILE, net)),
+            "accuracy_with_full_precision_inputs": accuracy(full),
+            "weights": sorted({q.bits for _, q in quantizers(net) if not isinstance(q, StepInputs)}),
+            "activations": sorted({q.bits for _, q in quantizers(net) if isinstance(q, StepInputs)}),
+        }
+    }
