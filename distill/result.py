@@ -9,13 +9,14 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from distill import config
+from distill import config, quant_file
 from distill.checkpoint import export
 from distill.data import Data
 from distill.evaluate import accuracy, predict, scores, without_classes
 from distill.files import read_json, write_json, write_text
 from distill.fit import Fit
 from distill.method import Method
+from distill.quant import plain
 from distill.teachers import Teacher, compare
 
 
@@ -44,7 +45,8 @@ def describe(
         "epochs": int(cfg.schedule.epochs),
         **compare(teachers, logits, data, fit.options.autocast),
         **without_classes(logits, labels, data.info.labels),
-        "params": net.params(), "macs": net.macs(),
+        **quant_file.report(net, folder, lambda made: accuracy(made, data, fit.options.autocast)),
+        "params": plain(net).params(), "macs": plain(net).macs(),
         "method_params": sum(p.numel() for p in method.parameters()) - net.params(),
         "images_per_second": fit.speed.rate,
         "command": shlex.join(["python", "-m", "distill", *sys.argv[1:]]),
@@ -55,7 +57,8 @@ def describe(
 
 def finish(folder: Path, result: dict[str, Any], method: Method, fit: Fit) -> None:
     """Write the student and the result; DONE comes last, and only then are the checkpoints given up."""
-    export(method.deployed().model, folder / "student.safetensors", {"model": method.deployed().name})
+    student = plain(method.deployed())
+    export(student.model, folder / "student.safetensors", {"model": student.name})
     write_json(folder / "result.json", result)
     write_text(folder / "DONE", "")
     fit.checkpoints.clear()

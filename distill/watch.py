@@ -13,6 +13,7 @@ from distill.fit import Fit
 from distill.method import Phase
 from distill.models import FeatureNet
 from distill.progress import Progress
+from distill.quant import plain
 from distill.track import Tracker
 
 
@@ -41,7 +42,7 @@ class Watch:
         self.progress.epoch_end(row)
 
     def best(self, net: FeatureNet) -> None:
-        export(net.model, self.folder / "best.safetensors")
+        export(plain(net).model, self.folder / "best.safetensors")
 
     def close(self, code: int, fit: Fit) -> None:
         if self.progress:
