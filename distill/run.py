@@ -22,6 +22,7 @@ from distill.evaluate import accuracy
 from distill.fit import Fit, Options
 from distill.method import Method
 from distill.models import FeatureNet, build
+from distill.quant import quantize_as
 from distill.result import describe, finish, stored_result
 from distill.signals import StopSignals
 from distill.speed import compile_forward, why_compile
@@ -139,6 +140,8 @@ def make_method(cfg: DictConfig, data: Data, teachers: list[Teacher], device: to
         spec["model"], info.num_classes, in_chans=info.in_chans, size=info.size,
         pretrained=bool(spec.get("pretrained")), args=spec.get("args") or {}, seed=int(cfg.seed),
     )  # fmt: skip
+    if spec.get("quantize"):
+        quantize_as(student, spec["quantize"])
     method: Method = config.build(cfg.method, student=student, teachers=[t.net for t in teachers], data=info)
     return method.to(device).to(memory_format=torch.channels_last)
 
