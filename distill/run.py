@@ -20,7 +20,7 @@ from distill.data import Data, load
 from distill.errors import exit_code
 from distill.evaluate import accuracy
 from distill.fit import Fit, Options
-from distill.method import Method
+from distill.method import Method, Source
 from distill.models import FeatureNet, build
 from distill.quant import quantize_as
 from distill.result import describe, finish, stored_result
@@ -57,42 +57,54 @@ def run(cfg: DictConfig, folder: str | Path, *, table: bool = True) -> dict[str,
 
 
 class Experiment:
-    """A run with its data, nets and loop built, and its state restored."""
+    """A run with its data, nets and loop built, and its state restored.
 
-    def __init__(self, cfg: DictConfig, folder: Path, stop: StopSignals) -> None:
+    like: a run on the same data, batches and teachers, which are then shared instead of loaded again.
+    quiet: no progress on the terminal, for runs side by side.
+    """
+
+    def __init__(
+        self, cfg: DictConfig, folder: Path, stop: StopSignals, *, like: Experiment | None = None, quiet: bool | None = None
+    ) -> None:
         self.cfg, self.folder, self.started = cfg, folder, time.time()
         runtime.keep_pages()
         self.device = runtime.pick_device(str(cfg.device))
         self.precision = runtime.pick_precision(str(cfg.precision), self.device)
         if cfg.threads:
             torch.set_num_threads(int(cfg.threads))
-        self.data = load(config.plain(cfg, "dataset"), self.device)
-        self.teachers = get_teachers(cfg, self.data, self.device, train=partial(run, table=False))
+        self.data: Data = like.data if like else load(config.plain(cfg, "dataset"), self.device)
+        self.teachers: list[Teacher] = like.teachers if like else self._get_teachers()
         runtime.seed_everything(int(cfg.seed))
         self.method = make_method(cfg, self.data, self.teachers, self.device)
         schedule = make_schedule(cfg)
-        self._hasten(int(schedule["batch_size"]))
-        source = self.data.source(batch_size=int(schedule["batch_size"]), seed=int(cfg.seed))
+        batch = int(schedule["batch_size"])
+        self._hasten(batch, like)
+        self.source: Source = like.source if like else self.data.source(batch_size=batch, seed=int(cfg.seed))
         autocast = partial(runtime.autocast, self.device, self.precision)
         options = Options(autocast, self.precision == "fp16", int(cfg.log_every), 60 * float(cfg.save_minutes))
-        self.watch = Watch(folder)
-        self.fit = Fit(self.method, source, partial(accuracy, data=self.data, autocast=autocast), schedule, options,
+        self.watch = Watch(folder, quiet)
+        self.fit = Fit(self.method, self.source, partial(accuracy, data=self.data, autocast=autocast), schedule, options,
                        Checkpoints(folder / "checkpoints"), self.watch, stop)  # fmt: skip
         teacher = config.teacher_name(cfg) if self.teachers else None
         self.watch.tracker = make_tracker(cfg, folder, self.fit.restore(), teacher)
 
-    def _hasten(self, batch: int) -> None:
+    def _get_teachers(self) -> list[Teacher]:
+        return get_teachers(self.cfg, self.data, self.device, train=partial(run, table=False))
+
+    def _hasten(self, batch: int, like: Experiment | None) -> None:
         """Fold and cast the teachers; compile teachers and trained nets where the run is long enough to pay for it."""
-        nets = [teacher.net for teacher in self.teachers]
-        prepared = Prepared(nets, runtime.DTYPES[self.precision] if self.precision != "fp32" else None)
-        self.method.consult = prepared
         steps = -(-self.data.info.num_train // batch) * int(self.cfg.schedule.epochs)
         compiling, why = why_compile(self.cfg.compile, steps, self.device)
         log.info("%s: %s", "compiling the nets" if compiling else "nets run eagerly", why)
-        if compiling:
-            trained = [net for net in self.method.modules() if isinstance(net, FeatureNet)]
-            for net in (*prepared.copies.values(), *trained):
-                compile_forward(net, batch)
+        nets = [net for net in self.method.modules() if isinstance(net, FeatureNet)]
+        if like:
+            self.method.consult = like.method.consult
+        else:
+            prepared = Prepared([teacher.net for teacher in self.teachers], runtime.DTYPES[self.precision])
+            nets += prepared.copies.values()
+            self.method.consult = prepared
+        for net in nets if compiling else ():
+            compile_forward(net, batch)
 
     @contextmanager
     def logged(self) -> Iterator[None]:

@@ -15,11 +15,11 @@ class Prepared:
     The teachers themselves stay as they were, for methods that read their BatchNorms or send gradients through them.
     """
 
-    def __init__(self, teachers: list[FeatureNet], dtype: torch.dtype | None = None) -> None:
+    def __init__(self, teachers: list[FeatureNet], dtype: torch.dtype = torch.float32) -> None:
         self.copies = {id(net): fold_batchnorm(net) for net in teachers}
         self._originals = teachers  # keeps the ids from being given to others
         for net, copy in zip(teachers, self.copies.values(), strict=True):
-            if dtype is not None and copy is not net:
+            if dtype is not torch.float32 and copy is not net:
                 half_weights(copy, dtype)
 
     def __call__(self, teacher: FeatureNet, batch: Batch) -> Outputs:

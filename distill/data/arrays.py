@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -94,15 +95,18 @@ class ArraySource:
         """Yield the batches of an epoch (1-based) from step `start` on, as they are in the whole epoch."""
         plan = self._plan(epoch)
         for step in range(start, self.steps):
-            rows = plan.order[step * self.batch_size : (step + 1) * self.batch_size]
-            yield Batch(
-                images=self._gather(rows, plan),
-                labels=self.split.labels[rows],
-                index=rows,
-                view=plan.draws[rows, 3],
-                epoch=epoch,
-                step=step,
-            )
+            yield self._batch(plan, epoch, step)
+
+    def _batch(self, plan: Plan, epoch: int, step: int) -> Batch:
+        rows = plan.order[step * self.batch_size : (step + 1) * self.batch_size]
+        return Batch(
+            images=self._gather(rows, plan),
+            labels=self.split.labels[rows],
+            index=rows,
+            view=plan.draws[rows, 3],
+            epoch=epoch,
+            step=step,
+        )
 
     def _plan(self, epoch: int) -> Plan:
         count, places, device = len(self.split), 2 * self.pad + 1, self.split.images.device
@@ -134,6 +138,27 @@ class ArraySource:
                 (count, places, places, height, width, channels), (image, row, column, row, column, channel)
             )
         return self._crops
+
+
+class SharedSource(ArraySource):
+    """Gathers a batch once for all the loops that come to it one after the other, as packed runs do."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._planned: tuple[int, Plan] | None = None
+        self._latest: Batch | None = None
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """Yield the batches of an epoch (1-based) from step `start` on; loops in step get the same tensors."""
+        for step in range(start, self.steps):
+            yield self._shared(epoch, step)
+
+    def _shared(self, epoch: int, step: int) -> Batch:
+        if self._latest is None or (self._latest.epoch, self._latest.step) != (epoch, step):
+            if self._planned is None or self._planned[0] != epoch:
+                self._planned = (epoch, self._plan(epoch))
+            self._latest = self._batch(self._planned[1], epoch, step)
+        return replace(self._latest, views={}, logits=None)
 
 
 def evaluation_batches(split: Split, info: DataInfo, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:

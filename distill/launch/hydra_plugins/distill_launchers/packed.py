@@ -1,0 +1,44 @@
+"""hydra/launcher=packed: jobs that share data and teacher, side by side in this process."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Sequence
+
+from hydra.core.utils import JobReturn
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
+
+from distill import errors
+
+
+class PackedLauncher(Launcher):
+    """`per_device` runs at a time (auto: as many as fit in memory), stepping in turn on the same batches."""
+
+    def __init__(self, per_device: int | str = "auto") -> None:
+        self.most = None if per_device == "auto" else int(per_device)
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        from distill.sweep.compose import Composer
+
+        self.config = config
+        self.composer = hydra_context.config_loader = Composer(hydra_context.config_loader)  # type: ignore[assignment]
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        from distill.sweep.jobs import Sweep
+
+        sweep = Sweep(self.config, self.composer, job_overrides, retries=0)
+        sweep.announce(", packed")
+        if not sweep.jobs:
+            return sweep.returns()
+        from distill.sweep.packed import run_all
+
+        configs = {id(job): self.composer.load_sweep_config(self.config, job.overrides) for job in sweep.jobs}
+        for received in run_all(sweep, configs, self.most):
+            if received is not None:
+                name = signal.Signals(received).name
+                print(f"distill: stopped by {name}; the same command goes on", file=sys.stderr)
+                sys.exit(errors.INTERRUPTED if received == signal.SIGINT else errors.STOPPED)
+        return sweep.returns()

@@ -1,0 +1,162 @@
+"""Runs side by side in one process: one pass over the data, one forward of the teacher, a step of each student."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig
+
+from distill import config, errors, runtime
+from distill.check import check
+from distill.data import ArraySource
+from distill.data.arrays import SharedSource
+from distill.run import Experiment, only_here
+from distill.signals import StopSignals
+from distill.sweep.jobs import Job, Sweep
+from distill.teaching import Remembered
+
+log = logging.getLogger(__name__)
+SHARED = ("dataset", "precision", "device", "threads", "compile", "seed")
+
+
+def pack_key(cfg: DictConfig) -> str:
+    """What runs must have in common to be packed: data, teachers, order and size of the batches, length, machine."""
+    science = {key: config.plain(cfg, key) for key in SHARED}
+    teachers = config.teacher_specs(cfg) if config.has_teacher(cfg) else None
+    schedule = {key: cfg.schedule.get(key) for key in ("batch_size", "epochs")}
+    return json.dumps([science, teachers, schedule], sort_keys=True, default=str)
+
+
+def packs(jobs: Sequence[tuple[Job, DictConfig]]) -> list[list[tuple[Job, DictConfig]]]:
+    """Group jobs by `pack_key`; those without a teacher join the first pack that agrees in all the rest."""
+    found: dict[str, list[tuple[Job, DictConfig]]] = {}
+    for job, cfg in sorted(jobs, key=lambda pair: not config.has_teacher(pair[1])):
+        key = pack_key(cfg)
+        rest = json.loads(key)
+        if rest[1] is None:
+            joined = (other for other in found if [json.loads(other)[0], json.loads(other)[2]] == [rest[0], rest[2]])
+            key = next(joined, key)
+        found.setdefault(key, []).append((job, cfg))
+    return list(found.values())
+
+
+class Member:
+    """One run of a pack. Its random numbers are its own: what the others draw does not reach it."""
+
+    def __init__(self, job: Job, cfg: DictConfig, stop: StopSignals, like: Experiment | None) -> None:
+        self.job, self.exits = job, ExitStack()
+        job.start()
+        with self.exits:
+            check(cfg)
+            self.exits.enter_context(only_here(job.folder))
+            self.experiment = Experiment(cfg, job.folder, stop, like=like, quiet=True)
+            if like is None:
+                share(self.experiment)
+            self.exits.enter_context(self.experiment.logged())
+            self.rng = runtime.rng_state()
+            self.steps = self.experiment.fit.steps()
+            self.exits = self.exits.pop_all()
+
+    def step(self) -> bool:
+        """Take one step; returns False when the run has ended, its result being written."""
+        runtime.set_rng_state(self.rng)
+        more = next(self.steps, self) is not self
+        if not more:
+            self.experiment.finish()
+        self.rng = runtime.rng_state()
+        return more
+
+    def close(self, error: BaseException | None = None) -> None:
+        """Release lock and log; what went wrong is in the log."""
+        self.exits.__exit__(type(error) if error else None, error, error.__traceback__ if error else None)
+
+
+def share(first: Experiment) -> None:
+    """Let the first run's batches and teachers serve the runs that are built like it."""
+    first.method.consult = Remembered(first.method.consult)
+    if type(first.source) is ArraySource:
+        first.source = first.fit.source = SharedSource(**first.source.settings)
+
+
+class Pack:
+    """Runs the jobs of one group, as many at a time as fit."""
+
+    def __init__(self, sweep: Sweep, jobs: Sequence[tuple[Job, DictConfig]], most: int | None) -> None:
+        self.sweep, self.waiting, self.most = sweep, list(jobs), most
+
+    def run(self, stop: StopSignals) -> None:
+        """Run all jobs to their ends. A member that fails is dropped and reported; the others go on."""
+        while self.waiting and stop.received is None:
+            members = self._gather(stop)
+            while members:
+                members = [member for member in members if self._step(member)]
+
+    def _gather(self, stop: StopSignals) -> list[Member]:
+        """Open runs until none is left, `most` are open, or the next would not fit into memory."""
+        members: list[Member] = []
+        largest, free = 0, free_memory()
+        while self.waiting and (self.most is None or len(members) < self.most):
+            if self.most is None and members and 3 * largest > free:
+                break
+            job, cfg = self.waiting.pop(0)
+            try:
+                member = Member(job, cfg, stop, members[0].experiment if members else None)
+                if self.most is None and not self._step(member):  # a step shows what a run needs
+                    continue
+                members.append(member)
+            except Exception as error:
+                self._failed(job, error)
+            left = free_memory()
+            largest, free = max(largest, free - left), left
+        return members
+
+    def _step(self, member: Member) -> bool:
+        try:
+            if member.step():
+                return True
+            member.close()
+            self.sweep.finish(member.job, errors.DONE)
+        except (Exception, errors.Stopped) as error:
+            _close(member, error)
+            self._failed(member.job, error)
+        return False
+
+    def _failed(self, job: Job, error: Exception) -> None:
+        with open(job.log, "a", encoding="utf-8") as file:
+            traceback.print_exception(error, file=file)
+        self.sweep.finish(job, errors.exit_code(error), " ".join(str(error).split()) or type(error).__name__, again=False)
+
+
+def _close(member: Member, error: BaseException) -> None:
+    try:
+        member.close(error)
+    except BaseException as again:  # logged() lets the error through once it has closed the log
+        if again is not error:
+            raise
+
+
+def free_memory() -> int:
+    """Bytes that are free: of the GPU where there is one, else of the machine."""
+    if torch.cuda.is_available():
+        return torch.cuda.mem_get_info()[0]
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
+    except (OSError, StopIteration):
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+
+
+def run_all(sweep: Sweep, configs: dict[int, DictConfig], most: int | None) -> Iterator[Any]:
+    """Run a sweep's jobs pack by pack; `configs` by the id of their job. Yields after each pack."""
+    with StopSignals() as stop:
+        for jobs in packs([(job, configs[id(job)]) for job in sweep.jobs]):
+            Pack(sweep, jobs, most).run(stop)
+            yield stop.received

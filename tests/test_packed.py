@@ -1,0 +1,77 @@
+"""Packed runs: side by side in one process, and the same bits as alone."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+
+from distill.data.arrays import SharedSource
+from distill.sweep.packed import packs
+from tests import tiny
+
+SMALL = ["student=resnet8", "teacher=resnet14", "dataset.fraction=0.1", "schedule.epochs=2", "schedule.init_epochs=1",
+         "schedule.batch_size=32", "precision=fp32", "threads=1"]  # fmt: skip
+
+
+def launch(output: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "distill", "-m", *SMALL, "teacher.weights=none", f"output={output}", *overrides]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+def rows(folder: Path) -> list[dict]:
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    return [{k: v for k, v in json.loads(line).items() if k != "images_per_second"} for line in lines]
+
+
+def test_packed_runs_are_bit_identical_to_runs_alone(tmp_path: Path) -> None:
+    """Methods with banks, peers, random draws and a phase of their own."""
+    for where, launcher in (("packed", "packed"), ("alone", "basic")):
+        done = launch(tmp_path / where, f"hydra/launcher={launcher}", "method=none,crd,fitnet,dml,kd")
+        assert done.returncode == 0, done.stdout + done.stderr
+    found = sorted(path.relative_to(tmp_path / "alone") for path in (tmp_path / "alone").rglob("student.safetensors"))
+    assert len(found) == 5
+    for path in found:
+        one, other = load_file(tmp_path / "alone" / path), load_file(tmp_path / "packed" / path)
+        assert all(torch.equal(value, other[key]) for key, value in one.items()), path
+        assert rows(tmp_path / "alone" / path.parent) == rows(tmp_path / "packed" / path.parent)
+
+
+def test_a_member_that_fails_is_dropped_and_named(tmp_path: Path) -> None:
+    done = launch(tmp_path, "hydra/launcher=packed", "method=kd,crd+kd", "method.kd=1.0,1e39")
+    said = done.stdout + done.stderr
+    assert done.returncode == 1, said
+    assert "loss 'kd' is" in said and len(list(tmp_path.rglob("DONE"))) == 2
+    logs = [path.read_text() for path in tmp_path.rglob("log.txt")]
+    assert len(logs) == 2 and all("Traceback" in log and "NonFinite" in log for log in logs)
+
+
+def test_jobs_are_packed_by_what_they_share() -> None:
+    def job(*overrides: str):
+        return overrides, tiny.composed(*overrides)
+
+    jobs = [job("method=kd"), job("method=none"), job("method=kd", "seed=2"), job("method=crd"), job("teacher=resnet14"),
+            job("method=kd", "schedule.batch_size=16")]  # fmt: skip
+    groups = sorted([sorted(" ".join(j) for j, _ in group) for group in packs(jobs)], key=lambda g: (-len(g), g))
+    assert groups == [
+        ["method=crd", "method=kd", "method=none"],
+        ["method=kd schedule.batch_size=16"],
+        ["method=kd seed=2"],
+        ["teacher=resnet14"],
+    ]
+
+
+def test_loops_in_step_share_their_batches_and_others_get_their_own() -> None:
+    data = tiny.tiny_data()
+    plain = data.source(batch_size=8, seed=5)
+    shared = SharedSource(**plain.settings)
+    one, two = shared.epoch(2), shared.epoch(2)
+    for a, b, c in zip(one, two, plain.epoch(2), strict=True):
+        assert a is not b and a.images is b.images and torch.equal(a.images, c.images) and torch.equal(a.index, c.index)
+    ahead = shared.epoch(1, start=2)
+    assert torch.equal(next(ahead).images, list(plain.epoch(1))[2].images)
+    assert torch.equal(next(shared.epoch(1)).images, next(plain.epoch(1)).images)
