@@ -71,12 +71,17 @@ class Fusion(nn.Module):
         return self.leave(x), x
 
     def _fuse(self, gates: nn.Conv2d, x: Tensor, deeper: Tensor) -> Tensor:
-        """x g_1 + up(deeper) g_2; the gates' 1x1 convolution sees the small map before it is repeated
-        upwards."""
-        own, other = gates.weight.split(x.shape[1], dim=1)
+        """x g_1 + up(deeper) g_2; the gates' convolution sees the small map before it is repeated upwards."""
+        own, other = gates.weight.flatten(1).split(x.shape[1], dim=1)
         size = x.shape[2:]
-        gate = (F.conv2d(x, own, gates.bias) + nearest(F.conv2d(deeper, other), size)).sigmoid()
+        gate = (pointwise(x, own, gates.bias) + nearest(pointwise(deeper, other), size)).sigmoid()
         return x * gate[:, :1] + nearest(deeper, size) * gate[:, 1:]
+
+
+def pointwise(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """1x1 convolution of [B,C,H,W] by [O,C]: one product of matrices in channels_last memory, where
+    convolutions to two channels are slow."""
+    return F.linear(x.movedim(1, -1), weight, bias).movedim(-1, 1)
 
 
 def nearest(x: Tensor, size: Sequence[int]) -> Tensor:
