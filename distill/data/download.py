@@ -26,6 +26,8 @@ LAYOUTS = {
         "cifar-10-batches-py/{data_batch_1..5,test_batch,batches.meta}",
     ),
     "cifar100": ("CIFAR100", "cifar-100-python", "cifar-100-python/{train,test,meta}"),
+    "stl10": ("STL10", "stl10_binary", "stl10_binary/{train_X,train_y,test_X,test_y}.bin and class_names.txt"),
+    "tinyimagenet": ("", "", "tiny-imagenet-200 (unpacked from cs231n.stanford.edu/tiny-imagenet-200.zip)"),
 }
 
 
@@ -57,6 +59,8 @@ def download(name: str, root: Path) -> None:
     from filelock import FileLock
 
     dataset, folder, _ = LAYOUTS[name]
+    if not dataset:
+        raise RuntimeError("torchvision does not offer it")
     root.mkdir(parents=True, exist_ok=True)
     with FileLock(root / f".{name}.lock"):
         try:
@@ -73,7 +77,8 @@ def download(name: str, root: Path) -> None:
 def _download_into(dataset: str, folder: Path) -> None:
     import torchvision
 
-    getattr(torchvision.datasets, dataset)(str(folder), train=True, download=True)
+    part = {"split": "train"} if dataset == "STL10" else {"train": True}
+    getattr(torchvision.datasets, dataset)(str(folder), download=True, **part)
 
 
 def install(source: Path, target: Path) -> None:

@@ -17,6 +17,7 @@ from distill.data.download import fetched
 from distill.data.info import DataInfo, Split
 from distill.data.readers import READERS, Arrays, Part
 from distill.data.select import select, split_holdout
+from distill.data.small_images import resized
 
 
 @dataclass
@@ -60,7 +61,10 @@ def load(cfg: Mapping[str, Any], device: torch.device | str = "cpu") -> Data:
         near = difflib.get_close_matches(str(kind), known, 1)
         hint = f"did you mean {near[0]!r}?" if near else f"choose from {', '.join(known)}"
         raise ValueError(f"dataset {kind!r} is not known: {hint}")
-    return from_arrays(fetched(kind, Path(cfg.get("root") or "data")), cfg, torch.device(device))
+    arrays = fetched(kind, Path(cfg.get("root") or "data"))
+    if cfg.get("resize"):
+        arrays = resized(arrays, int(cfg["size"]))
+    return from_arrays(arrays, cfg, torch.device(device))
 
 
 def from_arrays(arrays: Arrays, cfg: Mapping[str, Any], device: torch.device) -> Data:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import gzip
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
+from distill.data.parts import FETCH_AGAIN, Arrays, Part, checked_labels
 from distill.data.pickles import read_pickle
 from distill.data.select import stratified
+from distill.data.small_images import read_stl10, read_tinyimagenet
 
 FASHION = [
     "T-shirt/top",
@@ -24,20 +25,6 @@ FASHION = [
     "Bag",
     "Ankle boot",
 ]
-FETCH_AGAIN = "delete it and run again to download it anew, or put a good copy there"
-
-
-class Part(NamedTuple):
-    """images uint8 [N,H,W,C], labels int64 [N]."""
-
-    images: np.ndarray
-    labels: np.ndarray
-
-
-class Arrays(NamedTuple):
-    train: Part
-    test: Part
-    class_names: list[str]
 
 
 def read_digits(root: Path) -> Arrays:
@@ -85,16 +72,6 @@ def cifar_part(path: Path, key: str, classes: int, count: int) -> Part:
         raise ValueError(f"{path}: 'data' should be uint8 [{count}, 3072] and is {found}; {FETCH_AGAIN}")
     images = np.ascontiguousarray(data.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1))
     return Part(images, checked_labels(path, labels, classes, count))
-
-
-def checked_labels(path: Path, labels: object, classes: int, count: int) -> np.ndarray:
-    """labels as int64 [count]. ValueError when they are not `count` whole numbers from 0 to classes - 1."""
-    array = np.asarray(labels) if isinstance(labels, (list, np.ndarray)) else np.empty(0)
-    if array.shape != (count,) or array.dtype.kind not in "iu" or array.min() < 0 or array.max() >= classes:
-        raise ValueError(
-            f"{path}: the labels should be {count} numbers from 0 to {classes - 1} and are not; {FETCH_AGAIN}"
-        )
-    return array.astype(np.int64)
 
 
 def class_names(path: Path, key: str, classes: int) -> list[str]:
@@ -162,4 +139,6 @@ READERS: dict[str, Callable[[Path], Arrays]] = {
     "fashion_mnist": read_fashion_mnist,
     "cifar10": read_cifar10,
     "cifar100": read_cifar100,
+    "stl10": read_stl10,
+    "tinyimagenet": read_tinyimagenet,
 }
