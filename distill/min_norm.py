@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import combinations
+from math import comb
 
 import torch
 from torch import Tensor, nn
@@ -23,30 +24,28 @@ class MinNorm(nn.Module):
     def __init__(self, count: int, cap: float) -> None:
         super().__init__()
         self.cap = min(1.0, max(cap, 1 / count))
-        free, fixed = self._candidates(count)
-        if len(free) > LARGEST:
+        fulls = [full for full in range(count) if full == 0 or full * self.cap < 1 - 1e-9]  # how many may be at the cap
+        candidates = sum(comb(count, full) * (2 ** (count - full) - 1) for full in fulls)
+        if candidates > LARGEST:
             raise ValueError(
-                f"aekd solves for {len(free)} sets of its {count} teachers a step: name fewer, raise method.cap, "
+                f"aekd solves for {candidates} sets of its {count} teachers a step: name fewer, raise method.cap, "
                 "or take method=avg-multi-teacher."
             )
+        free, fixed = self._candidates(count, fulls)
         self.register_buffer("free", torch.tensor(free), persistent=False)
         self.register_buffer("fixed", torch.tensor(fixed, dtype=torch.float64), persistent=False)
 
-    def _candidates(self, count: int) -> tuple[list[list[bool]], list[list[float]]]:
+    def _candidates(self, count: int, fulls: list[int]) -> tuple[list[list[bool]], list[list[float]]]:
         """Each set of free variables with each set at the cap that leaves something for the free ones."""
         everyone = range(count)
         free, fixed = [], []
-        for full in range(count):
-            if full and full * self.cap >= 1 - 1e-9:
-                break
+        for full in fulls:
             for at_cap in combinations(everyone, full):
                 rest = [m for m in everyone if m not in at_cap]
                 for size in range(1, len(rest) + 1):
                     for chosen in combinations(rest, size):
                         free.append([m in chosen for m in everyone])
                         fixed.append([self.cap if m in at_cap else 0.0 for m in everyone])
-                if len(free) > LARGEST:
-                    return free, fixed
         return free, fixed
 
     @torch.no_grad()
