@@ -1,4 +1,4 @@
-"""The methods with their papers, read from conf/method/*.yaml: `python -m distill.catalogue [word ...]`."""
+"""The methods with their papers, read from conf/method/*.yaml: `python -m distill.catalogue [--markdown] [word ...]`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ def methods(words: Iterable[str] = ()) -> list[dict[str, Any]]:
         node = load("method", name)
         about = OmegaConf.to_container(node.about) if node is not None and "about" in node else {}
         assert isinstance(about, dict)
-        entry = {"name": name, "kind": "", "paper": "", "aliases": [], **about}
+        defaults = {str(k): v for k, v in (node or {}).items_ex(resolve=False) if k not in ("name", "_target_", "about")}
+        entry = {"name": name, "kind": "", "paper": "", "aliases": [], **about, "defaults": defaults}
         if all(word.lower() in str(entry).lower() for word in words):
             found.append(entry)
     return sorted(found, key=lambda entry: (entry["kind"], entry["name"]))
@@ -38,5 +39,28 @@ def lines(entries: list[dict[str, Any]]) -> list[str]:
     return shown
 
 
+def markdown(entries: list[dict[str, Any]]) -> str:
+    """The entries as one Markdown table: name, kind, paper, what it reads of the nets, phases, defaults."""
+    rows = ["| method | kind | paper | taps | phases | defaults |", "|---|---|---|---|---|---|"]
+    for entry in entries:
+        defaults = ", ".join(f"{key} {_short(value)}" for key, value in entry["defaults"].items())
+        cells = (f"`{entry['name']}`", entry["kind"], entry["paper"], ", ".join(entry.get("taps", ())),
+                 ", ".join(entry.get("phases", ())), defaults)  # fmt: skip
+        rows.append("| " + " | ".join(str(cell).replace("|", "\\|") for cell in cells) + " |")
+    return "\n".join(rows)
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, str) and value.startswith("${"):
+        return value.strip("${}")
+    return str(value).lower() if isinstance(value, bool) or value is None else str(value)
+
+
+def main(argv: list[str]) -> None:
+    """Print the catalogue, as a table for the README with --markdown."""
+    words = [word for word in argv if word != "--markdown"]
+    print(markdown(methods(words)) if "--markdown" in argv else "\n".join(lines(methods(words))))
+
+
 if __name__ == "__main__":
-    print("\n".join(lines(methods(sys.argv[1:]))))
+    main(sys.argv[1:])

@@ -183,7 +183,7 @@ class Fit:
         self.meter.flush(phase.name, self.at.epoch)
         self.speed.read(images)
         row = {"phase": phase.name, "epoch": self.at.epoch, "epoch_step": self.at.step, "step": self.at.total}
-        self.watch.step(row | {"images_per_second": self.speed.rate, **self.meter.means()})
+        self.watch.step(row | {"images_per_second": self.speed.rate or None, **self.meter.means()})
 
     def _save_or_stop(self, phase: Phase) -> None:
         due = time.monotonic() - self._saved_at > self.options.save_seconds
@@ -203,7 +203,7 @@ class Fit:
         if phase.evaluates and (at.epoch % self.options.evaluate_every == 0 or at.epoch == epochs):
             row["test_accuracy"] = self._evaluate()
             row["best_accuracy"] = self.score.best
-        self.watch.epoch(row | {"images_per_second": self.speed.rate})
+        self.watch.epoch(row | {"images_per_second": self.speed.rate or None})
         at.epoch, at.step = at.epoch + 1, 0
         self._save()
 

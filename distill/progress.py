@@ -93,7 +93,9 @@ def final_table(
     from rich.table import Table
 
     lines = list(rows.items()) if isinstance(rows, Mapping) else list(rows)
-    table = Table(*columns, title=title or None, title_justify="left", show_header=bool(columns))
+    table = Table(title=title or None, title_justify="left", show_header=bool(columns))
+    for head in columns or [""] * max(map(len, lines), default=0):
+        table.add_column(head, overflow="fold")
     for line in lines:
         table.add_row(*("" if cell is None else str(cell) for cell in line))
     Console(markup=False, highlight=False, soft_wrap=True).print(table)

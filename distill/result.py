@@ -11,8 +11,10 @@ from omegaconf import DictConfig
 
 from distill import config, quant_file
 from distill.checkpoint import export
+from distill.cost import step_share
 from distill.data import Data
 from distill.evaluate import accuracy, predict, scores, without_classes
+from distill.files import plain as plain_json
 from distill.files import read_json, write_json, write_text
 from distill.fit import Fit
 from distill.method import Method
@@ -51,14 +53,16 @@ def describe(
         "images_per_second": fit.speed.rate,
         "command": shlex.join(["python", "-m", "distill", *sys.argv[1:]]),
         "files": {"folder": str(folder), "last": "student.safetensors", "best": "best.safetensors",
-                  "metrics": "metrics.jsonl", "config": "config.yaml"},
+                  "metrics": "metrics.jsonl", "config": "tracking.json"},
     }  # fmt: skip
 
 
-def finish(folder: Path, result: dict[str, Any], method: Method, fit: Fit) -> None:
-    """Write the student and the result; DONE comes last, and only then are the checkpoints given up."""
+def finish(folder: Path, result: dict[str, Any], method: Method, fit: Fit) -> dict[str, Any]:
+    """Write the student and the result, which is returned; DONE comes last, and only then are the checkpoints given up."""
     student = plain(method.deployed())
     export(student.model, folder / "student.safetensors", {"model": student.name})
+    result = plain_json(result | {"method_share_of_step": step_share(fit)})
     write_json(folder / "result.json", result)
     write_text(folder / "DONE", "")
     fit.checkpoints.clear()
+    return result

@@ -122,8 +122,7 @@ class Experiment:
         """Measure the trained student, write the result and return it."""
         result = describe(self.cfg, self.folder, self.data, self.teachers, self.method, self.fit)
         result |= {"seconds": time.time() - self.started, "precision": self.precision, **runtime.describe(self.device)}
-        finish(self.folder, result, self.method, self.fit)
-        return result
+        return finish(self.folder, result, self.method, self.fit)
 
 
 @contextmanager

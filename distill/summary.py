@@ -25,9 +25,9 @@ def show(cfg: DictConfig, result: Mapping[str, Any]) -> None:
     if "agreement" in result:
         rows.append(("agreement with the teacher", f"{100 * result['agreement']:.2f} %"))
     rows += [
-        ("parameters", f"{result['params']:,}"),
+        ("parameters", f"{result['params']:,}{_own_parts(result)}"),
         ("multiply-accumulates an image", f"{result['macs'] / 1e6:.1f} M"),
-        ("training", f"{result['images_per_second']:,.0f} images/s, {result['precision']}, {clock(result['seconds'])}"),
+        ("training", f"{result['images_per_second'] or 0:,.0f} images/s, {result['precision']}, {clock(result['seconds'])}"),
         ("files", result["files"]["folder"]),
     ]
     where = "held-out part" if result.get("evaluated_on") == "holdout" else "test set"
@@ -43,6 +43,13 @@ def student_alone(cfg: DictConfig) -> dict[str, Any] | None:
     alone["method"] = config.load("method", "none")
     folder = Path(config.identity(alone)["folder"])
     return read_json(folder / "result.json") if (folder / "DONE").exists() else None
+
+
+def _own_parts(result: Mapping[str, Any]) -> str:
+    """What the method adds in training, where that is something."""
+    share = result.get("method_share_of_step")
+    cost = "" if share is None else f", {100 * share:.0f} % of the step"
+    return f" (method: {result['method_params']:,} more{cost})" if result["method_params"] or (share or 0) > 0.05 else ""
 
 
 def _last_and_best(accuracy: Mapping[str, Any]) -> str:
