@@ -61,7 +61,8 @@ def compare(teachers: list[Teacher], student: Tensor, data: Data, autocast: Any)
     """
     if not teachers:
         return {"teacher_accuracy": None, "teacher_origin": None}
-    logits, labels = zip(*(predict(teacher.net, data.evaluation(512), autocast) for teacher in teachers), strict=True)
+    asked = (predict(teacher.net, data.evaluation(512, "teacher"), autocast) for teacher in teachers)
+    logits, labels = zip(*asked, strict=True)
     if len(teachers) == 1:
         first = teachers[0]
         return {"teacher_accuracy": first.accuracy, "teacher_origin": first.origin, **agreement(student, logits[0])}
@@ -72,7 +73,7 @@ def compare(teachers: list[Teacher], student: Tensor, data: Data, autocast: Any)
 
 
 def _make(cfg: DictConfig, spec: dict[str, Any], data: Data, train: Callable[[DictConfig, Path], Any]) -> tuple[FeatureNet, str]:
-    weights, info = str(spec["weights"]), data.info
+    weights, info = str(spec["weights"]), data.info.for_teacher
     net = build(
         spec["model"], info.num_classes, in_chans=info.in_chans, size=info.size,
         pretrained=weights == "pretrained", args=spec.get("args") or {}, seed=int(spec.get("seed") or 0),
@@ -96,19 +97,21 @@ def _make(cfg: DictConfig, spec: dict[str, Any], data: Data, train: Callable[[Di
 def _own_statistics(net: FeatureNet, spec: dict[str, Any], data: Data) -> None:
     """A teacher may have been trained with other normalisation constants than the data's."""
     if spec.get("mean") is not None and spec.get("std") is not None:
-        net.renormalize(data.info.mean, data.info.std, tuple(spec["mean"]), tuple(spec["std"]))
+        net.renormalize(data.info.for_teacher.mean, data.info.for_teacher.std, tuple(spec["mean"]), tuple(spec["std"]))
 
 
 def _accuracy(net: FeatureNet, data: Data, output: Path) -> tuple[float, int]:
     """Measure in fp32, once: accuracy and images are kept under the hash of weights, constants and data."""
-    digest = hashlib.sha256(f"{data.info.name}/{data.info.evaluated_on}/{data.info.num_train}/{data.info.mean}".encode())
+    info = data.info.for_teacher
+    known_by = f"{info.name}/{info.evaluated_on}/{info.num_train}/{info.mean}{info.view or ''}"
+    digest = hashlib.sha256(known_by.encode())
     for name, tensor in (*net.model.state_dict().items(), *net.named_buffers()):
         digest.update(name.encode())
         digest.update(tensor.detach().double().cpu().numpy().tobytes())
     known = output / data.info.name / "teachers" / f"{digest.hexdigest()[:16]}.json"
     if (stored := read_json(known)) and {"accuracy", "images"} <= stored.keys():
         return float(stored["accuracy"]), int(stored["images"])
-    logits, labels = predict(net, data.evaluation(256))
+    logits, labels = predict(net, data.evaluation(256, "teacher"))
     accuracy = scores(logits, labels)["accuracy"]
     write_json(known, {"model": net.name, "accuracy": accuracy, "images": len(labels)})
     return accuracy, len(labels)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from distill.data.info import DataInfo, Split
+from distill.data.modality import View, Views
 from distill.method import Batch
 
 
@@ -59,7 +60,7 @@ class ArraySource:
 
     The order, and a crop and a flip for each of the N images, are drawn on the CPU when the epoch starts, so
     an image's view does not depend on the batch size. No step waits for the device. Subclasses that need
-    other draws override `_plan`, those that need other images `_gather`.
+    other draws override `_plan`, those that need other images `_pixels`.
 
     Raises ValueError for a batch size below 1, and for drop_last with fewer images than a batch.
     """
@@ -74,14 +75,19 @@ class ArraySource:
         pad: int = 4,
         flip: bool = True,
         drop_last: bool = False,
+        views: Views | None = None,
     ) -> None:
         self.settings: dict[str, Any] = dict(
             split=split, info=info, batch_size=batch_size, seed=seed, pad=pad, flip=flip, drop_last=drop_last
         )
+        self.settings |= {"views": views} if views else {}
         self.split, self.info, self.batch_size, self.seed = split, info, batch_size, seed
         self.pad, self.flip = pad, flip
         self.steps = steps_for(len(split), batch_size, drop_last)
-        self.normalise = Normaliser(info, split.images.shape[1:], split.images.device)
+        self.views = views
+        self.normalise: Callable[[Tensor], Tensor] = (
+            views.student if views else Normaliser(info, split.images.shape[1:], split.images.device)
+        )
         self._crops: Tensor | None = None
 
     def replace(self, **changes: Any) -> ArraySource:
@@ -99,8 +105,10 @@ class ArraySource:
 
     def _batch(self, plan: Plan, epoch: int, step: int) -> Batch:
         rows = plan.order[step * self.batch_size : (step + 1) * self.batch_size]
+        pixels = self._pixels(rows, plan)
         return Batch(
-            images=self._gather(rows, plan),
+            images=self.normalise(pixels),
+            views={"teacher": self.views.teacher(pixels)} if self.views else {},
             labels=self.split.labels[rows],
             index=rows,
             view=plan.draws[rows, 3],
@@ -117,13 +125,13 @@ class ArraySource:
         draws = torch.stack([dy, dx, flip, (dy * places + dx) * 2 + flip], dim=1)
         return Plan(order.to(device), draws.to(device))
 
-    def _gather(self, rows: Tensor, plan: Plan) -> Tensor:
-        """The normalised views [B,C,H,W] that the plan has drawn for images `rows` [B]."""
+    def _pixels(self, rows: Tensor, plan: Plan) -> Tensor:
+        """The crops and flips uint8 [B,H,W,C] that the plan has drawn for images `rows` [B]."""
         dy, dx, flip, _ = plan.draws[rows].unbind(1)
         images = self.crops[rows, dy, dx]
         if self.flip:
             images = torch.where(flip.bool()[:, None, None, None], images.flip(2), images)
-        return self.normalise(images)
+        return images
 
     @property
     def crops(self) -> Tensor:
@@ -158,15 +166,17 @@ class SharedSource(ArraySource):
             if self._planned is None or self._planned[0] != epoch:
                 self._planned = (epoch, self._plan(epoch))
             self._latest = self._batch(self._planned[1], epoch, step)
-        return replace(self._latest, views={}, logits=None)
+        return replace(self._latest, views=dict(self._latest.views), logits=None)
 
 
-def evaluation_batches(split: Split, info: DataInfo, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+def evaluation_batches(
+    split: Split, info: DataInfo, batch_size: int, view: View | None = None
+) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield (normalised images [B,C,H,W], labels [B]) in the set's order, without augmentation.
 
     Raises ValueError for a batch size below 1.
     """
-    normalise = Normaliser(info, split.images.shape[1:], split.images.device)
+    normalise = view or Normaliser(info, split.images.shape[1:], split.images.device)
     for step in range(steps_for(len(split), batch_size, drop_last=False)):
         part = slice(step * batch_size, (step + 1) * batch_size)
         yield normalise(split.images[part]), split.labels[part]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import glob
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from torch.utils.data import DataLoader
 from distill.data.arrays import Normaliser, seeded, steps_for
 from distill.data.info import DataInfo
 from distill.data.loading import Data, check_classes, describe
+from distill.data.modality import Views, views_of
 from distill.data.select import select, split_holdout
 from distill.data.views import Images, Key, collate
 from distill.method import Batch
@@ -29,6 +31,8 @@ class FolderSplit:
     labels: np.ndarray
     workers: int
     device: torch.device
+    chans: int = 3  # of the images as they are read
+    depth: list[str] | None = None  # paths of the N depth images that belong to them
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -43,16 +47,20 @@ class FolderData(Data):
 
     def source(self, batch_size: int, seed: int, **options: Any) -> FolderSource:  # type: ignore[override]
         return FolderSource(
-            self.train, self.info, batch_size=batch_size, seed=seed, **{"flip": self.flip, **options}
+            self.train,
+            self.info,
+            batch_size=batch_size,
+            seed=seed,
+            **{"flip": self.flip, "views": self.views, **options},
         )
 
-    def evaluation(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def evaluation(self, batch_size: int, side: str = "student") -> Iterator[tuple[Tensor, Tensor]]:
         steps = steps_for(len(self.test), batch_size, drop_last=False)
         keys: list[list[Key]] = [
             [(i, None) for i in range(s * batch_size, min((s + 1) * batch_size, len(self.test)))]
             for s in range(steps)
         ]
-        normalise = Normaliser(
+        normalise = self.view(side) or Normaliser(
             self.info, (self.info.size, self.info.size, self.info.in_chans), self.test.device
         )
         for images, labels, _ in arrivals(iter(loader(self.test, self.info, False, keys)), self.test.device):
@@ -77,13 +85,19 @@ class FolderSource:
         seed: int,
         flip: bool = True,
         drop_last: bool = False,
+        views: Views | None = None,
     ) -> None:
         self.settings: dict[str, Any] = dict(
             split=split, info=info, batch_size=batch_size, seed=seed, flip=flip, drop_last=drop_last
         )
+        self.settings |= {"views": views} if views else {}
+        self.views = views
         self.split, self.info, self.batch_size, self.seed = split, info, batch_size, seed
         self.steps = steps_for(len(split), batch_size, drop_last)
-        self.normalise = Normaliser(info, (info.size, info.size, info.in_chans), split.device)
+        shape = (info.size, info.size, info.in_chans)
+        self.normalise: Callable[[Tensor], Tensor] = (
+            views.student if views else Normaliser(info, shape, split.device)
+        )
         self.wait_seconds = 0.0
         self._keys: list[list[Key]] = []  # the loader's batch sampler: refilled for every epoch
         self._loader = loader(split, info, flip, self._keys, persistent=split.workers > 0)
@@ -98,7 +112,10 @@ class FolderSource:
         self.wait_seconds, step, before = 0.0, start, time.perf_counter()
         for images, labels, index in arrivals(iter(self._loader), self.split.device):
             self.wait_seconds += time.perf_counter() - before
-            yield Batch(images=self.normalise(images), labels=labels, index=index, epoch=epoch, step=step)
+            batch = Batch(images=self.normalise(images), labels=labels, index=index, epoch=epoch, step=step)
+            if self.views:
+                batch.views["teacher"] = self.views.teacher(images)
+            yield batch
             step, before = step + 1, time.perf_counter()
 
     def _plan(self, epoch: int) -> list[list[Key]]:
@@ -115,7 +132,7 @@ def loader(
 ) -> DataLoader:
     ahead: dict[str, Any] = {"prefetch_factor": 4, "persistent_workers": persistent} if split.workers else {}
     return DataLoader(
-        Images(split.paths, split.labels, info.size, info.in_chans, flip),
+        Images(split.paths, split.labels, info.size, split.chans, flip, split.depth),
         batch_sampler=keys,
         num_workers=split.workers,
         collate_fn=collate,
@@ -149,11 +166,28 @@ def load_folder(cfg: Mapping[str, Any], device: torch.device) -> FolderData:
         same_classes(root, names, test_names)
     kept = kept[select(labels[kept], cfg, names)]
     info = describe(cfg, labels[kept], names, held_out=bool(len(held_out)))
+    wanted = "depth" in (cfg.get("views") or {}).values()
+    chosen = ((paths[kept], labels[kept]), (test_paths, test_labels))
+    beside = (depth_of(p, root) if wanted else None for p, _ in chosen)
     train, test = (
-        FolderSplit([str(path) for path in p], y, workers, device)
-        for p, y in ((paths[kept], labels[kept]), (test_paths, test_labels))
+        FolderSplit([str(path) for path in p], y, workers, device, info.in_chans, depth)
+        for (p, y), depth in zip(chosen, beside, strict=True)
     )
-    return FolderData(info, train, test, pad=0, flip=bool(cfg.get("flip", True)))
+    seen, views = views_of(cfg, info, depth=wanted)
+    return FolderData(seen, train, test, pad=0, flip=bool(cfg.get("flip", True)), views=views)
+
+
+def depth_of(paths: Iterable[str], root: Path) -> list[str]:
+    """The depth images: that of root/train/a/1.jpg is root/depth/train/a/1.*. ValueError where there is none."""
+    found = []
+    for path in paths:
+        beside = root / "depth" / Path(path).relative_to(root)
+        match = sorted(beside.parent.glob(f"{glob.escape(beside.stem)}.*"))
+        if len(match) != 1:
+            named = beside.with_suffix(".*")
+            raise ValueError(f"{path} needs one depth image, {named}: {len(match)} are there.")
+        found.append(str(match[0]))
+    return found
 
 
 def check_settings(cfg: Mapping[str, Any], workers: int) -> None:

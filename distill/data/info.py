@@ -20,7 +20,14 @@ class DataInfo:
     std: tuple[float, ...]
     labels: Tensor = field(compare=False, repr=False)  # [N] int64, on the CPU
     class_names: list[str] = field(repr=False)
+    view: str | None = None  # of dataset.views; in_chans, mean and std are the view's
+    teacher: DataInfo | None = field(default=None, compare=False, repr=False)  # where views are given
     evaluated_on: str = "test"  # or "holdout": a part of the training images, the test set being left alone
+
+    @property
+    def for_teacher(self) -> DataInfo:
+        """The data as teachers see it."""
+        return self.teacher or self
 
 
 @dataclass

@@ -15,6 +15,7 @@ from torch import Tensor
 from distill.data.arrays import ArraySource, evaluation_batches
 from distill.data.download import fetched
 from distill.data.info import DataInfo, Split
+from distill.data.modality import View, Views, views_of
 from distill.data.readers import READERS, Arrays, Part
 from distill.data.select import select, split_holdout
 from distill.data.small_images import resized
@@ -29,6 +30,7 @@ class Data:
     test: Split
     pad: int = 4
     flip: bool = True
+    views: Views | None = None
 
     def source(self, batch_size: int, seed: int, **options: Any) -> ArraySource:
         """Augmented training batches; options are those of ArraySource."""
@@ -37,12 +39,16 @@ class Data:
             self.info,
             batch_size=batch_size,
             seed=seed,
-            **{"pad": self.pad, "flip": self.flip, **options},
+            **{"pad": self.pad, "flip": self.flip, "views": self.views, **options},
         )
 
-    def evaluation(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """(normalised images [B,C,H,W], labels [B]) of all that is evaluated."""
-        return evaluation_batches(self.test, self.info, batch_size)
+    def evaluation(self, batch_size: int, side: str = "student") -> Iterator[tuple[Tensor, Tensor]]:
+        """(normalised images [B,C,H,W], labels [B]) of all that is evaluated, as one side sees it."""
+        return evaluation_batches(self.test, self.info, batch_size, self.view(side))
+
+    def view(self, side: str) -> View | None:
+        """What "student" or "teacher" sees in place of the images as they are."""
+        return getattr(self.views, side) if self.views else None
 
 
 def load(cfg: Mapping[str, Any], device: torch.device | str = "cpu") -> Data:
@@ -77,10 +83,12 @@ def from_arrays(arrays: Arrays, cfg: Mapping[str, Any], device: torch.device) ->
     kept = kept[select(train.labels[kept], cfg, arrays.class_names)]
     train = Part(train.images[kept], train.labels[kept])
     info = describe(cfg, train.labels, arrays.class_names, held_out=bool(len(held_out)))
+    seen, views = views_of(cfg, info)
     return Data(
-        info,
+        seen,
         on_device(train, info, device),
         on_device(test, info, device),
+        views=views,
         pad=int(cfg.get("pad", 4)),
         flip=bool(cfg.get("flip", True)),
     )

@@ -18,23 +18,49 @@ Key = tuple[int, int | None]  # (position of the image, seed of its crop and fli
 class Images(Dataset[tuple[Tensor, int, int] | str]):
     """Cropped and flipped images uint8 [S,S,C] with label and position, or a sentence on what went wrong."""
 
-    def __init__(self, paths: list[str], labels: np.ndarray, size: int, in_chans: int, flip: bool) -> None:
+    def __init__(
+        self,
+        paths: list[str],
+        labels: np.ndarray,
+        size: int,
+        in_chans: int,
+        flip: bool,
+        depth: list[str] | None = None,
+    ) -> None:
         self.paths, self.labels, self.size, self.flip = paths, labels, size, flip
-        self.mode = "L" if in_chans == 1 else "RGB"
+        self.mode, self.depth = "L" if in_chans == 1 else "RGB", depth
 
     def __getitem__(self, key: Key) -> tuple[Tensor, int, int] | str:
         from PIL import Image
 
         position, view = key
+        path = self.paths[position]
         try:
-            with Image.open(self.paths[position]) as file:
-                image = file.convert(self.mode)
+            with Image.open(path) as file:
+                images = [file.convert(self.mode)]
+            if self.depth is not None:
+                path = self.depth[position]
+                with Image.open(path) as file:
+                    images.append(eight_bits(file).resize(images[0].size, Image.Resampling.NEAREST))
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            return f"{self.paths[position]} cannot be decoded ({error}): replace the image or remove it"
+            return f"{path} cannot be decoded ({error}): replace the image or remove it"
+        pixels = np.concatenate([self._pixels(image, view) for image in images], axis=2)
+        return torch.from_numpy(pixels), int(self.labels[position]), position
+
+    def _pixels(self, image: Any, view: int | None) -> np.ndarray:
+        """The image's view uint8 [S,S,C]; images of one size get the same crop and flip."""
         size = self.size
         image = evaluation_view(image, size) if view is None else random_view(image, size, self.flip, view)
-        pixels = np.array(image, dtype=np.uint8).reshape(size, size, -1)
-        return torch.from_numpy(pixels), int(self.labels[position]), position
+        return np.array(image, dtype=np.uint8).reshape(size, size, -1)
+
+
+def eight_bits(depth: Any) -> Any:
+    """A depth image as 8-bit grey: of 16 bits the upper eight."""
+    from PIL import Image
+
+    if not depth.mode.startswith("I"):
+        return depth.convert("L")
+    return Image.fromarray((np.asarray(depth).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8))
 
 
 def random_view(image: Any, size: int, flip: bool, seed: int) -> Any:
