@@ -146,8 +146,12 @@ def teacher_config(cfg: DictConfig, spec: Spec | None = None) -> DictConfig:
     OmegaConf.set_struct(config, False)
     config["seed"] = spec["seed"]
     config["dataset"] = OmegaConf.merge(cfg.dataset, {key: WHOLE[key] for key in WHOLE if key in cfg.dataset})
+    if views := cfg.dataset.get("views"):
+        config["dataset"]["views"] = {"student": views.get("teacher"), "teacher": views.get("teacher")}
+        if not spec.get("chain"):
+            config["dataset"]["views"]["teacher"] = None
     config["method"] = _assistants_method(cfg) if spec.get("chain") else load("method", "none")
-    config["student"] = OmegaConf.merge(student, shared)
+    config["student"] = OmegaConf.merge({"quantize": None}, student, shared)
     config["teacher"] = in_chain(spec["chain"], spec, _teacher_node) if spec.get("chain") else None
     return config
 
@@ -244,7 +248,8 @@ def _without(node: Any, left_out: set[str]) -> Any:
 def _canonical(value: Any) -> Any:
     """One spelling of equal configurations: 1.0 is 1, and a null key is as good as an absent one."""
     if isinstance(value, Mapping):
-        return {str(key): _canonical(item) for key, item in value.items() if item is not None and item != {}}
+        items = {str(key): _canonical(item) for key, item in value.items()}
+        return {key: item for key, item in items.items() if item is not None and item != {}}
     if isinstance(value, (list, tuple)):
         return [_canonical(item) for item in value]
     return int(value) if isinstance(value, float) and value.is_integer() else value
