@@ -421,3 +421,37 @@ def test_soft_terms_have_constant_targets() -> None:
 def test_mistakes_are_named(make, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         make(tiny.tiny_data().info)
+
+
+@pytest.mark.parametrize(
+    ("name", "override"),
+    [
+        ("kdcl", "method.variant=general"),
+        ("kdcl", "method.variant=linear"),
+        ("ban", "method.variant=dkpp"),
+        ("rco", "method.route=[1,2]"),
+        ("dml", "method.alternate=false"),
+    ],
+)
+def test_variants_resume_to_the_same_bits(name: str, override: str, tmp_path) -> None:
+    data = tiny.tiny_data()
+
+    def start(folder):
+        return tiny.fit(
+            tiny.seeded_method(name, data, ("cifar_resnet8", "cifar_resnet8"), override), data, folder
+        )
+
+    whole = start(tmp_path / "whole")
+    total = sum(1 for _ in whole.steps())
+    first, steps = start(tmp_path / "cut"), []
+    for _ in itertools.islice(first.steps(), total - 2):
+        steps.append(first.at.total)
+    first.meter.flush("cut", 1)
+    first._save()
+    second = start(tmp_path / "cut")
+    assert second.restore() == total - 2 == steps[-1]
+    for _ in second.steps():
+        pass
+    assert second.watch.rows[-1] == whole.watch.rows[-1]
+    for key, value in whole.method.state_dict().items():
+        assert torch.equal(value, second.method.state_dict()[key]), key
