@@ -26,7 +26,11 @@ LAYOUTS = {
         "cifar-10-batches-py/{data_batch_1..5,test_batch,batches.meta}",
     ),
     "cifar100": ("CIFAR100", "cifar-100-python", "cifar-100-python/{train,test,meta}"),
-    "stl10": ("STL10", "stl10_binary", "stl10_binary/{train_X,train_y,test_X,test_y}.bin and class_names.txt"),
+    "stl10": (
+        "STL10",
+        "stl10_binary",
+        "stl10_binary/{{train,test}_{X,y}.bin,class_names.txt}",
+    ),
     "tinyimagenet": ("", "", "tiny-imagenet-200 (unpacked from cs231n.stanford.edu/tiny-imagenet-200.zip)"),
 }
 

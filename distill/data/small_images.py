@@ -21,9 +21,9 @@ def read_stl10(root: Path, counts: tuple[int, int] = (5_000, 8_000)) -> Arrays:
     folder = root / "stl10_binary"
     names = (folder / "class_names.txt").read_text(encoding="utf-8").split()
     if len(names) != 10:
-        raise ValueError(f"{folder / 'class_names.txt'} should hold 10 names and holds {len(names)}; {FETCH_AGAIN}")
-    train, test = (_stl10_part(folder, stem, count) for stem, count in zip(("train", "test"), counts, strict=True))
-    return Arrays(train, test, names)
+        found = f"{folder / 'class_names.txt'} should hold 10 names and holds {len(names)}"
+        raise ValueError(f"{found}; {FETCH_AGAIN}")
+    return Arrays(_stl10_part(folder, "train", counts[0]), _stl10_part(folder, "test", counts[1]), names)
 
 
 def _stl10_part(folder: Path, stem: str, count: int) -> Part:
@@ -67,7 +67,8 @@ def _validation(folder: Path, wnids: Sequence[str]) -> list[tuple[Path, int]]:
     number = {wnid: k for k, wnid in enumerate(wnids)}
     rows = [line.split("\t")[:2] for line in listed.read_text(encoding="utf-8").splitlines() if line]
     if any(len(row) < 2 or row[1] not in number for row in rows) or not rows:
-        raise ValueError(f"{listed} should name an image and a class of wnids.txt in each line; {FETCH_AGAIN}")
+        wanted = "name an image and a class of wnids.txt in each line"
+        raise ValueError(f"{listed} should {wanted}; {FETCH_AGAIN}")
     return [(folder / "images" / name, number[wnid]) for name, wnid in rows]
 
 
@@ -95,14 +96,15 @@ def _pixels(path: Path) -> np.ndarray:
     except (OSError, SyntaxError, ValueError) as error:
         raise ValueError(f"{path} cannot be decoded ({error}); {FETCH_AGAIN}") from error
     if pixels.shape != (TINY_SIDE, TINY_SIDE, 3):
-        raise ValueError(f"{path} is {pixels.shape[1]}x{pixels.shape[0]} and should be {TINY_SIDE}x{TINY_SIDE}; {FETCH_AGAIN}")
+        found = f"{path} is {pixels.shape[1]}x{pixels.shape[0]} and should be {TINY_SIDE}x{TINY_SIDE}"
+        raise ValueError(f"{found}; {FETCH_AGAIN}")
     return pixels
 
 
 def resized(arrays: Arrays, size: int) -> Arrays:
-    """The arrays with all images at size x size: bilinear with antialiasing, what torchvision's Resize gives."""
-    parts = (Part(_smaller(part.images, size), part.labels) for part in arrays[:2])
-    return Arrays(*parts, arrays.class_names)
+    """The arrays with images at size x size, bilinear with antialiasing: what torchvision's Resize gives."""
+    train, test = (Part(_smaller(part.images, size), part.labels) for part in (arrays.train, arrays.test))
+    return Arrays(train, test, arrays.class_names)
 
 
 def _smaller(images: np.ndarray, size: int) -> np.ndarray:
@@ -115,5 +117,6 @@ def _smaller(images: np.ndarray, size: int) -> np.ndarray:
     made = np.empty((len(images), size, size, chans), dtype=np.uint8)
     for position, image in enumerate(images):
         picture = Image.fromarray(image[..., 0] if chans == 1 else image)
-        made[position] = np.asarray(picture.resize((size, size), Image.Resampling.BILINEAR)).reshape(size, size, chans)
+        picture = picture.resize((size, size), Image.Resampling.BILINEAR)
+        made[position] = np.asarray(picture).reshape(size, size, chans)
     return made

@@ -1,0 +1,8 @@
+"""Representation transfer: `python -m distill.probe RUN --dataset stl10`, a linear layer on a frozen net.
+
+linear (features and the layer) < subject (which net) < experiment (data, recipe, result) < __main__.
+"""
+
+from distill.probe.linear import RECIPES, Recipe, embed, fit_linear
+
+__all__ = ["RECIPES", "Recipe", "embed", "fit_linear"]

@@ -1,0 +1,72 @@
+"""Command line: `python -m distill.probe RUN_FOLDER|WEIGHTS --dataset NAME [--recipe NAME] [--teacher]`."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+
+from distill import config, runtime
+from distill.errors import DONE, USAGE
+from distill.files import read_json
+from distill.probe.experiment import probe
+from distill.probe.linear import RECIPES
+from distill.probe.subject import find
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Probe one net on one data set. Exit codes: 0 done, 2 a mistake on the command line or in the data."""
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    config.register()
+    try:
+        _probe(options)
+    except (ValueError, OSError) as error:
+        print(f"distill.probe: {error}", file=sys.stderr)
+        return USAGE
+    return DONE
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        "python -m distill.probe",
+        description="Train a linear layer on a frozen net's features of another data set (CRD, table 4).",
+        epilog="The result lies in RUN/probe/<dataset>-<recipe>.json; python -m distill.report shows it.",
+    )
+    add = parser.add_argument
+    add("target", metavar="RUN_FOLDER|WEIGHTS", help="a finished run, or a file of weights")
+    add("--dataset", required=True, metavar="NAME", help="such as stl10, tinyimagenet, folder, digits")
+    add("--root", metavar="FOLDER", help="where the data is (default: DISTILL_DATA or data)")
+    add("--teacher", action="store_true", help="probe the run's teacher in place of its student")
+    add("--model", metavar="NAME", help="the net that a file of weights is of, where it does not tell")
+    add("--recipe", default="distillers", choices=[*RECIPES], help="default: %(default)s")
+    add("--epochs", type=int, help="in place of the recipe's; so the next two")
+    add("--lr", type=float)
+    add("--batch-size", type=int)
+    add("--fraction", type=float, help="use this share of every class's training images")
+    add("--seed", type=int, default=0, help="of the layer and the order of the images (default: 0)")
+    add("--device", default="auto", help="auto, cpu, cuda, cuda:1 (default: auto)")
+    return parser
+
+
+def _probe(options: argparse.Namespace) -> None:
+    given = {"epochs": options.epochs, "lr": options.lr, "batch_size": options.batch_size}
+    for key, value in given.items():
+        if value is not None and value <= 0:
+            raise ValueError(f"--{key.replace('_', '-')} is {value}: give a number above 0")
+    device = runtime.pick_device(options.device)
+    recipe = RECIPES[options.recipe].changed(**given)
+    subject = find(options.target, device, teacher=options.teacher, model=options.model)
+    changes = {"root": options.root, "fraction": options.fraction}
+    path = probe(subject, options.dataset, recipe, device, seed=options.seed, **changes)
+    result = read_json(path)
+    accuracy = result["accuracy"]
+    print(
+        f"{subject.net.name} on {result['dataset']}, {recipe.name}: {accuracy['last']:.2f} % last, "
+        f"{accuracy['best']:.2f} % best (epoch {accuracy['best_epoch']}); wrote {path}"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

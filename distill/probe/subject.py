@@ -1,0 +1,91 @@
+"""Which frozen net is probed: a run's student or teacher, or the net in a file of weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from distill import config, trained
+from distill.models import FeatureNet, build
+from distill.models.families import CONSTRUCTORS
+from distill.models.weights import State, fitting_names, mismatch, read_state
+
+
+@dataclass
+class Subject:
+    """A frozen net; results go below `folder`, `suffix` ends their names, `about` is part of them."""
+
+    net: FeatureNet
+    folder: Path
+    suffix: str
+    about: dict[str, Any]
+    lr_scale: float = 1.0
+
+
+def find(
+    path: str | Path, device: torch.device, *, teacher: bool = False, model: str | None = None
+) -> Subject:
+    """The net that `path` stands for: a run's folder, a file in one, or a file of weights of `model`.
+
+    Raises ValueError where there is none, or it cannot be told which net a file is of.
+    """
+    path = Path(path)
+    if path.is_dir():
+        return _of_run(path, device, teacher)
+    if not path.is_file():
+        raise ValueError(f"there is no {path}: give a finished run's folder or a file of weights")
+    if teacher:
+        raise ValueError(f"{path} is a file: --teacher goes with a run's folder")
+    if (path.parent / "tracking.json").exists() and model is None:
+        return _of_run(path.parent, device, False, path.name)
+    return _of_file(path, device, model)
+
+
+def _of_run(folder: Path, device: torch.device, teacher: bool, weights: str = trained.STUDENT) -> Subject:
+    run = trained.open_run(folder)
+    shared = {key: run.result.get(key) for key in ("method", "hash", "seed", "teacher", "student")}
+    shared |= {"trained_on": run.result["dataset"], "protocol": run.result.get("protocol")}
+    if teacher:
+        found = trained.teachers(run, trained.get_data(run, device), device)
+        if len(found) != 1:
+            raise ValueError(f"{folder} has {len(found) or 'no'} teachers: --teacher probes a single one")
+        about = {"net": "teacher", "weights": found[0].origin, **shared}
+        scale = config.teacher_specs(run.cfg)[0].get("lr_scale")
+        return Subject(found[0].net, folder, "-teacher", about, float(scale or 1.0))
+    suffix = "" if weights == trained.STUDENT else f"-{Path(weights).stem}"
+    about = {"net": f"student{suffix}", "weights": weights, **shared}
+    net = trained.student(run, device, weights)
+    return Subject(net, folder, suffix, about, float(run.cfg.student.get("lr_scale") or 1.0))
+
+
+def _of_file(path: Path, device: torch.device, model: str | None) -> Subject:
+    state = read_state(path)
+    exported = trained.exported_as(path) if path.suffix == ".safetensors" else None
+    name = model or exported or next((name for name, _, _ in fitting_names(state)), None)
+    if name is None:
+        raise ValueError(f"{path} does not say which net it is of: give --model, a name that timm knows")
+    name = f"cifar_{name}" if f"cifar_{name}" in CONSTRUCTORS else name
+    net = _fitting(path, state, name).requires_grad_(False).eval().to(device)
+    known = config.load("student", name.removeprefix("cifar_"))
+    scale = float(known.lr_scale) if known is not None else 1.0
+    return Subject(net, path.parent, f"-{path.stem}", {"net": name, "weights": path.name}, scale)
+
+
+def _fitting(path: Path, state: State, name: str) -> FeatureNet:
+    """The net of that name with the classes and input channels of the file. ValueError when none fits."""
+    matrices = {tensor.shape[0] for key, tensor in sorted(state.items()) if tensor.ndim == 2}
+    size = 32 if name in CONSTRUCTORS else 224
+    problems = []
+    for classes, in_chans in product(sorted(matrices), (3, 1)):
+        net = build(name, classes, in_chans=in_chans, size=size, seed=0)
+        problem = mismatch(state, net.model.state_dict())
+        if not problem:
+            net.model.load_state_dict({**net.model.state_dict(), **state})
+            return net
+        problems.append(problem)
+    why = min(problems, key=len, default="it holds no linear layer")
+    raise ValueError(f"{path} does not fit {name}: {why}")

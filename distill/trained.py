@@ -1,0 +1,132 @@
+"""A finished run opened again: its configuration, its data, its student and its teachers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from safetensors import SafetensorError, safe_open
+
+from distill import config
+from distill.data import Data, load
+from distill.files import read_json
+from distill.models import FeatureNet, build, load_weights
+from distill.models.weights import mismatch, read_state
+from distill.result import stored_result
+from distill.run import make_method
+from distill.teachers import Teacher, get_teachers
+
+STUDENT = "student.safetensors"
+
+
+@dataclass
+class Trained:
+    """A finished run. `cfg` is resolved anew, so that `dataset.root` follows this machine's DISTILL_DATA."""
+
+    folder: Path
+    cfg: DictConfig
+    result: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        """`resnet56 -> resnet20, crd, seed 1`, for titles."""
+        pair = f"{self.result['teacher']} → " if self.result.get("teacher") else ""
+        return f"{pair}{self.result['student']}, {self.result['method']}, seed {self.result['seed']}"
+
+
+def open_run(folder: str | Path, root: str | Path | None = None) -> Trained:
+    """Open a finished run's folder; root: where the data is, in place of the configuration's dataset.root.
+
+    Raises ValueError where it is no run, not finished, or lacks its files.
+    """
+    folder = Path(folder)
+    result = stored_result(folder)
+    if result is None:
+        why = "is not finished" if (folder / "metrics.jsonl").exists() else "is no run's folder"
+        raise ValueError(f"{folder} {why}: give a folder with result.json and DONE, outputs/.../s<seed>")
+    config.register()
+    cfg = OmegaConf.create((read_json(folder / "tracking.json") or {}).get("config") or {})
+    if not {"dataset", "student", "method", "schedule", "precision"} <= cfg.keys():
+        raise ValueError(f"{folder}/tracking.json does not hold the run's configuration: run it again")
+    if root is not None:
+        cfg.dataset.root = str(root)
+    cfg.output = str(_output(folder, cfg))
+    return Trained(folder, cfg, result)
+
+
+def _output(folder: Path, cfg: DictConfig) -> Path:
+    """The folder that the run's own lies below, wherever both have been moved since."""
+    below = Path(config.identity(cfg)["below"]).parts
+    here = folder.resolve()
+    return here.parents[len(below) - 1] if here.parts[-len(below) :] == below else Path(str(cfg.output))
+
+
+def get_data(run: Trained, device: torch.device) -> Data:
+    """The data set that the run was trained on. Raises ValueError as `load` does."""
+    return load(config.plain(run.cfg, "dataset"), device)
+
+
+def student(run: Trained, device: torch.device, weights: str | Path = STUDENT) -> FeatureNet:
+    """The trained student in eval mode, frozen; weights: a file of the run's folder.
+
+    A quantised one is an ordinary net with the weights as they act. What a method deploys besides its
+    student (simkd) is built by the method, with its teachers. Raises ValueError when file and configuration
+    do not fit.
+    """
+    path, spec = run.folder / weights, config.plain(run.cfg, "student")
+    if exported_as(run.folder / STUDENT) in (None, spec["model"]):
+        classes, in_chans, size = _shape(run, device)
+        net = build(spec["model"], classes, in_chans=in_chans, size=size, args=spec.get("args") or {}, seed=0)
+        load_weights(net, path)
+    else:
+        data = get_data(run, device)
+        net = make_method(run.cfg, data, teachers(run, data, device), device).deployed()
+        _fill(net, path)
+    net.requires_grad_(False).eval()
+    return net.to(device).to(memory_format=torch.channels_last)
+
+
+def _shape(run: Trained, device: torch.device) -> tuple[int, int, int]:
+    """Classes, input channels, image size; the data is opened only where the configuration does not tell."""
+    node = config.plain(run.cfg, "dataset")
+    if node.get("num_classes") and not any((node.get("views") or {}).values()):
+        return int(node["num_classes"]), int(node.get("in_chans", 3)), int(node["size"])
+    info = get_data(run, device).info
+    return info.num_classes, info.in_chans, info.size
+
+
+def teachers(run: Trained, data: Data, device: torch.device) -> list[Teacher]:
+    """The run's teachers as it had them; none are trained. Raises ValueError where one is gone."""
+
+    def missing(cfg: DictConfig, folder: Path) -> None:
+        if not (folder / "DONE").exists():
+            raise ValueError(
+                f"the teacher of {run.folder} is not in {folder} any more: put it back, or train it with "
+                f"method=none student={cfg.student.name} seed={cfg.seed} and the run's other options"
+            )
+
+    if not config.has_teacher(run.cfg) or not run.result.get("teacher"):
+        return []
+    return get_teachers(run.cfg, data, device, train=missing)
+
+
+def exported_as(path: Path) -> str | None:
+    """The name of the net that an export says it holds, None where it says nothing. Raises ValueError."""
+    if not path.is_file():
+        raise ValueError(f"{path} is missing: run the command in result.json again")
+    try:
+        with safe_open(path, framework="pt") as file:
+            return (file.metadata() or {}).get("model")
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path} is damaged ({error}): run the command in result.json again") from error
+
+
+def _fill(net: FeatureNet, path: Path) -> None:
+    """Like load_weights, for nets whose export leaves out what they do not use."""
+    state = read_state(path)
+    if problem := mismatch(state, net.model.state_dict()):
+        raise ValueError(f"{path} does not fit {net.name}: {problem}")
+    net.model.load_state_dict(state, strict=False)
