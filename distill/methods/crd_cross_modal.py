@@ -1,0 +1,60 @@
+"""CRD across modalities (Tian, Krishnan, Isola, ICLR 2020, arXiv:1910.10699, section 4.2)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch.nn import functional as F
+
+from distill.data import DataInfo
+from distill.method import Batch, Losses, Phase, Update
+from distill.methods.crd import CRD
+from distill.models import FeatureNet
+
+
+class CRDCrossModal(CRD):
+    """Contrast between the teacher's modality and the student's, then a classifier on the frozen student.
+
+    Phase 1 is crd without cross-entropy or soft targets (`ce`, `kd` bring them in); its negatives are still
+    drawn from other classes, as in crd. Phase 2, of `probe_epochs`, trains the student's last layer alone on
+    labels, which is how the paper measures a transfer. Give dataset.views.teacher=L and
+    dataset.views.student=ab for its setting.
+    """
+
+    def __init__(
+        self,
+        student: FeatureNet,
+        teachers: Sequence[FeatureNet],
+        data: DataInfo,
+        *,
+        ce: float = 0.0,
+        kd: float = 0.0,
+        temperature: float = 4.0,
+        weight: float = 0.8,
+        dim: int = 128,
+        negatives: int = 16384,
+        tau: float = 0.07,
+        momentum: float = 0.5,
+        probe_epochs: int = 30,
+    ) -> None:
+        super().__init__(
+            student, teachers, data, ce=ce, kd=kd, temperature=temperature, weight=weight, dim=dim,
+            negatives=negatives, tau=tau, momentum=momentum,
+        )  # fmt: skip
+        self.probe_epochs = probe_epochs
+
+    def probe_loss(self, batch: Batch) -> Losses:
+        """Cross-entropy of the last layer; what is before it stays as it is, its statistics included."""
+        logits = self.student(batch.images).logits
+        batch.logits = logits.detach()
+        return {"ce": F.cross_entropy(logits, batch.labels)}
+
+    def phases(self) -> list[Phase]:
+        transfer = Phase(
+            "transfer", [Update("student", self.loss, [self])], evaluates=bool(self.ce or self.kd)
+        )
+        probe = [Update("classifier", self.probe_loss, [self.student.classifier])]
+        steady = {"decay": "cosine", "warmup_epochs": 0}
+        return (
+            [transfer, Phase("probe", probe, self.probe_epochs, steady)] if self.probe_epochs else [transfer]
+        )

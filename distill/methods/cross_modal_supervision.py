@@ -1,0 +1,78 @@
+"""Cross modal distillation for supervision transfer (Gupta, Hoffman, Malik, CVPR 2016, arXiv:1507.00448)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from distill.data import DataInfo
+from distill.heads import conv_regressor
+from distill.losses import full_precision
+from distill.models import FeatureNet, Outputs
+from distill.two_phase import InitThenTrain
+
+
+@full_precision
+def transfer_loss(student: Tensor, teacher: Tensor) -> Tensor:
+    """Mean squared difference of two maps [B,C,H,W] of one sample in two modalities (eq. 1)."""
+    return F.mse_loss(student, teacher)
+
+
+class CrossModalSupervision(InitThenTrain):
+    """The student's map of its modality follows the teacher's map of the paired one, and is then tuned on
+    labels.
+
+    Phase 1 needs no labels; `stage` counts from 1, negative from the last. Nets of one architecture are
+    compared as they are, as in the paper; others through a convolution. Give dataset.views.teacher and
+    dataset.views.student: both see the same crop and flip of a sample.
+    """
+
+    key = "transfer"
+
+    def __init__(
+        self,
+        student: FeatureNet,
+        teachers: Sequence[FeatureNet],
+        data: DataInfo,
+        *,
+        ce: float = 1.0,
+        kd: float = 0.0,
+        temperature: float = 4.0,
+        weight: float = 0.0,
+        init_epochs: int = 30,
+        stage: int = -1,
+    ) -> None:
+        super().__init__(
+            student,
+            teachers,
+            data,
+            ce=ce,
+            kd=kd,
+            temperature=temperature,
+            weight=weight,
+            init_epochs=init_epochs,
+        )
+        self.of_student, self.of_teacher = (place(net, stage) for net in (student, self.teacher))
+        mine, theirs = student.shapes[self.of_student], self.teacher.shapes[self.of_teacher]
+        self.regressor = None if mine == theirs else conv_regressor(mine, theirs, relu=False)
+
+    def match(self, student: Outputs, teacher: Outputs) -> Tensor:
+        feature = student.features[self.of_student]
+        if self.regressor is not None:
+            feature = self.regressor(feature)
+        return transfer_loss(feature, teacher.features[self.of_teacher])
+
+    def adapters(self) -> list[nn.Module]:
+        return [] if self.regressor is None else [self.regressor]
+
+
+def place(net: FeatureNet, stage: int) -> int:
+    """The 0-based number of a stage; ValueError names the stages that a net has."""
+    count = len(net.shapes)
+    if not 1 <= abs(stage) <= count:
+        raise ValueError(
+            f"method.stage={stage} of {net.name} does not exist: it has 1 to {count}, or -1 to -{count}."
+        )
+    return stage - 1 if stage > 0 else count + stage

@@ -1,0 +1,230 @@
+"""Two views of one sample: conversions against plain arithmetic, the same crop for both, and methods on
+them.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from distill import config
+from distill.data import load
+from distill.data.arrays import ArraySource
+from distill.data.loading import from_arrays
+from distill.data.modality import lower, make_view, to_gray, to_lab
+from distill.data.readers import Arrays, Part
+from distill.evaluate import accuracy
+from distill.fit import train_mode
+from distill.methods.cross_modal_supervision import place, transfer_loss
+from distill.models import build
+from distill.run import run
+from tests import tiny
+
+CFG = {"name": "pairs", "in_chans": 3, "size": 8, "mean": (0.4, 0.5, 0.6), "std": (0.2, 0.25, 0.3), "pad": 2}
+
+
+def data(**views):
+    random = np.random.RandomState(0)
+    parts = [Part(random.randint(256, size=(n, 8, 8, 3), dtype=np.uint8), np.arange(n) % 3) for n in (12, 6)]
+    return from_arrays(Arrays(*parts, ["a", "b", "c"]), {**CFG, "views": views}, torch.device("cpu"))
+
+
+def slow_lab(r: float, g: float, b: float) -> list[float]:
+    def linear(v: float) -> float:
+        return v / 12.92 if v <= 0.04045 else ((v + 0.055) / 1.055) ** 2.4
+
+    red, green, blue = linear(r), linear(g), linear(b)
+    x = 0.4124564 * red + 0.3575761 * green + 0.1804375 * blue
+    y = 0.2126729 * red + 0.7151522 * green + 0.0721750 * blue
+    z = 0.0193339 * red + 0.1191920 * green + 0.9503041 * blue
+
+    def f(t: float) -> float:
+        return t ** (1 / 3) if t > 216 / 24389 else (24389 / 27 * t + 16) / 116
+
+    fx, fy, fz = f(x / 0.95047), f(y), f(z / 1.08883)
+    return [116 * fy - 16, 500 * (fx - fy), 200 * (fy - fz)]
+
+
+def test_lab_is_the_published_conversion() -> None:
+    torch.manual_seed(0)
+    pixels = torch.cat([torch.rand(40, 3), 0.03 * torch.rand(10, 3), torch.zeros(1, 3)]).double()
+    made = to_lab(pixels.view(-1, 3, 1, 1)).view(-1, 3)
+    for rgb, lab in zip(pixels.tolist(), made.tolist(), strict=True):
+        assert lab == pytest.approx(slow_lab(*rgb), abs=2e-4)
+    known = {  # of tables of sRGB primaries under D65
+        (1, 0, 0): (53.24, 80.09, 67.20), (0, 1, 0): (87.73, -86.18, 83.18), (0, 0, 1): (32.30, 79.19, -107.86),
+        (1, 1, 1): (100, 0, 0), (0, 0, 0): (0, 0, 0),
+    }  # fmt: skip
+    for rgb, lab in known.items():
+        found = to_lab(torch.tensor(rgb, dtype=torch.float64).view(1, 3, 1, 1)).flatten().tolist()
+        assert found == pytest.approx(lab, abs=0.02), rgb
+
+
+def test_gray_and_fewer_pixels() -> None:
+    torch.manual_seed(0)
+    rgb = torch.rand(2, 3, 4, 4)
+    r, g, b = rgb[1, :, 2, 3].tolist()
+    assert to_gray(rgb)[1, 0, 2, 3].item() == pytest.approx(0.299 * r + 0.587 * g + 0.114 * b, abs=1e-6)
+    small = lower(rgb, 2)
+    assert small.shape == rgb.shape
+    corner = rgb[0, 1, :2, :2].mean().item()
+    assert small[0, 1, 0, 0].item() == pytest.approx(corner, abs=1e-6)
+
+
+@pytest.mark.parametrize(("name", "chans"), [("gray", 1), ("L", 1), ("ab", 2), ("low-4", 3)])
+def test_both_sides_see_the_same_crop_and_flip(name: str, chans: int) -> None:
+    plain, viewed = data(), data(student=name)
+    assert (viewed.info.in_chans, viewed.info.for_teacher.in_chans) == (chans, 3)
+    assert viewed.info.view == name and plain.info.for_teacher is plain.info
+    ours = list(viewed.source(batch_size=5, seed=1).epoch(2))
+    theirs = list(plain.source(batch_size=5, seed=1).epoch(2))
+    view = make_view(name, plain.info, depth=False)
+    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (plain.info.mean, plain.info.std))
+    for a, b in zip(ours, theirs, strict=True):
+        assert "teacher" not in b.views and torch.equal(a.labels, b.labels)
+        assert torch.allclose(a.views["teacher"], b.images, atol=1e-5)
+        pixels = ((b.images * std + mean) * 255).round().byte().permute(0, 2, 3, 1)
+        assert torch.allclose(a.images, view(pixels), atol=1e-4)
+        assert a.images.shape[1] == chans and a.images.is_contiguous(memory_format=torch.channels_last)
+    student, teacher = (next(viewed.evaluation(6, side))[0] for side in ("student", "teacher"))
+    assert student.shape[1] == chans and torch.allclose(teacher, next(plain.evaluation(6))[0], atol=1e-5)
+    again = viewed.source(batch_size=5, seed=1).replace(drop_last=True)
+    assert next(again.epoch(2)).images.shape[1] == chans and isinstance(again, ArraySource)
+
+
+def test_a_teachers_view_leaves_the_students_images_alone() -> None:
+    viewed = data(teacher="L")
+    batch, plain = (
+        next(viewed.source(batch_size=5, seed=1).epoch(1)),
+        next(data().source(batch_size=5, seed=1).epoch(1)),
+    )
+    assert torch.allclose(batch.images, plain.images, atol=1e-5) and batch.views["teacher"].shape[1] == 1
+    assert viewed.info.for_teacher.in_chans == 1 and viewed.info.in_chans == 3
+
+
+@pytest.mark.parametrize(
+    ("views", "words"),
+    [
+        ({"student": "sepia"}, "sepia: it is gray"),
+        ({"student": "low-8"}, "give 1 to 7"),
+        ({"student": "depth"}, "dataset=folder"),
+        ({"pupil": "gray"}, "its keys are teacher and student"),
+    ],
+)
+def test_views_that_cannot_be_made_are_refused(views: dict[str, str], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        data(**views)
+    grey = {**CFG, "in_chans": 1, "mean": (0.5,), "std": (0.2,), "views": {"student": "ab"}}
+    part = Part(np.zeros((3, 8, 8, 1), np.uint8), np.arange(3))
+    with pytest.raises(ValueError, match="made of 3 channels"):
+        from_arrays(Arrays(part, part, ["a", "b", "c"]), grey, torch.device("cpu"))
+
+
+def folder(root: Path) -> Path:
+    """Images whose red marks the row and column, and depth images (16 bits) with the same marks."""
+    for part, count in (("train", 4), ("val", 2)):
+        for name in ("cat", "dog"):
+            for where in (root / part / name, root / "depth" / part / name):
+                where.mkdir(parents=True)
+            for k in range(count):
+                marks = np.add.outer(np.arange(20), 5 * np.arange(24)).astype(np.uint8) + 20 * k
+                rgb = np.stack([marks, marks // 2, marks // 3], 2)
+                Image.fromarray(rgb).save(root / part / name / f"{k}.png")
+                Image.fromarray(marks.astype(np.uint16) * 256).save(root / "depth" / part / name / f"{k}.png")
+    return root
+
+
+def test_folders_of_pairs_give_depth_with_the_same_crop(tmp_path: Path) -> None:
+    cfg = {
+        "name": "rgbd", "kind": "folder", "root": str(folder(tmp_path)), "size": 16, "in_chans": 3, "workers": 0,
+        "mean": (0.5,) * 3, "std": (0.25,) * 3, "views": {"student": "depth"},
+    }  # fmt: skip
+    pairs = load(cfg)
+    assert (pairs.info.in_chans, pairs.info.for_teacher.in_chans) == (1, 3)
+    for epoch in (1, 2):
+        for batch in pairs.source(batch_size=3, seed=1).epoch(epoch):
+            red, depth = batch.views["teacher"][:, :1], batch.images
+            assert depth.shape[1:] == (1, 16, 16) and (red - depth).abs().max() < 0.05
+    first = next(pairs.evaluation(4))[0]
+    assert (next(pairs.evaluation(4, "teacher"))[0][:, :1] - first).abs().max() < 0.05
+    (tmp_path / "depth" / "train" / "cat" / "2.png").unlink()
+    with pytest.raises(ValueError, match="needs one depth image"):
+        load(cfg)
+
+
+def test_transfer_loss_and_stages() -> None:
+    torch.manual_seed(0)
+    student, teacher = torch.randn(2, 3, 2, 2, requires_grad=True), torch.randn(2, 3, 2, 2)
+    gaps = [(a - b) for a, b in zip(student.flatten().tolist(), teacher.flatten().tolist(), strict=True)]
+    loss = transfer_loss(student, teacher)
+    assert loss.item() == pytest.approx(sum(g * g for g in gaps) / 24, rel=1e-5)
+    loss.backward()
+    assert student.grad.flatten()[5].item() == pytest.approx(2 * gaps[5] / 24, rel=1e-4)
+    net = tiny.net("cifar_resnet8")
+    assert (place(net, -1), place(net, 1), place(net, 3)) == (2, 0, 2)
+    with pytest.raises(ValueError, match="1 to 3"):
+        place(net, 4)
+
+
+def method_on(name: str, viewed, *overrides: str):
+    student, teacher = (
+        build(model, 3, in_chans=chans, size=8, seed=seed)
+        for model, chans, seed in (
+            ("cifar_resnet8", viewed.info.in_chans, 1), ("cifar_resnet14", viewed.info.for_teacher.in_chans, 2)
+        )
+    )  # fmt: skip
+    return tiny.make(name, student, teacher, viewed, *overrides)
+
+
+def test_methods_ask_the_teacher_about_its_own_view() -> None:
+    viewed = data(student="ab", teacher="L")
+    batch = next(viewed.source(batch_size=6, seed=1).epoch(1))
+    method = method_on("cross-modal-supervision", viewed)
+    assert method.regressor is None, "stages of one shape are compared as they are"
+    wanted = method.teacher(batch.views["teacher"]).features[-1]
+    loss = method.match_only(batch)["transfer"]
+    method.student.eval()
+    method.student.train()
+    assert torch.allclose(method.teach(batch).features[-1], wanted) and loss > 0
+    assert 0 <= accuracy(method.student, viewed) <= 100
+
+
+def test_crd_across_modalities_transfers_and_then_probes() -> None:
+    viewed = data(student="ab", teacher="L")
+    method = method_on("crd-cross-modal", viewed, "method.negatives=4")
+    transfer, probe = method.phases()
+    assert not transfer.evaluates and probe.evaluates
+    batch = next(viewed.source(batch_size=6, seed=1).epoch(1))
+    assert set(method.loss(batch)) == {"crd"}, "no labels in the transfer"
+    before = {key: value.clone() for key, value in method.student.state_dict().items()}
+    train_mode(method, probe)
+    optimizer = torch.optim.SGD(probe.updates[0].trains[0].parameters(), lr=0.1)
+    method.probe_loss(batch)["ce"].backward()
+    optimizer.step()
+    moved = [key for key, value in method.student.state_dict().items() if not torch.equal(value, before[key])]
+    assert moved == ["model.fc.weight", "model.fc.bias"]
+
+
+def test_a_run_trains_its_teacher_on_the_teachers_view(output: Path) -> None:
+    cfg = tiny.composed(
+        "method=kd", "teacher=resnet14", "student=resnet8", "dataset.fraction=0.15", "dataset.views.student=low-4",
+        "schedule.batch_size=32", "precision=fp32", f"output={output}",
+    )  # fmt: skip
+    result = run(cfg, Path(config.identity(cfg)["folder"]), table=False)
+    trained = config.teacher_config(cfg)
+    plain = tiny.composed(
+        "method=none", "student=resnet14", "seed=0", "schedule.batch_size=32", "precision=fp32"
+    )
+    assert config.identity(trained)["hash"] == config.identity(plain)["hash"], "it sees images as they are"
+    assert result["teacher_accuracy"] > 20 and (Path(config.identity(trained)["folder"]) / "DONE").exists()
+    gray = tiny.composed(
+        "method=kd", "dataset=cifar10", "dataset.views.teacher=L", "dataset.views.student=ab"
+    )
+    by_hand = tiny.composed(
+        "method=none", "dataset=cifar10", "student=resnet56", "seed=0", "dataset.views.student=L"
+    )
+    assert config.identity(config.teacher_config(gray)) == config.identity(by_hand)
