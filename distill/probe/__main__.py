@@ -6,6 +6,7 @@ import argparse
 import logging
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 
 from distill import config, runtime
 from distill.errors import DONE, USAGE
@@ -57,6 +58,8 @@ def _probe(options: argparse.Namespace) -> None:
             raise ValueError(f"--{key.replace('_', '-')} is {value}: give a number above 0")
     device = runtime.pick_device(options.device)
     recipe = RECIPES[options.recipe].changed(**given)
+    if options.fraction is not None:
+        recipe = replace(recipe, name=f"{recipe.name},fraction={options.fraction:g}")
     subject = find(options.target, device, teacher=options.teacher, model=options.model)
     changes = {"root": options.root, "fraction": options.fraction}
     path = probe(subject, options.dataset, recipe, device, seed=options.seed, **changes)

@@ -55,8 +55,7 @@ def probe(
         "seconds": time.time() - started,
         **runtime.describe(device),
     }
-    name = f"{config.slug(data.info.name)}-{file_name(recipe)}{subject.suffix}.json"
-    path = subject.folder / "probe" / name
+    path = subject.folder / "probe" / file_name(data.info.name, recipe, subject.suffix, seed)
     write_json(path, result)
     return path
 
@@ -73,6 +72,8 @@ def data_node(name: str, net: FeatureNet, recipe: Recipe, changes: dict[str, Any
         found[key] = found[key] if value is None else value
     node: dict[str, Any] = {str(key): config.plain(found, str(key)) for key in found}
     mean, std = recipe.statistics.get(name, (node["mean"], node["std"]))
+    if len(mean) > net.in_chans and node.get("kind") == "folder":  # whose images can be read as grey ones
+        mean, std = [sum(mean) / len(mean)], [sum(std) / len(std)]
     if len(mean) > net.in_chans:
         raise ValueError(f"{net.name} takes grey images and {name} is in colour: probe it on mnist or digits")
     repeat = net.in_chans // len(mean)
@@ -80,9 +81,10 @@ def data_node(name: str, net: FeatureNet, recipe: Recipe, changes: dict[str, Any
     return {**node, **own, "resize": True}
 
 
-def file_name(recipe: Recipe) -> str:
-    """`distillers-epochs3` for `distillers,epochs=3`."""
-    return config.slug(recipe.name.replace("=", ""))
+def file_name(dataset: str, recipe: Recipe, suffix: str, seed: int) -> str:
+    """`stl10-distillers.json`; `stl10-distillers-epochs3-teacher-seed1.json`."""
+    parts = f"{dataset}-{recipe.name.replace('=', '')}{suffix}" + (f"-seed{seed}" if seed else "")
+    return f"{config.slug(parts)}.json"
 
 
 def _told(recipe: Recipe, lr_scale: float) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from itertools import groupby
 from typing import Any
 
 from distill.report.collect import Found
+from distill.report.probes import probe_table
 from distill.report.summary import ALONE, Place, Row, convention, place, place_title
 from distill.report.table import Cell, Document, Table, number, numeric_columns, spread, word
 
@@ -39,6 +40,7 @@ EXPLAIN = (
 def overview(found: Found, rows: list[Row]) -> Document:
     """One table a data set, protocol and length, so that rows of different protocols never meet."""
     tables = [_table(where, list(group)) for where, group in groupby(rows, place)]
+    tables += [probed] if (probed := probe_table(rows)) else []
     notes = [found.line(), EXPLAIN] if rows else [found.line()]
     return Document("Distillation runs", tables, notes + below(rows), [record(row) for row in rows])
 

@@ -8,6 +8,7 @@ from typing import Any
 from distill.papers import PaperTable
 from distill.report import table as shape
 from distill.report.compare import TEACHER, Cell, Comparison, lay_beside
+from distill.report.probes import PUBLISHED, probe_table, records
 from distill.report.stats import ABOVE, BELOW, FEW, MISSING, RULE, WITHIN
 from distill.report.summary import Row, convention
 from distill.report.table import Document, Table, number, numeric_columns, spread, word
@@ -20,6 +21,7 @@ DETAILS += ["difference", "± 95 %", "verdict", "convention", "hash"]
 MARKED = ["method", "teacher", "student", "differs in", "n", "last", "best", "data set", "protocol"]
 MARKED += ["convention", "hash"]
 BESIDE = "ours beside published"
+ALONE_OR_NOT = ("no runs are laid beside", "ours, where there are any, are in the table Linear probe")
 
 
 def paper_document(tables: list[PaperTable], rows: list[Row], line: str) -> Document:
@@ -32,6 +34,9 @@ def paper_document(tables: list[PaperTable], rows: list[Row], line: str) -> Docu
             document.records += _records(comparison)
         else:
             document.tables.append(_as_published(table))
+        if table.id == PUBLISHED and (probed := probe_table(rows)):
+            document.tables.append(probed)
+            document.records += records(rows)
     return document
 
 
@@ -162,8 +167,9 @@ def _as_published(table: PaperTable) -> Table:
     head = raw.get("columns") or [f"{pair.teacher} → {pair.student}" for pair in table.pairs]
     columns = [*[""] * (width - len(head)), *map(str, head)]
     rows = [[_printed(value) for value in [*line, *[None] * (width - len(line))]] for line in listed]
+    metric, beside = raw.get("metric", "values as in the source"), ALONE_OR_NOT[table.id == PUBLISHED]
     notes = [
-        f"As published ({raw.get('metric', 'values as in the source')}); no runs are laid beside.",
+        f"As published ({metric}); {beside}.",
         f"Source: {table.source()}.",
         *table.notes,
     ]

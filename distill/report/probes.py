@@ -1,0 +1,183 @@
+"""Linear probes (representation transfer): <run>/probe/*.json over seeds, beside CRD's published table 4."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from distill import papers
+from distill.report.collect import BIGGEST, Run
+from distill.report.compare import base_method, has_kd_suffix, model_name
+from distill.report.stats import Sample, sample
+from distill.report.summary import ALONE, Row
+from distill.report.table import Table, number, numeric_columns, spread, word
+
+PUBLISHED = "crd_linear_probe"
+COLUMNS = ["method", "teacher", "student", "trained on", "probed on", "recipe", "n", "last", "best"]
+COLUMNS += ["published"]
+TEACHER = "teacher"
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Probes of one kind of net by one recipe; accuracies in percent, over the seeds of the net.
+
+    Probes of a run with several seeds of their own count as their mean. `method` is "teacher" for a teacher.
+    """
+
+    one: Run
+    method: str
+    dataset: str
+    recipe: str
+    last: Sample
+    best: Sample | None
+    published: float | None
+
+
+def probe_table(rows: Iterable[Row]) -> Table | None:
+    """The table `Linear probe` of all probes beside the runs of `rows`; None where there are none."""
+    found = probes(rows)
+    if not found:
+        return None
+    cells = [
+        [
+            word(probe.method),
+            word(probe.one.teacher),
+            word(None if probe.method == TEACHER else probe.one.student),
+            word(probe.one.dataset),
+            word(probe.dataset),
+            word(probe.recipe),
+            number(probe.last.n, 0),
+            spread(probe.last),
+            spread(probe.best),
+            number(probe.published),
+        ]
+        for probe in found
+    ]
+    note = (
+        "A linear layer on the frozen net's embeddings, which are extracted once and not augmented; top-1 "
+        "accuracy in %, mean ± sample standard deviation over n nets."
+    )
+    notes = [note]
+    if any(probe.published is not None for probe in found):
+        source = papers.tables()[PUBLISHED].source()
+        notes.append(f"Published: CRD's table 4. Its recipe is not known, so no verdict is given ({source}).")
+    return Table("probe", "Linear probe", COLUMNS, cells, notes, numeric_columns(cells, len(COLUMNS)))
+
+
+def probes(rows: Iterable[Row]) -> list[Probe]:
+    """All probes beside the runs of `rows`, grouped over seeds."""
+    groups: dict[tuple[Any, ...], list[tuple[Run, dict[str, Any]]]] = defaultdict(list)
+    for row in rows:
+        for run in row.runs:
+            for content in _read(run.folder / "probe"):
+                groups[_key(run, content)].append((run, content))
+    return sorted((_probe(group) for group in groups.values()), key=_order)
+
+
+def records(rows: Iterable[Row]) -> list[dict[str, Any]]:
+    """The probes as flat raw values, for CSV."""
+    return [
+        {
+            "table": PUBLISHED,
+            "method": probe.method,
+            "teacher": probe.one.teacher,
+            "student": probe.one.student,
+            "dataset": f"{probe.one.dataset}->{probe.dataset}",
+            "recipe": probe.recipe,
+            "n": probe.last.n,
+            "ours_mean": probe.last.mean,
+            "ours_std": probe.last.std,
+            "best_mean": probe.best.mean if probe.best else None,
+            "published": probe.published,
+            "hash": probe.one.hash,
+        }
+        for probe in probes(rows)
+    ]
+
+
+def _read(folder: Path) -> Iterator[dict[str, Any]]:
+    """The usable files of a run's probe folder; nothing in it can make a report fail."""
+    try:
+        names = sorted(name for name in os.listdir(folder) if name.endswith(".json") and name[0] != ".")
+    except OSError:
+        return
+    for name in names:
+        try:
+            path = folder / name
+            content = json.loads(path.read_text(encoding="utf-8")) if path.stat().st_size < BIGGEST else None
+        except (OSError, ValueError, RecursionError):
+            continue
+        if isinstance(content, dict) and _usable(content):
+            yield content
+
+
+def _usable(content: dict[str, Any]) -> bool:
+    accuracy, recipe = content.get("accuracy"), content.get("recipe")
+    return (
+        content.get("net") in ("student", TEACHER)
+        and isinstance(content.get("dataset"), str)
+        and isinstance(recipe, dict)
+        and isinstance(recipe.get("name"), str)
+        and isinstance(accuracy, dict)
+        and _percent(accuracy.get("last")) is not None
+    )
+
+
+def _percent(value: Any) -> float | None:
+    usable = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 100
+    return float(value) if usable else None
+
+
+def _key(run: Run, content: dict[str, Any]) -> tuple[Any, ...]:
+    """Of a teacher, the runs that it taught do not matter."""
+    what = (content["dataset"], content.get("evaluated_on"), content["recipe"]["name"])
+    if content["net"] == TEACHER:
+        return (TEACHER, run.dataset, run.teacher, content.get("model"), *what)
+    return ("student", *run.key, *what)
+
+
+def _probe(group: Sequence[tuple[Run, dict[str, Any]]]) -> Probe:
+    run, content = group[0]
+    teacher = content["net"] == TEACHER
+    method = TEACHER if teacher else run.method
+    by_net: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for one, read in group:
+        by_net[str(read.get("weights")) if teacher else one.seed].append(read["accuracy"])
+    last, best = (sample([_mean(each, key) for each in by_net.values()]) for key in ("last", "best"))
+    assert last is not None
+    dataset, recipe = content["dataset"], str(content["recipe"]["name"])
+    return Probe(run, method, dataset, recipe, last, best, published(run, method, dataset))
+
+
+def _mean(accuracies: Sequence[dict[str, Any]], key: str) -> float | None:
+    got = sample([_percent(accuracy.get(key)) for accuracy in accuracies])
+    return got.mean if got else None
+
+
+def published(run: Run, method: str, dataset: str) -> float | None:
+    """What CRD's table 4 prints for a run's pair and method on `dataset`; None where it has no such cell."""
+    table = papers.tables()[PUBLISHED]
+    pair = table.pairs[0]
+    trained_here = model_name(run.student) == model_name(pair.student) or method == TEACHER
+    taught_here = run.teacher is None or model_name(run.teacher) == model_name(pair.teacher or "")
+    column = f"{run.dataset}->{dataset}"
+    if not (trained_here and taught_here) or column not in table.raw["columns"]:
+        return None
+    with_kd = has_kd_suffix(method) or (bool(run.kd) and base_method(method) not in ("kd", ALONE, TEACHER))
+    for name, values in table.methods.items():
+        if base_method(name) == base_method(method) and has_kd_suffix(name) == with_kd:
+            return float(values[table.raw["columns"].index(column)])
+    return None
+
+
+def _order(probe: Probe) -> tuple[Any, ...]:
+    run = probe.one
+    first = {TEACHER: 0, ALONE: 1}.get(probe.method, 2)
+    where = (run.dataset, probe.dataset, probe.recipe, run.student)
+    return *where, first, run.teacher or "", probe.method, run.hash
