@@ -97,6 +97,8 @@ def test_any_pair_works_or_is_refused_in_a_sentence(name: str, pair: tuple[str, 
         assert len(text) > 40 and "method=" in text and "\n" not in text, text
         return
     phase = method.phases()[-1]
+    if phase.begin:
+        phase.begin()
     train_mode(method, phase)
     batch = batches(data, method, phase)[0]
     for update in phase.updates:
