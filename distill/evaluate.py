@@ -40,6 +40,16 @@ def accuracy(net: nn.Module, data: Data, autocast: Callable[[], AbstractContextM
     return 100 * (logits.argmax(1) == labels).double().mean().item()
 
 
+def told(
+    net: nn.Module, data: Data, autocast: Callable[[], AbstractContextManager[Any]] = nullcontext
+) -> float | dict[str, float]:
+    """What a result tells of a net that a method reports: what its `measure` makes of its logits, or its accuracy."""
+    if not hasattr(net, "measure"):
+        return accuracy(net, data, autocast)
+    found: dict[str, float] = net.measure(*predict(net, data.evaluation(512), autocast))  # type: ignore[operator]
+    return found
+
+
 @full_precision
 def scores(logits: Tensor, labels: Tensor) -> dict[str, float]:
     """Return top-1 and top-5 accuracy in percent, cross-entropy, and expected calibration error in percent."""

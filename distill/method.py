@@ -35,6 +35,7 @@ class Batch:
     view: Tensor | None = None  # [B] int64, which of the finitely many crops and flips this is (teacher cache)
     epoch: int = 1  # 1-based
     step: int = 0  # 0-based, in the epoch
+    weight: float = 1.0  # its share of the whole batch, where several processes take a part each
     logits: Tensor | None = None  # [B,K] the student's, left here by Method.loss for the running accuracy
 
 
@@ -163,7 +164,10 @@ class Method(nn.Module):
         return self.student
 
     def reported(self) -> dict[str, nn.Module]:
-        """Return further nets whose accuracy is told (peers, exits, ensembles); they give logits or Outputs."""
+        """Return further nets whose accuracy is told (peers, exits, ensembles); they give logits or Outputs.
+
+        One with `measure(logits, labels)` tells what that returns, in place of its accuracy.
+        """
         return {}
 
     def ramp(self, epochs: int) -> float:

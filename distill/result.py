@@ -13,7 +13,7 @@ from distill import config, quant_file
 from distill.checkpoint import export
 from distill.cost import step_share
 from distill.data import Data
-from distill.evaluate import accuracy, predict, scores, without_classes
+from distill.evaluate import accuracy, predict, scores, told, without_classes
 from distill.files import plain as plain_json
 from distill.files import read_json, write_json, write_text
 from distill.fit import Fit
@@ -43,7 +43,7 @@ def describe(
         "convention": {key: cfg.method.get(key) for key in ("ce", "kd", "weight") if key in cfg.method},
         "accuracy": {"last": fit.score.last, "best": fit.score.best, "best_epoch": fit.score.best_epoch},
         "top5": measured["top5"], "nll": measured["nll"], "ece": measured["ece"],
-        "also": {key: accuracy(more, data, fit.options.autocast) for key, more in method.reported().items()},
+        "also": {key: told(more, data, fit.options.autocast) for key, more in method.reported().items()},
         "epochs": int(cfg.schedule.epochs),
         **compare(teachers, logits, data, fit.options.autocast),
         **without_classes(logits, labels, data.info.labels),
