@@ -40,6 +40,11 @@ class Composer:
         return cfg
 
 
+def left_out(cfg: DictConfig, overrides: Sequence[str]) -> bool:
+    """Whether an experiment file rules a job out: all words of a line of its `leave_out` are among the overrides."""
+    return any(set(str(line).split()) <= set(overrides) for line in cfg.get("leave_out") or ())
+
+
 def command_line(master: DictConfig, overrides: Sequence[str]) -> list[str]:
     """The arguments that run one job of a sweep alone: no launcher, no sweeper."""
     hydra = master.hydra

@@ -22,7 +22,7 @@ from distill import config, errors
 from distill.files import read_json
 from distill.progress import clock
 from distill.sweep import failures
-from distill.sweep.compose import Composer, command_line
+from distill.sweep.compose import Composer, command_line, left_out
 
 WORDS = {
     errors.DONE: "done",
@@ -74,7 +74,8 @@ class Sweep:
         self.ended = 0
         seen: set[Path | None] = {None}
         for one, name in zip(self.overrides, names(self.overrides), strict=True):
-            folder = _folder(composer.load_sweep_config(master, one), name)
+            skip = left_out(master, one)
+            folder = None if skip else _folder(composer.load_sweep_config(master, one), name)
             self.folders.append(folder)
             if folder is not None and folder not in seen and not is_done(folder):
                 self.jobs.append(Job(name, one, command_line(master, one), folder))
@@ -84,26 +85,28 @@ class Sweep:
 
     def announce(self, how: str) -> None:
         """Say what is to be run; `how` tells where."""
-        done, count = len(self.overrides) - len(self.jobs), len(self.jobs)
-        known = f"{done} done already, " if done else ""
-        print(f"{len(self.overrides)} runs: {known}{count} to run{how if count else ''}", flush=True)
+        runs, count = len({*self.folders} - {None}), len(self.jobs)
+        known = f"{runs - count} done already, " if runs > count else ""
+        print(f"{runs} runs: {known}{count} to run{how if count else ''}", flush=True)
         if count:
             attempts = self.output / "sweep.jsonl"
             print(f"  output of each: log.txt in its folder; attempts: {attempts}", flush=True)
 
-    def finish(self, job: Job, code: int, why: str = "", again: bool = True, **where: Any) -> bool:
+    def finish(
+        self, job: Job, code: int, why: str = "", again: bool = True, stopping: bool = False, **where: Any
+    ) -> bool:
         """Record the end of an attempt; returns whether the job should be tried again.
 
-        `code` is an exit code, or a signal's number with a minus; `again`: crashes may be retried.
-        `where` goes into the line of sweep.jsonl.
+        code: an exit code, or a signal's number with a minus; again: whether crashes may be tried again;
+        stopping: the whole sweep was told to stop; where: more for the line of sweep.jsonl.
         """
         if code == errors.DONE and not is_done(job.folder):
             code, why = errors.FAILED, "it ended without a result"
         why = "" if code == errors.DONE else why or reason(job.log, job.mark, code)
-        again = again and code not in _FINAL and job.attempts <= self.retries
+        again = again and not stopping and code not in _FINAL and job.attempts <= self.retries
         self._write(job, code, why, again, where)
         self._print(job, code, why, again)
-        if code != errors.DONE and not again:
+        if code != errors.DONE and not again and not (stopping and code == errors.STOPPED):
             failures.note(code if code >= 0 else errors.FAILED, job.name, f"{why} (log: {job.log})")
         return again
 

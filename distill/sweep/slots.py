@@ -43,7 +43,7 @@ class Slots:
                 while self.running or (self.waiting and stop.received is None):
                     while self.free and self.waiting and stop.received is None:
                         self._start(self.waiting.popleft(), self.free.popleft())
-                    self._collect(retry=stop.received is None)
+                    self._collect(stopping=stop.received is not None)
                     if stop.received is not None and not told:
                         told = self._tell()
             except BaseException:
@@ -63,7 +63,7 @@ class Slots:
         child.start()
         self.running[child] = (job, slot)
 
-    def _collect(self, retry: bool) -> None:
+    def _collect(self, stopping: bool) -> None:
         """Wait, half a second at most, for a job to end, and record those that did."""
         sentinels = {child.sentinel: child for child in self.running}
         for sentinel in connection.wait(list(sentinels), timeout=0.5):
@@ -73,10 +73,10 @@ class Slots:
             code = errors.FAILED if child.exitcode is None else child.exitcode
             if code < 0:
                 _kill(child)  # what it started itself
-            if not retry and code == -signal.SIGTERM:  # it had nothing to save yet
+            if stopping and code == -signal.SIGTERM:  # it had nothing to save yet
                 code = errors.STOPPED
             gpu = self.gpus[slot % len(self.gpus)] if self.gpus else None
-            if self.sweep.finish(job, code, again=retry, slot=slot, gpu=gpu):
+            if self.sweep.finish(job, code, stopping=stopping, slot=slot, gpu=gpu):
                 self.waiting.append(job)
             self.free.append(slot)
 

@@ -6,11 +6,12 @@ import faulthandler
 import os
 import shlex
 import signal
+import socket
 import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from multiprocessing import connection, parent_process
 from pathlib import Path
@@ -29,12 +30,19 @@ def run(argv: list[str], folder: str) -> int:
     """Run `python -m distill <argv>` in this process, output in <folder>/log.txt; return its exit code."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # the log shall hold the traceback
     with _output_to(Path(folder) / "log.txt"):
-        faulthandler.enable()
-        print(f"--- {time.strftime('%Y-%m-%d %H:%M:%S')}  python -m distill {shlex.join(argv)}", flush=True)
+        faulthandler.enable(2)
+        print(f"--- {time.strftime('%Y-%m-%d %H:%M:%S')}  process {os.getpid()} on {socket.gethostname()}")
+        print(f"--- python -m distill {shlex.join(argv)}", flush=True)
         from distill import cli
 
         sys.argv = sys.argv[:1]
         return cli.main(argv)
+
+
+def run_in(argv: list[str], folder: str, working_folder: str) -> int:
+    """`run` in a process that others started, as Ray's workers, with the working folder of the launch."""
+    os.chdir(working_folder)
+    return run(argv, folder)
 
 
 @dataclass
@@ -66,21 +74,16 @@ def _follow_parent() -> None:
 def _output_to(path: Path) -> Iterator[None]:
     """Append standard output and error, those of subprocesses too, to a file."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    _flush()
-    kept = [os.dup(number) for number in (1, 2)]
-    file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
-    for number in (1, 2):
-        os.dup2(file, number)
-    os.close(file)
-    try:
-        yield
-    finally:
-        _flush()
-        for number, old in zip((1, 2), kept, strict=True):
-            os.dup2(old, number)
-            os.close(old)
-
-
-def _flush() -> None:
     sys.stdout.flush()
     sys.stderr.flush()
+    kept = [os.dup(number) for number in (1, 2)]
+    with open(path, "a", buffering=1, encoding="utf-8") as file:
+        for number in (1, 2):
+            os.dup2(file.fileno(), number)
+        try:
+            with redirect_stdout(file), redirect_stderr(file):  # a worker of Ray's has streams of its own
+                yield
+        finally:
+            for number, old in zip((1, 2), kept, strict=True):
+                os.dup2(old, number)
+                os.close(old)

@@ -53,15 +53,16 @@ class RayLauncher(Launcher):
         import ray
 
         from distill.signals import StopSignals
+        from distill.sweep.worker import run_in
 
-        task = ray.remote(**self.remote, max_calls=1, max_retries=0)(_task)
+        task = ray.remote(**self.remote, max_calls=1, max_retries=0)(run_in)
         with StopSignals() as stop:
             running = {_start(task, job): job for job in sweep.jobs}
             told = False
             while running:
                 for reference in ray.wait(list(running), timeout=1)[0]:
                     job = running.pop(reference)
-                    if sweep.finish(job, *_outcome(reference), again=stop.received is None):
+                    if sweep.finish(job, *_outcome(reference), stopping=stop.received is not None):
                         running[_start(task, job)] = job
                 if stop.received is not None and not told:
                     told = True
@@ -85,14 +86,6 @@ def _start(task: Any, job: Job) -> Any:
     return task.remote(job.argv, str(job.folder), os.getcwd())
 
 
-def _task(argv: list[str], folder: str, cwd: str) -> int:
-    """A job, in a worker of Ray's."""
-    from distill.sweep.worker import run
-
-    os.chdir(cwd)
-    return run(argv, folder)
-
-
 def _outcome(reference: Any) -> tuple[int, str]:
     """Exit code of a task that is over; Ray's word for one that left none."""
     import ray
@@ -102,4 +95,4 @@ def _outcome(reference: Any) -> tuple[int, str]:
     except ray.exceptions.TaskCancelledError:
         return errors.STOPPED, "cancelled"
     except ray.exceptions.RayError as error:
-        return errors.FAILED, f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
+        return errors.FAILED, f"{type(error).__name__}: {str(error).strip().splitlines()[-1].strip()}"

@@ -1,0 +1,449 @@
+"""Sweeps whose jobs crash, are killed, fail and are stopped: the others go on, and all is said in the end.
+
+Faults are injected into processes of the local launcher that stand for runs; real runs, real signals and the
+real programs follow, on this machine and on a stand-in for Slurm (tests/slurm).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import OmegaConf
+
+from distill import errors, signals, sweep
+from distill.files import write_json
+from distill.sweep import compose, failures, jobs, slots, snapshot
+from tests.tiny import composed
+
+REPO = Path(__file__).resolve().parent.parent
+SMALL = ["method=none", "student=resnet8", "dataset.fraction=0.1", "precision=fp32", "compile=false"]
+
+# --- jobs that only pretend to be runs: `faults.json` says what happens to which seed, at which attempt
+
+
+def pretend(argv: list[str], folder: str, env: Mapping[str, str]) -> None:
+    """What a job's process does here: the fault of its seed and attempt, else a result."""
+    os.setsid()
+    place = Path(folder)
+    place.mkdir(parents=True, exist_ok=True)
+    attempt = len(list(place.glob("attempt-*"))) + 1
+    write_json(place / f"attempt-{attempt}", {"argv": argv, "env": dict(env), "pid": os.getpid()})
+    faults = json.loads((place.parents[3] / "faults.json").read_text())
+    fault = (faults.get(place.name, []) + [None] * attempt)[attempt - 1]
+    if isinstance(fault, int) and fault > 0:
+        with open(place / "log.txt", "a") as log:
+            log.write(f"distill: the sentence of exit code {fault}\n")
+        sys.exit(fault)
+    if fault == "hang":
+        time.sleep(600)
+    if isinstance(fault, int):
+        os.kill(os.getpid(), -fault)
+    write_json(place / "result.json", {"accuracy": {"last": 50.0}})
+    if fault != "no result":
+        (place / "DONE").touch()
+
+
+Outcome = tuple[Any, list[Any], list[Any]]
+
+
+class Loader:
+    """Composes as Hydra's loader does, and counts."""
+
+    count = 0
+
+    def load_sweep_config(self, master: Any, overrides: list[str]) -> Any:
+        self.count += 1
+        return composed(*overrides)
+
+
+def master(output: Path, *hydra: str) -> Any:
+    """The parts of a sweep's configuration that launchers read."""
+    sources = [{"provider": "main", "path": "x"}, {"provider": "command-line", "path": "/mine"}]
+    node = {
+        "sweep": {"dir": str(output)},
+        "overrides": {"hydra": list(hydra)},
+        "job": {"config_name": "config"},
+    }
+    return OmegaConf.create({"hydra": {**node, "runtime": {"config_sources": sources}}})
+
+
+@pytest.fixture
+def pretended(output: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Outcome]:
+    """Runs a sweep of seeds with faults; returns the sweep, the lines of its log and the failures noted."""
+    monkeypatch.setattr(slots, "process", pretend)
+    monkeypatch.setattr(HydraConfig, "set_config", lambda *_: None)
+    monkeypatch.setenv(failures.VARIABLE, str(output.parent / "failures.jsonl"))
+
+    def run(
+        faults: dict[int, list[Any]], seeds: int = 3, count: int = 2, gpus: tuple[str, ...] = ()
+    ) -> Outcome:
+        write_json(output / "faults.json", {f"s{seed}": what for seed, what in faults.items()})
+        (output.parent / "failures.jsonl").unlink(missing_ok=True)
+        (output / "sweep.jsonl").unlink(missing_ok=True)
+        overrides = [["method=none", f"seed={seed}", f"output={output}"] for seed in range(seeds)]
+        one = jobs.Sweep(master(output), compose.Composer(Loader()), overrides, retries=1)
+        if one.jobs:
+            slots.Slots(one, count, list(gpus), threads=3).run()
+        return one, attempts(output), failures.read(os.environ[failures.VARIABLE])
+
+    return run
+
+
+def attempts(output: Path) -> list[dict[str, Any]]:
+    path = output / "sweep.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+@pytest.mark.parametrize(
+    ("place", "fault", "tried", "outcome"),
+    [
+        (0, -signal.SIGKILL, 2, "killed by SIGKILL"),
+        (1, -signal.SIGKILL, 2, "killed by SIGKILL"),
+        (2, -signal.SIGKILL, 2, "killed by SIGKILL"),
+        (0, -signal.SIGSEGV, 2, "killed by SIGSEGV"),
+        (1, errors.FAILED, 2, "failed"),
+        (2, 17, 2, "exit code 17"),
+        (0, "no result", 2, "failed"),
+        (0, errors.USAGE, 1, "usage error"),
+        (2, errors.USAGE, 1, "usage error"),
+        (1, errors.NONFINITE, 1, "loss not finite"),
+        (2, errors.NO_CHECKPOINT, 1, "no valid checkpoint"),
+        (1, errors.STOPPED, 1, "stopped"),
+    ],
+)
+def test_one_bad_job_takes_no_other_down(
+    pretended: Any, place: int, fault: Any, tried: int, outcome: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    done, log, noted = pretended({place: [fault] * 3})
+    values = [one.return_value for one in done.returns()]
+    assert [math.isnan(value) for value in values] == [number == place for number in range(3)]
+    bad = [line for line in log if line["outcome"] != "done"]
+    assert [(line["outcome"], line["attempt"]) for line in bad] == [(outcome, n + 1) for n in range(tried)]
+    assert [line["again"] for line in bad] == [True] * (tried - 1) + [False]
+    (failure,) = noted
+    assert f"seed={place}" in failure["what"] and "method" not in failure["what"]
+    assert failure["code"] == (fault if isinstance(fault, int) and fault > 0 else errors.FAILED)
+    if isinstance(fault, int) and fault > 0:
+        assert failure["why"].startswith(f"the sentence of exit code {fault} (log: /")
+    shown = capfd.readouterr().out
+    assert len(re.findall(r"^\[[123]/3\] ", shown, re.MULTILINE)) == 3
+    assert f"{outcome.upper()}  seed={place}" in shown
+
+
+def test_a_second_attempt_can_succeed_and_done_runs_are_not_started(pretended: Any, output: Path) -> None:
+    first, log, noted = pretended({0: [-9], 2: [1]})
+    assert noted == [] and [one.return_value for one in first.returns()] == [50.0] * 3
+    ends = sorted(f"{line['overrides'][1]} {line['outcome']}" for line in log)
+    assert ends == ["seed=0 done", "seed=0 killed by SIGKILL", "seed=1 done", "seed=2 done", "seed=2 failed"]
+    again, log, noted = pretended({}, seeds=4)
+    assert [line["overrides"][1] for line in log] == ["seed=3"]
+    assert [one.return_value for one in again.returns()] == [50.0] * 4
+
+
+def test_all_failures_are_listed(pretended: Any) -> None:
+    _, _, noted = pretended({0: [2], 1: [-9, -11], 2: [3]})
+    assert [failure["code"] for failure in sorted(noted, key=lambda one: one["what"])] == [2, 1, 3]
+    assert [one["why"].startswith("killed by SIGSEGV") for one in noted if one["what"] == "seed=1"] == [True]
+
+
+def test_slots_have_their_own_gpu_and_share_the_threads(pretended: Any, output: Path) -> None:
+    _, log, _ = pretended({}, seeds=4, count=2, gpus=("GPU-a", "GPU-b"))
+    seen = [json.loads(path.read_text()) for path in output.rglob("attempt-1")]
+    assert {one["env"]["CUDA_VISIBLE_DEVICES"] for one in seen} == {"GPU-a", "GPU-b"}
+    assert {(line["slot"], line["gpu"]) for line in log} == {(0, "GPU-a"), (1, "GPU-b")}
+    assert all(one["argv"][-1] == "threads=3" and one["argv"].count("--config-dir") == 1 for one in seen)
+    assert len({one["pid"] for one in seen}) == 4
+
+
+def test_a_signal_stops_the_sweep(pretended: Any, output: Path) -> None:
+    def send() -> None:
+        wait_for(lambda: len(list(output.rglob("attempt-1"))) == 2)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    sender = threading.Thread(target=send)
+    sender.start()
+    with pytest.raises(SystemExit) as left:
+        pretended({0: ["hang"], 1: ["hang"]})
+    sender.join()
+    assert left.value.code == errors.STOPPED
+    assert [(line["outcome"], line["again"]) for line in attempts(output)] == [("stopped", False)] * 2
+    assert not list(output.rglob("s2"))  # never started
+
+
+# --- parts
+
+
+def test_composing_a_sweep_again_costs_nothing_for_other_seeds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(HydraConfig, "set_config", lambda *_: None)
+    loader, known = Loader(), compose.Composer(Loader())
+    known._loader = loader
+    for method in ("none", "kd"):
+        for seed in range(5):
+            cfg = known.load_sweep_config(None, [f"method={method}", f"seed={seed}"])
+            assert (cfg.method.name, cfg.seed) == (method, seed)
+    assert loader.count == 2 and known.count == 2  # other attributes are the loader's
+
+
+def test_a_job_alone_has_no_launcher(tmp_path: Path) -> None:
+    cfg = master(tmp_path, "hydra/launcher=local", "hydra.launcher.slots=2", "hydra.mode=MULTIRUN",
+                 "hydra.verbose=true", "hydra.sweeper.max_batch_size=2")  # fmt: skip
+    assert compose.command_line(cfg, ["seed=1"]) == ["seed=1", "hydra.verbose=true", "--config-dir", "/mine"]
+    assert "hydra.mode=RUN" in compose.command_line(cfg, ["experiment=two", "seed=1"])
+
+
+@pytest.mark.parametrize(
+    ("given", "listed", "expected"),
+    [
+        (None, "GPU 0: H100 (UUID: GPU-1a-b)\nGPU 1: H100 (UUID: GPU-2c-d)\n", ["GPU-1a-b", "GPU-2c-d"]),
+        (None, "GPU 0: A100 (UUID: GPU-1)\n  MIG 1g.5gb Device 0: (UUID: MIG-7-8)\n", ["MIG-7-8"]),
+        (None, "No devices were found\n", []),
+        ("3, 5", "", ["3", "5"]),
+        ("", "GPU 0: H100 (UUID: GPU-1a-b)\n", []),
+    ],
+)
+def test_gpus_that_can_be_seen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str | None, listed: str, expected: list[str]
+) -> None:
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text(f"#!/bin/sh\nprintf '%s' '{listed}'\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if given is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", given)
+    assert slots.visible_gpus() == expected
+
+
+def test_threads_are_divided_unless_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(10)), raising=False)
+    assert slots.threads_per_slot(4) is None  # OMP_NUM_THREADS is set for all tests
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    assert [slots.threads_per_slot(count) for count in (1, 4, 20)] == [None, 2, 1]
+
+
+def test_a_snapshot_is_whole_and_shared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = snapshot.take(tmp_path)
+    assert snapshot.take(tmp_path) == folder and list(folder.parent.iterdir()) == [folder]
+    code = "import distill.config as c; print(c.__file__, c.conf_dir(), len(c.options('method')))"
+    env = os.environ | snapshot.search_path(folder)
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPO, env=env, capture_output=True, text=True)
+    assert done.stdout.split()[:2] == [f"{folder}/distill/config.py", f"{folder}/distill/conf"]
+    assert int(done.stdout.split()[2]) == len(list((REPO / "conf" / "method").glob("*.yaml")))
+    changed = {"distill/x.py": tmp_path / "x.py"}
+    changed["distill/x.py"].write_text("1")
+    monkeypatch.setattr(snapshot, "_files", lambda: changed)
+    assert snapshot.take(tmp_path) != folder
+    changed["distill/y.py"] = tmp_path / "y.py"
+    changed["distill/y.py"].mkdir()  # copying fails half-way: nothing is left
+    with pytest.raises(OSError):
+        snapshot._copy(changed, tmp_path / ".snapshots" / "half")
+    assert len(list((tmp_path / ".snapshots").iterdir())) == 2
+
+
+def test_a_launchers_own_handler_is_called_after_the_run_has_saved() -> None:
+    told: list[int] = []
+    old = signal.signal(signal.SIGUSR2, lambda number, _: told.append(number))
+    try:
+        for number, expected in ((signal.SIGUSR2, True), (signal.SIGTERM, False), (signal.SIGINT, False)):
+            with pytest.raises(errors.Stopped), signals.StopSignals() as stop:
+                os.kill(os.getpid(), number)
+                wait_for(lambda: stop.received is not None)  # noqa: B023
+                raise errors.Stopped
+            assert signals.hand_back() is expected and signals.hand_back() is False
+        with pytest.raises(ValueError), signals.StopSignals() as stop:
+            os.kill(os.getpid(), signal.SIGUSR2)
+            wait_for(lambda: stop.received is not None)
+            raise ValueError  # it failed of itself: nothing was saved
+        assert signals.hand_back() is False
+    finally:
+        signal.signal(signal.SIGUSR2, old)
+    assert told == [signal.SIGUSR2]
+
+
+def test_launchers_that_are_not_there_are_said_to_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    sweep.check_launcher("local")
+    monkeypatch.setattr(sweep, "find_spec", lambda name: None)
+    for name in ("slurm", "ray"):
+        with pytest.raises(ValueError, match=rf"pip install 'distill\[{name}\]'"):
+            sweep.check_launcher(name)
+    monkeypatch.setattr(sweep, "find_spec", lambda name: name)
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(ValueError, match="finds no sbatch and srun"):
+        sweep.check_launcher("slurm")
+
+
+# --- real runs
+
+STARTED: list[subprocess.Popen[str]] = []
+
+
+def start(output: Path, *overrides: str, **env: str) -> subprocess.Popen[str]:
+    """Start a sweep as a shell does, in a group of its own."""
+    path = os.pathsep.join([*filter(None, [os.environ.get("PYTHONPATH")]), str(REPO)])
+    started = subprocess.Popen(
+        [sys.executable, "-m", "distill", "-m", *SMALL, f"output={output}", *overrides],
+        env=os.environ | {"PYTHONPATH": path} | env,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
+    STARTED.append(started)
+    return started
+
+
+@pytest.fixture(autouse=True)
+def _nothing_goes_on() -> Iterator[None]:
+    """Ends the sweeps that a failed test left behind."""
+    yield
+    while STARTED:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(STARTED.pop().pid, signal.SIGKILL)
+
+
+def wait_for(condition: Callable[[], Any], seconds: float = 120) -> Any:
+    end = time.monotonic() + seconds
+    while not (value := condition()):
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.02)
+    return value
+
+
+def text(path: Path) -> str:
+    return path.read_text() if path.exists() else ""
+
+
+def process_of(output: Path, override: str) -> int | None:
+    """The process of a run that has saved already."""
+    for log in output.rglob("log.txt"):
+        if override in text(log) and list(log.parent.glob("checkpoints/*")):
+            return int(re.findall(r"process (\d+)", text(log))[0])
+    return None
+
+
+def test_a_sweep_of_real_runs(output: Path) -> None:
+    """One diverges, one is killed from outside and tried again, one just runs; then nothing is left to do."""
+    rates = ["0.05", "0.06", "1e+30"]
+    sweeping = start(output, "schedule.epochs=6", f"schedule.lr={','.join(rates)}", "hydra.launcher.slots=2")
+    os.kill(wait_for(lambda: process_of(output, "schedule.lr=0.06")), signal.SIGKILL)
+    out, err = sweeping.communicate(timeout=200)
+    assert sweeping.returncode == errors.FAILED, err
+    ends = sorted((line["overrides"][-1], line["attempt"], line["outcome"]) for line in attempts(output))
+    assert ends == [
+        ("schedule.lr=0.05", 1, "done"), ("schedule.lr=0.06", 1, "killed by SIGKILL"),
+        ("schedule.lr=0.06", 2, "done"), ("schedule.lr=1e+30", 1, "loss not finite"),
+    ]  # fmt: skip
+    assert "1 run of the sweep failed:" in err and "schedule.lr=1e+30: " in err
+    logs = {re.findall(r"schedule\.lr=(\S+)", text(log))[0]: text(log) for log in output.rglob("log.txt")}
+    assert [rate for rate in rates if "NonFinite" in logs[rate] and "Traceback" in logs[rate]] == ["1e+30"]
+    assert logs["0.06"].count("--- python -m distill") == 2 and "test" in logs["0.05"]
+
+    before = time.monotonic()
+    again = start(output, "schedule.epochs=6", "schedule.lr=0.05,0.06")
+    out, err = again.communicate(timeout=100)
+    assert (again.returncode, err) == (0, "") and "2 runs: 2 done already, 0 to run" in out
+    assert len(attempts(output)) == 4 and time.monotonic() - before < 60
+
+
+def test_ctrl_c_saves_every_run_and_so_does_the_death_of_the_launcher(output: Path) -> None:
+    def running(count: int) -> list[Path]:
+        logs = output.rglob("log.txt")
+        found = [log for log in logs if len(list(log.parent.glob("checkpoints/*"))) >= count]
+        return found if len(found) == 2 else []
+
+    long = ("schedule.epochs=9999", "seed=1,2,3", "hydra.launcher.slots=2")
+    sweeping = start(output, *long)
+    logs = wait_for(lambda: running(2))
+    os.killpg(sweeping.pid, signal.SIGINT)  # what a terminal does
+    out, err = sweeping.communicate(timeout=100)
+    assert sweeping.returncode == errors.INTERRUPTED
+    assert "1 runs were not started" in err and "failed" not in err
+    assert [line["code"] for line in attempts(output)] == [errors.STOPPED] * 2
+    assert all("stopped by SIGTERM: its state is saved" in text(log) for log in logs)
+    assert not list(output.rglob("s3/log.txt"))
+
+    sweeping = start(output, *long)
+    wait_for(lambda: all(text(log).count("epoch") > 0 and text(log).count("--- python") == 2 for log in logs))
+    lengths = {log: len(text(log)) for log in logs}
+    wait_for(lambda: all(text(log)[lengths[log] :].count("epoch") > 2 for log in logs))
+    os.kill(sweeping.pid, signal.SIGKILL)
+    wait_for(lambda: all(text(log).count("stopped by SIGTERM: its state is saved") == 2 for log in logs))
+    sweeping.communicate(timeout=100)
+
+
+def test_usage_errors_alone_are_exit_code_2(output: Path, tmp_path: Path) -> None:
+    (tmp_path / "bad.safetensors").write_bytes(b"no weights")
+    done = start(output, "method=kd", f"teacher.weights={tmp_path / 'bad.safetensors'}", "seed=1,2")
+    out, err = done.communicate(timeout=100)
+    assert done.returncode == errors.USAGE and "2 runs of the sweep failed:" in err, err
+    assert [line["outcome"] for line in attempts(output)] == ["usage error"] * 2
+    assert err.count("bad.safetensors") >= 2
+
+
+def test_slurm_from_end_to_end(output: Path, tmp_path: Path) -> None:
+    """An array of two: one diverges; one gets SIGTERM and goes on, gets SIGUSR2, is requeued and finishes."""
+    pytest.importorskip("submitit", reason="submitit is not installed: pip install 'distill[slurm]'")
+    state = tmp_path / "slurm"
+    state.mkdir()
+    env = {"PATH": f"{REPO / 'tests' / 'slurm'}:{os.environ['PATH']}", "FAKE_SLURM": str(state)}
+    asked = [
+        f"hydra.launcher.{item}" for item in ("gpus_per_node=null", "timeout_min=60", "signal_delay_s=30")
+    ]
+    runs = ["schedule.epochs=60", "schedule.lr=0.05,1e+30"]
+    sweeping = start(output, "hydra/launcher=slurm", *asked, *runs, **env)
+    log = wait_for(lambda: [one for one in output.rglob("log.txt") if "schedule.lr=0.05" in text(one)])[0]
+
+    def scancel(name: str) -> None:
+        subprocess.run(["scancel", "--signal", name, "1001_0"], env=os.environ | env, check=True)
+
+    wait_for(lambda: list(log.parent.glob("checkpoints/*")))
+    scancel("TERM")
+    wait_for(lambda: "stopped by SIGTERM" in text(log))
+    wait_for(lambda: "epoch" in text(log).partition("stopped by SIGTERM")[2])
+    scancel("USR2")
+    out, err = sweeping.communicate(timeout=200)
+    assert sweeping.returncode == errors.FAILED, out + err
+    assert "  schedule.lr=1e+30: " in err and "1 run of the sweep failed" in err
+    assert [(state / name / "restarts").read_text() for name in ("1001_0", "1001_1")] == ["1", "0"]
+    assert sorted((line["overrides"][-1], line["outcome"], line["slurm"]) for line in attempts(output)) == [
+        ("schedule.lr=0.05", "done", "1001_0"), ("schedule.lr=1e+30", "loss not finite", "1001_1"),
+    ]  # fmt: skip
+    assert text(log).count("--- python -m distill") == 2
+    assert "stopped by SIGUSR2: its state is saved" in text(log)
+    rows = [json.loads(line) for line in (log.parent / "metrics.jsonl").read_text().splitlines()]
+    assert [row["epoch"] for row in rows if row["kind"] == "epoch"] == list(range(1, 61))
+    (other,) = [one for one in output.rglob("log.txt") if one != log]
+    assert "Traceback" in text(other) and "NonFinite" in text(other) and ".snapshots/" in text(other)
+    script = next((output / ".submitit").rglob("*_submission.sh")).read_text()
+    for flag in ("array=0-1%2", "signal=USR2@30", "open-mode=append", "job-name=distill", "time=60"):
+        assert f"#SBATCH --{flag}" in script
+
+
+@pytest.mark.slow
+def test_ray_from_end_to_end(output: Path) -> None:
+    """A cluster on this machine: one run is killed and tried again, one diverges, one just runs."""
+    pytest.importorskip("ray", reason="ray is not installed: pip install 'distill[ray]'")
+    runs = ["schedule.epochs=60", "schedule.lr=0.05,0.06,1e+30"]
+    sweeping = start(output, "hydra/launcher=ray", "+hydra.launcher.init.num_cpus=2", *runs)
+    os.kill(wait_for(lambda: process_of(output, "schedule.lr=0.06"), 280), signal.SIGKILL)
+    out, err = sweeping.communicate(timeout=280)
+    assert sweeping.returncode == errors.FAILED, out + err
+    ends = sorted((line["overrides"][-1], line["attempt"], line["outcome"]) for line in attempts(output))
+    assert ends == [
+        ("schedule.lr=0.05", 1, "done"), ("schedule.lr=0.06", 1, "failed"),
+        ("schedule.lr=0.06", 2, "done"), ("schedule.lr=1e+30", 1, "loss not finite"),
+    ]  # fmt: skip
