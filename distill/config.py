@@ -6,6 +6,8 @@ Resolvers for the YAML files (registered by `register`):
     the run's folder, with and without `output` in front.
 `${by_pair:DEFAULT,{TEACHER-STUDENT: VALUE, ...}}`
     for conf/tuned: the value of the run's pair (`<teacher.name>-<student.name>`), DEFAULT for any other.
+`${by_method:DEFAULT,{METHOD: VALUE, ...}}`
+    for conf/experiment: the value of the run's method; null is as good as no key at all.
 """
 
 from __future__ import annotations
@@ -187,6 +189,7 @@ def build(node: DictConfig | Mapping[str, Any], **objects: Any) -> Any:
     arguments.pop("about", None)
     kind = _locate(target, label)
     known, required = _keywords(kind)
+    arguments = {key: value for key, value in arguments.items() if key in known or value is not None}
     for key in arguments:
         if key not in known:
             raise ValueError(f"{label} does not take the key '{key}': {did_you_mean(key, sorted(known))}")
@@ -201,6 +204,7 @@ def register() -> None:
     add: Any = OmegaConf.register_resolver if renamed else OmegaConf.register_new_resolver
     add("run_folder", _run_folder, replace=True)
     add("by_pair", _by_pair, replace=True)
+    add("by_method", _by_method, replace=True)
     add("group_options", group_options, replace=True)
 
 
@@ -231,6 +235,10 @@ def _run_folder(part: str = "folder", *, _root_: DictConfig) -> str:
 
 def _by_pair(default: Any, table: Mapping[str, Any], *, _root_: DictConfig) -> Any:
     return table.get(f"{_last_teacher(_root_)}-{plain(_root_, 'student.name')}", default)
+
+
+def _by_method(default: Any, table: Mapping[str, Any], *, _root_: DictConfig) -> Any:
+    return table.get(str(_root_.method.name), default)
 
 
 def _last_teacher(cfg: DictConfig) -> str:

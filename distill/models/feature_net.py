@@ -84,7 +84,8 @@ class FeatureNet(nn.Module):
             return CifarReader()
         from distill.models.timm_reader import TimmReader  # imports timm, which takes seconds
 
-        return TimmReader(self.model, self.name, self.probe())
+        args = (self.recipe or {}).get("args") or {}
+        return TimmReader(self.model, self.name, self.probe(), args.get("stages"))
 
     def probe(self) -> Tensor:
         """A fixed image [1, C, H, W] on the model's device; the global random state is left alone."""

@@ -13,8 +13,12 @@ from torch import nn
 def create(
     name: str, num_classes: int, in_chans: int, size: int, pretrained: bool, args: dict[str, Any]
 ) -> nn.Module:
-    """timm.create_model, with img_size for nets of a fixed size; its errors as one-sentence ValueErrors."""
-    kwargs = {"num_classes": num_classes, "in_chans": in_chans, "pretrained": pretrained, **args}
+    """timm.create_model, with img_size for nets of a fixed size; its errors as one-sentence ValueErrors.
+
+    args: timm's keywords, and `stages`, which is the reader's.
+    """
+    own = {key: value for key, value in args.items() if key != "stages"}
+    kwargs = {"num_classes": num_classes, "in_chans": in_chans, "pretrained": pretrained, **own}
     try:
         if pretrained:
             _no_waiting_for_the_hub()

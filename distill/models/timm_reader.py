@@ -42,16 +42,21 @@ class Tap:
 class TimmReader:
     """Reads one timm model; everything about its structure is found at construction, with one probe image.
 
+    stages: only that many of the deepest stages, for pairs of nets that have not equally many.
     Raises ValueError when the model has no forward_intermediates, gives no maps, or refuses the probe's size.
     """
 
-    def __init__(self, model: Any, name: str, probe: Tensor) -> None:
+    def __init__(self, model: Any, name: str, probe: Tensor, stages: int | None = None) -> None:
         self.name = name
         if not hasattr(model, "forward_intermediates"):
             raise Unreadable(
                 f"{name} does not give intermediate maps (forward_intermediates): take another timm model"
             )
         indices = stage_indices(model.feature_info)
+        if stages is not None:
+            if not 1 <= stages <= len(indices):
+                raise Unreadable(f"{name} has {len(indices)} stages, not {stages}: change stages in its args")
+            indices = indices[-stages:]
         self.has_stem = has_stem(model.feature_info)
         self.indices = [0, *indices] if self.has_stem else indices
         self.taps = [_tap(layer) for layer in _classifiers(model)]
