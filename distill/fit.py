@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
+from distill import parallel
 from distill.checkpoint import Checkpoints, SaveError
 from distill.errors import Stopped
 from distill.meter import Meter
@@ -122,6 +123,8 @@ class Fit:
                 self._begin(phase)
             self._resumed = False
             source = phase.source(self.source) if phase.source else self.source
+            if parallel.world() > 1:
+                source = parallel.PartSource(source)
             while self.at.epoch <= self.epochs(phase):
                 yield from self._epoch(phase, source)
             self.at.phase, self.at.epoch = self.at.phase + 1, 1
@@ -173,7 +176,7 @@ class Fit:
             for _ in range(update.repeat):
                 with self.options.autocast():
                     losses = update.loss(batch)
-                stepper.step(losses)
+                stepper.step(losses, batch.weight)
             noted |= losses
         self.method.after_step()
         self.meter.add(at.step, noted, batch.logits, batch.labels)
@@ -187,14 +190,21 @@ class Fit:
 
     def _save_or_stop(self, phase: Phase) -> None:
         due = time.monotonic() - self._saved_at > self.options.save_seconds
-        if not due and self.stop.received is None:
+        received = self._received()
+        if not due and received is None:
             return
         self.meter.flush(phase.name, self.at.epoch)
         saved = self._save()
-        if self.stop.received is not None:
+        if received is not None:
             kept = "its state is saved, the same command goes on from here" if saved else "its last step is not saved"
-            raise Stopped(f"stopped by {signal.Signals(self.stop.received).name}: {kept}",
-                          130 if self.stop.received == signal.SIGINT else 75)
+            raise Stopped(f"stopped by {signal.Signals(received).name}: {kept}",
+                          130 if received == signal.SIGINT else 75)
+
+    def _received(self) -> int | None:
+        """Return the signal to stop for; several processes agree on it whenever losses are read."""
+        if parallel.world() == 1:
+            return self.stop.received
+        return parallel.agreed(self.stop.received) if self.at.step % self.options.log_every == 0 else None
 
     def _finish_epoch(self, phase: Phase) -> None:
         at, epochs = self.at, self.epochs(phase)
@@ -208,6 +218,7 @@ class Fit:
         self._save()
 
     def _evaluate(self) -> float:
+        parallel.same_buffers(self.method)
         net = self.method.deployed()
         accuracy = self.evaluate(net)
         self.score.last = accuracy
@@ -217,6 +228,8 @@ class Fit:
         return accuracy
 
     def _save(self) -> bool:
+        if parallel.rank() > 0:
+            return True
         state = {
             "at": asdict(self.at),
             "score": asdict(self.score),
@@ -253,6 +266,8 @@ class Fit:
             stepper.load_state_dict(saved)
         self.meter.load_state_dict(state["meter"])
         set_rng_state(state["rng"])
+        if parallel.rank() > 0:  # the state is the first process's
+            torch.manual_seed(1000 * self.at.total + parallel.rank())
         self._resumed = True
         return self.at.total
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from distill import parallel
 from distill.errors import NonFinite
 
 
@@ -47,10 +48,11 @@ class Meter:
             self.images += count
 
     def means(self) -> dict[str, float]:
-        """Return the mean of each loss, their sum as "loss", and the accuracy in percent, over what was read."""
-        seen = max(self.images, 1.0)
-        losses = {name: value / seen for name, value in self.sums.items()}
-        return {"loss": sum(losses.values()), **losses, "train_accuracy": 100 * self.correct / seen}
+        """Return the mean of each loss, their sum as "loss", and the accuracy in percent, over what all processes read."""
+        images, correct, *sums = parallel.total([self.images, self.correct, *self.sums.values()])
+        seen = max(images, 1.0)
+        losses = {name: value / seen for name, value in zip(self.sums, sums, strict=True)}
+        return {"loss": sum(losses.values()), **losses, "train_accuracy": 100 * correct / seen}
 
     def state_dict(self) -> dict[str, Any]:
         assert not self._waiting, "flush before saving"

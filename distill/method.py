@@ -32,6 +32,7 @@ class Batch:
     labels: Tensor  # [B] int64
     index: Tensor  # [B] int64, positions in the training set
     views: dict[str, Tensor] = field(default_factory=dict)  # other views of the same images, such as "teacher"
+    targets: Tensor | None = None  # [B,K] labels as probabilities, where images are mixed
     view: Tensor | None = None  # [B] int64, which of the finitely many crops and flips this is (teacher cache)
     epoch: int = 1  # 1-based
     step: int = 0  # 0-based, in the epoch
@@ -129,7 +130,8 @@ class Method(nn.Module):
         """Return all losses of a batch: cross-entropy, soft targets where asked for, and `distill`."""
         student = self.student(batch.images)
         batch.logits = student.logits.detach()
-        losses = {"ce": self.ce * F.cross_entropy(student.logits, batch.labels)} if self.ce else {}
+        truth = batch.labels if batch.targets is None else batch.targets
+        losses = {"ce": self.ce * F.cross_entropy(student.logits, truth)} if self.ce else {}
         if not self._teachers:
             return losses
         teacher = self.teach(batch)

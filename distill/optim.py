@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from distill import parallel
+
 Schedule = Mapping[str, Any]
 
 
@@ -30,7 +32,7 @@ def learning_rate(schedule: Schedule, step: int, steps: int, epochs: int) -> flo
         progress = (epoch - warmup) / max(epochs - warmup, 1e-12)
         return low + (lr - low) * 0.5 * (1 + math.cos(math.pi * progress))
     if kind == "step":
-        passed = sum(step // steps + 1 > milestone for milestone in schedule.get("milestones") or ())
+        passed = sum(step >= round(milestone * steps) for milestone in schedule.get("milestones") or ())
         return lr * float(schedule.get("gamma", 0.1)) ** passed
     raise ValueError(f"schedule.decay is {kind!r}: it is one of step, cosine, constant.")
 
@@ -74,10 +76,11 @@ class Stepper:
             group["lr"] = lr
         return lr
 
-    def step(self, losses: Mapping[str, Tensor]) -> None:
-        """Minimise the sum of the losses by one step."""
+    def step(self, losses: Mapping[str, Tensor], weight: float = 1.0) -> None:
+        """Minimise the sum of the losses by one step; `weight` is this process's share of the batch."""
         self.optimizer.zero_grad(set_to_none=True)
         self.backward(losses)
+        parallel.reduce_gradients(self.parameters, weight)
         if self.clip:
             self.scaler.unscale_(self.optimizer)
             nn.utils.clip_grad_norm_(self.parameters, float(self.clip))

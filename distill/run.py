@@ -14,7 +14,8 @@ import torch
 from filelock import FileLock, Timeout
 from omegaconf import DictConfig
 
-from distill import config, runtime, summary
+from distill import config, parallel, runtime, summary
+from distill.bit import resolve
 from distill.checkpoint import Checkpoints
 from distill.data import Data, load
 from distill.errors import exit_code
@@ -28,7 +29,7 @@ from distill.signals import StopSignals
 from distill.speed import compile_forward, why_compile
 from distill.teachers import Teacher, get_teachers
 from distill.teaching import Prepared
-from distill.watch import Watch, make_tracker
+from distill.watch import Nobody, Watch, make_tracker
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +41,7 @@ def run(cfg: DictConfig, folder: str | Path, *, table: bool = True) -> dict[str,
     Raises ValueError for what the user can mend, NonFinite, NoValidCheckpoint, Stopped.
     """
     folder = Path(folder)
+    parallel.start(str(cfg.device))
     with only_here(folder):
         result = stored_result(folder)
         if result is None:
@@ -51,7 +53,7 @@ def run(cfg: DictConfig, folder: str | Path, *, table: bool = True) -> dict[str,
                     result = experiment.finish()
         elif table:
             log.info("%s is done already: this is its result", folder)
-    if table:
+    if table and parallel.rank() == 0:
         summary.show(cfg, result)
     return result
 
@@ -68,7 +70,7 @@ class Experiment:
     ) -> None:
         self.cfg, self.folder, self.started = cfg, folder, time.time()
         runtime.keep_pages()
-        self.device = runtime.pick_device(str(cfg.device))
+        self.device = runtime.pick_device(parallel.start(str(cfg.device)))
         self.precision = runtime.pick_precision(str(cfg.precision), self.device)
         if cfg.threads:
             torch.set_num_threads(int(cfg.threads))
@@ -76,17 +78,24 @@ class Experiment:
         self.teachers: list[Teacher] = like.teachers if like else self._get_teachers()
         runtime.seed_everything(int(cfg.seed))
         self.method = make_method(cfg, self.data, self.teachers, self.device)
-        schedule = make_schedule(cfg)
+        if parallel.rank() > 0:
+            torch.manual_seed(int(cfg.seed) + 7919 * parallel.rank())  # other negatives and noise than the first process
+        schedule = resolve(make_schedule(cfg), self.data.info.num_train, self.data.info.size)
         batch = int(schedule["batch_size"])
         self._hasten(batch, like)
-        self.source: Source = like.source if like else self.data.source(batch_size=batch, seed=int(cfg.seed))
+        mixup = {"mixup": float(schedule["mixup"])} if schedule.get("mixup") else {}
+        self.source: Source = (
+            like.source if like else self.data.source(batch_size=batch, seed=int(cfg.seed), **mixup)
+        )
         autocast = partial(runtime.autocast, self.device, self.precision)
         options = Options(autocast, self.precision == "fp16", int(cfg.log_every), 60 * float(cfg.save_minutes))
-        self.watch = Watch(folder, quiet)
+        self.watch = Watch(folder, quiet) if parallel.rank() == 0 else Nobody()
         self.fit = Fit(self.method, self.source, partial(accuracy, data=self.data, autocast=autocast), schedule, options,
                        Checkpoints(folder / "checkpoints"), self.watch, stop)  # fmt: skip
         teacher = config.teacher_name(cfg) if self.teachers else None
-        self.watch.tracker = make_tracker(cfg, folder, self.fit.restore(), teacher)
+        resumed = self.fit.restore()
+        if isinstance(self.watch, Watch):
+            self.watch.tracker = make_tracker(cfg, folder, resumed, teacher)
 
     def _get_teachers(self) -> list[Teacher]:
         return get_teachers(self.cfg, self.data, self.device, train=partial(run, table=False))
@@ -120,6 +129,8 @@ class Experiment:
 
     def finish(self) -> dict[str, Any]:
         """Measure the trained student, write the result and return it."""
+        if parallel.rank() > 0:
+            return {}
         result = describe(self.cfg, self.folder, self.data, self.teachers, self.method, self.fit)
         result |= {"seconds": time.time() - self.started, "precision": self.precision, **runtime.describe(self.device)}
         return finish(self.folder, result, self.method, self.fit)
@@ -127,7 +138,15 @@ class Experiment:
 
 @contextmanager
 def only_here(folder: Path) -> Iterator[None]:
-    """Hold the folder's lock, after waiting for another process that holds it."""
+    """Hold the folder's lock, after waiting for another process that holds it.
+
+    Of the processes that torchrun started the first holds it for all.
+    """
+    if parallel.rank() > 0:
+        parallel.barrier()
+        yield
+        parallel.barrier()
+        return
     lock = FileLock(folder / ".lock")
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -139,7 +158,9 @@ def only_here(folder: Path) -> Iterator[None]:
         why = f"{folder} cannot be written ({error.strerror}): choose another folder with output=..."
         raise ValueError(why) from error
     try:
+        parallel.barrier()
         yield
+        parallel.barrier()
     finally:
         lock.release()
 

@@ -50,6 +50,16 @@ class Watch:
         self.tracker.finish(code, {"test_accuracy/last": fit.score.last, "test_accuracy/best": fit.score.best})
 
 
+class Nobody:
+    """What the processes after the first of a run tell their reports to."""
+
+    def begin_epoch(self, fit: Fit, phase: Phase, steps: int) -> None: ...
+    def step(self, row: dict[str, Any]) -> None: ...
+    def epoch(self, row: dict[str, Any]) -> None: ...
+    def best(self, net: FeatureNet) -> None: ...
+    def close(self, code: int, fit: Fit) -> None: ...
+
+
 def make_tracker(cfg: DictConfig, folder: Path, resume_at: int | None, teacher: str | None) -> Tracker:
     """Return the run's tracker: one W&B run a (configuration, seed), grouped by configuration."""
     who = config.identity(cfg)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from distill import parallel
 from distill.data import DataInfo
 from distill.losses import full_precision
 from distill.method import Batch, Losses, Method
@@ -95,7 +96,7 @@ class Memory(nn.Module):
         first, at a fraction of the memory traffic. Z is fixed by the first batch: N times the mean score.
         """
         score = torch.exp((embedding @ self.bank.T).gather(1, slots) / tau)
-        self.z.copy_(torch.where(self.z > 0, self.z, score.detach().mean() * len(self.bank)))
+        self.z.copy_(torch.where(self.z > 0, self.z, parallel.mean(score.detach().mean()) * len(self.bank)))
         return score / self.z.clone()
 
     def update(self, index: Tensor, embedding: Tensor, momentum: float) -> None:
@@ -155,7 +156,7 @@ class CRD(Method):
     def after_step(self) -> None:
         if self._seen is None:
             return
-        index, e_s, e_t = self._seen
+        index, e_s, e_t = (parallel.gathered(part) for part in self._seen)
         self.memory_student.update(index, e_s, self.momentum)
         self.memory_teacher.update(index, e_t, self.momentum)
         self._seen = None

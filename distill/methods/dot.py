@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from distill import parallel
 from distill.data import DataInfo
 from distill.method import Phase, Update
 from distill.methods.kd import KD
@@ -49,10 +50,11 @@ class DotStepper(Stepper):
             twin.grad, parameter.grad = parameter.grad, None
         self.scaler.scale(losses[TASK]).backward()
 
-    def step(self, losses: Mapping[str, Tensor]) -> None:
-        """Make one step from the loss called "ce" and the sum of all others."""
+    def step(self, losses: Mapping[str, Tensor], weight: float = 1.0) -> None:
+        """Make one step from the loss called "ce" and the sum of all others; `weight` is this process's share."""
         self.optimizer.zero_grad(set_to_none=True)
         self.backward(losses)
+        parallel.reduce_gradients([*self.parameters, *self.twins], weight)
         if self.clip:
             self.scaler.unscale_(self.optimizer)
             for gradients in (self.parameters, self.twins):

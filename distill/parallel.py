@@ -1,0 +1,143 @@
+"""One run on several devices: `torchrun --nproc-per-node=2 -m distill ...` starts a process a device.
+
+Every process builds the same nets and takes its part of every batch; gradients are averaged over the whole batch
+before each step. So losses that are means over samples are those of one process on the whole batch, as long as the
+nets hold no BatchNorm, whose statistics are of each process's own part. Losses that relate the samples of a batch to
+each other (SP, RKD, PKT, CC, DIST's intra-class term, ...) relate those of each part. Memory banks are kept equal:
+`gathered` brings the entries of all parts to every process. The first process alone writes files; running statistics
+are its own. All of this does nothing in a run of one process.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from distill.method import Batch, Source
+
+
+def world() -> int:
+    """Return the number of processes of this run."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def rank() -> int:
+    """Return this process's number; 0 writes."""
+    return dist.get_rank() if world() > 1 else 0
+
+
+def start(device: str) -> str:
+    """Join the processes that torchrun has started, if it has, and return this one's device name."""
+    if int(os.environ.get("WORLD_SIZE", "1")) < 2:
+        return device
+    cuda = device != "cpu" and torch.cuda.is_available()
+    if not dist.is_initialized():
+        dist.init_process_group("nccl" if cuda else "gloo")
+    if not cuda:
+        return "cpu"
+    local = int(os.environ.get("LOCAL_RANK", "0"))
+    torch.cuda.set_device(local)
+    return f"cuda:{local}"
+
+
+def barrier() -> None:
+    """Wait for all processes."""
+    if world() > 1:
+        dist.barrier()
+
+
+class PartSource:
+    """Each process's part of every batch of a source: samples rank, rank + world, ... of the batch."""
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+        self.steps = source.steps
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """Yield this process's parts of an epoch's batches, from step `start` on."""
+        for batch in self.source.epoch(epoch, start):
+            yield part(batch, rank(), world())
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.source, name)
+
+
+def part(batch: Batch, number: int, count: int) -> Batch:
+    """Return every `count`-th sample from `number` on, and how much of the mean it stands for (`weight`).
+
+    Raises ValueError for a batch with fewer samples than processes.
+    """
+    total = len(batch.labels)
+    if total < count:
+        raise ValueError(f"a batch of {total} images cannot be shared by {count} processes: raise schedule.batch_size.")
+    mine = slice(number, None, count)
+    views = {name: view[mine] for name, view in batch.views.items()}
+    seen = None if batch.view is None else batch.view[mine]
+    cut = replace(batch, images=batch.images[mine], labels=batch.labels[mine], index=batch.index[mine], views=views, view=seen)
+    cut.weight = len(cut.labels) / total
+    return cut
+
+
+def reduce_gradients(parameters: Iterable[nn.Parameter], weight: float) -> None:
+    """Replace each gradient by the sum over all processes of `weight` times theirs: the whole batch's mean."""
+    if world() == 1:
+        return
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    flat = torch.cat([gradient.flatten() for gradient in gradients]).mul_(weight)
+    dist.all_reduce(flat)
+    for gradient, part in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
+        gradient.copy_(part.view_as(gradient))
+
+
+def gathered(tensor: Tensor) -> Tensor:
+    """Return the rows [B,...] of all processes, without gradients, in the order of their numbers."""
+    if world() == 1:
+        return tensor
+    sizes: list[Any] = [None] * world()
+    dist.all_gather_object(sizes, len(tensor))
+    most = max(sizes)
+    padded = torch.cat([tensor, tensor.new_zeros((most - len(tensor), *tensor.shape[1:]))])
+    parts = [torch.empty_like(padded) for _ in sizes]
+    dist.all_gather(parts, padded.contiguous())
+    return torch.cat([rows[:size] for rows, size in zip(parts, sizes, strict=True)])
+
+
+def mean(value: Tensor) -> Tensor:
+    """Return the mean of a detached scalar over the processes."""
+    if world() == 1:
+        return value
+    value = value.clone()
+    dist.all_reduce(value)
+    return value / world()
+
+
+def total(values: list[float]) -> list[float]:
+    """Return each number summed over the processes."""
+    if world() == 1:
+        return values
+    device = "cuda" if dist.get_backend() == "nccl" else "cpu"
+    sums = torch.tensor(values, dtype=torch.float64, device=device)
+    dist.all_reduce(sums)
+    return sums.tolist()
+
+
+def same_buffers(module: nn.Module) -> None:
+    """Give every process the first one's buffers: running statistics, averages."""
+    if world() > 1:
+        for buffer in module.buffers():
+            dist.broadcast(buffer, 0)
+
+
+def agreed(number: int | None) -> int | None:
+    """Return the signal that any process has received, so that all stop at the same step."""
+    if world() == 1:
+        return number
+    numbers: list[Any] = [None] * world()
+    dist.all_gather_object(numbers, number)
+    return next((each for each in numbers if each is not None), None)

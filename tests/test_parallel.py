@@ -1,0 +1,89 @@
+"""One run in two gloo processes: the losses of one process on the whole batch, and banks that stay equal."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from distill import parallel
+from distill.method import Batch
+from tests import tiny
+
+SMALL_VIT = {"patch_size": 4, "embed_dim": 32, "depth": 4, "num_heads": 2}  # no BatchNorm
+
+
+def train(method: str, folder: Path) -> dict:
+    """Train two epochs of the tiny images; returns the rows, and what the method's buffers add up to."""
+    torch.set_num_threads(1)
+    parallel.start("cpu")
+    data = tiny.tiny_data()
+    torch.manual_seed(7)
+    made = tiny.make(method, tiny.net("vit_tiny_patch16_224", 1, **SMALL_VIT), tiny.net("cifar_resnet8", 2), data)
+    fit = tiny.fit(made, data, folder)
+    for _ in fit.steps():
+        pass
+    banks = {name: value.double().sum().item() for name, value in made.named_buffers() if "memory" in name}
+    weights = [p.double().sum().item() for p in made.student.parameters()]
+    return {"rows": fit.watch.rows, "banks": banks, "weights": weights}
+
+
+def two(method: str, tmp_path: Path) -> list[dict]:
+    """Train in two processes that torchrun would start so."""
+    port = str(20000 + os.getpid() % 20000 + len(method))
+    jobs = []
+    for rank in range(2):
+        env = {**os.environ, "WORLD_SIZE": "2", "RANK": str(rank), "LOCAL_RANK": str(rank), "MASTER_ADDR": "127.0.0.1",
+               "MASTER_PORT": port}  # fmt: skip
+        command = [sys.executable, "-m", "tests.test_parallel", method, str(tmp_path / "two"), str(tmp_path / f"{rank}.json")]
+        jobs.append(subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True))
+    said = [job.communicate()[1] for job in jobs]
+    assert [job.returncode for job in jobs] == [0, 0], said
+    return [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2)]
+
+
+def means(rows: list[dict]) -> list[dict]:
+    return [{key: value for key, value in row.items() if isinstance(value, float)} for row in rows]
+
+
+def test_two_processes_give_the_losses_of_one(tmp_path: Path) -> None:
+    first, second = two("kd", tmp_path)
+    whole = train("kd", tmp_path / "one")
+    assert len(whole["rows"]) == 2
+    for one, both in zip(means(whole["rows"]), means(first["rows"]), strict=True):
+        assert both == pytest.approx(one, rel=2e-4)
+    assert first["weights"] == second["weights"], "both processes hold the same student"
+    assert first["weights"] == pytest.approx(whole["weights"], rel=1e-3, abs=1e-4)
+
+
+def test_banks_are_kept_equal(tmp_path: Path) -> None:
+    first, second = two("crd", tmp_path)
+    assert first["banks"] == second["banks"] and first["weights"] == second["weights"]
+    untouched = tiny.seeded_method("crd", tiny.tiny_data()).memory_student.bank
+    assert len(first["banks"]) == 4 and first["banks"]["memory_student.bank"] != untouched.double().sum().item()
+
+
+def test_parts_make_the_batch_and_their_weights_its_mean() -> None:
+    batch = Batch(torch.arange(5.0).reshape(5, 1, 1, 1), torch.arange(5), torch.arange(5), {"teacher": torch.arange(5)})
+    parts = [parallel.part(batch, k, 2) for k in range(2)]
+    assert [p.labels.tolist() for p in parts] == [[0, 2, 4], [1, 3]] and sum(p.weight for p in parts) == 1
+    assert sum(p.weight * p.images.mean().item() for p in parts) == pytest.approx(2.0)
+    assert parts[1].views["teacher"].tolist() == [1, 3]
+    with pytest.raises(ValueError, match="raise schedule.batch_size"):
+        parallel.part(parallel.part(batch, 0, 5), 0, 2)
+
+
+def test_alone_nothing_is_gathered_or_reduced() -> None:
+    value = torch.tensor([1.0, 2.0])
+    assert parallel.world() == 1 and parallel.rank() == 0
+    assert parallel.gathered(value) is value and parallel.mean(value) is value and parallel.agreed(15) == 15
+
+
+if __name__ == "__main__":
+    name, folder, out = sys.argv[1:]
+    Path(out).write_text(json.dumps(train(name, Path(folder))))
