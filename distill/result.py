@@ -44,7 +44,7 @@ def describe(
         "accuracy": {"last": fit.score.last, "best": fit.score.best, "best_epoch": fit.score.best_epoch},
         "top5": measured["top5"], "nll": measured["nll"], "ece": measured["ece"],
         "also": {key: told(more, data, fit.options.autocast) for key, more in method.reported().items()},
-        "epochs": int(cfg.schedule.epochs),
+        "epochs": int(fit.schedule["epochs"]),
         **compare(teachers, logits, data, fit.options.autocast),
         **without_classes(logits, labels, data.info.labels),
         **quant_file.report(net, folder, lambda made: accuracy(made, data, fit.options.autocast)),

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from distill.data.info import DataInfo, Split
+from distill.data.mixup import STREAM, mix
 from distill.data.modality import View, Views
 from distill.method import Batch
 
@@ -29,6 +30,11 @@ def steps_for(count: int, batch_size: int, drop_last: bool) -> int:
     if steps < 1:
         raise ValueError(f"{count} training images make no batch of {batch_size}: lower schedule.batch_size")
     return steps
+
+
+def mixed(batch: Batch, alpha: float, num_classes: int, seed: int) -> Batch:
+    """The batch by MixUp of that alpha, a pure function of (seed, epoch, step); as it is for alpha 0."""
+    return mix(batch, alpha, num_classes, seeded(seed, batch.epoch, batch.step, STREAM)) if alpha else batch
 
 
 class Normaliser:
@@ -76,11 +82,14 @@ class ArraySource:
         flip: bool = True,
         drop_last: bool = False,
         views: Views | None = None,
+        mixup: float = 0.0,
     ) -> None:
         self.settings: dict[str, Any] = dict(
             split=split, info=info, batch_size=batch_size, seed=seed, pad=pad, flip=flip, drop_last=drop_last
         )
         self.settings |= {"views": views} if views else {}
+        self.settings |= {"mixup": mixup} if mixup else {}
+        self.mixup = mixup
         self.split, self.info, self.batch_size, self.seed = split, info, batch_size, seed
         self.pad, self.flip = pad, flip
         self.steps = steps_for(len(split), batch_size, drop_last)
@@ -106,7 +115,7 @@ class ArraySource:
     def _batch(self, plan: Plan, epoch: int, step: int) -> Batch:
         rows = plan.order[step * self.batch_size : (step + 1) * self.batch_size]
         pixels = self._pixels(rows, plan)
-        return Batch(
+        batch = Batch(
             images=self.normalise(pixels),
             views={"teacher": self.views.teacher(pixels)} if self.views else {},
             labels=self.split.labels[rows],
@@ -115,6 +124,7 @@ class ArraySource:
             epoch=epoch,
             step=step,
         )
+        return mixed(batch, self.mixup, self.info.num_classes, self.seed)
 
     def _plan(self, epoch: int) -> Plan:
         count, places, device = len(self.split), 2 * self.pad + 1, self.split.images.device

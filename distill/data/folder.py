@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from distill.data.arrays import Normaliser, seeded, steps_for
+from distill.data.arrays import Normaliser, mixed, seeded, steps_for
 from distill.data.info import DataInfo
 from distill.data.loading import Data, check_classes, describe
 from distill.data.modality import Views, views_of
@@ -86,11 +86,14 @@ class FolderSource:
         flip: bool = True,
         drop_last: bool = False,
         views: Views | None = None,
+        mixup: float = 0.0,
     ) -> None:
         self.settings: dict[str, Any] = dict(
             split=split, info=info, batch_size=batch_size, seed=seed, flip=flip, drop_last=drop_last
         )
         self.settings |= {"views": views} if views else {}
+        self.settings |= {"mixup": mixup} if mixup else {}
+        self.mixup = mixup
         self.views = views
         self.split, self.info, self.batch_size, self.seed = split, info, batch_size, seed
         self.steps = steps_for(len(split), batch_size, drop_last)
@@ -115,7 +118,7 @@ class FolderSource:
             batch = Batch(images=self.normalise(images), labels=labels, index=index, epoch=epoch, step=step)
             if self.views:
                 batch.views["teacher"] = self.views.teacher(images)
-            yield batch
+            yield mixed(batch, self.mixup, self.info.num_classes, self.seed)
             step, before = step + 1, time.perf_counter()
 
     def _plan(self, epoch: int) -> list[list[Key]]:

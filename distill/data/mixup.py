@@ -1,0 +1,30 @@
+"""MixUp (Zhang et al., ICLR 2018, arXiv:1710.09412) of whole batches."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from distill.method import Batch
+
+STREAM = 0x31  # tells these generators' keys from those of crops and flips
+
+
+def mix(batch: Batch, alpha: float, num_classes: int, generator: torch.Generator) -> Batch:
+    """Mix each image with another of the batch: x = l x_i + (1 - l) x_j, and labels alike as `targets` [B,K].
+
+    One l ~ Beta(alpha, alpha) a batch, of l and 1 - l the larger, so that `labels` are those of the greater
+    share; all views are mixed alike. The generator is a function of (seed, epoch, step); timm's Mixup draws
+    from NumPy's global state, which no checkpoint holds.
+    """
+    random = np.random.RandomState(int(torch.randint(2**31, (), generator=generator)))
+    share = random.beta(alpha, alpha)
+    share = max(share, 1 - share)
+    other = torch.randperm(len(batch.labels), generator=generator).to(batch.labels.device)
+    batch.images = batch.images.lerp(batch.images[other], 1 - share)
+    batch.views = {name: view.lerp(view[other], 1 - share) for name, view in batch.views.items()}
+    classes = F.one_hot(batch.labels, num_classes).to(batch.images.dtype)
+    batch.targets = classes.lerp(classes[other], 1 - share)
+    batch.view = None  # no longer one of the finitely many crops and flips
+    return batch
