@@ -352,6 +352,12 @@ def test_a_sweep_of_real_runs(output: Path) -> None:
     assert [rate for rate in rates if "NonFinite" in logs[rate] and "Traceback" in logs[rate]] == ["1e+30"]
     assert logs["0.06"].count("--- python -m distill") == 2 and "test" in logs["0.05"]
 
+    asked = [*SMALL, f"output={output}2", "schedule.epochs=6", "schedule.lr=0.06"]
+    alone = [sys.executable, "-m", "distill", *asked]
+    subprocess.run(alone, cwd=REPO, check=True, capture_output=True)
+    (weights,) = Path(f"{output}2").rglob("student.safetensors")
+    assert (output / weights.relative_to(f"{output}2")).read_bytes() == weights.read_bytes()
+
     before = time.monotonic()
     again = start(output, "schedule.epochs=6", "schedule.lr=0.05,0.06")
     out, err = again.communicate(timeout=100)
