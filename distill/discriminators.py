@@ -13,7 +13,11 @@ from distill.losses import full_precision
 def mlp(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
     """Three linear layers with leaky ReLUs between them."""
     return nn.Sequential(
-        nn.Linear(inputs, hidden), nn.LeakyReLU(0.2), nn.Linear(hidden, hidden), nn.LeakyReLU(0.2), nn.Linear(hidden, outputs)
+        nn.Linear(inputs, hidden),
+        nn.LeakyReLU(0.2),
+        nn.Linear(hidden, hidden),
+        nn.LeakyReLU(0.2),
+        nn.Linear(hidden, outputs),
     )
 
 
@@ -32,7 +36,14 @@ def critic_of_maps(channels: int, hidden: int) -> nn.Sequential:
 
 def own_optimizer(lr: float) -> dict[str, Any]:
     """Overrides that give a discriminator Adam at a constant rate, whatever the student's schedule is."""
-    return {"name": "adam", "lr": lr, "weight_decay": 0.0, "decay": "constant", "milestones": [], "warmup_epochs": 0}
+    return {
+        "name": "adam",
+        "lr": lr,
+        "weight_decay": 0.0,
+        "decay": "constant",
+        "milestones": [],
+        "warmup_epochs": 0,
+    }
 
 
 @full_precision

@@ -21,10 +21,15 @@ class MinNorm(nn.Module):
     Raises ValueError when there are too many teachers for that. A cap below 1/M leaves only equal weights.
     """
 
+    free: Tensor  # [S,M] bool, the variables between the bounds in each candidate
+    fixed: Tensor  # [S,M] float64, where the others lie
+
     def __init__(self, count: int, cap: float) -> None:
         super().__init__()
         self.cap = min(1.0, max(cap, 1 / count))
-        fulls = [full for full in range(count) if full == 0 or full * self.cap < 1 - 1e-9]  # how many may be at the cap
+        fulls = [
+            full for full in range(count) if full == 0 or full * self.cap < 1 - 1e-9
+        ]  # how many may be at the cap
         candidates = sum(comb(count, full) * (2 ** (count - full) - 1) for full in fulls)
         if candidates > LARGEST:
             raise ValueError(

@@ -29,7 +29,8 @@ def expand(teacher: Mapping[str, Any], load: Load) -> list[Spec]:
     if chain:
         return [in_chain(chain, own, load)]
     if models and seeds and len(models) != len(seeds):
-        raise ValueError(f"teacher.models names {len(models)} teachers and teacher.seeds {len(seeds)}: give as many of both")
+        count = f"teacher.models has {len(models)} names and teacher.seeds {len(seeds)}"
+        raise ValueError(f"{count}: give as many of both")
     several = [named(name, own, load) for name in models] or [own] * max(len(seeds), 1)
     if len(several) > 1:
         _no_file(own)
@@ -70,4 +71,5 @@ def _listed(teacher: Mapping[str, Any], key: str) -> list[Any]:
 
 def _no_file(own: Spec) -> None:
     if str(own.get("weights", "auto")) not in KINDS:
-        raise ValueError(f"teacher.weights={own['weights']} is one teacher's file: several take auto, pretrained or none")
+        given = f"teacher.weights={own['weights']}"
+        raise ValueError(f"{given} is one teacher's file: several take auto, pretrained or none")

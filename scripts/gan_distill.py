@@ -51,7 +51,9 @@ class GAN(Method):
 
     penalty = PENALTY
 
-    def __init__(self, generator: Generator, data: Data, teacher: Generator | None = None, weight: float = 10.0) -> None:
+    def __init__(
+        self, generator: Generator, data: Data, teacher: Generator | None = None, weight: float = 10.0
+    ) -> None:
         nn.Module.__init__(self)
         self.student = generator  # type: ignore[assignment]
         self._teachers = () if teacher is None else (teacher,)  # type: ignore[assignment]
@@ -77,7 +79,10 @@ class GAN(Method):
         real, fake = self.discriminator(images), self.discriminator(self._fakes)
         (slope,) = torch.autograd.grad(real.sum(), images, create_graph=True)
         penalty = slope.square().flatten(1).sum(1).mean() / 2
-        return {"discriminator": real_or_fake(real, True) + real_or_fake(fake, False), "slope": self.penalty * penalty}
+        return {
+            "discriminator": real_or_fake(real, True) + real_or_fake(fake, False),
+            "slope": self.penalty * penalty,
+        }
 
     def phases(self) -> list[Phase]:
         updates = [Update("generator", self.generate, [self.student], ADAM),
@@ -137,7 +142,9 @@ class Print:
 
     def epoch(self, row: dict[str, Any]) -> None:
         if "test_accuracy" in row:
-            print(f"{self.name}: epoch {row['epoch']} of {row['epochs']}, Fréchet distance {-row['test_accuracy']:.2f}")
+            print(
+                f"{self.name}: epoch {row['epoch']} of {row['epochs']}, Fréchet distance {-row['test_accuracy']:.2f}"
+            )
 
 
 def train(name: str, method: GAN, data: Data, args: argparse.Namespace, distance: Any) -> float:
@@ -189,7 +196,12 @@ def compare(data: Data, classifier: FeatureNet, args: argparse.Namespace) -> dic
     for name, width in (("large", LARGE), ("small, alone", SMALL), ("small, distilled", SMALL)):
         seed_everything(args.seed)
         taught = name == "small, distilled"
-        method = GAN(Generator(LATENT, data.info.in_chans, data.info.size, width), data, teacher if taught else None, args.weight)
+        method = GAN(
+            Generator(LATENT, data.info.in_chans, data.info.size, width),
+            data,
+            teacher if taught else None,
+            args.weight,
+        )
         value = train(name.replace(", ", "-"), method, data, args, distance)
         results[name] = {"frechet": value, "parameters": sum(p.numel() for p in method.student.parameters())}
         teacher = teacher or method.student.requires_grad_(False).eval()  # type: ignore[assignment]
@@ -204,7 +216,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--epochs", type=int, default=40, help="of each generator")
     parser.add_argument("--classifier-epochs", type=int, default=10)
-    parser.add_argument("--weight", type=float, default=10.0, help="of the difference to the large generator's images")
+    parser.add_argument(
+        "--weight", type=float, default=10.0, help="of the difference to the large generator's images"
+    )
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--output", type=Path, default=Path("outputs/gan"))
     return parser

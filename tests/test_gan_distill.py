@@ -24,7 +24,9 @@ def cloud(mean: list[float], deviation: list[float], seed: int) -> Tensor:
     points = torch.randn(500, len(mean), generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     points = points - points.mean(0)
     values, vectors = torch.linalg.eigh(points.T.cov())
-    return points @ vectors / values.sqrt() * torch.tensor(deviation, dtype=torch.float64) + torch.tensor(mean, dtype=torch.float64)
+    return points @ vectors / values.sqrt() * torch.tensor(deviation, dtype=torch.float64) + torch.tensor(
+        mean, dtype=torch.float64
+    )
 
 
 def test_frechet_distance_of_gaussians_in_closed_form() -> None:
@@ -41,13 +43,19 @@ def test_mimic_counts_only_with_a_teacher_and_leaves_it_alone() -> None:
     batch = next(iter(data.source(batch_size=8, seed=1).epoch(1)))
     teacher = Generator(gan.LATENT, 3, 16, 8).requires_grad_(False).eval()
     before = {key: value.clone() for key, value in teacher.state_dict().items()}
-    alone, taught = gan.GAN(Generator(gan.LATENT, 3, 16, 4), data), gan.GAN(Generator(gan.LATENT, 3, 16, 4), data, teacher)
+    alone, taught = (
+        gan.GAN(Generator(gan.LATENT, 3, 16, 4), data),
+        gan.GAN(Generator(gan.LATENT, 3, 16, 4), data, teacher),
+    )
     assert set(alone.generate(batch)) == {"generator"}
     torch.manual_seed(4)
     losses = taught.generate(batch)
     torch.manual_seed(4)
     wanted = teacher(torch.randn(8, gan.LATENT))
-    slow = sum((a - b) ** 2 for a, b in zip(taught._fakes.flatten().tolist(), wanted.flatten().tolist(), strict=True)) / wanted.numel()
+    slow = (
+        sum((a - b) ** 2 for a, b in zip(taught._fakes.flatten().tolist(), wanted.flatten().tolist(), strict=True))
+        / wanted.numel()
+    )
     assert losses["mimic"].item() == pytest.approx(taught.weight * slow, rel=1e-4)
     sum(losses.values()).backward()
     assert all(torch.equal(value, before[key]) for key, value in teacher.state_dict().items())

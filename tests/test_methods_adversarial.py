@@ -39,7 +39,9 @@ def sigmoid(x: float) -> float:
 def test_real_or_fake_is_binary_cross_entropy_and_does_not_overflow() -> None:
     scores = logits(9)
     assert real_or_fake(scores, True).item() == pytest.approx(mean(-math.log(sigmoid(s)) for s in scores.tolist()))
-    assert real_or_fake(scores, False).item() == pytest.approx(mean(-math.log(1 - sigmoid(s)) for s in scores.tolist()))
+    assert real_or_fake(scores, False).item() == pytest.approx(
+        mean(-math.log(1 - sigmoid(s)) for s in scores.tolist())
+    )
     far = torch.tensor([-800.0, 800.0])
     assert real_or_fake(far, True).item() == pytest.approx(400) and torch.isfinite(real_or_fake(far, False))
 
@@ -59,12 +61,16 @@ def test_losses_of_logits_and_their_discriminator_by_hand() -> None:
     flat = zip(student.flatten().tolist(), teacher.flatten().tolist(), strict=True)
     assert l1_loss(student, teacher).item() == pytest.approx(mean(abs(a - b) for a, b in flat))
     assert torch.autograd.gradcheck(lambda z: student_loss(z, labels), student.clone().requires_grad_())
-    assert torch.autograd.gradcheck(lambda z: discriminator_loss(z, teacher, labels), student.clone().requires_grad_())
+    assert torch.autograd.gradcheck(
+        lambda z: discriminator_loss(z, teacher, labels), student.clone().requires_grad_()
+    )
 
 
 def test_least_squares_by_hand() -> None:
     scores = logits(5, 1)
-    assert least_squares(scores, 1.0).item() == pytest.approx(mean((s - 1) ** 2 for s in scores.flatten().tolist()))
+    assert least_squares(scores, 1.0).item() == pytest.approx(
+        mean((s - 1) ** 2 for s in scores.flatten().tolist())
+    )
 
 
 def test_discriminators_have_adam_at_a_constant_rate_of_their_own() -> None:
@@ -110,7 +116,9 @@ def test_discriminators_learn_to_tell_and_students_to_pass(name: str) -> None:
         judge.step()
     assert method.judge(batch)["discriminator"].item() < 0.5 * first
     caught = method.loss(batch)["adversarial"].item()
-    student = torch.optim.Adam([*method.student.parameters(), *getattr(method, "embed", nn.Identity()).parameters()], 0.01)
+    student = torch.optim.Adam(
+        [*method.student.parameters(), *getattr(method, "embed", nn.Identity()).parameters()], 0.01
+    )
     for _ in range(15):
         student.zero_grad()
         method.loss(batch)["adversarial"].backward()
@@ -121,7 +129,11 @@ def test_discriminators_learn_to_tell_and_students_to_pass(name: str) -> None:
 def test_fm_adversarial_is_a_ring_whose_fakes_are_a_peers_own_maps() -> None:
     data = tiny.tiny_data()
     method = tiny.seeded_method(
-        "fm-adversarial", data, ("cifar_resnet8", "cifar_resnet8"), "method.peers=3", "method.models=[cifar_wrn_16_1,cifar_vgg8]"
+        "fm-adversarial",
+        data,
+        ("cifar_resnet8", "cifar_resnet8"),
+        "method.peers=3",
+        "method.models=[cifar_wrn_16_1,cifar_vgg8]",
     )
     train_mode(method, method.phases()[0])
     batch = next(iter(data.source(batch_size=8, seed=1).epoch(1)))

@@ -32,7 +32,7 @@ def discriminator_loss(student: Tensor, teacher: Tensor, labels: Tensor) -> Tens
 
 @full_precision
 def student_loss(outputs: Tensor, labels: Tensor) -> Tensor:
-    """What D asks of the student, from D's outputs [B,K+1] on its logits: pass as a teacher, and of the right class."""
+    """What D asks of the student, from D's outputs [B,K+1] on its logits: pass as a teacher's, of the right class."""
     return real_or_fake(outputs[:, -1], True) + F.cross_entropy(outputs[:, :-1], labels)
 
 

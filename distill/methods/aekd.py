@@ -48,12 +48,15 @@ class AEKD(SeveralTeachers):
     ) -> None:
         super().__init__(student, teachers, data, ce=ce, kd=kd, temperature=temperature)
         if cap <= 0:
-            raise ValueError(f"method.cap is {cap}: it bounds a teacher's weight and is above 0; the usual value is 0.6.")
+            raise ValueError(
+                f"method.cap is {cap}: a teacher's largest weight is above 0; the usual value is 0.6."
+            )
         self.weight, self.hint_stage = weight, hint_stage
         self.solve = MinNorm(len(teachers), cap)
-        guided = stage(student.shapes, hint_stage, student.name) if weight else None
+        hinting = teachers if weight else ()
         self.regressors = nn.ModuleList(
-            conv_regressor(guided, stage(t.shapes, hint_stage, t.name)) for t in (teachers if guided else ())
+            conv_regressor(stage(student.shapes, hint_stage, student.name), stage(t.shapes, hint_stage, t.name))
+            for t in hinting
         )
 
     def learn(self, student: Outputs, teachers: Sequence[Outputs], batch: Batch) -> Losses:

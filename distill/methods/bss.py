@@ -89,7 +89,9 @@ class BSS(Method):
     ) -> None:
         super().__init__(student, teachers, data, ce=ce, kd=kd, temperature=temperature)
         if attacks < 1 or attack_steps < 1:
-            raise ValueError(f"method.attacks is {attacks}, method.attack_steps {attack_steps}: both are at least 1.")
+            raise ValueError(
+                f"method.attacks is {attacks}, method.attack_steps {attack_steps}: both are at least 1."
+            )
         self.weight, self.attacks, self.attack_steps, self.attack_rate = weight, attacks, attack_steps, attack_rate
 
     @property
@@ -116,5 +118,7 @@ class BSS(Method):
 
     def loss(self, batch: Batch) -> Losses:
         if "teacher" in batch.views:
-            raise ValueError("bss moves the teacher's images and shows them to the student: both need one view; take method=kd.")
+            raise ValueError(
+                "bss shows both nets the same moved images, but they have different views: take method=kd."
+            )
         return super().loss(batch)

@@ -23,14 +23,21 @@ class Critic(nn.Module):
         self.embed_student, self.embed_teacher = nn.Linear(student_dim, dim), nn.Linear(teacher_dim, dim)
         self.memory_student, self.memory_teacher = Memory(total, dim), Memory(total, dim)
 
-    def forward(self, student: Tensor, teacher: Tensor, slots: Tensor, tau: float) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(
+        self, student: Tensor, teacher: Tensor, slots: Tensor, tau: float
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Return the two-sided loss of embeddings [B,Ds] and [B,Dt], and both unit vectors [B,dim], detached."""
         with torch.autocast(student.device.type, enabled=False):
             e_s = F.normalize(self.embed_student(student.float()), dim=1)
             e_t = F.normalize(self.embed_teacher(teacher.float()), dim=1)
-            sides = [memory.scores(e, slots, tau) for memory, e in ((self.memory_teacher, e_s), (self.memory_student, e_t))]
+            sides = [
+                memory.scores(e, slots, tau)
+                for memory, e in ((self.memory_teacher, e_s), (self.memory_student, e_t))
+            ]
             total = len(self.memory_student.bank)
-            loss = nce_loss(sides[0][:, 0], sides[0][:, 1:], total) + nce_loss(sides[1][:, 0], sides[1][:, 1:], total)
+            loss = nce_loss(sides[0][:, 0], sides[0][:, 1:], total) + nce_loss(
+                sides[1][:, 0], sides[1][:, 1:], total
+            )
             return loss, e_s.detach(), e_t.detach()
 
 

@@ -76,7 +76,9 @@ class FMAdversarial(Method):
         logits, square = outputs[k].logits, self.temperature**2
         others = [other.logits.detach() for j, other in enumerate(outputs) if j != k]
         mimicry = sum((kl_div(logits, other, self.temperature) for other in others), logits.new_zeros(()))
-        fake, real = pool_to(self.transfers[k](outputs[k].features[-1]), outputs[(k + 1) % len(outputs)].features[-1])
+        fake, real = pool_to(
+            self.transfers[k](outputs[k].features[-1]), outputs[(k + 1) % len(outputs)].features[-1]
+        )
         self._seen.append((fake.detach(), real.detach()))
         adversarial = self.weight * least_squares(self.discriminators[k](fake), 1.0)
         name = "" if k == 0 else f"_{k}"

@@ -33,7 +33,9 @@ class RandomTeacher(SeveralTeachers):
     ) -> None:
         super().__init__(student, teachers, data, ce=ce, kd=kd, temperature=temperature)
         if odds and (len(odds) != len(teachers) or min(odds) < 0 or sum(odds) <= 0):
-            raise ValueError(f"method.odds is {list(odds)}: give {len(teachers)} numbers, one a teacher, none negative.")
+            raise ValueError(
+                f"method.odds is {list(odds)}: give {len(teachers)} numbers of at least 0, one a teacher."
+            )
         self.odds = torch.tensor([float(value) for value in odds] or [1.0] * len(teachers))
 
     def teach_all(self, batch: Batch) -> list[Outputs]:

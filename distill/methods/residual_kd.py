@@ -59,7 +59,9 @@ class ResidualKD(Method):
         super().__init__(student, teachers, data, ce=ce, kd=kd, temperature=temperature)
         self.weight, self.assistant_epochs = weight, assistant_epochs
         self.assistant = (
-            build(assistant, student.num_classes, in_chans=student.in_chans, size=student.size) if assistant else student.twin()
+            build(assistant, student.num_classes, in_chans=student.in_chans, size=student.size)
+            if assistant
+            else student.twin()
         )
         self.assistant.classifier.requires_grad_(False)  # only its embedding is read
         width = self.teacher.embedding_dim

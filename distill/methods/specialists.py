@@ -1,4 +1,4 @@
-"""A generalist and specialists for confusable classes, distilled into one net (Hinton et al. 2015, arXiv:1503.02531)."""
+"""A generalist and specialists for confusable classes, distilled into one net (Hinton et al., arXiv:1503.02531)."""
 
 from __future__ import annotations
 
@@ -65,7 +65,12 @@ def ensemble(generalist: Tensor, specialists: Tensor, members: Tensor, active: T
 class Ensemble(nn.Module):
     """Generalist and specialists as one net: images [B,C,H,W] to log q [B,K]."""
 
-    def __init__(self, generalist: FeatureNet, experts: nn.ModuleList, members: Tensor, bias: Tensor, steps: int) -> None:
+    members: Tensor  # [M,K] bool
+    bias: Tensor  # [M], of the dustbins
+
+    def __init__(
+        self, generalist: FeatureNet, experts: nn.ModuleList, members: Tensor, bias: Tensor, steps: int
+    ) -> None:
         super().__init__()
         self.generalist, self.experts, self.steps = generalist, experts, steps
         self.register_buffer("members", members, persistent=False)
@@ -92,6 +97,10 @@ class Specialists(Method):
     class, exactly one specialist is active for an image.
     """
 
+    cluster: Tensor  # [K] int64, which specialist knows the class
+    clustered: Tensor
+    counts: Tensor  # [K], training images
+
     def __init__(
         self,
         student: FeatureNet,
@@ -110,13 +119,17 @@ class Specialists(Method):
         classes = data.num_classes
         if not 2 <= specialists <= classes or specialist_epochs < 1:
             raise ValueError(
-                f"method.specialists is {specialists} for {classes} classes, method.specialist_epochs {specialist_epochs}: "
-                "give 2 to as many specialists as there are classes, and at least 1 epoch."
+                f"method.specialists is {specialists} for {classes} classes and method.specialist_epochs is "
+                f"{specialist_epochs}: give 2 to as many specialists as there are classes, and at least 1 epoch."
             )
-        self.specialist_epochs, self.specialist_lr, self.inner_steps = specialist_epochs, specialist_lr, inner_steps
+        self.specialist_epochs, self.specialist_lr, self.inner_steps = (
+            specialist_epochs,
+            specialist_lr,
+            inner_steps,
+        )
         self.experts = nn.ModuleList(copy.deepcopy(self.teacher).requires_grad_(True) for _ in range(specialists))
         cluster = balanced_start(classes, specialists)
-        self.register_buffer("cluster", cluster)  # [K], which specialist knows the class
+        self.register_buffer("cluster", cluster)
         self.register_buffer("clustered", torch.zeros((), dtype=torch.bool))
         self.register_buffer("counts", torch.bincount(data.labels, minlength=classes).double(), persistent=False)
 
@@ -168,10 +181,22 @@ class Specialists(Method):
         experts = [update(m) for m in range(len(self.experts))]
         slow = {"lr": self.specialist_lr, "decay": "constant", "milestones": [], "warmup_epochs": 0}
         return [
-            Phase("specialists", experts, self.specialist_epochs, slow, self.look, lambda: self.train_experts(True), False),
-            Phase("distill", [Update("student", self.loss, [self.student])], source=self.look,
-                  begin=lambda: self.train_experts(False)),
-        ]  # fmt: skip
+            Phase(
+                "specialists",
+                experts,
+                epochs=self.specialist_epochs,
+                schedule=slow,
+                source=self.look,
+                begin=lambda: self.train_experts(True),
+                evaluates=False,
+            ),
+            Phase(
+                "distill",
+                [Update("student", self.loss, [self.student])],
+                source=self.look,
+                begin=lambda: self.train_experts(False),
+            ),
+        ]
 
     def train_experts(self, wanted: bool) -> None:
         """Open the specialists for training, or freeze them."""
