@@ -26,7 +26,7 @@ import omegaconf
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from distill.teacher_specs import Spec, expand, in_chain, label
+from distill.teacher_specs import Spec, expand, label, named
 
 UNHASHED = {  # what may change without changing the result; everything else of these nodes is hashed
     "dataset": {"root", "workers", "download"},
@@ -154,7 +154,8 @@ def teacher_config(cfg: DictConfig, spec: Spec | None = None) -> DictConfig:
             config["dataset"]["views"]["teacher"] = None
     config["method"] = _assistants_method(cfg) if spec.get("chain") else load("method", "none")
     config["student"] = OmegaConf.merge({"quantize": None}, student, shared)
-    config["teacher"] = in_chain(spec["chain"], spec, _teacher_node) if spec.get("chain") else None
+    chain = spec.get("chain")
+    config["teacher"] = {**named(chain[-1], spec, _teacher_node), "chain": chain} if chain else None
     return config
 
 
