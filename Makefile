@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 ARGS ?=
+DEVICE ?= auto
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.stamp
 
@@ -27,9 +28,8 @@ format: $(STAMP)  ## sort imports and mend what ruff can mend
 methods: $(STAMP)  ## list the methods with their papers
 	@$(BIN)/python -m distill.catalogue $(ARGS)
 
-bench: $(STAMP)  ## images/s of three epochs on this machine: make bench ARGS="method=crd"
-	rm -rf build/bench
-	$(BIN)/python -m distill output=build/bench teacher.weights=none schedule.epochs=3 $(ARGS)
+bench: $(STAMP)  ## time the loop against bare loops: make bench DEVICE=cuda ARGS="--methods kd,crd"
+	$(BIN)/python scripts/bench.py --device $(DEVICE) $(ARGS)
 
 clean:  ## remove .venv and caches; runs in outputs/ stay
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache
