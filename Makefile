@@ -3,11 +3,13 @@ PYTHON ?= python3
 VENV ?= .venv
 ARGS ?=
 DEVICE ?= auto
+SCHEMES := online self_distillation teacher_route multi_teacher specialists adversarial assistants graph data_free \
+  cross_modal quantized lifelong student_search student_sweep bit hinton_omit hinton_temperature hinton_fraction hinton_ensemble
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.stamp
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint format methods bench clean
+.PHONY: help run test lint format methods schemes bench clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -27,6 +29,10 @@ format: $(STAMP)  ## sort imports and mend what ruff can mend
 
 methods: $(STAMP)  ## list the methods with their papers
 	@$(BIN)/python -m distill.catalogue $(ARGS)
+
+schemes: $(STAMP)  ## one experiment of every family beyond one frozen teacher, on the digits (about half an hour)
+	@for name in $(SCHEMES); do echo "== $$name"; $(BIN)/python -m distill experiment=$$name $(ARGS) || exit $$?; done
+	$(BIN)/python -m distill.report outputs
 
 bench: $(STAMP)  ## time the loop against bare loops: make bench DEVICE=cuda ARGS="--methods kd,crd"
 	$(BIN)/python scripts/bench.py --device $(DEVICE) $(ARGS)
