@@ -8,20 +8,25 @@ from importlib.resources import files
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from distill.report.figures import sections
+from distill.report.figures import Section, sections
 from distill.report.summary import Row
 from distill.report.table import Document
 
 
 def page(document: Document, rows: Sequence[Row]) -> str:
-    """The document's tables, and figures of `rows`. Everything that comes from a file is escaped."""
+    """The document's tables, and figures of `rows`."""
+    return render(document, sections(rows))
+
+
+def render(document: Document, figures: Sequence[Section]) -> str:
+    """The document's tables, and sections of figures. Everything that comes from a file is escaped."""
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     template = environment.from_string(_asset("page.html.j2"))
     return template.render(
         document=document,
-        sections=sections(rows),
+        sections=figures,
         style=Markup(_asset("page.css")),
         script=Markup(_asset("page.js")),
     )

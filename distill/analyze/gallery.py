@@ -1,0 +1,45 @@
+"""All pictures, in the order and the sections of the page."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+
+from distill.analyze import (
+    calibration,
+    cka,
+    classes,
+    correlation,
+    curves,
+    gaps,
+    maps,
+    probabilities,
+    tsne,
+)
+from distill.analyze.material import Material
+from distill.analyze.style import Picture, styled
+
+PICTURES: dict[str, Callable[[Material], Picture | None]] = {
+    "curves": curves.draw,
+    "gaps": gaps.draw,
+    "classes": classes.draw,
+    "calibration": calibration.draw,
+    "probabilities": probabilities.draw,
+    "correlation": correlation.draw,
+    "attention": maps.draw,
+    "cka": cka.draw,
+    "tsne": tsne.draw,
+}
+SECTIONS = {
+    "Training": ("curves", "gaps"),
+    "Answers": ("classes", "calibration", "probabilities", "correlation"),
+    "Inside": ("attention", "cka", "tsne"),
+}
+
+
+def draw(material: Material, names: Iterable[str] | None = None) -> Iterator[Picture]:
+    """The pictures that the run has something for; names: only these."""
+    for name in PICTURES if names is None else names:
+        with styled():
+            picture = PICTURES[name](material)
+        if picture is not None:
+            yield picture

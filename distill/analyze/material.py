@@ -1,0 +1,184 @@
+"""What the pictures are drawn from: student and teacher, run once over the test images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from distill import config, trained
+from distill.analyze.numbers import attention
+from distill.data import Data, DataInfo
+from distill.models import FeatureNet
+from distill.models.feature_net import evaluating
+from distill.report.collect import collect
+from distill.report.summary import ALONE, Row, summarize
+from distill.trained import Trained
+
+COMPARED, EMBEDDED, GROUPS, SHOWN = (
+    256,
+    1000,
+    10,
+    6,
+)  # images for CKA and t-SNE, classes of t-SNE, images shown
+SIDE = 16  # maps for CKA are averaged down to this
+
+
+@dataclass
+class Seen:
+    """One net over the test images. `embeddings`, `stages` and `attention` are of the chosen images only."""
+
+    name: str
+    logits: Tensor  # [N,K]
+    embeddings: Tensor  # [E,D]
+    stages: list[Tensor]  # of each stage [M,C*H*W]
+    attention: list[Tensor]  # of each stage [S,H,W]
+
+
+@dataclass
+class Chosen:
+    """Positions among the N test images: for t-SNE, for CKA, to be shown."""
+
+    embedded: Tensor
+    compared: Tensor
+    shown: Tensor
+
+
+@dataclass
+class Material:
+    run: Trained
+    info: DataInfo
+    labels: Tensor  # [N]
+    chosen: Chosen
+    images: np.ndarray  # [S,H,W,3] of 0..1
+    student: Seen
+    teacher: Seen | None
+    rows: list[Row]  # of the run's data set and pair, and the student alone
+    row: Row | None  # the run's, over its seeds
+
+    @property
+    def nets(self) -> list[tuple[str, Seen]]:
+        """("teacher", ...) where there is one, then ("student", ...)."""
+        taught = [("teacher", self.teacher)] if self.teacher is not None else []
+        return [*taught, ("student", self.student)]
+
+    @property
+    def temperature(self) -> float:
+        """Of the run's method, 4 where it has none."""
+        return float(self.run.cfg.method.get("temperature") or 4.0)
+
+
+def gather(run: Trained, device: torch.device, images: int = 10_000) -> Material:
+    """Rebuild the run's nets and run them over `images` evenly spread test images (all, if there are fewer).
+
+    Of several teachers the first is looked at. Raises ValueError for what is missing.
+    """
+    data = thinned(trained.get_data(run, device), images)
+    labels = torch.as_tensor(data.test.labels).cpu()
+    chosen = choose(labels, data.info.num_classes)
+    teachers = trained.teachers(run, data, device)
+    student = look(trained.student(run, device), data, chosen, "student")
+    teacher = look(teachers[0].net, data, chosen, "teacher") if teachers else None
+    rows = pair_rows(run)
+    here = run.folder.resolve()
+    row = next((row for row in rows if any(one.folder.resolve() == here for one in row.runs)), None)
+    return Material(run, data.info, labels, chosen, shown(data, chosen.shown), student, teacher, rows, row)
+
+
+def thinned(data: Data, count: int) -> Data:
+    """The data with at most `count` evenly spread test images."""
+    split, total = data.test, len(data.test)
+    if total <= count:
+        return data
+    rows = torch.linspace(0, total - 1, count).round().long()
+    changes: dict[str, Any] = {}
+    for item in fields(split):
+        value = getattr(split, item.name)
+        if isinstance(value, Tensor | np.ndarray):
+            changes[item.name] = value[rows if isinstance(value, Tensor) else rows.numpy()]
+        elif isinstance(value, list):
+            changes[item.name] = [value[row] for row in rows.tolist()]
+    return replace(data, test=replace(split, **changes))
+
+
+def choose(labels: Tensor, classes: int) -> Chosen:
+    """Choose among images with `labels` [N]: the same for every net, and evenly spread."""
+    groups = spread(torch.arange(classes), GROUPS)
+    of_groups = [spread((labels == k).nonzero().flatten(), EMBEDDED // len(groups)) for k in groups.tolist()]
+    first = [rows[0] for k in range(classes) if len(rows := (labels == k).nonzero().flatten())]
+    shown = spread(torch.stack(first), SHOWN)
+    return Chosen(torch.cat(of_groups).sort().values, spread(torch.arange(len(labels)), COMPARED), shown)
+
+
+def spread(values: Tensor, count: int) -> Tensor:
+    """At most `count` of the values, evenly spread."""
+    if len(values) <= count:
+        return values
+    return values[torch.linspace(0, len(values) - 1, count).round().long()]
+
+
+@torch.no_grad()
+def look(net: FeatureNet, data: Data, chosen: Chosen, side: str) -> Seen:
+    """Run a net over the test images as `side` (student or teacher) sees them, in eval mode and fp32."""
+    logits, embeddings, at = [], [], 0
+    stages: list[list[Tensor]] = [[] for _ in net.shapes]
+    maps: list[list[Tensor]] = [[] for _ in net.shapes]
+    with evaluating(net):
+        for images, _ in data.evaluation(128, side):
+            out = net(images)
+            logits.append(out.logits.cpu())
+            embeddings.append(out.embedding[_within(chosen.embedded, at, len(images))].cpu())
+            compared, shown = (_within(rows, at, len(images)) for rows in (chosen.compared, chosen.shown))
+            for stage, feature in enumerate(out.features):
+                stages[stage].append(_small(feature[compared]).flatten(1).cpu())
+                maps[stage].append(attention(feature[shown]).cpu())
+            at += len(images)
+    joined = [torch.cat(parts) for parts in stages]
+    return Seen(
+        net.name, torch.cat(logits), torch.cat(embeddings), joined, [torch.cat(parts) for parts in maps]
+    )
+
+
+def _within(rows: Tensor, start: int, count: int) -> Tensor:
+    """Those of the sorted or unsorted positions that lie in a batch, counted from its start."""
+    return rows[(rows >= start) & (rows < start + count)] - start
+
+
+def _small(feature: Tensor) -> Tensor:
+    height, width = feature.shape[2:]
+    size = (min(height, SIDE), min(width, SIDE))
+    return (
+        F.adaptive_avg_pool2d(feature.float(), size)
+        if len(feature)
+        else feature.float()[..., : size[0], : size[1]]
+    )
+
+
+def shown(data: Data, rows: Tensor) -> np.ndarray:
+    """The images at `rows` [S] as the student sees them, before normalisation: [S,H,W,3] of 0..1."""
+    found, at = [], 0
+    for images, _ in data.evaluation(128):
+        found.append(images[_within(rows, at, len(images))].cpu())
+        at += len(images)
+    images = torch.cat(found)
+    mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (data.info.mean, data.info.std))
+    images = (images * std + mean).clamp(0, 1)
+    images = images if images.shape[1] == 3 else images.mean(1, keepdim=True).repeat(1, 3, 1, 1)
+    return images.permute(0, 2, 3, 1).numpy()
+
+
+def pair_rows(run: Trained) -> list[Row]:
+    """The finished runs of the run's data set and pair, and those of the student alone, over seeds."""
+    here, depth = run.folder.resolve(), len(Path(config.identity(run.cfg)["below"]).parts)
+    folders: Sequence[Path] = sorted(path for path in here.parent.glob("s*") if path.is_dir())
+    if here == (Path(str(run.cfg.output)) / config.identity(run.cfg)["below"]).resolve() and depth > 3:
+        alone = here.parents[2] / f"{ALONE}-{config.slug(run.cfg.student.name)}"
+        folders = [here.parents[1], *([alone] if alone.is_dir() and alone != here.parents[1] else [])]
+    rows = summarize(collect(folders).runs)
+    return [row for row in rows if row.one.student == run.result["student"]]

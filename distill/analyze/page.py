@@ -1,0 +1,89 @@
+"""The pictures in one HTML file, on the report's page."""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from collections.abc import Mapping
+
+from markupsafe import Markup
+
+from distill.analyze.gallery import SECTIONS
+from distill.analyze.material import Material, Seen
+from distill.analyze.numbers import class_accuracy
+from distill.analyze.style import Picture
+from distill.evaluate import scores
+from distill.report.figures import Figure, Section, sections
+from distill.report.page import render
+from distill.report.table import Cell, Document, Table, number, numeric_columns, word
+
+MEDIA = {"png": "image/png", "svg": "image/svg+xml"}
+QUANTITIES = {
+    "accuracy": "accuracy, %",
+    "top5": "top-5 accuracy, %",
+    "nll": "cross-entropy, nats",
+    "ece": "calibration error, %",
+}
+
+
+def page(material: Material, pictures: Mapping[str, Picture], data: Mapping[str, bytes], kind: str) -> str:
+    """One self-contained page. data: each picture's file by its name, of `kind` png or svg."""
+    shown = []
+    for title, names in SECTIONS.items():
+        figures = [_figure(pictures[name], data[name], kind) for name in names if name in pictures]
+        shown += [Section(title, figures)] if figures else []
+    cost = [section for section in sections(material.rows) if section.title == "Accuracy against cost"]
+    document = Document(material.run.name, [_summary(material), _by_class(material)], _notes(material), [])
+    return render(document, [*shown, *cost])
+
+
+def _figure(picture: Picture, data: bytes, kind: str) -> Figure:
+    image = Markup('<img class="{}" alt="{}" src="data:{};base64,{}"><p class="note">{}</p>').format(
+        "wide" if picture.wide else "", picture.title, MEDIA[kind], b64encode(data).decode(), picture.caption
+    )
+    return Figure(picture.title, image, [])
+
+
+def _notes(material: Material) -> list[str]:
+    result = material.run.result
+    where = "held-out images" if result.get("evaluated_on") == "holdout" else "test images"
+    notes = [
+        f"{result['dataset']}, protocol {result.get('protocol')}, {len(material.labels)} {where}.",
+        f"{material.run.folder}",
+    ]
+    if len(result.get("teachers") or []) > 1:
+        notes.append(f"Of {len(result['teachers'])} teachers, the first is shown.")
+    return notes
+
+
+def _summary(material: Material) -> Table:
+    """Accuracy and calibration of both nets as measured here, in fp32."""
+    nets: list[tuple[str, Seen]] = material.nets
+    got = {name: scores(net.logits, material.labels) for name, net in nets}
+    rows = [
+        [word(title), *(number(got[name][key], 3) for name, _ in nets)] for key, title in QUANTITIES.items()
+    ]
+    notes = [
+        "Measured anew in fp32 on these images; result.json holds what the run measured in its own precision."
+    ]
+    columns = ["quantity", *(f"{name} {net.name}" for name, net in nets)]
+    return Table(
+        "summary",
+        "Student and teacher" if len(nets) > 1 else "Student",
+        columns,
+        rows,
+        notes,
+        numeric_columns(rows, len(columns)),
+    )
+
+
+def _by_class(material: Material) -> Table:
+    nets = material.nets
+    got = [class_accuracy(net.logits, material.labels).tolist() for _, net in nets]
+    rows: list[list[Cell]] = []
+    for k, name in enumerate(material.info.class_names):
+        values = [column[k] for column in got]
+        there = [None if value != value else value for value in values]  # nan: no image of the class
+        gap = there[-1] - there[0] if len(there) == 2 and None not in there else None  # type: ignore[operator]
+        rows.append([word(name), *(number(value) for value in there), number(gap, sign=True)])
+    columns = ["class", *(f"{name}, %" for name, _ in nets), "student − teacher"]
+    return Table("classes", "Accuracy by class", columns, rows, [], numeric_columns(rows, len(columns)))
