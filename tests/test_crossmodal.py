@@ -56,7 +56,8 @@ def test_lab_is_the_published_conversion() -> None:
     for rgb, lab in zip(pixels.tolist(), made.tolist(), strict=True):
         assert lab == pytest.approx(slow_lab(*rgb), abs=2e-4)
     known = {  # of tables of sRGB primaries under D65
-        (1, 0, 0): (53.24, 80.09, 67.20), (0, 1, 0): (87.73, -86.18, 83.18), (0, 0, 1): (32.30, 79.19, -107.86),
+        (1, 0, 0): (53.24, 80.09, 67.20), (0, 1, 0): (87.73, -86.18, 83.18),
+        (0, 0, 1): (32.30, 79.19, -107.86),
         (1, 1, 1): (100, 0, 0), (0, 0, 0): (0, 0, 0),
     }  # fmt: skip
     for rgb, lab in known.items():
@@ -140,7 +141,8 @@ def folder(root: Path) -> Path:
 
 def test_folders_of_pairs_give_depth_with_the_same_crop(tmp_path: Path) -> None:
     cfg = {
-        "name": "rgbd", "kind": "folder", "root": str(folder(tmp_path)), "size": 16, "in_chans": 3, "workers": 0,
+        "name": "rgbd", "kind": "folder", "root": str(folder(tmp_path)), "size": 16, "in_chans": 3,
+        "workers": 0,
         "mean": (0.5,) * 3, "std": (0.25,) * 3, "views": {"student": "depth"},
     }  # fmt: skip
     pairs = load(cfg)
@@ -174,7 +176,8 @@ def method_on(name: str, viewed, *overrides: str):
     student, teacher = (
         build(model, 3, in_chans=chans, size=8, seed=seed)
         for model, chans, seed in (
-            ("cifar_resnet8", viewed.info.in_chans, 1), ("cifar_resnet14", viewed.info.for_teacher.in_chans, 2)
+            ("cifar_resnet8", viewed.info.in_chans, 1),
+            ("cifar_resnet14", viewed.info.for_teacher.in_chans, 2)
         )
     )  # fmt: skip
     return tiny.make(name, student, teacher, viewed, *overrides)
@@ -211,7 +214,8 @@ def test_crd_across_modalities_transfers_and_then_probes() -> None:
 
 def test_a_run_trains_its_teacher_on_the_teachers_view(output: Path) -> None:
     cfg = tiny.composed(
-        "method=kd", "teacher=resnet14", "student=resnet8", "dataset.fraction=0.15", "dataset.views.student=low-4",
+        "method=kd", "teacher=resnet14", "student=resnet8", "dataset.fraction=0.15",
+        "dataset.views.student=low-4",
         "schedule.batch_size=32", "precision=fp32", f"output={output}",
     )  # fmt: skip
     result = run(cfg, Path(config.identity(cfg)["folder"]), table=False)

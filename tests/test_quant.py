@@ -12,20 +12,12 @@ from safetensors.torch import load_file
 from torch.nn import functional as F
 
 from distill import config
+from distill.fake_quant import BucketWeights, StepInputs, StepWeights, lsq
 from distill.fit import train_mode
 from distill.losses import kl_div
 from distill.methods.apprentice import imitation_loss
 from distill.models import build, load_weights
-from distill.quant import (
-    BucketWeights,
-    StepInputs,
-    StepWeights,
-    is_quantized,
-    lsq,
-    plain,
-    quantize,
-    quantizers,
-)
+from distill.quant import is_quantized, plain, quantize, quantizers
 from distill.quant_file import pack, read_quantized, unpack, write_quantized
 from distill.run import run
 from tests import tiny
@@ -256,8 +248,8 @@ def test_step_weights_restart_from_the_weights() -> None:
 
 def test_a_run_exports_a_plain_student_and_a_quantised_file(output: Path) -> None:
     cfg = tiny.composed(
-        "method=none", "student=resnet8", "student.quantize={weights: 4, activations: 8}", "dataset.fraction=0.15",
-        "precision=fp32", f"output={output}", "schedule.batch_size=32",
+        "method=none", "student=resnet8", "student.quantize={weights: 4, activations: 8}",
+        "dataset.fraction=0.15", "precision=fp32", f"output={output}", "schedule.batch_size=32",
     )  # fmt: skip
     folder = Path(config.identity(cfg)["folder"])
     result = run(cfg, folder, table=False)
