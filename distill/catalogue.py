@@ -1,4 +1,4 @@
-"""The methods with their papers, read from conf/method/*.yaml: `python -m distill.catalogue [--markdown] [word ...]`."""
+"""The methods and their papers, from conf/method/*.yaml: `python -m distill.catalogue [--markdown] [word ...]`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,11 @@ def methods(words: Iterable[str] = ()) -> list[dict[str, Any]]:
         node = load("method", name)
         about = OmegaConf.to_container(node.about) if node is not None and "about" in node else {}
         assert isinstance(about, dict)
-        defaults = {str(k): v for k, v in (node or {}).items_ex(resolve=False) if k not in ("name", "_target_", "about")}
+        defaults = {
+            str(k): v
+            for k, v in (node.items_ex(resolve=False) if node is not None else ())
+            if k not in ("name", "_target_", "about")
+        }
         entry = {"name": name, "kind": "", "paper": "", "aliases": [], **about, "defaults": defaults}
         if all(word.lower() in str(entry).lower() for word in words):
             found.append(entry)

@@ -33,5 +33,7 @@ def conv_regressor(student: Shape, teacher: Shape, *, relu: bool = True) -> nn.S
 def stage(shapes: list[Shape], number: int, net: str) -> Shape:
     """Return the shape of a 1-based stage; ValueError names the stages that the net has."""
     if not 1 <= number <= len(shapes):
-        raise ValueError(f"stage {number} of {net} does not exist: it has stages 1 to {len(shapes)} of shapes {shapes}.")
+        raise ValueError(
+            f"stage {number} of {net} does not exist: it has stages 1 to {len(shapes)} of shapes {shapes}."
+        )
     return shapes[number - 1]

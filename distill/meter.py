@@ -48,7 +48,7 @@ class Meter:
             self.images += count
 
     def means(self) -> dict[str, float]:
-        """Return the mean of each loss, their sum as "loss", and the accuracy in percent, over what all processes read."""
+        """Return each loss's mean, their sum as "loss", and the accuracy in percent, over what all processes read."""
         images, correct, *sums = parallel.total([self.images, self.correct, *self.sums.values()])
         seen = max(images, 1.0)
         losses = {name: value / seen for name, value in zip(self.sums, sums, strict=True)}

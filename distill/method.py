@@ -119,7 +119,9 @@ class Method(nn.Module):
     def teacher(self) -> FeatureNet:
         """The only teacher, or the first."""
         if not self._teachers:
-            raise ValueError(f"{type(self).__name__} needs a teacher: pass teacher=<name>, for example teacher=resnet56.")
+            raise ValueError(
+                f"{type(self).__name__} needs a teacher: pass teacher=<name>, for example teacher=resnet56."
+            )
         return self._teachers[0]
 
     def distill(self, student: Outputs, teacher: Outputs, batch: Batch) -> Losses:

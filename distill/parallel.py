@@ -79,7 +79,9 @@ def part(batch: Batch, number: int, count: int) -> Batch:
     mine = slice(number, None, count)
     views = {name: view[mine] for name, view in batch.views.items()}
     seen = None if batch.view is None else batch.view[mine]
-    cut = replace(batch, images=batch.images[mine], labels=batch.labels[mine], index=batch.index[mine], views=views, view=seen)
+    cut = replace(
+        batch, images=batch.images[mine], labels=batch.labels[mine], index=batch.index[mine], views=views, view=seen
+    )
     cut.weight = len(cut.labels) / total
     return cut
 

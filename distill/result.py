@@ -58,7 +58,7 @@ def describe(
 
 
 def finish(folder: Path, result: dict[str, Any], method: Method, fit: Fit) -> dict[str, Any]:
-    """Write the student and the result, which is returned; DONE comes last, and only then are the checkpoints given up."""
+    """Write the student and the result, which is returned; DONE comes last, then the checkpoints are given up."""
     student = plain(method.deployed())
     export(student.model, folder / "student.safetensors", {"model": student.name})
     result = plain_json(result | {"method_share_of_step": step_share(fit)})

@@ -66,7 +66,13 @@ class Experiment:
     """
 
     def __init__(
-        self, cfg: DictConfig, folder: Path, stop: StopSignals, *, like: Experiment | None = None, quiet: bool | None = None
+        self,
+        cfg: DictConfig,
+        folder: Path,
+        stop: StopSignals,
+        *,
+        like: Experiment | None = None,
+        quiet: bool | None = None,
     ) -> None:
         self.cfg, self.folder, self.started = cfg, folder, time.time()
         runtime.keep_pages()
@@ -79,19 +85,27 @@ class Experiment:
         runtime.seed_everything(int(cfg.seed))
         self.method = make_method(cfg, self.data, self.teachers, self.device)
         if parallel.rank() > 0:
-            torch.manual_seed(int(cfg.seed) + 7919 * parallel.rank())  # other negatives and noise than the first process
+            torch.manual_seed(
+                int(cfg.seed) + 7919 * parallel.rank()
+            )  # other negatives and noise than the first process
         schedule = resolve(make_schedule(cfg), self.data.info.num_train, self.data.info.size)
         batch = int(schedule["batch_size"])
         self._hasten(batch, like)
         mixup = {"mixup": float(schedule["mixup"])} if schedule.get("mixup") else {}
-        self.source: Source = (
-            like.source if like else self.data.source(batch_size=batch, seed=int(cfg.seed), **mixup)
-        )
+        self.source: Source = like.source if like else self.data.source(batch_size=batch, seed=int(cfg.seed), **mixup)
         autocast = partial(runtime.autocast, self.device, self.precision)
         options = Options(autocast, self.precision == "fp16", int(cfg.log_every), 60 * float(cfg.save_minutes))
         self.watch = Watch(folder, quiet) if parallel.rank() == 0 else Nobody()
-        self.fit = Fit(self.method, self.source, partial(accuracy, data=self.data, autocast=autocast), schedule, options,
-                       Checkpoints(folder / "checkpoints"), self.watch, stop)  # fmt: skip
+        self.fit = Fit(
+            self.method,
+            self.source,
+            partial(accuracy, data=self.data, autocast=autocast),
+            schedule,
+            options,
+            Checkpoints(folder / "checkpoints"),
+            self.watch,
+            stop,
+        )
         teacher = config.teacher_name(cfg) if self.teachers else None
         resumed = self.fit.restore()
         if isinstance(self.watch, Watch):
@@ -169,9 +183,14 @@ def make_method(cfg: DictConfig, data: Data, teachers: list[Teacher], device: to
     """Build student and method, seeded by the caller, on the device."""
     spec, info = config.plain(cfg, "student"), data.info
     student = build(
-        spec["model"], info.num_classes, in_chans=info.in_chans, size=info.size,
-        pretrained=bool(spec.get("pretrained")), args=spec.get("args") or {}, seed=int(cfg.seed),
-    )  # fmt: skip
+        spec["model"],
+        info.num_classes,
+        in_chans=info.in_chans,
+        size=info.size,
+        pretrained=bool(spec.get("pretrained")),
+        args=spec.get("args") or {},
+        seed=int(cfg.seed),
+    )
     if spec.get("quantize"):
         quantize_as(student, spec["quantize"])
     method: Method = config.build(cfg.method, student=student, teachers=[t.net for t in teachers], data=info)

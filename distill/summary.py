@@ -27,7 +27,10 @@ def show(cfg: DictConfig, result: Mapping[str, Any]) -> None:
     rows += [
         ("parameters", f"{result['params']:,}{_own_parts(result)}"),
         ("multiply-accumulates an image", f"{result['macs'] / 1e6:.1f} M"),
-        ("training", f"{result['images_per_second'] or 0:,.0f} images/s, {result['precision']}, {clock(result['seconds'])}"),
+        (
+            "training",
+            f"{result['images_per_second'] or 0:,.0f} images/s, {result['precision']}, {clock(result['seconds'])}",
+        ),
         ("files", result["files"]["folder"]),
     ]
     where = "held-out part" if result.get("evaluated_on") == "holdout" else "test set"
@@ -49,7 +52,9 @@ def _own_parts(result: Mapping[str, Any]) -> str:
     """What the method adds in training, where that is something."""
     share = result.get("method_share_of_step")
     cost = "" if share is None else f", {100 * share:.0f} % of the step"
-    return f" (method: {result['method_params']:,} more{cost})" if result["method_params"] or (share or 0) > 0.05 else ""
+    return (
+        f" (method: {result['method_params']:,} more{cost})" if result["method_params"] or (share or 0) > 0.05 else ""
+    )
 
 
 def _last_and_best(accuracy: Mapping[str, Any]) -> str:

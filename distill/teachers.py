@@ -33,7 +33,9 @@ class Teacher:
     origin: str  # "trained in <folder>", "file <path>", "timm", "random"
 
 
-def get_teachers(cfg: DictConfig, data: Data, device: torch.device, train: Callable[[DictConfig, Path], Any]) -> list[Teacher]:
+def get_teachers(
+    cfg: DictConfig, data: Data, device: torch.device, train: Callable[[DictConfig, Path], Any]
+) -> list[Teacher]:
     """Return the run's teachers, frozen, in eval mode, measured; `train(cfg, folder)` trains one that is missing.
 
     Raises ValueError for a teacher whose classes are not the data's, or whose accuracy is that of guessing.
@@ -45,7 +47,9 @@ def _teacher(
     cfg: DictConfig, spec: dict[str, Any], data: Data, device: torch.device, train: Callable[[DictConfig, Path], Any]
 ) -> Teacher:
     if not spec.get("model"):
-        raise ValueError(f"method={cfg.method.name} needs a teacher: pass teacher=<name>, for example teacher=resnet56.")
+        raise ValueError(
+            f"method={cfg.method.name} needs a teacher: pass teacher=<name>, for example teacher=resnet56."
+        )
     net, origin = _make(cfg, spec, data, train)
     net.requires_grad_(False).eval().to(device).to(memory_format=torch.channels_last)
     _own_statistics(net, spec, data)
@@ -72,7 +76,9 @@ def compare(teachers: list[Teacher], student: Tensor, data: Data, autocast: Any)
     return {"teacher_accuracy": accuracy, "teacher_origin": "ensemble", "teachers": each, **agreement(student, mean)}
 
 
-def _make(cfg: DictConfig, spec: dict[str, Any], data: Data, train: Callable[[DictConfig, Path], Any]) -> tuple[FeatureNet, str]:
+def _make(
+    cfg: DictConfig, spec: dict[str, Any], data: Data, train: Callable[[DictConfig, Path], Any]
+) -> tuple[FeatureNet, str]:
     weights, info = str(spec["weights"]), data.info.for_teacher
     net = build(
         spec["model"], info.num_classes, in_chans=info.in_chans, size=info.size,
@@ -124,6 +130,6 @@ def _refuse_guessing(teacher: Teacher, spec: dict[str, Any], data: Data) -> None
     log.info("teacher %s (%s): %.2f %% on %s", spec["name"], teacher.origin, teacher.accuracy, data.info.name)
     if teacher.accuracy <= limit and teacher.origin != "random":
         raise ValueError(
-            f"teacher {spec['name']} ({teacher.origin}) is right in {teacher.accuracy:.2f} % of {data.info.name}, which is "
-            f"guessing among {classes} classes: check teacher.weights, teacher.mean and teacher.std."
+            f"teacher {spec['name']} ({teacher.origin}) is right in {teacher.accuracy:.2f} % of {data.info.name}, "
+            f"which is guessing among {classes} classes: check teacher.weights, teacher.mean and teacher.std."
         )

@@ -56,8 +56,17 @@ def random_data(device: torch.device, images: int = 50_000, classes: int = 100) 
         pixels = torch.randint(256, (count, 32, 32, 3), generator=generator, dtype=torch.uint8)
         return Split(pixels.to(device), (torch.arange(count) % classes).to(device))
 
-    info = DataInfo("random", classes, images, 3, 32, (0.5,) * 3, (0.25,) * 3, torch.arange(images) % classes,
-                    [str(k) for k in range(classes)])  # fmt: skip
+    info = DataInfo(
+        "random",
+        classes,
+        images,
+        3,
+        32,
+        (0.5,) * 3,
+        (0.25,) * 3,
+        torch.arange(images) % classes,
+        [str(k) for k in range(classes)],
+    )
     return Data(info, split(images), split(512))
 
 
@@ -91,7 +100,9 @@ def bare(args: argparse.Namespace, device: torch.device, *, fastest: bool, taugh
                         target = teacher(images).logits
             loss = F.cross_entropy(logits, labels)
             if taught:
-                kl = F.kl_div(F.log_softmax(logits / 4, 1), F.log_softmax(target / 4, 1), reduction="batchmean", log_target=True)
+                kl = F.kl_div(
+                    F.log_softmax(logits / 4, 1), F.log_softmax(target / 4, 1), reduction="batchmean", log_target=True
+                )
                 loss = 0.1 * loss + 0.9 * 16 * kl
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
@@ -103,8 +114,16 @@ def bare(args: argparse.Namespace, device: torch.device, *, fastest: bool, taugh
 def own(args: argparse.Namespace, device: torch.device, data: Data, method: str, like: Fit | None = None) -> Fit:
     """This program's loop on a method, as run.Experiment puts it together; `like` shares batches and teacher."""
     with initialize_config_dir(str(config.conf_dir()), version_base="1.3"):
-        cfg = compose("config", [f"method={method}", "dataset=cifar100", f"teacher={args.teacher}", f"student={args.student}",
-                                 f"schedule.batch_size={args.batch}"])  # fmt: skip
+        cfg = compose(
+            "config",
+            [
+                f"method={method}",
+                "dataset=cifar100",
+                f"teacher={args.teacher}",
+                f"student={args.student}",
+                f"schedule.batch_size={args.batch}",
+            ],
+        )
     precision = runtime.pick_precision(args.precision, device)
     autocast = partial(runtime.autocast, device, precision)
     teachers = [net(args.teacher, device, 0).eval().requires_grad_(False)] if config.has_teacher(cfg) else []
@@ -164,8 +183,11 @@ def bench(args: argparse.Namespace) -> dict[str, Any]:
     device = runtime.pick_device(args.device)
     data = random_data(device)
     fits = {name: own(args, device, data, name) for name in args.methods}
-    contenders = {"bare eager fp32": bare(args, device, fastest=False), "bare fastest": bare(args, device, fastest=True),
-                  "bare fastest, no teacher": bare(args, device, fastest=True, taught=False)}  # fmt: skip
+    contenders = {
+        "bare eager fp32": bare(args, device, fastest=False),
+        "bare fastest": bare(args, device, fastest=True),
+        "bare fastest, no teacher": bare(args, device, fastest=True, taught=False),
+    }
     contenders |= {f"fit {name}": stepping([fit]) for name, fit in fits.items()}
     if args.packed:
         lead = own(args, device, data, "kd")
@@ -173,9 +195,16 @@ def bench(args: argparse.Namespace) -> dict[str, Any]:
         contenders["packed"] = stepping([lead, *rest])
     seconds = measure(contenders, args, device)
     eager, fastest = seconds["bare eager fp32"], seconds["bare fastest"]
-    rows = {name: {"ms": 1e3 * statistics.median(s), "images_per_second": args.batch / statistics.median(s),
-                   "to_eager": ratio(eager, s), "to_fastest": ratio(fastest, s)}
-            for name, s in seconds.items() if name != "packed"}  # fmt: skip
+    rows = {
+        name: {
+            "ms": 1e3 * statistics.median(s),
+            "images_per_second": args.batch / statistics.median(s),
+            "to_eager": ratio(eager, s),
+            "to_fastest": ratio(fastest, s),
+        }
+        for name, s in seconds.items()
+        if name != "packed"
+    }
     found: dict[str, Any] = {"pair": f"{args.teacher}-{args.student}", "rows": rows, **runtime.describe(device)}
     if args.packed:
         alone = [sum(each) for each in zip(*(seconds[f"fit {name}"] for name in args.methods), strict=True)]
@@ -196,7 +225,9 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--steps", type=int, default=20, help="steps of each contender in a round")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--packed", action="store_true", help="also all methods side by side against one after the other")
+    parser.add_argument(
+        "--packed", action="store_true", help="also all methods side by side against one after the other"
+    )
     parser.add_argument("--out", type=Path, default=Path("outputs/bench"))
     args = parser.parse_args()
     args.teacher, args.student = args.pair.split(",")
@@ -209,9 +240,17 @@ def main() -> None:
     path = args.out / f"{found['pair']}-{found['device'].split(':')[0]}.json"
     write_json(path, found)
     share = found["method_share_of_step"]
-    rows = [(name, f"{r['ms']:.1f}", f"{r['images_per_second']:.0f}", f"{r['to_eager']:.2f}", f"{r['to_fastest']:.2f}",
-             "" if share.get(name[4:]) is None else f"{100 * share[name[4:]]:.0f} %")
-            for name, r in found["rows"].items()]  # fmt: skip
+    rows = [
+        (
+            name,
+            f"{r['ms']:.1f}",
+            f"{r['images_per_second']:.0f}",
+            f"{r['to_eager']:.2f}",
+            f"{r['to_fastest']:.2f}",
+            "" if share.get(name[4:]) is None else f"{100 * share[name[4:]]:.0f} %",
+        )
+        for name, r in found["rows"].items()
+    ]
     heads = ("loop", "ms a step", "images/s", "x eager fp32", "x fastest bare", "method's share")
     final_table(rows, heads, title=f"{found['pair']}, batch {args.batch}, {found['device']}, {found['precision']}")
     if "packed" in found:

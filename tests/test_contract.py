@@ -157,6 +157,8 @@ def test_resume_at_any_step_is_bit_identical(name: str, tmp_path: Path) -> None:
 
 
 def test_every_method_module_has_a_yaml() -> None:
-    targets = {OmegaConf.load(config.conf_dir() / "method" / f"{name}.yaml")._target_.split(".")[2] for name in tiny.METHODS}
+    targets = {
+        OmegaConf.load(config.conf_dir() / "method" / f"{name}.yaml")._target_.split(".")[2] for name in tiny.METHODS
+    }
     modules = {p.stem for p in (Path(config.__file__).parent / "methods").glob("*.py")} - {"__init__"}
     assert modules == targets

@@ -21,7 +21,8 @@ CRD = {"lr": 0.05, "milestones": [150, 180, 210], "gamma": 0.1, "decay": "step"}
 
 
 @pytest.mark.parametrize(
-    ("epoch", "lr"), [(1, 0.05), (150, 0.05), (151, 0.005), (180, 0.005), (181, 5e-4), (210, 5e-4), (211, 5e-5), (240, 5e-5)]
+    ("epoch", "lr"),
+    [(1, 0.05), (150, 0.05), (151, 0.005), (180, 0.005), (181, 5e-4), (210, 5e-4), (211, 5e-5), (240, 5e-5)],
 )
 def test_the_rate_drops_after_the_milestone(epoch: int, lr: float) -> None:
     for step in (0, 781):
@@ -56,7 +57,9 @@ def test_sgd_is_the_protocols_step_by_step() -> None:
 
 def test_other_optimisers_come_from_timm_and_nonsense_is_named() -> None:
     weight = [torch.nn.Parameter(torch.ones(2, 2))]
-    assert type(make_optimizer(weight, {"name": "adamw", "weight_decay": 0.01, "momentum": 0.9}, 1e-3)).__name__ == "AdamW"
+    assert (
+        type(make_optimizer(weight, {"name": "adamw", "weight_decay": 0.01, "momentum": 0.9}, 1e-3)).__name__ == "AdamW"
+    )
     with pytest.raises(ValueError, match="schedule.optimizer.name=adamm"):
         make_optimizer(weight, {"name": "adamm", "weight_decay": 0.0}, 1e-3)
 
@@ -143,7 +146,9 @@ def test_kill_nine_at_any_step_changes_nothing(method: str, tmp_path: Path) -> N
     assert whole.keys() == killed.keys() and all(torch.equal(whole[k], killed[k]) for k in whole)
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGUSR1, 75), (signal.SIGUSR2, 75), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, 75), (signal.SIGUSR1, 75), (signal.SIGUSR2, 75), (signal.SIGINT, 130)]
+)
 def test_signals_save_at_the_next_step(number: int, code: int, tmp_path: Path) -> None:
     data = tiny.tiny_data()
     fit = tiny.fit(tiny.seeded_method("kd", data), data, tmp_path)
@@ -175,7 +180,9 @@ def test_a_full_disk_is_a_warning_and_training_goes_on(tmp_path: Path, caplog: p
     assert "no space left" in caplog.text and "training goes on" in caplog.text
 
 
-def test_a_damaged_newest_checkpoint_falls_back_to_the_previous(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_damaged_newest_checkpoint_falls_back_to_the_previous(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     data = tiny.tiny_data()
     whole = tiny.fit(tiny.seeded_method("crd", data), data, tmp_path)
     for _ in whole.steps():

@@ -66,9 +66,13 @@ def test_pool_to_shrinks_the_larger_map() -> None:
 
 @pytest.mark.parametrize(
     ("student", "teacher", "kind"),
-    [((4, 16, 16), (6, 8, 8), nn.Conv2d), ((4, 8, 8), (6, 16, 16), nn.ConvTranspose2d), ((4, 8, 8), (6, 8, 8), nn.Conv2d),
-     ((4, 9, 9), (6, 7, 7), nn.Conv2d)],
-)  # fmt: skip
+    [
+        ((4, 16, 16), (6, 8, 8), nn.Conv2d),
+        ((4, 8, 8), (6, 16, 16), nn.ConvTranspose2d),
+        ((4, 8, 8), (6, 8, 8), nn.Conv2d),
+        ((4, 9, 9), (6, 7, 7), nn.Conv2d),
+    ],
+)
 def test_regressors_reach_the_teachers_shape(student, teacher, kind) -> None:
     regressor = conv_regressor(student, teacher)
     assert isinstance(regressor[0], kind) and isinstance(regressor[-1], nn.ReLU)
@@ -173,7 +177,9 @@ def test_crd_updates_its_banks_only_after_the_step() -> None:
     method.after_step()
     changed = (method.memory_student.bank != before).any(1).nonzero().flatten()
     assert sorted(changed.tolist()) == sorted(batch.index.tolist())
-    assert {"memory_student.bank", "memory_student.z", "memory_teacher.bank", "memory_teacher.z"} <= set(method.state_dict())
+    assert {"memory_student.bank", "memory_student.z", "memory_teacher.bank", "memory_teacher.z"} <= set(
+        method.state_dict()
+    )
 
 
 def test_fitnet_trains_hint_then_distils() -> None:
@@ -189,7 +195,9 @@ def test_fitnet_trains_hint_then_distils() -> None:
     assert list(losses) == ["hint"] and all(grad is None for grad in deep)
     assert all(p.grad is not None for p in method.regressor.parameters())
     assert set(distill.updates[0].loss(batch)) == {"ce", "kd"}
-    joint = tiny.seeded_method("fitnet", data, ("cifar_resnet14", "cifar_resnet8"), "method.hint_epochs=0", "method.weight=100")
+    joint = tiny.seeded_method(
+        "fitnet", data, ("cifar_resnet14", "cifar_resnet8"), "method.hint_epochs=0", "method.weight=100"
+    )
     (phase,) = joint.phases()
     joint.train()
     losses = phase.updates[0].loss(batch)
@@ -232,8 +240,13 @@ def test_asking_a_peer_leaves_its_statistics_alone() -> None:
 
 def test_dml_cohorts_differ_and_are_checked() -> None:
     data = tiny.tiny_data()
-    method = tiny.seeded_method("dml", data, ("cifar_resnet14", "cifar_resnet8"), "method.peers=3",
-                                "method.models=[cifar_resnet8,cifar_wrn_16_1]")  # fmt: skip
+    method = tiny.seeded_method(
+        "dml",
+        data,
+        ("cifar_resnet14", "cifar_resnet8"),
+        "method.peers=3",
+        "method.models=[cifar_resnet8,cifar_wrn_16_1]",
+    )
     assert [net.name for net in method.cohort] == ["cifar_resnet8", "cifar_resnet8", "cifar_wrn_16_1"]
     assert not torch.equal(method.cohort[0].model.conv1.weight, method.cohort[1].model.conv1.weight)
     with pytest.raises(ValueError, match="at least 2"):

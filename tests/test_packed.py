@@ -14,8 +14,16 @@ from distill.data.arrays import SharedSource
 from distill.sweep.packed import packs
 from tests import tiny
 
-SMALL = ["student=resnet8", "teacher=resnet14", "dataset.fraction=0.1", "schedule.epochs=2", "schedule.init_epochs=1",
-         "schedule.batch_size=32", "precision=fp32", "threads=1"]  # fmt: skip
+SMALL = [
+    "student=resnet8",
+    "teacher=resnet14",
+    "dataset.fraction=0.1",
+    "schedule.epochs=2",
+    "schedule.init_epochs=1",
+    "schedule.batch_size=32",
+    "precision=fp32",
+    "threads=1",
+]
 
 
 def launch(output: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
@@ -54,8 +62,14 @@ def test_jobs_are_packed_by_what_they_share() -> None:
     def job(*overrides: str):
         return overrides, tiny.composed(*overrides)
 
-    jobs = [job("method=kd"), job("method=none"), job("method=kd", "seed=2"), job("method=crd"), job("teacher=resnet14"),
-            job("method=kd", "schedule.batch_size=16")]  # fmt: skip
+    jobs = [
+        job("method=kd"),
+        job("method=none"),
+        job("method=kd", "seed=2"),
+        job("method=crd"),
+        job("teacher=resnet14"),
+        job("method=kd", "schedule.batch_size=16"),
+    ]
     groups = sorted([sorted(" ".join(j) for j, _ in group) for group in packs(jobs)], key=lambda g: (-len(g), g))
     assert groups == [
         ["method=crd", "method=kd", "method=none"],

@@ -40,7 +40,14 @@ def two(method: str, tmp_path: Path) -> list[dict]:
     for rank in range(2):
         env = {**os.environ, "WORLD_SIZE": "2", "RANK": str(rank), "LOCAL_RANK": str(rank), "MASTER_ADDR": "127.0.0.1",
                "MASTER_PORT": port}  # fmt: skip
-        command = [sys.executable, "-m", "tests.test_parallel", method, str(tmp_path / "two"), str(tmp_path / f"{rank}.json")]
+        command = [
+            sys.executable,
+            "-m",
+            "tests.test_parallel",
+            method,
+            str(tmp_path / "two"),
+            str(tmp_path / f"{rank}.json"),
+        ]
         jobs.append(subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True))
     said = [job.communicate()[1] for job in jobs]
     assert [job.returncode for job in jobs] == [0, 0], said

@@ -18,8 +18,14 @@ from distill import config
 from distill.run import run
 from tests import tiny
 
-SMALL = ("student=resnet8", "teacher=resnet14", "dataset.fraction=0.15", "schedule.init_epochs=1", "schedule.epochs=3",
-         "precision=fp32")  # fmt: skip
+SMALL = (
+    "student=resnet8",
+    "teacher=resnet14",
+    "dataset.fraction=0.15",
+    "schedule.init_epochs=1",
+    "schedule.epochs=3",
+    "precision=fp32",
+)
 
 
 def small(output: Path, *overrides: str):
@@ -45,13 +51,21 @@ def test_a_run_leaves_what_it_promises(shared: Path, capsys: pytest.CaptureFixtu
     assert folder.parent.parent == shared / "digits" / "resnet14-resnet8"
     result = json.loads((folder / "result.json").read_text())
     assert (folder / "DONE").exists() and not list((folder / "checkpoints").glob("*.ckpt"))
-    assert (result["dataset"], result["teacher"], result["student"], result["method"]) == ("digits", "resnet14", "resnet8", "kd")
+    assert (result["dataset"], result["teacher"], result["student"], result["method"]) == (
+        "digits",
+        "resnet14",
+        "resnet8",
+        "kd",
+    )
     assert result["convention"] == {"ce": 0.1, "kd": 0.9} and result["protocol"] == "digits"
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     tested = [row["test_accuracy"] for row in rows if row["kind"] == "epoch"]
     assert len(tested) == 3 and result["accuracy"]["last"] == tested[-1] and result["accuracy"]["best"] == max(tested)
-    assert result["params"] == sum(v.numel() for k, v in load_file(folder / "student.safetensors").items()
-                                   if not k.endswith(("running_mean", "running_var", "num_batches_tracked")))  # fmt: skip
+    assert result["params"] == sum(
+        v.numel()
+        for k, v in load_file(folder / "student.safetensors").items()
+        if not k.endswith(("running_mean", "running_var", "num_batches_tracked"))
+    )
     assert 0 <= result["agreement"] <= 1 and result["teacher_accuracy"] > 14
     before = (folder / "result.json").stat().st_mtime_ns
     assert run(cfg, folder) == result and (folder / "result.json").stat().st_mtime_ns == before
@@ -64,7 +78,10 @@ def test_the_teacher_is_an_ordinary_run_and_trained_once(shared: Path) -> None:
     folder = Path(config.identity(config.teacher_config(cfg))["folder"])
     stamp = (folder / "DONE").stat().st_mtime_ns
     other, other_folder = small(shared, "method=crd", "seed=5")
-    assert run(other, other_folder, table=False)["teacher_accuracy"] == run(cfg, small(shared, "method=kd")[1])["teacher_accuracy"]
+    assert (
+        run(other, other_folder, table=False)["teacher_accuracy"]
+        == run(cfg, small(shared, "method=kd")[1])["teacher_accuracy"]
+    )
     assert (folder / "DONE").stat().st_mtime_ns == stamp
     alone, alone_folder = small(shared, "method=none", "student=resnet14", "seed=0")
     assert alone_folder == folder, "method=none with the same net, data and seed is the teacher's run"
@@ -75,18 +92,25 @@ def test_the_student_alone_is_shown_beside_the_distilled(shared: Path, capsys: p
     accuracy = run(alone, folder, table=False)["accuracy"]["last"]
     cfg, kd = small(shared, "method=kd")
     run(cfg, kd)
-    assert f"student resnet8 alone" in (out := capsys.readouterr().out) and f"{accuracy:.2f} % last" in out
+    assert "student resnet8 alone" in (out := capsys.readouterr().out) and f"{accuracy:.2f} % last" in out
 
 
 def test_kill_nine_in_the_middle_of_a_run_changes_no_bit(shared: Path, tmp_path: Path) -> None:
     """A real process, killed between two epochs and again later, then left to finish: same student, same rows."""
-    options = ("method=crd", "teacher.weights=" + str(next(shared.glob("digits/none-resnet14/*/s0/student.safetensors"))),
-               "schedule.epochs=8", "log_every=1", "save_minutes=0")  # fmt: skip
+    options = (
+        "method=crd",
+        "teacher.weights=" + str(next(shared.glob("digits/none-resnet14/*/s0/student.safetensors"))),
+        "schedule.epochs=8",
+        "log_every=1",
+        "save_minutes=0",
+    )
     _, whole = small(tmp_path / "whole", *options)
     subprocess.run(command(tmp_path / "whole", *options), check=True, capture_output=True)
     _, cut = small(tmp_path / "cut", *options)
     for lines in (9, 30):
-        process = subprocess.Popen(command(tmp_path / "cut", *options), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        process = subprocess.Popen(
+            command(tmp_path / "cut", *options), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
         metrics = cut / "metrics.jsonl"
         while process.poll() is None and (not metrics.exists() or len(metrics.read_bytes().splitlines()) < lines):
             time.sleep(0.002)
@@ -105,7 +129,9 @@ def test_kill_nine_in_the_middle_of_a_run_changes_no_bit(shared: Path, tmp_path:
 def test_term_leaves_with_75_and_the_same_command_goes_on(shared: Path, tmp_path: Path) -> None:
     options = ("method=kd", "teacher.weights=none", "schedule.epochs=40", "log_every=1")
     _, folder = small(tmp_path, *options)
-    process = subprocess.Popen(command(tmp_path, *options), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command(tmp_path, *options), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
     while process.poll() is None and not (folder / "metrics.jsonl").exists():
         time.sleep(0.01)
     process.send_signal(signal.SIGTERM)
@@ -114,13 +140,17 @@ def test_term_leaves_with_75_and_the_same_command_goes_on(shared: Path, tmp_path
     assert list((folder / "checkpoints").glob("*.ckpt")) and not (folder / "DONE").exists()
     cfg, _ = small(tmp_path, *options)
     result = run(cfg, folder, table=False)
-    epochs = [json.loads(line)["epoch"] for line in (folder / "metrics.jsonl").read_text().splitlines() if '"epoch"' in line]
+    epochs = [
+        json.loads(line)["epoch"] for line in (folder / "metrics.jsonl").read_text().splitlines() if '"epoch"' in line
+    ]
     assert result["epochs"] == 40 and sorted(set(epochs)) == list(range(1, 41))
 
 
 def test_two_jobs_that_start_together_train_the_teacher_once(tmp_path: Path) -> None:
-    jobs = [subprocess.Popen(command(tmp_path, f"method={m}"), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-            for m in ("kd", "fitnet")]  # fmt: skip
+    jobs = [
+        subprocess.Popen(command(tmp_path, f"method={m}"), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        for m in ("kd", "fitnet")
+    ]
     said = [job.communicate()[0] for job in jobs]
     assert [job.returncode for job in jobs] == [0, 0], said
     (teacher,) = tmp_path.glob("digits/none-resnet14/*/s0")

@@ -28,8 +28,20 @@ def shaken(name: str):
     return tiny.frozen(net)
 
 
-@pytest.mark.parametrize("name", ["cifar_resnet14", "cifar_resnet8x4", "cifar_wrn_16_1", "cifar_vgg8", "cifar_MobileNetV2",
-                                  "cifar_ShuffleV1", "cifar_ShuffleV2", "cifar_ResNet50", "resnet18"])  # fmt: skip
+@pytest.mark.parametrize(
+    "name",
+    [
+        "cifar_resnet14",
+        "cifar_resnet8x4",
+        "cifar_wrn_16_1",
+        "cifar_vgg8",
+        "cifar_MobileNetV2",
+        "cifar_ShuffleV1",
+        "cifar_ShuffleV2",
+        "cifar_ResNet50",
+        "resnet18",
+    ],
+)
 def test_folding_batchnorm_changes_nothing_but_rounding(name: str) -> None:
     net = shaken(name)
     before = {key: value.clone() for key, value in net.state_dict().items()}
@@ -39,7 +51,9 @@ def test_folding_batchnorm_changes_nothing_but_rounding(name: str) -> None:
     images = torch.randn(3, 3, 16, 16)
     with torch.no_grad():
         one, other = net(images), folded(images)
-    for a, b in zip([one.logits, one.embedding, *one.features], [other.logits, other.embedding, *other.features], strict=True):
+    for a, b in zip(
+        [one.logits, one.embedding, *one.features], [other.logits, other.embedding, *other.features], strict=True
+    ):
         assert torch.allclose(a, b, rtol=1e-3, atol=2e-4 * max(1.0, a.abs().max().item()))
     assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items()), "the original is untouched"
 

@@ -101,7 +101,9 @@ def fit(method: Method, data: Data, folder: Path, *, seed: int = 1, precision: s
     return Fit(method, source, accuracy, schedule, options, Checkpoints(folder), Silent(), StopSignals())
 
 
-def seeded_method(name: str, data: Data, pair: tuple[str, str] = ("cifar_resnet14", "cifar_resnet8"), *overrides: str) -> Method:
+def seeded_method(
+    name: str, data: Data, pair: tuple[str, str] = ("cifar_resnet14", "cifar_resnet8"), *overrides: str
+) -> Method:
     """Return a method on a fresh pair, everything a function of nothing but the arguments."""
     teacher, student = pair
     seed_everything(7)
