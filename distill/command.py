@@ -23,7 +23,8 @@ from distill.check import check, check_group, check_output, check_override, find
 from distill.config import conf_dir, did_you_mean, options
 from distill.sweep import check_launcher
 
-OPEN = ("student.args", "teacher.args")  # dictionaries that take any key: a `+` is put in front for the user
+# dictionaries that take any key: a `+` is put in front for the user
+OPEN = ("student.args", "teacher.args", "method.optimizer", "method.generator_optimizer", "method.image_optimizer")
 ADDED = ("pair", "experiment")  # groups that are in the defaults list already, though many write +experiment=
 BASE: dict[str, Any] = {} if hydra.__version__ >= "1.4" else {"version_base": "1.3"}  # 1.4 warns of it
 

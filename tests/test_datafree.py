@@ -80,9 +80,7 @@ def test_made_images_come_once_an_epoch_in_an_order_of_their_own() -> None:
     first, second = list(made.epoch(1)), list(made.epoch(2))
     assert [len(batch.labels) for batch in first] == [4, 4, 2]
     order = torch.cat([batch.labels for batch in first])
-    assert sorted(order.tolist()) == list(range(10)) and not torch.equal(
-        order, torch.cat([b.labels for b in second])
-    )
+    assert sorted(order.tolist()) == list(range(10)) and not torch.equal(order, torch.cat([b.labels for b in second]))
     assert torch.equal(next(made.epoch(1, start=2)).images.flatten(), first[2].images.flatten())
     assert torch.equal(first[0].images.flatten().long(), first[0].labels)
 
@@ -115,9 +113,7 @@ def test_statistics_loss() -> None:
     assert statistics_loss(x, mean, var).item() == pytest.approx(slow_statistics(x, mean, var), rel=1e-5)
     check_gradient(lambda t: statistics_loss(t, mean.double(), var.double()), x)
     flat = torch.randn(6, 4)
-    assert statistics_loss(flat, mean, var).item() == pytest.approx(
-        slow_statistics(flat, mean, var), rel=1e-5
-    )
+    assert statistics_loss(flat, mean, var).item() == pytest.approx(slow_statistics(flat, mean, var), rel=1e-5)
 
 
 def test_generator_losses_of_logits() -> None:
@@ -129,9 +125,7 @@ def test_generator_losses_of_logits() -> None:
     assert balance_loss(logits, 10.0).item() == pytest.approx(sum(m * math.log10(m) for m in mean), rel=1e-5)
     assert balance_loss(logits).item() == pytest.approx(sum(m * math.log(m) for m in mean), rel=1e-5)
     assert certainty_loss(logits).item() == pytest.approx(-sum(math.log(max(row)) for row in p) / 3, rel=1e-5)
-    assert activation_loss(logits).item() == pytest.approx(
-        -sum(abs(float(v)) for v in logits.flatten()) / 12, rel=1e-5
-    )
+    assert activation_loss(logits).item() == pytest.approx(-sum(abs(float(v)) for v in logits.flatten()) / 12, rel=1e-5)
     for loss in (balance_loss, certainty_loss, activation_loss, lambda t: balance_loss(t, 10.0)):
         check_gradient(loss, logits)
 
@@ -190,11 +184,7 @@ def test_dafl_is_one_backward_pass_of_the_authors() -> None:
     batch = next(phase.source(Untouchable()).epoch(1))
     images = method.generator(batch.images)
     z = method.teacher(images)
-    joint = (
-        1.0 * certainty_loss(z.logits)
-        + 5.0 * balance_loss(z.logits, 10.0)
-        + 0.1 * activation_loss(z.embedding)
-    )
+    joint = 1.0 * certainty_loss(z.logits) + 5.0 * balance_loss(z.logits, 10.0) + 0.1 * activation_loss(z.embedding)
     joint += method.learn(batch, images.detach())[0]["kd"]
     wanted = torch.autograd.grad(joint, list(method.generator.parameters()))
     assert [update.name for update in phase.updates] == ["student", "generator"]
@@ -301,9 +291,7 @@ def test_teachers_without_batchnorm_are_refused() -> None:
     with pytest.raises(ValueError, match="method=dafl"):
         BatchNormInputs(vit, "dfq")
     with pytest.raises(ValueError, match="kl .* or l1"):
-        tiny.seeded_method(
-            "dfq", tiny.tiny_data(), ("cifar_resnet14", "cifar_resnet8"), "method.discrepancy=l2"
-        )
+        tiny.seeded_method("dfq", tiny.tiny_data(), ("cifar_resnet14", "cifar_resnet8"), "method.discrepancy=l2")
 
 
 def test_dfad_is_the_game_of_l1_distances() -> None:
@@ -316,6 +304,4 @@ def test_dfad_is_the_game_of_l1_distances() -> None:
     images = method.generator(batch.images)
     with torch.no_grad():
         gap = (method.ask(images, False).logits - method.teacher(images).logits).abs().mean()
-    assert method.terms(images, method.teacher(images))["adversarial"].item() == pytest.approx(
-        -gap.item(), rel=1e-5
-    )
+    assert method.terms(images, method.teacher(images))["adversarial"].item() == pytest.approx(-gap.item(), rel=1e-5)
