@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import torch
+import numpy as np
 
 from distill.analyze.material import Material, Seen
 from distill.analyze.numbers import Reliability, reliability
@@ -42,12 +42,13 @@ def _described(net: Seen, material: Material, got: Reliability) -> dict[str, obj
 
 
 def _panel(axes, got: Reliability, colour: str) -> None:  # type: ignore[no-untyped-def]
-    middle, full = (torch.arange(BINS) + 0.5) / BINS, got.images > 0
+    images, accuracy = got.images.numpy(), got.accuracy.numpy()
+    middle, full = (np.arange(BINS) + 0.5) / BINS, images > 0
     upper, lower = axes
-    share = got.images / got.images.sum()
+    share = images / images.sum()
     for some, alpha in ((full & (share >= RARE), 1.0), (full & (share < RARE), 0.35)):
         label = "accuracy" if alpha == 1 else None
-        upper.bar(middle[some], got.accuracy[some], 0.92 / BINS, color=colour, alpha=alpha, label=label)
+        upper.bar(middle[some], accuracy[some], 0.92 / BINS, color=colour, alpha=alpha, label=label)
     upper.plot([0, 1], [0, 1], color="#333333", linestyle="--", linewidth=1.2, label="perfectly calibrated")
     upper.set(xlim=(0, 1), ylim=(0, 1))
     lower.bar(middle, share, 0.92 / BINS, color="#9A9A9A")

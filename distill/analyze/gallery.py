@@ -30,8 +30,8 @@ PICTURES: dict[str, Callable[[Material], Picture | None]] = {
     "tsne": tsne.draw,
 }
 SECTIONS = {
-    "Training": ("curves", "gaps"),
-    "Answers": ("classes", "calibration", "probabilities", "correlation"),
+    "Accuracy": ("curves", "gaps", "classes"),
+    "Answers": ("calibration", "probabilities", "correlation"),
     "Inside": ("attention", "cka", "tsne"),
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -56,8 +57,8 @@ def _bars(axes, material: Material, row: int, classes: Tensor, temperature: floa
     nets = material.nets
     width = 0.8 / len(nets)
     for index, (name, net) in enumerate(nets):
-        values = softened(net.logits[row : row + 1], temperature)[0, classes]
-        places = torch.arange(len(classes)) + (index - (len(nets) - 1) / 2) * width
+        values = softened(net.logits[row : row + 1], temperature)[0, classes].numpy()
+        places = np.arange(len(classes)) + (index - (len(nets) - 1) / 2) * width
         axes.bar(places, values, width, color=TEACHER if name == "teacher" else STUDENT, label=name)
     names = [material.info.class_names[int(k)][:11] for k in classes]
     turned = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"} if max(map(len, names)) > 3 else {}
