@@ -184,7 +184,8 @@ def test_dafl_is_one_backward_pass_of_the_authors() -> None:
     batch = next(phase.source(Untouchable()).epoch(1))
     images = method.generator(batch.images)
     z = method.teacher(images)
-    joint = 1.0 * certainty_loss(z.logits) + 5.0 * balance_loss(z.logits, 10.0) + 0.1 * activation_loss(z.embedding)
+    joint = method.certainty * certainty_loss(z.logits) + method.balance * balance_loss(z.logits, 10.0)
+    joint += method.activation * activation_loss(z.embedding)
     joint += method.learn(batch, images.detach())[0]["kd"]
     wanted = torch.autograd.grad(joint, list(method.generator.parameters()))
     assert [update.name for update in phase.updates] == ["student", "generator"]
