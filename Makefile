@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.stamp
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint format methods schemes bench clean
+.PHONY: help run test lint format methods readme schemes bench clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -29,6 +29,9 @@ format: $(STAMP)  ## sort imports and mend what ruff can mend
 
 methods: $(STAMP)  ## list the methods with their papers
 	@$(BIN)/python -m distill.catalogue $(ARGS)
+
+readme: $(STAMP)  ## write the table of methods into the README
+	@$(BIN)/python -m distill.catalogue --readme README.md
 
 schemes: $(STAMP)  ## one experiment of every family beyond one frozen teacher, on the digits (about half an hour)
 	@for name in $(SCHEMES); do echo "== $$name"; $(BIN)/python -m distill experiment=$$name $(ARGS) || exit $$?; done

@@ -1,14 +1,16 @@
-"""The methods and their papers, from conf/method/*.yaml: `python -m distill.catalogue [--markdown] [word ...]`."""
+"""The methods and their papers, from conf/method/*.yaml: `python -m distill.catalogue [word ...]`."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
 
 from distill.config import load, options
+from distill.files import write_text
 
 
 def methods(words: Iterable[str] = ()) -> list[dict[str, Any]]:
@@ -60,8 +62,19 @@ def _short(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) or value is None else str(value)
 
 
+def in_readme(text: str) -> str:
+    """Return a README with the table of methods between its two marks brought up to date."""
+    start, end = "<!-- methods -->", "<!-- /methods -->"
+    before, _, rest = text.partition(start)
+    return f"{before}{start}\n{markdown(methods())}\n{end}{rest.partition(end)[2]}"
+
+
 def main(argv: list[str]) -> None:
-    """Print the catalogue, as a table for the README with --markdown."""
+    """Print the catalogue, as a table with --markdown; with --readme FILE bring that file's table up to date."""
+    if argv[:1] == ["--readme"]:
+        path = Path(argv[1])
+        write_text(path, in_readme(path.read_text(encoding="utf-8")))
+        return
     words = [word for word in argv if word != "--markdown"]
     print(markdown(methods(words)) if "--markdown" in argv else "\n".join(lines(methods(words))))
 

@@ -13,7 +13,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
 from distill import config
-from distill.catalogue import lines, methods
+from distill.catalogue import in_readme, lines, methods
 from distill.check import check, check_override
 from distill.command import BASE
 
@@ -179,6 +179,11 @@ def test_weights_of_methods_take_fractions(name: str) -> None:
     node = composed(f"method={name}").method
     for key in {"ce", "kd", "weight", "temperature", "tau", "momentum"} & set(node):
         assert isinstance(node[key], float), f"conf/method/{name}.yaml: write {key}: {float(node[key])}"
+
+
+def test_the_readme_has_the_catalogue_of_now() -> None:
+    text = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+    assert in_readme(text) == text, "make readme"
 
 
 def test_catalogue_lists_every_method_with_its_paper() -> None:
