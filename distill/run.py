@@ -20,7 +20,8 @@ from distill.checkpoint import Checkpoints
 from distill.data import Data, load
 from distill.errors import exit_code
 from distill.evaluate import accuracy
-from distill.fit import Fit, Options
+from distill.fit import Fit
+from distill.fit_state import Options
 from distill.method import Method, Source
 from distill.models import FeatureNet, build
 from distill.quant import quantize_as

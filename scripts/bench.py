@@ -27,7 +27,8 @@ from distill.cost import step_share
 from distill.data import Data, DataInfo, Split
 from distill.data.arrays import SharedSource
 from distill.files import write_json
-from distill.fit import Fit, Options
+from distill.fit import Fit
+from distill.fit_state import Options
 from distill.models import FeatureNet, build
 from distill.progress import final_table
 from distill.run import make_schedule

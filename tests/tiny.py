@@ -12,7 +12,8 @@ from omegaconf import DictConfig
 from distill import config
 from distill.checkpoint import Checkpoints
 from distill.data import Data, DataInfo, Split
-from distill.fit import Fit, Options
+from distill.fit import Fit
+from distill.fit_state import Options
 from distill.method import Method
 from distill.models import FeatureNet, build
 from distill.runtime import autocast, seed_everything
