@@ -201,33 +201,13 @@ def build(node: DictConfig | Mapping[str, Any], **objects: Any) -> Any:
 
 def register() -> None:
     """Make the resolvers known to OmegaConf; calling it again does no harm."""
+    from distill.help_page import group_options  # it reads this module
+
+    resolvers = {"run_folder": _run_folder, "by_pair": _by_pair, "by_method": _by_method, "group_options": group_options}
     renamed = omegaconf.__version__ >= "2.4"  # the old name warns; before, the new one differs
     add: Any = OmegaConf.register_resolver if renamed else OmegaConf.register_new_resolver
-    add("run_folder", _run_folder, replace=True)
-    add("by_pair", _by_pair, replace=True)
-    add("by_method", _by_method, replace=True)
-    add("group_options", group_options, replace=True)
-
-
-def group_options(width: int = 112) -> str:
-    """The groups and what can be chosen in each, a line or two a group, for the help page."""
-    order = ["dataset", "schedule", "teacher", "student", "method", "pair", "experiment", "tracking"]
-    hidden = {*order, "hydra", "tuned"}
-    shown = order + sorted(p.name for p in conf_dir().iterdir() if p.is_dir() and p.name not in hidden)
-    return "\n".join(_fit(f"  {name:<11}", found, width) for name in shown if (found := options(name)))
-
-
-def _fit(head: str, words: list[str], width: int, lines: int = 3) -> str:
-    """`words` after `head`, wrapped to `width`; what does not fit into `lines` is counted."""
-    rows: list[str] = []
-    row = head
-    for number, word in enumerate(words):
-        if len(row) + len(word) + 2 > width - (12 if len(rows) == lines - 1 else 0):
-            if len(rows) == lines - 1:
-                return "\n".join([*rows, f"{row}({len(words) - number} more)"])
-            rows, row = [*rows, row.rstrip()], " " * len(head)
-        row += word + ("" if number == len(words) - 1 else ", ")
-    return "\n".join([*rows, row.rstrip()])
+    for name, resolver in resolvers.items():
+        add(name, resolver, replace=True)
 
 
 def _run_folder(part: str = "folder", *, _root_: DictConfig) -> str:
