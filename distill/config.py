@@ -203,7 +203,8 @@ def register() -> None:
     """Make the resolvers known to OmegaConf; calling it again does no harm."""
     from distill.help_page import group_options  # it reads this module
 
-    resolvers = {"run_folder": _run_folder, "by_pair": _by_pair, "by_method": _by_method, "group_options": group_options}
+    resolvers: dict[str, Any] = {"run_folder": _run_folder, "by_pair": _by_pair, "by_method": _by_method}
+    resolvers["group_options"] = group_options
     renamed = omegaconf.__version__ >= "2.4"  # the old name warns; before, the new one differs
     add: Any = OmegaConf.register_resolver if renamed else OmegaConf.register_new_resolver
     for name, resolver in resolvers.items():
