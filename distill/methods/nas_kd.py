@@ -138,7 +138,7 @@ class NASKD(Method):
         blocks, width = self.supernet.choices[number]
         facts = {"depth": 6 * blocks + 2, "width": width, "macs": self.supernet.macs[number], "score": 0.0}
         facts["score"] = self.scores[number].item() / self.data.num_train
-        return {"largest": self.student, "chosen": Search(self.deployed(), facts)}
+        return {"chosen": Search(self.deployed(), facts)}
 
     def phases(self) -> list[Phase]:
         low = {"lr": self.tune_lr, "decay": "cosine", "milestones": [], "warmup_epochs": 0}
