@@ -119,7 +119,8 @@ class Experiment:
         """Fold and cast the teachers; compile teachers and trained nets where the run is long enough to pay for it."""
         steps = -(-self.data.info.num_train // batch) * int(self.cfg.schedule.epochs)
         compiling, why = why_compile(self.cfg.compile, steps, self.device)
-        log.info("%s: %s", "compiling the nets" if compiling else "nets run eagerly", why)
+        if not like:
+            log.info("%s: %s", "compiling the nets" if compiling else "nets run eagerly", why)
         nets = [net for net in self.method.modules() if isinstance(net, FeatureNet)]
         if like:
             self.method.consult = like.method.consult
