@@ -87,9 +87,7 @@ def test_rates_fall_after_the_milestones_and_mobile_nets_start_lower() -> None:
         scaled=True,
     )
     whole = fit_linear(train, train, 3, recipe, lr_scale=0.2).layer.weight
-    weight, bias = (
-        p.detach() for p in fit_linear(train, train, 3, replace(recipe, lr=0.0)).layer.parameters()
-    )
+    weight, bias = (p.detach() for p in fit_linear(train, train, 3, replace(recipe, lr=0.0)).layer.parameters())
     for lr in (0.02, 0.002, 0.0002):
         wrong = ((train.features @ weight.T + bias).softmax(1) - F.one_hot(train.labels, 3)) / 6
         weight, bias = weight - lr * wrong.T @ train.features, bias - lr * wrong.sum(0)
@@ -135,9 +133,7 @@ def test_recipes_are_those_of_the_two_reimplementations() -> None:
 # ---- the backbone
 
 
-@pytest.mark.parametrize(
-    "name", ["cifar_vgg8", "cifar_ShuffleV2", "cifar_ResNet50", "resnet18", "efficientnet_b0"]
-)
+@pytest.mark.parametrize("name", ["cifar_vgg8", "cifar_ShuffleV2", "cifar_ResNet50", "resnet18", "efficientnet_b0"])
 def test_no_statistics_move_and_features_are_those_of_eval_mode(name: str) -> None:
     """Classifiers have different names (classifier, linear, fc); embeddings come before all of them."""
     data = tiny.tiny_data()
@@ -152,11 +148,7 @@ def test_no_statistics_move_and_features_are_those_of_eval_mode(name: str) -> No
     with torch.no_grad():
         expected = torch.cat([net(batch).embedding for batch, _ in images])
         logits = torch.cat([net(batch).logits for batch, _ in images])
-    assert (
-        torch.equal(features, expected)
-        and features.shape == (8, net.embedding_dim)
-        and not features.requires_grad
-    )
+    assert torch.equal(features, expected) and features.shape == (8, net.embedding_dim) and not features.requires_grad
     assert torch.equal(labels, data.test.labels)
     torch.testing.assert_close(net.classifier(features).flatten(1), logits)
 
@@ -222,9 +214,7 @@ def test_a_run_may_be_moved_with_its_output_folder(finished: Path, tmp_path: Pat
 
 
 def test_what_simkd_deploys_is_rebuilt_with_its_teacher(tmp_path: Path) -> None:
-    cfg = tiny.composed(
-        *SMALL, "method=simkd", "teacher.weights=none", f"output={tmp_path}", "schedule.epochs=1"
-    )
+    cfg = tiny.composed(*SMALL, "method=simkd", "teacher.weights=none", f"output={tmp_path}", "schedule.epochs=1")
     folder = Path(config.identity(cfg)["folder"])
     result = run(cfg, folder, table=False)
     opened = trained.open_run(folder)
@@ -234,11 +224,12 @@ def test_what_simkd_deploys_is_rebuilt_with_its_teacher(tmp_path: Path) -> None:
     assert 100 * right == pytest.approx(result["accuracy"]["last"])
 
 
-def test_a_file_of_weights_is_probed(
-    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_file_of_weights_is_probed(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(finished / "best.safetensors"), *QUICK]) == 0
     assert (finished / "probe" / "digits-distillers-epochs4-best.json").exists()
+    capsys.readouterr()
+    assert main([str(finished / "best.safetensors"), str(finished), *QUICK]) == 0
+    assert capsys.readouterr().out.count("wrote") == 2
     net = tiny.build("cifar_vgg8", 100, seed=3)
     file = tmp_path / "old.pth"
     torch.save({"model": net.model.state_dict()}, file)
@@ -247,10 +238,7 @@ def test_a_file_of_weights_is_probed(
     assert result["net"] == "cifar_vgg8" and result["num_train"] < 100
     torch.save(tiny.build("resnet18", 9, size=32, seed=3).model.state_dict(), file)
     assert main([str(file), *QUICK]) == 2 and "give --model" in capsys.readouterr().err
-    assert (
-        main([str(file), *QUICK, "--model", "vgg8"]) == 2
-        and "does not fit cifar_vgg8" in capsys.readouterr().err
-    )
+    assert main([str(file), *QUICK, "--model", "vgg8"]) == 2 and "does not fit cifar_vgg8" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -284,8 +272,7 @@ def write_stl10(root: Path, counts: tuple[int, int]) -> Path:
         random.randint(0, 256, count * 3 * 96 * 96).astype(np.uint8).tofile(folder / f"{stem}_X.bin")
         (np.arange(count) % 10 + 1).astype(np.uint8).tofile(folder / f"{stem}_y.bin")
     (folder / "class_names.txt").write_text(
-        "\n".join(["airplane", "bird", "car", "cat", "deer", "dog", "horse", "monkey", "ship", "truck"])
-        + "\n"
+        "\n".join(["airplane", "bird", "car", "cat", "deer", "dog", "horse", "monkey", "ship", "truck"]) + "\n"
     )
     return folder
 
@@ -293,9 +280,7 @@ def write_stl10(root: Path, counts: tuple[int, int]) -> Path:
 def test_stl10_is_what_torchvision_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = write_stl10(tmp_path, (20, 10))
     monkeypatch.setattr(torchvision.datasets.STL10, "_check_integrity", lambda self: True)
-    monkeypatch.setattr(
-        torchvision.datasets.STL10, "_STL10__load_folds", lambda self, folds: None, raising=False
-    )
+    monkeypatch.setattr(torchvision.datasets.STL10, "_STL10__load_folds", lambda self, folds: None, raising=False)
     ours = read_stl10(tmp_path, counts=(20, 10))
     for split, part in (("train", ours.train), ("test", ours.test)):
         theirs = torchvision.datasets.STL10(str(tmp_path), split=split)
@@ -336,11 +321,7 @@ def write_tiny(root: Path, listed: bool) -> Path:
     folder = root / "tiny-imagenet-200"
     for k, wnid in enumerate(("n02", "n01")):
         for part in ("train", "val"):
-            inner = (
-                folder / part / wnid / "images"
-                if part == "train" or not listed
-                else folder / "val" / "images"
-            )
+            inner = folder / part / wnid / "images" if part == "train" or not listed else folder / "val" / "images"
             inner.mkdir(parents=True, exist_ok=True)
             for number in range(2):
                 mode = "L" if number else "RGB"
@@ -364,8 +345,7 @@ def test_tiny_imagenet_is_read_as_published_or_sorted(tmp_path: Path, listed: bo
     for part in (arrays.train, arrays.test):
         assert sorted(part.labels.tolist()) == [0, 0, 1, 1]
         assert {
-            (int(label), int(image[0, 0, 2] > 120))
-            for image, label in zip(part.images, part.labels, strict=True)
+            (int(label), int(image[0, 0, 2] > 120)) for image, label in zip(part.images, part.labels, strict=True)
         } >= {(0, 1), (1, 0)}
     bad = folder / "train" / "n01" / "images" / "train_2.JPEG"
     Image.new("RGB", (32, 64)).save(bad)
@@ -377,9 +357,7 @@ def test_tiny_imagenet_is_read_as_published_or_sorted(tmp_path: Path, listed: bo
 
 
 def test_tiny_imagenet_that_is_not_there_says_where_it_comes_from(tmp_path: Path) -> None:
-    node = OmegaConf.to_container(
-        OmegaConf.load(config.conf_dir() / "dataset" / "tinyimagenet.yaml"), resolve=True
-    )
+    node = OmegaConf.to_container(OmegaConf.load(config.conf_dir() / "dataset" / "tinyimagenet.yaml"), resolve=True)
     with pytest.raises(ValueError, match=r"tiny-imagenet-200.zip\) under"):
         load({**node, "root": str(tmp_path)})  # type: ignore[dict-item]
 
@@ -399,19 +377,13 @@ def write_probe(folder: Path, last: float, net: str = "student", **changes: obje
     write_json(folder / "probe" / f"{content['dataset']}-{net}.json", content)
 
 
-def test_probes_over_seeds_stand_beside_the_published_table(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_probes_over_seeds_stand_beside_the_published_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pair = {"teacher": "wrn_40_2", "student": "wrn_16_2"}
     for seed, last in enumerate((70.0, 71.0, 72.0)):
-        folder = write_run(
-            tmp_path, seed, method="crd", convention={"ce": 1.0, "kd": 0.0, "weight": 0.8}, **pair
-        )
+        folder = write_run(tmp_path, seed, method="crd", convention={"ce": 1.0, "kd": 0.0, "weight": 0.8}, **pair)
         write_probe(folder, last)
         write_probe(folder, 68.0, "teacher", accuracy={"last": 68.0, "best": None})
-    write_probe(
-        write_run(tmp_path, 9, method="none", teacher=None, student="wrn_16_2"), 69.5, dataset="tinyimagenet"
-    )
+    write_probe(write_run(tmp_path, 9, method="none", teacher=None, student="wrn_16_2"), 69.5, dataset="tinyimagenet")
     (folder / "probe" / "half.json").write_text('{"net": "stud')
     (folder / "probe" / "foreign.json").write_text('["net"]')
     found = {probe.method: probe for probe in probes(summarize(collect([tmp_path]).runs))}

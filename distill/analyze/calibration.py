@@ -15,9 +15,7 @@ BINS, RARE = 15, 0.01  # bins; share of the images below which a bar says little
 def draw(material: Material) -> Picture:
     """A column a net: accuracy by confidence, and below how many images have it."""
     nets = material.nets
-    figure, axes = blank(
-        2, len(nets), (4.4 * len(nets), 4.8), height_ratios=[3, 1], sharex=True, sharey="row"
-    )
+    figure, axes = blank(2, len(nets), (4.4 * len(nets), 4.8), height_ratios=[3, 1], sharex=True, sharey="row")
     numbers = {}
     for column, (name, net) in enumerate(nets):
         got = reliability(net.logits, material.labels, BINS)

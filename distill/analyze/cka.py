@@ -19,7 +19,9 @@ def draw(material: Material) -> Picture:
         image = place.imshow(table, cmap="cividis", vmin=0, vmax=1, origin="lower")
         for (row, column), value in ((at, table[at]) for at in _cells(table.shape)):
             colour = "black" if value > 0.55 else "white"
-            place.text(column, row, f"{value:.2f}", ha="center", va="center", color=colour, fontsize=9)
+            place.text(
+                column, row, f"{round(float(value), 2) + 0.0:.2f}", ha="center", va="center", color=colour, fontsize=9
+            )
         place.set_xticks(range(len(net.stages)), range(1, len(net.stages) + 1))
         place.set_yticks(range(len(student.stages)), range(1, len(student.stages) + 1))
         place.set(xlabel=f"stage of the {name}", ylabel="stage of the student", title=f"student and {name}")

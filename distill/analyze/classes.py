@@ -30,9 +30,7 @@ def draw(material: Material) -> Picture:
 
 def _pairs(student: Tensor, teacher: Tensor | None, names: list[str]) -> tuple[Figure, str]:
     """One line a class, sorted by the gap (or by accuracy, without a teacher)."""
-    order = (
-        (student if teacher is None else student - teacher).nan_to_num(0).argsort(descending=True)[: 2 * FEW]
-    )
+    order = (student if teacher is None else student - teacher).nan_to_num(0).argsort(descending=True)[: 2 * FEW]
     figure, axes = blank(1, 1, (6.4, 1.4 + 0.25 * len(order)))
     place, lines = axes[0, 0], range(len(order))
     if teacher is not None:
@@ -61,19 +59,21 @@ def _cloud(student: Tensor, teacher: Tensor, names: list[str]) -> tuple[Figure, 
     figure, axes = blank(1, 1, (5.6, 5.4))
     place, gap = axes[0, 0], (student - teacher).nan_to_num(0)
     low = min(student.nan_to_num(100).min(), teacher.nan_to_num(100).min()).item() - 4
-    place.plot(
-        [low, 101], [low, 101], color="#333333", linestyle="--", linewidth=1, label="as good as the teacher"
-    )
+    place.plot([low, 101], [low, 101], color="#333333", linestyle="--", linewidth=1, label="as good as the teacher")
     place.scatter(teacher, student, color=STUDENT, s=22, alpha=0.75, linewidths=0)
     order = gap.argsort()
     for k in torch.cat([order[:NAMED], order[-NAMED:]]).tolist():
-        below = gap[k] < 0
+        x, y = teacher[k].item(), student[k].item()
+        left = x > low + 0.8 * (101 - low)  # room for the name is on the left only
+        offset = (-6 if left else 6, -8 if gap[k] < 0 else 4)
+        place.scatter(x, y, color=STUDENT, s=22, edgecolors="#222222", linewidths=0.9, zorder=3)
         place.annotate(
             names[k][:18],
-            (teacher[k], student[k]),
-            xytext=(5, -9 if below else 5),
+            (x, y),
+            xytext=offset,
             textcoords="offset points",
             fontsize=7.5,
+            ha="right" if left else "left",
         )
     place.set(xlabel="teacher's accuracy, %", ylabel="student's accuracy, %", title="Accuracy by class")
     place.set(xlim=(low, 101), ylim=(low, 101), aspect="equal")

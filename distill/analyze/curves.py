@@ -32,9 +32,7 @@ def draw(material: Material) -> Picture | None:
     if terms:
         _losses(axes[0, 1], terms)
     seeds = "one seed" if got.n == 1 else f"mean and range over {got.n} seeds"
-    caption = (
-        f"Left: accuracy on the test images after each epoch, {seeds}. Right: each term of the training loss."
-    )
+    caption = f"Left: accuracy on the test images after each epoch, {seeds}. Right: each term of the training loss."
     numbers = {
         "epochs": got.epochs,
         "mean": got.mean,
@@ -47,20 +45,14 @@ def draw(material: Material) -> Picture | None:
 
 
 def _accuracies(axes: Axes, material: Material, row: Row) -> None:
-    alike = [
-        one for one in material.rows if one.one.method == NONE and student_place(one) == student_place(row)
-    ]
-    drawn = [(row, STUDENT, row.one.method)] + [
-        (one, ALONE, "student alone") for one in alike[:1] if one is not row
-    ]
+    alike = [one for one in material.rows if one.one.method == NONE and student_place(one) == student_place(row)]
+    drawn = [(row, STUDENT, row.one.method)] + [(one, ALONE, "student alone") for one in alike[:1] if one is not row]
     for one, colour, label in drawn:
         if (got := curve(one)) is not None:
             axes.plot(got.epochs, got.mean, color=colour, label=f"{label}, n = {got.n}", linewidth=1.8)
             axes.fill_between(got.epochs, got.low, got.high, color=colour, alpha=0.2, linewidth=0)
     if row.teacher:
-        axes.axhline(
-            row.teacher.mean, color=TEACHER, linestyle="--", linewidth=1.4, label=f"teacher {row.one.teacher}"
-        )
+        axes.axhline(row.teacher.mean, color=TEACHER, linestyle="--", linewidth=1.4, label=f"teacher {row.one.teacher}")
     axes.set(xlabel="epoch", ylabel="test accuracy, %", title="Test accuracy")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend(loc="lower right")
@@ -73,9 +65,7 @@ def losses(histories: Sequence[Sequence[Mapping[str, Any]]]) -> dict[str, dict[s
     Epochs that lack a term (those of another phase, or of a seed that is behind) are left out.
     """
     length = min(map(len, histories), default=0)
-    names = dict.fromkeys(
-        name for rows in histories for row in rows for name in row if name not in NOT_LOSSES
-    )
+    names = dict.fromkeys(name for rows in histories for row in rows for name in row if name not in NOT_LOSSES)
     found: dict[str, dict[str, list[float]]] = {}
     for name in names:
         whole = {

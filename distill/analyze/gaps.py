@@ -16,11 +16,7 @@ def draw(material: Material) -> Picture | None:
     row = material.row
     if row is None or row.teacher is None:
         return None
-    alike = [
-        one
-        for one in material.rows
-        if place(one) == place(row) and one.one.teacher in (row.one.teacher, None)
-    ]
+    alike = [one for one in material.rows if place(one) == place(row) and one.one.teacher in (row.one.teacher, None)]
     best = sorted(alike, key=lambda one: one.last.mean, reverse=True)[:BARS]
     shown = best if row in best else [*best[:-1], row]
     called = names(shown)

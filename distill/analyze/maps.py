@@ -10,9 +10,7 @@ def draw(material: Material) -> Picture:
     """A row an image: the image, then each stage of the student, then each stage of the teacher."""
     nets = [("student", material.student, STUDENT)]
     nets += [("teacher", material.teacher, TEACHER)] if material.teacher else []
-    columns = [
-        (name, net, colour, stage) for name, net, colour in nets for stage in range(len(net.attention))
-    ]
+    columns = [(name, net, colour, stage) for name, net, colour in nets for stage in range(len(net.attention))]
     count = len(material.images)
     figure, axes = blank(count, 1 + len(columns), (1.05 * (1 + len(columns)) + 0.5, 1.05 * count + 0.6))
     for row in range(count):
@@ -22,9 +20,7 @@ def draw(material: Material) -> Picture:
             _short(material.info.class_names[int(material.labels[material.chosen.shown[row]])]), fontsize=8
         )
         for column, (_, net, _, stage) in enumerate(columns, start=1):
-            axes[row, column].imshow(
-                net.attention[stage][row].numpy(), cmap="viridis", interpolation="nearest"
-            )
+            axes[row, column].imshow(net.attention[stage][row].numpy(), cmap="viridis", interpolation="nearest")
     for place in axes.flat:
         bare(place)
     axes[0, 0].set_title("image", fontsize=9)

@@ -140,9 +140,7 @@ def look(net: FeatureNet, data: Data, chosen: Chosen, side: str) -> Seen:
                 maps[stage].append(attention(feature[shown]).cpu())
             at += len(images)
     joined = [torch.cat(parts) for parts in stages]
-    return Seen(
-        net.name, torch.cat(logits), torch.cat(embeddings), joined, [torch.cat(parts) for parts in maps]
-    )
+    return Seen(net.name, torch.cat(logits), torch.cat(embeddings), joined, [torch.cat(parts) for parts in maps])
 
 
 def _within(rows: Tensor, start: int, count: int) -> Tensor:
@@ -153,11 +151,7 @@ def _within(rows: Tensor, start: int, count: int) -> Tensor:
 def _small(feature: Tensor) -> Tensor:
     height, width = feature.shape[2:]
     size = (min(height, SIDE), min(width, SIDE))
-    return (
-        F.adaptive_avg_pool2d(feature.float(), size)
-        if len(feature)
-        else feature.float()[..., : size[0], : size[1]]
-    )
+    return F.adaptive_avg_pool2d(feature.float(), size) if len(feature) else feature.float()[..., : size[0], : size[1]]
 
 
 def shown(data: Data, rows: Tensor) -> np.ndarray:

@@ -59,12 +59,8 @@ def _summary(material: Material) -> Table:
     """Accuracy and calibration of both nets as measured here, in fp32."""
     nets: list[tuple[str, Seen]] = material.nets
     got = {name: scores(net.logits, material.labels) for name, net in nets}
-    rows = [
-        [word(title), *(number(got[name][key], 3) for name, _ in nets)] for key, title in QUANTITIES.items()
-    ]
-    notes = [
-        "Measured anew in fp32 on these images; result.json holds what the run measured in its own precision."
-    ]
+    rows = [[word(title), *(number(got[name][key], 3) for name, _ in nets)] for key, title in QUANTITIES.items()]
+    notes = ["Measured anew in fp32 on these images; result.json holds what the run measured in its own precision."]
     columns = ["quantity", *(f"{name} {net.name}" for name, net in nets)]
     return Table(
         "summary",

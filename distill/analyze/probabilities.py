@@ -18,14 +18,12 @@ def draw(material: Material) -> Picture:
     temperatures = [1.0, material.temperature] if material.temperature != 1 else [1.0, 4.0]
     reference = (material.teacher or material.student).logits
     rows = by_certainty(reference, temperatures[1])
-    figure, axes = blank(len(rows), 2, (9.6, 1.75 * len(rows) + 0.7), sharey="row")
+    figure, axes = blank(len(rows), 2, (9.6, 1.75 * len(rows) + 0.7))
     for line, row in enumerate(rows.tolist()):
         leading = reference[row].argsort(descending=True)[:CLASSES].sort().values
         for column, temperature in enumerate(temperatures):
             _bars(axes[line, column], material, row, leading, temperature)
-        axes[line, 0].set_ylabel(
-            f"label: {material.info.class_names[int(material.labels[row])][:14]}\nprobability"
-        )
+        axes[line, 0].set_ylabel(f"label: {material.info.class_names[int(material.labels[row])][:14]}\nprobability")
     for column, temperature in enumerate(temperatures):
         axes[0, column].set_title(f"T = {temperature:g}")
     handles, called = axes[0, 0].get_legend_handles_labels()
@@ -34,16 +32,14 @@ def draw(material: Material) -> Picture:
     some = "" if reference.shape[1] <= CLASSES else f" the {CLASSES} classes that {who} finds most likely;"
     caption = (
         f"softmax(logits / T) of some test images;{some} from one that {who} is sure of (top) to one that it "
-        "is not. "
+        "is not. Each panel has its own scale. "
         "What T brings out is what a student can learn beyond the label."
     )
     means = {
         name: {f"T={t:g}": entropy(softened(net.logits, t)).mean().item() for t in temperatures}
         for name, net in material.nets
     }
-    return Picture(
-        "probabilities", "Softened probabilities", caption, figure, {"mean_entropy_nats": means}, wide=True
-    )
+    return Picture("probabilities", "Softened probabilities", caption, figure, {"mean_entropy_nats": means}, wide=True)
 
 
 def by_certainty(logits: Tensor, temperature: float) -> Tensor:

@@ -33,9 +33,7 @@ def draw(material: Material) -> Picture | None:
         f"Embeddings (what enters the classifier) of {len(labels)} test images of {len(classes)} "
         "classes. Axes have no unit; distances between far groups mean little."
     )
-    return Picture(
-        "tsne", "Embeddings", caption, figure, {"images": len(labels), "classes": classes}, wide=True
-    )
+    return Picture("tsne", "Embeddings", caption, figure, {"images": len(labels), "classes": classes}, wide=True)
 
 
 def flat(embeddings: Tensor) -> np.ndarray:

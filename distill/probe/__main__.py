@@ -1,4 +1,4 @@
-"""Command line: `python -m distill.probe RUN_FOLDER|WEIGHTS --dataset NAME [--recipe NAME] [--teacher]`."""
+"""Command line: `python -m distill.probe RUN_FOLDER|WEIGHTS ... --dataset NAME [--recipe NAME] [--teacher]`."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import logging
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from distill import config, runtime
 from distill.errors import DONE, USAGE
@@ -17,7 +18,7 @@ from distill.probe.subject import find
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Probe one net on one data set. Exit codes: 0 done, 2 a mistake on the command line or in the data."""
+    """Probe nets on one data set. Exit codes: 0 done, 2 a mistake on the command line or in the data."""
     options = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     config.register()
@@ -36,7 +37,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog="The result lies in RUN/probe/<dataset>-<recipe>.json; python -m distill.report shows it.",
     )
     add = parser.add_argument
-    add("target", metavar="RUN_FOLDER|WEIGHTS", help="a finished run, or a file of weights")
+    add("targets", nargs="+", metavar="RUN_FOLDER|WEIGHTS", help="finished runs, or files of weights")
     add("--dataset", required=True, metavar="NAME", help="such as stl10, tinyimagenet, folder, digits")
     add("--root", metavar="FOLDER", help="where the data is (default: DISTILL_DATA or data)")
     add("--teacher", action="store_true", help="probe the run's teacher in place of its student")
@@ -60,13 +61,18 @@ def _probe(options: argparse.Namespace) -> None:
     recipe = RECIPES[options.recipe].changed(**given)
     if options.fraction is not None:
         recipe = replace(recipe, name=f"{recipe.name},fraction={options.fraction:g}")
-    subject = find(options.target, device, teacher=options.teacher, model=options.model)
-    changes = {"root": options.root, "fraction": options.fraction}
-    path = probe(subject, options.dataset, recipe, device, seed=options.seed, **changes)
+    for target in options.targets:
+        subject = find(target, device, teacher=options.teacher, model=options.model)
+        changes = {"root": options.root, "fraction": options.fraction}
+        path = probe(subject, options.dataset, recipe, device, seed=options.seed, **changes)
+        _say(subject.net.name, recipe.name, path)
+
+
+def _say(net: str, recipe: str, path: Path) -> None:
     result = read_json(path)
     accuracy = result["accuracy"]
     print(
-        f"{subject.net.name} on {result['dataset']}, {recipe.name}: {accuracy['last']:.2f} % last, "
+        f"{net} on {result['dataset']}, {recipe}: {accuracy['last']:.2f} % last, "
         f"{accuracy['best']:.2f} % best (epoch {accuracy['best_epoch']}); wrote {path}"
     )
 

@@ -26,9 +26,7 @@ class Subject:
     lr_scale: float = 1.0
 
 
-def find(
-    path: str | Path, device: torch.device, *, teacher: bool = False, model: str | None = None
-) -> Subject:
+def find(path: str | Path, device: torch.device, *, teacher: bool = False, model: str | None = None) -> Subject:
     """The net that `path` stands for: a run's folder, a file in one, or a file of weights of `model`.
 
     Raises ValueError where there is none, or it cannot be told which net a file is of.
