@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
+from distill import parallel
 from distill.fit import Fit, train_mode
 from distill.method import Method, Phase, Source
 
@@ -24,8 +25,10 @@ def step_share(fit: Fit, repeats: int = 3) -> float | None:
     The fastest of `repeats` turns of the last phase's updates is set against the fastest student step with labels
     alone plus a forward of each teacher, one after the other on the same batch. Weights do not change, but BatchNorm
     statistics and what a method notes of a batch do: call it once the run is over. None, and a note, where it cannot
-    be measured: a run that is done is not to be lost for it.
+    be measured: a run that is done is not to be lost for it. None too where several processes share the steps.
     """
+    if parallel.world() > 1:
+        return None
     try:
         return _measure(fit.method, fit.phases[-1], fit.source, fit.options.autocast, repeats)
     except Exception as error:

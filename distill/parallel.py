@@ -10,6 +10,7 @@ are its own. All of this does nothing in a run of one process.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
@@ -39,6 +40,8 @@ def start(device: str) -> str:
     cuda = device != "cpu" and torch.cuda.is_available()
     if not dist.is_initialized():
         dist.init_process_group("nccl" if cuda else "gloo")
+        if dist.get_rank() > 0:  # what one has said need not be said by all
+            logging.getLogger("distill").setLevel(logging.WARNING)
     if not cuda:
         return "cpu"
     local = int(os.environ.get("LOCAL_RANK", "0"))

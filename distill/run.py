@@ -54,7 +54,9 @@ def run(cfg: DictConfig, folder: str | Path, *, table: bool = True) -> dict[str,
                     result = experiment.finish()
         elif table:
             log.info("%s is done already: this is its result", folder)
-    if table and parallel.rank() == 0:
+    if parallel.rank() > 0:
+        return stored_result(folder) or {}
+    if table:
         summary.show(cfg, result)
     return result
 

@@ -75,6 +75,18 @@ def test_banks_are_kept_equal(tmp_path: Path) -> None:
     assert len(first["banks"]) == 4 and first["banks"]["memory_student.bank"] != untouched.double().sum().item()
 
 
+def test_torchrun_trains_a_teacher_and_a_student_and_writes_once(tmp_path: Path) -> None:
+    options = ["student=resnet8", "teacher=resnet8", "teacher.seed=3", "method=crd", "dataset.fraction=0.1"]
+    options += ["schedule.epochs=1", "schedule.batch_size=32", "threads=1", f"output={tmp_path}"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "distill"]
+    done = subprocess.run([*command, *options], capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert len(list(tmp_path.rglob("DONE"))) == 2 and done.stdout.count("student resnet8, crd") == 1
+    (run,) = tmp_path.glob("digits/resnet8-resnet8/crd-*/s1")
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [row["epoch"] for row in rows if row["kind"] == "epoch"] == [1]
+
+
 def test_parts_make_the_batch_and_their_weights_its_mean() -> None:
     batch = Batch(torch.arange(5.0).reshape(5, 1, 1, 1), torch.arange(5), torch.arange(5), {"teacher": torch.arange(5)})
     parts = [parallel.part(batch, k, 2) for k in range(2)]
