@@ -23,7 +23,7 @@ from omegaconf import DictConfig
 from distill import config, errors, signals
 from distill.check import check
 from distill.command import BASE, Command, read, sentence
-from distill.sweep import add_launchers, failures
+from distill.sweep import add_launchers, failures, plan
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -34,6 +34,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     sys.argv = [sys.argv[0], *(sys.argv[1:] if argv is None else argv)]
     try:
         command = read(sys.argv[1:])
+        if command.jobs is not None:
+            plan.show(command.jobs)
+            return errors.DONE
         sys.argv[1:] = command.argv
         code = _execute(command)
     except Exception as error:

@@ -21,7 +21,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 from distill.check import check, check_group, check_output, check_override, find_aliases
 from distill.config import conf_dir, did_you_mean, options
+from distill.flags import DRY_RUN, flags_first
 from distill.sweep import check_launcher
+from distill.sweep.compose import Plan, expand
 
 # dictionaries that take any key: a `+` is put in front for the user
 OPEN = ("student.args", "teacher.args", "method.optimizer", "method.generator_optimizer", "method.image_optimizer")
@@ -31,15 +33,18 @@ BASE: dict[str, Any] = {} if hydra.__version__ >= "1.4" else {"version_base": "1
 
 @dataclass
 class Command:
-    """A command line that passed: `argv` as Hydra is to see it."""
+    """A command line that passed: `argv` as Hydra is to see it, or with --dry-run the jobs to list instead."""
 
     argv: list[str]
     multirun: bool = False
+    jobs: Plan | None = None
 
 
 def read(argv: Sequence[str]) -> Command:
     """Rewrite aliases in `argv` and check all that shows without torch. Raises ValueError, one sentence."""
-    args = get_args_parser().parse_args(list(argv))
+    parser = get_args_parser()
+    dry, argv = DRY_RUN in argv, flags_first(parser, [text for text in argv if text != DRY_RUN])
+    args = parser.parse_args(argv)
     rewritten = {text: _rewrite(text) for text in args.overrides}
     if args.config_dir and not Path(args.config_dir).is_dir():
         raise ValueError(f"--config-dir {args.config_dir}: there is no such folder")
@@ -48,7 +53,11 @@ def read(argv: Sequence[str]) -> Command:
         return command
     overrides = [rewritten[text] for text in args.overrides]
     with initialize_config_dir(_config_path(args), job_name="distill", **BASE):
-        command.multirun = _Reader(args, overrides).check(complete=args.cfg is None)
+        reader = _Reader(args, overrides)
+        command.multirun = reader.check(complete=args.cfg is None, writes=not dry)
+        if dry and args.cfg is None:
+            command.jobs = expand(reader.given, reader.compose)
+            return command
     if command.multirun and not args.multirun and args.cfg is None:
         command.argv.insert(0, "--multirun")  # an experiment file asks; Hydra 1.4 does not follow it
     return command
@@ -77,18 +86,22 @@ class _Reader:
         self.given = self.parser.parse_overrides(overrides)
         self.multirun = args.multirun
 
-    def check(self, complete: bool) -> bool:
-        """Check every choice of every override; returns whether this is a sweep. Raises ValueError."""
+    def check(self, complete: bool, writes: bool = True) -> bool:
+        """Check every choice of every override; returns whether this is a sweep. Raises ValueError.
+
+        writes: whether there will be something to write. Afterwards `given` has an experiment file's own sweep too.
+        """
         for override in self.given:
             self._check_name(override)
-        given = self.given
-        reference = self._compose([self._choices(item)[0] for item in given if self._is_group(item)])
+        reference = self.compose([self._choices(item)[0] for item in self.given if self._is_group(item)])
         if swept := self._swept(reference):  # an experiment file may ask for a sweep of its own
-            given = [*self.parser.parse_overrides(swept), *given]
+            self.given = [*self.parser.parse_overrides(swept), *self.given]
             self.multirun = True
-        for variant in _one_at_a_time([self._choices(item) for item in given]):
+        for override in self.given:
+            self._check_sweep(override)
+        for variant in _one_at_a_time([self._choices(item) for item in self.given]):
             cfg = self._apply(variant, complete)
-        if complete:
+        if complete and writes:
             check_output(str(cfg.output))
         return self.multirun
 
@@ -102,10 +115,8 @@ class _Reader:
         return [f"{key}={value}" for key, value in params.items()]
 
     def _check_name(self, override: Override) -> None:
-        """A group's option must exist; a comma list needs -m."""
+        """A group's option must exist."""
         group = override.key_or_group
-        if override.is_sweep_override() and not self.multirun and not group.startswith("hydra"):
-            raise ValueError(f"{override.input_line} stands for several runs: add -m to run them all")
         if group == "hydra/launcher":
             check_launcher(str(override.value()))
         if self._is_group(override) and not group.startswith("hydra/") and not override.is_delete():
@@ -113,6 +124,11 @@ class _Reader:
                 name = choice.partition("=")[2]
                 if name != "null":
                     check_group(group, name, options(group, self.folders))
+
+    def _check_sweep(self, override: Override) -> None:
+        """A comma list needs -m, or an experiment file that asks for a sweep."""
+        if override.is_sweep_override() and not self.multirun and not override.key_or_group.startswith("hydra"):
+            raise ValueError(f"{override.input_line} stands for several runs: add -m to run them all")
 
     def _is_group(self, override: Override) -> bool:
         group = override.key_or_group
@@ -128,7 +144,7 @@ class _Reader:
             return [f"{key}={getattr(override.value(), 'start', 0)}"]
         return [f"{key}={value}" for value in override.sweep_string_iterator()]
 
-    def _compose(self, overrides: list[str]) -> DictConfig:
+    def compose(self, overrides: list[str]) -> DictConfig:
         folders = ",".join(f"file://{folder}" for folder in self.folders)
         extra = [f"hydra.searchpath=[{folders}]"] if folders else []
         return compose(self.name, [*overrides, *extra], return_hydra_config=True)
@@ -136,7 +152,7 @@ class _Reader:
     def _apply(self, texts: list[str], complete: bool) -> DictConfig:
         """Compose one job's configuration, checking each value against the composed defaults."""
         overrides = self.parser.parse_overrides(texts)
-        reference = self._compose([item.input_line or "" for item in overrides if self._is_group(item)])
+        reference = self.compose([item.input_line or "" for item in overrides if self._is_group(item)])
         cfg = reference.copy()
         for override in overrides:
             if self._is_group(override) or override.is_delete():

@@ -252,7 +252,7 @@ def test_help_fits_on_a_page(tmp_path: Path) -> None:
 def test_help_examples_are_right(tmp_path: Path) -> None:
     text = distill("--help", cwd=tmp_path).stdout
     commands = re.findall(r"^ +python -m distill (\w.*|-m .*)$", text, re.MULTILINE)
-    assert len(commands) == 3
+    assert len(commands) == 4
     for result in drive(commands, tmp_path):
         assert result["code"] == 0, result["err"]
 

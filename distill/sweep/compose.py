@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 
+Plan = list[tuple[list[str], DictConfig]]  # each job of a command: its overrides and its configuration
 LAUNCHING = ("hydra/launcher", "hydra.launcher", "hydra/sweeper", "hydra.sweeper", "hydra.mode")
 
 
@@ -38,6 +42,18 @@ class Composer:
             cfg.seed = int(text[5:])
         HydraConfig.instance().set_config(master_config)  # for interpolations of ${hydra:...}
         return cfg
+
+
+def expand(given: Sequence[Override], compose: Callable[[list[str]], DictConfig]) -> Plan:
+    """All jobs of a command line that has been checked, less those that an experiment file leaves out.
+
+    given: its overrides, an experiment file's sweep among them; compose: inside an initialised Hydra.
+    """
+    master = compose([item.input_line or "" for item in given if not item.is_sweep_override()])
+    own = [item for item in given if not item.key_or_group.startswith("hydra")]
+    jobs = BasicSweeper.split_arguments(own, None)[0]
+    composer = Composer(GlobalHydra.instance().config_loader())
+    return [(job, composer.load_sweep_config(master, job)) for job in jobs if not left_out(master, job)]
 
 
 def left_out(cfg: DictConfig, overrides: Sequence[str]) -> bool:

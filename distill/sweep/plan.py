@@ -1,0 +1,171 @@
+"""--dry-run: which runs a command stands for, what is done of them, and how long the rest will take."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+from omegaconf import DictConfig
+
+from distill import config
+from distill.check import check
+from distill.progress import clock
+from distill.sweep.compose import Plan
+from distill.sweep.jobs import is_done, names
+from distill.sweep.speeds import NOT_KNOWN, Estimate, Speeds, finished_epochs, read
+
+DONE, RUNNING, CUT_OFF, TO_RUN, CANNOT = "done", "running", "cut off", "to run", "cannot run"
+WHAT = {DONE: "done", RUNNING: "running now", CUT_OFF: "cut off", TO_RUN: "to run", CANNOT: "that cannot run"}
+
+
+@dataclass(frozen=True)
+class Item:
+    """A run of the plan: its state, with a word more on it, and what is still to be done of it."""
+
+    name: str
+    folder: Path | None
+    state: str
+    more: str = ""
+    left: Estimate = Estimate(0.0, "")
+    teacher: bool = False
+
+
+def show(plan: Plan) -> None:
+    """Print the runs of a command, the teachers that they need among them, and the time for each state."""
+    output = str(config.plain(plan[0][1], "output")) if plan else "outputs"
+    speeds = Speeds(read(output))
+    items = list(items_of(plan, speeds))
+    width = max((len(_label(item)) for item in items), default=0)
+    for item in items:
+        print(f"{_label(item):<{width}}  {item.name}{_time(item)}")
+    print("\n" + "\n".join(summary(items, speeds)))
+
+
+def items_of(plan: Plan, speeds: Speeds) -> Iterator[Item]:
+    """Each run once, teachers that are not there yet before the first run that needs them."""
+    seen: set[Path] = set()
+    wanted = {_folder(cfg) for _, cfg in plan if _refusal(cfg) is None}
+    for name, (_, cfg) in zip(names([job for job, _ in plan]), plan, strict=True):
+        if why := _refusal(cfg):
+            yield Item(name or "this run", None, CANNOT, why)
+            continue
+        for teacher in _teachers(cfg):
+            folder = _folder(teacher)
+            if folder not in seen | wanted and not is_done(folder):
+                yield _item(_teacher_name(teacher), teacher, speeds, teacher=True)
+            seen.add(folder)
+        if _folder(cfg) not in seen - wanted:
+            yield _item(name or "this run", cfg, speeds)
+            wanted.discard(_folder(cfg))
+            seen.add(_folder(cfg))
+
+
+def summary(items: Iterable[Item], speeds: Speeds) -> list[str]:
+    """How many runs there are in each state, the time that is left, and where the estimates come from."""
+    items = list(items)
+    lines = [f"{len(items)} run{'s' * (len(items) != 1)}"]
+    for state in WHAT:
+        if some := [item for item in items if item.state == state]:
+            lines.append(f"  {len(some)} {WHAT[state]}{_teachers_among(some)}{_total(some)}")
+    left = [item for item in items if item.left.source]
+    if not left:
+        return lines
+    lines.append(f"Time left, one run after the other: {_sum(left)}")
+    for source in dict.fromkeys(item.left.source for item in left):
+        same = [item for item in left if item.left.source == source]
+        lines.append(f"  {len(same)} {source}{_total(same) if source != NOT_KNOWN else ''}")
+    return [*lines, f"Measured on {speeds.device}." if speeds.device else "No finished run to measure by yet."]
+
+
+def _item(name: str, cfg: DictConfig, speeds: Speeds, teacher: bool = False) -> Item:
+    folder = _folder(cfg)
+    if is_done(folder):
+        return Item(name, folder, DONE, teacher=teacher)
+    whole = speeds.estimate(cfg)
+    state, more, share = TO_RUN, "", 0.0
+    if any((folder / "checkpoints").glob("*.ckpt")):
+        state, more, share = CUT_OFF, *_progress(folder, cfg)
+    if _locked(folder):
+        state = RUNNING
+    left = Estimate(None if whole.seconds is None else whole.seconds * (1 - share), whole.source)
+    return Item(name, folder, state, more, left, teacher)
+
+
+def _progress(folder: Path, cfg: DictConfig) -> tuple[str, float]:
+    """Where a run was cut off, in words, and the share of its epochs that is behind it."""
+    rows = finished_epochs(folder)
+    epochs = int(config.plain(cfg, "schedule.epochs"))
+    if not rows:
+        return f"at epoch 0 of {epochs}", 0.0
+    first = rows[0].get("epochs", epochs) if rows[0].get("phase") != rows[-1].get("phase") else 0
+    last = rows[-1]
+    phase = f" of phase {last['phase']}" if first or last.get("epochs") != epochs else ""
+    total = epochs + (int(first) if first else 0)
+    return f"at epoch {last['epoch']} of {last.get('epochs', epochs)}{phase}", min(len(rows) / max(total, 1), 1.0)
+
+
+def _teachers(cfg: DictConfig) -> Iterator[DictConfig]:
+    """The runs that train a run's teachers, those that they learn from first."""
+    for spec in config.teacher_specs(cfg):
+        if spec.get("weights") == "auto":
+            teacher = config.teacher_config(cfg, spec)
+            yield from _teachers(teacher)
+            yield teacher
+
+
+def _teacher_name(cfg: DictConfig) -> str:
+    taught = f" taught by {config.teacher_name(cfg)}" if config.has_teacher(cfg) else ""
+    return f"teacher {config.plain(cfg, 'student.name')}{taught} seed={cfg.seed}"
+
+
+def _refusal(cfg: DictConfig) -> str | None:
+    try:
+        check(cfg)
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+def _folder(cfg: DictConfig) -> Path:
+    return Path(config.identity(cfg)["folder"]).absolute()
+
+
+def _locked(folder: Path) -> bool:
+    """Whether a process works in the folder."""
+    if not (folder / ".lock").exists():
+        return False
+    try:
+        with FileLock(folder / ".lock", timeout=0):
+            return False
+    except (Timeout, OSError):
+        return True
+
+
+def _label(item: Item) -> str:
+    return f"{item.state} {item.more}" if item.more and item.state in (CUT_OFF, RUNNING) else item.state
+
+
+def _time(item: Item) -> str:
+    if item.state == CANNOT:
+        return f": {item.more}"
+    if item.left.seconds is None:
+        return f"  ({item.left.source})"
+    return f"  ~{clock(item.left.seconds)} ({item.left.source})" if item.left.source else ""
+
+
+def _teachers_among(items: list[Item]) -> str:
+    count = sum(item.teacher for item in items)
+    return f", {count} of them teacher{'s' * (count > 1)}" if count else ""
+
+
+def _total(items: list[Item]) -> str:
+    return f": {_sum(items)}" if any(item.left.source for item in items) else ""
+
+
+def _sum(items: list[Item]) -> str:
+    known = [item.left.seconds for item in items if item.left.seconds is not None]
+    missing = len(items) - len(known)
+    more = f" and {missing} without an estimate" if missing else ""
+    return f"about {clock(sum(known))}{more}" if known else "no estimate"

@@ -1,0 +1,183 @@
+"""--dry-run lists what a command would run, with state and time, and runs nothing; flags may stand anywhere."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from filelock import FileLock
+from hydra._internal.utils import get_args_parser
+
+from distill import cli, config
+from distill.command import read
+from distill.flags import flags_first
+from distill.models import build
+from distill.sweep.speeds import MMACS, Measured, Speeds, image_work
+
+TINY = ["student=resnet8", "teacher=resnet14", "teacher.weights=none", "dataset.fraction=0.1", "schedule.epochs=4"]
+REPO = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["distill"])
+
+
+def lines(capsys: pytest.CaptureFixture[str], *words: str) -> list[str]:
+    assert cli.main([*words, "--dry-run"]) == 0
+    return capsys.readouterr().out.splitlines()
+
+
+def folders(*words: str) -> list[Path]:
+    plan = read([*words, "--dry-run"]).jobs
+    assert plan is not None
+    return [Path(config.identity(cfg)["folder"]) for _, cfg in plan]
+
+
+def finished(folder: Path, **result: Any) -> None:
+    """A folder as a finished run leaves it."""
+    method, student, teacher = folder.parent.name.rpartition("-")[0], "resnet8", "resnet14"
+    folder.mkdir(parents=True)
+    whole = {
+        "dataset": "digits", "teacher": teacher, "student": student, "method": method, "device": "cpu: test",
+        "hash": folder.parent.name.rpartition("-")[2], "epochs": 4, "seconds": 100.0, "images_per_second": 50.0,
+    } | result  # fmt: skip
+    (folder / "result.json").write_text(json.dumps(whole))
+    (folder / "DONE").touch()
+
+
+def cut_off(folder: Path, epochs: int) -> None:
+    """A folder as a run of 4 epochs leaves it that was cut off after some."""
+    (folder / "checkpoints").mkdir(parents=True)
+    (folder / "checkpoints" / "step-000000007.ckpt").touch()
+    rows = [{"kind": "epoch", "phase": "distill", "epoch": k + 1, "epochs": 4, "step": k} for k in range(epochs)]
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    (folder / "metrics.jsonl").write_text(text + '{"kind": "step", "epo')
+
+
+def test_states_and_times(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["-m", *TINY, "method=kd,at", "seed=1,2,3"]
+    kd1, kd2, kd3, at1, *_ = folders(*words)
+    finished(kd1)
+    cut_off(kd2, 3)
+    kd3.mkdir(parents=True)
+    with FileLock(kd3 / ".lock"):
+        out = lines(capsys, *words)
+    rows = {str(word): line for line in out[:6] for word in re.findall(r"method=\w+ seed=\d", line)}
+    assert rows["method=kd seed=1"].startswith("done ") and "~" not in rows["method=kd seed=1"]
+    assert rows["method=kd seed=2"].startswith("cut off at epoch 3 of 4 ")
+    assert "~0:25 (measured, other seeds)" in rows["method=kd seed=2"]  # a quarter of 100 s is left
+    assert rows["method=kd seed=3"].startswith("running ")
+    assert "~1:40 (measured, other methods of the pair)" in rows["method=at seed=1"]
+    assert out[7:12] == ["6 runs", "  1 done", "  1 running now: about 1:40", "  1 cut off: about 0:25",
+                         "  3 to run: about 5:00"]  # fmt: skip
+    assert "Time left, one run after the other: about 7:05" in out and out[-1] == "Measured on cpu: test."
+    assert not at1.exists()
+
+
+def test_teachers_that_would_be_trained_are_listed_before_their_first_student(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    chain = ["-m", "student=resnet8", "teacher=resnet20", "teacher.chain=[resnet20,resnet14]", "method=kd", "seed=1,2"]
+    out = lines(capsys, *chain)
+    wanted = ["teacher resnet20 seed=0", "teacher resnet14 taught by resnet20 seed=0", "seed=1", "seed=2"]
+    assert [line.split("  ")[1] for line in out[:4]] == wanted
+    assert "  4 to run, 2 of them teachers: no estimate" in out
+    first, _ = folders(*chain)
+    plan = read([*chain, "--dry-run"]).jobs or []
+    root = config.teacher_config(config.teacher_config(plan[0][1]))
+    finished(Path(config.identity(root)["folder"]), teacher=None, student="resnet20", method="none")
+    assert lines(capsys, *chain)[0].startswith("to run  teacher resnet14 taught by resnet20")
+    assert not first.exists()
+
+
+def test_a_teacher_that_is_a_run_of_the_sweep_too_is_listed_once(capsys: pytest.CaptureFixture[str]) -> None:
+    out = lines(capsys, "-m", "teacher=resnet14", "student=resnet14", "method=kd,none", "seed=0")
+    assert [line for line in out if "to run  " in line and "method=" in line] == out[:2]
+    assert "2 runs" in out
+
+
+def test_what_cannot_be_is_listed_with_the_reason(capsys: pytest.CaptureFixture[str]) -> None:
+    out = lines(capsys, "-m", *TINY, "method=none,kd", "teacher.seeds=null,[0,1]", "seed=1")
+    refused = [line for line in out if line.startswith("cannot run")]
+    assert len(refused) == 1
+    assert "method=kd teacher.seeds=[0,1]: method=kd takes 1 teacher, and 2 are named" in refused[0]
+    assert "  1 that cannot run" in out and "  2 to run: no estimate" in out
+
+
+def test_nothing_is_written_or_imported(tmp_path: Path) -> None:
+    code = "import sys; from distill import cli; c = cli.main(sys.argv[1:]); sys.exit(c or 'torch' in sys.modules)"
+    words = [*TINY, "--dry-run", "method=kd"]
+    env = os.environ | {"PYTHONPATH": str(REPO)}
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, env=env, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "1 run\n  1 to run: no estimate" in done.stdout
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_mistake_is_one_even_dry(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["method=kdd", "--dry-run"]) == 2
+    assert "did you mean kd" in capsys.readouterr().err
+
+
+def measured(student: str, seconds: float, rate: float, dataset: str = "digits") -> Measured:
+    return Measured(dataset, "resnet14", student, "kd", "0" * 8, "cpu", seconds, rate)
+
+
+def test_estimates_scale_with_the_work_where_the_pair_is_new() -> None:
+    plan = read([*TINY, "method=kd", "student=resnet20", "--dry-run"]).jobs
+    assert plan is not None
+    (_, cfg) = plan[0]
+    near = Speeds([measured("resnet8", 1.0, 100.0)]).estimate(cfg)
+    old, new = 26.7 + 3 * 12.5, 26.7 * 0 + 3 * 40.8 + MMACS["resnet14"]
+    assert near.source == "scaled by MACs"
+    assert near.seconds == pytest.approx(4 * 143.7 / 100 * new / old)
+    far = Speeds([measured("resnet8", 1.0, 100.0, "cifar10")]).estimate(cfg)
+    assert "rough" in far.source and far.seconds == pytest.approx((near.seconds or 0) / 16)  # 8 x 8 against 32 x 32
+    assert Speeds([measured("resnet8", 1.0, 0.0)]).estimate(cfg).seconds is None
+    assert Speeds([]).estimate(cfg).source == "no estimate"
+
+
+def test_the_work_of_several_teachers_and_of_chains() -> None:
+    alone = image_work("cifar100", "None", "resnet20")
+    assert alone == pytest.approx(3 * 40.8)
+    assert image_work("cifar100", "3xresnet56+resnet110", "resnet20") == pytest.approx(3 * 40.8 + 3 * 125.8 + 253.2)
+    assert image_work("cifar100", "resnet110-resnet56", "resnet20") == pytest.approx(3 * 40.8 + 125.8)
+    assert image_work("cifar100", "resnet32x4", "resnet20") == pytest.approx(3 * 40.8 + 1083)
+    assert image_work("cifar100", "convnext", "resnet20") is None and image_work("mine", "None", "resnet20") is None
+
+
+@pytest.mark.parametrize("name", ["resnet8", "wrn_16_2", "ShuffleV2_1_5"])
+def test_the_table_of_work_is_measured(name: str) -> None:
+    student = config.load("student", name)
+    assert student is not None
+    assert build(student.model, 100, args=dict(student.args)).macs() / 1e6 == pytest.approx(MMACS[name], abs=0.06)
+    assert {one for one in config.options("student") if one != "timm"} <= MMACS.keys()
+
+
+@pytest.mark.parametrize(
+    ("argv", "sorted_"),
+    [
+        ("student=resnet8 -m method=kd", "-m student=resnet8 method=kd"),
+        ("a=1 --cfg job b=2 --resolve c=3", "--cfg job --resolve a=1 b=2 c=3"),
+        ("a=1 --config-dir=x ~b --package p +c=2", "--config-dir=x --package p a=1 ~b +c=2"),
+        ("--info a=1", "--info all a=1"),
+        ("a=1 -i plugins b=2", "-i plugins a=1 b=2"),
+        ("a=1 --cfg", "--cfg a=1"),
+        ("a=-1 b=[-2]", "a=-1 b=[-2]"),
+    ],
+)
+def test_flags_go_first(argv: str, sorted_: str) -> None:
+    assert flags_first(get_args_parser(), argv.split()) == sorted_.split()
+
+
+def test_a_flag_in_the_middle(capsys: pytest.CaptureFixture[str]) -> None:
+    out = lines(capsys, *TINY[:2], "-m", *TINY[2:], "method=kd,at", "seed=1")
+    assert "2 runs" in out and "method=kd" in out[0] and "method=at" in out[1]
