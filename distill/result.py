@@ -9,7 +9,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from distill import config, quant_file
+from distill import config
 from distill.checkpoint import export
 from distill.cost import step_share
 from distill.data import Data
@@ -18,7 +18,8 @@ from distill.files import plain as plain_json
 from distill.files import read_json, write_json, write_text
 from distill.fit import Fit
 from distill.method import Method
-from distill.quant import plain
+from distill.models import quant_file
+from distill.models.quant import plain
 from distill.teachers import Teacher, compare
 
 

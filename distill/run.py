@@ -24,7 +24,7 @@ from distill.fit import Fit
 from distill.fit_state import Options
 from distill.method import Method, Source
 from distill.models import FeatureNet, build
-from distill.quant import quantize_as
+from distill.models.quant import quantize_as
 from distill.result import describe, finish, stored_result
 from distill.signals import StopSignals
 from distill.speed import compile_forward, why_compile

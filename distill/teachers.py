@@ -18,7 +18,7 @@ from distill.data import Data
 from distill.evaluate import agreement, predict, scores
 from distill.files import read_json, write_json
 from distill.models import FeatureNet, build, load_weights
-from distill.peers import mean_log_probability
+from distill.parts.peers import mean_log_probability
 
 log = logging.getLogger(__name__)
 

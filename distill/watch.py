@@ -12,8 +12,8 @@ from distill.checkpoint import export
 from distill.fit import Fit
 from distill.method import Phase
 from distill.models import FeatureNet
+from distill.models.quant import plain
 from distill.progress import Progress
-from distill.quant import plain
 from distill.track import Tracker
 
 

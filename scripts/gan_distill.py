@@ -26,13 +26,13 @@ from torch import Tensor, nn
 from distill import config
 from distill.checkpoint import Checkpoints
 from distill.data import Data, load
-from distill.discriminators import mlp, own_optimizer, real_or_fake
 from distill.files import write_json
 from distill.fit import Fit, Options
 from distill.losses import full_precision
 from distill.method import Batch, Losses, Method, Phase, Update
 from distill.models import FeatureNet, build, load_weights
 from distill.models.generator import Generator
+from distill.parts.discriminators import mlp, own_optimizer, real_or_fake
 from distill.run import run
 from distill.runtime import seed_everything
 from distill.signals import StopSignals

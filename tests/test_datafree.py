@@ -10,7 +10,13 @@ import pytest
 import torch
 
 from distill.data.noise import MadeSource, NoiseSource
-from distill.datafree import (
+from distill.fit import train_mode
+from distill.method import Batch
+from distill.methods.cmi import contrast_loss, random_view
+from distill.methods.dafl import activation_loss
+from distill.methods.deepinversion import variation_loss
+from distill.models.generator import Generator
+from distill.parts.datafree import (
     BatchNormInputs,
     Pool,
     Restarted,
@@ -19,12 +25,6 @@ from distill.datafree import (
     held,
     statistics_loss,
 )
-from distill.fit import train_mode
-from distill.method import Batch
-from distill.methods.cmi import contrast_loss, random_view
-from distill.methods.dafl import activation_loss
-from distill.methods.deepinversion import variation_loss
-from distill.models.generator import Generator
 from tests import tiny
 
 NAMES = ["dafl", "zskt", "deepinversion", "cmi", "dfq"]

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from distill.data import DataInfo
-from distill.heads import conv_regressor, stage
 from distill.losses import kd_loss, kl_div, pool_to
 from distill.method import Batch
 from distill.methods.crd import EPS, Memory, NegativeSampler, nce_loss
 from distill.methods.dml import frozen_statistics
+from distill.parts.heads import conv_regressor, stage
 from tests import tiny
 
 

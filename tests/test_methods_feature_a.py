@@ -22,7 +22,7 @@ from distill.methods.nst import nst_loss, prefers_positions
 from distill.methods.ofd import margins, partial_l2
 from distill.methods.vid import Regressor, vid_loss
 from distill.optim import Stepper
-from distill.svd import align, leading_vectors
+from distill.parts.svd import align, leading_vectors
 from tests import tiny
 
 MINE = ["at", "fsp", "ft", "ab", "ofd", "nst", "vid", "kdsvd", "mhgd"]

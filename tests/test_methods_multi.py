@@ -10,7 +10,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from distill.clusters import k_means
 from distill.fit import train_mode
 from distill.methods.aekd import logit_gradients
 from distill.methods.avg_multi_teacher import loss_to_mean, mean_of_losses
@@ -18,8 +17,9 @@ from distill.methods.ca_mkd import confidence, weighted
 from distill.methods.residual_kd import Together
 from distill.methods.specialists import ensemble, specialist_loss, with_dustbin
 from distill.methods.two_teacher import map_loss
-from distill.min_norm import MinNorm
-from distill.several import kl_rows
+from distill.parts.clusters import k_means
+from distill.parts.min_norm import MinNorm
+from distill.parts.several import kl_rows
 from tests import tiny
 
 

@@ -9,7 +9,6 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from distill.branches import Branch
 from distill.evaluate import predict
 from distill.fit import train_mode
 from distill.methods.dml import DML
@@ -17,7 +16,8 @@ from distill.methods.kdcl import KDCL, general_weights, linear, min_logit, naive
 from distill.methods.mcl import MCL, contrast, similarities
 from distill.methods.okddip import OKDDip, attended
 from distill.methods.one import ONE, gated
-from distill.peers import Ensemble, make_peers, sigmoid_ramp
+from distill.parts.branches import Branch
+from distill.parts.peers import Ensemble, make_peers, sigmoid_ramp
 from tests import tiny
 from tests.slow import draw, gradient_agrees, one_step, slow_ce, slow_kl, softmax, student
 

@@ -12,13 +12,13 @@ from safetensors.torch import load_file
 from torch.nn import functional as F
 
 from distill import config
-from distill.fake_quant import BucketWeights, StepInputs, StepWeights, lsq
 from distill.fit import train_mode
 from distill.losses import kl_div
 from distill.methods.apprentice import imitation_loss
 from distill.models import build, load_weights
-from distill.quant import is_quantized, plain, quantize, quantizers
-from distill.quant_file import pack, read_quantized, unpack, write_quantized
+from distill.models.fake_quant import BucketWeights, StepInputs, StepWeights, lsq
+from distill.models.quant import is_quantized, plain, quantize, quantizers
+from distill.models.quant_file import pack, read_quantized, unpack, write_quantized
 from distill.run import run
 from tests import tiny
 

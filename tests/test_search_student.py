@@ -14,8 +14,8 @@ from distill.fit import train_mode
 from distill.losses import kd_loss
 from distill.methods.nas_kd import Looking
 from distill.models import build
+from distill.models.supernet import Choice, Supernet
 from distill.run import run
-from distill.supernet import Choice, Supernet
 from tests import tiny
 
 PAIR = ("cifar_resnet20", "cifar_resnet14")

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from distill.data import DataInfo
-from distill.heads import conv_regressor
 from distill.losses import full_precision
 from distill.models import FeatureNet, Outputs
-from distill.taps import Shape, before_relu, stage_pairs, with_relu
-from distill.two_phase import InitThenTrain
+from distill.parts.heads import conv_regressor
+from distill.parts.taps import Shape, before_relu, stage_pairs, with_relu
+from distill.parts.two_phase import InitThenTrain
 
 
 @full_precision

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from distill.data import DataInfo
-from distill.discriminators import mlp, own_optimizer, real_or_fake
 from distill.method import Batch, Losses, Method, Phase, Update
 from distill.models import FeatureNet, Outputs
+from distill.parts.discriminators import mlp, own_optimizer, real_or_fake
 
 
 class AdvFeatures(Method):

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from distill.data import DataInfo
-from distill.heads import conv_regressor, stage
 from distill.losses import full_precision
 from distill.method import Batch, Losses
-from distill.min_norm import MinNorm
 from distill.models import FeatureNet, Outputs
-from distill.several import SeveralTeachers, kl_rows
+from distill.parts.heads import conv_regressor, stage
+from distill.parts.min_norm import MinNorm
+from distill.parts.several import SeveralTeachers, kl_rows
 
 
 @full_precision

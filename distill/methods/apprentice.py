@@ -11,7 +11,7 @@ from distill.data import DataInfo
 from distill.losses import full_precision
 from distill.method import Batch, Losses, Method, Phase, Update
 from distill.models import FeatureNet
-from distill.quant import enable, is_quantized, quantize
+from distill.models.quant import enable, is_quantized, quantize
 
 
 @full_precision

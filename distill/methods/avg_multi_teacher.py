@@ -11,8 +11,8 @@ from distill.data import DataInfo
 from distill.losses import full_precision
 from distill.method import Batch, Losses
 from distill.models import FeatureNet, Outputs
-from distill.peers import mean_log_probability
-from distill.several import SeveralTeachers, kl_rows
+from distill.parts.peers import mean_log_probability
+from distill.parts.several import SeveralTeachers, kl_rows
 
 AVERAGES = ("losses", "probabilities")
 

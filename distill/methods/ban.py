@@ -9,9 +9,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from distill.data import DataInfo
-from distill.generations import Generations
 from distill.losses import full_precision, kl_div
 from distill.models import FeatureNet
+from distill.parts.generations import Generations
 
 VARIANTS = ("plain", "cwtm", "dkpp")
 

@@ -9,11 +9,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from distill.data import DataInfo
-from distill.heads import Shape
 from distill.losses import full_precision
 from distill.method import Batch, Losses, Method
 from distill.models import FeatureNet
-from distill.peers import Ensemble
+from distill.parts.heads import Shape
+from distill.parts.peers import Ensemble
 
 
 class Exit(nn.Module):

@@ -9,11 +9,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from distill.data import DataInfo
-from distill.heads import conv_regressor
 from distill.losses import full_precision
 from distill.method import Batch, Losses
 from distill.models import FeatureNet, Outputs
-from distill.several import SeveralTeachers, kl_rows
+from distill.parts.heads import conv_regressor
+from distill.parts.several import SeveralTeachers, kl_rows
 
 
 @full_precision

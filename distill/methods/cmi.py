@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from distill.data import DataInfo
-from distill.datafree import Afresh, BatchNormInputs, DataFree, Pool
 from distill.losses import full_precision, kl_div
 from distill.method import Batch, Losses, Phase, Update
 from distill.models import FeatureNet, Outputs
+from distill.parts.datafree import Afresh, BatchNormInputs, DataFree, Pool
 
 
 @full_precision

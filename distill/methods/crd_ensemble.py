@@ -12,7 +12,7 @@ from distill.data import DataInfo
 from distill.method import Batch, Losses
 from distill.methods.crd import Memory, NegativeSampler, nce_loss
 from distill.models import FeatureNet, Outputs
-from distill.several import SeveralTeachers, kl_rows
+from distill.parts.several import SeveralTeachers, kl_rows
 
 
 class Critic(nn.Module):

@@ -8,10 +8,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from distill.data import DataInfo
-from distill.heads import conv_regressor
 from distill.losses import full_precision
 from distill.models import FeatureNet, Outputs
-from distill.two_phase import InitThenTrain
+from distill.parts.heads import conv_regressor
+from distill.parts.two_phase import InitThenTrain
 
 
 @full_precision

@@ -8,10 +8,10 @@ from typing import Any
 from torch import Tensor
 
 from distill.data import DataInfo
-from distill.datafree import DataFree, balance_loss, certainty_loss
 from distill.losses import full_precision
 from distill.method import Batch, Losses, Phase, Update
 from distill.models import FeatureNet
+from distill.parts.datafree import DataFree, balance_loss, certainty_loss
 
 
 @full_precision

@@ -11,10 +11,10 @@ from torch.nn import functional as F
 
 from distill.data import DataInfo
 from distill.data.noise import MadeSource
-from distill.datafree import BatchNormInputs, DataFree, Pool, Restarted
 from distill.losses import full_precision
 from distill.method import Batch, Losses, Phase, Update
 from distill.models import FeatureNet
+from distill.parts.datafree import BatchNormInputs, DataFree, Pool, Restarted
 
 
 @full_precision

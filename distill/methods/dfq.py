@@ -10,10 +10,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from distill.data import DataInfo
-from distill.datafree import BatchNormInputs, DataFree, balance_loss, certainty_loss
 from distill.losses import full_precision, kl_div
 from distill.method import Batch, Losses, Phase, Update
 from distill.models import FeatureNet, Outputs
+from distill.parts.datafree import BatchNormInputs, DataFree, balance_loss, certainty_loss
 
 
 @full_precision

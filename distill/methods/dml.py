@@ -13,7 +13,7 @@ from distill.data import DataInfo
 from distill.losses import kl_div
 from distill.method import Batch, Losses, Method, Phase, Update
 from distill.models import FeatureNet
-from distill.peers import make_peers, report_cohort
+from distill.parts.peers import make_peers, report_cohort
 
 
 @contextmanager

@@ -9,9 +9,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from distill.data import DataInfo
-from distill.guided import Guided
 from distill.method import Batch, Losses, Phase, Update
 from distill.models import FeatureNet, Outputs
+from distill.parts.guided import Guided
 
 
 class ESKD(Guided):

@@ -8,10 +8,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from distill.data import DataInfo
-from distill.heads import conv_regressor, stage
 from distill.losses import full_precision
 from distill.method import Batch, Losses, Method, Phase, Update
 from distill.models import FeatureNet, Outputs
+from distill.parts.heads import conv_regressor, stage
 
 
 @full_precision

@@ -8,11 +8,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from distill.data import DataInfo
-from distill.discriminators import critic_of_maps, own_optimizer
 from distill.losses import full_precision, kl_div, pool_to
 from distill.method import Batch, Losses, Method, Phase, Update
 from distill.models import FeatureNet, Outputs
-from distill.peers import make_peers, report_cohort
+from distill.parts.discriminators import critic_of_maps, own_optimizer
+from distill.parts.peers import make_peers, report_cohort
 
 
 @full_precision

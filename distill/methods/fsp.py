@@ -12,8 +12,8 @@ from torch.nn import functional as F
 from distill.data import DataInfo
 from distill.losses import full_precision, pool_to
 from distill.models import FeatureNet, Outputs
-from distill.taps import equal_channels, stage_pairs
-from distill.two_phase import InitThenTrain
+from distill.parts.taps import equal_channels, stage_pairs
+from distill.parts.two_phase import InitThenTrain
 
 
 @full_precision

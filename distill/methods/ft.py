@@ -14,7 +14,7 @@ from distill.data import DataInfo
 from distill.losses import full_precision, pool_to
 from distill.method import Batch, Losses, Method, Phase, Update
 from distill.models import FeatureNet, Outputs
-from distill.two_phase import CONSTANT
+from distill.parts.two_phase import CONSTANT
 
 FORMS = ("collapsed", "paper")
 

@@ -14,7 +14,7 @@ from distill.data.pairs import PeerViews
 from distill.losses import full_precision
 from distill.method import Batch, Losses, Method, Phase, Update
 from distill.models import FeatureNet
-from distill.peers import feature_nets, make_peers, report_cohort
+from distill.parts.peers import feature_nets, make_peers, report_cohort
 
 VARIANTS = ("naive", "linear", "minlogit", "general")
 

@@ -13,8 +13,8 @@ from distill.data import DataInfo
 from distill.losses import full_precision
 from distill.method import Batch, Losses, Method
 from distill.models import FeatureNet, Outputs
-from distill.svd import align, leading_vectors
-from distill.taps import equal_channels, stage_pairs
+from distill.parts.svd import align, leading_vectors
+from distill.parts.taps import equal_channels, stage_pairs
 
 CANDIDATES = 3
 """Student vectors beyond `k` among which the teacher's partners are sought."""
@@ -52,7 +52,7 @@ class KDSVD(Method):
     """ce x CE + weight x sum over adjacent stages of the RBF loss between their leading singular vectors.
 
     Deviations: the sign of the teacher's vectors, which an SVD leaves open and the loss depends on, is fixed
-    (see distill.svd), as are gradients near equal singular values. The first authors clip this gradient to
+    (see distill.parts.svd), as are gradients near equal singular values. The first authors clip this gradient to
     the size of the task's; as in the CRD tables' code, it is not clipped here.
     """
 

@@ -14,7 +14,7 @@ from distill.data.pairs import Partners
 from distill.losses import full_precision, kd_loss
 from distill.method import Batch, Losses, Method, Phase, Update
 from distill.models import FeatureNet, Outputs
-from distill.peers import feature_nets, make_peers, report_cohort
+from distill.parts.peers import feature_nets, make_peers, report_cohort
 
 
 def projection(inputs: int, outputs: int) -> nn.Sequential:

@@ -16,8 +16,8 @@ from distill.method import Batch, Losses, Method, Phase, Update
 from distill.methods.kdsvd import check, compress
 from distill.models import FeatureNet, Outputs
 from distill.optim import Stepper
-from distill.svd import leading_vectors
-from distill.two_phase import CONSTANT
+from distill.parts.svd import leading_vectors
+from distill.parts.two_phase import CONSTANT
 
 TASK = ("ce", "kd")
 
@@ -123,7 +123,7 @@ class MHGD(Method):
     the teacher's.
 
     Taken from the authors' TensorFlow code: tanh, direction and sum of the KL, widths, dropped heads,
-    clipping. Deviations: signs and gradients of the SVD (see distill.svd), stages alone are tapped, and the
+    clipping. Deviations: signs and gradients of the SVD (see distill.parts.svd), stages alone are tapped, and the
     run's schedule (theirs: 40 epochs of heads and 100 of student). The sum grows with the batch, and graphs
     hold the samples of one device's batch only.
     """

@@ -11,8 +11,8 @@ from torch.nn import functional as F
 from distill.data import DataInfo
 from distill.method import Batch, Losses, Method, Phase, Update
 from distill.models import FeatureNet, Outputs
+from distill.models.supernet import Supernet
 from distill.optim import Stepper
-from distill.supernet import Supernet
 
 
 class Looking(Stepper):

@@ -12,7 +12,7 @@ from distill.data import DataInfo
 from distill.losses import full_precision, pool_to
 from distill.method import Batch, Losses, Method
 from distill.models import FeatureNet, Outputs
-from distill.taps import before_relu, stage_pairs, with_relu
+from distill.parts.taps import before_relu, stage_pairs, with_relu
 
 
 @full_precision

@@ -12,7 +12,7 @@ from distill.data import DataInfo
 from distill.losses import full_precision
 from distill.method import Batch, Losses, Method
 from distill.models import FeatureNet
-from distill.peers import Ensemble, feature_nets, make_peers, sigmoid_ramp
+from distill.parts.peers import Ensemble, feature_nets, make_peers, sigmoid_ramp
 
 
 @full_precision

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from distill.branches import Branch
 from distill.data import DataInfo
 from distill.losses import full_precision
 from distill.method import Batch, Losses, Method
 from distill.models import FeatureNet
-from distill.peers import sigmoid_ramp
+from distill.parts.branches import Branch
+from distill.parts.peers import sigmoid_ramp
 
 
 class Gate(nn.Module):

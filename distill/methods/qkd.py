@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from distill.data import DataInfo
 from distill.method import Batch, Losses, Method, Phase, Update
 from distill.models import FeatureNet
-from distill.quant import is_quantized, quantize
+from distill.models.quant import is_quantized, quantize
 
 
 class QKD(Method):

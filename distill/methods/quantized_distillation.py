@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from distill.data import DataInfo
 from distill.method import Method
 from distill.models import FeatureNet
-from distill.quant import is_quantized, quantize
+from distill.models.quant import is_quantized, quantize
 
 
 class QuantizedDistillation(Method):

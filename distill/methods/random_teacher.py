@@ -10,7 +10,7 @@ from distill.data import DataInfo
 from distill.losses import kd_loss
 from distill.method import Batch, Losses
 from distill.models import FeatureNet, Outputs
-from distill.several import SeveralTeachers
+from distill.parts.several import SeveralTeachers
 
 
 class RandomTeacher(SeveralTeachers):

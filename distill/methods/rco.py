@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from torch import nn
 
 from distill.data import DataInfo
-from distill.guided import Guided
 from distill.method import Batch, Phase, Update
 from distill.models import FeatureNet, Outputs
+from distill.parts.guided import Guided
 
 
 class RCO(Guided):

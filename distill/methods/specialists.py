@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from distill.clusters import balanced_start, k_means
 from distill.data import DataInfo
 from distill.losses import full_precision, kd_loss
 from distill.method import Batch, Losses, Method, Phase, Source, Update
 from distill.models import FeatureNet
+from distill.parts.clusters import balanced_start, k_means
 
 
 @full_precision

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from distill.data import DataInfo
-from distill.generations import Generations
 from distill.models import FeatureNet
+from distill.parts.generations import Generations
 
 
 class TfKDSelf(Generations):

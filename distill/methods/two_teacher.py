@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from distill.data import DataInfo
-from distill.heads import conv_regressor, stage
 from distill.losses import full_precision, kd_loss
 from distill.method import Batch, Losses
 from distill.models import FeatureNet, Outputs
-from distill.several import SeveralTeachers
+from distill.parts.heads import conv_regressor, stage
+from distill.parts.several import SeveralTeachers
 
 
 @full_precision

@@ -13,7 +13,7 @@ from distill.data import DataInfo
 from distill.losses import full_precision, pool_to
 from distill.method import Batch, Losses, Method
 from distill.models import FeatureNet, Outputs
-from distill.taps import stage_pairs
+from distill.parts.taps import stage_pairs
 
 EPS = 1e-5
 

@@ -10,12 +10,12 @@ from typing import Any
 import torch
 
 from distill.data import DataInfo
-from distill.datafree import DataFree
 from distill.losses import kl_div
 from distill.method import Batch, Losses, Phase, Update
 from distill.methods.at import attention_loss
 from distill.models import FeatureNet, Outputs
-from distill.taps import stage_pairs
+from distill.parts.datafree import DataFree
+from distill.parts.taps import stage_pairs
 
 ADAM = {"name": "adam", "decay": "cosine", "warmup_epochs": 0}
 

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from distill.data import DataInfo
 from distill.method import Batch, Losses, Method, Phase, Update
 from distill.models import FeatureNet
-from distill.peers import Ensemble
+from distill.parts.peers import Ensemble
 
 
 class Generations(Method):

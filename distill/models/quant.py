@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from distill.fake_quant import BucketWeights, StepInputs, StepWeights
 from distill.models import FeatureNet, build
+from distill.models.fake_quant import BucketWeights, StepInputs, StepWeights
 from distill.models.feature_net import evaluating
 
 

@@ -12,10 +12,10 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from distill.fake_quant import Codes, StepInputs, limits
 from distill.files import replacing
 from distill.models import FeatureNet, build
-from distill.quant import is_quantized, plain, plain_state, quantize_input, quantizers
+from distill.models.fake_quant import Codes, StepInputs, limits
+from distill.models.quant import is_quantized, plain, plain_state, quantize_input, quantizers
 
 FILE = "student.int8.safetensors"
 
