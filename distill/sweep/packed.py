@@ -42,7 +42,9 @@ def packs(jobs: Sequence[tuple[Job, DictConfig]]) -> list[list[tuple[Job, DictCo
         key = pack_key(cfg)
         rest = json.loads(key)
         if rest[1] is None:
-            joined = (other for other in found if [json.loads(other)[0], json.loads(other)[2]] == [rest[0], rest[2]])
+            joined = (
+                other for other in found if [json.loads(other)[0], json.loads(other)[2]] == [rest[0], rest[2]]
+            )
             key = next(joined, key)
         found.setdefault(key, []).append((job, cfg))
     return list(found.values())
@@ -132,7 +134,9 @@ class Pack:
     def _failed(self, job: Job, error: Exception) -> None:
         with open(job.log, "a", encoding="utf-8") as file:
             traceback.print_exception(error, file=file)
-        self.sweep.finish(job, errors.exit_code(error), " ".join(str(error).split()) or type(error).__name__, again=False)
+        self.sweep.finish(
+            job, errors.exit_code(error), " ".join(str(error).split()) or type(error).__name__, again=False
+        )
 
 
 def _close(member: Member, error: BaseException) -> None:

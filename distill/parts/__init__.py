@@ -1,0 +1,1 @@
+"""What several methods share: heads, taps, cohorts, phases, samplers of classes, small solvers. One thing a file."""
