@@ -125,4 +125,16 @@ def compile_forward(net: FeatureNet, batch: int) -> None:
     def fits(images: Tensor) -> bool:
         return len(images) == batch and net.training is not frozen and torch.is_grad_enabled() is not frozen
 
-    net.use(compiled, fits)
+    def first(images: Tensor) -> Outputs:
+        """Compile at the first use; a net that cannot be compiled runs as before from then on."""
+        try:
+            outputs = compiled(images)
+        except Exception as error:
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            log.warning("%s could not be compiled and runs eagerly: %s", net.name, reason)
+            net.use(net.read, lambda _: False)
+            return net.read(images)
+        net.use(compiled, fits)
+        return outputs
+
+    net.use(first, fits)

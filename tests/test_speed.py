@@ -119,3 +119,18 @@ def test_a_compiled_net_is_used_for_its_batch_and_mode_only(monkeypatch: pytest.
     assert calls == [4]
     copy.deepcopy(net).train()(torch.randn(4, 3, 16, 16))
     assert calls == [4], "a copy must not run its original's compiled code"
+
+
+def test_a_net_that_cannot_be_compiled_runs_eagerly(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(*_):
+        raise RuntimeError("no such instruction\nand more")
+
+    monkeypatch.setattr(torch, "compile", lambda f, **_: refuse)
+    net = build("cifar_resnet8", 5, size=16, seed=0).train()
+    speed.compile_forward(net, 4)
+    images = torch.randn(4, 3, 16, 16)
+    for _ in range(2):
+        assert net(images).logits.shape == (4, 5)
+    assert caplog.text.count("could not be compiled") == 1 and "no such instruction" in caplog.text
