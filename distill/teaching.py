@@ -12,17 +12,21 @@ from distill.speed import fold_batchnorm, half_weights
 class Prepared:
     """Asks copies of the teachers whose BatchNorm is folded and, under bf16 or fp16, whose weights are cast once.
 
-    The teachers themselves stay as they were, for methods that read their BatchNorms or send gradients through them.
+    The teachers themselves stay as they were, for methods that read their BatchNorms or send gradients through them,
+    and answer where autocast is off, as in the preparation of a phase.
     """
 
     def __init__(self, teachers: list[FeatureNet], dtype: torch.dtype = torch.float32) -> None:
         self.copies = {id(net): fold_batchnorm(net) for net in teachers}
         self._originals = teachers  # keeps the ids from being given to others
+        self.half = dtype is not torch.float32
         for net, copy in zip(teachers, self.copies.values(), strict=True):
-            if dtype is not torch.float32 and copy is not net:
+            if self.half and copy is not net:
                 half_weights(copy, dtype)
 
     def __call__(self, teacher: FeatureNet, batch: Batch) -> Outputs:
+        if self.half and not torch.is_autocast_enabled(batch.images.device.type):
+            return consult(teacher, batch)
         return consult(self.copies.get(id(teacher), teacher), batch)
 
 

@@ -76,6 +76,18 @@ def test_prepared_teachers_give_the_losses_of_the_live_one() -> None:
     assert method.teacher.model.fc.weight.dtype == torch.float32
 
 
+def test_teachers_with_half_weights_answer_under_autocast_and_the_originals_elsewhere() -> None:
+    data = tiny.tiny_data()
+    batch = next(iter(data.source(batch_size=8, seed=1).epoch(1)))
+    method = tiny.seeded_method("kd", data)
+    live = method.teach(batch).logits
+    method.consult = Prepared(list(method.teachers), torch.bfloat16)
+    assert torch.equal(method.teach(batch).logits, live)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        half = method.teach(batch).logits
+    assert not torch.equal(half, live) and torch.allclose(half, live, atol=0.1 * live.abs().max().item())
+
+
 def test_half_weights_only_where_autocast_casts_anyway() -> None:
     net = half_weights(copy.deepcopy(shaken("cifar_wrn_16_1")), torch.bfloat16)
     kinds = {type(m).__name__: m.weight.dtype for m in net.modules() if getattr(m, "weight", None) is not None}
