@@ -21,6 +21,10 @@ ALIASES = {
     "semckd": ["simkd_cifar100"],
     "takd": ["takd_table1"],
     "dml": ["dml_table2"],
+    "reviewkd": ["norm_table1_same_arch", "norm_table2_diff_arch", "reviewkd_imagenet"],
+    "linear_probe": ["crd_linear_probe"],
+    "imagenet_resnet34_resnet18": ["norm_table3_imagenet", "crd_imagenet", "reviewkd_imagenet", "dkd_imagenet"],
+    "imagenet_resnet50_mobilenetv1": ["norm_table3_imagenet", "reviewkd_imagenet", "dkd_imagenet"],
 }
 
 

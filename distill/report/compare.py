@@ -11,6 +11,7 @@ from distill.report.stats import MISSING, Sample, Verdict, compare, sample
 from distill.report.summary import ALONE, Row
 
 STUDENT, TEACHER = "student alone", "teacher"
+SPELLINGS = {"mobilenetv1100": "mobilenetv1", "shufflev215": "shufflev2x1.5"}  # ours and timm's, as papers write them
 NAMES = {"vanilla": ALONE, "baseline": ALONE, "student": ALONE}
 
 
@@ -181,4 +182,4 @@ def model_name(name: str) -> str:
     """The spellings of one net made equal: `cifar_resnet20`, `ResNet20`; `ShuffleNetV1`, `ShuffleV1`."""
     plain = re.sub(r"^(cifar_|tv_)|_cifar$", "", name.strip())
     plain = re.sub(r"[^a-z0-9.]", "", plain.lower()).replace("shufflenetv", "shufflev")
-    return plain
+    return SPELLINGS.get(plain, plain)

@@ -1,0 +1,206 @@
+"""Every experiment file composes; those of published tables stand for the tables' cells, each with its protocol."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from itertools import product, zip_longest
+from pathlib import Path
+from typing import Any
+
+import pytest
+from omegaconf import DictConfig, OmegaConf
+
+from distill import config, papers
+from distill.check import check
+from distill.command import read
+from distill.report.compare import model_name
+from distill.sweep.compose import left_out
+
+REPO = Path(__file__).resolve().parent.parent
+EXPERIMENTS = config.options("experiment")
+TABLES = ["crd_table1", "crd_table2", "reviewkd", "dkd", "semckd", "sskd", "imagenet_resnet34_resnet18",
+          "imagenet_resnet50_mobilenetv1", "linear_probe", "takd", "dml"]  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config.register()
+    monkeypatch.chdir(tmp_path)
+
+
+def loaded(name: str) -> DictConfig:
+    file = config.load("experiment", name)
+    assert file is not None
+    return file
+
+
+def swept(name: str) -> dict[str, list[str]]:
+    """The values of each key of an experiment's sweep."""
+    found = {}
+    for key, text in (OmegaConf.select(loaded(name), "hydra.sweeper.params") or {}).items():
+        depth, values = 0, [""]
+        for letter in str(text).replace(" ", ""):
+            depth += {"[": 1, "]": -1}.get(letter, 0)
+            if letter == "," and not depth:
+                values.append("")
+            else:
+                values[-1] += letter
+        found[str(key)] = values
+    return found
+
+
+def jobs(*words: str) -> list[DictConfig]:
+    """The configurations that a command line stands for."""
+    plan = read([*words, "--dry-run"]).jobs
+    assert plan is not None
+    return [cfg for _, cfg in plan]
+
+
+def folder(cfg: DictConfig) -> str:
+    return config.identity(cfg)["folder"]
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_experiment_composes(name: str) -> None:
+    """Each value of each key, though not each combination."""
+    params = swept(name)
+    assert not params or loaded(name).hydra.mode == "MULTIRUN"
+    first = {key: values[0] for key, values in params.items()}
+    from tiny import composed
+
+    for values in zip_longest(*params.values()) if params else [()]:
+        chosen = first | {key: value for key, value in zip(params, values, strict=True) if value is not None}
+        words = [f"{key}={value}" for key, value in chosen.items()]
+        if not left_out(loaded(name), words):
+            cfg = composed(f"experiment={name}", *words)
+            check(cfg)
+            assert config.identity(cfg)["folder"].startswith("outputs/")
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_tables_have_the_published_name_five_seeds_and_a_twin_for_the_cpu(name: str) -> None:
+    assert papers.resolve(name)
+    runs = papers.table(name).runs or 5
+    seeds = [str(seed + 1) for seed in range(3 if name.startswith("imagenet") else runs)]
+    assert swept(name)["seed"] == seeds
+    twin = swept(f"quick_{name}")
+    assert len(list(product(*twin.values()))) <= 45
+    assert "override /dataset: digits" in (config.conf_dir() / "experiment" / f"quick_{name}.yaml").read_text()
+
+
+def cells(name: str) -> set[tuple[str, str, str]]:
+    """(teacher, student, method) of an experiment with pairs and methods, spelled as the papers' tables are."""
+    params = swept(name)
+    words = {(f"pair={pair}", f"method={method}") for pair in params["pair"] for method in params["method"]}
+    found = set()
+    for pair, method in words:
+        if not left_out(loaded(name), [pair, method]):
+            node = OmegaConf.load(config.conf_dir() / "pair" / f"{pair[5:]}.yaml")
+            teacher, student = (str(next(iter(one.values()))) for one in node.defaults)
+            if "student" in node:
+                teacher, student = node.teacher.name, node.student.name
+            found.add((model_name(teacher), model_name(student), method[7:]))
+    return found
+
+
+def published(name: str) -> set[tuple[str, str, str]]:
+    """The cells of the published tables of that name that have a value, on the experiment's data set."""
+    found = set()
+    for table in map(papers.table, papers.resolve(name)):
+        if (table.dataset == "imagenet") != name.startswith("imagenet"):
+            continue
+        for method, (k, pair) in product(table.methods, enumerate(table.pairs)):
+            if table.value(method, k) is not None and pair.teacher:
+                found.add((model_name(pair.teacher), model_name(pair.student), table.ours(method)))
+    return found
+
+
+@pytest.mark.parametrize("name", ["crd_table1", "crd_table2", "dkd", "sskd"])
+def test_tables_are_run_cell_by_cell(name: str) -> None:
+    assert {cell for cell in cells(name) if cell[2] != "none"} == published(name)
+
+
+def test_the_only_cells_left_out_are_those_that_cannot_be() -> None:
+    missing = published("semckd") - cells("semckd")
+    assert {cell for cell in missing if cell[2] in config.options("method")} == {
+        ("resnet32x4", "vgg8", "at"),
+        ("resnet32x4", "vgg8", "vid"),
+    }
+    assert {cell for cell in cells("reviewkd") if cell[2] == "reviewkd"} == {
+        cell for cell in published("reviewkd") if cell[2] == "reviewkd"
+    }
+    for name, student in (("imagenet_resnet34_resnet18", "resnet18"), ("imagenet_resnet50_mobilenetv1", "mobilenetv1")):
+        here = {cell for cell in published(name) if cell[1] == student and cell[2] in config.options("method")}
+        assert {method for *_, method in here - cells(name)} <= {"one"}  # which takes no teacher
+
+
+def test_semckds_convention_is_both_terms_with_weight_one() -> None:
+    runs = {str(cfg.method.name): cfg for cfg in jobs("experiment=semckd", "pair=resnet32x4_ShuffleV2_1_5", "seed=1")}
+    weights = {name: (cfg.method.get("ce"), cfg.method.get("kd")) for name, cfg in runs.items()}
+    assert weights.pop("simkd") == (0, 0) and weights.pop("none") == (1, None)
+    assert len(weights) == 8 and set(weights.values()) == {(1.0, 1.0)}
+    (alone,) = jobs("dataset=cifar100", "student=ShuffleV2_1_5", "method=none")
+    assert folder(runs["none"]) == folder(alone)  # kd: null is as good as no key
+
+
+def test_sskds_convention_adds_kd_to_every_method() -> None:
+    runs = {str(cfg.method.name): cfg for cfg in jobs("experiment=sskd", "pair=vgg13_vgg8", "seed=1")}
+    assert {name: float(cfg.method.kd) for name, cfg in runs.items() if name in ("kd", "sskd", "crd", "at")} == {
+        "kd": 0.9, "sskd": 0.9, "crd": 1.0, "at": 1.0,
+    }  # fmt: skip
+    assert (runs["sskd"].method.init_epochs, runs["ft"].method.init_epochs) == (60, 30)
+    assert {cfg.schedule.name for cfg in runs.values()} == {"sskd"}
+
+
+def test_protocols() -> None:
+    review = jobs("experiment=reviewkd", "pair=vgg13_MobileNetV2", "method=reviewkd", "seed=1")[0]
+    schedule = review.schedule
+    assert (schedule.batch_size, schedule.lr, schedule.optimizer.nesterov) == (128, 0.1, True)
+    assert review.dataset.mean[0] == pytest.approx(125.3 / 255, abs=1e-5) and review.student.lr_scale == 0.2
+    large = jobs("experiment=imagenet_resnet50_mobilenetv1", "method=dkd", "seed=1")[0]
+    assert (large.teacher.model, large.teacher.weights, large.method.beta) == ("resnet50.tv_in1k", "pretrained", 2.0)
+    assert large.student.args == {"stages": 4} and large.schedule.epochs == 100
+
+
+def test_cohorts_of_dml_and_chains_of_takd() -> None:
+    runs = jobs("experiment=dml", "seed=1")
+    peers = {cfg.student.name + ":" + cfg.teacher.name: cfg.method.models for cfg in runs if cfg.method.name == "dml"}
+    assert peers == {"resnet32:resnet32": [], "wrn_28_10:resnet32": ["cifar_resnet32"], "wrn_28_10:wrn_28_10": []}
+    alone = [cfg for cfg in runs if cfg.method.name == "none"]
+    assert len({folder(cfg) for cfg in alone}) == 2 and all(cfg.method.get("models") is None for cfg in alone)
+    chains = {folder(cfg).split("/")[2]: cfg for cfg in jobs("experiment=takd", "seed=1")}
+    assert sorted(chains) == ["none-resnet8", "resnet110-resnet20-resnet8", "resnet110-resnet8"]
+    assert float(chains["resnet110-resnet20-resnet8"].method.kd) == 0.15  # of the last step, from ResNet-20
+
+
+def test_narrowed_down_it_is_the_run_of_the_plain_command() -> None:
+    (narrow,) = jobs("experiment=crd_table1", "pair=resnet56_resnet20", "method=kd", "seed=3")
+    (plain,) = jobs("dataset=cifar100", "teacher=resnet56", "student=resnet20", "method=kd", "seed=3")
+    assert folder(narrow) == folder(plain)
+    several = jobs("experiment=crd_table1", "pair=wrn_40_2_wrn_40_1", "method=kd,fsp", "seed=1,2")
+    assert {cfg.method.name for cfg in several} == {"kd"} and len(several) == 2  # no -m; FSP does not fit
+
+
+def test_what_is_done_is_skipped(tmp_path: Path) -> None:
+    """Narrowed to one run, then to three: the first is not run again, FSP of a pair that does not fit is no failure."""
+    tiny = ["teacher.weights=none", "dataset.fraction=0.1", "schedule.epochs=1", "schedule.init_epochs=1", "device=cpu"]
+    file = tmp_path / "extra" / "experiment" / "mine.yaml"
+    file.parent.mkdir(parents=True)
+    text = (config.conf_dir() / "experiment" / "quick_crd_table1.yaml").read_text()
+    file.write_text(text.replace("hydra:\n", 'leave_out: ["method=fsp seed=2"]\nhydra:\n', 1))
+    one = ["experiment=mine", "pair=resnet14_resnet8", *tiny, "--config-dir", str(tmp_path / "extra")]
+
+    def run(*words: str) -> Any:
+        command = [sys.executable, "-m", "distill", *one, *words]
+        env = os.environ | {"PYTHONPATH": str(REPO), "OMP_NUM_THREADS": "1"}
+        return subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, text=True)
+
+    first = run("method=kd", "seed=1")
+    assert first.returncode == 0, first.stderr
+    assert "1 run" in first.stdout
+    more = run("method=kd,fsp", "seed=1,2", "hydra/launcher=packed")
+    assert more.returncode == 0, more.stderr
+    assert "3 runs: 1 done already, 2 to run" in more.stdout
+    assert len(list((tmp_path / "outputs").rglob("DONE"))) == 3
