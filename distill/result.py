@@ -41,6 +41,7 @@ def describe(
         "teacher": config.teacher_name(cfg) if teachers else None, "student": str(cfg.student.name),
         "method": str(cfg.method.name), "hash": config.identity(cfg)["hash"], "seed": int(cfg.seed),
         "protocol": str(cfg.schedule.name),
+        "setting": setting(cfg),
         "convention": {key: cfg.method.get(key) for key in ("ce", "kd", "weight") if key in cfg.method},
         "accuracy": {"last": fit.score.last, "best": fit.score.best, "best_epoch": fit.score.best_epoch},
         "top5": measured["top5"], "nll": measured["nll"], "ece": measured["ece"],
@@ -56,6 +57,20 @@ def describe(
         "files": {"folder": str(folder), "last": "student.safetensors", "best": "best.safetensors",
                   "metrics": "metrics.jsonl", "config": "tracking.json"},
     }  # fmt: skip
+
+
+def setting(cfg: DictConfig) -> list[str]:
+    """Return what makes a run another task than its data set's plain one: fewer images, other views, few bits."""
+    usual = {"shots": None, "omit": [], "fraction": 1.0, "holdout": 0.0, "views": {"teacher": None, "student": None}}
+    data = config.plain(cfg, "dataset")
+    found = [
+        f"dataset.{key}={data[key]}"
+        for key in ("shots", "omit", "fraction", "holdout")
+        if data.get(key, usual[key]) != usual[key]
+    ]
+    found += [f"dataset.views.{side}={view}" for side, view in (data.get("views") or {}).items() if view]
+    bits = config.plain(cfg, "student").get("quantize")
+    return sorted(found + ([f"student.quantize={bits}"] if bits else []))
 
 
 def finish(folder: Path, result: dict[str, Any], method: Method, fit: Fit) -> dict[str, Any]:

@@ -157,7 +157,7 @@ def _run(folder: Path, content: dict[str, Any]) -> Run | None:
         method=names[2],
         last=last,
         part=str(content.get("evaluated_on") or "test"),
-        by_hand=_by_hand(content.get("command")),
+        by_hand=_by_hand(content.get("command"), content.get("setting")),
         protocol=str(content.get("protocol") or "?"),
         teacher=_teacher(content.get("teacher")),
         ce=_number(convention.get("ce")),
@@ -184,15 +184,20 @@ def _run(folder: Path, content: dict[str, Any]) -> Run | None:
     )
 
 
-def _by_hand(command: Any) -> tuple[str, ...]:
-    """Overrides such as schedule.batch_size=512: with them a protocol's name is no longer the whole truth."""
+def _by_hand(command: Any, setting: Any) -> tuple[str, ...]:
+    """Overrides such as schedule.batch_size=512: with them a protocol's name is no longer the whole truth.
+
+    `setting` is what the result says of its own: other views, fewer images, few bits.
+    """
     try:
         words = shlex.split(command) if isinstance(command, str) else []
     except ValueError:
         return ()
     settings = [word.lstrip("+~") for word in words if "=" in word]
     kept = [word for word in settings if word.startswith(("schedule.", "dataset."))]
-    return tuple(sorted(word for word in kept if not word.startswith(("dataset.root=", "schedule.epochs="))))
+    kept = [word for word in kept if not word.startswith(("dataset.root=", "schedule.epochs="))]
+    own = [word for word in setting if isinstance(word, str)] if isinstance(setting, list) else []
+    return tuple(sorted({*kept, *own}))
 
 
 def _mapping(value: Any) -> dict[str, Any]:
