@@ -55,7 +55,7 @@ def _accuracies(axes: Axes, material: Material, row: Row) -> None:
         axes.axhline(row.teacher.mean, color=TEACHER, linestyle="--", linewidth=1.4, label=f"teacher {row.one.teacher}")
     axes.set(xlabel="epoch", ylabel="test accuracy, %", title="Test accuracy")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.legend(loc="lower right")
+    axes.legend(loc="best")
     grid(axes)
 
 
@@ -89,9 +89,10 @@ def _losses(axes: Axes, terms: Mapping[str, Mapping[str, list[float]]]) -> None:
         dots = "o" if len(term["epochs"]) == 1 else None
         axes.plot(term["epochs"], term["mean"], color=colour, label=name, linewidth=1.6, marker=dots)
         axes.fill_between(term["epochs"], term["low"], term["high"], color=colour, alpha=0.2, linewidth=0)
-    positive = all(value > 0 for term in kept.values() for value in term["low"])
+    values = [value for term in kept.values() for value in (*term["low"], *term["high"])]
+    wide = min(values) > 0 and max(values) > 10 * min(values)
     axes.set(xlabel="epoch", ylabel="weighted loss", title="Training loss by term")
-    axes.set_yscale("log" if positive else "linear")
+    axes.set_yscale("log" if wide else "linear")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend(loc="best")
     grid(axes)
