@@ -61,7 +61,13 @@ def describe(
 
 def setting(cfg: DictConfig) -> list[str]:
     """Return what makes a run another task than its data set's plain one: fewer images, other views, few bits."""
-    usual = {"shots": None, "omit": [], "fraction": 1.0, "holdout": 0.0, "views": {"teacher": None, "student": None}}
+    usual: dict[str, Any] = {
+        "shots": None,
+        "omit": [],
+        "fraction": 1.0,
+        "holdout": 0.0,
+        "views": {"teacher": None, "student": None},
+    }
     data = config.plain(cfg, "dataset")
     found = [
         f"dataset.{key}={data[key]}"
