@@ -18,7 +18,7 @@ run: $(STAMP)  ## run one experiment: make run ARGS="method=crd student=resnet20
 	$(BIN)/python -m distill $(ARGS)
 
 test: $(STAMP)  ## run the tests: make test ARGS="-k crd"
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal $(ARGS)
 
 lint: $(STAMP)  ## ruff and mypy
 	$(BIN)/ruff check .
