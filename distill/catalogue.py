@@ -42,6 +42,8 @@ def lines(entries: list[dict[str, Any]]) -> list[str]:
             shown.append(kind)
         also = f" (also: {', '.join(entry['aliases'])})" if entry["aliases"] else ""
         shown.append(f"  {entry['name']:<{width}}  {entry['paper']}{also}")
+        reads = f"reads {', '.join(entry.get('taps', ()))}; phases {', '.join(entry.get('phases', ()))}"
+        shown.append(f"  {'':<{width}}    {reads}; {_defaults(entry)}")
     return shown
 
 
@@ -49,11 +51,14 @@ def markdown(entries: list[dict[str, Any]]) -> str:
     """The entries as one Markdown table: name, kind, paper, what it reads of the nets, phases, defaults."""
     rows = ["| method | kind | paper | taps | phases | defaults |", "|---|---|---|---|---|---|"]
     for entry in entries:
-        defaults = ", ".join(f"{key} {_short(value)}" for key, value in entry["defaults"].items())
         cells = (f"`{entry['name']}`", entry["kind"], entry["paper"], ", ".join(entry.get("taps", ())),
-                 ", ".join(entry.get("phases", ())), defaults)  # fmt: skip
+                 ", ".join(entry.get("phases", ())), _defaults(entry))  # fmt: skip
         rows.append("| " + " | ".join(str(cell).replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(rows)
+
+
+def _defaults(entry: dict[str, Any]) -> str:
+    return ", ".join(f"{key} {_short(value)}" for key, value in entry["defaults"].items())
 
 
 def _short(value: Any) -> str:
