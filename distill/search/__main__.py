@@ -1,0 +1,158 @@
+"""The command: draw, run, tell, until there are enough trials; then the table and the best command line."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
+
+from distill import config, errors
+from distill.command import BASE, read, sentence
+from distill.progress import final_table
+from distill.sweep import add_launchers
+
+GIVE_UP = 3  # failures before anything has worked
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command `argv` (default: the program's own) and return the exit code, one of distill.errors."""
+    args = _parser().parse_intermixed_args(sys.argv[1:] if argv is None else list(argv))
+    logging.basicConfig(level=logging.INFO, format="[%(asctime)s] %(message)s", datefmt="%H:%M:%S")
+    add_launchers()
+    config.register()
+    try:
+        return _search(args)
+    except (Exception, errors.Stopped, KeyboardInterrupt) as error:
+        code = errors.exit_code(error)
+        if code == errors.FAILED:
+            raise
+        print(f"distill.search: {sentence(error) or 'interrupted'}", file=sys.stderr)
+        return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m distill.search", description=(
+        "Look for hyper-parameters on held-out training images (dataset.holdout=0.1 unless you set it), never on the "
+        "test set. The same command again goes on; run it several times at once for several workers."
+    ))  # fmt: skip
+    example = "as for python -m distill; drawn are a=range(1,20) b=interval(0.01,0.1) c=tag(log,interval(1,9)) d=x,y"
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help=example)
+    parser.add_argument("--trials", type=int, default=20, help="in all, those of earlier and other workers included")
+    parser.add_argument("--storage", help="a file, or a database as sqlite:///FILE (default: a file below output)")
+    parser.add_argument("--seed", type=int, default=0, help="of what is drawn")
+    parser.add_argument("--startup", type=int, default=5, help="trials before a bad one is stopped early")
+    parser.add_argument("--warmup", type=int, default=1, help="epochs before a trial is judged")
+    parser.add_argument("--no-pruning", action="store_true", help="stop no trial early")
+    return parser
+
+
+def _search(args: argparse.Namespace) -> int:
+    try:
+        import optuna
+    except ImportError as error:
+        raise ValueError("optuna is not installed: pip install 'distill[hpo]'") from error
+    from distill.search import space, study
+    from distill.search.trial import with_holdout
+
+    overrides = [text for text in read(["--multirun", *args.overrides]).argv if text != "--multirun"]
+    fixed, drawn = space.split(overrides)
+    first = _compose(fixed)
+    fixed += with_holdout(first)
+    output, name = Path(str(config.plain(first, "output"))), study.name_of(fixed, drawn)
+    where = args.storage or str(output / "search" / f"{name}.journal")
+    if "://" not in where:
+        study.mend(where)
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    pruner: Any = optuna.pruners.NopPruner()
+    if not args.no_pruning:
+        pruner = optuna.pruners.MedianPruner(n_startup_trials=args.startup, n_warmup_steps=args.warmup)
+    made = optuna.create_study(
+        storage=study.storage(where), study_name=name, direction="maximize", pruner=pruner, load_if_exists=True
+    )
+    search = study.Search(made, output / "search" / name)
+    print(f"search {name} in {where}: {len(search.counted())} of {args.trials} trials so far", flush=True)
+    with search.working():
+        while len(search.counted()) < args.trials:
+            _one(search, search.ask(drawn, args.seed), fixed)
+            _give_up(search)
+    return _report(search, fixed, drawn)
+
+
+def _one(search: Any, trial: Any, fixed: list[str]) -> None:
+    """Run a trial and tell what came of it; a signal leaves it to be continued by the next worker."""
+    from optuna.trial import TrialState
+
+    from distill.search.space import words
+    from distill.search.trial import run_trial
+
+    values, state, why = None, TrialState.COMPLETE, ""
+    sys.argv[1:] = [*fixed, *words(trial.params)]  # the command that the run's result names
+    try:
+        values = run_trial(trial, _compose(sys.argv[1:]))
+        if values is None:
+            state, why = TrialState.PRUNED, "stopped early"
+    except errors.Stopped:
+        raise
+    except errors.NonFinite as error:
+        state, why = TrialState.PRUNED, sentence(error)
+    except Exception as error:
+        state, why = TrialState.FAIL, sentence(error) or type(error).__name__
+        logging.debug("trial %d failed", trial.number, exc_info=True)
+    trial.set_user_attr("why", why)
+    search.study.tell(trial, values, state=state)
+    outcome = f"{values:.2f} %" if values is not None else f"{state.name.lower()}: {why}"
+    print(f"trial {trial.number}: {outcome}  {' '.join(words(trial.params))}", flush=True)
+
+
+def _give_up(search: Any) -> None:
+    trials = search.counted()
+    if len(trials) >= GIVE_UP and all(trial.state.name == "FAIL" for trial in trials):
+        why = trials[-1].user_attrs.get("why")
+        raise ValueError(f"the first {len(trials)} trials all failed, the last with: {why}")
+
+
+def _compose(overrides: list[str]) -> DictConfig:
+    with initialize_config_dir(str(config.conf_dir()), job_name="distill", **BASE):
+        return compose("config", overrides)
+
+
+def _report(search: Any, fixed: list[str], drawn: dict[str, Any]) -> int:
+    from distill.search.space import words
+
+    done = [trial for trial in search.counted() if trial.state.name == "COMPLETE"]
+    rest = [trial for trial in search.counted() if trial.state.name != "COMPLETE"]
+    done.sort(key=lambda trial: -trial.value)
+    rows = [
+        [trial.number, _outcome(trial), len(trial.intermediate_values) or None, *map(_shown, trial.params.values())]
+        for trial in [*done, *rest]
+    ]
+    final_table(rows, ["trial", "held-out accuracy, %", "epochs", *drawn], f"search {search.study.study_name}")
+    if not done:
+        print("distill.search: no trial was run to its end", file=sys.stderr)
+        return errors.FAILED
+    kept = [text for text in fixed if not text.startswith("dataset.holdout=")]
+    command = shlex.join(["python", "-m", "distill", *kept, *words(done[0].params)])
+    print(f"\nThe best, trained on all training images and measured on the test set:\n{command}")
+    return errors.DONE
+
+
+def _outcome(trial: Any) -> str:
+    if trial.value is not None and trial.state.name == "COMPLETE":
+        return f"{trial.value:.2f}"
+    reached = list(trial.intermediate_values.values())
+    return f"{trial.state.name.lower()}{f' at {reached[-1]:.2f}' if reached else ''}"
+
+
+def _shown(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,116 @@
+"""The study: Optuna's record of all trials, in a file that survives a kill and that several workers share."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import optuna
+from filelock import FileLock, Timeout
+from optuna.storages import BaseStorage, JournalStorage, RDBStorage
+from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
+from optuna.trial import FrozenTrial, TrialState
+
+from distill.search.space import Space
+
+START = timedelta(seconds=60)  # a trial that has no worker for longer than this was left by one that was killed
+
+
+def name_of(fixed: Sequence[str], space: Space) -> str:
+    """A name that the same search has again, in whatever order its words are."""
+    text = "\n".join(sorted([*fixed, *(f"{key}~{space[key]!r}" for key in space)]))
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def storage(where: str) -> BaseStorage:
+    """Optuna's storage for a file (a journal), or for a database's URL such as sqlite:///search.db.
+
+    Raises ValueError when it cannot be opened.
+    """
+    try:
+        if "://" in where:
+            return RDBStorage(where)
+        Path(where).parent.mkdir(parents=True, exist_ok=True)
+        return JournalStorage(JournalFileBackend(where))
+    except Exception as error:  # Optuna's, SQLAlchemy's and the system's
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ValueError(f"--storage {where} cannot be opened ({reason}): give a file, or sqlite:///FILE") from error
+
+
+class Search:
+    """A study with the workers that are at it. `folder` holds a lock for each worker that is alive."""
+
+    def __init__(self, study: optuna.Study, folder: Path) -> None:
+        self.study, self.folder = study, folder
+        self.worker = f"{os.getpid()}-{uuid.uuid4().hex[:6]}"
+        folder.mkdir(parents=True, exist_ok=True)
+
+    @contextmanager
+    def working(self) -> Iterator[None]:
+        """Be a worker of the study: what a killed one left half done is put back into the queue first."""
+        try:
+            with FileLock(self._lock(self.worker)):
+                with FileLock(self.folder / "revive.lock"):
+                    self._revive()
+                yield
+        finally:
+            self._lock(self.worker).unlink(missing_ok=True)
+
+    def _lock(self, worker: str) -> Path:
+        return self.folder / f"worker-{worker}.lock"
+
+    def _alive(self, worker: str) -> bool:
+        if not self._lock(worker).exists():
+            return False
+        try:
+            with FileLock(self._lock(worker), timeout=0):
+                return False
+        except Timeout:
+            return True
+
+    def _abandoned(self, trial: FrozenTrial) -> bool:
+        worker = trial.user_attrs.get("worker")
+        if worker is None:
+            return trial.datetime_start is not None and datetime.now() - trial.datetime_start > START
+        return not self._alive(worker)
+
+    def _revive(self) -> None:
+        for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            if self._abandoned(trial):
+                self.study.enqueue_trial(trial.params, user_attrs={"continues": trial.number})
+                self.study.tell(trial.number, state=TrialState.FAIL)
+
+    def counted(self) -> list[FrozenTrial]:
+        """The trials that are over or under way, less those that a later one continues."""
+        trials = self.study.get_trials(deepcopy=False)
+        continued = {trial.user_attrs.get("continues") for trial in trials}
+        return [t for t in trials if t.state != TrialState.WAITING and t.number not in continued]
+
+    def ask(self, space: Space, seed: int) -> optuna.Trial:
+        """The next trial: one from the queue, or drawn anew by `seed` and what the trials before it have shown."""
+        sampler = optuna.samplers.TPESampler(seed=seed + len(self.study.get_trials(deepcopy=False)), constant_liar=True)
+        self.study.sampler = sampler
+        trial = self.study.ask(space)
+        trial.set_user_attr("worker", self.worker)
+        return trial
+
+
+def mend(path: str | Path) -> None:
+    """Cut off the half line that a killed worker may have left at a journal's end, which would spoil the next one."""
+    path = Path(path)
+    if not path.exists():
+        return
+    lock = JournalFileSymlinkLock(str(path))
+    lock.acquire()
+    try:
+        content = path.read_bytes()
+        if content and not content.endswith(b"\n"):
+            with open(path, "rb+") as file:
+                file.truncate(content.rfind(b"\n") + 1)
+    finally:
+        lock.release()

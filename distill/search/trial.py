@@ -1,0 +1,90 @@
+"""One trial: a run on the held-out part of the training images, stopped when the others were better by then."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import optuna
+from omegaconf import DictConfig
+
+from distill import config
+from distill.fit import Fit
+from distill.method import Phase
+from distill.models import FeatureNet
+from distill.result import stored_result
+from distill.run import Experiment, only_here
+from distill.signals import StopSignals
+from distill.track import read_rows
+from distill.watch import Watch
+
+HOLDOUT = 0.1
+
+
+def with_holdout(cfg: DictConfig) -> list[str]:
+    """The override that keeps a search off the test set, where the command has none of its own."""
+    return [] if float(cfg.dataset.get("holdout") or 0) > 0 else [f"dataset.holdout={HOLDOUT}"]
+
+
+def run_trial(trial: optuna.Trial, cfg: DictConfig) -> float | None:
+    """Run `cfg` to its end, or from where it was cut off, and return its last held-out accuracy in percent.
+
+    None for a trial that was stopped early. Raises what run() raises.
+    """
+    assert float(cfg.dataset.holdout) > 0, "a search never looks at the test set"
+    folder = Path(config.identity(cfg)["folder"])
+    trial.set_user_attr("folder", str(folder))
+    with only_here(folder):
+        judge = Judge(trial)
+        judge.recall(folder)
+        result = stored_result(folder) or _train(judge, cfg, folder)
+    return None if result is None else float(result["accuracy"]["last"])
+
+
+def _train(judge: Judge, cfg: DictConfig, folder: Path) -> dict[str, Any] | None:
+    with StopSignals() as stop:
+        experiment = Experiment(cfg, folder, stop, quiet=True)
+        assert experiment.data.info.evaluated_on == "holdout" and isinstance(experiment.watch, Watch)
+        judge.watch, experiment.fit.watch = experiment.watch, judge
+        with experiment.logged():
+            for _ in experiment.fit.steps():
+                if judge.bad:
+                    return None
+            return experiment.finish()
+
+
+class Judge:
+    """A watcher that hands each epoch's accuracy to the pruner; `bad` once that has given the trial up."""
+
+    watch: Watch
+
+    def __init__(self, trial: optuna.Trial) -> None:
+        self.trial = trial
+        self.bad, self.evaluated = False, 0
+
+    def recall(self, folder: Path) -> None:
+        """Report the epochs that the run had before, all of them where it is done."""
+        for row in read_rows(folder):
+            if row.get("kind") == "epoch":
+                self._report(row)
+
+    def epoch(self, row: dict[str, Any]) -> None:
+        self.watch.epoch(row)
+        if self._report(row):
+            self.bad = self.trial.should_prune()
+
+    def _report(self, row: dict[str, Any]) -> bool:
+        if row.get("test_accuracy") is None:  # phases in which it means nothing
+            return False
+        self.evaluated += 1
+        self.trial.report(row["test_accuracy"], self.evaluated)
+        return True
+
+    def begin_epoch(self, fit: Fit, phase: Phase, steps: int) -> None:
+        self.watch.begin_epoch(fit, phase, steps)
+
+    def step(self, row: dict[str, Any]) -> None:
+        self.watch.step(row)
+
+    def best(self, net: FeatureNet) -> None:
+        self.watch.best(net)

@@ -1,0 +1,199 @@
+"""The search draws, prunes, resumes after a kill, shares its trials among workers, and never sees the test set."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+optuna = pytest.importorskip("optuna", reason="optuna is not installed: pip install optuna")
+
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution  # noqa: E402
+
+from distill.data import loading  # noqa: E402
+from distill.search import space, study, trial  # noqa: E402
+from distill.search.__main__ import main  # noqa: E402
+
+REPO = Path(__file__).resolve().parent.parent
+TINY = ["student=resnet8", "teacher=resnet14", "teacher.weights=none", "dataset.fraction=0.1", "schedule.epochs=1",
+        "method=kd", "device=cpu", "precision=fp32"]  # fmt: skip
+SPACE = ["method.temperature=range(1,20)", "schedule.lr=tag(log,interval(0.01,0.1))"]
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["distill.search"])
+
+
+def only_study(where: str) -> Any:
+    (name,) = optuna.get_all_study_names(study.storage(where))
+    return optuna.load_study(study_name=name, storage=study.storage(where))
+
+
+def results(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(path.read_text()) for path in sorted(folder.glob("outputs/digits/*/*/s*/result.json"))]
+
+
+def test_what_is_drawn_in_hydras_words() -> None:
+    fixed, drawn = space.split([
+        "method=kd", "seed=3", "a=range(1,20)", "b=range(2,11,3)", "c=range(0.5,2,0.5)", "d=interval(0.01,0.1)",
+        "e=tag(log,interval(0.001,1))", "f=int(interval(1,8))", "g=x,y", "h=1,null",
+    ])  # fmt: skip
+    assert fixed == ["method=kd", "seed=3"]
+    assert drawn["a"] == IntDistribution(1, 19) and drawn["b"] == IntDistribution(2, 8, step=3)
+    assert drawn["c"] == FloatDistribution(0.5, 1.5, step=0.5) and drawn["d"] == FloatDistribution(0.01, 0.1)
+    assert drawn["e"] == FloatDistribution(0.001, 1, log=True) and drawn["f"] == IntDistribution(1, 8)
+    assert drawn["g"] == CategoricalDistribution(["x", "y"])
+    assert drawn["h"] == CategoricalDistribution(["1", "null"])
+    assert space.words({"a": 4, "g": "x"}) == ["a=4", "g=x"]
+
+
+@pytest.mark.parametrize("text", ["a=range(5,5)", "a=interval(0.2,0.1)", "a=tag(log,interval(0,1))", "a=range(5,1,-1)"])
+def test_an_empty_range_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(text) + " cannot be drawn from .*: give "):
+        space.split([text])
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (["method=kd"], "nothing to search"),
+        (["method=kd", "method.temprature=range(1,3)"], "did you mean method.temperature"),
+        (["method=kd", "method.temperature=range(-3,2)"], "must be above 0"),
+        ([*TINY, *SPACE, "--storage", "nope://x"], "cannot be opened"),
+    ],
+)
+def test_mistakes_are_said_before_anything_runs(words: list[str], why: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(words) == 2
+    assert why in capsys.readouterr().err
+
+
+def test_trials_run_and_the_same_command_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = [*TINY, *SPACE, "--storage", "mine.journal"]
+    assert main([*command, "--trials", "2"]) == 0
+    first = [trial.params for trial in only_study("mine.journal").trials]
+    assert main([*reversed(TINY), *SPACE, "--trials", "3", "--storage", "mine.journal"]) == 0  # the order is no matter
+    out = capsys.readouterr().out
+    trials = only_study("mine.journal").trials
+    assert "2 of 3 trials so far" in out and len(trials) == 3 and [one.params for one in trials[:2]] == first
+    values = {round(one.value, 2) for one in trials}
+    assert values == {round(result["accuracy"]["last"], 2) for result in results(tmp_path)}
+    for one in trials:
+        assert 1 <= one.params["method.temperature"] <= 19 and 0.01 <= one.params["schedule.lr"] <= 0.1
+    assert f"{max(one.value for one in trials):.2f}" in out and "held-out accuracy, %" in out
+    best = shlex.split(out.strip().splitlines()[-1])
+    assert best[:3] == ["python", "-m", "distill"] and not any("holdout" in word for word in best)
+    top = max(trials, key=lambda one: one.value)
+    assert f"schedule.lr={top.params['schedule.lr']}" in best
+    assert any(result["command"].endswith(f"schedule.lr={top.params['schedule.lr']}") for result in results(tmp_path))
+
+
+def test_the_test_set_is_not_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With every test image and label replaced, the trials come out the same to the last digit."""
+    assert main([*TINY, "output=outputs", *SPACE, "--trials", "2", "--storage", "a.journal"]) == 0
+    (before,) = {result["evaluated_on"] for result in results(tmp_path)}
+    readers = loading.READERS
+
+    def spoiled(read: Any) -> Any:
+        def reader(root: Path) -> Any:
+            arrays = read(root)
+            arrays.test.images[:] = 255 - arrays.test.images
+            arrays.test.labels[:] = np.roll(arrays.test.labels, 1)
+            return arrays
+
+        return reader
+
+    monkeypatch.setattr(loading, "READERS", {name: spoiled(read) for name, read in readers.items()})
+    (tmp_path / "outputs").rename(tmp_path / "first")
+    assert main([*TINY, "output=outputs", *SPACE, "--trials", "2", "--storage", "b.journal"]) == 0
+    values = [[one.value for one in only_study(where).trials] for where in ("a.journal", "b.journal")]
+    assert before == "holdout" and values[0] == values[1]
+
+
+def test_a_holdout_of_ones_own_is_kept(tmp_path: Path) -> None:
+    cfg_words = [*TINY, "dataset.holdout=0.3", "method.temperature=2,3"]
+    assert main([*cfg_words, "--trials", "1"]) == 0
+    (where,) = (tmp_path / "outputs" / "search").glob("*.journal")  # the default storage
+    assert "dataset.holdout=0.3" in shlex.split(results(tmp_path)[0]["command"])
+    assert len(only_study(str(where)).trials) == 1
+
+
+def test_bad_trials_are_stopped_early_and_cleanly(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Trials whose rate is next to nothing are stopped after one that learns has set the median; folders stay sound."""
+    words = [*TINY[:4], "schedule.epochs=5", "method=none", "device=cpu", "precision=fp32", "schedule.batch_size=16"]
+    search = [*words, "schedule.lr=0.01,1e-9,1e-8,1e-7", "--startup", "1", "--warmup", "0", "--storage", "x.journal"]
+    assert main([*search, "--trials", "4", "--seed", "300"]) == 0
+    trials = only_study("x.journal").trials
+    learned = [one for one in trials if one.params["schedule.lr"] == "0.01"]
+    stopped = [one for one in trials if one.state.name == "PRUNED"]
+    assert learned and all(one.state.name == "COMPLETE" for one in learned)
+    assert stopped and all(float(one.params["schedule.lr"]) < 1e-6 for one in stopped)
+    assert "pruned at" in capsys.readouterr().out
+    for one in stopped:
+        folder = Path(one.user_attrs["folder"])
+        rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        reached = max(row["epoch"] for row in rows if row["kind"] == "epoch")
+        assert reached == len(one.intermediate_values) < 5 and not (folder / "DONE").exists()
+        assert list((folder / "checkpoints").glob("*.ckpt"))
+
+
+def test_a_trial_that_fails_is_told_and_three_end_the_search(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    calls: list[int] = []
+
+    def fail(*_: Any) -> float:
+        calls.append(1)
+        raise ValueError("the data are not there: fetch them")
+
+    monkeypatch.setattr(trial, "run_trial", fail)
+    assert main([*TINY, *SPACE, "--storage", "f.journal", "--trials", "9"]) == 2
+    assert len(calls) == 3 and "the last with: the data are not there: fetch them" in capsys.readouterr().err
+    assert {one.state.name for one in only_study("f.journal").trials} == {"FAIL"}
+
+
+def test_a_kill_costs_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """SIGKILL in the middle of a trial, and half a line at the journal's end: the trial goes on from its checkpoint."""
+    words = [*TINY[:4], "schedule.epochs=12", *TINY[5:], "save_minutes=0", *SPACE, "--trials=1", "--storage=k.journal"]
+    env = os.environ | {"PYTHONPATH": str(REPO), "OMP_NUM_THREADS": "1"}
+    worker = subprocess.Popen([sys.executable, "-m", "distill.search", *words], env=env, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob("outputs/digits/*/*/s1/checkpoints/step-00000000[3-9].ckpt")):
+        assert time.monotonic() < deadline and worker.poll() is None
+        time.sleep(0.01)
+    worker.send_signal(signal.SIGKILL)
+    worker.wait()
+    with open("k.journal", "ab") as file:
+        file.write(b'{"op_code":')
+    assert main(words) == 0
+    dead, revived = only_study("k.journal").trials
+    assert (dead.state.name, revived.state.name) == ("FAIL", "COMPLETE")
+    assert dead.params == revived.params and revived.user_attrs["continues"] == dead.number
+    assert sorted(revived.intermediate_values) == list(range(1, 13))  # those before the kill are reported again
+    (result,) = results(tmp_path)
+    assert revived.value == result["accuracy"]["last"]
+    assert "0 of 1 trials so far" not in capsys.readouterr().out
+
+
+def test_two_workers_share_the_trials(tmp_path: Path) -> None:
+    words = [*TINY, *SPACE, "--trials", "4", "--storage", "sqlite:///w.db"]
+    env = os.environ | {"PYTHONPATH": str(REPO), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "distill.search", *words]
+    workers = [subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    outs = [worker.communicate(timeout=240)[0] for worker in workers]
+    assert [worker.returncode for worker in workers] == [0, 0], outs
+    trials = only_study("sqlite:///w.db").trials
+    assert 4 <= len(trials) <= 5 and {one.state.name for one in trials} == {"COMPLETE"}
+    assert len({one.user_attrs["worker"] for one in trials}) == 2
+    assert len({tuple(one.params.values()) for one in trials}) == len(trials)
