@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from distill.files import first_line, plain
+from distill.files import first_line, plain, read_json
 
 MODES = ("online", "offline", "off")
+SWEEP = ("WANDB_SWEEP_PARAM_PATH", "WANDB_RUN_ID", "WANDB_SWEEP_ID")  # what W&B's agent tells the process it starts
 _log = logging.getLogger(__name__)
 
 
@@ -39,6 +42,7 @@ class Mirror:
         finish_timeout: float = 60,
     ) -> None:
         self.run: Any = None
+        self.folder, self.artifact = folder, bool(cfg.get("artifact"))
         self.online, self._finish_timeout = False, finish_timeout
         mode = _mode(cfg)
         if mode == "off":
@@ -61,19 +65,32 @@ class Mirror:
             self._give_up(error)
 
     def finish(self, exit_code: int, summary: Mapping[str, Any]) -> None:
-        """End the run with its exit code; what could not be sent within finish_timeout stays on disk."""
+        """End the run with its exit code, a finished one with its result as a table and, when asked, the student.
+
+        What could not be sent within finish_timeout stays on disk.
+        """
         run, self.run = self.run, None
         if run is None:
             return
         start, sent = time.monotonic(), False
         try:
             run.summary.update(_flat(summary, ""))
+            if exit_code == 0:
+                self._hand_in(run)
             run.finish(exit_code=exit_code)
             sent = self.online and time.monotonic() - start < self._finish_timeout
         except Exception as error:
             _log.warning("W&B did not finish (%s); metrics.jsonl is complete", first_line(error))
         if not sent:
             _log.info("to send this run to W&B: wandb sync %s", Path(run.dir).parent)
+
+    def _hand_in(self, run: Any) -> None:
+        """Give W&B what is left of a finished run, if there is a result yet."""
+        try:
+            if result := read_json(self.folder / "result.json"):
+                _hand_in(_import_wandb(), run, self.folder, result, self.artifact)
+        except Exception as error:
+            _log.warning("W&B did not take the result (%s): it is in %s", first_line(error), self.folder)
 
     def _start(self, wandb: ModuleType, mode: str, resume: bool, arguments: dict[str, Any]) -> None:
         """Set `run`; an online run that cannot start becomes an offline one in the same process.
@@ -152,6 +169,34 @@ def _axes(run: Any) -> None:
     run.define_metric("step")
     run.define_metric("step/*", step_metric="step")
     run.define_metric("*", step_metric="epoch")
+
+
+def _hand_in(wandb: ModuleType, run: Any, folder: Path, result: Mapping[str, Any], artifact: bool) -> None:
+    """The final table, one row of all that result.json holds in single values; and the student's weights."""
+    skipped = ("command", "files/", "versions/")
+    values = {name: value for name, value in _flat(result, "").items() if not name.startswith(skipped)}
+    single = {name: value for name, value in values.items() if isinstance(value, (bool, int, float, str))}
+    run.log({"result": wandb.Table(columns=list(single), data=[list(single.values())])})
+    if not artifact:
+        return
+    student = wandb.Artifact(f"student-{run.id}", type="model", metadata=single)
+    for name in ("student.safetensors", "best.safetensors"):
+        if (folder / name).exists():
+            student.add_file(str(folder / name))
+    run.log_artifact(student)
+
+
+@contextmanager
+def outside_sweep() -> Iterator[None]:
+    """Runs in here are none of the W&B sweep whose agent started this process: the teachers of the run it asked for."""
+    names = [name for name in SWEEP if name in os.environ] if "WANDB_SWEEP_ID" in os.environ else []
+    hidden = {name: os.environ.pop(name) for name in names}
+    try:
+        yield
+    finally:
+        os.environ.update(hidden)
+        if hidden and "wandb" in sys.modules:
+            sys.modules["wandb"].teardown()  # or it would go by the environment that it saw first
 
 
 def _flat(row: Mapping[str, Any], prefix: str) -> dict[str, Any]:

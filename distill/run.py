@@ -23,6 +23,7 @@ from distill.evaluate import accuracy
 from distill.fit import Fit
 from distill.fit_state import Options
 from distill.method import Method, Source
+from distill.mirror import outside_sweep
 from distill.models import FeatureNet, build
 from distill.models.quant import quantize_as
 from distill.result import describe, finish, stored_result
@@ -115,7 +116,8 @@ class Experiment:
             self.watch.tracker = make_tracker(cfg, folder, resumed, teacher)
 
     def _get_teachers(self) -> list[Teacher]:
-        return get_teachers(self.cfg, self.data, self.device, train=partial(run, table=False))
+        with outside_sweep():
+            return get_teachers(self.cfg, self.data, self.device, train=partial(run, table=False))
 
     def _hasten(self, batch: int, like: Experiment | None) -> None:
         """Fold and cast the teachers; compile teachers and trained nets where the run is long enough to pay for it."""

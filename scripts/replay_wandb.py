@@ -22,7 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not runs:
         print(f"no finished run (one with a result.json) below {', '.join(map(str, args.folders))}")
         return 1
-    tracking = {"mode": args.mode, "project": args.project, "entity": args.entity}
+    tracking = {"mode": args.mode, "project": args.project, "entity": args.entity, "artifact": args.artifact}
     sent = [_send(run, tracking) for run in runs]
     print(f"{sum(sent)} of {len(runs)} runs {'sent' if args.mode == 'online' else 'written'}")
     return 0 if all(sent) else 1
@@ -34,6 +34,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("folders", nargs="+", type=Path, help="runs, or folders above runs")
     parser.add_argument("--project", default="distill")
     parser.add_argument("--entity")
+    parser.add_argument("--artifact", action="store_true", help="send the students' weights too")
     parser.add_argument("--mode", choices=("online", "offline"), default="online")
     return parser
 
@@ -44,7 +45,7 @@ def _finished(folder: Path) -> Iterator[Path]:
             yield path.parent
 
 
-def _send(run: Path, tracking: dict[str, str | None]) -> bool:
+def _send(run: Path, tracking: dict[str, str | bool | None]) -> bool:
     known, result = read_json(run / "tracking.json", {}), read_json(run / "result.json", {})
     mirror = Mirror(run, tracking, known["config"], known["identity"])
     if mirror.run is None or mirror.online != (tracking["mode"] == "online"):
