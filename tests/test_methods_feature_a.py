@@ -106,7 +106,7 @@ def test_at_is_the_mean_squared_gap_of_unit_attention_maps() -> None:
 
 
 def test_at_takes_every_stage_and_not_the_stem() -> None:
-    method, batch = made("at"), first_batch()
+    method, batch = made("at", "method.weight=1000"), first_batch()
     method.eval()
     student, teacher = method.student(batch.images), method.teach(batch)
     student.stem = teacher.stem = None

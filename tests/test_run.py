@@ -83,7 +83,7 @@ def test_the_teacher_is_an_ordinary_run_and_trained_once(shared: Path) -> None:
         == run(cfg, small(shared, "method=kd")[1])["teacher_accuracy"]
     )
     assert (folder / "DONE").stat().st_mtime_ns == stamp
-    alone, alone_folder = small(shared, "method=none", "student=resnet14", "seed=0")
+    alone, alone_folder = small(shared, "method=none", "student=resnet14", "seed=0", "dataset.fraction=1.0")
     assert alone_folder == folder, "method=none with the same net, data and seed is the teacher's run"
 
 
