@@ -53,11 +53,14 @@ def finished(folder: Path, **result: Any) -> None:
     (folder / "DONE").touch()
 
 
-def cut_off(folder: Path, epochs: int) -> None:
+def cut_off(folder: Path, epochs: int, **more: Any) -> None:
     """A folder as a run of 4 epochs leaves it that was cut off after some."""
     (folder / "checkpoints").mkdir(parents=True)
     (folder / "checkpoints" / "step-000000007.ckpt").touch()
-    rows = [{"kind": "epoch", "phase": "distill", "epoch": k + 1, "epochs": 4, "step": k} for k in range(epochs)]
+    rows = [
+        {"kind": "epoch", "phase": "distill", "epoch": k + 1, "epochs": 4, "step": 3 * (k + 1), **more}
+        for k in range(epochs)
+    ]
     text = "".join(json.dumps(row) + "\n" for row in rows)
     (folder / "metrics.jsonl").write_text(text + '{"kind": "step", "epo')
 
@@ -80,6 +83,21 @@ def test_states_and_times(capsys: pytest.CaptureFixture[str]) -> None:
                          "  3 to run: about 5:00"]  # fmt: skip
     assert "Time left, one run after the other: about 7:05" in out and out[-1] == "Measured on cpu: test."
     assert not at1.exists()
+
+
+def test_a_run_that_was_cut_off_tells_its_own_speed(capsys: pytest.CaptureFixture[str]) -> None:
+    words = [*TINY, "method=kd", "schedule.batch_size=64"]
+    (folder,) = folders(*words)
+    cut_off(folder, 3, images_per_second=6.4)
+    out = lines(capsys, *words)  # an epoch of 3 steps of 64 images is left
+    assert out[0].startswith("cut off at epoch 3 of 4 ") and "~0:30 (measured, the run itself)" in out[0]
+
+
+def test_phases_are_told(capsys: pytest.CaptureFixture[str]) -> None:
+    words = [*TINY, "method=ft", "schedule.init_epochs=2"]
+    (folder,) = folders(*words)
+    cut_off(folder, 1, phase="paraphraser", epochs=2)
+    assert "cut off at epoch 1 of 2 of phase paraphraser" in lines(capsys, *words)[0]
 
 
 def test_teachers_that_would_be_trained_are_listed_before_their_first_student(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 from omegaconf import DictConfig
@@ -83,27 +84,27 @@ def _item(name: str, cfg: DictConfig, speeds: Speeds, teacher: bool = False) -> 
     folder = _folder(cfg)
     if is_done(folder):
         return Item(name, folder, DONE, teacher=teacher)
-    whole = speeds.estimate(cfg)
-    state, more, share = TO_RUN, "", 0.0
+    state, more, left = TO_RUN, "", speeds.estimate(cfg)
     if any((folder / "checkpoints").glob("*.ckpt")):
-        state, more, share = CUT_OFF, *_progress(folder, cfg)
+        state, more, left = CUT_OFF, *_progress(finished_epochs(folder), cfg, left)
     if _locked(folder):
         state = RUNNING
-    left = Estimate(None if whole.seconds is None else whole.seconds * (1 - share), whole.source)
     return Item(name, folder, state, more, left, teacher)
 
 
-def _progress(folder: Path, cfg: DictConfig) -> tuple[str, float]:
-    """Where a run was cut off, in words, and the share of its epochs that is behind it."""
-    rows = finished_epochs(folder)
+def _progress(rows: list[dict[str, Any]], cfg: DictConfig, whole: Estimate) -> tuple[str, Estimate]:
+    """Where a run was cut off, in words, and the time that is left of the whole, or by its own speed so far."""
     epochs = int(config.plain(cfg, "schedule.epochs"))
     if not rows:
-        return f"at epoch 0 of {epochs}", 0.0
-    first = rows[0].get("epochs", epochs) if rows[0].get("phase") != rows[-1].get("phase") else 0
-    last = rows[-1]
-    phase = f" of phase {last['phase']}" if first or last.get("epochs") != epochs else ""
-    total = epochs + (int(first) if first else 0)
-    return f"at epoch {last['epoch']} of {last.get('epochs', epochs)}{phase}", min(len(rows) / max(total, 1), 1.0)
+        return f"at epoch 0 of {epochs}", whole
+    last, phases = rows[-1], {row.get("phase"): int(row.get("epochs", epochs)) for row in rows}
+    total = max(sum(phases.values()), epochs)
+    phase = f" of phase {last.get('phase')}" if phases != {last.get("phase"): epochs} else ""
+    words, share = f"at epoch {last.get('epoch')} of {last.get('epochs', epochs)}{phase}", len(rows) / total
+    if rate := last.get("images_per_second"):
+        images = float(last["step"]) * int(config.plain(cfg, "schedule.batch_size"))
+        return words, Estimate(images / rate * (1 / share - 1), "measured, the run itself")
+    return words, Estimate(None if whole.seconds is None else whole.seconds * (1 - share), whole.source)
 
 
 def _teachers(cfg: DictConfig) -> Iterator[DictConfig]:
