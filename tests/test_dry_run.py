@@ -53,13 +53,13 @@ def finished(folder: Path, **result: Any) -> None:
     (folder / "DONE").touch()
 
 
-def cut_off(folder: Path, epochs: int, **more: Any) -> None:
+def cut_off(folder: Path, ended: int, **more: Any) -> None:
     """A folder as a run of 4 epochs leaves it that was cut off after some."""
     (folder / "checkpoints").mkdir(parents=True)
     (folder / "checkpoints" / "step-000000007.ckpt").touch()
     rows = [
         {"kind": "epoch", "phase": "distill", "epoch": k + 1, "epochs": 4, "step": 3 * (k + 1), **more}
-        for k in range(epochs)
+        for k in range(ended)
     ]
     text = "".join(json.dumps(row) + "\n" for row in rows)
     (folder / "metrics.jsonl").write_text(text + '{"kind": "step", "epo')
