@@ -35,6 +35,7 @@ readme: $(STAMP)  ## write the table of methods into the README
 
 schemes: $(STAMP)  ## one experiment of every family beyond one frozen teacher, on the digits (about half an hour)
 	@for name in $(SCHEMES); do echo "== $$name"; $(BIN)/python -m distill experiment=$$name $(ARGS) || exit $$?; done
+	$(BIN)/python scripts/gan_distill.py
 	$(BIN)/python -m distill.report outputs
 
 bench: $(STAMP)  ## time the loop against bare loops: make bench DEVICE=cuda ARGS="--methods kd,crd"

@@ -12,20 +12,29 @@ import pytest
 import torch
 
 from distill import parallel
-from distill.method import Batch
+from distill.data import Data
+from distill.method import Batch, Method
 from tests import tiny
 
 SMALL_VIT = {"patch_size": 4, "embed_dim": 32, "depth": 4, "num_heads": 2}  # no BatchNorm
 
 
+def build(method: str, data: Data) -> Method:
+    torch.manual_seed(7)
+    return tiny.make(method, tiny.net("vit_tiny_patch16_224", 1, **SMALL_VIT), tiny.net("cifar_resnet8", 2), data)
+
+
 def train(method: str, folder: Path) -> dict:
-    """Train two epochs of the tiny images; returns the rows, and what the method's buffers add up to."""
+    """Train two epochs of the tiny images; returns the rows, and what the method's buffers add up to.
+
+    SP stands still, so that its loss on the parts of each batch can be computed beside it.
+    """
     torch.set_num_threads(1)
     parallel.start("cpu")
     data = tiny.tiny_data()
-    torch.manual_seed(7)
-    made = tiny.make(method, tiny.net("vit_tiny_patch16_224", 1, **SMALL_VIT), tiny.net("cifar_resnet8", 2), data)
+    made = build(method, data)
     fit = tiny.fit(made, data, folder)
+    fit.schedule["lr"] = 0.0 if method == "sp" else fit.schedule["lr"]
     for _ in fit.steps():
         pass
     banks = {name: value.double().sum().item() for name, value in made.named_buffers() if "memory" in name}
@@ -66,6 +75,19 @@ def test_two_processes_give_the_losses_of_one(tmp_path: Path) -> None:
         assert both == pytest.approx(one, rel=2e-4)
     assert first["weights"] == second["weights"], "both processes hold the same student"
     assert first["weights"] == pytest.approx(whole["weights"], rel=1e-3, abs=1e-4)
+
+
+def test_losses_between_samples_see_each_processes_own_part(tmp_path: Path) -> None:
+    first, second = two("sp", tmp_path)
+    data = tiny.tiny_data()
+    method = build("sp", data).train()
+    parts = whole = 0.0
+    for batch in data.source(batch_size=8, seed=1).epoch(1):
+        whole += method.loss(batch)["sp"].item() * len(batch.labels) / tiny.IMAGES
+        for part in (parallel.part(batch, k, 2) for k in range(2)):
+            parts += method.loss(part)["sp"].item() * len(part.labels) / tiny.IMAGES
+    assert first["rows"][0]["sp"] == pytest.approx(parts, rel=1e-4) == second["rows"][0]["sp"]
+    assert parts != pytest.approx(whole, rel=0.05), "relations across the parts are not seen"
 
 
 def test_banks_are_kept_equal(tmp_path: Path) -> None:
