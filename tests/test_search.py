@@ -186,6 +186,20 @@ def test_a_kill_costs_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert "0 of 1 trials so far" not in capsys.readouterr().out
 
 
+def test_an_epoch_that_is_run_again_after_a_kill_is_reported_once() -> None:
+    reported: list[tuple[float, int]] = []
+
+    class Trial:
+        def report(self, value: float, step: int) -> None:
+            reported.append((value, step))
+
+    judge = trial.Judge(Trial())
+    hint = {"phase": "hint", "epoch": 1, "test_accuracy": None}
+    rows = [{"phase": "distill", "epoch": epoch, "test_accuracy": 50.0 + epoch} for epoch in (1, 2, 2, 3)]
+    assert [judge._report(row) for row in [hint, *rows]] == [False, True, True, False, True]
+    assert reported == [(51.0, 1), (52.0, 2), (53.0, 3)]
+
+
 def test_two_workers_share_the_trials(tmp_path: Path) -> None:
     words = [*TINY, *SPACE, "--trials", "4", "--storage", "sqlite:///w.db"]
     env = os.environ | {"PYTHONPATH": str(REPO), "OMP_NUM_THREADS": "1"}

@@ -60,7 +60,8 @@ class Judge:
 
     def __init__(self, trial: optuna.Trial) -> None:
         self.trial = trial
-        self.bad, self.evaluated = False, 0
+        self.bad = False
+        self._seen: set[tuple[str, int]] = set()
 
     def recall(self, folder: Path) -> None:
         """Report the epochs that the run had before, all of them where it is done."""
@@ -74,10 +75,12 @@ class Judge:
             self.bad = self.trial.should_prune()
 
     def _report(self, row: dict[str, Any]) -> bool:
-        if row.get("test_accuracy") is None:  # phases in which it means nothing
+        """Report an epoch once: one that was logged right before a kill is run, and logged, again."""
+        where = (row["phase"], row["epoch"])
+        if row.get("test_accuracy") is None or where in self._seen:  # None: phases in which it means nothing
             return False
-        self.evaluated += 1
-        self.trial.report(row["test_accuracy"], self.evaluated)
+        self._seen.add(where)
+        self.trial.report(row["test_accuracy"], len(self._seen))
         return True
 
     def begin_epoch(self, fit: Fit, phase: Phase, steps: int) -> None:
