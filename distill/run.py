@@ -88,13 +88,11 @@ class Experiment:
         self.teachers: list[Teacher] = like.teachers if like else self._get_teachers()
         runtime.seed_everything(int(cfg.seed))
         self.method = make_method(cfg, self.data, self.teachers, self.device)
-        if parallel.rank() > 0:
-            torch.manual_seed(
-                int(cfg.seed) + 7919 * parallel.rank()
-            )  # other negatives and noise than the first process
+        if parallel.rank() > 0:  # other negatives and noise than the first process
+            torch.manual_seed(int(cfg.seed) + 7919 * parallel.rank())
         schedule = resolve(make_schedule(cfg), self.data.info.num_train, self.data.info.size)
         batch = int(schedule["batch_size"])
-        self._hasten(batch, like)
+        self._hasten(batch, int(schedule["epochs"]), like)
         mixup = {"mixup": float(schedule["mixup"])} if schedule.get("mixup") else {}
         self.source: Source = like.source if like else self.data.source(batch_size=batch, seed=int(cfg.seed), **mixup)
         autocast = partial(runtime.autocast, self.device, self.precision)
@@ -119,9 +117,9 @@ class Experiment:
         with outside_sweep():
             return get_teachers(self.cfg, self.data, self.device, train=partial(run, table=False))
 
-    def _hasten(self, batch: int, like: Experiment | None) -> None:
+    def _hasten(self, batch: int, epochs: int, like: Experiment | None) -> None:
         """Fold and cast the teachers; compile teachers and trained nets where the run is long enough to pay for it."""
-        steps = -(-self.data.info.num_train // batch) * int(self.cfg.schedule.epochs)
+        steps = -(-self.data.info.num_train // batch) * epochs
         compiling, why = why_compile(self.cfg.compile, steps, self.device)
         if not like:
             log.info("%s: %s", "compiling the nets" if compiling else "nets run eagerly", why)

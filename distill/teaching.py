@@ -20,9 +20,8 @@ class Prepared:
         self.copies = {id(net): fold_batchnorm(net) for net in teachers}
         self._originals = teachers  # keeps the ids from being given to others
         self.half = dtype is not torch.float32
-        for net, copy in zip(teachers, self.copies.values(), strict=True):
-            if self.half and copy is not net:
-                half_weights(copy, dtype)
+        for copy in self.copies.values() if self.half else ():
+            half_weights(copy, dtype)
 
     def __call__(self, teacher: FeatureNet, batch: Batch) -> Outputs:
         if self.half and not torch.is_autocast_enabled(batch.images.device.type):
