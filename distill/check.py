@@ -52,6 +52,7 @@ RULES: dict[str, Rule] = {
     "schedule.optimizer.weight_decay": _NOT_NEGATIVE,
     "student.lr_scale": _POSITIVE,
     "teacher.seed": _NOT_NEGATIVE,
+    "teacher.cache": _one_of("auto", "off", "false", "logits", "embedding"),
     "method.ce": _NOT_NEGATIVE,
     "method.kd": _NOT_NEGATIVE,
     "method.weight": _NOT_NEGATIVE,

@@ -124,6 +124,11 @@ def has_teacher(cfg: DictConfig) -> bool:
     return OmegaConf.select(cfg, "method.about.teachers", default=1) not in (0, "0")
 
 
+def reads(cfg: DictConfig) -> set[str]:
+    """What the method reads of its teachers' outputs (method.about.taps); nothing where it loads none."""
+    return set(OmegaConf.select(cfg, "method.about.taps", default=None) or ()) if has_teacher(cfg) else set()
+
+
 def teacher_specs(cfg: DictConfig) -> list[Spec]:
     """The run's teachers, each as a plain node; none for a method that loads none. Raises ValueError."""
     return expand(plain(cfg, "teacher") or {}, _teacher_node) if has_teacher(cfg) else []

@@ -6,7 +6,7 @@ Shape letters: B batch, K classes, D embedding width, C channels, H W map size, 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
@@ -33,11 +33,23 @@ class Batch:
     index: Tensor  # [B] int64, positions in the training set
     views: dict[str, Tensor] = field(default_factory=dict)  # other views of the same images, such as "teacher"
     targets: Tensor | None = None  # [B,K] labels as probabilities, where images are mixed
-    view: Tensor | None = None  # [B] int64, which of the finitely many crops and flips this is (teacher cache)
+    view: Tensor | None = None  # [B] int64, which of the finitely many crops and flips of image `index` this is
     epoch: int = 1  # 1-based
     step: int = 0  # 0-based, in the epoch
     weight: float = 1.0  # its share of the whole batch, where several processes take a part each
     logits: Tensor | None = None  # [B,K] the student's, left here by Method.loss for the running accuracy
+
+    def only(self, rows: Any) -> Batch:
+        """The samples that an index of the first dimension, such as a slice or a mask [B], takes out."""
+        return replace(
+            self,
+            images=self.images[rows],
+            labels=self.labels[rows],
+            index=self.index[rows],
+            views={name: view[rows] for name, view in self.views.items()},
+            targets=None if self.targets is None else self.targets[rows],
+            view=None if self.view is None else self.view[rows],
+        )
 
 
 Consult = Callable[["FeatureNet", Batch], "Outputs"]

@@ -13,7 +13,6 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -79,12 +78,7 @@ def part(batch: Batch, number: int, count: int) -> Batch:
     total = len(batch.labels)
     if total < count:
         raise ValueError(f"a batch of {total} images cannot be shared by {count} processes: raise schedule.batch_size.")
-    mine = slice(number, None, count)
-    views = {name: view[mine] for name, view in batch.views.items()}
-    seen = None if batch.view is None else batch.view[mine]
-    cut = replace(
-        batch, images=batch.images[mine], labels=batch.labels[mine], index=batch.index[mine], views=views, view=seen
-    )
+    cut = batch.only(slice(number, None, count))
     cut.weight = len(cut.labels) / total
     return cut
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -29,6 +29,7 @@ from distill.models.quant import quantize_as
 from distill.result import describe, finish, stored_result
 from distill.signals import StopSignals
 from distill.speed import compile_forward, why_compile
+from distill.teacher_cache import Cached, cached
 from distill.teachers import Teacher, get_teachers
 from distill.teaching import Prepared
 from distill.watch import Nobody, Watch, make_tracker
@@ -66,6 +67,7 @@ class Experiment:
     """A run with its data, nets and loop built, and its state restored.
 
     like: a run on the same data, batches and teachers, which are then shared instead of loaded again.
+    reads: what of its teachers' outputs it and the runs like it read; default: what its own method does.
     quiet: no progress on the terminal, for runs side by side.
     """
 
@@ -76,6 +78,7 @@ class Experiment:
         stop: StopSignals,
         *,
         like: Experiment | None = None,
+        reads: Collection[str] | None = None,
         quiet: bool | None = None,
     ) -> None:
         self.cfg, self.folder, self.started = cfg, folder, time.time()
@@ -92,8 +95,11 @@ class Experiment:
             torch.manual_seed(int(cfg.seed) + 7919 * parallel.rank())
         schedule = resolve(make_schedule(cfg), self.data.info.num_train, self.data.info.size)
         batch = int(schedule["batch_size"])
-        self._hasten(batch, int(schedule["epochs"]), like)
         mixup = {"mixup": float(schedule["mixup"])} if schedule.get("mixup") else {}
+        self._hasten(batch, int(schedule["epochs"]), like)
+        self.cache: Cached | None = like.cache if like else None
+        if self.teachers and not like:
+            self._remember(config.reads(cfg) if reads is None else reads, bool(mixup))
         self.source: Source = like.source if like else self.data.source(batch_size=batch, seed=int(cfg.seed), **mixup)
         autocast = partial(runtime.autocast, self.device, self.precision)
         options = Options(autocast, self.precision == "fp16", int(cfg.log_every), 60 * float(cfg.save_minutes))
@@ -132,6 +138,22 @@ class Experiment:
             self.method.consult = prepared
         for net in nets if compiling else ():
             compile_forward(net, batch)
+        self.compiled = compiling
+
+    def _remember(self, reads: Collection[str], mixup: bool) -> None:
+        """Put the teacher's cache in front of it, where there is to be one."""
+        self.cache = cached(
+            self.cfg.teacher.get("cache"),
+            self.method.consult,
+            [teacher.net for teacher in self.teachers],
+            self.data,
+            reads=reads,
+            precision=self.precision,
+            folder=Path(str(self.cfg.output)) / self.data.info.name / "teachers",
+            compiled=self.compiled,
+            mixup=mixup,
+        )
+        self.method.consult = self.cache or self.method.consult
 
     @contextmanager
     def logged(self) -> Iterator[None]:
@@ -150,7 +172,9 @@ class Experiment:
         if parallel.rank() > 0:
             return {}
         result = describe(self.cfg, self.folder, self.data, self.teachers, self.method, self.fit)
-        result |= {"seconds": time.time() - self.started, "precision": self.precision, **runtime.describe(self.device)}
+        found = self.cache.share_found() if self.cache else None
+        result |= {"teacher_cache_found": found, "precision": self.precision, **runtime.describe(self.device)}
+        result["seconds"] = time.time() - self.started
         return finish(self.folder, result, self.method, self.fit)
 
 

@@ -13,6 +13,7 @@ from typing import Any
 Spec = dict[str, Any]
 Load = Callable[[str], Spec]
 SEVERAL = ("models", "seeds", "chain")
+OF_THE_RUN = ("cache",)  # how the run asks its teachers, which changes no teacher
 KINDS = ("auto", "pretrained", "none")
 
 
@@ -22,7 +23,7 @@ def expand(teacher: Mapping[str, Any], load: Load) -> list[Spec]:
     One that ends a chain has the names before it under `chain`. Raises ValueError for lists that are none, are
     empty, do not go together, or meet weights from a file.
     """
-    own = {key: value for key, value in teacher.items() if key not in SEVERAL}
+    own = {key: value for key, value in teacher.items() if key not in (*SEVERAL, *OF_THE_RUN)}
     models, seeds, chain = (_listed(teacher, key) for key in SEVERAL)
     if chain and (models or seeds):
         raise ValueError("teacher.chain ends in one teacher: give it without teacher.models and teacher.seeds")

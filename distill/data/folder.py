@@ -45,6 +45,11 @@ class FolderData(Data):
     train: FolderSplit  # type: ignore[assignment]
     test: FolderSplit  # type: ignore[assignment]
 
+    @property
+    def view_count(self) -> None:
+        """Random resized crops are without number."""
+        return None
+
     def source(self, batch_size: int, seed: int, **options: Any) -> FolderSource:  # type: ignore[override]
         return FolderSource(
             self.train,

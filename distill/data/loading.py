@@ -32,6 +32,11 @@ class Data:
     flip: bool = True
     views: Views | None = None
 
+    @property
+    def view_count(self) -> int | None:
+        """How many crops and flips of an image there are, which Batch.view numbers."""
+        return 2 * (2 * self.pad + 1) ** 2
+
     def source(self, batch_size: int, seed: int, **options: Any) -> ArraySource:
         """Augmented training batches; options are those of ArraySource."""
         return ArraySource(

@@ -1,6 +1,7 @@
 """FeatureNet: any classifier in timm's contract, with the maps that distillation reads."""
 
 import copy
+import hashlib
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
@@ -170,6 +171,14 @@ class FeatureNet(nn.Module):
         device = next(self.parameters()).device
         self.input_scale = (std / new_std).float().to(device)
         self.input_shift = ((mean - new_mean) / new_std).float().to(device)
+
+    def fingerprint(self) -> str:
+        """A hash of the weights, their names and the input's renormalisation: nets that compute the same share it."""
+        digest = hashlib.sha256(self.name.encode())
+        for name, tensor in (*self.model.state_dict().items(), *self.named_buffers()):
+            digest.update(name.encode())
+            digest.update(tensor.detach().double().cpu().numpy().tobytes())
+        return digest.hexdigest()
 
     def params(self) -> int:
         """Number of parameters of the model."""

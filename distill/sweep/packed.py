@@ -6,7 +6,7 @@ import json
 import logging
 import os
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -53,13 +53,15 @@ def packs(jobs: Sequence[tuple[Job, DictConfig]]) -> list[list[tuple[Job, DictCo
 class Member:
     """One run of a pack. Its random numbers are its own: what the others draw does not reach it."""
 
-    def __init__(self, job: Job, cfg: DictConfig, stop: StopSignals, like: Experiment | None) -> None:
+    def __init__(
+        self, job: Job, cfg: DictConfig, stop: StopSignals, like: Experiment | None, reads: Collection[str]
+    ) -> None:
         self.job, self.exits = job, ExitStack()
         job.start()
         with self.exits:
             check(cfg)
             self.exits.enter_context(only_here(job.folder))
-            self.experiment = Experiment(cfg, job.folder, stop, like=like, quiet=True)
+            self.experiment = Experiment(cfg, job.folder, stop, like=like, reads=reads, quiet=True)
             if like is None:
                 share(self.experiment)
             self.exits.enter_context(self.experiment.logged())
@@ -93,6 +95,7 @@ class Pack:
 
     def __init__(self, sweep: Sweep, jobs: Sequence[tuple[Job, DictConfig]], most: int | None) -> None:
         self.sweep, self.waiting, self.most = sweep, list(jobs), most
+        self.reads = set().union(*(config.reads(cfg) for _, cfg in jobs))
 
     def run(self, stop: StopSignals) -> None:
         """Run all jobs to their ends. A member that fails is dropped and reported; the others go on."""
@@ -110,7 +113,7 @@ class Pack:
                 break
             job, cfg = self.waiting.pop(0)
             try:
-                member = Member(job, cfg, stop, members[0].experiment if members else None)
+                member = Member(job, cfg, stop, members[0].experiment if members else None, self.reads)
                 if self.most is None and not self._step(member):  # a step shows what a run needs
                     continue
                 members.append(member)
