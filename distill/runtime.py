@@ -71,6 +71,11 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager[Any
     return torch.autocast(device.type, dtype=DTYPES[precision] if enabled else None, enabled=enabled)
 
 
+def sent(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Return the host's tensor on the device; from pinned memory, since a plain copy waits for all that is queued."""
+    return (tensor.pin_memory() if device.type == "cuda" else tensor).to(device, non_blocking=True)
+
+
 def seed_everything(seed: int) -> None:
     """Seed torch (all devices), numpy and random."""
     random.seed(seed)

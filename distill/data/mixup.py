@@ -7,6 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from distill.method import Batch
+from distill.runtime import sent
 
 STREAM = 0x31  # tells these generators' keys from those of crops and flips
 
@@ -21,7 +22,7 @@ def mix(batch: Batch, alpha: float, num_classes: int, generator: torch.Generator
     random = np.random.RandomState(int(torch.randint(2**31, (), generator=generator)))
     share = random.beta(alpha, alpha)
     share = max(share, 1 - share)
-    other = torch.randperm(len(batch.labels), generator=generator).to(batch.labels.device)
+    other = sent(torch.randperm(len(batch.labels), generator=generator), batch.labels.device)
     batch.images = batch.images.lerp(batch.images[other], 1 - share)
     batch.views = {name: view.lerp(view[other], 1 - share) for name, view in batch.views.items()}
     classes = F.one_hot(batch.labels, num_classes).to(batch.images.dtype)

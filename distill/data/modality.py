@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import torch
@@ -26,9 +26,19 @@ WHITE = (0.95047, 1.0, 1.08883)  # D65, 2 degrees
 KNOWN = "gray, L, ab, low-<pixels> or depth"
 
 
+def constant(values: Any, like: Tensor) -> Tensor:
+    """A number, or nested tuples of them, as a tensor beside `like`; it is not to be written to."""
+    return _constant(values, like.dtype, like.device)
+
+
+@cache
+def _constant(values: Any, dtype: torch.dtype, device: torch.device) -> Tensor:
+    return torch.tensor(values, dtype=dtype, device=device)  # once: a copy to the device waits for it
+
+
 def to_gray(rgb: Tensor) -> Tensor:
     """Luma [B,1,H,W] of images [B,3,H,W] in 0..1."""
-    return (rgb * rgb.new_tensor(LUMA).view(1, 3, 1, 1)).sum(1, keepdim=True)
+    return (rgb * constant(LUMA, rgb).view(1, 3, 1, 1)).sum(1, keepdim=True)
 
 
 def to_lab(rgb: Tensor) -> Tensor:
@@ -37,8 +47,8 @@ def to_lab(rgb: Tensor) -> Tensor:
     Exact by IEC 61966-2-1 (linear light) and CIE 15 (cube root, linear below (6/29)^3).
     """
     linear = torch.where(rgb <= 0.04045, rgb / 12.92, ((rgb.clamp(min=0) + 0.055) / 1.055) ** 2.4)
-    xyz = torch.einsum("ij,bjhw->bihw", linear.new_tensor(XYZ), linear)
-    t = xyz / xyz.new_tensor(WHITE).view(1, 3, 1, 1)
+    xyz = torch.einsum("ij,bjhw->bihw", constant(XYZ, linear), linear)
+    t = xyz / constant(WHITE, xyz).view(1, 3, 1, 1)
     f = torch.where(t > (6 / 29) ** 3, t.clamp(min=1e-9) ** (1 / 3), t / (3 * (6 / 29) ** 2) + 4 / 29)
     x, y, z = f.unbind(1)
     return torch.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], 1)
@@ -65,10 +75,9 @@ class View:
 
     def __call__(self, pixels: Tensor) -> Tensor:
         """uint8 pixels [B,S,S,P] to normalised images [B,C,S,S] in channels_last memory."""
-        full = torch.tensor(255.0, device=pixels.device)
-        seen = self.convert((pixels.float() / full).permute(0, 3, 1, 2))
-        shape = (1, len(self.mean), 1, 1)
-        mean, std = (torch.tensor(v, device=pixels.device).view(shape) for v in (self.mean, self.std))
+        pixels = pixels.float()
+        seen = self.convert((pixels / constant(255.0, pixels)).permute(0, 3, 1, 2))
+        mean, std = (constant(v, pixels).view(1, -1, 1, 1) for v in (self.mean, self.std))
         return ((seen - mean) / std).contiguous(memory_format=torch.channels_last)
 
     def describe(self, base: DataInfo) -> DataInfo:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from distill.data.arrays import seeded
 from distill.method import Batch
+from distill.runtime import sent
 
 STREAM = 0xD5  # tells these generators' keys from those of the sources that read images
 
@@ -33,8 +34,8 @@ class NoiseSource:
             noise = torch.randn(self.batch_size, self.latent, generator=generator)
             labels = torch.randint(self.num_classes, (self.batch_size,), generator=generator)
             yield Batch(
-                images=noise.to(self.device),
-                labels=labels.to(self.device),
+                images=sent(noise, self.device),
+                labels=sent(labels, self.device),
                 index=torch.arange(self.batch_size, device=self.device),
                 epoch=epoch,
                 step=step,

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from distill.data.arrays import ArraySource, seeded
 from distill.method import Batch
@@ -80,8 +81,19 @@ def warp(images: Tensor, matrices: Tensor) -> Tensor:
     return (picked * inside[:, None]).view_as(images)
 
 
+def sharpen(images: Tensor, factor: float) -> Tensor:
+    """torchvision's adjust_sharpness of uint8 images [n,C,H,W], whose kernel would be copied from the host."""
+    kernel = torch.full((images.shape[1], 1, 3, 3), 1 / 13, device=images.device)
+    kernel[:, :, 1, 1] = 5 / 13
+    made = images.float()
+    blurred = F.conv2d(made, kernel, groups=images.shape[1]).round_()
+    inner = made[:, :, 1:-1, 1:-1]  # a view: the border stays as it is
+    inner.add_(blurred.sub_(inner), alpha=1 - factor)
+    return made.clamp_(0, 255).to(images.dtype)
+
+
 def colour(name: str, level: int, sign: int) -> Callable[[Tensor], Tensor]:
-    """Return what an operation does to uint8 images [n,C,H,W]; torchvision's own, which ask nothing of the
+    """Return what an operation does to uint8 images [n,C,H,W]: torchvision's own where it does not wait for the
     device.
     """
     from torchvision.transforms.v2 import functional as tv
@@ -91,7 +103,7 @@ def colour(name: str, level: int, sign: int) -> Callable[[Tensor], Tensor]:
         "Brightness": partial(tv.adjust_brightness, brightness_factor=factor),
         "Color": partial(tv.adjust_saturation, saturation_factor=factor),
         "Contrast": partial(tv.adjust_contrast, contrast_factor=factor),
-        "Sharpness": partial(tv.adjust_sharpness, sharpness_factor=factor),
+        "Sharpness": partial(sharpen, factor=factor),
         "Posterize": partial(tv.posterize, bits=8 - round(level * 4 / 9)),
         "Solarize": partial(tv.solarize, threshold=255 * (1 - level / 9)),
         "AutoContrast": tv.autocontrast,

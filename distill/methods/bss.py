@@ -39,7 +39,8 @@ def support(net: FeatureNet, images: Tensor, target: Tensor, *, steps: int, rate
 def draw_target(teacher: Tensor) -> Tensor:
     """A class [B] for each of the logits [B,K], other than the teacher's first, drawn with the teacher's odds."""
     odds = teacher.detach().softmax(1).clamp_min(1e-12)
-    return torch.multinomial(odds.scatter(1, odds.argmax(1, keepdim=True), 0.0), 1).squeeze(1)
+    odds = odds.scatter(1, odds.argmax(1, keepdim=True), 0.0)
+    return (odds / torch.empty_like(odds).exponential_()).argmax(1)  # torch.multinomial, which waits to check the odds
 
 
 @full_precision

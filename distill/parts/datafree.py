@@ -40,7 +40,7 @@ def balance_loss(logits: Tensor, base: float | None = None) -> Tensor:
     """
     mean = logits.softmax(1).mean(0)
     entropy = -torch.xlogy(mean, mean).sum()
-    return -entropy / torch.log(entropy.new_tensor(base)) if base else -entropy
+    return -entropy / torch.log(entropy.new_full((), base)) if base else -entropy
 
 
 class BatchNormInputs:
