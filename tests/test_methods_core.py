@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from distill.data import DataInfo
 from distill.losses import kd_loss, kl_div, pool_to
 from distill.method import Batch
-from distill.methods.crd import EPS, Memory, NegativeSampler, nce_loss
+from distill.methods.crd import EPS, Memory, NegativeSampler
 from distill.methods.dml import frozen_statistics
 from distill.parts.heads import conv_regressor, stage
 from tests import tiny
@@ -116,43 +116,89 @@ def test_negatives_are_uniform_over_the_other_classes(count: int) -> None:
     assert ((others - expected) ** 2 / expected).sum() < 22.5  # chi-square with 6 degrees of freedom, p = 0.001
 
 
+def test_no_negatives_are_refused() -> None:
+    with pytest.raises(ValueError, match="method.negatives is 0"):
+        NegativeSampler(torch.arange(6), 6, 0)
+
+
 def test_one_class_has_no_negatives() -> None:
     with pytest.raises(ValueError, match="two classes"):
         NegativeSampler(torch.zeros(5, dtype=torch.int64), 2, 3)
 
 
-def slow_nce(positive: list[float], negative: list[list[float]], total: int) -> float:
-    loss = 0.0
+PAIR = ("cifar_resnet14", "cifar_resnet8")
+
+
+def slow_nce(positive: Tensor, negative: Tensor, total: int) -> Tensor:
+    """The authors' ContrastLoss on scores P [B] and [B,M], term by term."""
+    noise = negative.shape[1] / total
+    loss = torch.zeros((), dtype=positive.dtype)
     for p, row in zip(positive, negative, strict=True):
-        noise = len(row) / total
-        loss -= math.log(p / (p + noise + EPS)) + sum(math.log(noise / (n + noise + EPS)) for n in row)
+        loss = loss - torch.log(p / (p + noise + EPS)) - sum(torch.log(noise / (n + noise + EPS)) for n in row)
     return loss / len(positive)
 
 
-def test_nce_against_loops() -> None:
-    torch.manual_seed(0)
-    positive, negative = torch.rand(3, dtype=torch.float64), torch.rand(3, 11, dtype=torch.float64)
-    assert nce_loss(positive, negative, 40).item() == pytest.approx(slow_nce(positive.tolist(), negative.tolist(), 40))
+def unit(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    return nn.functional.normalize(torch.randn(*shape, dtype=dtype), dim=1)
 
 
-def test_the_whole_bank_product_equals_gathering_vectors_first() -> None:
-    """Value and gradient of the fast score against one dot product a slot, in float64; Z is set once."""
+def test_nce_on_the_whole_bank_equals_loops_over_gathered_vectors() -> None:
+    """Value and gradient against one dot product a slot, in float64, with a slot drawn twice; Z is set once."""
     torch.manual_seed(0)
     memory = Memory(30, 8).double()
-    embedding = nn.functional.normalize(torch.randn(4, 8, dtype=torch.float64), dim=1).requires_grad_()
-    slots = torch.randint(30, (4, 6))
-    fast = memory.scores(embedding, slots, 0.07)
+    embedding = unit(4, 8, dtype=torch.float64).requires_grad_()
+    slots = torch.randint(30, (4, 12))
+    slots[:, 2] = slots[:, 1]
     rows = [[torch.exp((embedding[i] * memory.bank[j]).sum() / 0.07) for j in slots[i].tolist()] for i in range(4)]
-    slow = torch.stack([torch.stack(row) for row in rows])
-    z = slow.detach().mean() * 30
-    assert torch.allclose(fast, slow / z, rtol=1e-10)
+    score = torch.stack([torch.stack(row) for row in rows])
+    z = score.detach().mean() * 30
+    slow = slow_nce(score[:, 0] / z, score[:, 1:] / z, 30)
+    fast = memory.nce_loss(embedding, slots, 0.07)
     assert memory.z.item() == pytest.approx(z.item())
-    (weights := torch.rand_like(fast))
-    fast_grad = torch.autograd.grad((fast * weights).sum(), embedding)[0]
-    slow_grad = torch.autograd.grad((slow / z * weights).sum(), embedding)[0]
-    assert torch.allclose(fast_grad, slow_grad, rtol=1e-9)
-    memory.scores(embedding.flip(0), slots, 0.07)
+    assert fast.item() == pytest.approx(slow.item(), rel=1e-10)
+    (wanted,), (found,) = (torch.autograd.grad(3 * loss, embedding) for loss in (slow, fast))
+    torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-12)
+    memory.nce_loss(embedding.flip(0), slots, 0.07)
     assert memory.z.item() == pytest.approx(z.item()), "Z belongs to the first batch"
+
+
+def test_a_bfloat16_bank_gives_loss_and_gradient_within_its_rounding() -> None:
+    torch.manual_seed(0)
+    single, half = Memory(500, 32), Memory(500, 32, "bfloat16")
+    single.bank.copy_(unit(500, 32))
+    half.bank.copy_(single.bank)
+    embedding, slots = unit(16, 32), torch.randint(500, (16, 201))
+    losses, gradients = [], []
+    for memory in (single, half):
+        leaf = embedding.clone().requires_grad_()
+        losses.append(memory.nce_loss(leaf, slots, 0.07))
+        gradients.append(torch.autograd.grad(losses[-1], leaf)[0])
+    assert gradients[1].dtype is torch.float32
+    assert losses[1].item() == pytest.approx(losses[0].item(), rel=2**-8)
+    assert 0 < (gradients[1] - gradients[0]).norm() < 2**-6 * gradients[0].norm()
+
+
+def test_a_bfloat16_bank_is_updated_in_fp32_and_kept_as_it_is() -> None:
+    torch.manual_seed(0)
+    memory, index, new = Memory(50, 8, "bfloat16"), torch.tensor([4, 7]), unit(2, 8)
+    wanted = nn.functional.normalize(0.3 * memory.bank[index].float() + 0.7 * new, dim=1).bfloat16()
+    memory.update(index, new, 0.3)
+    assert torch.equal(memory.bank[index], wanted)
+    again = Memory(50, 8, "bfloat16")
+    again.load_state_dict(memory.state_dict())
+    assert again.bank.dtype is torch.bfloat16 and torch.equal(again.bank, memory.bank)
+
+
+@pytest.mark.parametrize("name", ["crd", "crd+kd", "crd-cross-modal", "crd-ensemble"])
+def test_the_type_of_the_memory_banks_is_a_switch(name: str) -> None:
+    data = tiny.tiny_data()
+    method = tiny.seeded_method(name, data, PAIR, "method.bank=bfloat16", "method.negatives=4")
+    banks = {key: value.dtype for key, value in method.state_dict().items() if key.endswith(".bank")}
+    assert banks and set(banks.values()) == {torch.bfloat16}
+    batch = next(iter(data.source(batch_size=8, seed=1).epoch(1)))
+    assert all(loss.isfinite() for loss in method.loss(batch).values())
+    with pytest.raises(ValueError, match="method.bank=int8 .* use float32 or bfloat16"):
+        tiny.seeded_method(name, data, PAIR, "method.bank=int8")
 
 
 def test_the_bank_moves_by_its_momentum_and_stays_on_the_sphere() -> None:

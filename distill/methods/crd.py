@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,55 +13,43 @@ from torch.nn import functional as F
 
 from distill import parallel
 from distill.data import DataInfo
-from distill.losses import full_precision
 from distill.method import Batch, Losses, Method
 from distill.models import FeatureNet, Outputs
 
 EPS = 1e-7
-
-
-@full_precision
-def nce_loss(positive: Tensor, negative: Tensor, total: int) -> Tensor:
-    """Noise-contrastive loss of normalised scores (paper eq. 18-19; the authors' ContrastLoss).
-
-    positive [B] and negative [B,M] are exp(e.m / tau) / Z; the noise is uniform over `total` memory slots, so
-    h = P / (P + M/N): -(1/B) sum_i [log h(positive) + sum_m log(1 - h(negative))].
-    """
-    noise = negative.shape[1] / total
-    log_positive = torch.log(positive / (positive + noise + EPS))
-    log_negative = torch.log(noise / (negative + noise + EPS))
-    return -(log_positive.sum() + log_negative.sum()) / positive.shape[0]
+BANKS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 class NegativeSampler(nn.Module):
     """Draws, for each sample, memory slots of the other classes, uniformly.
 
     Without replacement, unless the other classes hold fewer slots than asked for (as the authors' data set does).
-    Slots are sorted by class once, so that "not this class" is a shift: position p of the complement of a class that
-    fills [first, first + size) is slot p, or p + size from `first` on. All randomness comes from torch's generators.
+    Slots are sorted by class and laid end to end twice, so that those not of a class are the N - size that follow
+    its last one. All randomness comes from torch's generators.
     """
 
-    slots: Tensor  # [N] memory slots sorted by class
+    slots: Tensor  # [2N] memory slots sorted by class, twice
     sizes: Tensor  # [K] slots of each class
-    first: Tensor  # [K] where each class begins in `slots`
+    ends: Tensor  # [K] where each class ends in `slots`
 
     def __init__(self, labels: Tensor, num_classes: int, count: int) -> None:
         super().__init__()
+        if count < 1:
+            raise ValueError(f"method.negatives is {count}: a sample is contrasted with one negative or more.")
         sizes = torch.bincount(labels, minlength=num_classes)
         if bool((sizes == len(labels)).any()):
             raise ValueError("crd needs training images of at least two classes: its negatives are of other classes.")
         self.count = count
         self.total = len(labels)
-        self.register_buffer("slots", torch.argsort(labels, stable=True), persistent=False)
+        self.register_buffer("slots", torch.argsort(labels, stable=True).repeat(2), persistent=False)
         self.register_buffer("sizes", sizes, persistent=False)
-        self.register_buffer("first", torch.cumsum(sizes, 0) - sizes, persistent=False)
+        self.register_buffer("ends", torch.cumsum(sizes, 0), persistent=False)
         self.replace = count > int((self.total - sizes).min())
 
     def forward(self, labels: Tensor) -> Tensor:
         """Return slots [B,count] whose labels differ from `labels` [B]."""
-        size, first = self.sizes[labels][:, None], self.first[labels][:, None]
-        position = self._positions(self.total - size)
-        return self.slots[position + size * (position >= first)]
+        position = self._positions(self.total - self.sizes[labels][:, None]).add_(self.ends[labels][:, None])
+        return self.slots.expand(len(labels), -1).gather(1, position)
 
     def _positions(self, limits: Tensor) -> Tensor:
         if self.replace:
@@ -77,32 +67,76 @@ class NegativeSampler(nn.Module):
         return torch.from_numpy(np.stack(rows))
 
 
+def product(a: Tensor, b: Tensor) -> Tensor:
+    """Return a @ b in a's type, computed in b's: summed in fp32, and on the CPU rounded to b's type once more."""
+    if a.dtype == b.dtype:
+        return a @ b
+    if b.is_cuda:
+        return torch.mm(a.to(b.dtype), b, out_dtype=a.dtype)
+    return (a.to(b.dtype) @ b).to(a.dtype)
+
+
+class NCE(torch.autograd.Function):
+    """Noise-contrastive loss of embeddings [B,D] and slots [B,1+M] of a bank [N,D], the positive first.
+
+    Paper eq. 18-19 as in the authors' ContrastLoss: P(m) = exp(e.m / tau) / Z, noise n = M/N uniform over the slots,
+    -(1/B) sum_i [log P/(P + n + EPS) of the positive + sum_m log n/(P + n + EPS) of the negatives]. Z is fixed by the
+    first batch: N times the mean score. With a = P / (n + EPS) a positive adds log(1 + a) - log a, a negative
+    log(1 + a) and a constant; the derivative by e.m / tau is a / (1 + a), less 1 for the positive.
+
+    One product with the whole bank and a gather give the values of gathering [B,1+M,D] vectors, at a fraction of the
+    memory traffic. Loss and gradient are computed at once, in two buffers of [B,1+M] and the product's own.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, embedding: Tensor, bank: Tensor, z: Tensor, slots: Tensor, tau: float) -> Tensor:
+        dense = product(embedding, bank.T)
+        a = dense.gather(1, slots).div_(tau).exp_()
+        z.copy_(torch.where(z > 0, z, parallel.mean(a.mean()) * len(bank)))
+        batch, negatives = len(slots), slots.shape[1] - 1
+        noise = negatives / len(bank)
+        a.div_(z * (noise + EPS))
+        buffer = a.log1p()
+        loss = (buffer.sum() - a[:, 0].log().sum()) / batch + negatives * math.log1p(EPS / noise)
+        if ctx.needs_input_grad[0]:
+            a.div_(torch.add(a, 1, out=buffer))
+            a[:, 0] -= 1
+            slope = product(dense.zero_().scatter_add_(1, slots, a), bank)
+            ctx.save_for_backward(slope.div_(tau * batch))
+        return loss
+
+    @staticmethod
+    def backward(ctx: Any, outer: Tensor) -> tuple[Tensor, None, None, None, None]:  # type: ignore[override]
+        (slope,) = ctx.saved_tensors
+        return outer * slope, None, None, None, None
+
+
 class Memory(nn.Module):
-    """One bank of unit vectors [N,D], a slot for every training image, and its normaliser Z."""
+    """One bank of unit vectors [N,D], a slot for every training image, and its normaliser Z.
+
+    `dtype` float32 or bfloat16: how the bank is kept and multiplied. bfloat16 rounds its values, and the embeddings
+    that meet them, to 8 bits; sums and what updates the bank stay fp32.
+    """
 
     bank: Tensor  # [N,D]
     z: Tensor  # scalar; 0 until the first batch sets it
 
-    def __init__(self, total: int, dim: int) -> None:
+    def __init__(self, total: int, dim: int, dtype: str = "float32") -> None:
         super().__init__()
+        if dtype not in BANKS:
+            raise ValueError(f"method.bank={dtype} is no type of a memory bank: use {' or '.join(BANKS)}.")
         bound = (3 / dim) ** 0.5
-        self.register_buffer("bank", torch.empty(total, dim).uniform_(-bound, bound))
+        self.register_buffer("bank", torch.empty(total, dim).uniform_(-bound, bound).to(BANKS[dtype]))
         self.register_buffer("z", torch.zeros(()))
 
-    def scores(self, embedding: Tensor, slots: Tensor, tau: float) -> Tensor:
-        """Return exp(e.m / tau) / Z for slots [B,1+M] of embeddings [B,D].
-
-        One product with the whole bank and a gather: the same values and gradients as gathering [B,1+M,D] vectors
-        first, at a fraction of the memory traffic. Z is fixed by the first batch: N times the mean score.
-        """
-        score = torch.exp((embedding @ self.bank.T).gather(1, slots) / tau)
-        self.z.copy_(torch.where(self.z > 0, self.z, parallel.mean(score.detach().mean()) * len(self.bank)))
-        return score / self.z.clone()
+    def nce_loss(self, embedding: Tensor, slots: Tensor, tau: float) -> Tensor:
+        """Return the NCE loss of embeddings [B,D] and slots [B,1+M], the positive first; the first call sets Z."""
+        return NCE.apply(embedding, self.bank, self.z, slots, tau)
 
     def update(self, index: Tensor, embedding: Tensor, momentum: float) -> None:
         """Move the slots `index` [B] towards `embedding` [B,D] and back to the unit sphere."""
-        mixed = momentum * self.bank[index] + (1 - momentum) * embedding.to(self.bank.dtype)
-        self.bank[index] = F.normalize(mixed, dim=1)
+        mixed = momentum * self.bank[index].to(embedding.dtype) + (1 - momentum) * embedding
+        self.bank[index] = F.normalize(mixed, dim=1).to(self.bank.dtype)
 
 
 class CRD(Method):
@@ -126,13 +160,14 @@ class CRD(Method):
         negatives: int = 16384,
         tau: float = 0.07,
         momentum: float = 0.5,
+        bank: str = "float32",
     ) -> None:
         super().__init__(student, teachers, data, ce=ce, kd=kd, temperature=temperature)
         self.weight, self.tau, self.momentum = weight, tau, momentum
         self.embed_student = nn.Linear(student.embedding_dim, dim)
         self.embed_teacher = nn.Linear(self.teacher.embedding_dim, dim)
-        self.memory_student = Memory(data.num_train, dim)
-        self.memory_teacher = Memory(data.num_train, dim)
+        self.memory_student = Memory(data.num_train, dim, bank)
+        self.memory_teacher = Memory(data.num_train, dim, bank)
         self.sampler = NegativeSampler(data.labels, data.num_classes, negatives)
         self._seen: tuple[Tensor, Tensor, Tensor] | None = None
 
@@ -147,11 +182,8 @@ class CRD(Method):
             e_t = F.normalize(self.embed_teacher(teacher.float()), dim=1)
             slots = torch.cat([batch.index[:, None], self.sampler(batch.labels)], dim=1)
             self._seen = (batch.index, e_s.detach(), e_t.detach())
-            return self._side(e_s, self.memory_teacher, slots) + self._side(e_t, self.memory_student, slots)
-
-    def _side(self, embedding: Tensor, memory: Memory, slots: Tensor) -> Tensor:
-        score = memory.scores(embedding, slots, self.tau)
-        return nce_loss(score[:, 0], score[:, 1:], len(memory.bank))
+            sides = ((self.memory_teacher, e_s), (self.memory_student, e_t))
+            return torch.stack([memory.nce_loss(e, slots, self.tau) for memory, e in sides]).sum()
 
     def after_step(self) -> None:
         if self._seen is None:

@@ -35,11 +35,12 @@ class CRDCrossModal(CRD):
         negatives: int = 16384,
         tau: float = 0.07,
         momentum: float = 0.5,
+        bank: str = "float32",
         probe_epochs: int = 30,
     ) -> None:
         super().__init__(
             student, teachers, data, ce=ce, kd=kd, temperature=temperature, weight=weight, dim=dim,
-            negatives=negatives, tau=tau, momentum=momentum,
+            negatives=negatives, tau=tau, momentum=momentum, bank=bank,
         )  # fmt: skip
         self.probe_epochs = probe_epochs
 
@@ -50,11 +51,7 @@ class CRDCrossModal(CRD):
         return {"ce": F.cross_entropy(logits, batch.labels)}
 
     def phases(self) -> list[Phase]:
-        transfer = Phase(
-            "transfer", [Update("student", self.loss, [self])], evaluates=bool(self.ce or self.kd)
-        )
+        transfer = Phase("transfer", [Update("student", self.loss, [self])], evaluates=bool(self.ce or self.kd))
         probe = [Update("classifier", self.probe_loss, [self.student.classifier])]
         steady = {"decay": "cosine", "warmup_epochs": 0}
-        return (
-            [transfer, Phase("probe", probe, self.probe_epochs, steady)] if self.probe_epochs else [transfer]
-        )
+        return [transfer, Phase("probe", probe, self.probe_epochs, steady)] if self.probe_epochs else [transfer]

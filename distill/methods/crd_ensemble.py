@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from distill.data import DataInfo
 from distill.method import Batch, Losses
-from distill.methods.crd import Memory, NegativeSampler, nce_loss
+from distill.methods.crd import Memory, NegativeSampler
 from distill.models import FeatureNet, Outputs
 from distill.parts.several import SeveralTeachers, kl_rows
 
@@ -18,26 +18,18 @@ from distill.parts.several import SeveralTeachers, kl_rows
 class Critic(nn.Module):
     """The two embeddings and the two memory banks of one teacher and the student."""
 
-    def __init__(self, student_dim: int, teacher_dim: int, dim: int, total: int) -> None:
+    def __init__(self, student_dim: int, teacher_dim: int, dim: int, total: int, bank: str) -> None:
         super().__init__()
         self.embed_student, self.embed_teacher = nn.Linear(student_dim, dim), nn.Linear(teacher_dim, dim)
-        self.memory_student, self.memory_teacher = Memory(total, dim), Memory(total, dim)
+        self.memory_student, self.memory_teacher = Memory(total, dim, bank), Memory(total, dim, bank)
 
-    def forward(
-        self, student: Tensor, teacher: Tensor, slots: Tensor, tau: float
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, student: Tensor, teacher: Tensor, slots: Tensor, tau: float) -> tuple[Tensor, Tensor, Tensor]:
         """Return the two-sided loss of embeddings [B,Ds] and [B,Dt], and both unit vectors [B,dim], detached."""
         with torch.autocast(student.device.type, enabled=False):
             e_s = F.normalize(self.embed_student(student.float()), dim=1)
             e_t = F.normalize(self.embed_teacher(teacher.float()), dim=1)
-            sides = [
-                memory.scores(e, slots, tau)
-                for memory, e in ((self.memory_teacher, e_s), (self.memory_student, e_t))
-            ]
-            total = len(self.memory_student.bank)
-            loss = nce_loss(sides[0][:, 0], sides[0][:, 1:], total) + nce_loss(
-                sides[1][:, 0], sides[1][:, 1:], total
-            )
+            sides = ((self.memory_teacher, e_s), (self.memory_student, e_t))
+            loss = torch.stack([memory.nce_loss(e, slots, tau) for memory, e in sides]).sum()
             return loss, e_s.detach(), e_t.detach()
 
 
@@ -62,11 +54,12 @@ class CRDEnsemble(SeveralTeachers):
         negatives: int = 16384,
         tau: float = 0.07,
         momentum: float = 0.5,
+        bank: str = "float32",
     ) -> None:
         super().__init__(student, teachers, data, ce=ce, kd=kd, temperature=temperature)
         self.weight, self.tau, self.momentum = weight, tau, momentum
         mine = student.embedding_dim
-        self.critics = nn.ModuleList(Critic(mine, t.embedding_dim, dim, data.num_train) for t in teachers)
+        self.critics = nn.ModuleList(Critic(mine, t.embedding_dim, dim, data.num_train, bank) for t in teachers)
         self.sampler = NegativeSampler(data.labels, data.num_classes, negatives)
         self._seen: list[tuple[Tensor, Tensor, Tensor]] = []
 
