@@ -12,6 +12,7 @@ from distill.method import Phase
 from distill.models import FeatureNet
 
 if TYPE_CHECKING:
+    from distill.data.waiting import Waits
     from distill.fit import Fit
 
 
@@ -56,22 +57,45 @@ class Options:
 
 @dataclass
 class Speed:
-    """Training rate: images and seconds between reads of the meter, the first read (warm-up) left out."""
+    """Training rate: images and seconds between reads of the meter, the first read (warm-up) left out.
+
+    `waited` of the seconds went by without a batch to train on. Sources that read files note that in `waits`.
+    """
 
     images: int = 0
     seconds: float = 0.0
+    waited: float = 0.0
+    lately: float = 0.0  # the share that was waited before the last read
+    _waits: Waits | None = None
     _warm: bool = False
     _mark: float = 0.0
 
-    def resume(self) -> None:
+    def resume(self, source: Any = None, stream: Any = None) -> None:
+        """Training on a source goes on; `stream`: where a GPU computes the steps, if not on the current one."""
+        self._waits = getattr(source, "waits", None)
+        if self._waits:
+            self._waits.begin(stream)
         self._mark = time.perf_counter()
 
     def read(self, images: int) -> None:
+        """Note the images since the last read, once the device is done with them."""
         now = time.perf_counter()
+        seconds, waited = now - self._mark, self._waits.take() if self._waits else 0.0
         if self._warm:
-            self.images, self.seconds = self.images + images, self.seconds + now - self._mark
+            self.images, self.seconds, self.waited = self.images + images, self.seconds + seconds, self.waited + waited
+        self.lately = min(waited / seconds, 1.0)
         self._warm, self._mark = True, now
 
     @property
     def rate(self) -> float:
         return self.images / self.seconds if self.seconds else 0.0
+
+    @property
+    def waiting(self) -> float | None:
+        """The share of the time, 0 to 1, that was waited; None where data lies in memory or no time was measured."""
+        return min(self.waited / self.seconds, 1.0) if self._waits and self.seconds else None
+
+    def told(self, *, lately: bool = False) -> dict[str, float | None]:
+        """Return what a row of the log says: means over the run, or how much was waited since the read before."""
+        share = {"waiting": self.lately if lately else self.waiting} if self._waits else {}
+        return {"images_per_second": self.rate or None, **share}

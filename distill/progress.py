@@ -13,7 +13,9 @@ MARKS = {
     "test_accuracy": "test {:.2f} %",
     "best_accuracy": "best {:.2f} %",
     "images_per_second": "{:.0f} images/s",
+    "waiting": "waiting for data {:.0%}",
 }
+NEGLIGIBLE = 0.05  # share of the time waited for data that nobody needs to know of
 
 
 class Progress:
@@ -42,9 +44,12 @@ class Progress:
         self._title, self.steps = f"{phase} epoch {epoch}/{epochs}", max(steps or self.steps, 1)
         self._show(self.done)
 
-    def update(self, step: int, loss: float, accuracy: float, images_per_second: float) -> None:
+    def update(
+        self, step: int, loss: float, accuracy: float, images_per_second: float, waiting: float | None = None
+    ) -> None:
         """`step` steps of the epoch are done. Not for each step: reading the numbers waits for the device."""
         self._seen |= {"loss": loss, "train_accuracy": accuracy, "images_per_second": images_per_second}
+        self._seen["waiting"] = waiting
         self._show(self.done + min(step / self.steps, 1.0))
 
     def epoch_end(self, row: Mapping[str, Any]) -> None:
@@ -74,8 +79,10 @@ class Progress:
 
 def status(values: Mapping[str, Any]) -> str:
     """The known ones of `values`: loss 0.512  train 91.2 %  test 93.40 %  best 93.40 %  5210 images/s."""
-    known = (name for name in MARKS if values.get(name) is not None)
-    return "  ".join(MARKS[name].format(values[name]) for name in known)
+    known = {name: values[name] for name in MARKS if values.get(name) is not None}
+    if known.get("waiting", 0) < NEGLIGIBLE:
+        known.pop("waiting", None)
+    return "  ".join(MARKS[name].format(value) for name, value in known.items())
 
 
 def clock(seconds: float) -> str:

@@ -53,6 +53,7 @@ def describe(
         "params": plain(net).params(), "macs": plain(net).macs(),
         "method_params": sum(p.numel() for p in method.parameters()) - net.params(),
         "images_per_second": fit.speed.rate,
+        "waiting": fit.speed.waiting,  # 0 to 1: the share of training's time in which data had not come from its files
         "command": shlex.join(["python", "-m", "distill", *sys.argv[1:]]),
         "files": {"folder": str(folder), "last": "student.safetensors", "best": "best.safetensors",
                   "metrics": "metrics.jsonl", "config": "tracking.json"},

@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from distill import config
 from distill.files import read_json
-from distill.progress import clock, final_table
+from distill.progress import NEGLIGIBLE, clock, final_table
 
 
 def show(cfg: DictConfig, result: Mapping[str, Any]) -> None:
@@ -27,10 +27,7 @@ def show(cfg: DictConfig, result: Mapping[str, Any]) -> None:
     rows += [
         ("parameters", f"{result['params']:,}{_own_parts(result)}"),
         ("multiply-accumulates an image", f"{result['macs'] / 1e6:.1f} M"),
-        (
-            "training",
-            f"{result['images_per_second'] or 0:,.0f} images/s, {result['precision']}, {clock(result['seconds'])}",
-        ),
+        ("training", _training(result)),
         ("files", result["files"]["folder"]),
     ]
     where = "held-out part" if result.get("evaluated_on") == "holdout" else "test set"
@@ -46,6 +43,13 @@ def student_alone(cfg: DictConfig) -> dict[str, Any] | None:
     alone["method"] = config.load("method", "none")
     folder = Path(config.identity(alone)["folder"])
     return read_json(folder / "result.json") if (folder / "DONE").exists() else None
+
+
+def _training(result: Mapping[str, Any]) -> str:
+    """How fast it was, and how much of it went by in waiting, where that is something."""
+    told = f"{result['images_per_second'] or 0:,.0f} images/s, {result['precision']}, {clock(result['seconds'])}"
+    waiting = result.get("waiting") or 0
+    return f"{told}, {waiting:.0%} waiting for data" if waiting >= NEGLIGIBLE else told
 
 
 def _own_parts(result: Mapping[str, Any]) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import os
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,9 @@ from distill.models.quant import plain
 from distill.progress import Progress
 from distill.track import Tracker
 
+log = logging.getLogger(__name__)
+LONG = 0.2  # share of the time waited for data that is worth a warning
+
 
 class Watch:
     """Shows and records what the loop reports."""
@@ -25,6 +30,7 @@ class Watch:
     def __init__(self, folder: Path, quiet: bool | None = None) -> None:
         self.folder, self.quiet = folder, quiet
         self.progress: Progress | None = None
+        self._warned = False
 
     def begin_epoch(self, fit: Fit, phase: Phase, steps: int) -> None:
         if self.progress is None:
@@ -33,13 +39,18 @@ class Watch:
 
     def step(self, row: dict[str, Any]) -> None:
         assert self.progress
-        self.progress.update(row["epoch_step"], row["loss"], row["train_accuracy"], row["images_per_second"])
+        measured = (row["loss"], row["train_accuracy"], row["images_per_second"], row.get("waiting"))
+        self.progress.update(row["epoch_step"], *measured)
         self.tracker.log({"kind": "step", **row})
 
     def epoch(self, row: dict[str, Any]) -> None:
         assert self.progress
         self.tracker.log({"kind": "epoch", **row})
         self.progress.epoch_end(row)
+        if (waiting := row.get("waiting") or 0) > LONG and not self._warned:
+            self._warned = True
+            remedy = f"raise dataset.workers=, up to the {os.cpu_count()} processors here, or store smaller images"
+            log.warning("%.0f %% of the time was spent in waiting for data: %s", 100 * waiting, remedy)
 
     def best(self, net: FeatureNet) -> None:
         export(plain(net).model, self.folder / "best.safetensors")

@@ -504,7 +504,7 @@ def test_folder_batches_do_not_depend_on_workers_or_resume(tmp_path):
         tail = list(helped.epoch(epoch, start=1))
         assert [b.step for b in tail] == [1, 2] and torch.equal(tail[1].images, one[2].images)
     assert not torch.equal(next(alone.epoch(1)).index, next(alone.epoch(2)).index)
-    assert helped.wait_seconds > 0 and helped.replace(drop_last=True).steps == 2
+    assert helped.waits.take() > 0 and helped.replace(drop_last=True).steps == 2
 
 
 def test_folder_info_and_evaluation(tmp_path):

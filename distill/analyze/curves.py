@@ -15,7 +15,7 @@ from distill.report.summary import ALONE as NONE
 from distill.report.summary import Row, student_place
 from distill.track import read_rows
 
-NOT_LOSSES = {"kind", "phase", "epoch", "epochs", "step", "lr", "loss", "images_per_second"}
+NOT_LOSSES = {"kind", "phase", "epoch", "epochs", "step", "lr", "loss", "images_per_second", "waiting"}
 NOT_LOSSES |= {"train_accuracy", "test_accuracy", "best_accuracy"}
 TERMS = 6
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import glob
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from distill.data.loading import Data, check_classes, describe
 from distill.data.modality import Views, views_of
 from distill.data.select import select, split_holdout
 from distill.data.views import Images, Key, collate
+from distill.data.waiting import Waits
 from distill.method import Batch
 
 
@@ -76,7 +76,7 @@ class FolderSource:
     """Batches of random resized crops and flips; an epoch is a pure function of (seed, epoch).
 
     Each image's crop and flip come from (seed, epoch, index), so neither resuming nor the number of workers
-    changes a batch. `wait_seconds` is how long the current epoch has waited for data. One epoch at a time.
+    changes a batch. `waits` is how long training has waited for data. One epoch at a time.
 
     Raises ValueError for a batch size below 1, and while iterating for an image that cannot be decoded.
     """
@@ -106,7 +106,7 @@ class FolderSource:
         self.normalise: Callable[[Tensor], Tensor] = (
             views.student if views else Normaliser(info, shape, split.device)
         )
-        self.wait_seconds = 0.0
+        self.waits = Waits(split.device)
         self._keys: list[list[Key]] = []  # the loader's batch sampler: refilled for every epoch
         self._loader = loader(split, info, flip, self._keys, persistent=split.workers > 0)
 
@@ -117,14 +117,12 @@ class FolderSource:
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """Yield the batches of an epoch (1-based) from step `start` on, as they are in the whole epoch."""
         self._keys[:] = self._plan(epoch)[start:]
-        self.wait_seconds, step, before = 0.0, start, time.perf_counter()
-        for images, labels, index in arrivals(iter(self._loader), self.split.device):
-            self.wait_seconds += time.perf_counter() - before
+        loaded = arrivals(self.waits.during(self._loader), self.split.device)
+        for step, (images, labels, index) in enumerate(loaded, start):
             batch = Batch(images=self.normalise(images), labels=labels, index=index, epoch=epoch, step=step)
             if self.views:
                 batch.views["teacher"] = self.views.teacher(images)
             yield mixed(batch, self.mixup, self.info.num_classes, self.seed)
-            step, before = step + 1, time.perf_counter()
 
     def _plan(self, epoch: int) -> list[list[Key]]:
         """The epoch's batches of (position, seed of the view)."""
@@ -151,7 +149,10 @@ def loader(
 
 
 def arrivals(batches: Iterator[Any], device: torch.device) -> Iterator[list[Tensor]]:
-    """The loader's batches on the device. ValueError names an image that could not be decoded."""
+    """The loader's batches on the device; a GPU copies them from pinned memory while the host goes on.
+
+    ValueError names an image that could not be decoded.
+    """
     for batch in batches:
         if isinstance(batch, str):
             raise ValueError(batch)

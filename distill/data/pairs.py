@@ -10,6 +10,7 @@ from torch import Tensor
 
 from distill.data.arrays import ArraySource, seeded
 from distill.data.folder import FolderSource
+from distill.data.waiting import Waits
 from distill.method import Batch
 
 STREAM = 0x9A  # tells these generators' keys from those of the source's own plan
@@ -31,6 +32,7 @@ class Beside:
                 "arrays or a folder, or a method with one view, such as method=kd."
             )
         self.source, self.steps, self.names, self.choose = source, source.steps, list(names), choose
+        self.waits: Waits | None = getattr(source, "waits", None)
         self._folders: list[_Shown] = []
         if isinstance(source, FolderSource):
             self._folders = [_Shown(source, number, choose) for number in range(len(self.names))]
@@ -70,6 +72,7 @@ class _Shown(FolderSource):
 
     def __init__(self, source: FolderSource, number: int, choose: Choice) -> None:
         super().__init__(**source.settings)
+        self.waits = source.waits
         self.number, self.choose = number, choose
 
     def _plan(self, epoch: int) -> list[list[tuple[int, int | None]]]:

@@ -29,7 +29,7 @@ class ClassSource:
                 f"no training image is of the classes {list(classes)}: see dataset.omit and fraction."
             )
         self.source = source.replace(split=part_of(source.split, self.rows))
-        self.steps = self.source.steps
+        self.steps, self.waits = self.source.steps, getattr(self.source, "waits", None)
         self.rows = self.rows.to(
             self.source.split.device if isinstance(source.split, FolderSplit) else labels.device
         )
