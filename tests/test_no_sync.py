@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Set
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -116,16 +117,21 @@ def no_wait(allowed: Set[Any] = frozenset()) -> Iterator[NoWait]:
         yield mode
 
 
+def _unfused(optimizer: Any, *args: Any, fused: bool = False, **options: Any) -> Any:
+    return optimizer(*args, **options)
+
+
 def on_meta(data: Data) -> Data:
     return replace(data, train=Split(data.train.images.to("meta"), data.train.labels.to("meta")))
 
 
 @pytest.fixture
 def meta_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have autocast and SGD take the meta device, for which there is neither autocast nor fused SGD."""
-    autocast, sgd = torch.autocast, torch.optim.SGD
+    """Have autocast and optimisers take the meta device, for which there is neither autocast nor a fused step."""
+    autocast = torch.autocast
     monkeypatch.setattr(torch, "autocast", lambda kind, **more: autocast("cpu" if kind == "meta" else kind, **more))
-    monkeypatch.setattr(torch.optim, "SGD", lambda *args, fused, **more: sgd(*args, **more))
+    for name in ("SGD", "Adam", "AdamW"):
+        monkeypatch.setattr(torch.optim, name, partial(_unfused, getattr(torch.optim, name)))
 
 
 def second_step(case: str, number: int, folder: Path, allowed: Set[Any] = frozenset()) -> tuple[int, Set[Any]]:
