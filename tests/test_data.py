@@ -15,6 +15,7 @@ import torch
 import torchvision
 from omegaconf import OmegaConf
 from PIL import Image
+from sklearn.datasets import load_digits
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as V
 
@@ -239,6 +240,15 @@ def test_digits_split_and_constants():
         len(every.unique(dim=0))
         == len(np.unique(read_digits(Path()).train.images.reshape(1437, -1), axis=0)) + 360
     )
+
+
+def test_digits_are_scikit_learns():
+    train, test, _ = read_digits(Path())
+    values, labels = load_digits(return_X_y=True)
+    held = stratified(labels.astype(np.int64), 360, salt=0)
+    for part, rows in ((train, ~held), (test, held)):
+        assert np.array_equal(part.labels, labels[rows])
+        assert np.array_equal(np.rint(part.images.reshape(-1, 64) * (16 / 255)), values[rows])
 
 
 def test_holdout_leaves_the_test_set_alone():

@@ -73,6 +73,21 @@ def test_a_run_leaves_what_it_promises(shared: Path, capsys: pytest.CaptureFixtu
     assert "teacher resnet14" in shown and "agreement" in shown and f"{tested[-1]:.2f} % last" in shown
 
 
+def test_a_run_on_arrays_imports_what_it_needs_alone(tmp_path: Path) -> None:
+    """A teacher and a student of the repository's own, without tracking: no second of start-up for other packages."""
+    code = """
+import sys
+from distill.cli import main
+code = main(sys.argv[1:])
+others = {"torchvision", "timm", "wandb", "PIL", "sklearn", "scipy", "pandas", "matplotlib", "huggingface_hub"}
+print(code, sorted(others & set(sys.modules)))
+"""
+    arguments = command(tmp_path, "method=kd", "teacher=resnet8", "schedule.epochs=1", "tracking=off")[3:]
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, cwd=tmp_path,
+                          env={**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)})  # fmt: skip
+    assert done.stdout.splitlines()[-1] == "0 []", done.stderr
+
+
 def test_the_teacher_is_an_ordinary_run_and_trained_once(shared: Path) -> None:
     cfg, _ = small(shared, "method=kd")
     folder = Path(config.identity(config.teacher_config(cfg))["folder"])
