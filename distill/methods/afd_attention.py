@@ -11,6 +11,7 @@ from distill.data import DataInfo
 from distill.losses import full_precision, pool_to
 from distill.method import Batch, Losses, Method
 from distill.models import FeatureNet, Outputs
+from distill.parts.products import rows
 
 EPS = 1e-6
 
@@ -23,9 +24,8 @@ def afd_loss(student: Tensor, teacher: Tensor, scores: Tensor) -> Tensor:
     C.
     """
     rho = scores / scores.sum(1, keepdim=True)
-    s = student / (torch.linalg.vector_norm(student, dim=(2, 3), keepdim=True) + EPS)
-    t = teacher / (torch.linalg.vector_norm(teacher, dim=(2, 3), keepdim=True) + EPS)
-    return (rho * (s - t).square().mean((2, 3))).sum(1).mean()
+    s, t = (x / (torch.linalg.vector_norm(x, dim=1, keepdim=True) + EPS) for x in (rows(student), rows(teacher)))
+    return (rho * (s - t).square().mean(1)).sum(1).mean()
 
 
 class AFDAttention(Method):

@@ -12,24 +12,30 @@ from distill.data import DataInfo
 from distill.losses import full_precision, pool_to
 from distill.method import Batch, Losses, Method
 from distill.models import FeatureNet, Outputs
+from distill.parts.products import MeanSquare, rows
 from distill.parts.taps import stage_pairs
 
 
-@full_precision
 def attention_map(feature: Tensor, p: float = 2) -> Tensor:
-    """Return the unit vector [B,H*W] along vec(mean_c |F|^p) of a map [B,C,H,W] (section 3.1)."""
-    energy = feature.square() if p == 2 else feature.abs().pow(p)
-    return F.normalize(energy.mean(1).flatten(1), dim=1)
+    """Return the unit vector [B,H*W] along vec(mean_c |F|^p) of a map [B,C,H,W] (section 3.1), in fp32."""
+    x = rows(feature)
+    return F.normalize(MeanSquare.apply(x) if p == 2 else mean_power(x, p), dim=1)
 
 
 @full_precision
+def mean_power(x: Tensor, p: float) -> Tensor:
+    """Mean over the last dimension of |x|^p."""
+    return x.abs().pow(p).mean(-1)
+
+
 def attention_loss(student: Tensor, teacher: Tensor, p: float = 2) -> Tensor:
     """Mean over samples and positions of the squared difference of two maps' attention (eq. 2, norm squared).
 
     student [B,Cs,H,W] and teacher [B,Ct,H',W'], of any channels; the larger map is average-pooled to the
     smaller.
     """
-    student, teacher = pool_to(student, teacher)
+    if student.shape[2:] != teacher.shape[2:]:
+        student, teacher = full_precision(pool_to)(student, teacher)
     return F.mse_loss(attention_map(student, p), attention_map(teacher, p))
 
 
@@ -53,9 +59,7 @@ class AT(Method):
     ) -> None:
         super().__init__(student, teachers, data, ce=ce, kd=kd, temperature=temperature)
         if p <= 0:
-            raise ValueError(
-                f"method.p is {p}: the power of an attention map is positive; the usual value is 2."
-            )
+            raise ValueError(f"method.p is {p}: the power of an attention map is positive; the usual value is 2.")
         stage_pairs(student, self.teacher, "at")
         self.weight, self.p = weight, p
 

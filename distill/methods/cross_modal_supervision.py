@@ -11,13 +11,14 @@ from distill.data import DataInfo
 from distill.losses import full_precision
 from distill.models import FeatureNet, Outputs
 from distill.parts.heads import conv_regressor
+from distill.parts.products import rows
 from distill.parts.two_phase import InitThenTrain
 
 
 @full_precision
 def transfer_loss(student: Tensor, teacher: Tensor) -> Tensor:
     """Mean squared difference of two maps [B,C,H,W] of one sample in two modalities (eq. 1)."""
-    return F.mse_loss(student, teacher)
+    return F.mse_loss(rows(student), rows(teacher))
 
 
 class CrossModalSupervision(InitThenTrain):

@@ -12,12 +12,13 @@ from distill.losses import full_precision
 from distill.method import Batch, Losses, Method, Phase, Update
 from distill.models import FeatureNet, Outputs
 from distill.parts.heads import conv_regressor, stage
+from distill.parts.products import rows
 
 
 @full_precision
 def hint_loss(regressed: Tensor, hint: Tensor) -> Tensor:
     """Mean squared error of the regressed student map and the teacher's hint, both [B,C,H,W] (eq. 3)."""
-    return F.mse_loss(regressed, hint)
+    return F.mse_loss(rows(regressed), rows(hint))
 
 
 class FitNet(Method):

@@ -14,6 +14,7 @@ from distill.data import DataInfo
 from distill.losses import full_precision, pool_to
 from distill.method import Batch, Losses, Method, Phase, Update
 from distill.models import FeatureNet, Outputs
+from distill.parts.products import rows
 from distill.parts.two_phase import CONSTANT
 
 FORMS = ("collapsed", "paper")
@@ -144,7 +145,7 @@ class FT(Method):
 @full_precision
 def reconstruction_loss(made: Tensor, feature: Tensor) -> Tensor:
     """Mean squared error of a map [B,C,H,W] and its reconstruction (the paper's L_rec)."""
-    return F.mse_loss(made, feature)
+    return F.mse_loss(rows(made), rows(feature))
 
 
 def published_rate(student: str) -> float | None:

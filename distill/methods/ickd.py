@@ -11,6 +11,7 @@ from distill.data import DataInfo
 from distill.losses import full_precision
 from distill.method import Batch, Losses, Method
 from distill.models import FeatureNet, Outputs
+from distill.parts.products import Gram, rows
 
 
 @full_precision
@@ -22,8 +23,7 @@ def correlation_loss(student: Tensor, teacher: Tensor) -> Tensor:
     """
     grams = []
     for feature in (student, teacher):
-        flat = feature.flatten(2)
-        grams.append(F.normalize(flat @ flat.transpose(1, 2), dim=2))
+        grams.append(F.normalize(Gram.apply(rows(feature).mT), dim=2))
     return (grams[0] - grams[1]).square().sum() / (len(student) * student.shape[1])
 
 

@@ -11,15 +11,16 @@ from distill.data import DataInfo
 from distill.losses import full_precision, pool_to
 from distill.method import Batch, Losses, Method
 from distill.models import FeatureNet, Outputs
+from distill.parts.products import Gram, rows
 
 EPS = 1e-12
 
 
 def edges(feature: Tensor) -> Tensor:
     """Return squared distances [B,B] between samples' features [B,...], over the largest of them."""
-    flat = feature.flatten(1)
-    square = flat.square().sum(dim=1)
-    distance = (square[:, None] + square[None, :] - 2 * flat @ flat.T).clamp(min=0)
+    products = Gram.apply(rows(feature).flatten(1) if feature.ndim == 4 else feature)
+    square = products.diag()
+    distance = (square[:, None] + square[None, :] - 2 * products).clamp(min=0)
     distance = distance - distance.diag().diag()
     return distance / distance.max().clamp(min=EPS)
 
@@ -28,8 +29,7 @@ def channels_to(feature: Tensor, channels: int) -> Tensor:
     """Average neighbouring channels of [B,C,H,W] down to `channels`: pairs where C is twice as many."""
     if feature.shape[1] == channels:
         return feature
-    rows = feature.flatten(2).transpose(1, 2)
-    return F.adaptive_avg_pool1d(rows, channels).transpose(1, 2).unflatten(2, feature.shape[2:])
+    return F.adaptive_avg_pool1d(rows(feature), channels).mT.unflatten(2, feature.shape[2:])
 
 
 def transformation(earlier: Tensor, later: Tensor) -> Tensor:
@@ -40,7 +40,7 @@ def transformation(earlier: Tensor, later: Tensor) -> Tensor:
     """
     earlier, later = pool_to(earlier, later)
     channels = min(earlier.shape[1], later.shape[1])
-    moved = (channels_to(earlier, channels) - channels_to(later, channels)).flatten(1).square().sum(dim=1)
+    moved = (channels_to(earlier, channels) - channels_to(later, channels)).square().sum(dim=(1, 2, 3))
     return moved / moved.max().clamp(min=EPS)
 
 

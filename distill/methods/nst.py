@@ -6,13 +6,15 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from distill.data import DataInfo
 from distill.losses import full_precision, pool_to
 from distill.method import Batch, Losses, Method
 from distill.models import FeatureNet, Outputs
+from distill.parts.products import Gram, rows
 from distill.parts.taps import stage_pairs
+
+EPS = 1e-24  # of squared lengths
 
 
 @full_precision
@@ -22,18 +24,26 @@ def nst_loss(student: Tensor, teacher: Tensor) -> Tensor:
     student [B,Cs,H,W] and teacher [B,Ct,H',W']; the larger map is average-pooled to the smaller, and each
     channel is made a unit vector of H*W. A kernel's mean over pairs is a squared norm of a Gram matrix: over
     channels [C,C], or, since <S S', T T'> = |S' T|^2, over positions [HW,HW]. Both are exact; the cheaper one
-    is taken.
+    is taken. Over channels, products are divided by the lengths that stand on the Gram matrices' diagonals.
     """
     student, teacher = pool_to(student, teacher)
-    s, t = F.normalize(student.flatten(2), dim=2), F.normalize(teacher.flatten(2), dim=2)
-    if prefers_positions(s.shape[1], t.shape[1], s.shape[2]):
-        return (s.mT @ s / s.shape[1] - t.mT @ t / t.shape[1]).square().sum((1, 2)).mean()
-    return mean_kernel(t, t) + mean_kernel(s, s) - 2 * mean_kernel(s, t)
+    s, t = rows(student), rows(teacher)
+    if prefers_positions(s.shape[2], t.shape[2], s.shape[1]):
+        s, t = (x * inverse_root(x.square().sum(1, keepdim=True)) for x in (s, t))
+        return (Gram.apply(s) / s.shape[2] - Gram.apply(t) / t.shape[2]).square().sum((1, 2)).mean()
+    ss, tt, ts = Gram.apply(s.mT), Gram.apply(t.mT), t.mT @ s
+    a, b = (inverse_root(gram.diagonal(dim1=1, dim2=2)) for gram in (ss, tt))
+    return mean_kernel(tt, b, b) + mean_kernel(ss, a, a) - 2 * mean_kernel(ts, b, a)
 
 
-def mean_kernel(a: Tensor, b: Tensor) -> Tensor:
-    """Mean over samples and pairs of (a_i . b_j)^2 of unit channels [B,Ca,P] and [B,Cb,P]."""
-    return (a @ b.mT).square().mean()
+def inverse_root(squares: Tensor) -> Tensor:
+    """Return 1 / length of squared lengths; a channel without activation keeps length 0 in every product."""
+    return squares.clamp_min(EPS).rsqrt()
+
+
+def mean_kernel(products: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """Mean of squared products [B,Ca,Cb] of channels, scaled by the inverses of their lengths [B,Ca] and [B,Cb]."""
+    return (products * a[:, :, None] * b[:, None]).square().mean()
 
 
 def prefers_positions(cs: int, ct: int, positions: int) -> bool:

@@ -12,6 +12,7 @@ from distill.data import DataInfo
 from distill.losses import full_precision, pool_to
 from distill.method import Batch, Losses, Method, Phase, Update
 from distill.models import FeatureNet, Outputs
+from distill.parts.products import Gram, rows
 
 GRAM_FACTOR = 4  # the embedding of a Gram row is this much narrower than the batch
 
@@ -19,8 +20,7 @@ GRAM_FACTOR = 4  # the embedding of a Gram row is this much narrower than the ba
 @full_precision
 def gram(feature: Tensor) -> Tensor:
     """[B,C,H,W] -> [B,B]: inner products of all pairs of the batch's maps (eq. 5). Not normalised."""
-    rows = feature.permute(0, 2, 3, 1).flatten(1)  # without a copy in channels_last memory
-    return rows @ rows.T
+    return Gram.apply(rows(feature).flatten(1))
 
 
 @full_precision
@@ -33,7 +33,7 @@ def attend(queries: Tensor, keys: Tensor) -> Tensor:
 @full_precision
 def map_distances(projected: Tensor, target: Tensor) -> Tensor:
     """Mean squared error of each sample: two [B,C,H,W] -> [B]."""
-    return (projected - target).square().flatten(1).mean(1)
+    return (rows(projected) - rows(target)).square().mean((1, 2))
 
 
 @full_precision

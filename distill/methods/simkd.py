@@ -15,12 +15,13 @@ from distill.method import Batch, Losses, Method, Phase, Update
 from distill.methods.srrl import is_signed, look, probe_image
 from distill.models import FeatureNet, Outputs
 from distill.models.feature_net import Reader, evaluating
+from distill.parts.products import rows
 
 
 @full_precision
 def simkd_loss(projected: Tensor, teacher: Tensor) -> Tensor:
     """Mean squared error of the projected student's and the teacher's last maps [B,C,H,W] (eq. 2)."""
-    return F.mse_loss(projected, teacher)
+    return F.mse_loss(rows(projected), rows(teacher))
 
 
 class Projector(nn.Sequential):

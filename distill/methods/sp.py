@@ -11,12 +11,12 @@ from distill.data import DataInfo
 from distill.losses import full_precision
 from distill.method import Batch, Losses, Method
 from distill.models import FeatureNet, Outputs
+from distill.parts.products import Gram, rows
 
 
 def similarities(feature: Tensor) -> Tensor:
     """Return G [B,B] of maps [B,C,H,W]: inner products of the flattened maps, each ROW of unit length."""
-    flat = feature.flatten(1)
-    return F.normalize(flat @ flat.T, dim=1)
+    return F.normalize(Gram.apply(rows(feature).flatten(1)), dim=1)
 
 
 @full_precision

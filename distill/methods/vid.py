@@ -13,6 +13,7 @@ from distill.data import DataInfo
 from distill.losses import full_precision, pool_to
 from distill.method import Batch, Losses, Method
 from distill.models import FeatureNet, Outputs
+from distill.parts.products import rows
 from distill.parts.taps import stage_pairs
 
 EPS = 1e-5
@@ -25,8 +26,8 @@ def vid_loss(mean: Tensor, teacher: Tensor, theta: Tensor) -> Tensor:
     mean and teacher [B,C,H,W], theta [C]; v = softplus(theta) + eps. Mean over samples, channels and
     positions of ((t - mean)^2 / v + log v) / 2, the constant log(2 pi) / 2 left out.
     """
-    variance = (F.softplus(theta) + EPS)[:, None, None]
-    return ((mean - teacher).square() / variance + variance.log()).mean() / 2
+    variance = F.softplus(theta) + EPS
+    return ((rows(mean) - rows(teacher)).square() / variance + variance.log()).mean() / 2
 
 
 class Regressor(nn.Module):
