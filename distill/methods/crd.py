@@ -15,6 +15,7 @@ from distill import parallel
 from distill.data import DataInfo
 from distill.method import Batch, Losses, Method
 from distill.models import FeatureNet, Outputs
+from distill.parts.products import product
 
 EPS = 1e-7
 BANKS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -65,15 +66,6 @@ class NegativeSampler(nn.Module):
         generator = np.random.default_rng(int(torch.randint(2**62, ())))
         rows = [generator.choice(n, self.count, replace=False, shuffle=False) for n in limits.flatten().tolist()]
         return torch.from_numpy(np.stack(rows))
-
-
-def product(a: Tensor, b: Tensor) -> Tensor:
-    """Return a @ b in a's type, computed in b's: summed in fp32, and on the CPU rounded to b's type once more."""
-    if a.dtype == b.dtype:
-        return a @ b
-    if b.is_cuda:
-        return torch.mm(a.to(b.dtype), b, out_dtype=a.dtype)
-    return (a.to(b.dtype) @ b).to(a.dtype)
 
 
 class NCE(torch.autograd.Function):
