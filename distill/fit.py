@@ -7,6 +7,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,7 +17,8 @@ from distill import parallel
 from distill.checkpoint import Checkpoints, SaveError
 from distill.errors import Stopped
 from distill.fit_state import Options, Position, Score, Speed, Watcher
-from distill.meter import Meter
+from distill.graphs import GraphedStep, Measures
+from distill.meter import Meter, measured
 from distill.method import Batch, Method, Phase, Source
 from distill.optim import Stepper
 from distill.runtime import rng_state, set_rng_state
@@ -46,6 +48,7 @@ class Fit:
         self.phases = method.phases()
         self.at, self.score, self.meter, self.speed = Position(), Score(), Meter(), Speed()
         self.steppers: list[Stepper] = []
+        self.graphed: GraphedStep | None = None
         self._resumed = False
         self._saved_at = time.monotonic()
 
@@ -78,10 +81,17 @@ class Fit:
         if phase.begin:
             phase.begin()
         schedule = merge(self.schedule, phase.schedule)
+        make = self.options.graph
+        options = {"scale": self.options.scale, "on_device": make is not None}
         self.steppers = [
-            (update.stepper or Stepper)(update.trains, merge(schedule, update.optimizer), scale=self.options.scale)
+            (update.stepper or Stepper)(update.trains, merge(schedule, update.optimizer), **options)
             for update in phase.updates
         ]
+        if make:
+            roots = {"method": self.method, "steppers": self.steppers}
+            device = self.steppers[0].parameters[0].device
+            why = None if self.method.steps_alike else "what a step does is drawn on the host"
+            self.graphed = GraphedStep(partial(self._work, phase), roots, device, make, why=why)
 
     def _epoch(self, phase: Phase, source: Source) -> Iterator[None]:
         method, at = self.method, self.at
@@ -90,8 +100,10 @@ class Fit:
             self.meter = Meter()
             method.before_epoch()
         train_mode(method, phase)
+        if self.graphed:
+            self.graphed.begin_epoch()
         self.watch.begin_epoch(self, phase, source.steps)
-        self.speed.resume()
+        self.speed.resume(source, self.graphed.stream if self.graphed else None)
         waiting = 0
         for batch in source.epoch(at.epoch, at.step):
             self._step(phase, batch, source.steps)
@@ -106,30 +118,50 @@ class Fit:
 
     def _step(self, phase: Phase, batch: Batch, steps: int) -> None:
         """Run every update of the phase on one batch; nothing here waits for the device."""
-        at, done = self.at, (self.at.epoch - 1) * steps + self.at.step
+        at, prepare = self.at, partial(self._set_rates, phase, steps)
+        if self.graphed:
+            names, values = self.graphed(batch, prepare)
+        else:
+            prepare()
+            names, values = self._work(phase, batch)
+        self.meter.add(at.step, len(batch.labels), names, values)
+        at.step, at.total = at.step + 1, at.total + 1
+
+    def _set_rates(self, phase: Phase, steps: int) -> None:
+        done = (self.at.epoch - 1) * steps + self.at.step
+        for stepper in self.steppers:
+            stepper.set_lr(done, steps, self.epochs(phase))
+
+    def _work(self, phase: Phase, batch: Batch) -> Measures:
+        """What a step computes; the same operations at every step, so that they can be recorded."""
         noted: dict[str, torch.Tensor] = {}
         for update, stepper in zip(phase.updates, self.steppers, strict=True):
-            stepper.set_lr(done, steps, self.epochs(phase))
             for _ in range(update.repeat):
                 with self.options.autocast():
                     losses = update.loss(batch)
                 stepper.step(losses, batch.weight)
             noted |= losses
         self.method.after_step()
-        self.meter.add(at.step, noted, batch.logits, batch.labels)
-        at.step, at.total = at.step + 1, at.total + 1
+        return measured(noted, batch.logits, batch.labels)
+
+    def join(self) -> None:
+        """Let what follows wait for the steps that the device still computes."""
+        if self.graphed:
+            self.graphed.join()
 
     def _read(self, phase: Phase, images: int) -> None:
+        self.join()
         self.meter.flush(phase.name, self.at.epoch)
         self.speed.read(images)
         row = {"phase": phase.name, "epoch": self.at.epoch, "epoch_step": self.at.step, "step": self.at.total}
-        self.watch.step(row | {"images_per_second": self.speed.rate or None, **self.meter.means()})
+        self.watch.step(row | self.speed.told(lately=True) | self.meter.means())
 
     def _save_or_stop(self, phase: Phase) -> None:
         due = time.monotonic() - self._saved_at > self.options.save_seconds
         received = self._received()
         if not due and received is None:
             return
+        self.join()
         self.meter.flush(phase.name, self.at.epoch)
         saved = self._save()
         if received is not None:
@@ -146,11 +178,11 @@ class Fit:
     def _finish_epoch(self, phase: Phase) -> None:
         at, epochs = self.at, self.epochs(phase)
         row: dict[str, Any] = {"phase": phase.name, "epoch": at.epoch, "epochs": epochs, "step": at.total}
-        row |= {"lr": self.steppers[0].optimizer.param_groups[0]["lr"], **self.meter.means()}
+        row |= {"lr": self.steppers[0].lr, **self.meter.means()}
         if phase.evaluates and (at.epoch % self.options.evaluate_every == 0 or at.epoch == epochs):
             row["test_accuracy"] = self._evaluate()
             row["best_accuracy"] = self.score.best
-        self.watch.epoch(row | {"images_per_second": self.speed.rate or None})
+        self.watch.epoch(row | self.speed.told())
         at.epoch, at.step = at.epoch + 1, 0
         self._save()
 

@@ -14,6 +14,7 @@ from distill.models import FeatureNet
 if TYPE_CHECKING:
     from distill.data.waiting import Waits
     from distill.fit import Fit
+    from distill.graphs import Graph
 
 
 class Watcher(Protocol):
@@ -53,6 +54,7 @@ class Options:
     log_every: int = 50
     save_seconds: float = 300.0
     evaluate_every: int = 1
+    graph: Callable[[Any], Graph] | None = None  # makes what steps are recorded in; None: they run eagerly
 
 
 @dataclass

@@ -13,7 +13,7 @@ from distill.errors import NonFinite
 
 
 class Meter:
-    """Means over an epoch. Adding a step launches a stack and waits for nothing; `flush` reads what has gathered.
+    """Means over an epoch. Adding a step waits for nothing; `flush` reads what has gathered.
 
     Every step is kept apart until it is read, so that a loss that stops being finite is named with its step.
     """
@@ -23,13 +23,9 @@ class Meter:
         self.images = self.correct = 0.0
         self._waiting: list[tuple[int, int, tuple[str, ...], Tensor]] = []
 
-    def add(self, step: int, losses: Mapping[str, Tensor], logits: Tensor | None, labels: Tensor) -> None:
-        """Note a step's losses (scalars) and, where there are logits [B,K], how many are right."""
-        values = [loss.detach().float() for loss in losses.values()]
-        if logits is not None:
-            values.append((logits.argmax(1) == labels).sum().float())
-        names = (*losses, "correct") if logits is not None else tuple(losses)
-        self._waiting.append((step, len(labels), names, torch.stack(values)))
+    def add(self, step: int, images: int, names: tuple[str, ...], values: Tensor) -> None:
+        """Note what a step of so many images measured, as `measured` gives it."""
+        self._waiting.append((step, images, names, values))
 
     def flush(self, phase: str, epoch: int) -> None:
         """Read what was added. Raises NonFinite naming term, phase, epoch and step of the first that is not."""
@@ -60,6 +56,15 @@ class Meter:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.sums, self.images, self.correct = dict(state["sums"]), state["images"], state["correct"]
+
+
+def measured(losses: Mapping[str, Tensor], logits: Tensor | None, labels: Tensor) -> tuple[tuple[str, ...], Tensor]:
+    """A step's losses (scalars) and, where there are logits [B,K], how many are right ("correct"), as one vector."""
+    values = [loss.detach().float() for loss in losses.values()]
+    if logits is None:
+        return tuple(losses), torch.stack(values)
+    values.append((logits.argmax(1) == labels).sum().float())
+    return (*losses, "correct"), torch.stack(values)
 
 
 def _read(vectors: list[Tensor]) -> list[list[float]]:

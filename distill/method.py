@@ -37,6 +37,7 @@ class Batch:
     epoch: int = 1  # 1-based
     step: int = 0  # 0-based, in the epoch
     weight: float = 1.0  # its share of the whole batch, where several processes take a part each
+    held: bool = False  # whether its tensors lie where those of every batch of its shape do (graphs)
     logits: Tensor | None = None  # [B,K] the student's, left here by Method.loss for the running accuracy
 
     def only(self, rows: Any) -> Batch:
@@ -98,9 +99,13 @@ class Phase:
 class Method(nn.Module):
     """Base of every method; most override `distill` alone.
 
+    steps_alike: False where what a step does is drawn on the host, so that no CUDA graph can repeat it.
+
     Losses are `ce` x cross-entropy + `kd` x T^2 KL(teacher || student) + the method's own terms (the field's
     gamma, alpha, beta). Teachers are held outside the module tree: they are frozen, and no part of the state.
     """
+
+    steps_alike = True
 
     def __init__(
         self,

@@ -37,8 +37,10 @@ def learning_rate(schedule: Schedule, step: int, steps: int, epochs: int) -> flo
     raise ValueError(f"schedule.decay is {kind!r}: it is one of step, cosine, constant.")
 
 
-def make_optimizer(parameters: Sequence[nn.Parameter], options: Mapping[str, Any], lr: float) -> torch.optim.Optimizer:
-    """Return the optimiser that `options` names: sgd as the protocols have it, any other from timm.
+def make_optimizer(
+    parameters: Sequence[nn.Parameter], options: Mapping[str, Any], lr: float | Tensor
+) -> torch.optim.Optimizer:
+    """Return the optimiser that `options` names: torch's fused sgd, adam or adamw, any other from timm.
 
     Weight decay applies to every parameter, BatchNorm's and biases included, as in the CRD protocol.
     """
@@ -46,34 +48,49 @@ def make_optimizer(parameters: Sequence[nn.Parameter], options: Mapping[str, Any
     name = str(options.pop("name", "sgd"))
     if name == "sgd":
         return torch.optim.SGD(parameters, lr=lr, fused=True, **options)
+    if name in ("adam", "adamw"):
+        options = {key: value for key, value in options.items() if key not in ("nesterov", "momentum")}
+        kind = torch.optim.Adam if name == "adam" else torch.optim.AdamW
+        return kind(parameters, lr=lr, fused=True, **options)
     from timm.optim import create_optimizer_v2
 
-    extra = {key: value for key, value in options.items() if key not in ("nesterov", "momentum")}
-    if "momentum" in options and name not in ("adam", "adamw"):
-        extra["momentum"] = options["momentum"]
+    options.pop("nesterov", None)
     try:
-        return create_optimizer_v2(list(parameters), opt=name, lr=lr, filter_bias_and_bn=False, **extra)
+        return create_optimizer_v2(list(parameters), opt=name, lr=float(lr), filter_bias_and_bn=False, **options)
     except (ValueError, AssertionError, KeyError) as error:
         raise ValueError(f"schedule.optimizer.name={name} is no optimiser that timm knows ({error}).") from error
 
 
 class Stepper:
-    """One update's optimiser: backward, scaling for fp16, clipping, step."""
+    """One update's optimiser: backward, scaling for fp16, clipping, step.
 
-    def __init__(self, modules: Iterable[nn.Module], schedule: Schedule, *, scale: bool = False) -> None:
+    on_device: keep the learning rate in a tensor beside the parameters, where a recorded step finds it.
+    """
+
+    def __init__(
+        self, modules: Iterable[nn.Module], schedule: Schedule, *, scale: bool = False, on_device: bool = False
+    ) -> None:
         self.parameters = trainable(modules)
         if not self.parameters:
             raise ValueError("an update has nothing to train: all its parameters are frozen.")
-        self.schedule = schedule
-        self.optimizer = make_optimizer(self.parameters, schedule["optimizer"], float(schedule["lr"]))
+        self.schedule, self.lr = schedule, float(schedule["lr"])
+        self.rate = torch.tensor(self.lr, device=self.parameters[0].device) if on_device else self.lr
+        self.optimizer = make_optimizer(self.parameters, schedule["optimizer"], self.rate)
         self.scaler = torch.amp.GradScaler(self.parameters[0].device.type, enabled=scale)
         self.clip = schedule.get("clip_grad")
 
     def set_lr(self, step: int, steps: int, epochs: int) -> float:
         """Set and return the learning rate of a global step."""
-        lr = learning_rate(self.schedule, step, steps, epochs)
+        return self.use(learning_rate(self.schedule, step, steps, epochs))
+
+    def use(self, lr: float) -> float:
+        """Take steps of this size from now on; it is returned."""
         for group in self.optimizer.param_groups:
-            group["lr"] = lr
+            if not isinstance(group["lr"], Tensor):
+                group["lr"] = lr
+            elif lr != self.lr:
+                group["lr"].fill_(lr)
+        self.lr = lr
         return lr
 
     def step(self, losses: Mapping[str, Tensor], weight: float = 1.0) -> None:
@@ -86,16 +103,23 @@ class Stepper:
             nn.utils.clip_grad_norm_(self.parameters, float(self.clip))
         self.scaler.step(self.optimizer)
         self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)  # nor do later updates of other nets add to them
 
     def backward(self, losses: Mapping[str, Tensor]) -> None:
         """Compute gradients of the summed losses."""
         self.scaler.scale(torch.stack(list(losses.values())).sum()).backward()
 
     def state_dict(self) -> dict[str, Any]:
-        return {"optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict()}
+        optimizer = self.optimizer.state_dict()
+        for group in optimizer["param_groups"]:
+            group["lr"] = self.lr
+        return {"optimizer": optimizer, "scaler": self.scaler.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        rates = [group["lr"] for group in self.optimizer.param_groups]
         self.optimizer.load_state_dict(state["optimizer"])
+        for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate
         self.scaler.load_state_dict(state["scaler"])
 
 

@@ -22,6 +22,7 @@ from distill.errors import exit_code
 from distill.evaluate import accuracy
 from distill.fit import Fit
 from distill.fit_state import Options
+from distill.graphs import CudaGraph, without_graphs
 from distill.method import Method, Source
 from distill.mirror import outside_sweep
 from distill.models import FeatureNet, build
@@ -102,7 +103,10 @@ class Experiment:
             self._remember(config.reads(cfg) if reads is None else reads, bool(mixup))
         self.source: Source = like.source if like else self.data.source(batch_size=batch, seed=int(cfg.seed), **mixup)
         autocast = partial(runtime.autocast, self.device, self.precision)
-        options = Options(autocast, self.precision == "fp16", int(cfg.log_every), 60 * float(cfg.save_minutes))
+        graph = None if without_graphs(cfg.cuda_graphs, self.device, self.precision, parallel.world()) else CudaGraph
+        options = Options(
+            autocast, self.precision == "fp16", int(cfg.log_every), 60 * float(cfg.save_minutes), graph=graph
+        )
         self.watch = Watch(folder, quiet) if parallel.rank() == 0 else Nobody()
         self.fit = Fit(
             self.method,

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from distill.models import FeatureNet, Outputs
+from distill.trace import tracing
 
 log = logging.getLogger(__name__)
 COMPILE_FROM = 4000  # steps of a run from which compiling (20 to 60 s a net on two cores) pays for itself
@@ -123,7 +124,8 @@ def compile_forward(net: FeatureNet, batch: int) -> None:
     compiled: Callable[[Tensor], Outputs] = torch.compile(net.read, dynamic=False, options=options)
 
     def fits(images: Tensor) -> bool:
-        return len(images) == batch and net.training is not frozen and torch.is_grad_enabled() is not frozen
+        alike = len(images) == batch and net.training is not frozen and torch.is_grad_enabled() is not frozen
+        return alike and not tracing()
 
     def first(images: Tensor) -> Outputs:
         """Compile at the first use; a net that cannot be compiled runs as before from then on."""

@@ -30,14 +30,15 @@ class Prepared:
 
 
 class Remembered:
-    """Asks once for a batch that several runs share: the answer is kept until other images come."""
+    """Asks once for a batch that several runs share: the answer is kept until other images come, or are written."""
 
     def __init__(self, consult: Consult) -> None:
         self.consult = consult
-        self._answers: dict[int, tuple[torch.Tensor, Outputs]] = {}
+        self._answers: dict[int, tuple[torch.Tensor, int, Outputs]] = {}
 
     def __call__(self, teacher: FeatureNet, batch: Batch) -> Outputs:
+        images, version = batch.images, batch.images._version
         known = self._answers.get(id(teacher))
-        if known is None or known[0] is not batch.images:
-            self._answers[id(teacher)] = known = (batch.images, self.consult(teacher, batch))
-        return known[1]
+        if known is None or known[0] is not images or known[1] != version:
+            self._answers[id(teacher)] = known = (images, version, self.consult(teacher, batch))
+        return known[2]

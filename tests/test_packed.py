@@ -7,12 +7,17 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 from safetensors.torch import load_file
 
+from distill import run, runtime
 from distill.data.arrays import SharedSource
-from distill.sweep.packed import packs
+from distill.run import Experiment
+from distill.signals import StopSignals
+from distill.sweep.packed import packs, share
 from tests import tiny
+from tests.replay import Replay
 
 SMALL = [
     "student=resnet8",
@@ -47,6 +52,41 @@ def test_packed_runs_are_bit_identical_to_runs_alone(tmp_path: Path) -> None:
         one, other = load_file(tmp_path / "alone" / path), load_file(tmp_path / "packed" / path)
         assert all(torch.equal(value, other[key]) for key, value in one.items()), path
         assert rows(tmp_path / "alone" / path.parent) == rows(tmp_path / "packed" / path.parent)
+
+
+def test_packed_runs_that_are_recorded_are_bit_identical_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All find the batch, and what the teacher says of it, in one place."""
+    options = [*SMALL, "teacher.weights=none", "schedule.batch_size=8", f"output={tmp_path}"]
+    configs = [tiny.composed(*options, f"method={name}") for name in ("kd", "crd", "at")]
+    with StopSignals() as stop:
+        alone = [Experiment(cfg, tmp_path / f"alone{k}", stop, quiet=True) for k, cfg in enumerate(configs)]
+        together(alone)
+        monkeypatch.setattr(run, "without_graphs", lambda *_: False)
+        monkeypatch.setattr(run, "CudaGraph", Replay)
+        packed: list[Experiment] = []
+        for k, cfg in enumerate(configs):
+            like, reads = (packed or [None])[0], {"logits", "embedding", "features"}
+            packed.append(Experiment(cfg, tmp_path / f"packed{k}", stop, like=like, reads=reads, quiet=True))
+            if like is None:
+                share(packed[0])
+        together(packed)
+    assert all(each.fit.graphed and each.fit.graphed.replayed > 20 for each in packed)
+    for one, other in zip(alone, packed, strict=True):
+        state = other.method.state_dict()
+        assert all(torch.equal(value, state[key]) for key, value in one.method.state_dict().items())
+
+
+def together(runs: list[Experiment]) -> None:
+    """Take a step of each in turn, each with random numbers of its own, until all are done."""
+    runtime.seed_everything(1)
+    turns = [(one.fit.steps(), [runtime.rng_state()]) for one in runs]
+    while turns:
+        for turn in list(turns):
+            steps, state = turn
+            runtime.set_rng_state(state[0])
+            if next(steps, turn) is turn:
+                turns.remove(turn)
+            state[0] = runtime.rng_state()
 
 
 def test_a_member_that_fails_is_dropped_and_named(tmp_path: Path) -> None:

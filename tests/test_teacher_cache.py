@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tiny
 import torch
 
 from distill import config
@@ -20,6 +19,7 @@ from distill.row_file import RowFile
 from distill.run import run
 from distill.runtime import autocast
 from distill.teacher_cache import HOLDS, Cached, cached
+from tests import tiny
 
 CPU = torch.device("cpu")
 CACHEABLE = [

@@ -159,10 +159,14 @@ class ArraySource:
 
 
 class SharedSource(ArraySource):
-    """Gathers a batch once for all the loops that come to it one after the other, as packed runs do."""
+    """Gathers a batch once for all the loops that come to it one after the other, as packed runs do.
 
-    def __init__(self, *args: Any, **options: Any) -> None:
+    prepare: what is done to a batch before the first of them gets it.
+    """
+
+    def __init__(self, *args: Any, prepare: Callable[[Batch], Batch] | None = None, **options: Any) -> None:
         super().__init__(*args, **options)
+        self._prepare = prepare
         self._planned: tuple[int, Plan] | None = None
         self._latest: Batch | None = None
 
@@ -175,7 +179,8 @@ class SharedSource(ArraySource):
         if self._latest is None or (self._latest.epoch, self._latest.step) != (epoch, step):
             if self._planned is None or self._planned[0] != epoch:
                 self._planned = (epoch, self._plan(epoch))
-            self._latest = self._batch(self._planned[1], epoch, step)
+            batch = self._batch(self._planned[1], epoch, step)
+            self._latest = self._prepare(batch) if self._prepare else batch
         return replace(self._latest, views=dict(self._latest.views), logits=None)
 
 

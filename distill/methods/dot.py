@@ -28,8 +28,8 @@ class DotStepper(Stepper):
     each of the two gradients.
     """
 
-    def __init__(self, modules: Iterable[nn.Module], schedule: Schedule, *, scale: bool = False) -> None:
-        super().__init__(modules, schedule, scale=scale)
+    def __init__(self, modules: Iterable[nn.Module], schedule: Schedule, **how: bool) -> None:
+        super().__init__(modules, schedule, **how)
         options = dict(schedule["optimizer"])
         if options.pop("name", "sgd") != "sgd":
             raise ValueError("dot splits SGD's momentum: set schedule.optimizer.name=sgd, or use method=kd.")
@@ -39,7 +39,7 @@ class DotStepper(Stepper):
         self.twins = [nn.Parameter(p.detach()) for p in self.parameters]
         task = {"params": self.parameters, "momentum": momentum - delta}
         distill = {"params": self.twins, "momentum": momentum + delta, "weight_decay": 0.0}
-        rest = {"momentum": momentum, "lr": float(schedule["lr"]), "fused": True, **options}
+        rest = {"momentum": momentum, "lr": self.rate, "fused": True, **options}
         self.optimizer = torch.optim.SGD([task, distill], **rest)
 
     def backward(self, losses: Mapping[str, Tensor]) -> None:

@@ -134,6 +134,7 @@ class KDCL(Method):
         if variant not in VARIANTS:
             raise ValueError(f"method.variant is {variant!r}: it is one of {', '.join(VARIANTS)}.")
         self.variant = variant
+        self._seen: tuple[Tensor, Batch] | None = None
         self.others = make_peers(student, peers, models)
         if variant == "general":
             self._set_apart(held, data.num_train, peers)
@@ -167,14 +168,14 @@ class KDCL(Method):
         with torch.no_grad():
             constants = torch.stack([each.detach() for each in logits])
             target = self.target(constants, batch.labels)
-            self._seen = constants, batch
+            self._seen = (constants, batch) if self.variant == "general" else None
         ce = [mean_of(F.cross_entropy(each, batch.labels, reduction="none"), keep) for each in logits]
         kd = [soft_target_loss(each, target, keep, self.temperature) for each in logits]
         return {"ce": self.ce * torch.stack(ce).sum(), "kd": self.kd * torch.stack(kd).sum()}
 
     def after_step(self) -> None:
-        if self.variant == "general":
-            logits, batch = self._seen
+        if self._seen:
+            (logits, batch), self._seen = self._seen, None
             error = logits.softmax(2) - F.one_hot(batch.labels, logits.shape[2])
             self.errors += torch.einsum("pbk,qbk,b->pq", error, error, self.held[batch.index].float())
 

@@ -48,6 +48,8 @@ class NASKD(Method):
     here whole nets are trained and ranked by their losses.
     """
 
+    steps_alike = False  # nets are drawn
+
     scores: Tensor
     choice: Tensor
 

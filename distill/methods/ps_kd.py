@@ -44,6 +44,7 @@ class PSKD(Method):
         if not 0 <= alpha <= 1:
             raise ValueError(f"method.alpha is {alpha}: it is a share of the target, from 0 to 1.")
         self.alpha = alpha
+        self._seen: tuple[Tensor, Tensor] | None = None
         self.register_buffer("past", F.one_hot(data.labels.long(), student.num_classes).float())
 
     def loss(self, batch: Batch) -> Losses:
@@ -54,6 +55,7 @@ class PSKD(Method):
         return {"ce": self.ce * progressive_loss(logits, batch.labels, past, alpha)}
 
     def after_step(self) -> None:
-        index, logits = self._seen
+        assert self._seen
+        (index, logits), self._seen = self._seen, None
         with torch.no_grad():
             self.past[index] = (logits.float() / self.temperature).softmax(1)

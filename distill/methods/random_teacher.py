@@ -20,6 +20,8 @@ class RandomTeacher(SeveralTeachers):
     generator, whose state is part of every checkpoint.
     """
 
+    steps_alike = False  # teachers are drawn
+
     def __init__(
         self,
         student: FeatureNet,

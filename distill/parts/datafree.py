@@ -72,8 +72,9 @@ class BatchNormInputs:
         self.inputs.append(args[0])
 
     def loss(self) -> Tensor:
-        """Return the distance of what was seen from what the layers remember, summed over layers."""
-        pairs = zip(self.inputs, self.norms, strict=True)
+        """Return the distance of what was seen from what the layers remember, summed over layers, and forget it."""
+        inputs, self.inputs = self.inputs, []
+        pairs = zip(inputs, self.norms, strict=True)
         return torch.stack(
             [statistics_loss(x, norm.running_mean, norm.running_var) for x, norm in pairs]
         ).sum()
@@ -108,10 +109,7 @@ class Restarted(Stepper):
     def set_lr(self, step: int, steps: int, epochs: int) -> float:
         if step % steps == 0:
             self.optimizer.state.clear()
-        lr = learning_rate(self.schedule, step % steps, steps, 1)
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
-        return lr
+        return self.use(learning_rate(self.schedule, step % steps, steps, 1))
 
 
 class Afresh(Stepper):

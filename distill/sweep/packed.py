@@ -18,6 +18,8 @@ from distill import config, errors, runtime
 from distill.check import check
 from distill.data import ArraySource
 from distill.data.arrays import SharedSource
+from distill.graphs import GraphedTeacher, Held
+from distill.method import Batch
 from distill.run import Experiment, only_here
 from distill.signals import StopSignals
 from distill.sweep.jobs import Job, Sweep
@@ -84,10 +86,27 @@ class Member:
 
 
 def share(first: Experiment) -> None:
-    """Let the first run's batches and teachers serve the runs that are built like it."""
-    first.method.consult = Remembered(first.method.consult)
+    """Let the first run's batches and teachers serve the runs that are built like it.
+
+    Where steps are recorded, all find a batch in one place, and what the teachers say of it in another: they are
+    asked, by graphs of their own, before any of the runs takes its step.
+    """
+    asks, options = first.method.consult, first.fit.options
+    if options.graph:
+        asks = GraphedTeacher(asks, options.graph)
+    remembered = first.method.consult = Remembered(asks)
+    hold = Held()
+
+    def prepare(batch: Batch) -> Batch:
+        batch = hold(batch)
+        with options.autocast(), torch.no_grad():
+            for teacher in first.teachers:
+                remembered(teacher.net, batch)
+        return batch
+
     if type(first.source) is ArraySource:
-        first.source = first.fit.source = SharedSource(**first.source.settings)
+        settings = first.source.settings | ({"prepare": prepare} if options.graph else {})
+        first.source = first.fit.source = SharedSource(**settings)
 
 
 class Pack:
@@ -103,6 +122,8 @@ class Pack:
             members = self._gather(stop)
             while members:
                 members = [member for member in members if self._step(member)]
+                for member in members:  # a step of all runs at a time: the next overwrites what they read
+                    member.experiment.fit.join()
 
     def _gather(self, stop: StopSignals) -> list[Member]:
         """Open runs until none is left, `most` are open, or the next would not fit into memory."""

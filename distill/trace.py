@@ -1,0 +1,129 @@
+"""What a training step does: which operations on which tensors, and what it changes outside of them.
+
+A CUDA graph repeats the operations of one step on the memory of that step and runs no Python. That is the same as
+running the step only if every step asks for the same operations with the same numbers on the same memory, and leaves
+nothing behind in Python. `traced` runs a step and tells both.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+WAITS = {"aten::_local_scalar_dense", "aten::nonzero", "aten::masked_select", "aten::equal", "aten::_unique2"}
+_tracing = 0
+
+
+def tracing() -> bool:
+    """Whether a step is being traced; compiled nets, whose operations cannot be seen, then run eagerly."""
+    return _tracing > 0
+
+
+class Trace(TorchDispatchMode):
+    """The operations that pass by, as comparable values.
+
+    A tensor made since the start is known by the operation that made it, any other by its place in memory.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.operations: list[Any] = []
+        self.waits: list[str] = []  # operations that make the host wait for the device
+        self._made: dict[int, int] = {}
+
+    def __enter__(self) -> Trace:
+        global _tracing
+        _tracing += 1
+        super().__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        global _tracing
+        _tracing -= 1
+        super().__exit__(*error)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        asked = self._known((args, kwargs))
+        result = func(*args, **kwargs)
+        if func._schema.name in WAITS or _crosses(args, result):
+            self.waits.append(func._schema.name)
+        number = len(self.operations)
+        self.operations.append((str(func), asked))
+        if not any(out.alias_info for out in func._schema.returns):  # views and outputs in place lie in known memory
+            for tensor in _tensors(result):
+                self._made[tensor.untyped_storage().data_ptr()] = number
+        return result
+
+    def _known(self, value: Any) -> Any:
+        if isinstance(value, Tensor):
+            place = value.untyped_storage().data_ptr()
+            where = ("made", self._made[place]) if place in self._made else ("at", place)
+            return (*where, value.storage_offset(), tuple(value.shape), value.stride(), value.dtype)
+        if isinstance(value, Mapping):
+            return tuple((key, self._known(item)) for key, item in value.items())
+        if isinstance(value, list | tuple):
+            return tuple(self._known(item) for item in value)
+        return value if value is None or isinstance(value, bool | int | float | str) else str(value)
+
+
+def traced(step: Callable[[], Any], roots: Mapping[str, Any], device: torch.device) -> tuple[Any, Trace, list[str]]:
+    """Run `step`; return its result, its trace, and what it changed in Python: what hangs from `roots`, generators."""
+    before = _host_state(roots, device)
+    with Trace() as trace:
+        result = step()
+    after = _host_state(roots, device)
+    return result, trace, sorted(name for name in before | after if before.get(name) != after.get(name))
+
+
+def _host_state(roots: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
+    """All Python values of some objects, by their paths, and the states of the host's random generators."""
+    state: dict[str, Any] = {"random": random.getstate(), "numpy.random": str(np.random.get_state())}
+    if device.type != "cpu":
+        state["torch's CPU generator"] = torch.get_rng_state().tolist()
+    for name, root in roots.items():
+        state |= dict(_attributes(root, name, set()))
+    return state
+
+
+def _attributes(owner: Any, path: str, seen: set[int]) -> Iterator[tuple[str, Any]]:
+    """(path, comparable value) of an object of this package and all that hangs from it; tensors by their place."""
+    if id(owner) in seen:
+        return
+    seen.add(id(owner))
+    if isinstance(owner, Tensor):
+        yield path, (owner.untyped_storage().data_ptr(), tuple(owner.shape))
+    elif isinstance(owner, torch.Generator):
+        yield path, owner.get_state().tolist()
+    elif isinstance(owner, Mapping):
+        for key, value in owner.items():
+            yield from _attributes(value, f"{path}[{key!r}]", seen)
+    elif isinstance(owner, list | tuple | set):
+        yield path, len(owner)
+        for number, value in enumerate(owner):
+            yield from _attributes(value, f"{path}[{number}]", seen)
+    elif isinstance(owner, nn.Module) or type(owner).__module__.startswith("distill."):
+        for name, value in getattr(owner, "__dict__", {}).items():
+            yield from _attributes(value, f"{path}.{name}", seen)
+    elif owner is None or isinstance(owner, bool | int | float | str):
+        seen.discard(id(owner))  # small numbers are one object everywhere
+        yield path, owner
+
+
+def _crosses(args: Any, result: Any) -> bool:
+    """Whether values go from the host to the device or back."""
+    return len({tensor.device.type for tensor in (*_tensors(args), *_tensors(result)) if tensor.dim()}) > 1
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _tensors(item)

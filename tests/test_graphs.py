@@ -1,0 +1,235 @@
+"""Steps that are recorded and replayed: with a graph for the CPU that keeps a CUDA graph's rules."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from distill.fit import Fit
+from distill.graphs import GraphedStep, GraphedTeacher, Held, without_graphs
+from distill.method import Batch, consult
+from distill.optim import Stepper
+from distill.trace import traced
+from tests import tiny
+from tests.replay import Replay
+
+CPU = torch.device("cpu")
+EAGER = {  # methods whose steps are not all recorded on the CPU, and why
+    "cmi": "each step changes method.seen",
+    "nas-kd": "drawn on the host",
+    "ofa-kd": "waits for the device",  # F.one_hot looks at labels on the CPU alone
+    "random-teacher": "drawn on the host",
+}
+SHORT = {"lwf", "dafl", "dfq", "zskt"}  # tasks or epochs of a step or two
+
+
+class Refused(Replay):
+    """A graph that cannot be made: the loop is the one around graphs, and every step runs eagerly."""
+
+    def capture(self, work: Callable[[], Any]) -> Any:
+        raise RuntimeError("this operation cannot be captured")
+
+
+def trained(
+    name: str, folder: Path, graph: type[Replay], epochs: int, *overrides: str
+) -> tuple[Fit, list[GraphedStep]]:
+    """Train on batches of four, the last of two; return the loop and what recorded its phases."""
+    data = tiny.tiny_data()
+    method = tiny.seeded_method(name, data, ("cifar_resnet14", "cifar_resnet8"), *overrides)
+    fit = tiny.fit(method, data, folder)
+    fit.options.graph, fit.schedule["epochs"] = graph, epochs
+    fit.schedule["lr"] = 0.001  # small, so that differences of rounding stay small
+    fit.source = data.source(batch_size=4, seed=1)
+    found: list[GraphedStep] = []
+    begin = fit._begin
+
+    def noting(phase: Any) -> None:
+        begin(phase)
+        assert fit.graphed
+        found.append(fit.graphed)
+
+    fit._begin = noting  # type: ignore[method-assign]
+    torch.manual_seed(3)
+    for _ in fit.steps():
+        pass
+    return fit, found
+
+
+def numbers(row: dict[str, Any]) -> dict[str, float]:
+    return {key: value for key, value in row.items() if isinstance(value, int | float)}
+
+
+@pytest.mark.parametrize("name", tiny.METHODS)
+def test_replayed_steps_are_the_eager_ones(name: str, tmp_path: Path) -> None:
+    """Whatever a method keeps in Python, no step is replayed that would have done something else."""
+    overrides = ("method.batch_size=4",) if name == "semckd" else ()
+    eager, _ = trained(name, tmp_path / "eager", Refused, 2, *overrides)
+    graphed, found = trained(name, tmp_path / "graphed", Replay, 2, *overrides)
+    exact = 1e-4 if name == "reviewkd" else 1e-6  # whose kernels round by how its maps happen to lie in memory
+    rows = [[numbers(row) for row in fit.watch.rows] for fit in (eager, graphed)]  # type: ignore[attr-defined]
+    assert rows[1] == [pytest.approx(row, rel=exact) for row in rows[0]]
+    torch.testing.assert_close(graphed.method.state_dict(), eager.method.state_dict(), rtol=exact, atol=10 * exact)
+    reasons = [each.why for each in found if each.why]
+    if name in EAGER:
+        assert reasons and all(EAGER[name] in reason for reason in reasons)
+    else:
+        assert not reasons and (name in SHORT or sum(each.replayed for each in found) >= 4)
+
+
+def test_the_short_last_batch_has_a_graph_of_its_own(tmp_path: Path) -> None:
+    fit, (graphed,) = trained("kd", tmp_path, Replay, 5)
+    assert graphed.replayed == 2 + 4 * 4 + 2  # epochs: two of five, four of five each; the short one from the fourth on
+    assert fit.at.total == 30
+
+
+def test_what_changes_with_the_epoch_is_recorded_anew(tmp_path: Path) -> None:
+    """dkd's weight rises over the first epochs: each has a graph with its own."""
+    _, (graphed,) = trained("dkd", tmp_path, Replay, 3)
+    assert graphed._generation == 2 and graphed.replayed == 2 + 3 + 3
+
+
+def test_the_rate_of_every_step_reaches_the_graph(tmp_path: Path) -> None:
+    ends = []
+    for graph in (Refused, Replay):
+        data = tiny.tiny_data()
+        fit = tiny.fit(tiny.seeded_method("kd", data), data, tmp_path / graph.__name__)
+        fit.options.graph, fit.source = graph, data.source(batch_size=4, seed=1)
+        fit.schedule |= {"decay": "cosine", "epochs": 3}
+        for _ in fit.steps():
+            pass
+        ends.append((fit.method.state_dict(), fit.watch.rows, fit.graphed.replayed))
+    assert ends[1][1] == ends[0][1] and ends[1][2] == 10
+    assert all(torch.equal(ends[1][0][key], value) for key, value in ends[0][0].items())
+    assert len({row["lr"] for row in ends[0][1]}) == 3
+
+
+def test_a_graph_that_cannot_be_made_is_said_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO):
+        _, (graphed,) = trained("kd", tmp_path, Refused, 2)
+    assert graphed.replayed == 0 and graphed.why == "this operation cannot be captured"
+    assert caplog.text.count("without a CUDA graph: this operation cannot be captured") == 1
+
+
+def test_a_cut_off_run_goes_on_to_the_same_end(tmp_path: Path) -> None:
+    whole, _ = trained("kd", tmp_path / "whole", Replay, 4)
+    data = tiny.tiny_data()
+    first = tiny.fit(tiny.seeded_method("kd", data), data, tmp_path / "cut")
+    for part in (first, tiny.fit(tiny.seeded_method("kd", data), data, tmp_path / "cut")):
+        part.options.graph, part.schedule["epochs"], part.schedule["lr"] = Replay, 4, 0.001
+        part.source = data.source(batch_size=4, seed=1)
+        resumed = part.restore()
+        for _ in part.steps():
+            if part is first and part.at.total == 15:
+                part.join()
+                part.meter.flush("", 3)
+                part._save()
+                break
+    assert resumed == 15
+    for key, value in whole.method.state_dict().items():
+        assert torch.equal(part.method.state_dict()[key], value)
+
+
+class Counting(torch.nn.Module):
+    """Work that leaves something behind in Python."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind, self.count, self.kept = kind, 0, [torch.zeros(1)]
+        self.register_buffer("sum", torch.zeros(()))
+
+    def step(self, batch: Batch) -> tuple[tuple[str, ...], torch.Tensor]:
+        if self.kind == "counts":
+            self.count += 1
+        if self.kind == "keeps":
+            self.kept[0] = batch.images.mean()[None]
+        if self.kind == "reads":
+            self.sum += batch.images.mean().item()
+        if self.kind == "differs":
+            self.sum += batch.step
+        self.sum += batch.images.sum()
+        return ("loss",), torch.stack([self.sum.clone()])
+
+
+@pytest.mark.parametrize(
+    ("kind", "why"),
+    [
+        ("counts", "each step changes method.count"),
+        ("keeps", "each step changes method.kept[0]"),
+        ("reads", "aten::_local_scalar_dense waits for the device"),
+        ("differs", "no two of its steps are the same"),
+        ("nothing", None),
+    ],
+)
+def test_work_that_cannot_be_repeated_is_found_out(kind: str, why: str | None) -> None:
+    net, eager = Counting(kind), Counting(kind)
+    graphed = GraphedStep(net.step, {"method": net}, CPU, Replay)
+    for step in range(20):
+        torch.manual_seed(step)
+        batch = Batch(torch.rand(2, 3), torch.zeros(2), torch.zeros(2), step=step)
+        graphed(batch, lambda: None)
+        eager.step(batch)
+    assert graphed.why == why and net.sum == eager.sum and net.count == eager.count
+    assert (graphed.replayed > 10) == (why is None)
+
+
+def test_teachers_are_asked_by_a_graph_for_held_batches_alone(tmp_path: Path) -> None:
+    data, hold, asked = tiny.tiny_data(), Held(), []
+    method = tiny.seeded_method("kd", data)
+
+    def asks(teacher: Any, batch: Batch) -> Any:
+        asked.append(batch.step)
+        return consult(teacher, batch)
+
+    teacher = GraphedTeacher(asks, Replay)
+    with torch.no_grad():
+        for batch in data.source(batch_size=4, seed=1).epoch(1):
+            held = hold(batch)
+            assert torch.equal(teacher(method.teacher, held).logits, consult(method.teacher, batch).logits)
+            assert torch.equal(teacher(method.teacher, batch).logits, consult(method.teacher, batch).logits)
+    assert asked.count(0) == asked.count(1) == 2 and asked.count(2) == 1  # recorded at the second, then replayed
+
+
+def test_a_held_batch_lies_where_the_first_of_its_shape_did() -> None:
+    data, hold = tiny.tiny_data(), Held()
+    first, second, *_, last = data.source(batch_size=4, seed=1).epoch(1)
+    one, two, short = hold(first), hold(second), hold(last)
+    assert one.images is two.images and one.images is not short.images
+    assert torch.equal(two.images, second.images) and torch.equal(two.index, second.index) and two.step == 1
+    assert hold(two).images is two.images and one.images.stride() == first.images.stride()
+
+
+def test_a_traced_step_tells_generators_apart() -> None:
+    def draw() -> None:
+        import random
+
+        random.random()
+
+    assert traced(draw, {}, CPU)[2] == ["random"]
+    assert traced(lambda: torch.rand(2), {}, CPU)[2] == []
+
+
+def test_graphs_are_for_gpus_and_say_what_forbids_them(caplog: pytest.LogCaptureFixture) -> None:
+    assert without_graphs("auto", CPU, "bf16", 1) and not caplog.records
+    gpu = torch.device("cuda")
+    with caplog.at_level(logging.INFO):
+        assert not without_graphs("auto", gpu, "bf16", 1)
+        assert without_graphs(False, gpu, "bf16", 1) and without_graphs("auto", gpu, "fp16", 1)
+        assert without_graphs("auto", gpu, "fp32", 2)
+    assert len(caplog.records) == 3
+
+
+def test_rates_on_the_device_are_saved_as_numbers() -> None:
+    net = torch.nn.Linear(2, 2)
+    schedule = {"lr": 0.1, "optimizer": {"name": "sgd", "momentum": 0.9}, "milestones": [1], "gamma": 0.1}
+    stepper = Stepper([net], schedule, on_device=True)
+    assert stepper.set_lr(1, 1, 2) == pytest.approx(0.01)
+    place = stepper.optimizer.param_groups[0]["lr"]
+    state = stepper.state_dict()
+    assert state["optimizer"]["param_groups"][0]["lr"] == pytest.approx(0.01)
+    stepper.load_state_dict(state)
+    assert stepper.optimizer.param_groups[0]["lr"] is place and place.item() == pytest.approx(0.01)
