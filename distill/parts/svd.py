@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor
 
@@ -43,13 +46,26 @@ def eigenbasis(x: Tensor) -> tuple[Tensor, Tensor]:
     R = min(P,C). Vectors whose value is lost in rounding are zero where P < C.
     """
     wide = x.shape[1] < x.shape[2]
-    squares, basis = torch.linalg.eigh(x @ x.mT if wide else x.mT @ x)
+    gram = x @ x.mT if wide else x.mT @ x
+    with one_thread():
+        squares, basis = torch.linalg.eigh(gram)
     squares, basis = squares.flip(1).clamp_min(0), basis.flip(2)
     if wide:
         lost = squares <= 1e-6 * squares[:, :1]
         scale = squares.sqrt().masked_fill(lost, torch.inf)
         basis = x.mT @ basis / scale[:, None]
     return squares, torch.where(basis.sum(1, keepdim=True) < 0, -basis, basis)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Let the CPU work with one thread: decompositions of small matrices take several times as long with more."""
+    count = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(count)
 
 
 def damped_gaps(squares: Tensor, count: int) -> Tensor:
