@@ -18,8 +18,10 @@ from distill import config, errors, runtime
 from distill.check import check
 from distill.data import ArraySource
 from distill.data.arrays import SharedSource
+from distill.fit_state import Options
 from distill.graphs import GraphedTeacher, Held
-from distill.method import Batch
+from distill.method import Batch, Consult, Source
+from distill.models import FeatureNet
 from distill.run import Experiment, only_here
 from distill.signals import StopSignals
 from distill.sweep.jobs import Job, Sweep
@@ -86,27 +88,33 @@ class Member:
 
 
 def share(first: Experiment) -> None:
-    """Let the first run's batches and teachers serve the runs that are built like it.
+    """Let the first run's batches and teachers serve the runs that are built like it."""
+    nets = [teacher.net for teacher in first.teachers]
+    first.method.consult, first.source = shared(first.method.consult, first.source, nets, first.fit.options)
+    first.fit.source = first.source
 
-    Where steps are recorded, all find a batch in one place, and what the teachers say of it in another: they are
-    asked, by graphs of their own, before any of the runs takes its step.
+
+def shared(
+    asks: Consult, source: Source, teachers: Sequence[FeatureNet], options: Options
+) -> tuple[Consult, Source]:
+    """Return a way of asking teachers, and a source, that loops in step can share.
+
+    Where steps are recorded, all loops find a batch in one place, and what the teachers say of it in another: they
+    are asked, by graphs of their own, before any of the loops takes its step.
     """
-    asks, options = first.method.consult, first.fit.options
-    if options.graph:
-        asks = GraphedTeacher(asks, options.graph)
-    remembered = first.method.consult = Remembered(asks)
+    remembered = Remembered(GraphedTeacher(asks, options.graph) if options.graph else asks)
     hold = Held()
 
     def prepare(batch: Batch) -> Batch:
         batch = hold(batch)
         with options.autocast(), torch.no_grad():
-            for teacher in first.teachers:
-                remembered(teacher.net, batch)
+            for teacher in teachers:
+                remembered(teacher, batch)
         return batch
 
-    if type(first.source) is ArraySource:
-        settings = first.source.settings | ({"prepare": prepare} if options.graph else {})
-        first.source = first.fit.source = SharedSource(**settings)
+    if type(source) is ArraySource:
+        source = SharedSource(**source.settings, **({"prepare": prepare} if options.graph else {}))
+    return remembered, source
 
 
 class Pack:

@@ -1,0 +1,88 @@
+"""What of a step is data, teacher, student, method and optimiser; and how much memory a loop takes."""
+
+from __future__ import annotations
+
+import re
+import statistics
+import time
+from collections.abc import Callable
+from itertools import islice
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from torch.nn import functional as F
+
+from distill.fit import Fit, train_mode
+from distill.method import Batch
+from distill.optim import trainable
+
+Result = TypeVar("Result")
+
+
+def shares(fit: Fit, rounds: int = 5) -> dict[str, float]:
+    """The parts of a step of a loop's last phase, 0 to 1, each timed alone; on a GPU a step may overlap them.
+
+    data: gather, augment, normalise. teacher: its forward. student: forward, cross-entropy, backward. method: what
+    remains of the method's losses and their backward. optimiser: the update of the weights.
+    """
+    train_mode(fit.method, fit.phases[-1])
+    batches = islice(fit.source.epoch(1), rounds + 1)
+    plain = torch.optim.SGD(trainable([fit.method]), lr=0.0, momentum=0.9, weight_decay=5e-4, fused=True)
+    seconds: dict[str, list[float]] = {}
+    for _ in range(rounds + 1):
+        batch, spent = timed(lambda: next(batches))
+        seconds.setdefault("data", []).append(spent)
+        for name, work in {**pieces(fit, batch), "optimiser": plain.step}.items():
+            seconds.setdefault(name, []).append(timed(work)[1])
+        plain.zero_grad(set_to_none=True)
+    typical = {name: statistics.median(values[1:]) for name, values in seconds.items()}
+    whole = typical.pop("whole")
+    parts = {**typical, "method": max(whole - typical["teacher"] - typical["student"], 0.0)}
+    return {name: value / sum(parts.values()) for name, value in parts.items()}
+
+
+def pieces(fit: Fit, batch: Batch) -> dict[str, Callable[[], object]]:
+    """What computes on a batch: the teacher, the student with labels alone, and the whole of the losses."""
+    method, autocast = fit.method, fit.options.autocast
+
+    def teacher() -> None:
+        with autocast(), torch.no_grad():
+            for each in method.teachers:
+                method.consult(each, batch)
+
+    def student() -> None:
+        with autocast():
+            loss = F.cross_entropy(method.student(batch.images).logits, batch.labels)
+        torch.autograd.grad(loss, trainable([method.student]))
+
+    def whole() -> None:
+        for update in fit.phases[-1].updates:
+            with autocast():
+                losses = update.loss(batch)
+            torch.stack(list(losses.values())).sum().backward()
+
+    return {"teacher": teacher, "student": student, "whole": whole}
+
+
+def timed(work: Callable[[], Result]) -> tuple[Result, float]:
+    """What some work returns, and the seconds until the device is done with it."""
+    wait()
+    start = time.perf_counter()
+    result = work()
+    wait()
+    return result, time.perf_counter() - start
+
+
+def wait() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def peak_mib(device: torch.device) -> float | None:
+    """The most memory that this process has held, in MiB: the GPU's where it uses one, else its resident set."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    status = Path("/proc/self/status")
+    found = re.search(r"VmHWM:\s+(\d+) kB", status.read_text() if status.exists() else "")
+    return int(found[1]) / 2**10 if found else None
