@@ -56,15 +56,11 @@ class AFDAttention(Method):
                 f"and {self.teacher.name} {self.teacher.shapes}: take nets alike, or method=semckd."
             )
         self.weight = weight
-        self.attention = nn.ModuleList(
-            self._attention(c, max(int(c * squeeze), 1)) for c in self.teacher.channels
-        )
+        self.attention = nn.ModuleList(self._attention(c, max(int(c * squeeze), 1)) for c in self.teacher.channels)
 
     @staticmethod
     def _attention(channels: int, middle: int) -> nn.Sequential:
-        return nn.Sequential(
-            nn.Linear(channels, middle), nn.ReLU(), nn.Linear(middle, channels), nn.Sigmoid()
-        )
+        return nn.Sequential(nn.Linear(channels, middle), nn.ReLU(), nn.Linear(middle, channels), nn.Sigmoid())
 
     def distill(self, student: Outputs, teacher: Outputs, batch: Batch) -> Losses:
         losses = []

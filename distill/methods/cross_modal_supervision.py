@@ -73,7 +73,5 @@ def place(net: FeatureNet, stage: int) -> int:
     """The 0-based number of a stage; ValueError names the stages that a net has."""
     count = len(net.shapes)
     if not 1 <= abs(stage) <= count:
-        raise ValueError(
-            f"method.stage={stage} of {net.name} does not exist: it has 1 to {count}, or -1 to -{count}."
-        )
+        raise ValueError(f"method.stage={stage} of {net.name} does not exist: it has 1 to {count}, or -1 to -{count}.")
     return stage - 1 if stage > 0 else count + stage

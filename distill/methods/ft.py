@@ -21,9 +21,7 @@ FORMS = ("collapsed", "paper")
 
 
 @full_precision
-def factor_loss(
-    student: Tensor, teacher: Tensor, form: str = "collapsed", p1: float = 2, p2: float = 1
-) -> Tensor:
+def factor_loss(student: Tensor, teacher: Tensor, form: str = "collapsed", p1: float = 2, p2: float = 1) -> Tensor:
     """Mean of |phi(F_s) - phi(F_t)|^p2 over the elements of phi (the paper's L_FT), of factors [B,M,H,W].
 
     paper: phi(F) is the whole factor as a unit vector [B,M*H*W]. collapsed: the unit vector [B,H*W] along
@@ -42,9 +40,7 @@ def unit_factor(student: Tensor, teacher: Tensor, form: str, p1: float) -> Tenso
     return s - t
 
 
-def three_convolutions(
-    channels: Sequence[int], *, norm: bool = False, transposed: bool = False
-) -> nn.Sequential:
+def three_convolutions(channels: Sequence[int], *, norm: bool = False, transposed: bool = False) -> nn.Sequential:
     """Three 3x3 convolutions through four widths, each with LeakyReLU(0.1), and BatchNorm if `norm`."""
     kind = nn.ConvTranspose2d if transposed else nn.Conv2d
     layers: list[nn.Module] = []
@@ -100,9 +96,7 @@ class FT(Method):
         if form not in FORMS:
             raise ValueError(f"method.form is {form!r}: factor transfer has the forms {' and '.join(FORMS)}.")
         if init_epochs < 1:
-            raise ValueError(
-                "method.init_epochs is 0, but ft compares factors of a trained paraphraser: use 30."
-            )
+            raise ValueError("method.init_epochs is 0, but ft compares factors of a trained paraphraser: use 30.")
         channels, width = self.teacher.channels[-1], student.channels[-1]
         factors = int(channels * rate)
         if factors < 1:

@@ -59,8 +59,7 @@ def edge_loss(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
 
 @full_precision
 def transformation_loss(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
-    """Mean squared error of the transformations [B] between two stages' maps [B,C,H,W] of each net.
-    """
+    """Mean squared error of the transformations [B] between two stages' maps [B,C,H,W] of each net."""
     return F.mse_loss(transformation(*student), transformation(*teacher))
 
 
@@ -90,9 +89,7 @@ class IRG(Method):
         super().__init__(student, teachers, data, ce=ce, kd=kd, temperature=temperature)
         for net in (student, self.teacher):
             if len(net.shapes) < 2:
-                raise ValueError(
-                    f"irg relates two stages, and {net.name} shows {net.shapes}: use method=rkd instead."
-                )
+                raise ValueError(f"irg relates two stages, and {net.name} shows {net.shapes}: use method=rkd instead.")
         self.weight, self.vertex, self.edge, self.transform = weight, vertex, edge, transform
 
     def distill(self, student: Outputs, teacher: Outputs, batch: Batch) -> Losses:

@@ -105,15 +105,12 @@ class SemCKD(Method):
     def distances(self, student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
         """Stage maps of both nets -> [B,Ls,Lt]: mean squared errors after projection, the larger map
         pooled."""
-        rows = []
+        each = []
         for source, projections in zip(student, self.projections, strict=True):
             assert isinstance(projections, nn.ModuleList)
-            pairs = [
-                (project, *pool_to(source, target))
-                for project, target in zip(projections, teacher, strict=True)
-            ]
-            rows.append(torch.stack([map_distances(project(s), t) for project, s, t in pairs], 1))
-        return torch.stack(rows, 1)
+            pairs = [(project, *pool_to(source, target)) for project, target in zip(projections, teacher, strict=True)]
+            each.append(torch.stack([map_distances(project(s), t) for project, s, t in pairs], 1))
+        return torch.stack(each, 1)
 
     def distill(self, student: Outputs, teacher: Outputs, batch: Batch) -> Losses:
         if len(batch.labels) != self.batch_size:

@@ -177,9 +177,7 @@ class SimKD(Method):
         unused = self._freeze_unused()
         model = ReusedModel(student, self.projector, teacher, self.head, unused)
         self._deployed = (
-            ReusedNet(
-                model, name=f"{student.name}+{teacher.name}", size=student.size, in_chans=student.in_chans
-            ),
+            ReusedNet(model, name=f"{student.name}+{teacher.name}", size=student.size, in_chans=student.in_chans),
         )
 
     def _teacher_head(self, feature: Tensor) -> nn.ModuleDict:

@@ -70,9 +70,7 @@ class VID(Method):
     ) -> None:
         super().__init__(student, teachers, data, ce=ce, kd=kd, temperature=temperature)
         if variance <= EPS:
-            raise ValueError(
-                f"method.variance is {variance}: a variance starts above {EPS}; the usual value is 5."
-            )
+            raise ValueError(f"method.variance is {variance}: a variance starts above {EPS}; the usual value is 5.")
         self.weight = weight
         pairs = stage_pairs(student, self.teacher, "vid")
         self.regressors = nn.ModuleList(Regressor(s[0], t[0], variance) for s, t in pairs)
