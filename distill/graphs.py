@@ -174,7 +174,7 @@ class GraphedStep:
             seen.different += 1
         seen.operations, seen.generation = trace.operations, self._generation
         if trace.waits:
-            self._give_up(f"{trace.waits[0]} waits for the device")
+            self._give_up(trace.waits[0])
         elif changed:
             self._give_up(f"each step changes {changed[0]}")
         elif seen.different > PATIENCE:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -51,7 +52,9 @@ def make_optimizer(
     if name in ("adam", "adamw"):
         options = {key: value for key, value in options.items() if key not in ("nesterov", "momentum")}
         kind = torch.optim.Adam if name == "adam" else torch.optim.AdamW
-        return kind(parameters, lr=lr, fused=True, **options)
+        recorded = isinstance(lr, Tensor)  # in a graph, some steps before which run without
+        warnings.filterwarnings("ignore", "This instance was constructed with capturable=True")
+        return kind(parameters, lr=lr, fused=True, capturable=recorded, **options)
     from timm.optim import create_optimizer_v2
 
     options.pop("nesterov", None)

@@ -34,7 +34,7 @@ class Trace(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.operations: list[Any] = []
-        self.waits: list[str] = []  # operations that make the host wait for the device
+        self.waits: list[str] = []  # what of it ties the device to the host
         self._made: dict[int, int] = {}
 
     def __enter__(self) -> Trace:
@@ -52,8 +52,10 @@ class Trace(TorchDispatchMode):
         kwargs = kwargs or {}
         asked = self._known((args, kwargs))
         result = func(*args, **kwargs)
-        if func._schema.name in WAITS or _crosses(args, result):
-            self.waits.append(func._schema.name)
+        if func._schema.name in WAITS:
+            self.waits.append(f"{func._schema.name} waits for the device")
+        elif _crosses(args, result):
+            self.waits.append(f"{func._schema.name} copies between host and device")
         number = len(self.operations)
         self.operations.append((str(func), asked))
         if not any(out.alias_info for out in func._schema.returns):  # views and outputs in place lie in known memory
