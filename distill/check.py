@@ -41,7 +41,7 @@ RULES: dict[str, Rule] = {
     ),
     "precision": _one_of("auto", "fp32", "bf16", "fp16"),
     "compile": _one_of("auto", "true", "false"),
-    "cuda_graphs": _one_of("auto", "false"),
+    "cuda_graphs": _one_of("auto", "true", "false"),
     "schedule.epochs": _COUNT,
     "schedule.batch_size": _COUNT,
     "schedule.lr": _POSITIVE,

@@ -22,6 +22,7 @@ from distill.trace import traced
 log = logging.getLogger(__name__)
 Measures = tuple[tuple[str, ...], Tensor]  # names of a step's losses, and their values on the device
 Work = Callable[[Batch], Measures]
+LARGE = 64  # pixels of an image from which on launches are not what a step waits for
 PATIENCE = 6  # steps in a row that differ before a method is left to run eagerly
 
 
@@ -127,6 +128,7 @@ class GraphedStep:
     def __call__(self, batch: Batch, prepare: Callable[[], None]) -> Measures:
         """Do one step after `prepare`, which writes what is new, such as rates; names and values of its losses."""
         if self.why:
+            self.join()
             prepare()
             return self.work(batch)
         with self._aside(batch):
@@ -254,14 +256,19 @@ def _each(change: Callable[[Tensor], Tensor], batch: Batch) -> Batch:
     )  # fmt: skip
 
 
-def without_graphs(setting: Any, device: torch.device, precision: str, world: int) -> bool:
-    """Whether a run is to have no graphs, which is said where there is a GPU; `setting` is auto or false."""
+def without_graphs(setting: Any, device: torch.device, precision: str, world: int, size: int) -> bool:
+    """Whether a run is to have no graphs, which is said where there is a GPU; `setting` is auto, true or false.
+
+    size: of images, in pixels. Large ones keep the GPU busy without graphs, which hold the memory of a step for good.
+    """
     if device.type != "cuda":
         return True
+    setting = str(setting).lower()
     why = {
-        "cuda_graphs=false": str(setting).lower() == "false",
+        "cuda_graphs=false": setting == "false",
         "fp16's scaling of gradients waits for the device at every step; precision=bf16 does not": precision == "fp16",
         "several processes share each step": world > 1,
+        f"images of {size} pixels keep the GPU busy (cuda_graphs=true)": size > LARGE and setting != "true",
     }
     for reason in (reason for reason, holds in why.items() if holds):
         log.info("steps run without a CUDA graph: %s", reason)

@@ -103,9 +103,13 @@ class Experiment:
             self._remember(config.reads(cfg) if reads is None else reads, bool(mixup))
         self.source: Source = like.source if like else self.data.source(batch_size=batch, seed=int(cfg.seed), **mixup)
         autocast = partial(runtime.autocast, self.device, self.precision)
-        graph = None if without_graphs(cfg.cuda_graphs, self.device, self.precision, parallel.world()) else CudaGraph
+        size, world = self.data.info.size, parallel.world()
         options = Options(
-            autocast, self.precision == "fp16", int(cfg.log_every), 60 * float(cfg.save_minutes), graph=graph
+            autocast,
+            scale=self.precision == "fp16",
+            log_every=int(cfg.log_every),
+            save_seconds=60 * float(cfg.save_minutes),
+            graph=None if without_graphs(cfg.cuda_graphs, self.device, self.precision, world, size) else CudaGraph,
         )
         self.watch = Watch(folder, quiet) if parallel.rank() == 0 else Nobody()
         self.fit = Fit(

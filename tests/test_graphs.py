@@ -214,13 +214,14 @@ def test_a_traced_step_tells_generators_apart() -> None:
 
 
 def test_graphs_are_for_gpus_and_say_what_forbids_them(caplog: pytest.LogCaptureFixture) -> None:
-    assert without_graphs("auto", CPU, "bf16", 1) and not caplog.records
+    assert without_graphs("auto", CPU, "bf16", 1, 32) and not caplog.records
     gpu = torch.device("cuda")
     with caplog.at_level(logging.INFO):
-        assert not without_graphs("auto", gpu, "bf16", 1)
-        assert without_graphs(False, gpu, "bf16", 1) and without_graphs("auto", gpu, "fp16", 1)
-        assert without_graphs("auto", gpu, "fp32", 2)
-    assert len(caplog.records) == 3
+        assert not without_graphs("auto", gpu, "bf16", 1, 32) and not without_graphs(True, gpu, "bf16", 1, 224)
+        assert not caplog.records
+        assert without_graphs(False, gpu, "bf16", 1, 32) and without_graphs("auto", gpu, "fp16", 1, 32)
+        assert without_graphs("auto", gpu, "fp32", 2, 32) and without_graphs("auto", gpu, "bf16", 1, 224)
+    assert len(caplog.records) == 4
 
 
 def test_rates_on_the_device_are_saved_as_numbers() -> None:

@@ -87,6 +87,8 @@ def together(runs: list[Experiment]) -> None:
             if next(steps, turn) is turn:
                 turns.remove(turn)
             state[0] = runtime.rng_state()
+        for one in runs:
+            one.fit.join()
 
 
 def test_a_member_that_fails_is_dropped_and_named(tmp_path: Path) -> None:

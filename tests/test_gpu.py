@@ -1,0 +1,100 @@
+"""What only a GPU can show: graphs that CUDA records, steps that nothing waits for, packed runs on streams."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from distill.data import Data, Split
+from distill.fit import Fit
+from distill.graphs import CudaGraph
+from distill.run import Experiment
+from distill.signals import StopSignals
+from distill.sweep.packed import share
+from tests import tiny
+from tests.test_graphs import EAGER
+from tests.test_packed import SMALL, together
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+DEVICE = "cuda"
+WAIT = {"kdsvd", "mhgd"}  # in torch.linalg.eigh
+
+
+def there(data: Data) -> Data:
+    """The data on the GPU."""
+    train, test = (Split(part.images.to(DEVICE), part.labels.to(DEVICE)) for part in (data.train, data.test))
+    return replace(data, train=train, test=test)
+
+
+def loop(name: str, folder: Path, *, graph: bool, batch: int = 4) -> Fit:
+    data = there(tiny.tiny_data())
+    method = tiny.seeded_method(name, data, ("cifar_resnet14", "cifar_resnet8"), *semckd(name, batch)).to(DEVICE)
+    for teacher in method.teachers:
+        teacher.to(DEVICE)
+    fit = tiny.fit(method, data, folder)
+    fit.options.graph, fit.schedule["lr"] = CudaGraph if graph else None, 0.001
+    fit.source = data.source(batch_size=batch, seed=1)
+    torch.manual_seed(3)
+    return fit
+
+
+def semckd(name: str, batch: int) -> tuple[str, ...]:
+    return (f"method.batch_size={batch}",) if name == "semckd" else ()
+
+
+@pytest.mark.parametrize("name", tiny.METHODS)
+def test_steps_that_cuda_replays_are_the_eager_ones(name: str, tmp_path: Path) -> None:
+    fits = [loop(name, tmp_path / str(graph), graph=graph) for graph in (False, True)]
+    for fit in fits:
+        for _ in fit.steps():
+            pass
+    assert fits[1].graphed is not None
+    if name in set(EAGER) - {"ofa-kd"} | WAIT:
+        assert fits[1].graphed.why
+    else:
+        assert fits[1].graphed.why is None, fits[1].graphed.why
+    for eager, graphed in zip(fits[0].watch.rows, fits[1].watch.rows, strict=True):  # type: ignore[attr-defined]
+        assert graphed["loss"] == pytest.approx(eager["loss"], rel=0.02)
+
+
+@pytest.mark.parametrize("name", [name for name in tiny.METHODS if name not in WAIT | {"nas-kd", "random-teacher"}])
+def test_nothing_in_a_step_waits(name: str, tmp_path: Path) -> None:
+    """torch's own check of synchronising calls, beside tests/test_no_sync.py, which needs no GPU."""
+    fit = loop(name, tmp_path, graph=False)
+    work, calls = fit._work, 0
+
+    def checked(*args: object) -> object:
+        nonlocal calls
+        calls += 1
+        torch.cuda.set_sync_debug_mode("error" if calls > 1 else "default")
+        try:
+            return work(*args)  # type: ignore[arg-type]
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+    fit._work = checked  # type: ignore[assignment, method-assign]
+    for _ in zip(range(4), fit.steps(), strict=False):
+        pass
+    assert calls >= 2
+
+
+def test_packed_runs_overlap_and_give_what_runs_alone_give(tmp_path: Path) -> None:
+    options = [*SMALL, "teacher.weights=none", "schedule.batch_size=8", "device=cuda", f"output={tmp_path}"]
+    configs = [tiny.composed(*options, f"method={name}") for name in ("kd", "crd", "at")]
+    with StopSignals() as stop:
+        alone = [Experiment(cfg, tmp_path / f"alone{k}", stop, quiet=True) for k, cfg in enumerate(configs)]
+        for one in alone:
+            together([one])
+        packed: list[Experiment] = []
+        for k, cfg in enumerate(configs):
+            like, reads = (packed or [None])[0], {"logits", "embedding", "features"}
+            packed.append(Experiment(cfg, tmp_path / f"packed{k}", stop, like=like, reads=reads, quiet=True))
+            if like is None:
+                share(packed[0])
+        together(packed)
+    for one, other in zip(alone, packed, strict=True):
+        assert other.fit.graphed and other.fit.graphed.replayed > 20
+        assert other.fit.score.last == pytest.approx(one.fit.score.last, abs=10)
