@@ -29,7 +29,7 @@ from distill.models import FeatureNet, build
 from distill.models.quant import quantize_as
 from distill.result import describe, finish, stored_result
 from distill.signals import StopSignals
-from distill.speed import compile_forward, why_compile
+from distill.speed import ASKED, compile_forward, gains, why_compile
 from distill.teacher_cache import Cached, cached
 from distill.teachers import Teacher, get_teachers
 from distill.teaching import Prepared
@@ -134,9 +134,7 @@ class Experiment:
     def _hasten(self, batch: int, epochs: int, like: Experiment | None) -> None:
         """Fold and cast the teachers; compile teachers and trained nets where the run is long enough to pay for it."""
         steps = -(-self.data.info.num_train // batch) * epochs
-        compiling, why = why_compile(self.cfg.compile, steps, self.device)
-        if not like:
-            log.info("%s: %s", "compiling the nets" if compiling else "nets run eagerly", why)
+        self.compiled, why = why_compile(self.cfg.compile, steps, self.device)
         nets = [net for net in self.method.modules() if isinstance(net, FeatureNet)]
         if like:
             self.method.consult = like.method.consult
@@ -144,9 +142,10 @@ class Experiment:
             prepared = Prepared([teacher.net for teacher in self.teachers], runtime.DTYPES[self.precision])
             nets += prepared.copies.values()
             self.method.consult = prepared
-        for net in nets if compiling else ():
-            compile_forward(net, batch)
-        self.compiled = compiling
+            log.info("%s: %s", "compiling the nets that gain by it" if self.compiled else "nets run eagerly", why)
+        for net in nets if self.compiled else ():
+            if why == ASKED or gains(net, self.device):
+                compile_forward(net, batch)
 
     def _remember(self, reads: Collection[str], mixup: bool) -> None:
         """Put the teacher's cache in front of it, where there is to be one."""

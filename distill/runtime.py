@@ -46,7 +46,8 @@ def pick_device(name: str) -> torch.device:
 
 
 @cache
-def _cpu_flags() -> frozenset[str]:
+def cpu_flags() -> frozenset[str]:
+    """What Linux says the processor can do; nothing elsewhere."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -62,7 +63,7 @@ def pick_precision(name: str, device: torch.device) -> str:
         return name
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
-    return "bf16" if _cpu_flags() & {"amx_bf16", "avx512_bf16"} else "fp32"
+    return "bf16" if cpu_flags() & {"amx_bf16", "avx512_bf16"} else "fp32"
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[Any]:

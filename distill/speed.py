@@ -13,10 +13,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from distill import runtime
 from distill.models import FeatureNet, Outputs
 from distill.trace import tracing
 
 log = logging.getLogger(__name__)
+ASKED = "compile=true"
 COMPILE_FROM = 4000  # steps of a run from which compiling (20 to 60 s a net on two cores) pays for itself
 
 
@@ -99,8 +101,22 @@ def why_compile(setting: Any, steps: int, device: torch.device) -> tuple[bool, s
             raise ValueError(f"compile=true needs {missing}, which is not here: install it or use compile=auto.")
         return False, f"{missing} is not here"
     if setting == "true":
-        return True, "compile=true"
+        return True, ASKED
     return steps >= COMPILE_FROM, f"{steps} steps {'pay' if steps >= COMPILE_FROM else 'would not pay'} for it"
+
+
+def gains(net: FeatureNet, device: torch.device) -> bool:
+    """Whether a net is faster compiled: on CPUs without AMX, those that are frozen alone.
+
+    Measured in bf16 and fp32, resnet56 -> resnet20: compiled against eager, a teacher takes 0.89 and 0.95 of the
+    time on an AMD EPYC with AVX512, a student's step 1.05 and 1.06; with AMX both gain.
+    """
+    return device.type != "cpu" or "amx_bf16" in runtime.cpu_flags() or not trains(net)
+
+
+def trains(net: FeatureNet) -> bool:
+    """Whether any of a net's parameters does."""
+    return any(p.requires_grad for p in net.parameters())
 
 
 def _compiler_missing(device: torch.device) -> str | None:
@@ -119,7 +135,7 @@ def compile_forward(net: FeatureNet, batch: int) -> None:
     The short last batch of an epoch and evaluation thus cost no compilation of their own. A frozen net is compiled
     for use without gradients, with its weights as constants.
     """
-    frozen = not any(p.requires_grad for p in net.parameters())
+    frozen = not trains(net)
     options: dict[str, Any] | None = {"freezing": True} if frozen else None
     compiled: Callable[[Tensor], Outputs] = torch.compile(net.read, dynamic=False, options=options)
 

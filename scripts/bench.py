@@ -72,7 +72,8 @@ def bench(args: argparse.Namespace, device: torch.device) -> dict[str, Any]:
     seconds = measure(loops, args, device)
     packed = seconds.pop("packed", None)
     found: dict[str, Any] = {"pair": f"{args.teacher}-{args.student}", "batch": args.batch, "precision": precision}
-    found |= {"compiled": args.compiling, **runtime.describe(device), "rows": rows(seconds, args)}
+    found |= {"compile": args.compile if args.compiling else "false", **runtime.describe(device)}
+    found["rows"] = rows(seconds, args)
     eager, fastest, alone = (seconds[f"bare {name}"] for name in ("eager fp32", "fastest", "fastest, no teacher"))
     found["teacher_allows"] = ratio(fastest, alone)
     if "kd" in args.methods:
@@ -105,7 +106,7 @@ def rows(seconds: dict[str, list[float]], args: argparse.Namespace) -> dict[str,
 def memory(loop: str, args: argparse.Namespace) -> float | None:
     """Peak memory of a loop, in a process of its own."""
     shared = ["--device", args.device, "--precision", args.precision, "--batch", str(args.batch)]
-    pair = ["--pairs", f"{args.teacher},{args.student}", "--compile", str(args.compiling).lower()]
+    pair = ["--pairs", f"{args.teacher},{args.student}", "--compile", args.compile]
     command = [sys.executable, __file__, *shared, *pair, "--memory-of", loop]
     done = subprocess.run(command, capture_output=True, text=True)
     return json.loads(done.stdout.splitlines()[-1]) if done.returncode == 0 else None

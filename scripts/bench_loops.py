@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -26,7 +26,7 @@ from distill.models import FeatureNet, build
 from distill.row_file import RowFile
 from distill.run import make_schedule
 from distill.signals import StopSignals
-from distill.speed import compile_forward, fold_batchnorm, half_weights
+from distill.speed import compile_forward, fold_batchnorm, gains, half_weights
 from distill.sweep.packed import shared
 from distill.teacher_cache import Cached
 from distill.teaching import Prepared
@@ -72,8 +72,7 @@ def bare(args: argparse.Namespace, device: torch.device, *, fastest: bool, taugh
         teacher = fold_batchnorm(teacher)
         if precision != "fp32":
             half_weights(teacher, runtime.DTYPES[precision])
-        for each in (teacher, student) if args.compiling else ():
-            compile_forward(each, args.batch)
+        compile_those(args, device, [teacher, student])
     else:
         teacher, student = (each.to(memory_format=torch.contiguous_format) for each in (teacher, student))
     optimizer = torch.optim.SGD(student.parameters(), lr=0.05, momentum=0.9, weight_decay=5e-4, fused=fastest)
@@ -98,6 +97,13 @@ def bare(args: argparse.Namespace, device: torch.device, *, fastest: bool, taugh
     return run
 
 
+def compile_those(args: argparse.Namespace, device: torch.device, nets: Sequence[FeatureNet]) -> None:
+    """Compile nets as a run does: all for --compile true, those that gain by it for auto."""
+    for each in nets if args.compiling else ():
+        if args.compile == "true" or gains(each, device):
+            compile_forward(each, args.batch)
+
+
 def own(args: argparse.Namespace, device: torch.device, data: Data, method: str, like: Fit | None = None) -> Fit:
     """This program's loop on a method, as run.Experiment puts it together; `like` shares batches and teacher."""
     names = [f"method={method}", "dataset=cifar100", f"teacher={args.teacher}", f"student={args.student}"]
@@ -115,8 +121,7 @@ def own(args: argparse.Namespace, device: torch.device, data: Data, method: str,
     else:
         made.consult, source = Prepared(teachers, runtime.DTYPES[precision]), data.source(args.batch, seed=1)
         compiled += made.consult.copies.values()
-    for each in compiled if args.compiling else ():
-        compile_forward(each, args.batch)
+    compile_those(args, device, compiled)
     options = Options(
         partial(runtime.autocast, device, precision),
         precision == "fp16",

@@ -7,10 +7,10 @@ import copy
 import pytest
 import torch
 
-from distill import speed
+from distill import runtime, speed
 from distill.method import Batch
 from distill.models import build
-from distill.speed import fold_batchnorm, half_weights, why_compile
+from distill.speed import fold_batchnorm, gains, half_weights, why_compile
 from distill.teaching import Prepared, Remembered
 from tests import tiny
 
@@ -104,6 +104,14 @@ def test_a_shared_batch_is_asked_for_once() -> None:
     first = remembered("teacher", Batch(images, labels, labels))
     assert remembered("teacher", Batch(images, labels, labels)) is first and len(asked) == 1
     assert remembered("teacher", Batch(other, labels, labels)) is not first and len(asked) == 2
+
+
+def test_without_amx_frozen_nets_alone_are_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    teacher, student = tiny.frozen(tiny.net("cifar_resnet8")), tiny.net("cifar_resnet8")
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    for flags, expected in (({"avx512_bf16"}, False), ({"amx_bf16"}, True)):
+        monkeypatch.setattr(runtime, "cpu_flags", lambda flags=flags: frozenset(flags))
+        assert gains(student, cpu) is expected and gains(teacher, cpu) and gains(student, gpu)
 
 
 def test_compiling_is_decided_by_length_and_said(monkeypatch: pytest.MonkeyPatch) -> None:
