@@ -98,24 +98,15 @@ class Experiment:
         batch = int(schedule["batch_size"])
         mixup = {"mixup": float(schedule["mixup"])} if schedule.get("mixup") else {}
         self._hasten(batch, int(schedule["epochs"]), like)
-        self.cache: Cached | None = like.cache if like else None
-        if self.teachers and not like:
-            self._remember(config.reads(cfg) if reads is None else reads, bool(mixup))
+        reads = config.reads(cfg) if reads is None else reads
+        self.cache: Cached | None = like.cache if like else self._remember(reads, bool(mixup))
         self.source: Source = like.source if like else self.data.source(batch_size=batch, seed=int(cfg.seed), **mixup)
-        autocast = partial(runtime.autocast, self.device, self.precision)
-        size, world = self.data.info.size, parallel.world()
-        options = Options(
-            autocast,
-            scale=self.precision == "fp16",
-            log_every=int(cfg.log_every),
-            save_seconds=60 * float(cfg.save_minutes),
-            graph=None if without_graphs(cfg.cuda_graphs, self.device, self.precision, world, size) else CudaGraph,
-        )
+        options = self._options()
         self.watch = Watch(folder, quiet) if parallel.rank() == 0 else Nobody()
         self.fit = Fit(
             self.method,
             self.source,
-            partial(accuracy, data=self.data, autocast=autocast),
+            partial(accuracy, data=self.data, autocast=options.autocast),
             schedule,
             options,
             Checkpoints(folder / "checkpoints"),
@@ -147,9 +138,11 @@ class Experiment:
             if why == ASKED or gains(net, self.device):
                 compile_forward(net, batch)
 
-    def _remember(self, reads: Collection[str], mixup: bool) -> None:
-        """Put the teacher's cache in front of it, where there is to be one."""
-        self.cache = cached(
+    def _remember(self, reads: Collection[str], mixup: bool) -> Cached | None:
+        """Put the teachers' cache in front of them, where there is to be one."""
+        if not self.teachers:
+            return None
+        cache = cached(
             self.cfg.teacher.get("cache"),
             self.method.consult,
             [teacher.net for teacher in self.teachers],
@@ -160,7 +153,18 @@ class Experiment:
             compiled=self.compiled,
             mixup=mixup,
         )
-        self.method.consult = self.cache or self.method.consult
+        self.method.consult = cache or self.method.consult
+        return cache
+
+    def _options(self) -> Options:
+        size, world = self.data.info.size, parallel.world()
+        return Options(
+            partial(runtime.autocast, self.device, self.precision),
+            scale=self.precision == "fp16",
+            log_every=int(self.cfg.log_every),
+            save_seconds=60 * float(self.cfg.save_minutes),
+            graph=None if without_graphs(self.cfg.cuda_graphs, self.device, self.precision, world, size) else CudaGraph,
+        )
 
     @contextmanager
     def logged(self) -> Iterator[None]:

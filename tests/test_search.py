@@ -19,6 +19,7 @@ import pytest
 optuna = pytest.importorskip("optuna", reason="optuna is not installed: pip install optuna")
 
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution  # noqa: E402
+from sqlalchemy.exc import IntegrityError  # noqa: E402
 
 from distill.data import loading  # noqa: E402
 from distill.search import space, study, trial  # noqa: E402
@@ -198,6 +199,19 @@ def test_an_epoch_that_is_run_again_after_a_kill_is_reported_once() -> None:
     rows = [{"phase": "distill", "epoch": epoch, "test_accuracy": 50.0 + epoch} for epoch in (1, 2, 2, 3)]
     assert [judge._report(row) for row in [hint, *rows]] == [False, True, True, False, True]
     assert reported == [(51.0, 1), (52.0, 2), (53.0, 3)]
+
+
+def test_a_worker_that_loses_the_race_for_the_tables_tries_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    tries = []
+
+    def opened(where: str) -> str:
+        tries.append(where)
+        if len(tries) < 3:
+            raise IntegrityError("CREATE", {}, Exception("UNIQUE constraint failed"))
+        return "storage"
+
+    monkeypatch.setattr(study, "RDBStorage", opened)
+    assert study.storage("sqlite:///w.db") == "storage" and len(tries) == 3
 
 
 def test_two_workers_share_the_trials(tmp_path: Path) -> None:

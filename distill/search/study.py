@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+import random
+import time
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,6 +17,7 @@ from filelock import FileLock, Timeout
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy.exc import DBAPIError
 
 from distill.search.space import Space
 
@@ -34,12 +37,24 @@ def storage(where: str) -> BaseStorage:
     """
     try:
         if "://" in where:
-            return RDBStorage(where)
+            return _database(where)
         Path(where).parent.mkdir(parents=True, exist_ok=True)
         return JournalStorage(JournalFileBackend(where))
     except Exception as error:  # Optuna's, SQLAlchemy's and the system's
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ValueError(f"--storage {where} cannot be opened ({reason}): give a file, or sqlite:///FILE") from error
+
+
+def _database(where: str, tries: int = 5) -> RDBStorage:
+    """Open a database; of workers that make its tables at the same moment all but one fail, and try again."""
+    while True:
+        tries -= 1
+        try:
+            return RDBStorage(where)
+        except DBAPIError:
+            if not tries:
+                raise
+            time.sleep(random.uniform(0.05, 0.4))
 
 
 class Search:
