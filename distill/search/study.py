@@ -17,7 +17,6 @@ from filelock import FileLock, Timeout
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy.exc import DBAPIError
 
 from distill.search.space import Space
 
@@ -51,7 +50,7 @@ def _database(where: str, tries: int = 5) -> RDBStorage:
         tries -= 1
         try:
             return RDBStorage(where)
-        except DBAPIError:
+        except Exception:  # SQLAlchemy's
             if not tries:
                 raise
             time.sleep(random.uniform(0.05, 0.4))
