@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -91,25 +93,30 @@ def bench(args: argparse.Namespace, device: torch.device) -> dict[str, Any]:
 def rows(seconds: dict[str, list[float]], args: argparse.Namespace) -> dict[str, dict[str, Any]]:
     """A row for each loop."""
     eager, fastest = seconds["bare eager fp32"], seconds["bare fastest"]
+    peaks = memory(list(seconds), args) if args.memory else {}
     return {
         name: {
             "ms": 1e3 * statistics.median(s),
             "images_per_second": args.batch / statistics.median(s),
             "to_eager": ratio(eager, s),
             "to_fastest": ratio(fastest, s),
-            "peak_mib": memory(name, args) if args.memory else None,
+            "peak_mib": peaks.get(name),
         }
         for name, s in seconds.items()
     }
 
 
-def memory(loop: str, args: argparse.Namespace) -> float | None:
-    """Peak memory of a loop, in a process of its own."""
-    shared = ["--device", args.device, "--precision", args.precision, "--batch", str(args.batch)]
-    pair = ["--pairs", f"{args.teacher},{args.student}", "--compile", args.compile]
-    command = [sys.executable, __file__, *shared, *pair, "--memory-of", loop]
-    done = subprocess.run(command, capture_output=True, text=True)
-    return json.loads(done.stdout.splitlines()[-1]) if done.returncode == 0 else None
+def memory(loops: list[str], args: argparse.Namespace) -> dict[str, float | None]:
+    """Peak memory of loops, uncompiled, each in a process of its own."""
+    shared = ["--device", args.device, "--precision", args.precision, "--batch", str(args.batch), "--compile", "false"]
+    command = [sys.executable, __file__, *shared, "--pairs", f"{args.teacher},{args.student}", "--memory-of"]
+
+    def peak(loop: str) -> float | None:
+        done = subprocess.run([*command, loop], capture_output=True, text=True)
+        return json.loads(done.stdout.splitlines()[-1]) if done.returncode == 0 else None
+
+    with ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as pool:
+        return dict(zip(loops, pool.map(peak, loops), strict=True))
 
 
 def memory_of(loop: str, args: argparse.Namespace, device: torch.device) -> float | None:
