@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from distill import parallel
 from distill.fit import Fit, train_mode
-from distill.method import Method, Phase, Source
+from distill.method import Batch, Method, Phase, Source
 
 log = logging.getLogger(__name__)
 Autocast = Callable[[], AbstractContextManager[Any]]
@@ -40,6 +40,29 @@ def _measure(method: Method, phase: Phase, source: Source, autocast: Autocast, r
     source = phase.source(source) if phase.source else source
     batch = next(source.epoch(1))
     train_mode(method, phase)
+    work = pieces(method, phase, batch, autocast)
+
+    def plain() -> None:
+        work["teacher"]()
+        work["student"]()
+
+    times = [(_seconds(work["whole"], method), _seconds(plain, method)) for _ in range(repeats + 1)][1:]
+    full, base = (min(column) for column in zip(*times, strict=True))
+    return max(0.0, 1 - base / full)
+
+
+def pieces(method: Method, phase: Phase, batch: Batch, autocast: Autocast) -> dict[str, Callable[[], None]]:
+    """What computes on a batch: the teachers' forward, a student step with labels alone, the whole of the losses."""
+
+    def teacher() -> None:
+        with autocast():
+            for each in method.teachers:
+                method.teach(batch, each)
+
+    def student() -> None:
+        with autocast():
+            loss = F.cross_entropy(method.student(batch.images).logits, batch.labels)
+        loss.backward()
 
     def whole() -> None:
         for update in phase.updates:
@@ -48,16 +71,7 @@ def _measure(method: Method, phase: Phase, source: Source, autocast: Autocast, r
                     losses = update.loss(batch)
                 torch.stack(list(losses.values())).sum().backward()
 
-    def plain() -> None:
-        with autocast():
-            for teacher in method.teachers:
-                method.teach(batch, teacher)
-            loss = F.cross_entropy(method.student(batch.images).logits, batch.labels)
-        loss.backward()
-
-    times = [(_seconds(whole, method), _seconds(plain, method)) for _ in range(repeats + 1)][1:]
-    full, base = (min(column) for column in zip(*times, strict=True))
-    return max(0.0, 1 - base / full)
+    return {"teacher": teacher, "student": student, "whole": whole}
 
 
 def _seconds(work: Callable[[], None], method: Method) -> float:

@@ -22,7 +22,7 @@ from distill.trace import traced
 log = logging.getLogger(__name__)
 Measures = tuple[tuple[str, ...], Tensor]  # names of a step's losses, and their values on the device
 Work = Callable[[Batch], Measures]
-LARGE = 64  # pixels of an image from which on launches are not what a step waits for
+LARGE = 64  # pixels of an image above which launches are taken not to be what a step waits for
 PATIENCE = 6  # steps in a row that differ before a method is left to run eagerly
 
 
@@ -62,8 +62,8 @@ class Held:
         place = self._batches.get(shape)
         if place is None:
             place = self._batches[shape] = batch if batch.held else _each(torch.clone, batch)
-        for name, tensor in parts(batch).items():
-            if (kept := parts(place)[name]) is not tensor:
+        for kept, tensor in zip(parts(place).values(), parts(batch).values(), strict=True):
+            if kept is not tensor:
                 kept.copy_(tensor, non_blocking=True)
         return replace(place, views=dict(place.views), epoch=batch.epoch, step=batch.step, weight=batch.weight,
                        logits=None, held=True)  # fmt: skip
@@ -259,7 +259,7 @@ def _each(change: Callable[[Tensor], Tensor], batch: Batch) -> Batch:
 def without_graphs(setting: Any, device: torch.device, precision: str, world: int, size: int) -> bool:
     """Whether a run is to have no graphs, which is said where there is a GPU; `setting` is auto, true or false.
 
-    size: of images, in pixels. Large ones keep the GPU busy without graphs, which hold the memory of a step for good.
+    size: of images, in pixels. Large ones are taken to keep a GPU busy; graphs hold a step's memory for good.
     """
     if device.type != "cuda":
         return True
@@ -268,7 +268,7 @@ def without_graphs(setting: Any, device: torch.device, precision: str, world: in
         "cuda_graphs=false": setting == "false",
         "fp16's scaling of gradients waits for the device at every step; precision=bf16 does not": precision == "fp16",
         "several processes share each step": world > 1,
-        f"images of {size} pixels keep the GPU busy (cuda_graphs=true)": size > LARGE and setting != "true",
+        f"images of {size} pixels are taken to keep a GPU busy (cuda_graphs=true)": size > LARGE and setting != "true",
     }
     for reason in (reason for reason, holds in why.items() if holds):
         log.info("steps run without a CUDA graph: %s", reason)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -29,14 +30,14 @@ class RowFile:
     def __init__(self, path: Path, count: int, width: int) -> None:
         self.path, self.count, self.width = path, count, width
         self.row_bytes = 2 * (width + CHECKSUM)
-        self._file: int | None = None
+        self._file: BinaryIO | None = None
         self._weights = np.random.default_rng(0).integers(1, 2**32, width, dtype=np.uint32) | np.uint32(1)
         size = count * self.row_bytes
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-            if os.fstat(self._file).st_size < size:
-                os.ftruncate(self._file, size)
+            self._file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+b", buffering=0)
+            if os.fstat(self._file.fileno()).st_size < size:
+                self._file.truncate(size)
         except OSError:
             if not path.is_file() or path.stat().st_size < size:
                 raise
@@ -56,7 +57,7 @@ class RowFile:
         try:
             for key, row, finite in zip(keys.tolist(), rows, np.isfinite(values).all(1), strict=True):
                 if finite and self._file is not None:
-                    os.pwrite(self._file, row.tobytes(), key * self.row_bytes)
+                    os.pwrite(self._file.fileno(), row.tobytes(), key * self.row_bytes)
         except OSError as error:
             log.warning("%s takes no more rows (%s): the run goes on with those it has", self.path, first_line(error))
             self.close()
@@ -69,5 +70,5 @@ class RowFile:
     def close(self) -> None:
         """Write no more."""
         if self._file is not None:
-            os.close(self._file)
+            self._file.close()
             self._file = None

@@ -145,7 +145,7 @@ class Experiment:
         cache = cached(
             self.cfg.teacher.get("cache"),
             self.method.consult,
-            [teacher.net for teacher in self.teachers],
+            self.teachers,
             self.data,
             reads=reads,
             precision=self.precision,

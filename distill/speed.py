@@ -109,7 +109,7 @@ def gains(net: FeatureNet, device: torch.device) -> bool:
     """Whether a net is faster compiled: on CPUs without AMX, those that are frozen alone.
 
     Measured in bf16 and fp32, resnet56 -> resnet20: compiled against eager, a teacher takes 0.89 and 0.95 of the
-    time on an AMD EPYC with AVX512, a student's step 1.05 and 1.06; with AMX both gain.
+    time on an AMD EPYC with AVX512, a student's step 1.05 and 1.06. CPUs with AMX were not measured.
     """
     return device.type != "cpu" or "amx_bf16" in runtime.cpu_flags() or not trains(net)
 

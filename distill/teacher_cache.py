@@ -22,6 +22,7 @@ from distill.data import Data
 from distill.method import Batch, Consult
 from distill.models import FeatureNet, Outputs
 from distill.row_file import CHECKSUM, RowFile
+from distill.teachers import Teacher
 
 log = logging.getLogger(__name__)
 HOLDS = {"logits": {"logits", "index"}, "embedding": {"logits", "embedding", "classifier", "index"}}  # of about.taps
@@ -97,7 +98,7 @@ class NotKept(list[Tensor]):
 def cached(
     setting: Any,
     asks: Consult,
-    teachers: Sequence[FeatureNet],
+    teachers: Sequence[Teacher],
     data: Data,
     *,
     reads: Collection[str],
@@ -122,22 +123,22 @@ def cached(
     known_by = f"{_digest_of(data)}/{views}/{precision}"
     try:
         files = [
-            RowFile(folder / f"{_key(net, known_by)}.{kind}", len(data.train) * views, _width(net, kind))
-            for net in teachers
+            RowFile(folder / f"{_key(each, known_by)}.{kind}", len(data.train) * views, _width(each, kind))
+            for each in teachers
         ]
     except OSError as error:
         log.warning("the teacher is asked at every step: no cache can be kept in %s (%s)", folder, error.strerror)
         return None
     what = "logits" if kind == "logits" else "logits and embedding"
     log.info("the teacher's %s are kept in %s", what, ", ".join(str(file.path) for file in files))
-    whole_from = 0.5 if compiled else 1.0
-    return Cached(asks, teachers, files, views=views, half=precision != "fp32", whole_from=whole_from)
+    nets, whole_from = [each.net for each in teachers], 0.5 if compiled else 1.0
+    return Cached(asks, nets, files, views=views, half=precision != "fp32", whole_from=whole_from)
 
 
 def _why_live(
     setting: str,
     kind: str | None,
-    teachers: Sequence[FeatureNet],
+    teachers: Sequence[Teacher],
     data: Data,
     reads: Collection[str],
     precision: str,
@@ -156,20 +157,20 @@ def _why_live(
     if precision == "fp32":
         return "a cache would round what precision=fp32 computes to half floats (teacher.cache=embedding does it)"
     if data.train.labels.device.type != "cpu":
-        return "on a GPU that takes less time than to look its answers up"
-    size = sum(len(data.train) * data.view_count * 2 * (_width(net, kind) + CHECKSUM) for net in teachers)
+        return "on a GPU every look-up would wait for the device"
+    size = sum(len(data.train) * data.view_count * 2 * (_width(each, kind) + CHECKSUM) for each in teachers)
     parent = next(place for place in (folder, *folder.resolve().parents) if place.exists())
     if FREE * size > shutil.disk_usage(parent).free:
         return f"a cache may grow to {size / 2**30:.1f} GiB, and less than {FREE} times that is free in {parent}"
     return None
 
 
-def _width(net: FeatureNet, kind: str) -> int:
-    return net.num_classes + (net.embedding_dim if kind == "embedding" else 0)
+def _width(teacher: Teacher, kind: str) -> int:
+    return teacher.net.num_classes + (teacher.net.embedding_dim if kind == "embedding" else 0)
 
 
-def _key(net: FeatureNet, known_by: str) -> str:
-    return hashlib.sha256(f"{net.fingerprint()}/{known_by}".encode()).hexdigest()[:16]
+def _key(teacher: Teacher, known_by: str) -> str:
+    return hashlib.sha256(f"{teacher.fingerprint}/{known_by}".encode()).hexdigest()[:16]
 
 
 def _digest_of(data: Data) -> str:

@@ -31,6 +31,7 @@ class Teacher:
     accuracy: float  # top-1 in percent, on the evaluation split of this run's data
     seen: int  # images it was measured on
     origin: str  # "trained in <folder>", "file <path>", "timm", "random"
+    fingerprint: str  # of the net
 
 
 def get_teachers(
@@ -53,7 +54,8 @@ def _teacher(
     net, origin = _make(cfg, spec, data, train)
     net.requires_grad_(False).eval().to(device).to(memory_format=torch.channels_last)
     _own_statistics(net, spec, data)
-    teacher = Teacher(net, *_accuracy(net, data, Path(str(cfg.output))), origin)
+    fingerprint = net.fingerprint()
+    teacher = Teacher(net, *_accuracy(net, fingerprint, data, Path(str(cfg.output))), origin, fingerprint)
     _refuse_guessing(teacher, spec, data)
     return teacher
 
@@ -106,10 +108,10 @@ def _own_statistics(net: FeatureNet, spec: dict[str, Any], data: Data) -> None:
         net.renormalize(data.info.for_teacher.mean, data.info.for_teacher.std, tuple(spec["mean"]), tuple(spec["std"]))
 
 
-def _accuracy(net: FeatureNet, data: Data, output: Path) -> tuple[float, int]:
+def _accuracy(net: FeatureNet, fingerprint: str, data: Data, output: Path) -> tuple[float, int]:
     """Measure in fp32, once: accuracy and images are kept under the hash of weights, constants and data."""
     info = data.info.for_teacher
-    known_by = f"{net.fingerprint()}/{info.name}/{info.evaluated_on}/{info.num_train}/{info.mean}{info.view or ''}"
+    known_by = f"{fingerprint}/{info.name}/{info.evaluated_on}/{info.num_train}/{info.mean}{info.view or ''}"
     digest = hashlib.sha256(known_by.encode())
     known = output / data.info.name / "teachers" / f"{digest.hexdigest()[:16]}.json"
     if (stored := read_json(known)) and {"accuracy", "images"} <= stored.keys():

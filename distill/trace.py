@@ -86,12 +86,17 @@ def traced(step: Callable[[], Any], roots: Mapping[str, Any], device: torch.devi
 
 def _host_state(roots: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
     """All Python values of some objects, by their paths, and the states of the host's random generators."""
-    state: dict[str, Any] = {"random": random.getstate(), "numpy.random": str(np.random.get_state())}
+    state: dict[str, Any] = {"random": random.getstate(), "numpy.random": _numpy_state()}
     if device.type != "cpu":
         state["torch's CPU generator"] = torch.get_rng_state().tolist()
     for name, root in roots.items():
         state |= dict(_attributes(root, name, set()))
     return state
+
+
+def _numpy_state() -> tuple[Any, ...]:
+    kind, words, *rest = np.random.get_state()
+    return kind, np.asarray(words).tobytes(), *rest
 
 
 def _attributes(owner: Any, path: str, seen: set[int]) -> Iterator[tuple[str, Any]]:

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import torch
 from hydra import compose, initialize_config_dir
-from torch import nn
 from torch.nn import functional as F
 
 from distill import config, runtime
@@ -30,18 +29,10 @@ from distill.speed import compile_forward, fold_batchnorm, gains, half_weights
 from distill.sweep.packed import shared
 from distill.teacher_cache import Cached
 from distill.teaching import Prepared
+from distill.watch import Nobody
 
 Loop = Callable[[int], None]  # runs so many steps
 CLASSES = 100
-
-
-class Nobody:
-    """A watcher that shows nothing."""
-
-    def begin_epoch(self, *_: Any) -> None: ...
-    def step(self, row: dict[str, Any]) -> None: ...
-    def epoch(self, row: dict[str, Any]) -> None: ...
-    def best(self, net: nn.Module) -> None: ...
 
 
 def random_data(device: torch.device, images: int = 50_000) -> Data:

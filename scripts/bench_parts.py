@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
-from torch.nn import functional as F
 
+from distill.cost import pieces
 from distill.fit import Fit, train_mode
-from distill.method import Batch
 from distill.optim import trainable
 
 Result = TypeVar("Result")
@@ -33,36 +32,15 @@ def shares(fit: Fit, rounds: int = 5) -> dict[str, float]:
     for _ in range(rounds + 1):
         batch, spent = timed(lambda: next(batches))
         seconds.setdefault("data", []).append(spent)
-        for name, work in {**pieces(fit, batch), "optimiser": plain.step}.items():
-            seconds.setdefault(name, []).append(timed(work)[1])
-        plain.zero_grad(set_to_none=True)
+        work = pieces(fit.method, fit.phases[-1], batch, fit.options.autocast)
+        for name, piece in {**work, "optimiser": plain.step}.items():
+            seconds.setdefault(name, []).append(timed(piece)[1])
+            if name != "whole":  # whose gradients the optimiser takes
+                plain.zero_grad(set_to_none=True)
     typical = {name: statistics.median(values[1:]) for name, values in seconds.items()}
     whole = typical.pop("whole")
     parts = {**typical, "method": max(whole - typical["teacher"] - typical["student"], 0.0)}
     return {name: value / sum(parts.values()) for name, value in parts.items()}
-
-
-def pieces(fit: Fit, batch: Batch) -> dict[str, Callable[[], object]]:
-    """What computes on a batch: the teacher, the student with labels alone, and the whole of the losses."""
-    method, autocast = fit.method, fit.options.autocast
-
-    def teacher() -> None:
-        with autocast(), torch.no_grad():
-            for each in method.teachers:
-                method.consult(each, batch)
-
-    def student() -> None:
-        with autocast():
-            loss = F.cross_entropy(method.student(batch.images).logits, batch.labels)
-        torch.autograd.grad(loss, trainable([method.student]))
-
-    def whole() -> None:
-        for update in fit.phases[-1].updates:
-            with autocast():
-                losses = update.loss(batch)
-            torch.stack(list(losses.values())).sum().backward()
-
-    return {"teacher": teacher, "student": student, "whole": whole}
 
 
 def timed(work: Callable[[], Result]) -> tuple[Result, float]:

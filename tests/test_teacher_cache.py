@@ -19,6 +19,7 @@ from distill.row_file import RowFile
 from distill.run import run
 from distill.runtime import autocast
 from distill.teacher_cache import HOLDS, Cached, cached
+from distill.teachers import Teacher
 from tests import tiny
 
 CPU = torch.device("cpu")
@@ -119,11 +120,16 @@ def test_a_file_that_may_only_be_read_is_read(tmp_path: Path, monkeypatch: pytes
         RowFile(tmp_path / "y", 4, 3)
 
 
+def known(method: Method) -> list[Teacher]:
+    """The method's teachers as a run knows them."""
+    return [Teacher(net, 0.0, 0, "random", net.fingerprint()) for net in method.teachers]
+
+
 def behind(method: Method, data: Data, folder: Path, precision: str, setting: str = "embedding") -> Cached:
     """Put a cache before the method's teachers."""
     taps = {"logits"} if setting == "logits" else {"embedding"}
     found = cached(
-        setting, consult, method.teachers, data, reads=taps, precision=precision, folder=folder, compiled=False,
+        setting, consult, known(method), data, reads=taps, precision=precision, folder=folder, compiled=False,
         mixup=False,
     )  # fmt: skip
     assert found
@@ -220,7 +226,7 @@ def test_a_teacher_that_stays_live_is_said(
     method = tiny.seeded_method("kd", data)
     with caplog.at_level(logging.INFO):
         found = cached(
-            setting, consult, method.teachers, data, reads=reads, precision=precision, folder=tmp_path,
+            setting, consult, known(method), data, reads=reads, precision=precision, folder=tmp_path,
             compiled=False, mixup=mixup,
         )  # fmt: skip
     assert found is None and why in caplog.text and not list(tmp_path.iterdir())

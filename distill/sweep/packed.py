@@ -129,9 +129,8 @@ class Pack:
         while self.waiting and stop.received is None:
             members = self._gather(stop)
             while members:
-                members = [member for member in members if self._step(member)]
-                for member in members:  # a step of all runs at a time: the next overwrites what they read
-                    member.experiment.fit.join()
+                stepped, members = members, [member for member in members if self._step(member)]
+                _join(stepped)
 
     def _gather(self, stop: StopSignals) -> list[Member]:
         """Open runs until none is left, `most` are open, or the next would not fit into memory."""
@@ -146,6 +145,7 @@ class Pack:
                 if self.most is None and not self._step(member):  # a step shows what a run needs
                     continue
                 members.append(member)
+                _join(members)
             except Exception as error:
                 self._failed(job, error)
             left = free_memory()
@@ -169,6 +169,12 @@ class Pack:
         self.sweep.finish(
             job, errors.exit_code(error), " ".join(str(error).split()) or type(error).__name__, again=False
         )
+
+
+def _join(members: Sequence[Member]) -> None:
+    """Let the next batch wait for the steps of all runs, since it is written where they read."""
+    for member in members:
+        member.experiment.fit.join()
 
 
 def _close(member: Member, error: BaseException) -> None:
