@@ -13,10 +13,9 @@ from distill.fit import Fit
 from distill.graphs import CudaGraph
 from distill.run import Experiment
 from distill.signals import StopSignals
-from distill.sweep.packed import share
 from tests import tiny
 from tests.test_graphs import EAGER
-from tests.test_packed import SMALL, together
+from tests.test_packed import SMALL, pack, together
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 DEVICE = "cuda"
@@ -88,12 +87,7 @@ def test_packed_runs_overlap_and_give_what_runs_alone_give(tmp_path: Path) -> No
         alone = [Experiment(cfg, tmp_path / f"alone{k}", stop, quiet=True) for k, cfg in enumerate(configs)]
         for one in alone:
             together([one])
-        packed: list[Experiment] = []
-        for k, cfg in enumerate(configs):
-            like, reads = (packed or [None])[0], {"logits", "embedding", "features"}
-            packed.append(Experiment(cfg, tmp_path / f"packed{k}", stop, like=like, reads=reads, quiet=True))
-            if like is None:
-                share(packed[0])
+        packed = pack(configs, tmp_path, stop)
         together(packed)
     for one, other in zip(alone, packed, strict=True):
         assert other.fit.graphed and other.fit.graphed.replayed > 20

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import torch
+from omegaconf import DictConfig
 from safetensors.torch import load_file
 
 from distill import run, runtime
@@ -63,17 +65,23 @@ def test_packed_runs_that_are_recorded_are_bit_identical_too(tmp_path: Path, mon
         together(alone)
         monkeypatch.setattr(run, "without_graphs", lambda *_: False)
         monkeypatch.setattr(run, "CudaGraph", Replay)
-        packed: list[Experiment] = []
-        for k, cfg in enumerate(configs):
-            like, reads = (packed or [None])[0], {"logits", "embedding", "features"}
-            packed.append(Experiment(cfg, tmp_path / f"packed{k}", stop, like=like, reads=reads, quiet=True))
-            if like is None:
-                share(packed[0])
+        packed = pack(configs, tmp_path, stop)
         together(packed)
     assert all(each.fit.graphed and each.fit.graphed.replayed > 20 for each in packed)
     for one, other in zip(alone, packed, strict=True):
         state = other.method.state_dict()
         assert all(torch.equal(value, state[key]) for key, value in one.method.state_dict().items())
+
+
+def pack(configs: Sequence[DictConfig], folder: Path, stop: StopSignals) -> list[Experiment]:
+    """Runs that share the first one's batches and teacher."""
+    packed: list[Experiment] = []
+    for k, cfg in enumerate(configs):
+        like, reads = (packed or [None])[0], {"logits", "embedding", "features"}
+        packed.append(Experiment(cfg, folder / f"packed{k}", stop, like=like, reads=reads, quiet=True))
+        if like is None:
+            share(packed[0])
+    return packed
 
 
 def together(runs: list[Experiment]) -> None:
