@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +33,13 @@ SHORTER = {  # how long methods run that make their own batches; nothing else of
 
 
 def composed(*overrides: str) -> DictConfig:
-    """Return the configuration that the command line would compose."""
+    """Return the configuration that the command line would compose, to do with as one likes."""
+    return deepcopy(_composed(*overrides))
+
+
+@cache
+def _composed(*overrides: str) -> DictConfig:
+    """Compose once: a composition costs as much as forty copies, and tests ask for the same ones again and again."""
     config.register()
     with initialize_config_dir(str(config.conf_dir()), version_base="1.3"):
         return compose("config", ["schedule.epochs=2", "schedule.init_epochs=1", "schedule.batch_size=8", *overrides])
