@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from distill import config
 from distill.models import FeatureNet, Outputs, build
-from distill.models.cifar_net import CifarNet
+from distill.models.cifar_net import CifarNet, SubsampledConv, conv
 from distill.models.families import CONSTRUCTORS
 from distill.models.names import CIFAR_NAMES, PAPER_NAMES, is_known, nearest, timm_names
 
@@ -103,6 +103,34 @@ def test_parameters_macs_shapes_and_signs_are_the_published_ones(name: str) -> N
     assert signs(maps) == map_signs
     assert (None if out.preacts is None else signs(out.preacts)) == preact_signs
     assert net.has_preacts == (preact_signs is not None)
+
+
+@pytest.mark.parametrize(("size", "stride"), [(8, 2), (7, 2), (9, 3)])
+def test_narrow_strided_1x1_convolutions_have_the_values_and_gradients_of_torch_s(size: int, stride: int) -> None:
+    layer = conv(6, 12, 1, stride).double()
+    assert isinstance(layer, SubsampledConv)
+    x = torch.randn(3, 6, size, size, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    strided, ours = x.clone().requires_grad_(), x.clone().requires_grad_()
+    expected = F.conv2d(strided, layer.weight, stride=stride)
+    expected.square().sum().backward()
+    weight_gradient = layer.weight.grad.clone()
+    layer.weight.grad = None
+    out = layer(ours)
+    out.square().sum().backward()
+    assert torch.allclose(out, expected) and torch.allclose(ours.grad, strided.grad)
+    assert torch.allclose(layer.weight.grad, weight_gradient)
+
+
+@pytest.mark.parametrize("widths", [[4, 4, 6, 7], [2, 3, 5, 9]])
+def test_narrow_nets_train_without_the_convolutions_that_corrupt_memory(widths: list[int]) -> None:
+    """On a CPU with AVX2 alone this ends the process, should the strided form come back."""
+    net = build("cifar_resnet8", 10, args={"widths": widths}, seed=0).to(memory_format=torch.channels_last)
+    strided = [m for m in net.modules() if isinstance(m, nn.Conv2d) and m.kernel_size == (1, 1) and m.stride != (1, 1)]
+    assert any(isinstance(m, SubsampledConv) for m in strided)
+    assert all(isinstance(m, SubsampledConv) for m in strided if m.in_channels < 8)
+    for _ in range(5):
+        net(images(4).contiguous(memory_format=torch.channels_last)).logits.square().mean().backward()
+    assert all(p.grad.isfinite().all() for p in net.parameters())
 
 
 KEYS = {
