@@ -1,0 +1,57 @@
+"""Several nets: cohorts that teach each other, and several teachers."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from tests.reference_cases import Reference, case
+from tests.reference_cases.given import Given, batch, method, total
+from tests.tiny import net
+
+
+def teachers(ref: Reference) -> list[Given]:
+    return [Given(ref.input(f"t{m}")) for m in range(ref.hyper["teachers"])]
+
+
+@case("avg-multi-teacher")
+def avg_multi_teacher(ref: Reference) -> None:
+    built = method("avg-multi-teacher", Given(ref.input("s")), teachers(ref))
+    losses = built.loss(batch(ref.input("label")))
+    ref.value("kd", losses["kd"])
+    ref.total(total(losses))
+
+
+@case("dml")
+def dml(ref: Reference) -> None:
+    peers = [Given(ref.input(f"z{k}")) for k in range(ref.hyper["peers"])]
+    built = method("dml", peers[0], (), f"method.peers={len(peers)}", "method.alternate=false")
+    built.others = nn.ModuleList(peers[1:])
+    losses = built.loss(batch(ref.input("label")))
+    for k, end in enumerate(("", "_1", "_2")):
+        ref.value(f"peer{k}", losses[f"ce{end}"] + losses[f"kd{end}"])
+    ref.total(total(losses))
+
+
+class Scores(nn.Module):
+    """A gate's or a branch's answer, whatever the map."""
+
+    def __init__(self, answer: Tensor) -> None:
+        super().__init__()
+        self.answer = answer
+
+    def forward(self, feature: Tensor) -> Tensor:
+        return self.answer
+
+
+@case("one", value=1e-4, why="the authors add 1e-7 to the target before its logarithm")
+def one(ref: Reference) -> None:
+    """The first epoch of 80 over which soft targets come in."""
+    built = method("one", net("cifar_resnet8"))
+    built.student = Given(ref.input("z0"), features=[torch.zeros(16, 4, 4, 4)] * 2)
+    built.branches = nn.ModuleList(Scores(ref.input(f"z{m}")) for m in (1, 2))
+    built.gate = Scores(ref.input("gate").softmax(1))
+    losses = built.loss(batch(ref.input("label")))
+    ref.value("ce", losses["ce"] + losses["ce_ensemble"])
+    ref.value("kl", losses["kd"] / ref.hyper["ramp"])
+    ref.total(total(losses))
