@@ -235,8 +235,11 @@ class GraphedTeacher:
 
 def parts(batch: Batch) -> dict[str, Tensor]:
     """The tensors that a batch brings, by name."""
-    named = {"images": batch.images, "labels": batch.labels, "index": batch.index, "targets": batch.targets,
-             "view": batch.view, **{f"views.{name}": view for name, view in batch.views.items()}}  # fmt: skip
+    named = {
+        "images": batch.images, "labels": batch.labels, "index": batch.index, "targets": batch.targets,
+        "others": batch.others, "share": batch.share, "view": batch.view,
+        **{f"views.{name}": view for name, view in batch.views.items()},
+    }  # fmt: skip
     return {name: tensor for name, tensor in named.items() if tensor is not None}
 
 
@@ -251,7 +254,8 @@ def _each(change: Callable[[Tensor], Tensor], batch: Batch) -> Batch:
 
     return replace(
         batch, images=change(batch.images), labels=change(batch.labels), index=change(batch.index),
-        targets=changed(batch.targets), view=changed(batch.view),
+        targets=changed(batch.targets), others=changed(batch.others), share=changed(batch.share),
+        view=changed(batch.view),
         views={name: change(view) for name, view in batch.views.items()},
     )  # fmt: skip
 

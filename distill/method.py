@@ -5,9 +5,9 @@ Shape letters: B batch, K classes, D embedding width, C channels, H W map size, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -33,6 +33,8 @@ class Batch:
     index: Tensor  # [B] int64, positions in the training set
     views: dict[str, Tensor] = field(default_factory=dict)  # other views of the same images, such as "teacher"
     targets: Tensor | None = None  # [B,K] labels as probabilities, where images are mixed
+    others: Tensor | None = None  # [B] int64, of mixed images the label with the smaller share; `labels` has the larger
+    share: Tensor | None = None  # [], of mixed images the part that shows `labels`
     view: Tensor | None = None  # [B] int64, which of the finitely many crops and flips of image `index` this is
     epoch: int = 1  # 1-based
     step: int = 0  # 0-based, in the epoch
@@ -49,6 +51,7 @@ class Batch:
             index=self.index[rows],
             views={name: view[rows] for name, view in self.views.items()},
             targets=None if self.targets is None else self.targets[rows],
+            others=None if self.others is None else self.others[rows],
             view=None if self.view is None else self.view[rows],
         )
 
@@ -100,12 +103,14 @@ class Method(nn.Module):
     """Base of every method; most override `distill` alone.
 
     steps_alike: False where what a step does is drawn on the host, so that no CUDA graph can repeat it.
+    refuses: keys of the schedule that the method cannot honour (mixup, label_smoothing), each with the reason.
 
     Losses are `ce` x cross-entropy + `kd` x T^2 KL(teacher || student) + the method's own terms (the field's
     gamma, alpha, beta). Teachers are held outside the module tree: they are frozen, and no part of the state.
     """
 
     steps_alike = True
+    refuses: ClassVar[Mapping[str, str]] = {}
 
     def __init__(
         self,
@@ -124,6 +129,7 @@ class Method(nn.Module):
         self._teachers = tuple(teachers)
         self.data = data
         self.ce, self.kd, self.temperature = ce, kd, temperature
+        self.label_smoothing = 0.0  # the schedule's
         self.epoch = self.epochs = 1
         self.consult: Consult = consult
 
@@ -148,15 +154,40 @@ class Method(nn.Module):
     def loss(self, batch: Batch) -> Losses:
         """Return all losses of a batch: cross-entropy, soft targets where asked for, and `distill`."""
         student = self.student(batch.images)
-        batch.logits = student.logits.detach()
-        truth = batch.labels if batch.targets is None else batch.targets
-        losses = {"ce": self.ce * F.cross_entropy(student.logits, truth)} if self.ce else {}
+        losses = self.supervised(student.logits, batch)
         if not self._teachers:
             return losses
         teacher = self.teach(batch)
         if self.kd:
             losses["kd"] = self.kd * self.soft_targets(student.logits, teacher.logits)
         return losses | self.distill(student, teacher, batch)
+
+    def supervised(self, logits: Tensor, batch: Batch) -> Losses:
+        """Return the weighted cross-entropy of logits [B,K], "ce" (nothing where `ce` is 0); they are also what the
+        running accuracy counts.
+        """
+        batch.logits = logits.detach()
+        return {"ce": self.ce * self.criterion(logits, batch)} if self.ce else {}
+
+    def criterion(self, logits: Tensor, batch: Batch, reduction: str = "mean") -> Tensor:
+        """Return the cross-entropy of logits [B,K] with the batch's labels, or its mixed targets, smoothed as the
+        schedule says: the one home of what counts as right. Unweighted; for peers, exits and further views as well.
+
+        reduction: "mean" over the batch, or "none" for each sample's own [B].
+        """
+        truth = batch.labels if batch.targets is None else batch.targets
+        return F.cross_entropy(logits, truth, reduction=reduction, label_smoothing=self.label_smoothing)
+
+    def by_label(self, loss: Callable[[Tensor], Tensor], batch: Batch) -> Tensor:
+        """Return `loss(labels [B])`; of mixed images the mean of that of either label, weighted by their shares.
+
+        For losses that are defined for one label an image. A cross-entropy gives what it gives with mixed targets
+        (Zhang et al., ICLR 2018, arXiv:1710.09412, section 2: it is linear in the label).
+        """
+        if batch.targets is None:
+            return loss(batch.labels)
+        assert batch.others is not None and batch.share is not None, "mixed targets come with both labels and a share"
+        return batch.share * loss(batch.labels) + (1 - batch.share) * loss(batch.others)
 
     def soft_targets(self, student: Tensor, teacher: Tensor) -> Tensor:
         """Return the unweighted soft-target loss of logits [B,K] that `kd` weighs."""

@@ -100,6 +100,30 @@ def test_soft_labels_enter_the_cross_entropy() -> None:
     assert method.loss(batch)["ce"].item() == pytest.approx(wanted.item(), rel=1e-5)
 
 
+def test_a_loss_by_label_is_the_mean_over_both_labels_of_a_mixed_image() -> None:
+    data = tiny.tiny_data()
+    method = tiny.seeded_method("none", data)
+    batch = next(data.source(batch_size=8, seed=1, mixup=0.8).epoch(1))
+    logits = torch.randn(8, tiny.CLASSES)
+    by_label = method.by_label(lambda labels: nn.functional.cross_entropy(logits, labels), batch)
+    assert by_label.item() == pytest.approx(method.criterion(logits, batch).item(), rel=1e-5)
+    assert by_label.item() != pytest.approx(nn.functional.cross_entropy(logits, batch.labels).item(), rel=1e-3)
+
+
+def test_supervised_smooths_labels_and_is_what_the_running_accuracy_counts() -> None:
+    data = tiny.tiny_data()
+    method = tiny.seeded_method("none", data, ("cifar_resnet8", "cifar_resnet8"), "method.ce=2")
+    batch, logits = next(data.source(batch_size=8, seed=1).epoch(1)), torch.randn(8, tiny.CLASSES)
+    method.label_smoothing = 0.1
+    logs = logits.log_softmax(1)
+    plain, even = -logs.gather(1, batch.labels[:, None]).mean(), -logs.mean()
+    wanted = 2 * (0.9 * plain + 0.1 * even).item()
+    assert method.supervised(logits, batch)["ce"].item() == pytest.approx(wanted, rel=1e-5)
+    assert batch.logits is not None and torch.equal(batch.logits, logits)
+    method.ce = 0.0
+    assert method.supervised(logits, batch) == {}
+
+
 def test_bit_nets_teach_and_learn() -> None:
     """timm's BiT ResNetV2: GroupNorm and standardised convolutions, as teacher and as student."""
     bit = build("resnetv2_50x1_bit", tiny.CLASSES, size=16, seed=1)

@@ -41,11 +41,15 @@ def test_confidence_weights_sum_to_one_and_need_no_dark_knowledge() -> None:
         return sum(w / sum(top) * ce for w, ce in zip(top, slow_ce(z.tolist(), labels), strict=True))
 
     target = torch.tensor(labels)
-    assert confidence_weighted(logits, taught, target).item() == pytest.approx(slow(logits))
-    gradient_agrees(lambda z: confidence_weighted(z, taught, target), slow, logits)
+
+    def weighted(z: torch.Tensor, teacher: torch.Tensor = taught) -> torch.Tensor:
+        return confidence_weighted(F.cross_entropy(z, target, reduction="none"), teacher)
+
+    assert weighted(logits).item() == pytest.approx(slow(logits))
+    gradient_agrees(weighted, slow, logits)
     even = torch.zeros(4, 5, dtype=torch.float64)
     plain = F.cross_entropy(logits, target).item()
-    assert confidence_weighted(logits, even, target).item() == pytest.approx(plain)
+    assert weighted(logits, even).item() == pytest.approx(plain)
 
 
 def test_dark_knowledge_is_permuted_around_the_largest_value() -> None:

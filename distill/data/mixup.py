@@ -13,7 +13,8 @@ STREAM = 0x31  # tells these generators' keys from those of crops and flips
 
 
 def mix(batch: Batch, alpha: float, num_classes: int, generator: torch.Generator) -> Batch:
-    """Mix each image with another of the batch: x = l x_i + (1 - l) x_j, and labels alike as `targets` [B,K].
+    """Mix each image with another of the batch: x = l x_i + (1 - l) x_j, and labels alike: `targets` [B,K],
+    or `labels`, `others` and `share`.
 
     One l ~ Beta(alpha, alpha) a batch, of l and 1 - l the larger, so that `labels` are those of the greater
     share; all views are mixed alike. The generator is a function of (seed, epoch, step); timm's Mixup draws
@@ -25,6 +26,7 @@ def mix(batch: Batch, alpha: float, num_classes: int, generator: torch.Generator
     other = sent(torch.randperm(len(batch.labels), generator=generator), batch.labels.device)
     batch.images = batch.images.lerp(batch.images[other], 1 - share)
     batch.views = {name: view.lerp(view[other], 1 - share) for name, view in batch.views.items()}
+    batch.others, batch.share = batch.labels[other], sent(torch.tensor(share, dtype=torch.float32), batch.labels.device)
     classes = F.one_hot(batch.labels, num_classes).to(batch.images.dtype)
     batch.targets = classes.lerp(classes[other], 1 - share)
     batch.view = None  # no longer one of the finitely many crops and flips

@@ -64,10 +64,9 @@ class Apprentice(Method):
         """Loss of scheme A."""
         assert self.companion is not None
         student, teacher = self.student(batch.images).logits, self.companion(batch.images).logits
-        batch.logits = student.detach()
         return {
-            "ce_teacher": self.weight * F.cross_entropy(teacher, batch.labels),
-            "ce": self.ce * F.cross_entropy(student, batch.labels),
+            "ce_teacher": self.weight * self.criterion(teacher, batch),
+            **self.supervised(student, batch),
             "kd": self.kd * imitation_loss(student, teacher),
         }
 
@@ -75,7 +74,7 @@ class Apprentice(Method):
         """Loss of scheme C's first phase."""
         logits = self.student(batch.images).logits
         batch.logits = logits.detach()
-        return {"ce": F.cross_entropy(logits, batch.labels)}
+        return {"ce": self.criterion(logits, batch)}
 
     def full_precision_student(self) -> None:
         enable(self.student, False)

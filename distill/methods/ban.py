@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from distill.data import DataInfo
 from distill.losses import full_precision, kl_div
+from distill.method import Batch
 from distill.models import FeatureNet
 from distill.parts.generations import Generations
 
@@ -17,13 +17,13 @@ VARIANTS = ("plain", "cwtm", "dkpp")
 
 
 @full_precision
-def confidence_weighted(logits: Tensor, taught: Tensor, labels: Tensor) -> Tensor:
-    """CWTM: cross-entropy [B,K] with the label, weighted by the teacher's confidence (section 3.2).
+def confidence_weighted(costs: Tensor, taught: Tensor) -> Tensor:
+    """CWTM: cross-entropies [B] with the label, weighted by the confidence of the teacher's logits [B,K] (section 3.2).
 
     sum_i w_i CE_i, w_i = max_c p_ic / sum_j max_c p_jc: of the teacher is left which samples count.
     """
     confidence = taught.softmax(1).amax(1)
-    return (F.cross_entropy(logits, labels, reduction="none") * confidence / confidence.sum()).sum()
+    return (costs * confidence / confidence.sum()).sum()
 
 
 def permute_dark_knowledge(taught: Tensor) -> Tensor:
@@ -62,9 +62,9 @@ class BAN(Generations):
             raise ValueError(f"method.variant is {variant!r}: it is one of {', '.join(VARIANTS)}.")
         self.variant = variant
 
-    def inherit(self, logits: Tensor, taught: Tensor, labels: Tensor) -> Tensor:
+    def inherit(self, logits: Tensor, taught: Tensor, batch: Batch) -> Tensor:
         if self.variant == "cwtm":
-            return confidence_weighted(logits, taught, labels)
+            return confidence_weighted(self.criterion(logits.float(), batch, "none"), taught)
         if self.variant == "dkpp":
             return kl_div(logits, permute_dark_knowledge(taught), self.temperature) * self.temperature**2
         return self.soft_targets(logits, taught)

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from distill.data import DataInfo
 from distill.losses import full_precision
@@ -93,7 +92,7 @@ class BYOT(Method):
         batch.logits = student.logits.detach()
         exits = [head(feature) for head, feature in zip(self.exits, student.features[:-1], strict=True)]
         logits = [each[1].float() for each in exits]
-        ce = [F.cross_entropy(each, batch.labels) for each in (student.logits, *logits)]
+        ce = [self.criterion(each, batch) for each in (student.logits, *logits)]
         losses = {"ce": self.ce * torch.stack(ce).sum()} if self.ce else {}
         if self.kd:
             kd = [self.soft_targets(each, student.logits.detach()) for each in logits]

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from torch.nn import functional as F
-
 from distill.data import DataInfo
 from distill.method import Batch, Losses, Phase, Update
 from distill.methods.crd import CRD
@@ -48,7 +46,7 @@ class CRDCrossModal(CRD):
         """Cross-entropy of the last layer; what is before it stays as it is, its statistics included."""
         logits = self.student(batch.images).logits
         batch.logits = logits.detach()
-        return {"ce": F.cross_entropy(logits, batch.labels)}
+        return {"ce": self.criterion(logits, batch)}
 
     def phases(self) -> list[Phase]:
         transfer = Phase("transfer", [Update("student", self.loss, [self])], evaluates=bool(self.ce or self.kd))

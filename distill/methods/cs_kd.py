@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch.nn import functional as F
 
 from distill.data import DataInfo
 from distill.data.pairs import Partners
@@ -34,11 +33,9 @@ class CSKD(Method):
 
     def loss(self, batch: Batch) -> Losses:
         logits = self.student(batch.images).logits
-        batch.logits = logits.detach()
         with torch.no_grad():
             partner = self.student(batch.views["partner"]).logits
-        losses = {"ce": self.ce * F.cross_entropy(logits, batch.labels)} if self.ce else {}
-        return losses | {"kd": self.kd * self.soft_targets(logits, partner)}
+        return self.supervised(logits, batch) | {"kd": self.kd * self.soft_targets(logits, partner)}
 
     def phases(self) -> list[Phase]:
         return [Phase("distill", [Update("student", self.loss, [self])], source=Partners)]

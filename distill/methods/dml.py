@@ -7,7 +7,6 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from distill.data import DataInfo
 from distill.losses import kl_div
@@ -61,13 +60,13 @@ class DML(Method):
         """All peers, the student first."""
         return [self.student, *self.others]
 
-    def peer_loss(self, k: int, logits: Sequence[Tensor], labels: Tensor) -> Losses:
+    def peer_loss(self, k: int, logits: Sequence[Tensor], batch: Batch) -> Losses:
         """Return cross-entropy and mimicry of peer k, given everyone's logits [B,K]."""
         mine = logits[k]
         mimic = [kl_div(mine, other.detach(), self.temperature) for j, other in enumerate(logits) if j != k]
         kl = sum(mimic, mine.new_zeros(())) / len(mimic) * self.temperature**2
         name = "" if k == 0 else f"_{k}"
-        return {f"ce{name}": self.ce * F.cross_entropy(mine, labels), f"kd{name}": self.kd * kl}
+        return {f"ce{name}": self.ce * self.criterion(mine, batch), f"kd{name}": self.kd * kl}
 
     def ask(self, net: nn.Module, images: Tensor) -> Tensor:
         """Return a peer's current logits [B,K], without gradients and without moving its statistics."""
@@ -81,7 +80,7 @@ class DML(Method):
         logits = [net(x).logits if j == k else self.ask(peer, x) for j, peer in enumerate(self.cohort)]
         if k == 0:
             batch.logits = logits[0].detach()
-        return self.peer_loss(k, logits, batch.labels)
+        return self.peer_loss(k, logits, batch)
 
     def loss(self, batch: Batch) -> Losses:
         """Loss of all peers from one forward pass each."""
@@ -89,7 +88,7 @@ class DML(Method):
         batch.logits = logits[0].detach()
         losses: Losses = {}
         for k in range(len(logits)):
-            losses |= self.peer_loss(k, logits, batch.labels)
+            losses |= self.peer_loss(k, logits, batch)
         return losses
 
     def phases(self) -> list[Phase]:

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from torch import nn
-from torch.nn import functional as F
 
 from distill.data import DataInfo
 from distill.method import Batch, Losses, Phase, Update
@@ -53,7 +52,7 @@ class ESKD(Guided):
             return super().loss(batch)
         logits = self.student(batch.images).logits
         batch.logits = logits.detach()
-        return {"ce": (self.ce + self.kd) * F.cross_entropy(logits, batch.labels)}
+        return {"ce": (self.ce + self.kd) * self.criterion(logits, batch)}
 
     def phases(self) -> list[Phase]:
         distill = Phase("distill", [Update("student", self.loss, [self.student])])

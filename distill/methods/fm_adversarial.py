@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from distill.data import DataInfo
 from distill.losses import full_precision, kl_div, pool_to
@@ -68,10 +67,10 @@ class FMAdversarial(Method):
         self._seen = []
         losses: Losses = {}
         for k in range(len(outputs)):
-            losses |= self.peer_loss(k, outputs, batch.labels)
+            losses |= self.peer_loss(k, outputs, batch)
         return losses
 
-    def peer_loss(self, k: int, outputs: Sequence[Outputs], labels: Tensor) -> Losses:
+    def peer_loss(self, k: int, outputs: Sequence[Outputs], batch: Batch) -> Losses:
         """Cross-entropy, mimicry and adversarial loss of peer k, given what all peers say."""
         logits, square = outputs[k].logits, self.temperature**2
         others = [other.logits.detach() for j, other in enumerate(outputs) if j != k]
@@ -83,7 +82,7 @@ class FMAdversarial(Method):
         adversarial = self.weight * least_squares(self.discriminators[k](fake), 1.0)
         name = "" if k == 0 else f"_{k}"
         return {
-            f"ce{name}": self.ce * F.cross_entropy(logits, labels),
+            f"ce{name}": self.ce * self.criterion(logits, batch),
             f"kd{name}": self.kd * square * mimicry / len(others),
             f"adversarial{name}": adversarial,
         }

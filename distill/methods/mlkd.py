@@ -93,8 +93,7 @@ class MLKD(Method):
             teacher_strong = self.teacher(batch.views["strong"]).logits
         losses: Losses = {}
         if self.ce:
-            both = F.cross_entropy(weak, batch.labels) + F.cross_entropy(strong, batch.labels)
-            losses["ce"] = self.ce * both
+            losses["ce"] = self.ce * (self.criterion(weak, batch) + self.criterion(strong, batch))
         if self.kd:
             strong_view = self._strong(strong, teacher_strong)
             losses["kd"] = self.kd * (self._weak(weak, teacher_weak) + strong_view)

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from distill.data import DataInfo
 from distill.method import Batch, Losses, Method, Phase, Update
@@ -87,7 +86,7 @@ class NASKD(Method):
     def one(self, number: int, batch: Batch, teacher: Tensor, keep: bool = False) -> tuple[Tensor, Tensor]:
         """Return the loss and the logits [B,K] of the numbered net."""
         logits = self.supernet.run(number, batch.images, keep).logits
-        loss = self.ce * F.cross_entropy(logits, batch.labels)
+        loss = self.ce * self.criterion(logits, batch)
         return loss + self.kd * self.soft_targets(logits, teacher), logits.detach()
 
     def supernet_loss(self, batch: Batch) -> Losses:

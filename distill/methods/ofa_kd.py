@@ -146,8 +146,7 @@ class OFAKD(Method):
 
     def loss(self, batch: Batch) -> Losses:
         student, teacher = self.student(batch.images), self.teach(batch)
-        batch.logits = student.logits.detach()
-        losses = {"ce": self.ce * F.cross_entropy(student.logits, batch.labels)} if self.ce else {}
+        losses = self.supervised(student.logits, batch)
         if self.kd:
             losses["kd"] = self.kd * self.enhanced(student.logits, teacher.logits, batch.labels)
         if self.weight:

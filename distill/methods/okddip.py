@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from distill.data import DataInfo
 from distill.losses import full_precision
@@ -72,7 +71,7 @@ class OKDDip(Method):
         constants = [each.detach() for each in logits]
         queries, keys = ([project(peer.embedding) for peer in peers] for project in (self.query, self.key))
         targets = attended(constants, queries, keys)
-        ce = torch.stack([F.cross_entropy(each, batch.labels) for each in (leader, *logits)]).sum()
+        ce = torch.stack([self.criterion(each, batch) for each in (leader, *logits)]).sum()
         pairs = zip(logits, targets, strict=True)
         first = torch.stack([self.soft_targets(each, target) for each, target in pairs]).sum()
         second = self.soft_targets(leader, torch.stack(constants).mean(0))

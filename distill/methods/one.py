@@ -84,11 +84,11 @@ class ONE(Method):
         batch.logits = out.logits.detach()
         logits = [out.logits, *(branch(out.features[-2]) for branch in self.branches)]
         ensemble = gated(logits, self.gate(out.features[-2]))
-        ce = torch.stack([F.cross_entropy(each, batch.labels) for each in logits]).sum()
+        ce = torch.stack([self.criterion(each, batch) for each in logits]).sum()
         kd = torch.stack([self.soft_targets(each, ensemble.detach()) for each in logits]).sum()
         return {
             "ce": self.ce * ce,
-            "ce_ensemble": self.ce * F.cross_entropy(ensemble, batch.labels),
+            "ce_ensemble": self.ce * self.criterion(ensemble, batch),
             "kd": self.kd * sigmoid_ramp(self.epoch, self.ramp_epochs) * kd,
         }
 

@@ -6,7 +6,6 @@ import copy
 from collections.abc import Sequence
 
 from torch import Tensor
-from torch.nn import functional as F
 
 from distill.data import DataInfo
 from distill.method import Batch, Losses, Method, Phase, Update
@@ -51,7 +50,7 @@ class QKD(Method):
         """Loss of self-studying."""
         logits = self.student(batch.images).logits
         batch.logits = logits.detach()
-        return {"ce": F.cross_entropy(logits, batch.labels)}
+        return {"ce": self.criterion(logits, batch)}
 
     def student_loss(self, batch: Batch) -> Losses:
         """Loss of the student in co-studying and tutoring."""
@@ -67,7 +66,7 @@ class QKD(Method):
         return self.both("_teacher", teacher, batch.logits, batch)
 
     def both(self, name: str, mine: Tensor, other: Tensor, batch: Batch) -> Losses:
-        losses = {f"ce{name}": self.ce * F.cross_entropy(mine, batch.labels)} if self.ce else {}
+        losses = {f"ce{name}": self.ce * self.criterion(mine, batch)} if self.ce else {}
         return losses | {f"kd{name}": self.kd * self.soft_targets(mine, other)}
 
     def co_study(self) -> None:

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from distill.data import DataInfo
 from distill.losses import full_precision
@@ -80,7 +79,7 @@ class ResidualKD(Method):
         logits = self.head(known + missed)
         batch.logits = logits.detach()
         residual = mimic_loss(missed, self.teach(batch).embedding - known)
-        return {"residual": self.weight * residual, "ce": F.cross_entropy(logits.float(), batch.labels)}
+        return {"residual": self.weight * residual, "ce": self.criterion(logits.float(), batch)}
 
     def phases(self) -> list[Phase]:
         first = Update("student", self.loss, [self.student, self.embed_student])

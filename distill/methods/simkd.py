@@ -209,10 +209,7 @@ class SimKD(Method):
         student, teacher = self.student(batch.images), self.teach(batch)
         projected, target = pool_to(self.projector(student.features[-1]), teacher.features[-1])
         logits = self.teacher.classify(projected if self.ce or self.kd else projected.detach())
-        batch.logits = logits.detach()
-        losses = {"simkd": self.weight * simkd_loss(projected, target)}
-        if self.ce:
-            losses["ce"] = self.ce * F.cross_entropy(logits, batch.labels)
+        losses = {"simkd": self.weight * simkd_loss(projected, target)} | self.supervised(logits, batch)
         if self.kd:
             losses["kd"] = self.kd * self.soft_targets(logits, teacher.logits)
         return losses

@@ -168,11 +168,9 @@ class Specialists(Method):
 
     def loss(self, batch: Batch) -> Losses:
         logits = self.student(batch.images).logits
-        batch.logits = logits.detach()
         with torch.no_grad():
             taught = self.together()(batch.views.get("teacher", batch.images))
-        losses = {"ce": self.ce * F.cross_entropy(logits, batch.labels)} if self.ce else {}
-        return losses | {"kd": self.kd * kd_loss(logits, taught, self.temperature)}
+        return self.supervised(logits, batch) | {"kd": self.kd * kd_loss(logits, taught, self.temperature)}
 
     def phases(self) -> list[Phase]:
         def update(m: int) -> Update:

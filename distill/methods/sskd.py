@@ -120,8 +120,7 @@ class SSKD(Method):
         with torch.no_grad():
             teacher = self.teacher(self._teacher_view(batch))
             taught = similarities(self.teacher_head(teacher.embedding))
-        batch.logits = student.logits[:count].detach()
-        losses = {"ce": self.ce * F.cross_entropy(student.logits[:count], batch.labels)} if self.ce else {}
+        losses = self.supervised(student.logits[:count], batch)
         if self.kd:
             losses["kd"] = self.kd * self.soft_targets(student.logits[:count], teacher.logits[:count])
         if self.turned:

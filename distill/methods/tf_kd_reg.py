@@ -61,6 +61,5 @@ class TfKDReg(Method):
 
     def loss(self, batch: Batch) -> Losses:
         logits = self.student(batch.images).logits
-        batch.logits = logits.detach()
-        losses = {"ce": self.ce * F.cross_entropy(logits, batch.labels)} if self.ce else {}
-        return losses | {"kd": self.kd * virtual_teacher_loss(logits, batch.labels, self.teacher_rows)}
+        virtual = self.by_label(lambda labels: virtual_teacher_loss(logits, labels, self.teacher_rows), batch)
+        return self.supervised(logits, batch) | {"kd": self.kd * virtual}

@@ -7,7 +7,6 @@ from functools import partial
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from distill.data import DataInfo
 from distill.method import Batch, Losses, Method, Phase, Update
@@ -49,18 +48,16 @@ class Generations(Method):
         """Loss of the first generation: labels alone."""
         logits = self.student(batch.images).logits
         batch.logits = logits.detach()
-        return {"ce": F.cross_entropy(logits, batch.labels)}
+        return {"ce": self.criterion(logits, batch)}
 
     def next_loss(self, generation: int, batch: Batch) -> Losses:
         """Loss of a later generation."""
         logits = self.student(batch.images).logits
-        batch.logits = logits.detach()
         with torch.no_grad():
             taught = self.past[generation - 1](batch.images).logits
-        losses = {"ce": self.ce * F.cross_entropy(logits, batch.labels)} if self.ce else {}
-        return losses | {"kd": self.kd * self.inherit(logits, taught, batch.labels)}
+        return self.supervised(logits, batch) | {"kd": self.kd * self.inherit(logits, taught, batch)}
 
-    def inherit(self, logits: Tensor, taught: Tensor, labels: Tensor) -> Tensor:
+    def inherit(self, logits: Tensor, taught: Tensor, batch: Batch) -> Tensor:
         """Return the unweighted loss between a generation's logits [B,K] and those of the one before."""
         return self.soft_targets(logits, taught)
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from torch.nn import functional as F
-
 from distill.data import DataInfo
 from distill.method import Batch, Losses, Method, Phase, Update
 from distill.models import FeatureNet
@@ -39,7 +37,7 @@ class Guided(Method):
         """Loss of the first phase."""
         logits = self.guide(batch.images).logits
         batch.logits = logits.detach()
-        return {"ce": F.cross_entropy(logits, batch.labels)}
+        return {"ce": self.criterion(logits, batch)}
 
     def guide_phase(self) -> Phase:
         """Return the phase that trains the guide."""

@@ -44,9 +44,7 @@ class SeveralTeachers(Method):
 
     def loss(self, batch: Batch) -> Losses:
         student = self.student(batch.images)
-        batch.logits = student.logits.detach()
-        losses = {"ce": self.ce * F.cross_entropy(student.logits, batch.labels)} if self.ce else {}
-        return losses | self.learn(student, self.teach_all(batch), batch)
+        return self.supervised(student.logits, batch) | self.learn(student, self.teach_all(batch), batch)
 
 
 @full_precision

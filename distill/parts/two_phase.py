@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from distill.data import DataInfo
 from distill.method import Batch, Losses, Method, Phase, Update
@@ -62,9 +61,7 @@ class InitThenTrain(Method):
     def loss(self, batch: Batch) -> Losses:
         if self.weight or self.kd:
             return super().loss(batch)
-        logits = self.student(batch.images).logits
-        batch.logits = logits.detach()
-        return {"ce": self.ce * F.cross_entropy(logits, batch.labels)}
+        return self.supervised(self.student(batch.images).logits, batch)
 
     def phases(self) -> list[Phase]:
         both = [self.student, *self.adapters()]
