@@ -25,7 +25,7 @@ from distill.runtime import rng_state, set_rng_state
 from distill.signals import StopSignals
 
 log = logging.getLogger(__name__)
-OPTIMIZER_KEYS = ("name", "momentum", "nesterov", "weight_decay")
+RATE_KEYS = ("lr", "decay", "milestones", "gamma", "lr_min", "warmup_epochs", "clip_grad")  # of any schedule
 
 
 class Fit:
@@ -254,11 +254,12 @@ def train_mode(method: Method, phase: Phase) -> None:
 
 
 def merge(schedule: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the schedule with overrides of its keys, and of its optimiser's, put in."""
-    own = {key: value for key, value in overrides.items() if key in OPTIMIZER_KEYS}
-    rest = {key: value for key, value in overrides.items() if key not in OPTIMIZER_KEYS}
-    if "name" in own and own["name"] != schedule["optimizer"].get("name"):
-        optimizer = own
-    else:
-        optimizer = {**schedule["optimizer"], **own}
-    return {**schedule, **rest, "optimizer": optimizer}
+    """Return the schedule with overrides of its keys put in; `name` and keys that it lacks are the optimiser's.
+
+    An optimiser of another name starts from its own defaults; one that lacks an option raises ValueError when made.
+    """
+    own = {key: value for key, value in overrides.items() if key == "name" or key not in {*schedule, *RATE_KEYS}}
+    merged = {**schedule, **{key: value for key, value in overrides.items() if key not in own}}
+    optimizer = merged["optimizer"]
+    same = own.get("name", optimizer.get("name")) == optimizer.get("name")
+    return {**merged, "optimizer": {**(optimizer if same else {}), **own}}

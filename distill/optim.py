@@ -47,14 +47,11 @@ def make_optimizer(
     """
     options = dict(options)
     name = str(options.pop("name", "sgd"))
-    if name == "sgd":
-        return torch.optim.SGD(parameters, lr=lr, fused=True, **options)
-    if name in ("adam", "adamw"):
-        options = {key: value for key, value in options.items() if key not in ("nesterov", "momentum")}
-        kind = torch.optim.Adam if name == "adam" else torch.optim.AdamW
-        recorded = isinstance(lr, Tensor)  # in a graph, some steps before which run without
-        warnings.filterwarnings("ignore", "This instance was constructed with capturable=True")
-        return kind(parameters, lr=lr, fused=True, capturable=recorded, **options)
+    if name in ("sgd", "adam", "adamw"):
+        try:
+            return _torch_optimizer(name, parameters, options, lr)
+        except TypeError as error:
+            raise ValueError(f"the optimiser {name} has no such option ({error}): leave it out.") from error
     from timm.optim import create_optimizer_v2
 
     options.pop("nesterov", None)
@@ -62,6 +59,18 @@ def make_optimizer(
         return create_optimizer_v2(list(parameters), opt=name, lr=float(lr), filter_bias_and_bn=False, **options)
     except (ValueError, AssertionError, KeyError) as error:
         raise ValueError(f"schedule.optimizer.name={name} is no optimiser that timm knows ({error}).") from error
+
+
+def _torch_optimizer(
+    name: str, parameters: Sequence[nn.Parameter], options: dict[str, Any], lr: float | Tensor
+) -> torch.optim.Optimizer:
+    if name == "sgd":
+        return torch.optim.SGD(parameters, lr=lr, fused=True, **options)
+    options = {key: value for key, value in options.items() if key not in ("nesterov", "momentum")}
+    kind = torch.optim.Adam if name == "adam" else torch.optim.AdamW
+    recorded = isinstance(lr, Tensor)  # in a graph, some steps before which run without
+    warnings.filterwarnings("ignore", "This instance was constructed with capturable=True")
+    return kind(parameters, lr=lr, fused=True, capturable=recorded, **options)
 
 
 class Stepper:

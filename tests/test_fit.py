@@ -69,6 +69,14 @@ def test_overrides_reach_schedule_and_optimiser() -> None:
     merged = merge(base, {"lr": 1.0, "weight_decay": 0.0})
     assert merged == {"lr": 1.0, "milestones": [3], "optimizer": {"name": "sgd", "momentum": 0.9, "weight_decay": 0.0}}
     assert merge(base, {"name": "adam"})["optimizer"] == {"name": "adam"}
+    own = merge(base, {"name": "adam", "betas": [0.5, 0.999], "eps": 1e-6, "clip_grad": 5.0, "decay": "cosine"})
+    assert own["optimizer"] == {"name": "adam", "betas": [0.5, 0.999], "eps": 1e-6}
+    assert (own["clip_grad"], own["decay"]) == (5.0, "cosine")
+    weight = torch.nn.Parameter(torch.ones(2))
+    group = make_optimizer([weight], own["optimizer"], 1e-3).param_groups[0]
+    assert tuple(group["betas"]) == (0.5, 0.999) and group["eps"] == 1e-6
+    with pytest.raises(ValueError, match="adam has no such option .*'beta'"):
+        make_optimizer([weight], {"name": "adam", "beta": 0.5}, 1e-3)
 
 
 def test_frozen_parts_stay_in_eval_and_the_rest_trains() -> None:
