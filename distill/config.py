@@ -126,7 +126,12 @@ def has_teacher(cfg: DictConfig) -> bool:
 
 def reads(cfg: DictConfig) -> set[str]:
     """What the method reads of its teachers' outputs (method.about.taps); nothing where it loads none."""
-    return set(OmegaConf.select(cfg, "method.about.taps", default=None) or ()) if has_teacher(cfg) else set()
+    return taps(cfg) if has_teacher(cfg) else set()
+
+
+def taps(cfg: DictConfig) -> set[str]:
+    """What the method reads of its nets' outputs (method.about.taps)."""
+    return set(OmegaConf.select(cfg, "method.about.taps", default=None) or ())
 
 
 def teacher_specs(cfg: DictConfig) -> list[Spec]:

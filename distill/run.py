@@ -27,6 +27,7 @@ from distill.method import Method, Source
 from distill.mirror import outside_sweep
 from distill.models import FeatureNet, build
 from distill.models.quant import quantize_as
+from distill.parts.taps import with_maps
 from distill.result import describe, finish, stored_result
 from distill.signals import StopSignals
 from distill.speed import ASKED, compile_forward, gains, why_compile
@@ -232,7 +233,9 @@ def make_method(cfg: DictConfig, data: Data, teachers: list[Teacher], device: to
     )
     if spec.get("quantize"):
         quantize_as(student, spec["quantize"])
-    method: Method = config.build(cfg.method, student=student, teachers=[t.net for t in teachers], data=info)
+    nets = [t.net for t in teachers]
+    with_maps(cfg.method.name, config.taps(cfg), [student, *nets])
+    method: Method = config.build(cfg.method, student=student, teachers=nets, data=info)
     return method.to(device).to(memory_format=torch.channels_last)
 
 

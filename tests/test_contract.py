@@ -22,12 +22,16 @@ PAIRS = [
     ("cifar_wrn_16_2", "cifar_ShuffleV1"),
     ("cifar_resnet8", "vit_tiny_patch16_224"),
     ("vit_tiny_patch16_224", "cifar_resnet8"),
+    ("mnist_mlp", "mnist_mlp"),
 ]
-SMALL_VIT = {"patch_size": 4, "embed_dim": 32, "depth": 4, "num_heads": 2}
+SMALLER = {
+    "vit_tiny_patch16_224": {"patch_size": 4, "embed_dim": 32, "depth": 4, "num_heads": 2},
+    "mnist_mlp": {"hidden": [16, 12]},
+}
 
 
 def small(name: str, seed: int):
-    return tiny.net(name, seed, **(SMALL_VIT if name.startswith("vit") else {}))
+    return tiny.net(name, seed, **SMALLER.get(name, {}))
 
 
 def batches(data, method: Method, phase) -> list[Batch]:

@@ -17,7 +17,7 @@ from distill import config
 from distill.models import FeatureNet, Outputs, build
 from distill.models.cifar_net import CifarNet, SubsampledConv, conv
 from distill.models.families import CONSTRUCTORS
-from distill.models.names import CIFAR_NAMES, PAPER_NAMES, is_known, nearest, timm_names
+from distill.models.names import OUR_NAMES, PAPER_NAMES, is_known, nearest, timm_names
 
 # name: parameters, MMACs, maps (stem, stages, and last the embedding), signs of maps, signs of preacts;
 # measured on the nets of the published tables for 100 classes and 3x32x32. "+": no negative entries.
@@ -84,7 +84,7 @@ def all_maps(out: Outputs) -> list[Tensor]:
 
 def test_the_table_covers_every_net() -> None:
     assert tuple(TABLE) == PAPER_NAMES
-    assert set(CONSTRUCTORS) == set(CIFAR_NAMES)
+    assert set(CONSTRUCTORS) == set(OUR_NAMES)
 
 
 @pytest.mark.parametrize("name", PAPER_NAMES)
@@ -477,7 +477,7 @@ def test_names_need_neither_torch_nor_timm_and_are_complete() -> None:
     count, *loaded = python(code)
     import timm
 
-    ours = set(CIFAR_NAMES)
+    ours = set(OUR_NAMES)
     assert loaded == ["False", "False"] and int(count) == len(timm_names())
     assert timm_names() == set(timm.list_models()) - ours
 
@@ -494,9 +494,9 @@ def test_timm_makes_our_nets() -> None:
     code = (
         "import distill.models.timm_registry, timm; "
         "net = timm.create_model('cifar_wrn_16_1', num_classes=5, in_chans=1); "
-        "print(len(timm.list_models('cifar_*')), net.num_classes, net.conv1.in_channels)"
+        "print(len(timm.list_models(['cifar_*', 'mnist_*'])), net.num_classes, net.conv1.in_channels)"
     )
-    assert python(code) == [str(len(CIFAR_NAMES)), "5", "1"]
+    assert python(code) == [str(len(OUR_NAMES)), "5", "1"]
 
 
 # ---- configs

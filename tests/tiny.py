@@ -18,6 +18,7 @@ from distill.fit import Fit
 from distill.fit_state import Options
 from distill.method import Method
 from distill.models import FeatureNet, build
+from distill.parts.taps import with_maps
 from distill.runtime import autocast, seed_everything
 from distill.signals import StopSignals
 
@@ -72,6 +73,7 @@ def make(method: str, student: FeatureNet, teacher: FeatureNet, data: Data, *ove
     cfg = composed(f"method={method}", *SHORTER.get(method, ()), *overrides)
     count = int(str(cfg.method.about.teachers).replace("n", "3"))
     teachers = [frozen(teacher if k == 0 else teacher.twin(seed=10 + k)) for k in range(count)]
+    with_maps(method, cfg.method.about.taps, [student, *teachers])
     built: Method = config.build(cfg.method, student=student, teachers=teachers, data=data.info)
     return built
 

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from distill.models.families import CONSTRUCTORS
+from distill.models.families import CONSTRUCTORS, SIZED
 from distill.models.feature_net import FeatureNet
 from distill.models.names import is_known, nearest
 
@@ -23,7 +23,7 @@ def build(
 ) -> FeatureNet:
     """Make a network for `size` x `size` images on the CPU.
 
-    name: in timm's registry; ours carry the prefix cifar_. args: keywords of the constructor. With a seed the
+    name: in timm's registry; ours carry the prefix cifar_ or mnist_. args: keywords of the constructor. With a seed the
     weights are a function of it, and the global random state is untouched.
     Raises ValueError for unknown names (with the nearest), wrong args, sizes that do not fit, and weights
     that cannot be had.
@@ -50,8 +50,9 @@ def _construct(
         return create(name, num_classes, in_chans, size, pretrained, args)
     if pretrained:
         raise ValueError(f"{name} has no published weights to download: pass teacher.weights=<file> instead")
+    sized = {"size": size} if name in SIZED else {}
     try:
-        return CONSTRUCTORS[name](num_classes, in_chans, **args)
+        return CONSTRUCTORS[name](num_classes, in_chans, **sized, **args)
     except TypeError as error:
         raise ValueError(
             f"{name} does not take these args ({error}): leave out what it does not know"

@@ -14,13 +14,23 @@ from torch import Tensor, nn
 
 @dataclass
 class Trace:
-    """Maps of one pass: the stem, and every stage's output and (where there is one) pre-activation."""
+    """Maps of one pass: the stem (where there is one), every stage's output, and its pre-activation if it has one.
 
-    stem: Tensor
+    last: what the pass has come to, which in the end is the last stage's output.
+    """
+
+    last: Tensor
+    stem: Tensor | None = None
     features: list[Tensor] = field(default_factory=list)
     preacts: list[Tensor] = field(default_factory=list)
 
+    @property
+    def maps(self) -> list[Tensor]:
+        """Stem and stages, shallow to deep."""
+        return self.features if self.stem is None else [self.stem, *self.features]
+
     def add(self, feature: Tensor, preact: Tensor | None) -> None:
+        self.last = feature
         self.features.append(feature)
         if preact is not None:
             self.preacts.append(preact)
@@ -29,11 +39,12 @@ class Trace:
 class CifarNet(nn.Module):
     """A classifier of small images in timm's contract; any image size that survives the strides.
 
-    Families set `classifier_name` (the last layer's attribute) and `stage_names`, and call `describe()`.
+    Families set `classifier_name` (the last layer's attribute), `stem_name` (None: the first stage reads the
+    image) and `stage_names`, and call `describe()`.
     """
 
     classifier_name = "fc"
-    stem_name = "bn1"
+    stem_name: str | None = "bn1"
     stage_names: tuple[str, ...] = ("layer1", "layer2", "layer3")
     has_preacts = True
 
@@ -45,10 +56,10 @@ class CifarNet(nn.Module):
     def describe(
         self, num_classes: int, channels: Sequence[int], reductions: Sequence[int], width: int
     ) -> None:
-        """Fill in timm's attributes. channels, reductions: the stem, then every stage; width: D."""
+        """Fill in timm's attributes. channels, reductions: the stem if there is one, then every stage; width: D."""
         self.num_classes = num_classes
         self.num_features = self.head_hidden_size = width
-        modules = (self.stem_name, *self.stage_names)
+        modules = (*([self.stem_name] if self.stem_name else []), *self.stage_names)
         self.feature_info = [
             {"num_chs": c, "reduction": r, "module": m}
             for c, r, m in zip(channels, reductions, modules, strict=True)
@@ -76,16 +87,20 @@ class CifarNet(nn.Module):
 
     def trace(self, images: Tensor, stages: int | None = None) -> Trace:
         """Run the stem and the first `stages` stages (all by default)."""
-        x = self.stem(images)
-        trace = Trace(x)
+        trace = Trace(images)
+        if self.stem_name is not None:
+            trace.last = trace.stem = self.stem(images)
         for index in range(len(self.stage_names[:stages])):
-            x, preact = self.stage(index, x)
-            trace.add(x, preact)
+            trace.add(*self.stage(index, trace.last))
         return trace
 
     def final(self, trace: Trace) -> Tensor:
         """The map that is pooled, from a whole trace."""
-        return self.tail(trace.features[-1], trace.preacts[-1] if trace.preacts else None)
+        return self.tail(trace.last, trace.preacts[-1] if trace.preacts else None)
+
+    def pool(self, x: Tensor) -> Tensor:
+        """What `final` gives -> what enters the classifier [B, D]: the mean over the map."""
+        return F.adaptive_avg_pool2d(x, 1).flatten(1)
 
     def bn_before_relu(self) -> list[nn.BatchNorm2d]:
         """The BatchNorm whose output is each stage's pre-activation; ValueError for families without one."""
@@ -101,7 +116,7 @@ class CifarNet(nn.Module):
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """[B, C, H, W] -> [B, K], or the pooled [B, D] with pre_logits."""
-        x = F.adaptive_avg_pool2d(x, 1).flatten(1)
+        x = self.pool(x)
         return x if pre_logits else self.get_classifier()(x)
 
     def forward_intermediates(
@@ -113,15 +128,15 @@ class CifarNet(nn.Module):
         output_fmt: str = "NCHW",
         intermediates_only: bool = False,
     ) -> Any:
-        """Stem (index 0) and stages as [B, C, H, W], alone or behind the final map; norm changes nothing."""
+        """Stem (if any) and stages as [B, C, H, W], alone or behind the final map; norm changes nothing."""
         if output_fmt != "NCHW":
             raise ValueError(f"{type(self).__name__} gives its maps as NCHW only, not {output_fmt}")
         if stop_early and not intermediates_only:
             raise ValueError("stop_early needs intermediates_only=True, since the last map is not computed")
         taken = self._taken(indices)
-        trace = self.trace(x, max(taken) if stop_early else None)
-        maps = [trace.stem, *trace.features]
-        chosen = [maps[i] for i in taken]
+        first = 0 if self.stem_name else 1
+        trace = self.trace(x, max(taken) + first if stop_early else None)
+        chosen = [trace.maps[i] for i in taken]
         return chosen if intermediates_only else (self.final(trace), chosen)
 
     def _taken(self, indices: int | Sequence[int] | None) -> list[int]:

@@ -1,9 +1,11 @@
-"""The CIFAR nets by name: name -> constructor(num_classes, in_chans, **arguments of the family)."""
+"""Our nets by name: name -> constructor(num_classes, in_chans, **arguments of the family)."""
 
 from collections.abc import Callable
 from functools import partial
 
 from distill.models.cifar_net import CifarNet
+from distill.models.lenet import LeNet5
+from distill.models.mlp import MLP
 from distill.models.mobilenetv2 import MobileNetV2
 from distill.models.names import PREFIX
 from distill.models.resnet import ResNet
@@ -38,5 +40,14 @@ _FAMILIES: dict[str, Callable[..., CifarNet]] = {
     "ShuffleV2": ShuffleV2,
 }
 CONSTRUCTORS: dict[str, Callable[..., CifarNet]] = {
-    PREFIX + name: family for name, family in _FAMILIES.items()
+    **{PREFIX + name: family for name, family in _FAMILIES.items()},
+    "mnist_mlp": MLP,
+    "mnist_lenet5": LeNet5,
+    "mnist_lenet5_half": partial(LeNet5, widths=(3, 8, 60, 42)),
 }
+SIZED = frozenset({"mnist_mlp"})  # nets whose weights depend on the image's size, which they take as `size`
+
+
+def own_size(name: str) -> int:
+    """The side of the images that one of our nets was designed for."""
+    return 28 if name in SIZED else 32

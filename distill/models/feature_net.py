@@ -36,6 +36,8 @@ class CifarReader:
 
     def classify(self, model: nn.Module, feature: Tensor) -> Tensor:
         assert isinstance(model, CifarNet)
+        if not model.stage_names:
+            raise ValueError(f"{type(model).__name__} has no maps, so its classifier reads none")
         return model.forward_head(model.tail(feature))
 
     def classifier(self, model: nn.Module) -> nn.Module:
@@ -50,8 +52,9 @@ class CifarReader:
 class FeatureNet(nn.Module):
     """A classifier and what it shows: forward(images) -> Outputs, whose logits equal model(images).
 
-    model: our CifarNet or a timm model; its state_dict() is what is exported. shapes: (C, H, W) a stage for
-    images of `size`; stem_shape the same for the stem, or None. recipe: arguments of build() for twin().
+    model: our CifarNet or a timm model; its state_dict() is what is exported. shapes: (C, H, W) a stage for images
+    of `size`, none for nets without maps; stem_shape the same for the stem, or None. recipe: arguments
+    of build() for twin().
     Raises ValueError when the network cannot be read, or not at this image size.
     """
 

@@ -33,7 +33,8 @@ PAPER_NAMES = (
     "ShuffleV2",
 )
 OPTION_A_NAMES = ("resnet20_a", "resnet32_a", "resnet44_a", "resnet56_a", "resnet110_a")
-CIFAR_NAMES = tuple(PREFIX + name for name in PAPER_NAMES + OPTION_A_NAMES)
+MNIST_NAMES = ("mnist_mlp", "mnist_lenet5", "mnist_lenet5_half")
+OUR_NAMES = tuple(PREFIX + name for name in PAPER_NAMES + OPTION_A_NAMES) + MNIST_NAMES
 
 _REGISTERED = re.compile(r"^@register_model\s*\ndef\s+(\w+)", re.MULTILINE)
 
@@ -51,17 +52,21 @@ def timm_names() -> frozenset[str]:
 def is_known(name: str) -> bool:
     """Whether build() can make it: ours, timm's (also with a tag, resnet18.a1_in1k), or a hub address."""
     return (
-        name in CIFAR_NAMES or name.split(".")[0] in timm_names() or name.startswith(("hf_hub:", "hf-hub:"))
+        name in OUR_NAMES or name.split(".")[0] in timm_names() or name.startswith(("hf_hub:", "hf-hub:"))
     )
 
 
 def nearest(name: str) -> list[str]:
     """Up to three names that look like it, ours before timm's; prefix and case are ignored."""
     known: dict[str, list[str]] = {}
-    for candidate in (*CIFAR_NAMES, *sorted(timm_names())):
-        known.setdefault(candidate.removeprefix(PREFIX).lower(), []).append(candidate)
-    wanted = name.removeprefix(PREFIX).split(".")[0].lower()
+    for candidate in (*OUR_NAMES, *sorted(timm_names())):
+        known.setdefault(_bare(candidate), []).append(candidate)
+    wanted = _bare(name).split(".")[0]
     near = [
         candidate for key in get_close_matches(wanted, known, n=3, cutoff=0.6) for candidate in known[key]
     ]
     return near[:3]
+
+
+def _bare(name: str) -> str:
+    return name.removeprefix(PREFIX).removeprefix("mnist_").lower()

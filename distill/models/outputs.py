@@ -10,7 +10,8 @@ class Outputs:
     """One forward pass of a FeatureNet.
 
     logits: [B, K], fp32.
-    features: a [B, C_l, H_l, W_l] a stage, shallow to deep; the stem is not among them.
+    features: a [B, C_l, H_l, W_l] a stage, shallow to deep; the stem is not among them. Empty for nets
+        without maps (an MLP).
     embedding: [B, D], fp32, what enters the classifier.
     preacts: like features, before the last ReLU of each stage; None for nets whose stages do not end in one.
     stem: [B, C_0, H_0, W_0], or None for nets without a stem of their own.

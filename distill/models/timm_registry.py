@@ -1,4 +1,4 @@
-"""Puts the CIFAR nets into timm's registry: import this, and `timm.create_model("cifar_resnet20")` works."""
+"""Puts our nets into timm's registry: import this, and `timm.create_model("cifar_resnet20")` works."""
 
 from typing import Any
 

@@ -94,7 +94,7 @@ class WideResNet(CifarNet):
 
     def trace(self, images: Tensor, stages: int | None = None) -> Trace:
         x = self.stem(images)
-        trace = Trace(x)
+        trace = Trace(x, x)
         groups: list[Group] = [getattr(self, name) for name in self.stage_names[:stages]]
         normed = groups[0].norm(x) if groups else x
         for group, following in zip(groups, self.bn_before_relu(), strict=False):

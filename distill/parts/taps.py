@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from torch import Tensor
 
 from distill.models import FeatureNet, Outputs
 
 Shape = tuple[int, int, int]
+MAPS = {"features", "preacts", "stem"}  # of about.taps: what only a net with stages shows
+
+
+def with_maps(method: str, taps: Collection[str], nets: Sequence[FeatureNet]) -> None:
+    """ValueError where the method reads maps (taps: its about.taps) and one of the nets, an MLP, has none."""
+    for net in nets:
+        if not net.shapes and MAPS & set(taps):
+            raise ValueError(
+                f"{method} reads maps, and {net.name} has none, only logits and an embedding of {net.embedding_dim}: "
+                "take a method on those, such as method=kd or method=crd, or another net."
+            )
 
 
 def stage_pairs(student: FeatureNet, teacher: FeatureNet, method: str) -> list[tuple[Shape, Shape]]:

@@ -11,7 +11,7 @@ import torch
 
 from distill import config, trained
 from distill.models import FeatureNet, build
-from distill.models.families import CONSTRUCTORS
+from distill.models.families import CONSTRUCTORS, own_size
 from distill.models.weights import State, fitting_names, mismatch, read_state
 
 
@@ -76,7 +76,7 @@ def _of_file(path: Path, device: torch.device, model: str | None) -> Subject:
 def _fitting(path: Path, state: State, name: str) -> FeatureNet:
     """The net of that name with the classes and input channels of the file. ValueError when none fits."""
     matrices = {tensor.shape[0] for key, tensor in sorted(state.items()) if tensor.ndim == 2}
-    size = 32 if name in CONSTRUCTORS else 224
+    size = own_size(name) if name in CONSTRUCTORS else 224
     problems = []
     for classes, in_chans in product(sorted(matrices), (3, 1)):
         net = build(name, classes, in_chans=in_chans, size=size, seed=0)
