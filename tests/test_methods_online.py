@@ -308,28 +308,60 @@ def test_attention_mixes_the_peers_logits() -> None:
             assert found[a][b, k].item() == pytest.approx(expected)
 
 
-def test_the_leader_learns_from_the_peers_mean_and_the_peers_not_from_the_leader() -> None:
-    data = tiny.tiny_data()
+def okddip(form: str, **options) -> OKDDip:
     torch.manual_seed(0)
-    method = OKDDip(student(), [], data.info, ce=0.0, ramp_epochs=0)
-    _, batch = first_batch(method, data)
-    losses = method.loss(batch)
+    return OKDDip(student(), [], tiny.tiny_data().info, form=form, ramp_epochs=0, **options)
+
+
+@pytest.mark.parametrize("form", ["branches", "networks"])
+def test_the_leader_learns_from_the_mean_of_the_peers_logits(form: str) -> None:
+    method = okddip(form, ce=0.0)
+    _, batch = first_batch(method, tiny.tiny_data())
+    found = method.loss(batch)["kd_leader"].item()
     with torch.no_grad():
-        leader = rows(method.student(batch.images).logits)
-        peers = [rows(peer(batch.images).logits) for peer in method.peers]
-    mean = [[sum(p[b][k] for p in peers) / 3 for k in range(tiny.CLASSES)] for b in range(8)]
-    assert losses["kd_leader"].item() == pytest.approx(9 * slow_kl(leader, mean, 3.0), rel=1e-3, abs=1e-5)
-    losses["kd_leader"].backward()
-    assert all(p.grad is None for p in (*method.peers.parameters(), *method.query.parameters()))
+        leader, peers = method.forward_all(batch)
+    each = [rows(logits) for logits, _ in peers]
+    mean = [[sum(p[b][k] for p in each) / 3 for k in range(tiny.CLASSES)] for b in range(8)]
+    assert found == pytest.approx(9 * slow_kl(rows(leader), mean, 3.0), rel=1e-3, abs=1e-5)
+
+
+def test_the_leaders_loss_moves_the_peers_too_and_the_peers_loss_not_the_leader() -> None:
+    method = okddip("networks", ce=0.0)
+    _, batch = first_batch(method, tiny.tiny_data())
+    method.loss(batch)["kd_leader"].backward()
+    assert all(peer.classifier.weight.grad.abs().sum() > 0 for peer in method.peers)
+    assert all(p.grad is None for p in method.query.parameters())
     method.zero_grad(set_to_none=True)
     method.loss(batch)["kd_peers"].backward()
     assert all(p.grad is None for p in method.student.parameters())
     assert all(p.grad.abs().sum() > 0 for p in (*method.query.parameters(), *method.key.parameters()))
 
 
+def test_branches_share_all_stages_but_the_last_with_the_leader() -> None:
+    method = okddip("branches")
+    whole = {name for name, _ in method.student.named_parameters()}
+    own = {name for name, _ in method.peers[0].net.named_parameters()}
+    assert own < whole and {name.split(".")[1] for name in own} == {"layer3", "fc"}
+    assert len(method.peers) == 3
+
+
+def test_a_branch_tells_what_enters_its_classifier() -> None:
+    net = student(1)
+    branch = Branch(net).eval()
+    feature = torch.randn(2, *net.shapes[-2])
+    logits, embedding = branch.finish(feature)
+    assert embedding.shape == (2, net.embedding_dim)
+    assert torch.equal(branch.net.classifier(embedding), logits) and torch.equal(branch(feature), logits)
+
+
 def test_peers_of_different_width_are_refused() -> None:
     with pytest.raises(ValueError, match=r"widths \[64, 512\].* method=dml"):
-        OKDDip(student(), [], tiny.tiny_data().info, branches=3, models=["cifar_resnet8", "cifar_vgg8"])
+        okddip("networks", branches=3, models=["cifar_resnet8", "cifar_vgg8"])
+
+
+def test_branches_of_other_architectures_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"method\.form=networks"):
+        okddip("branches", branches=3, models=["cifar_resnet8", "cifar_resnet8"])
 
 
 # ---- MCL
@@ -437,9 +469,7 @@ def test_variants_resume_to_the_same_bits(name: str, override: str, tmp_path) ->
     data = tiny.tiny_data()
 
     def start(folder):
-        return tiny.fit(
-            tiny.seeded_method(name, data, ("cifar_resnet8", "cifar_resnet8"), override), data, folder
-        )
+        return tiny.fit(tiny.seeded_method(name, data, ("cifar_resnet8", "cifar_resnet8"), override), data, folder)
 
     whole = start(tmp_path / "whole")
     total = sum(1 for _ in whole.steps())

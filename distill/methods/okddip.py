@@ -11,6 +11,7 @@ from distill.data import DataInfo
 from distill.losses import full_precision
 from distill.method import Batch, Losses, Method
 from distill.models import FeatureNet
+from distill.parts.branches import Branch, Divided
 from distill.parts.peers import Ensemble, feature_nets, make_peers, sigmoid_ramp
 
 
@@ -28,11 +29,11 @@ def attended(logits: Sequence[Tensor], queries: Sequence[Tensor], keys: Sequence
 class OKDDip(Method):
     """Auxiliary peers teach each other through attention, and their mean teaches a leader, which is deployed.
 
-    sum CE + r kd T^2 (sum_a KL(t_a || p_a) + KL(mean of peers || leader)), the network-based form: each peer
-    is a whole net. The student is the leader, beside `branches` - 1 peers. As in the authors' code the
-    mixtures are of logits. The gradient reaches a target only through the attention, without which the
-    projections could not learn; the logits that are mixed, and the leader's target, are constants. r is that
-    of ONE.
+    sum CE + r kd T^2 (sum_a KL(t_a || p_a) + KL(mean of peers || leader)). form="branches", the authors' main
+    one: all share the stages before the last, of which the leader, the student, and `branches` - 1 peers have
+    one each with a classifier. form="networks": each peer is a whole net. As in the authors' code the mixtures
+    are of logits, and nothing is a constant: a target is moved towards those who learn from it, the mixed
+    logits too. r is that of ONE. They add 1e-7 to the target before its logarithm; this does not.
     """
 
     def __init__(
@@ -44,6 +45,7 @@ class OKDDip(Method):
         ce: float = 1.0,
         kd: float = 1.0,
         temperature: float = 3.0,
+        form: str = "branches",
         branches: int = 4,
         models: Sequence[str] = (),
         factor: int = 8,
@@ -52,32 +54,53 @@ class OKDDip(Method):
         super().__init__(student, (), data, ce=ce, kd=kd, temperature=temperature)
         if branches < 3:
             raise ValueError(f"method.branches is {branches}: okddip needs a leader and 2 peers, so 3.")
-        self.ramp_epochs = ramp_epochs
-        self.peers = make_peers(student, branches, models)
-        width, *more = sorted({peer.embedding_dim for peer in feature_nets(self.peers)})
-        if more:
-            raise ValueError(
-                f"method.models have embeddings of widths {[width, *more]}, which one attention cannot "
-                "compare: name nets of one width, or use method=dml."
-            )
+        self.form, self.ramp_epochs = form, ramp_epochs
+        self.peers = self._peers(branches, models)
+        width = student.embedding_dim
         self.query = nn.Linear(width, max(width // factor, 1), bias=False)
         self.key = nn.Linear(width, max(width // factor, 1), bias=False)
 
+    def _peers(self, branches: int, models: Sequence[str]) -> nn.ModuleList:
+        if self.form == "branches":
+            if models:
+                raise ValueError("method.models names whole nets: set method.form=networks, or leave them out.")
+            if len(self.student.shapes) < 2:
+                raise ValueError(f"{self.student.name} has one stage, with none before it: set method.form=networks.")
+            return nn.ModuleList(Branch(self.student) for _ in range(branches - 1))
+        if self.form != "networks":
+            raise ValueError(f"method.form is {self.form!r}: give branches or networks.")
+        peers = make_peers(self.student, branches, models)
+        widths = sorted({peer.embedding_dim for peer in feature_nets([self.student, *peers])})
+        if len(widths) > 1:
+            raise ValueError(
+                f"method.models have embeddings of widths {widths}, which one attention cannot compare: name "
+                "nets of the student's width, or use method=dml."
+            )
+        return peers
+
+    def forward_all(self, batch: Batch) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
+        """The leader's logits [B,K], and of each peer logits [B,K] and embedding [B,D]."""
+        leader = self.student(batch.images)
+        if self.form == "branches":
+            shared = leader.features[-2]
+            return leader.logits, [peer.finish(shared) for peer in self.peers]
+        outputs = [peer(batch.images) for peer in self.peers]
+        return leader.logits, [(out.logits, out.embedding) for out in outputs]
+
     def loss(self, batch: Batch) -> Losses:
-        leader = self.student(batch.images).logits
+        leader, peers = self.forward_all(batch)
         batch.logits = leader.detach()
-        peers = [peer(batch.images) for peer in self.peers]
-        logits = [peer.logits for peer in peers]
-        constants = [each.detach() for each in logits]
-        queries, keys = ([project(peer.embedding) for peer in peers] for project in (self.query, self.key))
-        targets = attended(constants, queries, keys)
+        logits = [each for each, _ in peers]
+        queries, keys = ([project(embedding) for _, embedding in peers] for project in (self.query, self.key))
+        pairs = zip(logits, attended(logits, queries, keys), strict=True)
         ce = torch.stack([self.criterion(each, batch) for each in (leader, *logits)]).sum()
-        pairs = zip(logits, targets, strict=True)
         first = torch.stack([self.soft_targets(each, target) for each, target in pairs]).sum()
-        second = self.soft_targets(leader, torch.stack(constants).mean(0))
+        second = self.soft_targets(leader, torch.stack(logits).mean(0))
         weight = self.kd * sigmoid_ramp(self.epoch, self.ramp_epochs)
         return {"ce": self.ce * ce, "kd_peers": weight * first, "kd_leader": weight * second}
 
     def reported(self) -> dict[str, nn.Module]:
-        peers: dict[str, nn.Module] = {f"peer_{k + 1}": peer for k, peer in enumerate(self.peers)}
-        return {**peers, "ensemble": Ensemble(list(self.peers))}
+        whole = self.form == "networks"
+        nets = [peer if whole else Divided(self.student, peer) for peer in self.peers]
+        peers: dict[str, nn.Module] = {f"peer_{k + 1}": net for k, net in enumerate(nets)}
+        return {**peers, "ensemble": Ensemble(nets)}

@@ -1,4 +1,4 @@
-"""Further copies of a net's last stage and classifier, side by side on the same map (ONE)."""
+"""Further copies of a net's last stage and classifier, side by side on the same map (ONE, OKDDip)."""
 
 from __future__ import annotations
 
@@ -27,6 +27,28 @@ class Branch(nn.Module):
     def forward(self, feature: Tensor) -> Tensor:
         """Map before the last stage [B,C,H,W] -> logits [B,K]."""
         return self.net.classify(last_stage(self.net, feature))
+
+    def finish(self, feature: Tensor) -> tuple[Tensor, Tensor]:
+        """Map before the last stage [B,C,H,W] -> logits [B,K] and what enters the classifier [B,D]."""
+        entered: list[Tensor] = []
+        hook = self.net.classifier.register_forward_pre_hook(lambda _, inputs: entered.append(inputs[0]))
+        try:
+            logits = self(feature)
+        finally:
+            hook.remove()
+        return logits, entered[0].flatten(1).float()
+
+
+class Divided(nn.Module):
+    """A net up to its last stage and a branch from there on, as it is evaluated; gives logits [B,K]."""
+
+    def __init__(self, net: FeatureNet, branch: Branch) -> None:
+        super().__init__()
+        self.net, self.branch = net, branch
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.branch(self.net(images).features[-2])
+        return logits
 
 
 def last_stage(net: FeatureNet, feature: Tensor) -> Tensor:

@@ -55,3 +55,30 @@ def one(ref: Reference) -> None:
     ref.value("ce", losses["ce"] + losses["ce_ensemble"])
     ref.value("kl", losses["kd"] / ref.hyper["ramp"])
     ref.total(total(losses))
+
+
+class GivenBranch(nn.Module):
+    """A peer's logits and embedding, whatever the map."""
+
+    def __init__(self, logits: Tensor, embedding: Tensor) -> None:
+        super().__init__()
+        self.answer = logits, embedding
+
+    def finish(self, feature: Tensor) -> tuple[Tensor, Tensor]:
+        return self.answer
+
+
+@case("okddip", value=1e-4, gradient=1e-4, why="the authors add 1e-7 to the target before its logarithm")
+def okddip(ref: Reference) -> None:
+    """After the ramp; all gradients, those that reach the targets too."""
+    built = method("okddip", net("cifar_resnet8"))
+    built.student = Given(ref.input("zl"), features=[torch.zeros(16, 4, 4, 4)] * 2)
+    built.peers = nn.ModuleList(GivenBranch(ref.input(f"z{k}"), ref.input(f"h{k}")) for k in range(3))
+    ref.load(built.query, "query.")
+    ref.load(built.key, "key.")
+    built.epoch = built.epochs = 300
+    losses = built.loss(batch(ref.input("label")))
+    ref.value("ce", losses["ce"])
+    ref.value("group", losses["kd_peers"])
+    ref.value("leader", losses["kd_leader"])
+    ref.total(total(losses))
