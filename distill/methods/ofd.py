@@ -7,9 +7,10 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from distill.data import DataInfo
-from distill.losses import full_precision, pool_to
+from distill.losses import full_precision
 from distill.method import Batch, Losses, Method
 from distill.models import FeatureNet, Outputs
 from distill.parts.taps import before_relu, stage_pairs, with_relu
@@ -45,7 +46,8 @@ class OFD(Method):
 
     Connectors are 1x1 convolutions and BatchNorm on the student. Deviation from the authors' code: the
     teacher's BatchNorm stays in eval mode, where theirs runs on batch statistics. Where sizes differ, the
-    larger map is average-pooled. A student whose stages end in no ReLU shows their outputs.
+    teacher's map takes the student's size by adaptive average pooling (mdistiller). A student whose stages end
+    in no ReLU shows their outputs.
     """
 
     def __init__(
@@ -71,9 +73,9 @@ class OFD(Method):
         mine, others = before_relu(self.student, student), before_relu(self.teacher, teacher)
         losses = []
         for stage, (connect, s, t) in enumerate(zip(self.connectors, mine, others, strict=True)):
-            s, t = pool_to(connect(s), t)
+            t = t if t.shape[2:] == s.shape[2:] else F.adaptive_avg_pool2d(t, s.shape[2:])
             clipped = torch.maximum(t, self.get_buffer(f"margin_{stage}").to(t.dtype))
-            losses.append(partial_l2(s, clipped) * 2.0 ** (stage + 1 - len(mine)))
+            losses.append(partial_l2(connect(s), clipped) * 2.0 ** (stage + 1 - len(mine)))
         return {"ofd": self.weight * torch.stack(losses).sum()}
 
 

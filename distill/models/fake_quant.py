@@ -100,8 +100,8 @@ class BucketWeights(nn.Module):
         short = -len(flat) % self.bucket
         groups = torch.cat([flat, flat[-1:].expand(short)]).view(-1, self.bucket)
         low, high = groups.amin(1, keepdim=True), groups.amax(1, keepdim=True)
-        scale = ((high - low) / (2**self.bits - 1)).clamp(min=EPS)
-        return Codes(((groups - low) / scale).round(), scale, low)
+        span, steps = (high - low).clamp(min=EPS), 2**self.bits - 1
+        return Codes(((groups - low) / span * steps).round(), span / steps, low)  # in the authors' order: ties agree
 
 
 class StepInputs(nn.Module):
