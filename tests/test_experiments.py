@@ -172,7 +172,7 @@ def test_cohorts_of_dml_and_chains_of_takd() -> None:
     assert len({folder(cfg) for cfg in alone}) == 2 and all(cfg.method.get("models") is None for cfg in alone)
     chains = {folder(cfg).split("/")[2]: cfg for cfg in jobs("experiment=takd", "seed=1")}
     assert sorted(chains) == ["none-resnet8", "resnet110-resnet20-resnet8", "resnet110-resnet8"]
-    assert float(chains["resnet110-resnet20-resnet8"].method.kd) == 0.15  # of the last step, from ResNet-20
+    assert float(chains["resnet110-resnet20-resnet8"].method.kd) == 0.0015  # of the last step, from ResNet-20
 
 
 def test_narrowed_down_it_is_the_run_of_the_plain_command() -> None:
