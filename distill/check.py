@@ -48,6 +48,8 @@ RULES: dict[str, Rule] = {
     "schedule.gamma": _POSITIVE,
     "schedule.warmup_epochs": _NOT_NEGATIVE,
     "schedule.init_epochs": _NOT_NEGATIVE,
+    "schedule.mixup": _NOT_NEGATIVE,
+    "schedule.label_smoothing": (lambda value: 0 <= value < 1, "must be in [0, 1)"),
     "schedule.decay": _one_of("step", "cosine", "constant"),
     "schedule.optimizer.momentum": (lambda value: 0 <= value < 1, "must be in [0, 1)"),
     "schedule.optimizer.weight_decay": _NOT_NEGATIVE,

@@ -209,6 +209,11 @@ def build(node: DictConfig | Mapping[str, Any], **objects: Any) -> Any:
     return kind(**objects, **arguments)
 
 
+def class_of(node: DictConfig) -> Any:
+    """The class that a config node names. Raises ValueError for a target outside distill."""
+    return _locate(plain(node, "_target_"), plain(node, "name"))
+
+
 def register() -> None:
     """Make the resolvers known to OmegaConf; calling it again does no harm."""
     from distill.help_page import group_options  # it reads this module

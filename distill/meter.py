@@ -20,7 +20,7 @@ class Meter:
 
     def __init__(self) -> None:
         self.sums: dict[str, float] = {}
-        self.images = self.correct = 0.0
+        self.images = self.judged = self.correct = 0.0  # judged: images of the steps that left logits
         self._waiting: list[tuple[int, int, tuple[str, ...], Tensor]] = []
 
     def add(self, step: int, images: int, names: tuple[str, ...], values: Tensor) -> None:
@@ -38,24 +38,28 @@ class Meter:
                         "lower schedule.lr or the method's weight, or use precision=fp32."
                     )
                 if name == "correct":
-                    self.correct += value
+                    self.correct, self.judged = self.correct + value, self.judged + count
                 else:
                     self.sums[name] = self.sums.get(name, 0.0) + value * count
             self.images += count
 
     def means(self) -> dict[str, float]:
-        """Return each loss's mean, their sum as "loss", and the accuracy in percent, over what all processes read."""
-        images, correct, *sums = parallel.total([self.images, self.correct, *self.sums.values()])
-        seen = max(images, 1.0)
-        losses = {name: value / seen for name, value in zip(self.sums, sums, strict=True)}
-        return {"loss": sum(losses.values()), **losses, "train_accuracy": 100 * correct / seen}
+        """Return each loss's mean, their sum as "loss", and the accuracy in percent, over what all processes read.
+
+        There is no "train_accuracy" where no step left logits, as in a phase that trains no classifier.
+        """
+        images, judged, correct, *sums = parallel.total([self.images, self.judged, self.correct, *self.sums.values()])
+        losses = {name: value / max(images, 1.0) for name, value in zip(self.sums, sums, strict=True)}
+        told = {"loss": sum(losses.values()), **losses}
+        return told | {"train_accuracy": 100 * correct / judged} if judged else told
 
     def state_dict(self) -> dict[str, Any]:
         assert not self._waiting, "flush before saving"
-        return {"sums": dict(self.sums), "images": self.images, "correct": self.correct}
+        return {"sums": dict(self.sums), "images": self.images, "judged": self.judged, "correct": self.correct}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.sums, self.images, self.correct = dict(state["sums"]), state["images"], state["correct"]
+        self.sums, self.images = dict(state["sums"]), state["images"]
+        self.correct, self.judged = state["correct"], state.get("judged", state["images"])
 
 
 def measured(losses: Mapping[str, Tensor], logits: Tensor | None, labels: Tensor) -> tuple[tuple[str, ...], Tensor]:

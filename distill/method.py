@@ -42,6 +42,11 @@ class Batch:
     held: bool = False  # whether its tensors lie where those of every batch of its shape do (graphs)
     logits: Tensor | None = None  # [B,K] the student's, left here by Method.loss for the running accuracy
 
+    @property
+    def truth(self) -> Tensor:
+        """What a cross-entropy is taken with: labels [B], or mixed targets [B,K]."""
+        return self.labels if self.targets is None else self.targets
+
     def only(self, rows: Any) -> Batch:
         """The samples that an index of the first dimension, such as a slice or a mask [B], takes out."""
         return replace(
@@ -175,8 +180,7 @@ class Method(nn.Module):
 
         reduction: "mean" over the batch, or "none" for each sample's own [B].
         """
-        truth = batch.labels if batch.targets is None else batch.targets
-        return F.cross_entropy(logits, truth, reduction=reduction, label_smoothing=self.label_smoothing)
+        return F.cross_entropy(logits, batch.truth, reduction=reduction, label_smoothing=self.label_smoothing)
 
     def by_label(self, loss: Callable[[Tensor], Tensor], batch: Batch) -> Tensor:
         """Return `loss(labels [B])`; of mixed images the mean of that of either label, weighted by their shares.
@@ -227,4 +231,14 @@ class Method(nn.Module):
         return min(self.epoch / epochs, 1.0) if epochs > 0 else 1.0
 
 
-__all__ = ["Batch", "Losses", "Method", "Phase", "Source", "Update", "full_precision"]
+def refuse(method: Method | type[Method], name: str, schedule: Mapping[str, Any]) -> None:
+    """Raise ValueError where the schedule asks for something that the method cannot honour."""
+    for key, why in method.refuses.items():
+        if schedule.get(key):
+            by_rule = " (set by schedule=bit)" if schedule.get("rule") else ""
+            raise ValueError(
+                f"method={name} cannot honour schedule.{key}={schedule[key]}{by_rule}: {why}; set schedule.{key}=0."
+            )
+
+
+__all__ = ["Batch", "Losses", "Method", "Phase", "Source", "Update", "full_precision", "refuse"]

@@ -45,7 +45,7 @@ class Progress:
         self._show(self.done)
 
     def update(
-        self, step: int, loss: float, accuracy: float, images_per_second: float, waiting: float | None = None
+        self, step: int, loss: float, accuracy: float | None, images_per_second: float, waiting: float | None = None
     ) -> None:
         """`step` steps of the epoch are done. Not for each step: reading the numbers waits for the device."""
         self._seen |= {"loss": loss, "train_accuracy": accuracy, "images_per_second": images_per_second}

@@ -23,7 +23,7 @@ from distill.evaluate import accuracy
 from distill.fit import Fit
 from distill.fit_state import Options
 from distill.graphs import CudaGraph, without_graphs
-from distill.method import Method, Source
+from distill.method import Method, Source, refuse
 from distill.mirror import outside_sweep
 from distill.models import FeatureNet, build
 from distill.models.quant import quantize_as
@@ -90,12 +90,15 @@ class Experiment:
         if cfg.threads:
             torch.set_num_threads(int(cfg.threads))
         self.data: Data = like.data if like else load(config.plain(cfg, "dataset"), self.device)
+        schedule = resolve(make_schedule(cfg), self.data.info.num_train, self.data.info.size)
+        refuse(config.class_of(cfg.method), cfg.method.name, schedule)
         self.teachers: list[Teacher] = like.teachers if like else self._get_teachers()
         runtime.seed_everything(int(cfg.seed))
         self.method = make_method(cfg, self.data, self.teachers, self.device)
         if parallel.rank() > 0:  # other negatives and noise than the first process
             torch.manual_seed(int(cfg.seed) + 7919 * parallel.rank())
-        schedule = resolve(make_schedule(cfg), self.data.info.num_train, self.data.info.size)
+        refuse(self.method, cfg.method.name, schedule)
+        self.method.label_smoothing = float(schedule.get("label_smoothing") or 0.0)
         batch = int(schedule["batch_size"])
         mixup = {"mixup": float(schedule["mixup"])} if schedule.get("mixup") else {}
         self._hasten(batch, int(schedule["epochs"]), like)

@@ -39,7 +39,7 @@ class Watch:
 
     def step(self, row: dict[str, Any]) -> None:
         assert self.progress
-        measured = (row["loss"], row["train_accuracy"], row["images_per_second"], row.get("waiting"))
+        measured = (row["loss"], row.get("train_accuracy"), row["images_per_second"], row.get("waiting"))
         self.progress.update(row["epoch_step"], *measured)
         self.tracker.log({"kind": "step", **row})
 

@@ -205,3 +205,12 @@ def test_a_damaged_newest_checkpoint_falls_back_to_the_previous(
         pass
     state = again.method.state_dict()
     assert all(torch.equal(value, state[key]) for key, value in whole.method.state_dict().items())
+
+
+def test_a_phase_without_logits_tells_no_train_accuracy(tmp_path: Path) -> None:
+    data = tiny.tiny_data()
+    fit = tiny.fit(tiny.seeded_method("ab", data), data, tmp_path)
+    for _ in fit.steps():
+        pass
+    assert ["train_accuracy" in row for row in fit.watch.rows] == [row["phase"] == "distill" for row in fit.watch.rows]
+    assert {row["phase"] for row in fit.watch.rows} == {"init", "distill"}

@@ -64,14 +64,16 @@ class AdvLogits(Method):
 
     def distill(self, student: Outputs, teacher: Outputs, batch: Batch) -> Losses:
         self._seen = (student.logits.detach(), teacher.logits)
-        adversarial = student_loss(self.discriminator(student.logits), batch.labels)
+        judged = self.discriminator(student.logits)
+        adversarial = self.by_label(lambda labels: student_loss(judged, labels), batch)
         return {"l1": self.l1 * l1_loss(student.logits, teacher.logits), "adversarial": self.weight * adversarial}
 
     def judge(self, batch: Batch) -> Losses:
         """The discriminator's turn, on the logits of the student's turn."""
         assert self._seen is not None
         student, teacher = (self.discriminator(logits) for logits in self._seen)
-        return {"discriminator": discriminator_loss(student, teacher, batch.labels)}
+        loss = self.by_label(lambda labels: discriminator_loss(student, teacher, labels), batch)
+        return {"discriminator": loss}
 
     def phases(self) -> list[Phase]:
         judge = Update("discriminator", self.judge, [self.discriminator], own_optimizer(self.discriminator_lr))

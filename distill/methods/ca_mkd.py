@@ -20,7 +20,8 @@ from distill.parts.several import SeveralTeachers, kl_rows
 def confidence(logits: Sequence[Tensor], labels: Tensor) -> Tensor:
     """Weights [M,B] of M teachers' logits [B,K]: w = (1 - softmax_m CE(z_m, y)) / (M - 1) (eq. 3).
 
-    A teacher that is nearer to the label of an image counts more there; the weights of an image sum to 1.
+    labels [B], or mixed targets [B,K]. A teacher that is nearer to the label of an image counts more there; the
+    weights of an image sum to 1.
     """
     errors = torch.stack([F.cross_entropy(each, labels, reduction="none") for each in logits])
     return (1 - errors.softmax(0)) / (len(errors) - 1)
@@ -61,9 +62,9 @@ class CAMKD(SeveralTeachers):
     def learn(self, student: Outputs, teachers: Sequence[Outputs], batch: Batch) -> Losses:
         logits = [teacher.logits for teacher in teachers]
         kl = kl_rows(student.logits, logits, self.temperature)
-        losses = {"kd": self.kd * weighted(confidence(logits, batch.labels), kl)}
+        losses = {"kd": self.kd * weighted(confidence(logits, batch.truth), kl)}
         if self.weight:
-            losses["maps"] = self.weight * (self.epoch > 1) * self.maps(student, teachers, batch.labels)
+            losses["maps"] = self.weight * (self.epoch > 1) * self.maps(student, teachers, batch.truth)
         return losses
 
     def maps(self, student: Outputs, teachers: Sequence[Outputs], labels: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ from distill.models import FeatureNet, Outputs
 from distill.parts.products import product
 
 EPS = 1e-7
+REFUSES_MIXUP = "its memory holds an embedding of each training image, and a mixed image is none of them"
 BANKS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -137,6 +138,8 @@ class CRD(Method):
     Deviations from the authors' code: negatives are drawn on the device instead of by the loader; banks and
     both normalisers are saved with every checkpoint.
     """
+
+    refuses = {"mixup": REFUSES_MIXUP}
 
     def __init__(
         self,

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from distill.data import DataInfo
 from distill.method import Batch, Losses
-from distill.methods.crd import Memory, NegativeSampler
+from distill.methods.crd import REFUSES_MIXUP, Memory, NegativeSampler
 from distill.models import FeatureNet, Outputs
 from distill.parts.several import SeveralTeachers, kl_rows
 
@@ -39,6 +39,8 @@ class CRDEnsemble(SeveralTeachers):
     Every teacher has its own critic: a pair of linear embeddings and a pair of memory banks. The negatives of a
     step are drawn once and serve all of them. The authors published no code for this.
     """
+
+    refuses = {"mixup": REFUSES_MIXUP}
 
     def __init__(
         self,

@@ -19,6 +19,8 @@ class CSKD(Method):
     their sampler may pair an image with itself, this one does not. Partners have no cross-entropy.
     """
 
+    refuses = {"mixup": "the partner of an image is another one of its class, and a mixed image has two"}
+
     def __init__(
         self,
         student: FeatureNet,

@@ -84,7 +84,9 @@ class DKD(Method):
         pair = self.scaled(student.logits, teacher.logits)
         warm, losses = self.ramp(self.warmup_epochs), {}
         if self.alpha:
-            losses["tckd"] = warm * self.alpha * target_loss(*pair, batch.labels, self.temperature)
+            target = self.by_label(lambda labels: target_loss(*pair, labels, self.temperature), batch)
+            losses["tckd"] = warm * self.alpha * target
         if self.beta:
-            losses["nckd"] = warm * self.beta * non_target_loss(*pair, batch.labels, self.temperature)
+            others = self.by_label(lambda labels: non_target_loss(*pair, labels, self.temperature), batch)
+            losses["nckd"] = warm * self.beta * others
         return losses

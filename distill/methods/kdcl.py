@@ -112,6 +112,8 @@ class KDCL(Method):
     give the weights of the next. There is no code by the authors: temperature and kd are those of ONE.
     """
 
+    refuses = {"mixup": "each peer has its own view of an image, and peers are compared by its one class"}
+
     held: Tensor
     errors: Tensor
     weights: Tensor
@@ -169,7 +171,7 @@ class KDCL(Method):
             constants = torch.stack([each.detach() for each in logits])
             target = self.target(constants, batch.labels)
             self._seen = (constants, batch) if self.variant == "general" else None
-        ce = [mean_of(F.cross_entropy(each, batch.labels, reduction="none"), keep) for each in logits]
+        ce = [mean_of(self.criterion(each, batch, "none"), keep) for each in logits]
         kd = [soft_target_loss(each, target, keep, self.temperature) for each in logits]
         return {"ce": self.ce * torch.stack(ce).sum(), "kd": self.kd * torch.stack(kd).sum()}
 

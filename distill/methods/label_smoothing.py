@@ -32,6 +32,8 @@ def smoothed_cross_entropy(logits: Tensor, labels: Tensor, epsilon: float, sprea
 class LabelSmoothing(Method):
     """ce x cross-entropy against labels of which `epsilon` is spread evenly; no teacher is loaded."""
 
+    refuses = {"label_smoothing": "it smooths labels itself, by method.epsilon"}
+
     def __init__(
         self,
         student: FeatureNet,
@@ -54,4 +56,5 @@ class LabelSmoothing(Method):
     def loss(self, batch: Batch) -> Losses:
         logits = self.student(batch.images).logits
         batch.logits = logits.detach()
-        return {"ce": self.ce * smoothed_cross_entropy(logits, batch.labels, self.epsilon, self.spread)}
+        smooth = self.by_label(lambda y: smoothed_cross_entropy(logits, y, self.epsilon, self.spread), batch)
+        return {"ce": self.ce * smooth}

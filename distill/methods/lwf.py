@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -98,15 +99,16 @@ class LwF(Method):
     def loss(self, batch: Batch) -> Losses:
         logits = self.student(batch.images).logits
         batch.logits = self.masked(logits.detach())
-        losses = {"ce": self.ce * self.new_loss(logits, batch.labels)}
+        losses = {"ce": self.ce * self.new_loss(logits, batch)}
         if self.task and self.weight:
             losses["old"] = self.weight * self.kept(logits, batch.images)
         return losses
 
-    def new_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+    def new_loss(self, logits: Tensor, batch: Batch) -> Tensor:
         """Cross-entropy among the current task's classes."""
-        first = self.tasks[self.task][0]
-        return F.cross_entropy(logits[:, self.tasks[self.task]], labels - first)
+        classes = self.tasks[self.task]
+        targets = None if batch.targets is None else batch.targets[:, classes]
+        return self.criterion(logits[:, classes], replace(batch, labels=batch.labels - classes[0], targets=targets))
 
     def kept(self, logits: Tensor, images: Tensor) -> Tensor:
         """Sum over old tasks of the soft cross-entropy with the net as it was before the current task."""
@@ -125,7 +127,7 @@ class LwF(Method):
         """Loss of a warm-up: the new classes alone."""
         logits = self.student(batch.images).logits
         batch.logits = self.masked(logits.detach())
-        return {"ce": self.new_loss(logits, batch.labels)}
+        return {"ce": self.new_loss(logits, batch)}
 
     def start(self, task: int) -> None:
         """Keep the net as it is before a task."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import permutations
 
 import torch
@@ -52,6 +53,8 @@ class MCL(Method):
     (Partners), in place of the authors' two images each of B/2 distinct classes; cross-entropy counts all.
     """
 
+    refuses = {"mixup": "it contrasts images of one class with those of others, and a mixed image has two"}
+
     def __init__(
         self,
         student: FeatureNet,
@@ -86,10 +89,11 @@ class MCL(Method):
     def loss(self, batch: Batch) -> Losses:
         images = torch.cat([batch.images, batch.views["partner"]])
         labels = torch.cat([batch.labels, batch.labels])
+        doubled = replace(batch, labels=labels)
         outputs: list[Outputs] = [net(images) for net in self.cohort]
         logits = [out.logits for out in outputs]
         batch.logits = logits[0][: len(batch.labels)].detach()
-        losses = {"ce": self.ce * torch.stack([F.cross_entropy(each, labels) for each in logits]).sum()}
+        losses = {"ce": self.ce * torch.stack([self.criterion(each, doubled) for each in logits]).sum()}
         if self.kd:
             mean = torch.stack([each.detach() for each in logits]).mean(0)
             taught = logits if len(logits) == 2 else logits[:1]

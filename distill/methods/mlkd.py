@@ -63,6 +63,8 @@ class MLKD(Method):
     each device's own part.
     """
 
+    refuses = {"mixup": "its strong view shows one image, not the mixed one"}
+
     def __init__(
         self,
         student: FeatureNet,

@@ -52,8 +52,9 @@ class NKD(Method):
         self.weight, self.gamma = weight, gamma
 
     def distill(self, student: Outputs, teacher: Outputs, batch: Batch) -> Losses:
-        pair = (student.logits, teacher.logits, batch.labels)
-        losses = {"target": self.weight * target_loss(*pair)}
+        pair = (student.logits, teacher.logits)
+        losses = {"target": self.weight * self.by_label(lambda labels: target_loss(*pair, labels), batch)}
         if self.gamma:
-            losses["non_target"] = self.weight * self.gamma * non_target_loss(*pair, self.temperature)
+            others = self.by_label(lambda labels: non_target_loss(*pair, labels, self.temperature), batch)
+            losses["non_target"] = self.weight * self.gamma * others
         return losses

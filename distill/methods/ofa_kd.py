@@ -140,17 +140,17 @@ class OFAKD(Method):
         width = max(student.embedding_dim, self.teacher.embedding_dim)
         return map_exit(shape[0], width, later, classes)
 
-    def enhanced(self, logits: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
+    def enhanced(self, logits: Tensor, teacher: Tensor, batch: Batch) -> Tensor:
         """The loss of one set of logits [B,K]."""
-        return ofa_loss(logits, teacher, labels, self.eps, self.temperature)
+        return self.by_label(lambda labels: ofa_loss(logits, teacher, labels, self.eps, self.temperature), batch)
 
     def loss(self, batch: Batch) -> Losses:
         student, teacher = self.student(batch.images), self.teach(batch)
         losses = self.supervised(student.logits, batch)
         if self.kd:
-            losses["kd"] = self.kd * self.enhanced(student.logits, teacher.logits, batch.labels)
+            losses["kd"] = self.kd * self.enhanced(student.logits, teacher.logits, batch)
         if self.weight:
             left = [leave(student.features[n - 1]) for leave, n in zip(self.exits, self.stages, strict=True)]
-            each = [self.enhanced(logits, teacher.logits, batch.labels) for logits in left]
+            each = [self.enhanced(logits, teacher.logits, batch) for logits in left]
             losses["exits"] = self.weight * torch.stack(each).sum()
         return losses

@@ -28,6 +28,11 @@ class PSKD(Method):
     before the first; it is part of the state. An image is seen once an epoch: it is read, then written.
     """
 
+    refuses = {
+        "mixup": "it remembers what it said of each image, and a mixed image is another one every epoch",
+        "label_smoothing": "it softens labels itself, by its own predictions",
+    }
+
     past: Tensor
 
     def __init__(

@@ -164,6 +164,7 @@ class SimKD(Method):
     ) -> None:
         super().__init__(student, teachers, data, ce=ce, kd=kd, temperature=temperature)
         teacher, self.weight = self.teacher, weight
+        self.refuses = {} if ce else {"label_smoothing": "it reads no labels unless method.ce is above 0"}
         if student.num_classes != teacher.num_classes:
             raise ValueError(
                 f"simkd reuses the teacher's classifier, but {teacher.name} knows {teacher.num_classes} "

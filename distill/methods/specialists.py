@@ -97,6 +97,8 @@ class Specialists(Method):
     class, exactly one specialist is active for an image.
     """
 
+    refuses = {"label_smoothing": "its specialists know some of the classes and a dustbin"}
+
     cluster: Tensor  # [K] int64, which specialist knows the class
     clustered: Tensor
     counts: Tensor  # [K], training images
@@ -158,7 +160,9 @@ class Specialists(Method):
     def expert_loss(self, m: int, batch: Batch) -> Losses:
         """Loss of one specialist."""
         logits = self.experts[m](batch.images).logits
-        return {f"specialist_{m}": specialist_loss(logits, batch.labels, self.members[m], self.shares[m])}
+        members, share = self.members[m], self.shares[m]
+        loss = self.by_label(lambda labels: specialist_loss(logits, labels, members, share), batch)
+        return {f"specialist_{m}": loss}
 
     def together(self) -> Ensemble:
         """Generalist and specialists with corrected dustbins, as one net in eval mode."""

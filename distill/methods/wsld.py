@@ -18,8 +18,9 @@ EPS = 1e-7
 
 @torch.no_grad()
 def sample_weights(student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
-    """Return w [B] = 1 - exp(-CE_s / CE_t) of logits [B,K] at T = 1: small where the student is
-    ahead.
+    """Return w [B] = 1 - exp(-CE_s / CE_t) of logits [B,K] at T = 1: small where the student is ahead.
+
+    labels [B], or mixed targets [B,K].
     """
     ce_student = F.cross_entropy(student, labels, reduction="none")
     ce_teacher = F.cross_entropy(teacher, labels, reduction="none")
@@ -28,8 +29,8 @@ def sample_weights(student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
 
 @full_precision
 def wsld_loss(student: Tensor, teacher: Tensor, labels: Tensor, temperature: float) -> Tensor:
-    """T^2 mean_i w_i CE(p_t^T, p_s^T) of logits [B,K] and labels [B]; the weights carry no
-    gradient.
+    """T^2 mean_i w_i CE(p_t^T, p_s^T) of logits [B,K] and labels [B], or mixed targets [B,K];
+    the weights carry no gradient.
 
     A cross-entropy, not a KL: it does not fall to 0.
     """
@@ -58,5 +59,5 @@ class WSLD(Method):
         self.weight = weight
 
     def distill(self, student: Outputs, teacher: Outputs, batch: Batch) -> Losses:
-        loss = wsld_loss(student.logits, teacher.logits, batch.labels, self.temperature)
+        loss = wsld_loss(student.logits, teacher.logits, batch.truth, self.temperature)
         return {"wsld": self.weight * loss}

@@ -166,6 +166,8 @@ class DataFree(Method):
     accuracy is measured on real images, and nothing is chosen by it.
     """
 
+    refuses = dict.fromkeys(("mixup", "label_smoothing"), "it sees no images of the data set, only those it makes")
+
     def __init__(
         self,
         student: FeatureNet,
