@@ -12,19 +12,20 @@ import torch
 from distill.data.noise import MadeSource, NoiseSource
 from distill.fit import train_mode
 from distill.method import Batch
-from distill.methods.cmi import contrast_loss, random_view
+from distill.methods.cmi import Bank, Rounds, contrast_loss, decision_divergence
 from distill.methods.dafl import activation_loss
 from distill.methods.deepinversion import variation_loss
-from distill.models.generator import Generator
+from distill.methods.zskt import divergence
+from distill.models.generator import Generator, Pixels
 from distill.parts.datafree import (
     BatchNormInputs,
-    Pool,
     Restarted,
     balance_loss,
     certainty_loss,
     held,
     statistics_loss,
 )
+from distill.parts.made_images import CropFlip, Pool, resized_crop
 from tests import tiny
 
 NAMES = ["dafl", "zskt", "deepinversion", "cmi", "dfq"]
@@ -147,19 +148,36 @@ def test_variation_loss() -> None:
 
 
 def test_contrast_loss() -> None:
+    """Two images that are made and three earlier ones, of which the last is not there yet."""
     torch.manual_seed(0)
-    local, whole, others = torch.randn(3, 4), torch.randn(3, 4), torch.randn(2, 4)
+    local, whole = (torch.nn.functional.normalize(torch.randn(5, 4)) for _ in range(2))
+    valid = torch.tensor([True, True, True, True, False])
+    losses = []
+    for i in range(4):
+        scores = [math.exp(sum(float(u) * float(v) for u, v in zip(local[i], row, strict=True)) / 0.1) for row in whole]
+        losses.append(-math.log(scores[i] / sum(scores[:4])))
+    total = (losses[0] + losses[1]) / 2 + (losses[2] + losses[3]) / 2
+    assert contrast_loss(local, whole, 0.1, 2, valid).item() == pytest.approx(total, rel=1e-4)
+    alone = contrast_loss(local[:2], whole[:2], 0.1, 2, valid[:2]).item()
+    none = contrast_loss(local, whole, 0.1, 2, torch.tensor([True, True, False, False, False])).item()
+    assert none == pytest.approx(alone, rel=1e-5), "rows that are not there count nothing"
+    check_gradient(lambda t: contrast_loss(t, whole.double(), 0.1, 2, valid), local)
+    whole.requires_grad_()
+    loss = contrast_loss(local.requires_grad_(), whole, 0.1, 2, valid)
+    assert torch.autograd.grad(loss, whole, allow_unused=True) == (None,)
 
-    def cosine(a: torch.Tensor, b: torch.Tensor) -> float:
-        dot = sum(float(u) * float(v) for u, v in zip(a, b, strict=True))
-        return dot / math.sqrt(sum(float(u) ** 2 for u in a) * sum(float(v) ** 2 for v in b))
 
-    total = 0.0
-    for i in range(3):
-        scores = [math.exp(cosine(local[i], row) / 0.1) for row in [*whole, *others]]
-        total -= math.log(scores[i] / sum(scores)) / 3
-    assert contrast_loss(local, whole, others, 0.1).item() == pytest.approx(total, rel=1e-4)
-    check_gradient(lambda t: contrast_loss(t, whole.double(), others.double(), 0.1), local)
+def test_disagreement_counts_nothing_in_the_decision_divergence() -> None:
+    student, teacher = torch.tensor([[2.0, 0.0], [0.0, 1.0]]), torch.tensor([[1.0, 0.0], [1.0, 0.0]])
+    alone = torch.nn.functional.kl_div(student[:1].log_softmax(1), teacher[:1].softmax(1), reduction="batchmean")
+    assert decision_divergence(student, teacher).item() == pytest.approx(alone.item() / 2, rel=1e-6)
+
+
+def test_divergence_of_zskt_is_a_mean_over_samples_and_classes() -> None:
+    torch.manual_seed(0)
+    student, teacher = torch.randn(3, 5), torch.randn(3, 5)
+    each = torch.nn.functional.kl_div((student / 2).log_softmax(1), (teacher / 2).softmax(1), reduction="none")
+    assert divergence(student, teacher, 2.0).item() == pytest.approx(each.mean().item(), rel=1e-5)
 
 
 def test_gradients_reach_images_and_not_the_student() -> None:
@@ -263,21 +281,115 @@ def test_pool_overwrites_the_oldest() -> None:
 
 def test_cmi_keeps_the_best_images_of_a_round() -> None:
     method = tiny.seeded_method("cmi", tiny.tiny_data())
-    labels, features = torch.zeros(8, dtype=torch.int64), torch.zeros(8, method.bank.shape[1])
+    labels, features = torch.zeros(8, dtype=torch.int64), torch.zeros_like(method.fresh)
     for k, loss in enumerate((3.0, 1.0, 2.0)):
         method.keep(torch.full((8, 3, 16, 16), float(k)), features + k, labels, torch.tensor(loss))
-    assert method.pool.images[:8].unique().tolist() == [1.0] and method.bank[:8].unique().tolist() == [1.0]
+    assert method.pool.images[:8].unique().tolist() == [1.0] and method.bank.filled == 0
     weight = method.generator.project.weight.detach().clone()
     method.after_step()
     assert method.best == torch.inf and method.pool.next == 8
+    assert method.bank.rows[:8].unique().tolist() == [1.0] and method.bank.filled == method.bank.next == 8
     assert not torch.equal(weight, method.generator.project.weight)
 
 
-def test_random_view_of_low_one_is_the_image() -> None:
-    images = torch.randn(2, 1, 6, 6)
-    assert torch.allclose(random_view(images, 1.0), images, atol=1e-5)
+def test_bank_of_features_gives_each_row_once() -> None:
+    bank = Bank(6, 1)
+    assert not bank.sample(4)[1].any()
+    for k in range(4):
+        bank.add(torch.full((2, 1), float(k)))
+        rows, valid = bank.sample(5)
+        assert int(valid.sum()) == min(2 * (k + 1), 5)
+    assert bank.rows.flatten().tolist() == [3, 3, 1, 1, 2, 2] and bank.next == 2
+    bank.rows.copy_(torch.arange(6.0).view(6, 1))
+    assert sorted(bank.sample(9)[0].flatten().tolist()) == [0, 1, 2, 3, 4, 5]
+
+
+def test_head_of_cmi_keeps_its_moments_from_round_to_round() -> None:
+    method = tiny.seeded_method("cmi", tiny.tiny_data())
+    update = method.phases()[0].updates[0]
+    schedule = {"optimizer": {"name": "adam", "betas": [0.5, 0.999]}, "lr": 0.001, "decay": "constant"}
+    stepper = Rounds(update.trains, schedule)
+    train_mode(method, method.phases()[0])
+    batch = next(method.phases()[0].source(Untouchable()).epoch(1))
+    for steps in (1, 2):
+        stepper.set_lr(steps - 1, 2, 1)
+        stepper.step(update.loss(batch))
+        method.after_step()
+        state = stepper.optimizer.state
+        assert state[method.head[0].weight]["step"] == steps and state[method.latents.codes]["step"] == 1
+    made, head = stepper.optimizer.param_groups
+    assert tuple(made["betas"]) == (0.5, 0.999) and tuple(head["betas"]) == (0.9, 0.999)
+    assert {id(p) for p in head["params"]} == {id(p) for p in method.head.parameters()}
+    saved = stepper.state_dict()
+    other = Rounds(update.trains, schedule)
+    other.load_state_dict(saved)
+    assert torch.equal(other.optimizer.state[method.head[0].weight]["exp_avg"], state[method.head[0].weight]["exp_avg"])
+
+
+def test_student_of_cmi_and_dfq_learns_from_what_the_settings_say() -> None:
+    method = tiny.seeded_method("cmi", tiny.tiny_data(), ("cifar_resnet14", "cifar_resnet8"), "method.student_batch=5")
+    phase = method.phases()[0]
+    batch = next(phase.source(Untouchable()).epoch(1))
+    method.keep(torch.randn(8, 3, 16, 16), method.fresh, batch.labels, torch.tensor(1.0))
+    method.student_loss(batch)
+    assert batch.logits.shape == (5, 6)
+    dfq = tiny.seeded_method("dfq", tiny.tiny_data())
+    train_mode(dfq, dfq.phases()[0])
+    counted = dfq.generator.first.num_batches_tracked.clone()
+    dfq.student_loss(next(dfq.phases()[0].source(Untouchable()).epoch(1)))
+    assert torch.equal(dfq.generator.first.num_batches_tracked, counted), "made in eval mode"
+    assert dfq.generator.training
+
+
+def test_cmi_reads_stages_where_it_is_told_to() -> None:
+    pair = ("cifar_resnet14", "cifar_resnet8")
+    method = tiny.seeded_method("cmi", tiny.tiny_data(), pair, "method.features=stages")
+    means = method.instances(torch.randn(2, 3, 16, 16))[1]
+    assert means.shape == (2, method.width()) == (2, 16 + 16 + 32)
+    with pytest.raises(ValueError, match="batchnorm or stages"):
+        tiny.seeded_method("cmi", tiny.tiny_data(), pair, "method.features=blocks")
+
+
+def test_resized_crop_of_the_whole_share_shows_all_of_the_short_side() -> None:
     torch.manual_seed(0)
-    assert not torch.allclose(random_view(images, 0.5), images, atol=1e-1)
+    ramp = torch.linspace(-1, 1, 16).expand(64, 1, 16, 16)
+    seen = resized_crop(ramp, 0.25, flip=False)
+    spans = (seen[:, 0, 8, -1] - seen[:, 0, 8, 0]) / 2
+    assert seen.shape == ramp.shape and 0.25 < spans.min() < 0.6 and 0.9 < spans.max() <= 1.01
+    mirrored = resized_crop(ramp, 0.25, flip=True)
+    falling = (mirrored[:, 0, 8, -1] < mirrored[:, 0, 8, 0]).double().mean()
+    assert 0.25 < falling < 0.75 and (seen[:, 0, 8, -1] > seen[:, 0, 8, 0]).all()
+
+
+def test_crops_and_flips_of_made_images_are_those_of_training_images() -> None:
+    info = tiny.tiny_data().info
+    black = (0 - info.mean[0]) / info.std[0]
+    images = torch.arange(3 * 5 * 5.0).view(1, 3, 5, 5).expand(40, 3, 5, 5).clone().requires_grad_()
+    torch.manual_seed(0)
+    seen = CropFlip(info, pad=1, flip=True)(images)
+    framed = torch.nn.functional.pad(images.detach()[:1], (1,) * 4, value=black)
+    windows = [framed[0, :, y : y + 5, x : x + 5] for y in range(3) for x in range(3)]
+    windows += [window.flip(2) for window in windows]
+    which = {next(k for k, window in enumerate(windows) if torch.equal(window, image)) for image in seen}
+    assert len(which) > 10
+    seen.sum().backward()
+    assert images.grad.sum() == (seen.detach() != black).sum()
+    same = CropFlip(info, pad=0, flip=False)(images)
+    assert torch.equal(same, images)
+
+
+def test_pixels_are_normalised_as_the_data_are() -> None:
+    made = Pixels((0.5, 0.25), (0.5, 2.0))(torch.zeros(1, 2, 3, 3))
+    assert made[0, :, 0, 0].tolist() == [0.0, 0.125]
+
+
+def test_restart_draws_weights_as_the_authors_of_cmi_do() -> None:
+    torch.manual_seed(0)
+    generator = Generator(64, 3, 16)
+    generator.restart()
+    assert generator.project.weight.std().item() == pytest.approx(0.02, rel=0.05)
+    assert generator.first.weight.mean().item() == pytest.approx(1.0, abs=0.01)
+    assert generator.project.bias.abs().max() == generator.first.bias.abs().max() == 0
 
 
 @pytest.mark.parametrize("size", [8, 16, 30])
@@ -285,6 +397,21 @@ def test_generator_fits_the_data(size: int) -> None:
     made = Generator(7, 2, size)(torch.randn(4, 7)).detach()
     assert made.shape == (4, 2, size, size)
     assert made.mean().abs() < 1e-4 and made.var(correction=0).item() == pytest.approx(1, abs=1e-2)
+
+
+def test_generators_are_those_of_the_authors() -> None:
+    made = {name: tiny.seeded_method(name, tiny.tiny_data()).generator for name in ("dafl", "zskt", "dfq", "cmi")}
+    assert made["dafl"].middle[1].eps == made["dafl"].upper[1].eps == 0.8 and made["dafl"].first.eps == 1e-5
+    assert [type(m).__name__ for m in made["dafl"].last[1:]] == ["Tanh", "BatchNorm2d"]
+    assert not made["dafl"].last[2].affine
+    assert [type(m).__name__ for m in made["zskt"].last[1:]] == ["BatchNorm2d"] and made["zskt"].last[1].affine
+    assert made["dfq"].project.out_features == 256 * 16 and made["cmi"].project.out_features == 128 * 16
+    assert isinstance(made["dfq"].last[1], Pixels) and isinstance(made["cmi"].last[1], Pixels)
+
+
+def test_both_nets_of_zskt_are_clipped() -> None:
+    method = tiny.seeded_method("zskt", tiny.tiny_data())
+    assert [update.optimizer["clip_grad"] for update in method.phases()[0].updates] == [5.0, 5.0]
 
 
 def test_teachers_without_batchnorm_are_refused() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -10,34 +10,94 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from distill.data import DataInfo
-from distill.losses import full_precision, kl_div
+from distill.losses import full_precision
 from distill.method import Batch, Losses, Phase, Update
 from distill.models import FeatureNet, Outputs
-from distill.parts.datafree import Afresh, BatchNormInputs, DataFree, Pool
+from distill.models.generator import Pixels
+from distill.optim import Schedule, Stepper, trainable
+from distill.parts.datafree import BatchNormInputs, DataFree
+from distill.parts.made_images import CropFlip, Pool, resized_crop
+
+ADAM = {"name": "adam", "lr": 0.001, "decay": "constant", "betas": (0.5, 0.999)}
+HEAD_BETAS = (0.9, 0.999)  # of Adam for the head; those of generator and codes are settings
 
 
 @full_precision
-def contrast_loss(local: Tensor, whole: Tensor, others: Tensor, tau: float) -> Tensor:
-    """InfoNCE: each row of local [B,D] should find its own row of whole [B,D] among these and others [M,D]
-    (eq. 6).
+def contrast_loss(local: Tensor, whole: Tensor, tau: float, count: int, valid: Tensor) -> Tensor:
+    """InfoNCE of unit rows [M,D]: each local row should find the whole row of its own image among all (eq. 6).
 
-    All rows are brought to unit length first.
+    The first `count` rows are the images that are being made, the others those of earlier images, of which `valid`
+    [M] says which there are yet. As in the authors' code the means of both parts are added, and gradients do not
+    reach the whole rows.
     """
-    local, whole, others = (F.normalize(rows, dim=1) for rows in (local, whole, others))
-    scores = local @ torch.cat([whole, others]).T / tau
-    return F.cross_entropy(scores, torch.arange(len(local), device=local.device))
+    scores = (local @ whole.detach().T / tau).masked_fill(~valid, -1e4)
+    own = torch.arange(len(scores), device=scores.device)
+    each = F.cross_entropy(scores, own, reduction="none")
+    past = valid[count:].float()
+    return each[:count].mean() + (each[count:] * past).sum() / past.sum().clamp(min=1)
 
 
-def random_view(images: Tensor, low: float) -> Tensor:
-    """Return one square crop of each image [B,C,S,S], of `low` to 100 % of its side, at full size again."""
-    scale = low + (1 - low) * torch.rand(len(images), 1, device=images.device)
-    shift = (1 - scale) * (2 * torch.rand(len(images), 2, device=images.device) - 1)
-    zero = torch.zeros_like(scale)
-    theta = torch.stack(
-        [torch.cat([scale, zero, shift[:, :1]], 1), torch.cat([zero, scale, shift[:, 1:]], 1)], 1
-    )
-    grid = F.affine_grid(theta, list(images.shape), align_corners=False)
-    return F.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
+@full_precision
+def decision_divergence(student: Tensor, teacher: Tensor) -> Tensor:
+    """KL(p_t || p_s) of logits [B,K], a mean over B in which samples on whose class both nets disagree count 0."""
+    each = F.kl_div(student.log_softmax(1), teacher.log_softmax(1), reduction="none", log_target=True).sum(1)
+    return (each * (student.argmax(1) == teacher.argmax(1))).mean()
+
+
+class Bank(nn.Module):
+    """Features [M,W] of earlier images, the oldest overwritten first."""
+
+    rows: Tensor
+    next: Tensor
+    filled: Tensor
+
+    def __init__(self, size: int, width: int) -> None:
+        super().__init__()
+        self.register_buffer("rows", torch.zeros(size, width))
+        self.register_buffer("next", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("filled", torch.zeros((), dtype=torch.int64))
+
+    def add(self, rows: Tensor) -> None:
+        size = len(self.rows)
+        self.rows[(self.next + torch.arange(len(rows), device=rows.device)) % size] = rows
+        self.next.copy_((self.next + len(rows)) % size)
+        self.filled.copy_((self.filled + len(rows)).clamp(max=size))
+
+    def sample(self, count: int) -> tuple[Tensor, Tensor]:
+        """Return `count` rows, each at most once, and which of them [count] are filled: all, where so many are."""
+        empty = torch.arange(len(self.rows), device=self.rows.device) >= self.filled
+        order = torch.rand(len(self.rows), device=self.rows.device) + empty
+        chosen = order.topk(min(count, len(self.rows)), largest=False).indices
+        return self.rows[chosen], ~empty[chosen]
+
+
+class Head(nn.Sequential):
+    """Features [B,W] to unit vectors [B,D] that the contrast compares."""
+
+    def __init__(self, width: int, dim: int) -> None:
+        super().__init__(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.normalize(super().forward(x).float(), dim=1)
+
+
+class Rounds(Stepper):
+    """Steps of generator, codes and head together; the moments of all but the head are forgotten before every batch,
+    whose repeats are one optimisation of their own.
+    """
+
+    def __init__(self, modules: Iterable[nn.Module], schedule: Schedule, **options: Any) -> None:
+        *made, head = modules
+        super().__init__([*made, head], schedule, **options)
+        (group,) = self.optimizer.param_groups
+        self.forgotten = group["params"] = trainable(made)
+        own = {"betas": HEAD_BETAS} if "betas" in group else {}
+        self.optimizer.add_param_group({"params": trainable([head]), **own})
+
+    def set_lr(self, step: int, steps: int, epochs: int) -> float:
+        for parameter in self.forgotten:
+            self.optimizer.state.pop(parameter, None)
+        return super().set_lr(step, steps, epochs)
 
 
 class Latents(nn.Module):
@@ -49,19 +109,19 @@ class Latents(nn.Module):
 
 
 class CMI(DataFree):
-    """A pool of images that grows by a batch a step, each unlike the earlier ones; the student learns from
-    the pool.
+    """A pool of images that grows by a batch a step, each unlike the earlier ones; the student learns from the pool.
 
-    A step of the loop is one round of algorithm 1: a fresh generator and fresh latent codes are optimised
-    together for `generator_steps`, by bn x statistics + certainty x CE(z_t, y) - adversarial x KL(p_t ||
-    p_s) + contrast x InfoNCE, the best images go into the pool, and the student takes `student_steps` steps
-    of T^2 KL on draws from it. The contrast compares the spatial means of the inputs of all BatchNorm
-    layers, through a trained head, with a bank of earlier ones. Deviations: views are crops, without flips;
-    the head's optimiser restarts with the generator's.
+    A step of the loop is one round of algorithm 1: a fresh generator and fresh latent codes are optimised together
+    for `generator_steps`, by bn x statistics + certainty x CE(z_t, y) - adversarial x KL(p_t || p_s) + contrast x
+    InfoNCE; KL counts where both nets name one class. The best images go into the pool, and the student takes
+    `student_steps` steps of T^2 KL on `student_batch` images of it, cropped and flipped as training images are. The
+    contrast compares the spatial means of the inputs of all BatchNorm layers (features=stages: of the four stages),
+    through a trained head, of a crop of each image and of all of it, with those of earlier images. Here the student's
+    images are drawn with replacement, where the authors shuffle the pool.
     """
 
     best: Tensor
-    bank: Tensor
+    fresh: Tensor
 
     def __init__(
         self,
@@ -73,87 +133,104 @@ class CMI(DataFree):
         temperature: float = 20.0,
         latent: int = 256,
         batch_size: int = 256,
+        student_batch: int = 128,
         steps: int = 1,
         generator_steps: int = 200,
         student_steps: int = 400,
         pool: int = 51200,
+        pad: int = 4,
+        flip: bool = True,
         adversarial: float = 0.5,
         bn: float = 1.0,
         certainty: float = 1.0,
         contrast: float = 0.8,
         tau: float = 0.1,
-        dim: int = 128,
+        dim: int = 256,
+        features: str = "batchnorm",
+        bank: int = 40960,
         negatives: int = 4096,
         optimizer: Mapping[str, Any] | None = None,
         generator_optimizer: Mapping[str, Any] | None = None,
     ) -> None:
         sizes: dict[str, Any] = dict(latent=latent, batch_size=batch_size, steps=steps)
         super().__init__(student, teachers, data, kd=kd, temperature=temperature, **sizes)
-        if pool < batch_size:
+        if features not in ("batchnorm", "stages"):
+            raise ValueError(f"method.features is {features!r}: it is batchnorm or stages.")
+        if min(pool, bank) < batch_size:
             raise ValueError(
-                f"method.pool={pool} images must hold a batch of method.batch_size={batch_size}."
+                f"method.pool={pool} and method.bank={bank} must hold a batch of method.batch_size={batch_size}."
             )
         self.generator_steps, self.student_steps = generator_steps, student_steps
+        self.student_batch, self.features, self.flip = student_batch, features, flip
         self.adversarial, self.bn, self.certainty = adversarial, bn, certainty
         self.contrast, self.tau, self.negatives = contrast, tau, negatives
-        self.optimizer = dict(optimizer or {})
-        self.generator_optimizer = dict(
-            generator_optimizer or {"name": "adam", "lr": 0.001, "decay": "constant"}
-        )
-        self.seen = BatchNormInputs(self.teacher, "cmi")
-        width = sum(norm.num_features for norm in self.seen.norms)
-        self.generator, self.latents = self.new_generator(), Latents(batch_size, latent)
-        self.head = nn.Sequential(nn.Linear(width, dim), nn.ReLU(), nn.Linear(dim, dim))
-        self.pool = Pool(pool, student)
-        self.register_buffer("bank", torch.zeros(pool, width))
+        self.optimizer, self.generator_optimizer = dict(optimizer or {}), dict(generator_optimizer or ADAM)
+        self.seen, self.augment = BatchNormInputs(self.teacher, "cmi"), CropFlip(data, pad, flip)
+        self.generator = self.new_generator(last=[Pixels(data.mean, data.std)])
+        self.generator.restart()
+        self.latents, self.pool = Latents(batch_size, latent), Pool(pool, student)
+        width = self.width()
+        self.head, self.bank = Head(width, dim), Bank(bank, 2 * width)
+        self.register_buffer("fresh", torch.zeros(batch_size, 2 * width))
         self.register_buffer("best", torch.full((), torch.inf))
 
+    def width(self) -> int:
+        """Return the number of means that `instances` gives of an image."""
+        if self.features == "batchnorm":
+            return sum(norm.num_features for norm in self.seen.norms)
+        if self.teacher.stem_shape is None:
+            raise ValueError(f"method.features=stages reads what enters stages; {self.teacher.name} has no stem.")
+        return self.teacher.stem_shape[0] + sum(self.teacher.channels[:-1])
+
     def instances(self, images: Tensor) -> tuple[Outputs, Tensor]:
-        """Return the teacher's outputs and the means [B,W] of each image in its BatchNorm layers."""
+        """Return the teacher's outputs and the means [B,W] of each image in what enters its layers."""
         with self.seen:
             outputs = self.teacher(images)
-        return outputs, torch.cat(
-            [x.flatten(2).mean(2) if x.dim() > 2 else x for x in self.seen.inputs], 1
-        ).float()
+        maps = self.seen.inputs if self.features == "batchnorm" else [outputs.stem, *outputs.features[:-1]]
+        return outputs, torch.cat([x.flatten(2).mean(2) if x.dim() > 2 else x for x in maps], 1).float()
 
     def generator_loss(self, batch: Batch) -> Losses:
         images = self.generator(self.latents.codes)
-        whole = random_view(images, 0.8)
-        teacher, features = self.instances(whole)
+        shown = self.augment(images)
+        teacher, whole = self.instances(shown)
         losses = {
             "bn": self.bn * self.seen.loss(),
             "certainty": self.certainty * F.cross_entropy(teacher.logits, batch.labels),
         }
         if self.adversarial:
-            doubt = kl_div(self.ask(whole, train=False).logits, teacher.logits)
+            doubt = decision_divergence(self.ask(shown, train=False).logits, teacher.logits)
             losses["adversarial"] = -self.adversarial * doubt
+        local = whole
         if self.contrast:
-            losses["contrast"] = self.contrast * self.diversity(images, features)
-        self.keep(images, features, batch.labels, torch.stack(list(losses.values())).sum())
+            local = self.instances(resized_crop(images, 0.25, self.flip))[1]
+            losses["contrast"] = self.contrast * self.diversity(local, whole)
+        self.keep(images, torch.cat([local, whole], 1), batch.labels, torch.stack(list(losses.values())).sum())
         return losses
 
-    def diversity(self, images: Tensor, features: Tensor) -> Tensor:
-        local = self.instances(random_view(images, 0.5))[1]
-        past = (self.pool.filled - self.batch_size).clamp(min=0)  # this round's own slots come last
-        back = (torch.rand(self.negatives, device=past.device) * past).long()
-        others = self.head(self.bank[(self.pool.next - 1 - back) % len(self.bank)])
-        return contrast_loss(self.head(local), self.head(features), others, self.tau)
+    def diversity(self, local: Tensor, whole: Tensor) -> Tensor:
+        """Return the contrast of means [B,W] of crops and whole images, those of earlier images added to both."""
+        past, filled = self.bank.sample(self.negatives)
+        past_local, past_whole = past.chunk(2, dim=1)
+        rows = self.head(torch.cat([local, past_local, whole, past_whole]))
+        valid = torch.cat([torch.ones_like(filled[:1]).expand(len(local)), filled])
+        return contrast_loss(*rows.chunk(2), self.tau, len(local), valid)
 
     @torch.no_grad()
     def keep(self, images: Tensor, features: Tensor, labels: Tensor, loss: Tensor) -> None:
-        """Put images and features into the pool where they are the best of their round so far."""
+        """Put images into the pool, and features beside them, where they are the best of their round so far."""
         slots, better = self.pool.slots(len(labels)), loss.detach() < self.best
         self.best.copy_(torch.minimum(self.best, loss.detach()))
         self.pool.write(torch.where(better, images, self.pool.images[slots]), labels)
-        self.bank[slots] = torch.where(better, features, self.bank[slots])
+        self.fresh.copy_(torch.where(better, features, self.fresh))
 
     def student_loss(self, batch: Batch) -> Losses:
-        return self.learn(batch, self.pool.draw(self.batch_size)[0])[0]
+        return self.learn(batch, self.augment(self.pool.draw(self.student_batch)[0]))[0]
 
     @torch.no_grad()
     def after_step(self) -> None:
         """Go on to the next round: new slots, a new generator, new codes."""
         self.pool.advance(self.batch_size)
+        self.bank.add(self.fresh)
         self.best.fill_(torch.inf)
         self.generator.restart()
         self.latents.codes.normal_()
@@ -161,6 +238,6 @@ class CMI(DataFree):
     def phases(self) -> list[Phase]:
         made = [self.generator, self.latents, self.head]
         optimizer = self.generator_optimizer
-        generator = Update("generator", self.generator_loss, made, optimizer, self.generator_steps, Afresh)
+        generator = Update("generator", self.generator_loss, made, optimizer, self.generator_steps, Rounds)
         student = Update("student", self.student_loss, [self.student], self.optimizer, self.student_steps)
         return [Phase("distill", [generator, student], source=self.noise)]

@@ -13,6 +13,8 @@ from distill.method import Batch, Losses, Phase, Update
 from distill.models import FeatureNet
 from distill.parts.datafree import DataFree, balance_loss, certainty_loss
 
+BLOCK_EPS = 0.8  # the authors' BatchNorm2d(128, 0.8): the second argument is eps
+
 
 @full_precision
 def activation_loss(embedding: Tensor) -> Tensor:
@@ -53,7 +55,7 @@ class DAFL(DataFree):
         self.generator_optimizer = dict(
             generator_optimizer or {"name": "adam", "lr": 0.02, "decay": "constant"}
         )
-        self.generator = self.new_generator()
+        self.generator = self.new_generator(eps=BLOCK_EPS)
 
     def student_loss(self, batch: Batch) -> Losses:
         return self.learn(batch, self.generator(batch.images).detach())[0]

@@ -14,7 +14,8 @@ from distill.data.noise import MadeSource
 from distill.losses import full_precision
 from distill.method import Batch, Losses, Phase, Update
 from distill.models import FeatureNet
-from distill.parts.datafree import BatchNormInputs, DataFree, Pool, Restarted
+from distill.parts.datafree import BatchNormInputs, DataFree, Restarted
+from distill.parts.made_images import CropFlip, Pool
 
 
 @full_precision
@@ -50,9 +51,9 @@ class DeepInversion(DataFree):
 
     Phase 1, an epoch a batch of images: CE(z_t, y) + bn x statistics + tv x total variation + l2 x ||x||_2
     (eq. 2-4), Adam with fresh moments for every batch, images rolled by up to `jitter` pixels. Phase 2: T^2
-    KL on the `batches` x `batch_size` images that are kept. The authors released no code for phase 2; T=3 is
-    their word, the number of images is ours. Adaptive DeepInversion, which asks the student too, is left to
-    cmi.
+    KL on the `batches` x `batch_size` images that are kept, cropped and flipped as training images are. The
+    authors released no code for phase 2; T=3 is their word, the number of images is ours, the augmentation
+    that of the re-run of zju-vipa/CMI. Adaptive DeepInversion, which asks the student too, is left to cmi.
     """
 
     def __init__(
@@ -70,6 +71,8 @@ class DeepInversion(DataFree):
         tv: float = 2.5e-5,
         l2: float = 0.0,
         jitter: int = 2,
+        pad: int = 4,
+        flip: bool = True,
         image_optimizer: Mapping[str, Any] | None = None,
     ) -> None:
         sizes: dict[str, Any] = dict(latent=0, batch_size=batch_size, steps=steps)
@@ -82,7 +85,7 @@ class DeepInversion(DataFree):
         self.image_optimizer = dict(image_optimizer or {"name": "adam", "lr": 0.05, "decay": "constant"})
         self.seen = BatchNormInputs(self.teacher, "deepinversion")
         self.canvas = Canvas(batch_size, student, data.num_classes)
-        self.pool = Pool(batches * batch_size, student)
+        self.pool, self.augment = Pool(batches * batch_size, student), CropFlip(data, pad, flip)
         self.inverting = False
 
     def image_loss(self, batch: Batch) -> Losses:
@@ -103,7 +106,7 @@ class DeepInversion(DataFree):
         return images.roll((down, right), (2, 3))
 
     def student_loss(self, batch: Batch) -> Losses:
-        return self.learn(batch, batch.images)[0]
+        return self.learn(batch, self.augment(batch.images))[0]
 
     def before_epoch(self) -> None:
         if self.inverting:

@@ -13,7 +13,8 @@ from distill.data import DataInfo
 from distill.losses import full_precision, kl_div
 from distill.method import Batch, Losses, Phase, Update
 from distill.models import FeatureNet, Outputs
-from distill.parts.datafree import BatchNormInputs, DataFree, balance_loss, certainty_loss
+from distill.models.generator import Pixels
+from distill.parts.datafree import BatchNormInputs, DataFree, asked, balance_loss, certainty_loss
 
 
 @full_precision
@@ -28,10 +29,12 @@ class DFQ(DataFree):
     """The adversarial game with three anchors for the generator: BatchNorm statistics, certainty and balance.
 
     Generator: -adversarial x KL(p_t || p_s) + bn x statistics + certainty x one-hot + balance x -H(mean
-    p_t), one step; student: T^2 KL, `student_steps` steps on fresh noise each. One generator, where the
-    paper also tries several; its quantisation of the student is `student.quantize`. `discrepancy=l1` with
-    bn, certainty and balance 0 is DFAD, in which the L1 distance of logits takes the place of KL in both
-    losses.
+    p_t), one step; student: T^2 KL, `student_steps` steps on fresh noise each, from the generator in eval
+    mode. As in the runs of zju-vipa/CMI, from which the weights are, the generator ends in a sigmoid, its
+    Adam has betas (0.5, 0.999), and T is 1 in both losses: its scripts say --T 20, but datafree_kd.py puts
+    KLDiv() in place of what was made with it. One generator, where the paper also tries several; its
+    quantisation of the student is `student.quantize`. `discrepancy=l1` with bn, certainty and balance 0 is
+    DFAD, in which the L1 distance of logits takes the place of KL in both losses.
     """
 
     def __init__(
@@ -41,7 +44,7 @@ class DFQ(DataFree):
         data: DataInfo,
         *,
         kd: float = 1.0,
-        temperature: float = 20.0,
+        temperature: float = 1.0,
         discrepancy: str = "kl",
         latent: int = 256,
         batch_size: int = 256,
@@ -62,10 +65,10 @@ class DFQ(DataFree):
         self.bn, self.certainty, self.balance = bn, certainty, balance
         self.optimizer = dict(optimizer or {})
         self.generator_optimizer = dict(
-            generator_optimizer or {"name": "adam", "lr": 0.001, "decay": "constant"}
+            generator_optimizer or {"name": "adam", "lr": 0.001, "decay": "constant", "betas": (0.5, 0.999)}
         )
         self.seen = BatchNormInputs(self.teacher, "dfq") if bn else None
-        self.generator = self.new_generator()
+        self.generator = self.new_generator(first=256, last=[Pixels(data.mean, data.std)])
 
     def soft_targets(self, student: Tensor, teacher: Tensor) -> Tensor:
         return (
@@ -103,7 +106,7 @@ class DFQ(DataFree):
         return measure(self.ask(images, train=False).logits, teacher.logits)
 
     def student_loss(self, batch: Batch) -> Losses:
-        with torch.no_grad():
+        with torch.no_grad(), asked(self.generator, train=False):
             images = self.generator(torch.randn_like(batch.images))
         return self.learn(batch, images)[0]
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -10,22 +12,31 @@ from torch.nn import functional as F
 class Generator(nn.Module):
     """Noise [B,Z] to images [B,C,S,S] in normalised units.
 
-    A linear map to a quarter of the side, then twice: BatchNorm, nearest-neighbour doubling, 3x3
-    convolution; tanh and a BatchNorm without affine parameters, so that images have mean 0 and variance 1
-    as training images have (DAFL, arXiv:1904.01186, and its successors). Sides that 4 does not divide are
-    cut to size.
+    A linear map to `first` channels at a quarter of the side, then twice: BatchNorm, nearest-neighbour doubling, 3x3
+    convolution; a last convolution and the modules `last`, by default tanh and a BatchNorm without affine parameters,
+    so that images have mean 0 and variance 1 as training images have (DAFL, arXiv:1904.01186). eps is that of the
+    BatchNorms of the blocks. Sides that 4 does not divide are cut to size.
     """
 
-    def __init__(self, latent: int, channels: int, size: int, width: int = 128) -> None:
+    def __init__(
+        self,
+        latent: int,
+        channels: int,
+        size: int,
+        width: int = 128,
+        *,
+        first: int | None = None,
+        eps: float = 1e-5,
+        last: Sequence[nn.Module] | None = None,
+    ) -> None:
         super().__init__()
-        self.latent, self.size, self.start, self.width = latent, size, -(-size // 4), width
-        self.project = nn.Linear(latent, width * self.start**2)
-        self.first = nn.BatchNorm2d(width)
-        self.middle = _block(width, width)
-        self.upper = _block(width, width // 2)
-        self.last = nn.Sequential(
-            nn.Conv2d(width // 2, channels, 3, padding=1), nn.Tanh(), nn.BatchNorm2d(channels, affine=False)
-        )
+        self.latent, self.size, self.start, self.width = latent, size, -(-size // 4), first or width
+        self.project = nn.Linear(latent, self.width * self.start**2)
+        self.first = nn.BatchNorm2d(self.width)
+        self.middle = _block(self.width, width, eps)
+        self.upper = _block(width, width // 2, eps)
+        last = [nn.Tanh(), nn.BatchNorm2d(channels, affine=False)] if last is None else last
+        self.last = nn.Sequential(nn.Conv2d(width // 2, channels, 3, padding=1), *last)
 
     def forward(self, noise: Tensor) -> Tensor:
         x = self.first(self.project(noise).view(len(noise), self.width, self.start, self.start))
@@ -35,11 +46,29 @@ class Generator(nn.Module):
 
     @torch.no_grad()
     def restart(self) -> None:
-        """Give every parameter and statistic a fresh start, drawn from torch's global generator."""
+        """Draw every weight anew as CMI does (arXiv:2105.08584): N(0, 0.02^2), N(1, 0.02^2) in BatchNorm; biases 0."""
         for module in self.modules():
-            if isinstance(module, nn.Linear | nn.Conv2d | nn.BatchNorm2d):
-                module.reset_parameters()
+            if isinstance(module, nn.Linear | nn.Conv2d | nn.BatchNorm2d) and module.weight is not None:
+                module.weight.normal_(float(isinstance(module, nn.BatchNorm2d)), 0.02)
+                if module.bias is not None:
+                    module.bias.zero_()
 
 
-def _block(inputs: int, outputs: int) -> nn.Sequential:
-    return nn.Sequential(nn.Conv2d(inputs, outputs, 3, padding=1), nn.BatchNorm2d(outputs), nn.LeakyReLU(0.2))
+class Pixels(nn.Module):
+    """Maps to pixels in 0..1 by a sigmoid, and to normalised units by the data's mean and std a channel."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x.float().sigmoid() - self.mean) / self.std
+
+
+def _block(inputs: int, outputs: int, eps: float) -> nn.Sequential:
+    norm = nn.BatchNorm2d(outputs, eps)
+    return nn.Sequential(nn.Conv2d(inputs, outputs, 3, padding=1), norm, nn.LeakyReLU(0.2))

@@ -1,6 +1,4 @@
-"""What data-free methods share: their base, losses on the teacher's answers and statistics, a pool of
-images.
-"""
+"""What data-free methods share: their base, losses on the teacher's answers and statistics."""
 
 from __future__ import annotations
 
@@ -112,53 +110,6 @@ class Restarted(Stepper):
         return self.use(learning_rate(self.schedule, step % steps, steps, 1))
 
 
-class Afresh(Stepper):
-    """An optimiser that forgets its moments before every batch, whose repeats are one optimisation of their
-    own.
-    """
-
-    def set_lr(self, step: int, steps: int, epochs: int) -> float:
-        self.optimizer.state.clear()
-        return super().set_lr(step, steps, epochs)
-
-
-class Pool(nn.Module):
-    """Synthesised images [M,C,S,S] with labels [M], filled slice by slice, the oldest overwritten first."""
-
-    images: Tensor
-    labels: Tensor
-    next: Tensor  # slot of the next image
-    filled: Tensor
-
-    def __init__(self, size: int, net: FeatureNet) -> None:
-        super().__init__()
-        self.register_buffer("images", torch.zeros(size, net.in_chans, net.size, net.size))
-        self.register_buffer("labels", torch.zeros(size, dtype=torch.int64))
-        self.register_buffer("next", torch.zeros((), dtype=torch.int64))
-        self.register_buffer("filled", torch.zeros((), dtype=torch.int64))
-
-    def slots(self, count: int) -> Tensor:
-        return (self.next + torch.arange(count, device=self.labels.device)) % len(self.labels)
-
-    @torch.no_grad()
-    def write(self, images: Tensor, labels: Tensor) -> None:
-        """Put images [B,C,S,S] into the next slots, which stay the next ones until `advance`."""
-        slots = self.slots(len(labels))
-        self.images[slots] = images.to(self.images.dtype)
-        self.labels[slots] = labels
-        self.filled.copy_(torch.maximum(self.filled, (self.next + len(labels)).clamp(max=len(self.labels))))
-
-    def advance(self, count: int) -> None:
-        """Go on to the next slots; what wraps around leaves the pool full."""
-        self.next.copy_((self.next + count) % len(self.labels))
-
-    def draw(self, count: int) -> tuple[Tensor, Tensor]:
-        """Return `count` images and their labels, drawn uniformly from what is filled."""
-        uniform = torch.rand(count, device=self.labels.device)
-        rows = (uniform * self.filled).long().clamp(max=len(self.labels) - 1)
-        return self.images[rows].contiguous(memory_format=torch.channels_last), self.labels[rows]
-
-
 class DataFree(Method):
     """Base: batches are noise, the student learns soft targets on made images alone, `kd` x T^2 KL.
 
@@ -196,8 +147,8 @@ class DataFree(Method):
             device=next(self.student.parameters()).device,
         )
 
-    def new_generator(self) -> Generator:
-        return Generator(self.latent, self.student.in_chans, self.student.size)
+    def new_generator(self, **options: Any) -> Generator:
+        return Generator(self.latent, self.student.in_chans, self.student.size, **options)
 
     def learn(self, batch: Batch, images: Tensor) -> tuple[Losses, Outputs, Outputs]:
         """Return the student's soft-target loss on images that take no gradient, and both nets' outputs.

@@ -1,0 +1,97 @@
+"""Images that a method has made itself: where they are kept, and how the student sees them."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from distill.data import DataInfo
+from distill.models import FeatureNet
+
+
+class Pool(nn.Module):
+    """Synthesised images [M,C,S,S] with labels [M], filled slice by slice, the oldest overwritten first."""
+
+    images: Tensor
+    labels: Tensor
+    next: Tensor  # slot of the next image
+    filled: Tensor
+
+    def __init__(self, size: int, net: FeatureNet) -> None:
+        super().__init__()
+        self.register_buffer("images", torch.zeros(size, net.in_chans, net.size, net.size))
+        self.register_buffer("labels", torch.zeros(size, dtype=torch.int64))
+        self.register_buffer("next", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("filled", torch.zeros((), dtype=torch.int64))
+
+    def slots(self, count: int) -> Tensor:
+        return (self.next + torch.arange(count, device=self.labels.device)) % len(self.labels)
+
+    @torch.no_grad()
+    def write(self, images: Tensor, labels: Tensor) -> None:
+        """Put images [B,C,S,S] into the next slots, which stay the next ones until `advance`."""
+        slots = self.slots(len(labels))
+        self.images[slots] = images.to(self.images.dtype)
+        self.labels[slots] = labels
+        self.filled.copy_(torch.maximum(self.filled, (self.next + len(labels)).clamp(max=len(self.labels))))
+
+    def advance(self, count: int) -> None:
+        """Go on to the next slots; what wraps around leaves the pool full."""
+        self.next.copy_((self.next + count) % len(self.labels))
+
+    def draw(self, count: int) -> tuple[Tensor, Tensor]:
+        """Return `count` images and their labels, drawn uniformly from what is filled."""
+        uniform = torch.rand(count, device=self.labels.device)
+        rows = (uniform * self.filled).long().clamp(max=len(self.labels) - 1)
+        return self.images[rows].contiguous(memory_format=torch.channels_last), self.labels[rows]
+
+
+class CropFlip(nn.Module):
+    """Crops of images [B,C,S,S] with a black border of `pad` pixels, and flips, at random: as training images are seen.
+
+    Gradients pass through. Images are in the data's normalised units, in which black is -mean / std.
+    """
+
+    black: Tensor
+
+    def __init__(self, data: DataInfo, pad: int, flip: bool) -> None:
+        super().__init__()
+        self.pad, self.flip = pad, flip
+        black = -torch.tensor(data.mean) / torch.tensor(data.std)
+        self.register_buffer("black", black.view(1, -1, 1, 1), persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        count, channels, height, width = images.shape
+        dy, dx = torch.randint(2 * self.pad + 1, (2, count, 1), device=images.device)
+        rows = dy + torch.arange(height, device=images.device)
+        columns = dx + torch.arange(width, device=images.device)
+        if self.flip:
+            mirrored = torch.rand(count, 1, device=images.device) < 0.5
+            columns = torch.where(mirrored, columns.flip(1), columns)
+        framed = self.framed(images)
+        cut = framed.gather(2, rows.view(count, 1, height, 1).expand(-1, channels, -1, framed.shape[3]))
+        seen = cut.gather(3, columns.view(count, 1, 1, width).expand(-1, channels, height, -1))
+        return seen.contiguous(memory_format=torch.channels_last)
+
+    def framed(self, images: Tensor) -> Tensor:
+        """Return the images in their black border."""
+        sides = (self.pad,) * 4
+        border = 1 - F.pad(torch.ones_like(images[:1, :1]), sides)
+        return F.pad(images, sides) + border * self.black
+
+
+def resized_crop(images: Tensor, share: float, flip: bool) -> Tensor:
+    """Return a crop of each image [B,C,S,S] at full size again, and flips of half of them.
+
+    `share` to 1 of the area, ratios of 3/4 to 4/3, as RandomResizedCrop; longer sides than the image's are cut to it.
+    """
+    areas, ratios, right, down, side = torch.rand(5, len(images), 1, device=images.device).unbind()
+    area, ratio = share + (1 - share) * areas, (4 / 3) ** (2 * ratios - 1)
+    width, height = (area * ratio).sqrt().clamp(max=1), (area / ratio).sqrt().clamp(max=1)
+    mirrored = torch.where(side < 0.5, -width, width) if flip else width
+    none = torch.zeros_like(width)
+    across = torch.cat([mirrored, none, (1 - width) * (2 * right - 1)], 1)
+    along = torch.cat([none, height, (1 - height) * (2 * down - 1)], 1)
+    grid = F.affine_grid(torch.stack([across, along], 1), list(images.shape), align_corners=False)
+    return F.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
