@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from distill.fit import train_mode
-from distill.methods.aekd import logit_gradients
+from distill.methods.aekd import AEKD, logit_gradients
 from distill.methods.avg_multi_teacher import loss_to_mean, mean_of_losses
 from distill.methods.ca_mkd import confidence, weighted
 from distill.methods.residual_kd import Together
@@ -19,6 +19,7 @@ from distill.methods.specialists import ensemble, specialist_loss, with_dustbin
 from distill.methods.two_teacher import map_loss
 from distill.parts.clusters import k_means
 from distill.parts.min_norm import MinNorm
+from distill.parts.one_class import OneClassSVM
 from distill.parts.several import kl_rows
 from tests import tiny
 
@@ -84,8 +85,6 @@ def test_average_is_chosen_by_keyword_and_misspellings_are_refused() -> None:
 
 
 def test_one_teacher_is_refused() -> None:
-    from distill.methods.aekd import AEKD
-
     net = tiny.net("cifar_resnet8")
     with pytest.raises(ValueError, match="two or more"):
         AEKD(net, [tiny.frozen(tiny.net("cifar_resnet8"))], tiny.tiny_data().info)
@@ -179,6 +178,34 @@ def test_min_norm_of_special_cases() -> None:
     assert torch.isfinite(MinNorm(3, 0.6)(torch.zeros(3, 3))).all()
     with pytest.raises(ValueError, match="avg-multi-teacher"):
         MinNorm(30, 0.6)
+
+
+@pytest.mark.parametrize("scale", [2e-4, 1e-3, 1e-2])
+def test_the_authors_solver_stops_where_libsvm_stops(scale: float) -> None:
+    svm = pytest.importorskip("sklearn.svm")
+    moved = 0
+    for seed in range(8):
+        vectors = scale / 10 * logits(3, 100, seed=seed)
+        gram = (vectors @ vectors.T).float().double()
+        fitted = svm.OneClassSVM(kernel="precomputed", nu=1 / (0.6 * 3), tol=1e-6).fit(gram.numpy())
+        wanted = np.zeros(3)
+        wanted[fitted.support_] = fitted.dual_coef_[0] * 0.6
+        found = OneClassSVM(3, 0.6)(gram).numpy()
+        moved += not np.allclose(found, [0.6, 0.4, 0.0])
+        assert np.allclose(found, wanted, atol=1e-6), seed
+    assert moved == (0 if scale == 2e-4 else 8)  # gradients as short as at batches of 64: it does not move at all
+
+
+@pytest.mark.parametrize(("count", "apart"), [(2, 0.02), (3, 0.2), (5, 0.3)])
+def test_aekd_departs_from_the_authors_weights_at_their_batch_size(count: int, apart: float) -> None:
+    student, teachers = logits(64, 100), list(logits(count, 64, 100, seed=1))
+    found = {}
+    for solver in ("exact", "authors"):
+        nets = [tiny.net("cifar_resnet8")] * count
+        method = AEKD(nets[0], nets, tiny.tiny_data().info, solver=solver)
+        found[solver] = method.weights(student, teachers)
+    assert found["authors"].tolist() == pytest.approx([0.6, 0.4, *[0.0] * (count - 2)])
+    assert (found["exact"] - found["authors"]).abs().max() > apart
 
 
 def test_aekd_gradients_are_autograds() -> None:
