@@ -60,6 +60,10 @@ RULES: dict[str, Rule] = {
     "method.kd": _NOT_NEGATIVE,
     "method.weight": _NOT_NEGATIVE,
     "method.temperature": _POSITIVE,
+    "dataset.pad_mode": _one_of("zeros", "reflect"),
+    "dataset.rotate": (lambda value: 0 <= value <= 180, "are degrees: it must be in [0, 180]"),
+    "dataset.randaugment": _COUNT,
+    "dataset.cutout": _COUNT,
     "dataset.holdout": (lambda value: 0 <= value < 1, "is a fraction of the images: it must be in [0, 1)"),
     "tracking.mode": _one_of("online", "offline", "off"),
 }

@@ -120,7 +120,8 @@ def cached(
         return None
     kind, views = kind if setting == "auto" else setting, data.view_count
     assert kind and views
-    known_by = f"{_digest_of(data)}/{views}/{precision}"
+    border = "" if data.pad_mode == "zeros" else f"/{data.pad_mode}"
+    known_by = f"{_digest_of(data)}/{views}{border}/{precision}"
     try:
         files = [
             RowFile(folder / f"{_key(each, known_by)}.{kind}", len(data.train) * views, _width(each, kind))

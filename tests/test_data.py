@@ -65,7 +65,7 @@ def test_batches_are_bitwise_what_torchvision_gives():
     plan = source._plan(2)
     for batch in source.epoch(2):
         for k, i in enumerate(batch.index.tolist()):
-            dy, dx, flip, view = plan.draws[i].tolist()
+            dy, dx, flip, view = plan.draws[16 * batch.step + k].tolist()
             image = V.pad(Image.fromarray(source.split.images[i].numpy()), 4, fill=0)
             image = V.crop(image, dy, dx, 8, 8)
             image = V.hflip(image) if flip else image

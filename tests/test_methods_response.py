@@ -11,10 +11,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
-from torchvision.transforms import v2
 
-from distill.data import strong
-from distill.data.strong import POLICY, Actions, StrongSource
 from distill.method import Batch
 from distill.methods import ctkd, dist, dkd, kd, label_smoothing, logit_mse, mlkd, nkd, wsld
 from distill.methods.dot import DotStepper
@@ -324,29 +321,23 @@ def test_wsld_against_loops_with_weights_held_fixed() -> None:
 # ---------------------------------------------------------------- ctkd
 
 
-def soft(s: Rows, t: Rows, temperatures: list[float], eps: float = 0.0) -> float:
+def soft(s: Rows, t: Rows, temperatures: list[float]) -> float:
     rows = zip(s, t, temperatures, strict=True)
-    return mean([h**2 * kl([p + eps for p in softmax(b, h)], softmax(a, h)) for a, b, h in rows])
+    return mean([h**2 * kl(softmax(b, h), softmax(a, h)) for a, b, h in rows])
 
 
 def test_ctkd_loss_with_one_temperature_and_with_one_a_sample() -> None:
     each = [1.5, 3.0, 15.6, 20.0, 4.0]
     column = torch.tensor(each, dtype=torch.float64)[:, None]
     teacher = TEACHER.tolist()
-    agrees(lambda s: ctkd.tempered_loss(s, TEACHER, column), lambda s: soft(s, teacher, each, 1e-7), STUDENT)
+    agrees(lambda s: ctkd.tempered_loss(s, TEACHER, column), lambda s: soft(s, teacher, each), STUDENT)
     one = torch.tensor([7.0], dtype=torch.float64)
     agrees(lambda s: ctkd.tempered_loss(s, TEACHER, one), lambda s: soft(s, teacher, [7.0] * 5), STUDENT)
 
     def of_temperature(h: Rows) -> float:
-        return soft(STUDENT.tolist(), teacher, [row[0] for row in h], 1e-7)
+        return soft(STUDENT.tolist(), teacher, [row[0] for row in h])
 
     agrees(lambda h: ctkd.tempered_loss(STUDENT, TEACHER, h), of_temperature, column)
-
-
-def test_ctkd_bears_a_teacher_that_is_certain_at_one_temperature_a_sample() -> None:
-    sure = torch.tensor([[200.0, 0.0, 0.0]])
-    loss = ctkd.tempered_loss(torch.tensor([[0.0, 200.0, 0.0]]), sure, torch.tensor([[1.0]]))
-    assert loss.item() == pytest.approx(200 + 1e-7 * (2 * math.log(1e-7) + 201), rel=1e-6)
 
 
 def test_ctkd_curriculum_grows_from_almost_nothing_to_full_reversal() -> None:
@@ -462,109 +453,6 @@ def test_mlkd_crossentropy_is_of_both_views_and_the_terms_have_names() -> None:
     expected = 0.1 * sum(nn.functional.cross_entropy(v, batch.labels).item() for v in views)
     assert losses["ce"].item() == pytest.approx(expected, rel=1e-5)
     assert torch.equal(batch.logits, views[0])
-
-
-# ---------------------------------------------------------------- the strong view
-
-
-def test_policy_is_torchvisions_table() -> None:
-    theirs = v2.AutoAugment(v2.AutoAugmentPolicy.CIFAR10)._get_policies(v2.AutoAugmentPolicy.CIFAR10)
-    assert [[(n, p, m or 0) for n, p, m in pair] for pair in theirs] == [list(pair) for pair in POLICY]
-
-
-def test_strong_views_are_a_function_of_seed_epoch_and_step_and_leave_the_rest_alone() -> None:
-    data = tiny.tiny_data()
-    state = torch.get_rng_state()
-
-    def views(seed: int, epoch: int, start: int = 0) -> list[Batch]:
-        return list(StrongSource(data.source(batch_size=8, seed=seed)).epoch(epoch, start))
-
-    first, plain = views(1, 2), list(data.source(batch_size=8, seed=1).epoch(2))
-    assert [len(b.labels) for b in first] == [8, 8, 6]
-    for a, b in zip(first, plain, strict=True):
-        assert torch.equal(a.images, b.images) and torch.equal(a.index, b.index)
-        assert a.views["strong"].shape == a.images.shape
-        assert a.views["strong"].is_contiguous(memory_format=torch.channels_last)
-    for a, b in zip(first[1:], views(1, 2, start=1), strict=True):
-        assert torch.equal(a.views["strong"], b.views["strong"])
-    for other in (views(1, 3), views(2, 2)):
-        assert not torch.equal(first[0].views["strong"], other[0].views["strong"])
-    assert torch.equal(state, torch.get_rng_state())
-
-
-def reference(image: Tensor, name: str, level: int, sign: int) -> Tensor:
-    """One image [C,H,W] through torchvision's functions, with the magnitudes that its AutoAugment takes."""
-    space = v2.AutoAugment(v2.AutoAugmentPolicy.CIFAR10)._AUGMENTATION_SPACE[name]
-    table = space[0](10, *image.shape[1:])
-    magnitude = 0.0 if table is None else sign * table[level].item()
-    nearest = v2.InterpolationMode.NEAREST
-    apply = v2.AutoAugment()._apply_image_or_video_transform
-    return apply(image, name, magnitude, interpolation=nearest, fill={type(image): None})
-
-
-def natural(seed: int, size: int = 32) -> Tensor:
-    """A smooth uint8 image [3,H,W], so that a neighbouring pixel looks alike."""
-    small = torch.rand(1, 3, 5, 5, generator=torch.Generator().manual_seed(seed))
-    return (255 * nn.functional.interpolate(small, size=size, mode="bicubic").clamp(0, 1))[0].to(torch.uint8)
-
-
-KEYS = sorted({(n, m, s) for pair in POLICY for n, _, m in pair for s in strong.signs(n)})
-
-
-@pytest.mark.parametrize("key", KEYS, ids=lambda k: f"{k[0]}{k[1]}{'+' if k[2] > 0 else '-'}")
-def test_every_operation_of_the_policy_is_torchvisions(key: tuple[str, int, int]) -> None:
-    images = torch.stack([natural(k) for k in range(3)])
-    expected = torch.stack([reference(image, *key) for image in images])
-    if key[0] in strong.GEOMETRIC:
-        made = strong.warp(images, torch.tensor([strong.matrix(*key, 32)] * 3, dtype=torch.float32))
-        same = (made == expected).double().mean().item()
-        least = 1.0 if key[0].startswith("Translate") else 0.97  # where halves are rounded the other way
-        assert same >= least
-    else:
-        assert torch.equal(strong.colour(*key)(images), expected)
-
-
-def test_groups_give_what_one_image_at_a_time_gives() -> None:
-    data = tiny.tiny_data()
-    source = StrongSource(data.source(batch_size=11, seed=0))
-    actions, generator = source.actions, torch.Generator().manual_seed(3)
-    drawn = actions.draw(22, generator)[:, 0]
-    stage = source._sorted(drawn, torch.device("cpu"))
-    images = torch.stack([natural(k, 16) for k in range(22)])
-    for step in range(2):
-        part = images[11 * step : 11 * step + 11].clone()
-        source._apply(part, stage, step, actions.matrices)
-        for i, action in enumerate(drawn[11 * step : 11 * step + 11].tolist()):
-            alone = images[11 * step + i][None]
-            if 0 < action < actions.first_colour:
-                alone = strong.warp(alone, actions.matrices[action][None])
-            elif action:
-                alone = actions.colours[action - actions.first_colour](alone)
-            assert torch.equal(part[i], alone[0]), action
-
-
-def test_actions_are_drawn_as_often_as_the_policy_says() -> None:
-    actions = Actions(32)
-    drawn = actions.draw(40000, torch.Generator().manual_seed(0))
-    for stage in range(2):
-        untouched = mean([1 - pair[stage][1] for pair in POLICY])
-        assert (drawn[:, stage] == 0).double().mean().item() == pytest.approx(untouched, abs=0.01)
-    keys = {(n, m, s) for pair in POLICY for n, _, m in pair for s in strong.signs(n)}
-    assert drawn.max() == len(keys)
-    ordered = sorted(key for key in keys if key[0] in strong.GEOMETRIC)
-    up, down = (ordered.index(("TranslateY", 9, sign)) + 1 for sign in (1, -1))
-    expected = mean([p if (n, m) == ("TranslateY", 9) else 0 for (n, p, m), _ in POLICY]) / 2
-    for action in (up, down):
-        assert (drawn[:, 0] == action).double().mean().item() == pytest.approx(expected, abs=0.004)
-
-
-def test_strong_views_refuse_other_sources_and_odd_channels() -> None:
-    with pytest.raises(ValueError, match="method=dkd"):
-        StrongSource(object())
-    with pytest.raises(ValueError, match="2 channels"):
-        StrongSource(tiny.tiny_data(in_chans=2).source(batch_size=8, seed=0))
-    grey = next(iter(StrongSource(tiny.tiny_data(in_chans=1).source(batch_size=8, seed=0)).epoch(1)))
-    assert grey.views["strong"].shape == (8, 1, 16, 16)
 
 
 # ---------------------------------------------------------------- dot

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from distill.data.augment import Augment, Epoch
 from distill.data.info import DataInfo, Split
 from distill.data.mixup import STREAM, mix
 from distill.data.modality import View, Views
@@ -55,20 +56,24 @@ class Normaliser:
 
 
 class Plan(NamedTuple):
-    """All that is random in an epoch, on the device."""
+    """All that is random in an epoch of P images, on the device, in the order in which they are seen."""
 
-    order: Tensor  # [N] int64: image i is the order.index(i)-th to be seen
-    draws: Tensor  # [N,4] int64, a row an image: dy, dx, flip, view = (dy * (2 * pad + 1) + dx) * 2 + flip
+    order: Tensor  # [P] int64: image order[k] is the k-th to be seen
+    draws: Tensor  # [P,4] int64, a row an image: dy, dx, flip, view = (dy * (2 * pad + 1) + dx) * 2 + flip
+    augment: Epoch | None = None
 
 
 class ArraySource:
     """Batches of randomly cropped and flipped images; an epoch is a pure function of (seed, epoch).
 
     The order, and a crop and a flip for each of the N images, are drawn on the CPU when the epoch starts, so
-    an image's view does not depend on the batch size. No step waits for the device. Subclasses that need
-    other draws override `_plan`, those that need other images `_pixels`.
+    an image's view does not depend on the batch size. No step waits for the device.
 
-    Raises ValueError for a batch size below 1, and for drop_last with fewer images than a batch.
+    pad_mode: what lies around an image, zeros or its reflection. augment: what crops undergo besides.
+    per_class: images of each class in a batch, see `ClassBatches`; 0: every image once an epoch, as it comes.
+
+    Raises ValueError for a batch size below 1, for drop_last with fewer images than a batch, and for batches that
+    `per_class` cannot fill.
     """
 
     def __init__(
@@ -79,20 +84,24 @@ class ArraySource:
         batch_size: int,
         seed: int,
         pad: int = 4,
+        pad_mode: str = "zeros",
         flip: bool = True,
+        augment: Augment | None = None,
         drop_last: bool = False,
+        per_class: int = 0,
         views: Views | None = None,
         mixup: float = 0.0,
     ) -> None:
         self.settings: dict[str, Any] = dict(
-            split=split, info=info, batch_size=batch_size, seed=seed, pad=pad, flip=flip, drop_last=drop_last
-        )
-        self.settings |= {"views": views} if views else {}
-        self.settings |= {"mixup": mixup} if mixup else {}
+            split=split, info=info, batch_size=batch_size, seed=seed, pad=pad, pad_mode=pad_mode, flip=flip,
+            augment=augment, drop_last=drop_last, per_class=per_class, views=views, mixup=mixup,
+        )  # fmt: skip
         self.mixup = mixup
         self.split, self.info, self.batch_size, self.seed = split, info, batch_size, seed
-        self.pad, self.flip = pad, flip
-        self.steps = steps_for(len(split), batch_size, drop_last)
+        self.pad, self.pad_mode, self.flip, self.augment = pad, pad_mode, flip, augment
+        self.steps = steps_for(len(split), batch_size, drop_last or bool(per_class))
+        self.classes = ClassBatches(split.labels, batch_size, per_class) if per_class else None
+        self.shown = self.steps * batch_size if per_class else len(split)  # positions in an epoch
         self.views = views
         self.normalise: Callable[[Tensor], Tensor] = (
             views.student if views else Normaliser(info, split.images.shape[1:], split.images.device)
@@ -102,7 +111,7 @@ class ArraySource:
     def replace(self, **changes: Any) -> ArraySource:
         """The same source with other keyword arguments, such as drop_last=True or flip=False."""
         other = type(self)(**{**self.settings, **changes})
-        if other.split is self.split and other.pad == self.pad:
+        if other.split is self.split and (other.pad, other.pad_mode) == (self.pad, self.pad_mode):
             other._crops = self._crops  # the padded images are shared
         return other
 
@@ -113,34 +122,44 @@ class ArraySource:
             yield self._batch(plan, epoch, step)
 
     def _batch(self, plan: Plan, epoch: int, step: int) -> Batch:
-        rows = plan.order[step * self.batch_size : (step + 1) * self.batch_size]
-        pixels = self._pixels(rows, plan)
+        part = slice(step * self.batch_size, (step + 1) * self.batch_size)
+        rows, draws = plan.order[part], plan.draws[part]
+        pixels = self.cut(rows, draws)
+        if plan.augment:
+            pixels = plan.augment(pixels, step)
         batch = Batch(
             images=self.normalise(pixels),
             views={"teacher": self.views.teacher(pixels)} if self.views else {},
             labels=self.split.labels[rows],
             index=rows,
-            view=plan.draws[rows, 3],
+            view=None if plan.augment else draws[:, 3],
             epoch=epoch,
             step=step,
         )
         return mixed(batch, self.mixup, self.info.num_classes, self.seed)
 
     def _plan(self, epoch: int) -> Plan:
-        count, places, device = len(self.split), 2 * self.pad + 1, self.split.images.device
+        places, device = 2 * self.pad + 1, self.split.images.device
         generator = seeded(self.seed, epoch)
-        order = torch.randperm(count, generator=generator)
-        dy, dx = torch.randint(places, (2, count), generator=generator)
-        flip = torch.randint(2, (count,), generator=generator) * int(self.flip)
+        order = self.classes.order(self.steps, generator) if self.classes else None
+        order = torch.randperm(len(self.split), generator=generator) if order is None else order
+        dy, dx = torch.randint(places, (2, len(order)), generator=generator)
+        flip = torch.randint(2, (len(order),), generator=generator) * int(self.flip)
         draws = torch.stack([dy, dx, flip, (dy * places + dx) * 2 + flip], dim=1)
-        return Plan(order.to(device), draws.to(device))
+        draws = draws if self.classes else draws[order]  # drawn for image 0, 1, ...: seen once, whatever the order
+        return Plan(order.to(device), draws.to(device), self.augmented(generator))
 
-    def _pixels(self, rows: Tensor, plan: Plan) -> Tensor:
-        """The crops and flips uint8 [B,H,W,C] that the plan has drawn for images `rows` [B]."""
-        dy, dx, flip, _ = plan.draws[rows].unbind(1)
-        images = self.crops[rows, dy, dx]
+    def augmented(self, generator: torch.Generator) -> Epoch | None:
+        """What `augment` draws for an epoch, if there is one."""
+        if not self.augment:
+            return None
+        return self.augment.epoch(generator, self.shown, self.batch_size, self.split.images.device)
+
+    def cut(self, rows: Tensor, draws: Tensor) -> Tensor:
+        """The crops and flips uint8 [B,H,W,C] of images `rows` [B]; draws [B,3 or more] are dy, dx, flip, ..."""
+        images = self.crops[rows, draws[:, 0], draws[:, 1]]
         if self.flip:
-            images = torch.where(flip.bool()[:, None, None, None], images.flip(2), images)
+            images = torch.where(draws[:, 2].bool()[:, None, None, None], images.flip(2), images)
         return images
 
     @property
@@ -148,14 +167,61 @@ class ArraySource:
         """[N,P,P,H,W,C] uint8, P = 2 * pad + 1: every crop of every padded image, as windows on one array."""
         if self._crops is None:
             count, height, width, channels = self.split.images.shape
-            border = (0, 0, self.pad, self.pad, self.pad, self.pad)
-            padded = torch.nn.functional.pad(self.split.images, border).contiguous()
+            padded = bordered(self.split.images, self.pad, self.pad_mode)
             image, row, column, channel = padded.stride()
             places = 2 * self.pad + 1
             self._crops = padded.as_strided(
                 (count, places, places, height, width, channels), (image, row, column, row, column, channel)
             )
         return self._crops
+
+
+def bordered(images: Tensor, pad: int, mode: str) -> Tensor:
+    """Images [N,H,W,C] with `pad` more pixels on each side: zeros, or reflect, the edge itself not repeated.
+
+    Raises ValueError for another mode, and for a reflection of more pixels than there are.
+    """
+    if mode == "zeros":
+        return torch.nn.functional.pad(images, (0, 0, pad, pad, pad, pad)).contiguous()
+    if mode != "reflect":
+        raise ValueError(f"dataset.pad_mode is {mode!r}: it is zeros or reflect")
+    for axis, side in ((1, images.shape[1]), (2, images.shape[2])):
+        if pad >= side:
+            raise ValueError(f"dataset.pad is {pad}, and images of {side} pixels reflect {side - 1} at most")
+        place = torch.arange(-pad, side + pad, device=images.device).abs()
+        images = images.index_select(axis, torch.minimum(place, 2 * (side - 1) - place))
+    return images.contiguous()
+
+
+class ClassBatches:
+    """Batches of `batch_size` / m different classes with m different images of each, drawn anew for each batch.
+
+    The sampler of MCL (Yang et al., AAAI 2022, dataset/class_sampler.py): an image may come several times in an epoch,
+    or not at all. Raises ValueError where the data has no such batch.
+    """
+
+    def __init__(self, labels: Any, batch_size: int, m: int) -> None:
+        labels = torch.as_tensor(labels).cpu()
+        self.by_class = labels.argsort(stable=True)
+        counts = labels.bincount()
+        self.first = (counts.cumsum(0) - counts)[counts >= m]
+        self.counts, self.m, self.classes = counts[counts >= m], m, batch_size // m
+        if batch_size % m or len(self.counts) < self.classes:
+            raise ValueError(
+                f"batches of {batch_size} images, {m} of each class, cannot be: {len(self.counts)} classes have "
+                f"{m} images; give schedule.batch_size a multiple of {m}, at most {m * len(self.counts)}."
+            )
+
+    def order(self, steps: int, generator: torch.Generator) -> Tensor:
+        """Images [steps * batch_size], a batch after the other, those of a class side by side."""
+        chosen = torch.rand(steps, len(self.counts), generator=generator).argsort(1)[:, : self.classes].flatten()
+        counts, found = self.counts[chosen], torch.empty(len(chosen), 0, dtype=torch.int64)
+        for k in range(self.m):  # the r-th of those that are not drawn yet
+            place = (torch.rand(len(chosen), generator=generator, dtype=torch.float64) * (counts - k)).long()
+            for earlier in found.sort(1).values.unbind(1):
+                place += place >= earlier
+            found = torch.cat([found, place[:, None]], dim=1)
+        return self.by_class[self.first[chosen][:, None] + found].flatten()
 
 
 class SharedSource(ArraySource):

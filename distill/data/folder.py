@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from distill.data.arrays import Normaliser, mixed, seeded, steps_for
+from distill.data.arrays import ClassBatches, Normaliser, mixed, seeded, steps_for
 from distill.data.info import DataInfo
 from distill.data.loading import Data, check_classes, describe
 from distill.data.modality import Views, views_of
@@ -78,7 +78,10 @@ class FolderSource:
     Each image's crop and flip come from (seed, epoch, index), so neither resuming nor the number of workers
     changes a batch. `waits` is how long training has waited for data. One epoch at a time.
 
-    Raises ValueError for a batch size below 1, and while iterating for an image that cannot be decoded.
+    per_class: images of each class in a batch, see `ClassBatches`; 0: every image once an epoch, as it comes.
+
+    Raises ValueError for a batch size below 1, for batches that `per_class` cannot fill, and while iterating for an
+    image that cannot be decoded.
     """
 
     def __init__(
@@ -90,18 +93,19 @@ class FolderSource:
         seed: int,
         flip: bool = True,
         drop_last: bool = False,
+        per_class: int = 0,
         views: Views | None = None,
         mixup: float = 0.0,
     ) -> None:
         self.settings: dict[str, Any] = dict(
-            split=split, info=info, batch_size=batch_size, seed=seed, flip=flip, drop_last=drop_last
-        )
-        self.settings |= {"views": views} if views else {}
-        self.settings |= {"mixup": mixup} if mixup else {}
+            split=split, info=info, batch_size=batch_size, seed=seed, flip=flip, drop_last=drop_last,
+            per_class=per_class, views=views, mixup=mixup,
+        )  # fmt: skip
         self.mixup = mixup
         self.views = views
         self.split, self.info, self.batch_size, self.seed = split, info, batch_size, seed
-        self.steps = steps_for(len(split), batch_size, drop_last)
+        self.steps = steps_for(len(split), batch_size, drop_last or bool(per_class))
+        self.classes = ClassBatches(split.labels, batch_size, per_class) if per_class else None
         shape = (info.size, info.size, info.in_chans)
         self.normalise: Callable[[Tensor], Tensor] = (
             views.student if views else Normaliser(info, shape, split.device)
@@ -127,10 +131,12 @@ class FolderSource:
     def _plan(self, epoch: int) -> list[list[Key]]:
         """The epoch's batches of (position, seed of the view)."""
         generator = seeded(self.seed, epoch)
-        order = torch.randperm(len(self.split), generator=generator).tolist()
-        views = torch.randint(2**62, (len(self.split),), generator=generator).tolist()
-        batches = [order[s * self.batch_size : (s + 1) * self.batch_size] for s in range(self.steps)]
-        return [[(i, views[i]) for i in batch] for batch in batches]
+        order = self.classes.order(self.steps, generator) if self.classes else None
+        order = torch.randperm(len(self.split), generator=generator) if order is None else order
+        views = torch.randint(2**62, (len(order),), generator=generator)
+        views = views if self.classes else views[order]
+        keys: list[Key] = list(zip(order.tolist(), views.tolist(), strict=True))
+        return [keys[s * self.batch_size : (s + 1) * self.batch_size] for s in range(self.steps)]
 
 
 def loader(
@@ -200,7 +206,13 @@ def depth_of(paths: Iterable[str], root: Path) -> list[str]:
 
 
 def check_settings(cfg: Mapping[str, Any], workers: int) -> None:
-    """ValueError for workers, size or in_chans that no folder can be read with."""
+    """ValueError for workers, size, in_chans or views that no folder can be read with."""
+    for key in ("pad_mode", "rotate", "randaugment", "cutout"):
+        if cfg.get(key):
+            raise ValueError(
+                f"dataset.{key}={cfg[key]}: images of a folder are cropped, resized and flipped and no more: "
+                f"leave dataset.{key}=null, or use a data set that lies in memory, such as dataset=cifar100"
+            )
     if workers < 0 or int(cfg["size"]) < 1:
         raise ValueError(f"dataset.workers={workers} and dataset.size={cfg['size']}: give at least 0 and 1")
     if cfg.get("in_chans", 3) not in (1, 3):

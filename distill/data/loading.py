@@ -12,7 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from distill.data.arrays import ArraySource, evaluation_batches
+from distill.data import augment
+from distill.data.arrays import ArraySource, bordered, evaluation_batches
+from distill.data.augment import Augment
 from distill.data.download import fetched
 from distill.data.info import DataInfo, Split
 from distill.data.modality import View, Views, views_of
@@ -31,11 +33,13 @@ class Data:
     pad: int = 4
     flip: bool = True
     views: Views | None = None
+    pad_mode: str = "zeros"
+    augment: Augment | None = None
 
     @property
     def view_count(self) -> int | None:
-        """How many crops and flips of an image there are, which Batch.view numbers."""
-        return 2 * (2 * self.pad + 1) ** 2
+        """How many crops and flips of an image there are, which Batch.view numbers; None for views without number."""
+        return None if self.augment else 2 * (2 * self.pad + 1) ** 2
 
     def source(self, batch_size: int, seed: int, **options: Any) -> ArraySource:
         """Augmented training batches; options are those of ArraySource."""
@@ -44,7 +48,14 @@ class Data:
             self.info,
             batch_size=batch_size,
             seed=seed,
-            **{"pad": self.pad, "flip": self.flip, "views": self.views, **options},
+            **{
+                "pad": self.pad,
+                "pad_mode": self.pad_mode,
+                "flip": self.flip,
+                "augment": self.augment,
+                "views": self.views,
+                **options,
+            },
         )
 
     def evaluation(self, batch_size: int, side: str = "student") -> Iterator[tuple[Tensor, Tensor]]:
@@ -89,13 +100,18 @@ def from_arrays(arrays: Arrays, cfg: Mapping[str, Any], device: torch.device) ->
     train = Part(train.images[kept], train.labels[kept])
     info = describe(cfg, train.labels, arrays.class_names, held_out=bool(len(held_out)))
     seen, views = views_of(cfg, info)
+    pad, pad_mode = int(cfg.get("pad", 4)), str(cfg.get("pad_mode") or "zeros")
+    shown = on_device(train, info, device)
+    bordered(shown.images[:0], pad, pad_mode)  # says now what cannot be
     return Data(
         seen,
-        on_device(train, info, device),
+        shown,
         on_device(test, info, device),
         views=views,
-        pad=int(cfg.get("pad", 4)),
+        pad=pad,
         flip=bool(cfg.get("flip", True)),
+        pad_mode=pad_mode,
+        augment=augment.of(cfg, info.size, info.in_chans, info.mean),
     )
 
 

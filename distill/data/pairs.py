@@ -45,26 +45,27 @@ class Beside:
             shows = [self._from_arrays(self.source, number, epoch) for number in range(len(self.names))]
         for batch in self.source.epoch(epoch, start):
             for name, show in zip(self.names, shows, strict=True):
-                batch.views[name] = show(batch.index)
+                batch.views[name] = show(batch)
             yield batch
 
-    def _from_arrays(self, source: ArraySource, number: int, epoch: int) -> Callable[[Tensor], Tensor]:
+    def _from_arrays(self, source: ArraySource, number: int, epoch: int) -> Callable[[Batch], Tensor]:
         generator = seeded(source.seed, epoch, STREAM, number)
         chosen, count = self.choose(generator), len(source.split)
         crops = torch.randint(2 * source.pad + 1, (count, 2), generator=generator)
         flips = torch.randint(2, (count, 1), generator=generator) * int(source.flip)
         plan = torch.cat([chosen[:, None], crops, flips], dim=1).to(source.split.images.device)
+        augment = source.augmented(generator)
 
-        def show(index: Tensor) -> Tensor:
-            rows, dy, dx, flip = plan[index].unbind(1)
-            images = source.crops[rows, dy, dx]
-            return source.normalise(torch.where(flip.bool()[:, None, None, None], images.flip(2), images))
+        def show(batch: Batch) -> Tensor:
+            shown = plan[batch.index]
+            images = source.cut(shown[:, 0], shown[:, 1:])
+            return source.normalise(augment(images, batch.step) if augment else images)
 
         return show
 
-    def _from_folder(self, shown: _Shown, epoch: int, start: int) -> Callable[[Tensor], Tensor]:
+    def _from_folder(self, shown: _Shown, epoch: int, start: int) -> Callable[[Batch], Tensor]:
         batches = shown.epoch(epoch, start)
-        return lambda index: next(batches).images
+        return lambda batch: next(batches).images
 
 
 class _Shown(FolderSource):

@@ -51,8 +51,8 @@ class MLKD(Method):
     """Predictions at several temperatures agree per sample, between samples and between classes.
 
     ce x CE on both views + kd x instance level on both views + weight x (batch + class level) on the weak
-    view, each summed over `temperatures`. The strong view is a crop and flip of its own with AutoAugment's
-    CIFAR policy. With `mask` the weak view counts samples (classes) of which the teacher is no surer than the
+    view, each summed over `temperatures`. The strong view is a crop and flip of its own with RandAugment and
+    Cutout (StrongSource). With `mask` the weak view counts samples (classes) of which the teacher is no surer than the
     median; false gives the paper's plain sums. `standardize` z-scores the logits of the instance level
     (arXiv:2403.01427).
 
