@@ -13,7 +13,7 @@ from torch import Tensor
 from distill.fit import train_mode
 from distill.methods.aekd import AEKD, logit_gradients
 from distill.methods.avg_multi_teacher import loss_to_mean, mean_of_losses
-from distill.methods.ca_mkd import confidence, weighted
+from distill.methods.ca_mkd import Resized, confidence, pointwise_regressor, weighted
 from distill.methods.residual_kd import Together
 from distill.methods.specialists import ensemble, specialist_loss, with_dustbin
 from distill.methods.two_teacher import map_loss
@@ -247,6 +247,23 @@ def test_confidence_by_hand() -> None:
 
 def test_ca_mkd_divides_by_the_number_of_teachers_once_more() -> None:
     assert weighted(torch.full((3, 4), 1 / 3), torch.ones(3, 4)).item() == pytest.approx(1 / 3)
+
+
+def test_ca_mkd_resizes_a_map_before_it_is_regressed() -> None:
+    small = torch.arange(4.0).reshape(1, 1, 2, 2)
+    assert Resized(4, 4)(small)[0, 0, 0].tolist() == pytest.approx([0.0, 0.25, 0.75, 1.0])  # bilinear
+    assert Resized(1, 1)(small).item() == pytest.approx(1.5)
+    assert pointwise_regressor((3, 2, 2), (5, 4, 4))(torch.randn(2, 3, 2, 2)).shape == (2, 5, 4, 4)
+
+
+def test_ca_mkd_leaves_a_smaller_last_batch_out() -> None:
+    data = tiny.tiny_data()
+    source = data.source(batch_size=8, seed=1)
+    (phase,) = tiny.seeded_method("ca-mkd", data).phases()
+    assert [len(batch.labels) for batch in phase.source(source).epoch(1)] == [8, 8]  # of 22 images
+    pair = ("cifar_resnet14", "cifar_resnet8")
+    (phase,) = tiny.seeded_method("ca-mkd", data, pair, "method.drop_last=false").phases()
+    assert phase.source is None
 
 
 def test_ca_mkd_weighs_maps_through_the_teachers_classifier_from_epoch_two() -> None:

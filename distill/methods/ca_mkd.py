@@ -10,9 +10,9 @@ from torch.nn import functional as F
 
 from distill.data import DataInfo
 from distill.losses import full_precision
-from distill.method import Batch, Losses
+from distill.method import Batch, Losses, Phase, Update
 from distill.models import FeatureNet, Outputs
-from distill.parts.heads import conv_regressor
+from distill.parts.heads import Shape
 from distill.parts.several import SeveralTeachers, kl_rows
 
 
@@ -33,12 +33,32 @@ def weighted(weights: Tensor, losses: Tensor) -> Tensor:
     return (weights * losses).sum() / losses.numel()
 
 
+class Resized(nn.Module):
+    """Maps at a given size: pooled by the average where they are at least as high, else bilinear."""
+
+    def __init__(self, height: int, width: int) -> None:
+        super().__init__()
+        self.size = height, width
+
+    def forward(self, feature: Tensor) -> Tensor:
+        if feature.shape[2] >= self.size[0]:
+            return F.adaptive_avg_pool2d(feature, self.size)
+        return F.interpolate(feature, self.size, mode="bilinear")
+
+
+def pointwise_regressor(student: Shape, teacher: Shape) -> nn.Sequential:
+    """A student's map (C,H,W) at the teacher's size, then a 1x1 convolution, BatchNorm and ReLU."""
+    resized = Resized(*teacher[1:])
+    return nn.Sequential(resized, nn.Conv2d(student[0], teacher[0], 1), nn.BatchNorm2d(teacher[0]), nn.ReLU())
+
+
 class CAMKD(SeveralTeachers):
     """ce x CE + kd x weighted KL + weight x weighted MSE of the last maps, each teacher with its own regressor.
 
-    The maps' weights (eq. 6) ask how well a teacher's classifier does on the student's regressed map. They are
-    taken as constants here, while the authors' code lets gradients through them. Maps count from epoch 2 on, as
-    there. Deviation: the regressor is FitNet's, one convolution from map to map.
+    The maps' weights (eq. 6) ask how well a teacher's classifier does on the student's regressed map; gradients
+    reach the regressor through them too. Maps count from epoch 2 on, and batches smaller than the batch size are
+    left out (`drop_last`), as in the authors' code. There a map that was resized for one teacher is resized again
+    for the next; here each teacher's comes from the student's own.
     """
 
     def __init__(
@@ -51,13 +71,18 @@ class CAMKD(SeveralTeachers):
         kd: float = 1.0,
         temperature: float = 4.0,
         weight: float = 50.0,
+        drop_last: bool = True,
     ) -> None:
         super().__init__(student, teachers, data, ce=ce, kd=kd, temperature=temperature)
-        self.weight = weight
+        self.weight, self.drop_last = weight, drop_last
         for teacher in teachers if weight else ():
             _classifies_maps(teacher)
-        heads = [conv_regressor(student.shapes[-1], t.shapes[-1]) for t in teachers] if weight else []
+        heads = [pointwise_regressor(student.shapes[-1], t.shapes[-1]) for t in teachers] if weight else []
         self.regressors = nn.ModuleList(heads)
+
+    def phases(self) -> list[Phase]:
+        source = (lambda source: source.replace(drop_last=True)) if self.drop_last else None
+        return [Phase("distill", [Update("student", self.loss, [self])], source=source)]
 
     def learn(self, student: Outputs, teachers: Sequence[Outputs], batch: Batch) -> Losses:
         logits = [teacher.logits for teacher in teachers]
@@ -70,8 +95,7 @@ class CAMKD(SeveralTeachers):
     def maps(self, student: Outputs, teachers: Sequence[Outputs], labels: Tensor) -> Tensor:
         """Return the weighted squared differences of the last maps."""
         regressed = [head(student.features[-1]).float() for head in self.regressors]
-        with torch.no_grad():
-            logits = [net.classify(each) for net, each in zip(self.teachers, regressed, strict=True)]
+        logits = [net.classify(each) for net, each in zip(self.teachers, regressed, strict=True)]
         pairs = zip(regressed, teachers, strict=True)
         errors = [(mine - other.features[-1].float()).square().flatten(1).mean(1) for mine, other in pairs]
         return weighted(confidence(logits, labels), torch.stack(errors))

@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from distill.methods.ca_mkd import confidence
 from distill.parts.several import kl_rows
 from tests.reference_cases import Reference, case
-from tests.reference_cases.given import Given, batch, method, total
+from tests.reference_cases.given import CLASSES, Given, batch, method, total
 from tests.tiny import net
 
 
@@ -21,6 +22,30 @@ def avg_multi_teacher(ref: Reference) -> None:
     losses = built.loss(batch(ref.input("label")))
     ref.value("kd", losses["kd"])
     ref.total(total(losses))
+
+
+@case("ca-mkd_logits")
+def ca_mkd_logits(ref: Reference) -> None:
+    built = method("ca-mkd", Given(ref.input("s")), teachers(ref), "method.weight=0")
+    ref.value("weights", confidence([net.answers[0].logits for net in built.teachers], ref.input("label")))
+    ref.total(built.loss(batch(ref.input("label")))["kd"])
+
+
+@case("ca-mkd_maps")
+def ca_mkd_maps(ref: Reference) -> None:
+    """Epoch 2, in which maps begin to count; gradients pass through the weights."""
+    nets = []
+    for m in range(ref.hyper["teachers"]):
+        head = nn.Linear(16, CLASSES).requires_grad_(False)
+        head.load_state_dict({"weight": ref.input(f"fc{m}_weight"), "bias": ref.input(f"fc{m}_bias")})
+        nets.append(Given(features=[ref.input(f"t{m}")], classifier=head))
+    built = method("ca-mkd", Given(features=[ref.input("s")]), nets)
+    for m, regressor in enumerate(built.regressors):
+        ref.load(regressor, f"embed{m}.", lambda name: f"{int(name[0]) + 1}{name[1:]}")
+    built.epoch = 2
+    loss = built.loss(batch(ref.input("label")))["maps"]
+    ref.value("inter", loss / ref.hyper["b"])
+    ref.total(loss)
 
 
 def aekd(ref: Reference) -> None:
