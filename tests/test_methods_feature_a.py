@@ -275,6 +275,20 @@ def test_ofd_weighs_stages_by_depth_and_takes_margins_from_the_teachers_norms() 
     assert float(method.distill(student, shown, batch)["ofd"]) == pytest.approx(0.5 * wanted, rel=1e-5)
 
 
+def test_ofd_asks_the_teacher_with_the_batchs_statistics_and_leaves_its_own_alone() -> None:
+    method, batch = made("ofd"), first_batch()
+    asked = tiny.make("ofd", method.student, method.teacher, tiny.tiny_data(), "method.teacher_mode=eval")
+    before = {name: value.clone() for name, value in method.teacher.state_dict().items()}
+    live, still = method.teach(batch).preacts, asked.teach(batch).preacts
+    assert all(torch.equal(value, before[name]) for name, value in method.teacher.state_dict().items())
+    assert not any(module.training for module in method.teacher.modules())
+    method.teacher.train()
+    with torch.no_grad():
+        wanted = method.teacher(batch.images).preacts
+    assert all(torch.equal(a, b) for a, b in zip(live, wanted, strict=True))
+    assert not any(torch.allclose(a, b) for a, b in zip(live, still, strict=True))
+
+
 # ---- nst
 
 

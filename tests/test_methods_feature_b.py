@@ -234,6 +234,19 @@ def test_srrl_goes_through_the_teachers_frozen_classifier() -> None:
     assert not any(name.startswith("teacher") for name in method.state_dict())
 
 
+def test_srrl_starts_its_connector_as_the_authors_of_each_form_do() -> None:
+    spread = {form: made(SRRL, form=form).connector[0].weight.std().item() for form in ("map", "pooled")}
+    assert spread["map"] == pytest.approx((2 / 64) ** 0.5, rel=0.05)
+    assert spread["pooled"] == pytest.approx((1 / 64 / 3) ** 0.5, rel=0.05)  # torch's: uniform up to 1 / sqrt(in)
+
+
+def test_srrl_projects_the_pooled_vector_of_nets_with_a_convolution_behind_their_stages() -> None:
+    method = made(SRRL, "cifar_MobileNetV2", form="pooled")
+    assert method.connector[0].in_channels == method.student.embedding_dim != method.student.channels[-1]
+    with pytest.raises(ValueError, match="map, pooled"):
+        made(SRRL, form="vector")
+
+
 def test_srrl_leaves_the_relu_out_where_the_embedding_is_signed() -> None:
     assert any(isinstance(m, nn.ReLU) for m in made(SRRL).connector)
     vit = dict(patch_size=4, embed_dim=32, depth=4, num_heads=2)
@@ -456,6 +469,14 @@ def test_cat_kd_lays_weights_on_the_last_map_where_positions_are_not_classified(
         made(CATKD, size=5)
 
 
+def test_cat_kd_takes_the_students_bias_away_unless_told_otherwise() -> None:
+    method = made(CATKD)
+    assert "student.model.fc.bias" not in changed(method, lambda: take_steps(method, 0))
+    assert not method.student.classifier.bias.any()
+    kept = made(CATKD, bias=True)
+    assert "student.model.fc.bias" in changed(kept, lambda: take_steps(kept, 0))
+
+
 def test_cat_kd_weights_of_pairs() -> None:
     cfg = tiny.composed("dataset=cifar100", "method=cat-kd", "teacher=resnet32x4", "student=ShuffleV1")
     assert (config.plain(cfg, "method.weight"), config.plain(cfg, "method.size")) == (600.0, 4)
@@ -552,6 +573,8 @@ def test_afd_attends_to_the_teacher_and_takes_the_mean_over_stages() -> None:
         for attend, a, b in zip(method.attention, s.features, t.features, strict=True)
     ]
     assert method.distill(s, t, batch())["afd"].item() == pytest.approx(500 * sum(each) / 3, rel=1e-5)
+    wide = method.attention[2][0]
+    assert wide.weight.std().item() == pytest.approx((2 / 64) ** 0.5, rel=0.05) and not wide.bias.any()
     dead = torch.zeros(1, 2, 2, 2, requires_grad=True)
     afd_loss(dead, torch.zeros(1, 2, 2, 2), torch.ones(1, 2)).backward()
     assert torch.isfinite(dead.grad).all(), "a dead channel has no direction"

@@ -321,23 +321,29 @@ def test_wsld_against_loops_with_weights_held_fixed() -> None:
 # ---------------------------------------------------------------- ctkd
 
 
-def soft(s: Rows, t: Rows, temperatures: list[float]) -> float:
+def soft(s: Rows, t: Rows, temperatures: list[float], eps: float = 0.0) -> float:
     rows = zip(s, t, temperatures, strict=True)
-    return mean([h**2 * kl(softmax(b, h), softmax(a, h)) for a, b, h in rows])
+    return mean([h**2 * kl([p + eps for p in softmax(b, h)], softmax(a, h)) for a, b, h in rows])
 
 
 def test_ctkd_loss_with_one_temperature_and_with_one_a_sample() -> None:
     each = [1.5, 3.0, 15.6, 20.0, 4.0]
     column = torch.tensor(each, dtype=torch.float64)[:, None]
     teacher = TEACHER.tolist()
-    agrees(lambda s: ctkd.tempered_loss(s, TEACHER, column), lambda s: soft(s, teacher, each), STUDENT)
+    agrees(lambda s: ctkd.tempered_loss(s, TEACHER, column), lambda s: soft(s, teacher, each, 1e-7), STUDENT)
     one = torch.tensor([7.0], dtype=torch.float64)
     agrees(lambda s: ctkd.tempered_loss(s, TEACHER, one), lambda s: soft(s, teacher, [7.0] * 5), STUDENT)
 
     def of_temperature(h: Rows) -> float:
-        return soft(STUDENT.tolist(), teacher, [row[0] for row in h])
+        return soft(STUDENT.tolist(), teacher, [row[0] for row in h], 1e-7)
 
     agrees(lambda h: ctkd.tempered_loss(STUDENT, TEACHER, h), of_temperature, column)
+
+
+def test_ctkd_bears_a_teacher_that_is_certain_at_one_temperature_a_sample() -> None:
+    sure = torch.tensor([[200.0, 0.0, 0.0]])
+    loss = ctkd.tempered_loss(torch.tensor([[0.0, 200.0, 0.0]]), sure, torch.tensor([[1.0]]))
+    assert loss.item() == pytest.approx(200 + 1e-7 * (2 * math.log(1e-7) + 201), rel=1e-6)
 
 
 def test_ctkd_curriculum_grows_from_almost_nothing_to_full_reversal() -> None:

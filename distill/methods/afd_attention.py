@@ -32,9 +32,10 @@ class AFDAttention(Method):
     """Channels of every stage are matched as much as an attention on the teacher's pooled map says; mean over
     stages.
 
-    The attention is two 1x1 layers with a sigmoid, normalised to sum 1 over channels, as in KD-Zoo, since the
-    original transfer-learning code is unstable. Not to be confused with two other methods called AFD:
-    adversarial feature-map distillation and attention-based feature distillation with candidate layers.
+    The attention is two 1x1 layers with a sigmoid, normalised to sum 1 over channels, as in KD-Zoo (with its
+    initial weights, He's by fan out, and its weight, of a CIFAR-10 script), since the original transfer-learning
+    code is unstable. Not to be confused with two other methods called AFD: adversarial feature-map distillation and
+    attention-based feature distillation with candidate layers.
     """
 
     def __init__(
@@ -60,7 +61,11 @@ class AFDAttention(Method):
 
     @staticmethod
     def _attention(channels: int, middle: int) -> nn.Sequential:
-        return nn.Sequential(nn.Linear(channels, middle), nn.ReLU(), nn.Linear(middle, channels), nn.Sigmoid())
+        layers = nn.Sequential(nn.Linear(channels, middle), nn.ReLU(), nn.Linear(middle, channels), nn.Sigmoid())
+        for layer in (layers[0], layers[2]):
+            nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+            nn.init.zeros_(layer.bias)
+        return layers
 
     def distill(self, student: Outputs, teacher: Outputs, batch: Batch) -> Losses:
         losses = []

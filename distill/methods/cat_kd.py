@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from distill.data import DataInfo
@@ -48,11 +48,20 @@ def pointwise_cams(net: FeatureNet, feature: Tensor) -> Tensor:
     return (scores if bias is None else scores - bias).view(b, h, w, -1).permute(0, 3, 1, 2)
 
 
+def without_bias(net: FeatureNet) -> None:
+    """Fix the classifier's bias at zero, so that the logits are the class activation maps' means and no more."""
+    bias = linear_layer(net).bias
+    if bias is not None:
+        nn.init.zeros_(bias)
+        bias.requires_grad_(False)
+
+
 class CATKD(Method):
     """CE + weight L_CAT: the student's class activation maps become the teacher's. `ce=0` is the paper's CAT.
 
     The maps come from the nets as they are: the authors' nets have the classifier as a 1x1 convolution
-    (without bias) before the pooling, so that others' checkpoints must be converted. Where the logits are not
+    without bias before the pooling, so that others' checkpoints must be converted. Their student therefore has no
+    bias, and ours loses it (it stays at zero) unless `bias` says otherwise. Where the logits are not
     the mean over positions (ViT's class token, ConvNeXt's norm after pooling) the classifier's weight is laid
     on the last map.
     """
@@ -69,8 +78,11 @@ class CATKD(Method):
         weight: float = 15.0,
         size: int = 2,
         normalize: bool = True,
+        bias: bool = False,
     ) -> None:
         super().__init__(student, teachers, data, ce=ce, kd=kd, temperature=temperature)
+        if not bias:
+            without_bias(student)
         self.weight, self.size, self.normalize = weight, size, normalize
         for net in (student, self.teacher):
             if min(net.shapes[-1][1:]) < size:

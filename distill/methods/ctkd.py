@@ -17,6 +17,7 @@ from distill.methods.kd import standardize as z_score
 from distill.models import FeatureNet
 
 KINDS = ("global", "instance")
+EPS = 1e-7
 
 
 class Reverse(torch.autograd.Function):
@@ -44,10 +45,13 @@ def curriculum(epoch: int, epochs: int) -> float:
 def tempered_loss(student: Tensor, teacher: Tensor, temperature: Tensor) -> Tensor:
     """T^2 KL(p_t^T || p_s^T), mean over samples, logits [B,K], temperature [1] or [B,1].
 
-    The gradient reaches T through the softmaxes of both nets and through the factor T^2.
+    The gradient reaches T through the softmaxes of both nets and through the factor T^2. With a temperature a sample
+    1e-7 is added to the teacher's probabilities, as the authors do there.
     """
     log_student = F.log_softmax(student / temperature, dim=1)
     log_teacher = F.log_softmax(teacher / temperature, dim=1)
+    if temperature.ndim == 2:
+        log_teacher = (log_teacher.exp() + EPS).log()
     kl = F.kl_div(log_student, log_teacher, reduction="none", log_target=True).sum(dim=1, keepdim=True)
     return (temperature**2 * kl).mean()
 

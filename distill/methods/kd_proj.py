@@ -18,7 +18,7 @@ CHOICES = {
     "tap": ("embedding", "map"),
     "projection": ("orthogonal", "linear"),
     "student_norm": ("none", "batch", "standard"),
-    "teacher_norm": ("none", "batch", "standard", "whiten"),
+    "teacher_norm": ("none", "batch", "untrained", "standard", "whiten"),
     "distance": ("smooth_l1", "mse", "logsum"),
 }
 EPS = 1e-4  # of the batch normalisation in SRD's code
@@ -29,13 +29,16 @@ SHRINKAGE = 1e-3  # towards a multiple of the identity, for covariances of fewer
 def normalise(x: Tensor, how: str) -> Tensor:
     """Normalise [B,D] or [B,D,H,W] without parameters, samples being all B (and positions).
 
-    batch: each feature over the samples (SRD). standard: each sample over its features (VkD's layer norm).
-    whiten: uncorrelated features of unit variance, by the Cholesky factor of the covariance (VkD, generative
-    tasks).
+    batch: each feature over the samples (SRD). untrained: the same in eval mode, with the statistics that it
+    starts with (mean 0, variance 1), which is what a frozen teacher's is in torchdistill's SRD. standard: each
+    sample over its features (VkD's layer norm). whiten: uncorrelated features of unit variance, by the Cholesky
+    factor of the covariance (VkD, generative tasks).
     """
     rows = x.flatten(2).transpose(1, 2).flatten(0, 1) if x.ndim == 4 else x
     if how == "batch":
         rows = (rows - rows.mean(0)) / (rows.var(0, correction=0) + EPS).sqrt()
+    elif how == "untrained":
+        rows = rows / (1 + EPS) ** 0.5
     elif how == "standard":
         rows = F.layer_norm(rows, rows.shape[1:])
     elif how == "whiten":

@@ -12,8 +12,13 @@ from torch.nn import functional as F
 from distill.data import DataInfo
 from distill.losses import full_precision
 from distill.method import Batch, Losses, Method
+from distill.methods.dml import frozen_statistics
 from distill.models import FeatureNet, Outputs
+from distill.models.feature_net import evaluating
+from distill.parts.heads import he_by_fan_out
 from distill.parts.taps import before_relu, stage_pairs, with_relu
+
+MODES = ("train", "eval")
 
 
 @full_precision
@@ -44,10 +49,10 @@ def margins(norm: nn.BatchNorm2d) -> Tensor:
 class OFD(Method):
     """weight x sum over stages l = 1..L of 2^(l-L) x partial L2, the teacher clipped at its margins.
 
-    Connectors are 1x1 convolutions and BatchNorm on the student. Deviation from the authors' code: the
-    teacher's BatchNorm stays in eval mode, where theirs runs on batch statistics. Where sizes differ, the
-    teacher's map takes the student's size by adaptive average pooling (mdistiller). A student whose stages end
-    in no ReLU shows their outputs.
+    Connectors are 1x1 convolutions and BatchNorm on the student. teacher_mode="train", the authors': the
+    teacher's BatchNorms use the batch's statistics (its running ones stay as they are); "eval" asks it as every
+    other method does. Where sizes differ, the teacher's map takes the student's size by adaptive average pooling
+    (mdistiller). A student whose stages end in no ReLU shows their outputs.
     """
 
     def __init__(
@@ -60,14 +65,25 @@ class OFD(Method):
         kd: float = 0.0,
         temperature: float = 4.0,
         weight: float = 1e-3,
+        teacher_mode: str = "train",
     ) -> None:
         super().__init__(student, teachers, data, ce=ce, kd=kd, temperature=temperature)
-        self.weight = weight
+        if teacher_mode not in MODES:
+            raise ValueError(f"method.teacher_mode is {teacher_mode!r}: it is one of {', '.join(MODES)}.")
+        self.weight, self.teacher_mode = weight, teacher_mode
         pairs = stage_pairs(student, self.teacher, "ofd")
         with_relu(self.teacher, "ofd")
         self.connectors = nn.ModuleList(connector(s[0], t[0]) for s, t in pairs)
         for stage, norm in enumerate(norms_of(self.teacher)):
             self.register_buffer(f"margin_{stage}", margins(norm)[:, None, None], persistent=False)
+
+    def teach(self, batch: Batch, teacher: FeatureNet | None = None) -> Outputs:
+        if self.teacher_mode == "eval":
+            return super().teach(batch, teacher)
+        net = teacher or self.teacher
+        with torch.no_grad(), evaluating(net), frozen_statistics(net):
+            net.train()
+            return net.read(batch.views.get("teacher", batch.images))
 
     def distill(self, student: Outputs, teacher: Outputs, batch: Batch) -> Losses:
         mine, others = before_relu(self.student, student), before_relu(self.teacher, teacher)
@@ -81,8 +97,7 @@ class OFD(Method):
 
 def connector(student: int, teacher: int) -> nn.Sequential:
     """1x1 convolution and BatchNorm from the student's channels to the teacher's."""
-    conv = nn.Conv2d(student, teacher, 1, bias=False)
-    nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+    conv = he_by_fan_out(nn.Conv2d(student, teacher, 1, bias=False))
     return nn.Sequential(conv, nn.BatchNorm2d(teacher))
 
 

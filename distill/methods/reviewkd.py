@@ -12,6 +12,7 @@ from distill.data import DataInfo
 from distill.losses import full_precision
 from distill.method import Batch, Losses, Method
 from distill.models import FeatureNet, Outputs
+from distill.parts.heads import BatchNorm
 
 PYRAMID = (4, 2, 1)
 
@@ -35,18 +36,6 @@ def hcl_loss(student: Tensor, teacher: Tensor) -> Tensor:
             total += share
             loss = loss + share * coarse.square().mean()
     return loss / total
-
-
-class BatchNorm(nn.BatchNorm2d):
-    """BatchNorm that normalises a lone value a channel (a last batch of one pooled image) by its running
-    statistics."""
-
-    def forward(self, input: Tensor) -> Tensor:
-        if self.training and input.numel() == self.num_features:
-            return F.batch_norm(
-                input, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
-            )
-        return super().forward(input)
 
 
 class Fusion(nn.Module):

@@ -14,6 +14,9 @@ from distill.losses import full_precision
 from distill.method import Batch, Losses, Method
 from distill.models import FeatureNet, Outputs
 from distill.models.feature_net import evaluating
+from distill.parts.heads import BatchNorm, he_by_fan_out
+
+FORMS = ("map", "pooled")
 
 
 @full_precision
@@ -60,9 +63,11 @@ def linear_layer(net: FeatureNet) -> nn.Linear | nn.Conv2d:
 class SRRL(Method):
     """CE + kd KLT + weight (L_FM + L_SR), L_SR through the teacher's frozen classifier.
 
-    A 1x1 convolution, BatchNorm and ReLU bring the student's last map to the teacher's embedding width, then
-    it is pooled. The ReLU is left out for teachers whose embedding has negative entries (ViT, ConvNeXt),
-    which it could never match. `regression` is the weight of L_SR relative to L_FM, 1 in the authors' code.
+    A 1x1 convolution, BatchNorm and ReLU bring the student to the teacher's embedding width. form="map", the
+    authors': its last map, which is pooled afterwards; the convolution starts from N(0, sqrt(2 / C_t)).
+    form="pooled", the code behind the CIFAR-100 rows of the SimKD tables: what enters its classifier. The ReLU is
+    left out for teachers whose embedding has negative entries (ViT, ConvNeXt), which it could never match.
+    `regression` is the weight of L_SR relative to L_FM, 1 in the authors' code.
     """
 
     def __init__(
@@ -76,14 +81,24 @@ class SRRL(Method):
         temperature: float = 4.0,
         weight: float = 1.0,
         regression: float = 1.0,
+        form: str = "map",
     ) -> None:
         super().__init__(student, teachers, data, ce=ce, kd=kd, temperature=temperature)
-        self.weight, self.regression = weight, regression
+        if form not in FORMS:
+            raise ValueError(f"method.form is {form!r}: it is one of {', '.join(FORMS)}.")
+        self.weight, self.regression, self.form = weight, regression, form
         linear_layer(self.teacher)
         width = self.teacher.embedding_dim
-        connector = [nn.Conv2d(student.channels[-1], width, 1, bias=False), nn.BatchNorm2d(width)]
+        conv = nn.Conv2d(student.channels[-1] if form == "map" else student.embedding_dim, width, 1, bias=False)
+        if form == "map":
+            he_by_fan_out(conv)
         relu = [] if is_signed(look(self.teacher).embedding) else [nn.ReLU()]
-        self.connector = nn.Sequential(*connector, *relu)
+        self.connector = nn.Sequential(conv, BatchNorm(width), *relu)
+
+    def projected(self, student: Outputs) -> Tensor:
+        """The student at the teacher's embedding width [B,D]."""
+        source = student.features[-1] if self.form == "map" else student.embedding[:, :, None, None]
+        return self.connector(source).mean((2, 3))
 
     def reclassify(self, projected: Tensor) -> Tensor:
         """Embeddings [B,D] -> logits [B,K] by the teacher's classifier, be it linear or a 1x1 convolution."""
@@ -91,7 +106,7 @@ class SRRL(Method):
         return F.linear(projected, layer.weight.flatten(1), layer.bias)
 
     def distill(self, student: Outputs, teacher: Outputs, batch: Batch) -> Losses:
-        projected = self.connector(student.features[-1]).mean((2, 3))
+        projected = self.projected(student)
         losses = {"match": self.weight * feature_matching_loss(projected, teacher.embedding)}
         if self.regression:
             scale = self.weight * self.regression

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from torch import nn
+import math
+
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 Shape = tuple[int, int, int]
 
@@ -37,3 +40,22 @@ def stage(shapes: list[Shape], number: int, net: str) -> Shape:
             f"stage {number} of {net} does not exist: it has stages 1 to {len(shapes)} of shapes {shapes}."
         )
     return shapes[number - 1]
+
+
+class BatchNorm(nn.BatchNorm2d):
+    """BatchNorm that normalises a lone value a channel (a last batch of one pooled image) by its running
+    statistics."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        if self.training and input.numel() == self.num_features:
+            return F.batch_norm(
+                input, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
+            )
+        return super().forward(input)
+
+
+def he_by_fan_out(conv: nn.Conv2d) -> nn.Conv2d:
+    """Draw a convolution's weights from N(0, sqrt(2 / (k k C_out))), as the authors of OFD and SRRL do."""
+    fan_out = conv.kernel_size[0] * conv.kernel_size[1] * conv.out_channels
+    nn.init.normal_(conv.weight, std=math.sqrt(2 / fan_out))
+    return conv

@@ -210,10 +210,36 @@ def simkd(ref: Reference) -> None:
     ref.total(total(losses(built)))
 
 
-@case("srd_train")
+NORMS = {"train": "batch", "eval": "untrained"}
+
+
 def srd(ref: Reference) -> None:
     student = Given(logits=ref.input("s_logits"), embedding=ref.input("s"))
     teacher = Given(logits=ref.input("t_logits"), embedding=ref.input("t"))
-    built = method("srd", student, [teacher], "method.ce=0")
+    built = method("srd", student, [teacher], "method.ce=0", f"method.teacher_norm={NORMS[ref.hyper['teacher_bn']]}")
     ref.load(built.project, "linear.")
     ref.total(total(losses(built)))
+
+
+case("srd_train")(srd)
+case("srd_eval")(srd)
+
+
+def srrl(ref: Reference) -> None:
+    classifier = linear(ref.input("teacher_fc_weight"), ref.input("teacher_fc_bias"))
+    form = ref.name.partition("_")[2]
+    if form == "pooled":
+        student, embedding = Given(embedding=ref.input("s_pool")), ref.input("t_pool")
+    else:
+        student, embedding = Given(features=[ref.input("s")]), ref.input("t").mean((2, 3))
+    teacher = Given(ref.input("t_logits"), embedding=embedding, classifier=classifier)
+    built = method("srrl", student, [teacher], *MAPS_ALONE, f"method.form={form}")
+    ref.load(built.connector, {"map": "connector.Connectors.", "pooled": "connector."}[form])
+    parts = losses(built)
+    ref.value("L_FM", parts["match"])
+    ref.value("L_SR", parts["regress"])
+    ref.total(total(parts))
+
+
+for file in ("srrl_map", "srrl_pooled"):
+    case(file)(srrl)

@@ -11,8 +11,9 @@ from distill.losses import kd_loss
 from distill.methods.ctkd import curriculum
 from distill.methods.ofa_kd import ofa_loss
 from distill.models.fake_quant import BucketWeights
+from tests import tiny
 from tests.reference_cases import Reference, case
-from tests.reference_cases.given import Given, losses, method, total
+from tests.reference_cases.given import Given, batch, losses, method, total
 
 
 def kd(ref: Reference) -> None:
@@ -105,3 +106,13 @@ def quantiser(ref: Reference) -> None:
         for bucket in (0, 256):
             made = BucketWeights(weight, bits, bucket or weight.numel())(weight)
             ref.value(f"bits{bits}_bucket{bucket}", made)
+
+
+@case("quantized-distillation_loss")
+def quantised(ref: Reference) -> None:
+    built = method("quantized-distillation", tiny.net("cifar_resnet8"), [tiny.net("cifar_resnet8")])
+    soft = built.soft_targets(ref.input("s"), ref.input("t"))
+    ref.value("kl_mean", soft / built.temperature**2)
+    labels = built.supervised(ref.input("s"), batch(ref.input("label")))
+    ref.value("ce", labels["ce"] / built.ce)
+    ref.total(labels["ce"] + built.kd * soft)
