@@ -18,9 +18,11 @@ from distill.models import FeatureNet, Outputs, build
 from distill.models.cifar_net import CifarNet, SubsampledConv, conv
 from distill.models.families import CONSTRUCTORS
 from distill.models.names import OUR_NAMES, PAPER_NAMES, is_known, nearest, timm_names
+from distill.models.residual import BasicBlock
 
 # name: parameters, MMACs, maps (stem, stages, and last the embedding), signs of maps, signs of preacts;
-# measured on the nets of the published tables for 100 classes and 3x32x32. "+": no negative entries.
+# measured on the nets of the published tables for 100 classes and 3x32x32 (those of BSS, ONE, ResNet-18 to -101 and
+# the pre-activation net: see the test of public counts). "+": no negative entries.
 SMALL = "16x32 16x32 32x16 64x8 64"
 VGG = "64x32 128x16 256x8 512x4 512x4 512"
 TABLE = {
@@ -33,7 +35,16 @@ TABLE = {
     "resnet110": (1_736_564, 253.2, SMALL, "+++++", "---"),
     "resnet8x4": (1_233_540, 177.1, "32x32 64x32 128x16 256x8 256", "+++++", "---"),
     "resnet32x4": (7_433_860, 1083.0, "32x32 64x32 128x16 256x8 256", "+++++", "---"),
+    "resnet110_bottleneck": (1_727_284, 247.7, "16x32 64x32 128x16 256x8 256", "+++++", "---"),
+    "resnet8_bss": (81_140, 12.2, SMALL, "+++++", "---"),
+    "resnet14_bss": (178_356, 26.4, SMALL, "+++++", "---"),
+    "resnet20_bss": (275_572, 40.6, SMALL, "+++++", "---"),
+    "resnet26_bss": (372_788, 54.7, SMALL, "+++++", "---"),
+    "ResNet18": (11_220_132, 555.5, "64x32 64x32 128x16 256x8 512x4 512", "++++++", "----"),
+    "ResNet34": (21_328_292, 1159.4, "64x32 64x32 128x16 256x8 512x4 512", "++++++", "----"),
     "ResNet50": (23_705_252, 1298.0, "64x32 256x32 512x16 1024x8 2048x4 2048", "++++++", "----"),
+    "ResNet101": (42_697_380, 2510.2, "64x32 256x32 512x16 1024x8 2048x4 2048", "++++++", "----"),
+    "PreActResNet18": (11_217_444, 555.5, "64x32 64x32 128x16 256x8 512x4 512", "+-----", None),
     "wrn_16_1": (180_916, 26.7, SMALL, "----+", "---"),
     "wrn_16_2": (703_284, 101.1, "16x32 32x32 64x16 128x8 128", "----+", "---"),
     "wrn_40_1": (569_780, 83.3, SMALL, "----+", "---"),
@@ -48,7 +59,10 @@ TABLE = {
     "ShuffleV2": (1_355_528, 44.5, "24x32 116x16 232x8 464x4 1024", "+++++", "---"),
 }
 # one net a family, for tests that need not see every depth
-FAMILIES = ["resnet8", "resnet20_a", "ResNet50", "wrn_16_2", "vgg8", "MobileNetV2", "ShuffleV1", "ShuffleV2"]
+FAMILIES = [
+    "resnet8", "resnet20_a", "resnet8_bss", "ResNet18", "ResNet50", "PreActResNet18", "wrn_16_2", "vgg8", "MobileNetV2",
+    "ShuffleV1", "ShuffleV2",
+]  # fmt: skip
 TIMM = [
     ("resnet18", 32, {}),
     ("vit_tiny_patch16_224", 32, {"patch_size": 8, "depth": 5}),
@@ -133,11 +147,58 @@ def test_narrow_nets_train_without_the_convolutions_that_corrupt_memory(widths: 
     assert all(p.grad.isfinite().all() for p in net.parameters())
 
 
+@pytest.mark.parametrize(
+    ("name", "params"),
+    [("ResNet18", 11_173_962), ("ResNet34", 21_282_122), ("ResNet50", 23_520_842), ("ResNet101", 42_512_970),
+     ("PreActResNet18", 11_171_146 + 128), ("resnet20_a", 269_722), ("resnet20_bss", 269_722)],
+)  # fmt: skip
+def test_parameters_for_ten_classes_are_the_public_ones(name: str, params: int) -> None:
+    """kuangliu/pytorch-cifar's nets (CS-KD has a BatchNorm of 64 channels more), and option A's of He et al."""
+    assert build(f"cifar_{name}", 10, seed=0).params() == params
+
+
+def test_parameters_of_a_bottleneck_resnet_are_those_of_its_layers() -> None:
+    """ONE's net: 18 bottlenecks a stage, whose first has a shortcut of its own in every stage."""
+    count, inputs = 3 * 16 * 9 + 2 * 16, 16
+    for width in (16, 32, 64):
+        for _ in range(18):
+            count += inputs * width + 9 * width**2 + 4 * width**2 + 2 * (width + width + 4 * width)
+            count += (inputs * 4 * width + 2 * 4 * width) * (inputs != 4 * width)
+            inputs = 4 * width
+    assert build("cifar_resnet110_bottleneck", 100, seed=0).params() == count + 256 * 100 + 100
+
+
+def test_shortcuts_of_zeros_lie_behind_or_on_both_sides() -> None:
+    x = images(2, 8, 4)
+    for shortcut, before in (("pad", 3), ("pad_end", 0)):
+        block = BasicBlock(4, 10, 2, shortcut)
+        nn.init.zeros_(block.bn2.weight)
+        out = block(x)
+        assert torch.equal(out[:, before : before + 4], x[:, :, ::2, ::2])
+        assert out.shape == (2, 10, 4, 4) and not out[:, :before].any() and not out[:, before + 4 :].any()
+    assert {"downsample.0.weight"} == {k for k in BasicBlock(4, 10, 2, "downsample").state_dict() if "sample.0" in k}
+
+
+def test_shortcuts_of_the_preactivation_net_start_behind_the_relu() -> None:
+    net = build("cifar_PreActResNet18", 10, seed=0).eval()
+    for block in net.model.layer4:
+        nn.init.zeros_(block.conv2.weight)
+    out = net(images(2))
+    first, second = net.model.layer4
+    middle = first.shortcut(F.relu(first.bn1(out.features[2])))
+    assert torch.allclose(out.features[3], F.relu(second.bn1(middle)), atol=1e-6)
+    assert torch.allclose(out.embedding, out.features[3].mean((2, 3)), atol=1e-6)  # no BatchNorm, no ReLU
+
+
 KEYS = {
     "resnet8": "conv1.weight bn1.running_var layer2.0.downsample.0.weight "
     "layer3.0.downsample.1.bias layer1.0.bn2.bias fc.bias",
     "resnet20_a": "conv1.weight bn1.bias layer1.2.conv2.weight "
     "layer3.0.bn2.running_mean linear.weight linear.bias",
+    "resnet8_bss": "conv1.weight bn1.bias layer1.0.conv2.weight layer3.0.bn2.running_mean linear.weight",
+    "ResNet18": "conv1.weight layer2.0.shortcut.0.weight layer4.1.bn2.bias layer3.0.shortcut.1.running_var linear.bias",
+    "PreActResNet18": "conv1.weight bn1.bias layer1.0.bn1.weight layer2.0.shortcut.0.weight layer4.1.conv2.weight "
+    "linear.bias",
     "ResNet50": "layer1.0.shortcut.0.weight layer4.2.conv3.weight layer4.0.shortcut.1.weight "
     "layer3.5.bn3.bias linear.bias",
     "wrn_16_2": "conv1.weight block1.layer.0.convShortcut.weight block3.layer.1.bn2.bias "
@@ -176,7 +237,7 @@ def test_preactivations_are_what_the_last_relu_gets(name: str) -> None:
     sum(x.square().mean() for x in [*out.features, *(out.preacts or []), out.logits]).backward()
     assert all(p.grad is not None for p in net.parameters())
     if out.preacts is None:
-        assert name == "MobileNetV2"
+        assert name in ("MobileNetV2", "PreActResNet18")
         return
     if name.startswith("wrn"):  # a stage's output is raw; its pre-activation is the BatchNorm that reads it
         out.features = [norm(x) for norm, x in zip(net.bn_before_relu(), out.features, strict=True)]
@@ -197,7 +258,8 @@ def test_a_wide_resnet_counts_each_batch_once() -> None:
 
 @pytest.mark.parametrize(
     ("name", "widths"),
-    [("resnet8", [16, 32, 64]), ("ResNet50", [256, 512, 1024, 2048]), ("wrn_16_2", [32, 64, 128]),
+    [("resnet8", [16, 32, 64]), ("resnet110_bottleneck", [64, 128, 256]), ("ResNet18", [64, 128, 256, 512]),
+     ("ResNet50", [256, 512, 1024, 2048]), ("wrn_16_2", [32, 64, 128]),
      ("vgg8", [128, 256, 512, 512])],
 )  # fmt: skip
 def test_batchnorm_before_each_relu(name: str, widths: list[int]) -> None:
@@ -206,7 +268,10 @@ def test_batchnorm_before_each_relu(name: str, widths: list[int]) -> None:
     assert [norm.num_features for norm in norms] == widths == net.channels
 
 
-@pytest.mark.parametrize("name", ["cifar_MobileNetV2", "cifar_ShuffleV1", "cifar_ShuffleV2", "convnext_atto"])
+@pytest.mark.parametrize(
+    "name",
+    ["cifar_MobileNetV2", "cifar_PreActResNet18", "cifar_ShuffleV1", "cifar_ShuffleV2", "convnext_atto"],
+)
 def test_nets_without_a_batchnorm_before_the_relu_say_so(name: str) -> None:
     with pytest.raises(ValueError, match=f"{name} has no BatchNorm"):
         build(name, 10, seed=0).bn_before_relu()
@@ -220,7 +285,7 @@ def test_initialisation(name: str) -> None:
     for m in convolutions:
         fan_in = m.kernel_size[0] * m.kernel_size[1] * m.in_channels // m.groups
         fan_out = m.kernel_size[0] * m.kernel_size[1] * m.out_channels
-        if name.startswith("Shuffle"):
+        if name.startswith(("Shuffle", "PreAct")):
             expected = (1 / (3 * fan_in)) ** 0.5
         else:
             expected = (2 / (fan_in if name.endswith("_a") else fan_out)) ** 0.5

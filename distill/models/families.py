@@ -8,8 +8,9 @@ from distill.models.lenet import LeNet5
 from distill.models.mlp import MLP
 from distill.models.mobilenetv2 import MobileNetV2
 from distill.models.names import PREFIX
+from distill.models.preact_resnet import PreActResNet
 from distill.models.resnet import ResNet
-from distill.models.resnet50 import ResNet50
+from distill.models.resnet_four import FourStageResNet
 from distill.models.shufflenetv1 import ShuffleV1
 from distill.models.shufflenetv2 import ShuffleV2
 from distill.models.vgg import VGG
@@ -26,7 +27,9 @@ VGG_CONVOLUTIONS = {
 
 _FAMILIES: dict[str, Callable[..., CifarNet]] = {
     **{f"resnet{depth}": partial(ResNet, depth=depth) for depth in (8, 14, 20, 32, 44, 56, 110)},
-    **{f"resnet{depth}_a": partial(ResNet, depth=depth, option_a=True) for depth in (20, 32, 44, 56, 110)},
+    **{f"resnet{depth}_a": partial(ResNet, depth=depth, shortcut="pad") for depth in (20, 32, 44, 56, 110)},
+    **{f"resnet{depth}_bss": partial(ResNet, depth=depth, shortcut="pad_end") for depth in (8, 14, 20, 26)},
+    "resnet110_bottleneck": partial(ResNet, depth=110, bottleneck=True),
     **{f"resnet{depth}x4": partial(ResNet, depth=depth, widths=WIDE) for depth in (8, 32)},
     **{
         f"wrn_{depth}_{widen}": partial(WideResNet, depth=depth, widen=widen)
@@ -34,7 +37,11 @@ _FAMILIES: dict[str, Callable[..., CifarNet]] = {
         for widen in (1, 2)
     },
     **{f"vgg{depth}": partial(VGG, convolutions=counts) for depth, counts in VGG_CONVOLUTIONS.items()},
-    "ResNet50": ResNet50,
+    "ResNet18": partial(FourStageResNet, blocks=(2, 2, 2, 2), bottleneck=False),
+    "ResNet34": partial(FourStageResNet, blocks=(3, 4, 6, 3), bottleneck=False),
+    "ResNet50": partial(FourStageResNet, blocks=(3, 4, 6, 3)),
+    "ResNet101": partial(FourStageResNet, blocks=(3, 4, 23, 3)),
+    "PreActResNet18": PreActResNet,
     "MobileNetV2": MobileNetV2,
     "ShuffleV1": ShuffleV1,
     "ShuffleV2": ShuffleV2,
