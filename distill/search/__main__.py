@@ -79,8 +79,8 @@ def _search(args: argparse.Namespace) -> int:
     search = study.Search(made, output / "search" / name)
     print(f"search {name} in {where}: {len(search.counted())} of {args.trials} trials so far", flush=True)
     with search.working():
-        while len(search.counted()) < args.trials:
-            _one(search, search.ask(drawn, args.seed), fixed)
+        while trial := search.ask(drawn, args.seed, args.trials):
+            _one(search, trial, fixed)
             _give_up(search)
     return _report(search, fixed, drawn)
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import optuna
 from filelock import FileLock, Timeout
@@ -21,6 +22,7 @@ from optuna.trial import FrozenTrial, TrialState
 from distill.search.space import Space
 
 START = timedelta(seconds=60)  # a trial that has no worker for longer than this was left by one that was killed
+DRAWS = 50  # in search of values that no other worker has
 
 
 def name_of(fixed: Sequence[str], space: Space) -> str:
@@ -105,13 +107,35 @@ class Search:
         continued = {trial.user_attrs.get("continues") for trial in trials}
         return [t for t in trials if t.state != TrialState.WAITING and t.number not in continued]
 
-    def ask(self, space: Space, seed: int) -> optuna.Trial:
-        """The next trial: one from the queue, or drawn anew by `seed` and what the trials before it have shown."""
-        sampler = optuna.samplers.TPESampler(seed=seed + len(self.study.get_trials(deepcopy=False)), constant_liar=True)
-        self.study.sampler = sampler
-        trial = self.study.ask(space)
-        trial.set_user_attr("worker", self.worker)
-        return trial
+    def ask(self, space: Space, seed: int, most: int) -> optuna.Trial | None:
+        """The next trial, from the queue or drawn anew; None where `most` are counted already.
+
+        Workers ask one after the other, so that each sees what the others draw.
+        """
+        with FileLock(self.folder / "ask.lock"):
+            if len(self.counted()) >= most:
+                return None
+            if not self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
+                self.study.enqueue_trial(self._draw(space, seed))
+            trial = self.study.ask(space)
+            trial.set_user_attr("worker", self.worker)
+            return trial
+
+    def _draw(self, space: Space, seed: int) -> dict[str, Any]:
+        """Values by `seed` and what the trials so far have shown: others than those under way, if they can be found.
+
+        Two workers with the same values would have the same run, for which one of them waits.
+        """
+        trials = self.study.get_trials(deepcopy=False)
+        under_way = [trial.params for trial in trials if trial.state == TrialState.RUNNING]
+        sampler = optuna.samplers.TPESampler(seed=seed + len(trials), constant_liar=True)
+        copy = optuna.create_study(sampler=sampler, direction="maximize")  # in memory: draws leave no trace
+        copy.add_trials(trials)
+        for _ in range(DRAWS):
+            params = copy.ask(space).params
+            if params not in under_way:
+                break
+        return params
 
 
 def mend(path: str | Path) -> None:
