@@ -19,7 +19,7 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from distill.check import check, check_group, check_output, check_override, find_aliases
+from distill.check import check, check_group, check_output, check_override, check_typed_options, find_aliases
 from distill.config import conf_dir, did_you_mean, options
 from distill.flags import DRY_RUN, flags_first
 from distill.sweep import check_launcher
@@ -27,6 +27,7 @@ from distill.sweep.compose import Plan, expand
 
 # dictionaries that take any key: a `+` is put in front for the user
 OPEN = ("student.args", "teacher.args", "method.optimizer", "method.generator_optimizer", "method.image_optimizer")
+UNSET = tuple(f"schedule.optimizer.{option}" for option in ("betas", "eps", "amsgrad", "dampening"))  # in no YAML
 ADDED = ("pair", "experiment")  # groups that are in the defaults list already, though many write +experiment=
 BASE: dict[str, Any] = {} if hydra.__version__ >= "1.4" else {"version_base": "1.3"}  # 1.4 warns of it
 
@@ -162,6 +163,7 @@ class _Reader:
                 check_override(reference, key, value)
             with open_dict(cfg):
                 OmegaConf.update(cfg, key, value, merge=True, force_add=True)
+        check_typed_options(cfg, [override.key_or_group for override in overrides if not override.is_delete()])
         if complete:
             check(cfg)
         return cfg
@@ -185,7 +187,7 @@ def _rewrite(text: str) -> str:
     key, equals, value = text.partition("=")
     if equals and key.lstrip("+") in ADDED:
         return f"{key.lstrip('+')}={value}"
-    if equals and key.startswith(tuple(f"{name}." for name in OPEN)):
+    if equals and (key in UNSET or key.startswith(tuple(f"{name}." for name in OPEN))):
         return f"++{text}"
     if key != "method" or not equals:
         return text

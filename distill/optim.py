@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from distill import parallel
+from distill.check import OPTIMIZER_OPTIONS, check_option, takes_option
 
 Schedule = Mapping[str, Any]
 
@@ -43,34 +44,42 @@ def make_optimizer(
 ) -> torch.optim.Optimizer:
     """Return the optimiser that `options` names: torch's fused sgd, adam or adamw, any other from timm.
 
-    Weight decay applies to every parameter, BatchNorm's and biases included, as in the CRD protocol.
+    Weight decay applies to every parameter, BatchNorm's and biases included, as in the CRD protocol. Raises ValueError
+    for an option that the optimiser does not have.
     """
     options = dict(options)
     name = str(options.pop("name", "sgd"))
-    if name in ("sgd", "adam", "adamw"):
-        try:
-            return _torch_optimizer(name, parameters, options, lr)
-        except TypeError as error:
-            raise ValueError(f"the optimiser {name} has no such option ({error}): leave it out.") from error
-    from timm.optim import create_optimizer_v2
-
-    options.pop("nesterov", None)
-    try:
-        return create_optimizer_v2(list(parameters), opt=name, lr=float(lr), filter_bias_and_bn=False, **options)
-    except (ValueError, AssertionError, KeyError) as error:
-        raise ValueError(f"schedule.optimizer.name={name} is no optimiser that timm knows ({error}).") from error
-
-
-def _torch_optimizer(
-    name: str, parameters: Sequence[nn.Parameter], options: dict[str, Any], lr: float | Tensor
-) -> torch.optim.Optimizer:
+    for key in options:
+        check_option(name, key)
+    if name not in OPTIMIZER_OPTIONS:
+        return _timm_optimizer(name, parameters, options, float(lr))
     if name == "sgd":
         return torch.optim.SGD(parameters, lr=lr, fused=True, **options)
-    options = {key: value for key, value in options.items() if key not in ("nesterov", "momentum")}
+    if "betas" in options:
+        options["betas"] = tuple(options["betas"])
     kind = torch.optim.Adam if name == "adam" else torch.optim.AdamW
     recorded = isinstance(lr, Tensor)  # in a graph, some steps before which run without
     warnings.filterwarnings("ignore", "This instance was constructed with capturable=True")
     return kind(parameters, lr=lr, fused=True, capturable=recorded, **options)
+
+
+def _timm_optimizer(
+    name: str, parameters: Sequence[nn.Parameter], options: dict[str, Any], lr: float
+) -> torch.optim.Optimizer:
+    from timm.optim import create_optimizer_v2
+
+    try:
+        return create_optimizer_v2(list(parameters), opt=name, lr=lr, filter_bias_and_bn=False, **options)
+    except TypeError as error:
+        raise ValueError(f"the optimiser {name} has no such option ({error}): leave it out.") from error
+    except (ValueError, AssertionError, KeyError) as error:
+        raise ValueError(f"schedule.optimizer.name={name} is no optimiser that timm knows ({error}).") from error
+
+
+def without_sgds(optimizer: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a schedule's optimiser, less those of SGD that its file brings along where another is named."""
+    name, sgds = str(optimizer.get("name", "sgd")), ("momentum", "nesterov")
+    return {key: value for key, value in optimizer.items() if key not in sgds or takes_option(name, key)}
 
 
 class Stepper:
@@ -87,9 +96,13 @@ class Stepper:
             raise ValueError("an update has nothing to train: all its parameters are frozen.")
         self.schedule, self.lr = schedule, float(schedule["lr"])
         self.rate = torch.tensor(self.lr, device=self.parameters[0].device) if on_device else self.lr
-        self.optimizer = make_optimizer(self.parameters, schedule["optimizer"], self.rate)
+        self.optimizer = self.new_optimizer(dict(schedule["optimizer"]))
         self.scaler = torch.amp.GradScaler(self.parameters[0].device.type, enabled=scale)
         self.clip = schedule.get("clip_grad")
+
+    def new_optimizer(self, options: dict[str, Any]) -> torch.optim.Optimizer:
+        """Return the optimiser of `self.parameters` at `self.rate`, of this name and these options."""
+        return make_optimizer(self.parameters, options, self.rate)
 
     def set_lr(self, step: int, steps: int, epochs: int) -> float:
         """Set and return the learning rate of a global step."""

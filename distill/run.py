@@ -27,6 +27,7 @@ from distill.method import Method, Source, refuse
 from distill.mirror import outside_sweep
 from distill.models import FeatureNet, build
 from distill.models.quant import quantize_as
+from distill.optim import without_sgds
 from distill.parts.taps import with_maps
 from distill.result import describe, finish, stored_result
 from distill.signals import StopSignals
@@ -245,4 +246,5 @@ def make_method(cfg: DictConfig, data: Data, teachers: list[Teacher], device: to
 def make_schedule(cfg: DictConfig) -> dict[str, Any]:
     """Return the schedule with the student's learning-rate factor put in (0.2 for the mobile nets' 0.01)."""
     schedule: dict[str, Any] = config.plain(cfg, "schedule")
-    return schedule | {"lr": float(schedule["lr"]) * float(cfg.student.get("lr_scale") or 1.0)}
+    optimizer, scale = without_sgds(schedule["optimizer"]), float(cfg.student.get("lr_scale") or 1.0)
+    return schedule | {"optimizer": optimizer, "lr": float(schedule["lr"]) * scale}

@@ -85,6 +85,8 @@ MISTAKES = {
     "method.temprature=3": r"method \(kd\) has no key 'temprature' .*did you mean method\.temperature\?",
     "method=crd method.negativs=3": r"did you mean method\.negatives\?",
     "schedule.optimizer.nestrov=true": r"did you mean schedule\.optimizer\.nesterov\?",
+    "schedule.optimizer.name=adam schedule.optimizer.momentum=0.9": "optimiser adam has no option momentum: it",
+    "schedule.optimizer.betas=[0.5,0.9]": "the optimiser sgd has no option betas: it takes momentum",
     "schedule.lr=abc": "schedule.lr must be a number, not 'abc'",
     "schedule.epochs=1.5": "schedule.epochs must be a whole number, not 1.5",
     "seed=": "seed must be a whole number, not ''",

@@ -9,11 +9,14 @@ from pathlib import Path
 import pytest
 import torch
 
+from distill import config
 from distill.checkpoint import SaveError
+from distill.command import read
 from distill.errors import NonFinite, Stopped
 from distill.fit import merge, train_mode
 from distill.method import Phase, Update
-from distill.optim import Stepper, learning_rate, make_optimizer
+from distill.optim import Stepper, learning_rate, make_optimizer, without_sgds
+from distill.run import make_schedule
 from distill.signals import StopSignals
 from tests import tiny
 
@@ -57,9 +60,13 @@ def test_sgd_is_the_protocols_step_by_step() -> None:
 
 def test_other_optimisers_come_from_timm_and_nonsense_is_named() -> None:
     weight = [torch.nn.Parameter(torch.ones(2, 2))]
-    assert (
-        type(make_optimizer(weight, {"name": "adamw", "weight_decay": 0.01, "momentum": 0.9}, 1e-3)).__name__ == "AdamW"
-    )
+    assert type(make_optimizer(weight, {"name": "adamw", "weight_decay": 0.01}, 1e-3)).__name__ == "AdamW"
+    lamb = {"name": "lamb", "betas": (0.8, 0.9), "weight_decay": 0.01}
+    assert make_optimizer(weight, lamb, 1e-3).param_groups[0]["betas"] == (0.8, 0.9)
+    with pytest.raises(ValueError, match="the optimiser lamb has no option momentum"):
+        make_optimizer(weight, {**lamb, "momentum": 0.9}, 1e-3)
+    with pytest.raises(ValueError, match="the optimiser lamb has no such option .*'dampenin'"):
+        make_optimizer(weight, {**lamb, "dampenin": 0.9}, 1e-3)
     with pytest.raises(ValueError, match="schedule.optimizer.name=adamm"):
         make_optimizer(weight, {"name": "adamm", "weight_decay": 0.0}, 1e-3)
 
@@ -75,8 +82,29 @@ def test_overrides_reach_schedule_and_optimiser() -> None:
     weight = torch.nn.Parameter(torch.ones(2))
     group = make_optimizer([weight], own["optimizer"], 1e-3).param_groups[0]
     assert tuple(group["betas"]) == (0.5, 0.999) and group["eps"] == 1e-6
-    with pytest.raises(ValueError, match="adam has no such option .*'beta'"):
+    with pytest.raises(ValueError, match="adam has no option beta: it takes betas, eps"):
         make_optimizer([weight], {"name": "adam", "beta": 0.5}, 1e-3)
+    with pytest.raises(ValueError, match="adam has no option momentum: it takes betas, eps"):
+        make_optimizer([weight], merge(base, {"name": "adam", "momentum": 0.9})["optimizer"], 1e-3)
+
+
+@pytest.mark.parametrize("key", ["schedule.optimizer", "method.generator_optimizer"])
+def test_betas_of_the_command_line_reach_adam(key: str, tmp_path: Path) -> None:
+    name = "adam" if key.startswith("schedule") else "sgd"
+    texts = ["method=dafl", "student=resnet8", "teacher=resnet8", f"schedule.optimizer.name={name}"]
+    cfg = tiny.composed(*read([*texts, f"{key}.betas=[0.5,0.99]", f"output={tmp_path}"]).argv)
+    schedule = make_schedule(cfg)
+    if key.startswith("method"):
+        schedule = merge(schedule, config.plain(cfg, key))
+    stepper = Stepper([torch.nn.Linear(2, 2)], schedule)
+    assert type(stepper.optimizer) is torch.optim.Adam and stepper.optimizer.param_groups[0]["betas"] == (0.5, 0.99)
+
+
+def test_another_optimiser_leaves_out_what_the_schedules_file_says_of_sgd() -> None:
+    sgd = {"name": "sgd", "momentum": 0.8, "nesterov": False, "weight_decay": 1e-4}
+    assert without_sgds(sgd) == sgd
+    assert without_sgds({**sgd, "name": "adam"}) == {"name": "adam", "weight_decay": 1e-4}
+    assert without_sgds({**sgd, "name": "rmsprop"}) == {"name": "rmsprop", "momentum": 0.8, "weight_decay": 1e-4}
 
 
 def test_frozen_parts_stay_in_eval_and_the_rest_trains() -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +13,7 @@ from distill.data import DataInfo
 from distill.method import Phase, Update
 from distill.methods.kd import KD
 from distill.models import FeatureNet
-from distill.optim import Schedule, Stepper
+from distill.optim import Stepper
 
 TASK = "ce"  # the loss whose gradient is the task's; all others are distillation
 
@@ -28,19 +29,17 @@ class DotStepper(Stepper):
     each of the two gradients.
     """
 
-    def __init__(self, modules: Iterable[nn.Module], schedule: Schedule, **how: bool) -> None:
-        super().__init__(modules, schedule, **how)
-        options = dict(schedule["optimizer"])
+    def new_optimizer(self, options: dict[str, Any]) -> torch.optim.Optimizer:
         if options.pop("name", "sgd") != "sgd":
             raise ValueError("dot splits SGD's momentum: set schedule.optimizer.name=sgd, or use method=kd.")
-        momentum, delta = float(options.pop("momentum", 0.0)), float(schedule["dot_delta"])
+        momentum, delta = float(options.pop("momentum", 0.0)), float(options.pop("dot_delta"))
         if not 0 <= momentum - delta <= momentum + delta < 1:
             raise ValueError(f"method.delta={delta} takes momentum {momentum} out of [0, 1): 0.075 is usual.")
         self.twins = [nn.Parameter(p.detach()) for p in self.parameters]
         task = {"params": self.parameters, "momentum": momentum - delta}
         distill = {"params": self.twins, "momentum": momentum + delta, "weight_decay": 0.0}
         rest = {"momentum": momentum, "lr": self.rate, "fused": True, **options}
-        self.optimizer = torch.optim.SGD([task, distill], **rest)
+        return torch.optim.SGD([task, distill], **rest)
 
     def backward(self, losses: Mapping[str, Tensor]) -> None:
         """Leave the distillation's gradients in the twins and the task's in the parameters."""
