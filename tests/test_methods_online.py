@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from torch.nn import functional as F
 
+from distill.data import Split
+from distill.data.arrays import ClassBatches, seeded
 from distill.evaluate import predict
 from distill.fit import train_mode
 from distill.methods.dml import DML
@@ -402,25 +405,47 @@ def test_the_four_terms_of_a_cohort_of_three() -> None:
     method = MCL(student(), [], data.info, peers=3, kd=1.0, weight_vcl=0.1, weight_svcl=2.0, weight_icl=0.3)
     _, batch = first_batch(method, data)
     losses = method.loss(batch)
-    labels = batch.labels.tolist() * 2
+    labels = batch.labels.tolist()
     with torch.no_grad():
-        outputs = [net(torch.cat([batch.images, batch.views["partner"]])) for net in method.cohort]
+        outputs = [net(batch.images) for net in method.cohort]
         heads = [head(out.embedding) for head, out in zip(method.heads, outputs, strict=True)]
-        s = [[rows(x) for x in line] for line in similarities(heads, 0.07)]
+        s = [[rows(x) for x in line] for line in similarities(heads, 0.1)]
     pairs = [(a, b) for a in range(3) for b in range(3) if a != b]
     expected = {
         "vcl": 0.1 * sum(slow_contrast(s[a][a], labels) for a in range(3)),
         "svcl": 2.0 * 9 * sum(slow_kl(s[a][a], s[b][b], 3.0) for a, b in pairs),
         "icl": 0.3 * sum(slow_contrast(s[a][b], labels) for a, b in pairs),
         "sicl": 9 * sum(slow_kl(s[a][b], s[b][a], 3.0) for a, b in pairs),
-        "ce": sum(sum(slow_ce(rows(out.logits), labels)) / 16 for out in outputs),
+        "ce": sum(sum(slow_ce(rows(out.logits), labels)) / 8 for out in outputs),
     }
     for name, value in expected.items():
         assert losses[name].item() == pytest.approx(value, rel=2e-3, abs=1e-4), name
-    mean = [[sum(o.logits[b, k].item() for o in outputs) / 3 for k in range(tiny.CLASSES)] for b in range(16)]
+    mean = [[sum(o.logits[b, k].item() for o in outputs) / 3 for k in range(tiny.CLASSES)] for b in range(8)]
     kd = 9 * slow_kl(rows(outputs[0].logits), mean, 3.0)  # of three, the deployed one alone
     assert losses["kd"].item() == pytest.approx(kd, rel=1e-3, abs=1e-4)
     assert batch.logits.shape == (8, tiny.CLASSES)
+
+
+@pytest.mark.parametrize(("size", "found"), [(8, {2}), (12, {2}), (16, {4})])
+def test_batches_have_two_images_a_class_or_as_many_as_its_classes_ask_for(size: int, found: set[int]) -> None:
+    data = tiny.tiny_data()  # six classes
+    images, labels = (torch.cat([part] * 2) for part in (data.train.images, data.train.labels))
+    info = replace(data.info, labels=labels, num_train=len(labels))
+    source = data.source(8, 1).replace(split=Split(images, labels), info=info, batch_size=size)
+    (phase,) = MCL(student(), [], data.info).phases()
+    for batch in phase.source(source).epoch(1):
+        counts = batch.labels.bincount()
+        assert set(counts[counts > 0].tolist()) == found and len(batch.labels) == size
+        assert len(batch.index.unique()) == size
+
+
+def test_each_of_several_processes_gets_whole_classes() -> None:
+    labels = torch.arange(40) % 8
+    batches = ClassBatches(labels, 8, 2, processes=2).order(3, seeded(0)).view(3, 8)
+    for batch, rank in itertools.product(batches, range(2)):
+        assert sorted(labels[batch[rank::2]].bincount().tolist(), reverse=True)[:3] == [2, 2, 0]
+    with pytest.raises(ValueError, match="shared by 3 processes: give schedule.batch_size a multiple of 6"):
+        ClassBatches(labels, 8, 2, processes=3)
 
 
 def test_soft_terms_have_constant_targets() -> None:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from distill import parallel
 from distill.data.augment import Augment, Epoch
 from distill.data.info import DataInfo, Split
 from distill.data.mixup import STREAM, mix
@@ -100,7 +101,7 @@ class ArraySource:
         self.split, self.info, self.batch_size, self.seed = split, info, batch_size, seed
         self.pad, self.pad_mode, self.flip, self.augment = pad, pad_mode, flip, augment
         self.steps = steps_for(len(split), batch_size, drop_last or bool(per_class))
-        self.classes = ClassBatches(split.labels, batch_size, per_class) if per_class else None
+        self.classes = ClassBatches(info.labels, batch_size, per_class, parallel.world()) if per_class else None
         self.shown = self.steps * batch_size if per_class else len(split)  # positions in an epoch
         self.views = views
         self.normalise: Callable[[Tensor], Tensor] = (
@@ -197,11 +198,13 @@ class ClassBatches:
     """Batches of `batch_size` / m different classes with m different images of each, drawn anew for each batch.
 
     The sampler of MCL (Yang et al., AAAI 2022, dataset/class_sampler.py): an image may come several times in an epoch,
-    or not at all. Raises ValueError where the data has no such batch.
+    or not at all. processes: how many take every processes-th image of a batch; each gets whole classes.
+    Raises ValueError where the data has no such batch, and where its classes cannot be shared out.
     """
 
-    def __init__(self, labels: Any, batch_size: int, m: int) -> None:
-        labels = torch.as_tensor(labels).cpu()
+    def __init__(self, labels: Any, batch_size: int, m: int, processes: int = 1) -> None:
+        labels = torch.as_tensor(labels)
+        self.processes = processes
         self.by_class = labels.argsort(stable=True)
         counts = labels.bincount()
         self.first = (counts.cumsum(0) - counts)[counts >= m]
@@ -212,8 +215,14 @@ class ClassBatches:
                 f"{m} images; give schedule.batch_size a multiple of {m}, at most {m * len(self.counts)}."
             )
 
+        if self.classes % processes:
+            raise ValueError(
+                f"batches of {batch_size} images, {m} of each class, cannot be shared by {processes} processes: "
+                f"give schedule.batch_size a multiple of {m * processes}."
+            )
+
     def order(self, steps: int, generator: torch.Generator) -> Tensor:
-        """Images [steps * batch_size], a batch after the other, those of a class side by side."""
+        """Images [steps * batch_size], a batch after the other, a class side by side in what a process gets."""
         chosen = torch.rand(steps, len(self.counts), generator=generator).argsort(1)[:, : self.classes].flatten()
         counts, found = self.counts[chosen], torch.empty(len(chosen), 0, dtype=torch.int64)
         for k in range(self.m):  # the r-th of those that are not drawn yet
@@ -221,7 +230,8 @@ class ClassBatches:
             for earlier in found.sort(1).values.unbind(1):
                 place += place >= earlier
             found = torch.cat([found, place[:, None]], dim=1)
-        return self.by_class[self.first[chosen][:, None] + found].flatten()
+        images = self.by_class[self.first[chosen][:, None] + found]
+        return images.view(-1, self.processes, self.m).transpose(1, 2).flatten()
 
 
 class SharedSource(ArraySource):

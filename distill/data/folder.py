@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from distill import parallel
 from distill.data.arrays import ClassBatches, Normaliser, mixed, seeded, steps_for
 from distill.data.info import DataInfo
 from distill.data.loading import Data, check_classes, describe
@@ -105,7 +106,7 @@ class FolderSource:
         self.views = views
         self.split, self.info, self.batch_size, self.seed = split, info, batch_size, seed
         self.steps = steps_for(len(split), batch_size, drop_last or bool(per_class))
-        self.classes = ClassBatches(split.labels, batch_size, per_class) if per_class else None
+        self.classes = ClassBatches(split.labels, batch_size, per_class, parallel.world()) if per_class else None
         shape = (info.size, info.size, info.in_chans)
         self.normalise: Callable[[Tensor], Tensor] = (
             views.student if views else Normaliser(info, shape, split.device)

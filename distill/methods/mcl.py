@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from itertools import permutations
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from distill.data import DataInfo
-from distill.data.pairs import Partners
 from distill.losses import full_precision, kd_loss
-from distill.method import Batch, Losses, Method, Phase, Update
+from distill.method import Batch, Losses, Method, Phase, Source, Update
 from distill.models import FeatureNet, Outputs
 from distill.parts.peers import feature_nets, make_peers, report_cohort
 
@@ -49,8 +48,9 @@ class MCL(Method):
     VCL contrasts embeddings within a net, ICL those of one net with those of another, in both directions; the
     soft terms let each net mimic the others' similarity distributions by T^2 KL. Terms are summed over nets
     and ordered pairs of nets. kd adds the authors' logit distillation from the mean of all logits: to both of
-    two nets, of more to the deployed one alone. Batches are N images and a partner of the same class for each
-    (Partners), in place of the authors' two images each of B/2 distinct classes; cross-entropy counts all.
+    two nets, of more to the deployed one alone. A batch has `per_class` images of each of its classes, so that
+    at 2, the authors', an anchor has one positive; where the data has too few classes, the least number above
+    that divides the batch among them.
     """
 
     refuses = {"mixup": "it contrasts images of one class with those of others, and a mixed image has two"}
@@ -70,15 +70,18 @@ class MCL(Method):
         weight_sicl: float = 1.0,
         peers: int = 2,
         models: Sequence[str] = (),
-        tau: float = 0.07,
+        tau: float = 0.1,
         dim: int = 128,
+        per_class: int = 2,
     ) -> None:
         super().__init__(student, (), data, ce=ce, kd=kd, temperature=temperature)
         if tau <= 0:
-            raise ValueError(f"method.tau is {tau}: it is a temperature above 0; the usual value is 0.07.")
+            raise ValueError(f"method.tau is {tau}: it is a temperature above 0; the usual value is 0.1.")
+        if per_class < 2:
+            raise ValueError(f"method.per_class is {per_class}: an image needs another of its class, so 2 or more.")
         self.weights = {"vcl": weight_vcl, "svcl": weight_svcl, "icl": weight_icl, "sicl": weight_sicl}
         self.others = make_peers(student, peers, models)
-        self.tau = tau
+        self.tau, self.per_class = tau, per_class
         self.heads = nn.ModuleList(projection(net.embedding_dim, dim) for net in self.cohort)
 
     @property
@@ -87,19 +90,16 @@ class MCL(Method):
         return [self.student, *feature_nets(self.others)]
 
     def loss(self, batch: Batch) -> Losses:
-        images = torch.cat([batch.images, batch.views["partner"]])
-        labels = torch.cat([batch.labels, batch.labels])
-        doubled = replace(batch, labels=labels)
-        outputs: list[Outputs] = [net(images) for net in self.cohort]
+        outputs: list[Outputs] = [net(batch.images) for net in self.cohort]
         logits = [out.logits for out in outputs]
-        batch.logits = logits[0][: len(batch.labels)].detach()
-        losses = {"ce": self.ce * torch.stack([self.criterion(each, doubled) for each in logits]).sum()}
+        batch.logits = logits[0].detach()
+        losses = {"ce": self.ce * torch.stack([self.criterion(each, batch) for each in logits]).sum()}
         if self.kd:
             mean = torch.stack([each.detach() for each in logits]).mean(0)
             taught = logits if len(logits) == 2 else logits[:1]
             losses["kd"] = self.kd * torch.stack([self.soft_targets(each, mean) for each in taught]).sum()
         embeddings = [head(out.embedding) for head, out in zip(self.heads, outputs, strict=True)]
-        return losses | self.contrastive(similarities(embeddings, self.tau), labels)
+        return losses | self.contrastive(similarities(embeddings, self.tau), batch.labels)
 
     def contrastive(self, s: list[list[Tensor]], labels: Tensor) -> Losses:
         """Return the four weighted terms, of the similarities [M,M] between nets."""
@@ -114,7 +114,14 @@ class MCL(Method):
         return {name: weight * torch.stack(terms[name]()).sum() for name, weight in used.items()}
 
     def phases(self) -> list[Phase]:
-        return [Phase("distill", [Update("cohort", self.loss, [self])], source=Partners)]
+        return [Phase("distill", [Update("cohort", self.loss, [self])], source=self.class_batches)]
+
+    def class_batches(self, source: Any) -> Source:
+        """The source with `per_class` images of each class in a batch, or as many more as its classes ask for."""
+        size, classes = source.batch_size, len(self.data.labels.unique())
+        fits = (m for m in range(self.per_class, size + 1) if size % m == 0 and size // m <= classes)
+        changed: Source = source.replace(per_class=next(fits, self.per_class))
+        return changed
 
     def reported(self) -> dict[str, nn.Module]:
         return report_cohort(self.cohort)

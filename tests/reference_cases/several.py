@@ -127,3 +127,19 @@ def okddip(ref: Reference) -> None:
     ref.value("group", losses["kd_peers"])
     ref.value("leader", losses["kd_leader"])
     ref.total(total(losses))
+
+
+@case("mcl")
+def mcl(ref: Reference) -> None:
+    """Two nets, batches of two images a class; the four terms without cross-entropy."""
+    hyper, peers = ref.hyper, [Given(embedding=ref.input(f"e{k}")) for k in range(2)]
+    built = method("mcl", peers[0], (), "method.dim=64")
+    built.others = nn.ModuleList(peers[1:])
+    for k, head in enumerate(built.heads):
+        ref.load(head, f"mcl.embed_list.{k}.proj_head.")
+    losses = built.loss(batch(ref.input("label")))
+    del losses["ce"]
+    names = {"vcl": "alpha", "soft_vcl": "gamma", "icl": "beta", "soft_icl": "lam"}
+    for name, weight in names.items():
+        ref.value(name, losses[name.replace("soft_", "s")] / hyper[weight])
+    ref.total(total(losses))
