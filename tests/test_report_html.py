@@ -110,7 +110,7 @@ def browse(page: Path, fragment: str, profile: Path) -> Page:
     if CHROMIUM is None:
         pytest.skip("no chromium on PATH")
     command = [CHROMIUM, *FLAGS, f"--user-data-dir={profile}", "--dump-dom", f"file://{page}{fragment}"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return Page(done.stdout)
 

@@ -122,7 +122,7 @@ def test_kill_nine_in_the_middle_of_a_run_changes_no_bit(shared: Path, tmp_path:
     _, whole = small(tmp_path / "whole", *options)
     subprocess.run(command(tmp_path / "whole", *options), check=True, capture_output=True)
     _, cut = small(tmp_path / "cut", *options)
-    for lines in (9, 30):
+    for lines in (9, 25):
         process = subprocess.Popen(
             command(tmp_path / "cut", *options), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
