@@ -50,7 +50,7 @@ class Trace(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        asked = self._known((args, kwargs))
+        asked = args[0].item() if _is_number(func, args) else self._known((args, kwargs))
         result = func(*args, **kwargs)
         if func._schema.name in WAITS:
             self.waits.append(f"{func._schema.name} waits for the device")
@@ -58,7 +58,8 @@ class Trace(TorchDispatchMode):
             self.waits.append(f"{func._schema.name} copies between host and device")
         number = len(self.operations)
         self.operations.append((str(func), asked))
-        if not any(out.alias_info for out in func._schema.returns):  # views and outputs in place lie in known memory
+        fresh = not any(out.alias_info for out in func._schema.returns) or _is_number(func, args)
+        if fresh:  # views and outputs in place lie in known memory
             for tensor in _tensors(result):
                 self._made[tensor.untyped_storage().data_ptr()] = number
         return result
@@ -121,6 +122,11 @@ def _attributes(owner: Any, path: str, seen: set[int]) -> Iterator[tuple[str, An
     elif owner is None or isinstance(owner, bool | int | float | str):
         seen.discard(id(owner))  # small numbers are one object everywhere
         yield path, owner
+
+
+def _is_number(func: Any, args: Any) -> bool:
+    """Whether this makes a tensor of a Python number, as torch.where(mask, tensor, 0.0) does in some versions."""
+    return func._schema.name == "aten::lift_fresh" and args[0].dim() == 0 and args[0].device.type == "cpu"
 
 
 def _crosses(args: Any, result: Any) -> bool:

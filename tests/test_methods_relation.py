@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from distill.method import Batch
-from distill.methods import cc, irg, pkt, rkd, sp
+from distill.methods import cc, irg, mhgd, pkt, rkd, sp
 from distill.models import Outputs
 from tests import tiny
 
@@ -318,3 +318,13 @@ def test_equal_nets_have_nothing_to_learn(name: str) -> None:
     seen = built.student(batch.images)
     losses = built.distill(seen, seen, batch)
     assert all(value.item() == pytest.approx(0, abs=1e-6) for value in losses.values())
+
+
+def test_clipped_steps_pair_gradients_with_parameters_of_any_layout() -> None:
+    """A fused optimiser goes through memory in order: a gradient laid out otherwise would move other weights."""
+    schedule = {"lr": 0.1, "optimizer": {"name": "sgd"}}
+    conv = torch.nn.Conv2d(3, 4, 3, bias=False).to(memory_format=torch.channels_last)
+    before, stepper = conv.weight.detach().clone(), mhgd.ClippedStepper([conv], schedule)
+    slope = torch.arange(float(conv.weight.numel())).view(4, 3, 3, 3)
+    stepper.step({"ce": (conv.weight * slope).sum(), "mhgd": (conv.weight * 0).sum()})
+    assert torch.allclose(conv.weight, before - 0.1 * slope)

@@ -94,6 +94,7 @@ class LwF(Method):
             )
         self.weight, self.warmup, self.task = weight, warmup, 0
         self.tasks = [part.tolist() for part in torch.arange(data.num_classes).tensor_split(tasks)]
+        self.spans = [slice(part[0], part[-1] + 1) for part in self.tasks]  # a list as index waits for the device
         self.old = nn.ModuleList([student.twin() for _ in range(tasks - 1)]).requires_grad_(False)
 
     def loss(self, batch: Batch) -> Losses:
@@ -106,21 +107,21 @@ class LwF(Method):
 
     def new_loss(self, logits: Tensor, batch: Batch) -> Tensor:
         """Cross-entropy among the current task's classes."""
-        classes = self.tasks[self.task]
-        targets = None if batch.targets is None else batch.targets[:, classes]
-        return self.criterion(logits[:, classes], replace(batch, labels=batch.labels - classes[0], targets=targets))
+        span = self.spans[self.task]
+        targets = None if batch.targets is None else batch.targets[:, span]
+        return self.criterion(logits[:, span], replace(batch, labels=batch.labels - span.start, targets=targets))
 
     def kept(self, logits: Tensor, images: Tensor) -> Tensor:
         """Sum over old tasks of the soft cross-entropy with the net as it was before the current task."""
         with torch.no_grad():
             before = self.old[self.task - 1](images).logits
-        parts = [old_loss(logits[:, c], before[:, c], self.temperature) for c in self.tasks[: self.task]]
+        parts = [old_loss(logits[:, c], before[:, c], self.temperature) for c in self.spans[: self.task]]
         return torch.stack(parts).sum()
 
     def masked(self, logits: Tensor) -> Tensor:
         """Logits with the classes of other tasks out of the question."""
         mask = torch.full_like(logits, -torch.inf)
-        mask[:, self.tasks[self.task]] = 0
+        mask[:, self.spans[self.task]] = 0
         return logits + mask
 
     def warm(self, batch: Batch) -> Losses:

@@ -105,7 +105,9 @@ class ClippedStepper(Stepper):
         mains = torch.autograd.grad(task, self.parameters, retain_graph=True, allow_unused=True)
         extras = torch.autograd.grad(own, self.parameters, allow_unused=True)
         for parameter, main, extra in zip(self.parameters, mains, extras, strict=True):
-            parameter.grad = main if extra is None or main is None else main + clipped(extra, main, self.rise)
+            grad = main if extra is None or main is None else main + clipped(extra, main, self.rise)
+            # laid out as the parameter is, as backward() does: fused optimisers on a GPU ask for that
+            parameter.grad = None if grad is None else torch.empty_like(parameter).copy_(grad)
 
 
 def clipped(extra: Tensor, main: Tensor, rise: float) -> Tensor:
