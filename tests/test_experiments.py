@@ -99,8 +99,8 @@ def cells(name: str) -> set[tuple[str, str, str]]:
         if not left_out(loaded(name), [pair, method]):
             node = OmegaConf.load(config.conf_dir() / "pair" / f"{pair[5:]}.yaml")
             teacher, student = (str(next(iter(one.values()))) for one in node.defaults)
-            if "student" in node:
-                teacher, student = node.teacher.name, node.student.name
+            teacher = node.teacher.name if "teacher" in node else teacher
+            student = node.student.name if "student" in node else student
             found.add((model_name(teacher), model_name(student), method[7:]))
     return found
 
@@ -161,7 +161,7 @@ def test_protocols() -> None:
     assert review.dataset.mean[0] == pytest.approx(125.3 / 255, abs=1e-5) and review.student.lr_scale == 0.2
     large = jobs("experiment=imagenet_resnet50_mobilenetv1", "method=dkd", "seed=1")[0]
     assert (large.teacher.model, large.teacher.weights, large.method.beta) == ("resnet50.tv_in1k", "pretrained", 2.0)
-    assert large.student.args == {"stages": 4} and large.schedule.epochs == 100
+    assert large.student.model == "mobilenetv1_relu" and large.schedule.epochs == 100
 
 
 def test_cohorts_of_dml_and_chains_of_takd() -> None:

@@ -6,6 +6,7 @@ from functools import partial
 from distill.models.cifar_net import CifarNet
 from distill.models.lenet import LeNet5
 from distill.models.mlp import MLP
+from distill.models.mobilenetv1 import MobileNetV1
 from distill.models.mobilenetv2 import MobileNetV2
 from distill.models.names import PREFIX
 from distill.models.preact_resnet import PreActResNet
@@ -48,6 +49,7 @@ _FAMILIES: dict[str, Callable[..., CifarNet]] = {
 }
 CONSTRUCTORS: dict[str, Callable[..., CifarNet]] = {
     **{PREFIX + name: family for name, family in _FAMILIES.items()},
+    "mobilenetv1_relu": MobileNetV1,
     "mnist_mlp": MLP,
     "mnist_lenet5": LeNet5,
     "mnist_lenet5_half": partial(LeNet5, widths=(3, 8, 60, 42)),
@@ -57,4 +59,4 @@ SIZED = frozenset({"mnist_mlp"})  # nets whose weights depend on the image's siz
 
 def own_size(name: str) -> int:
     """The side of the images that one of our nets was designed for."""
-    return 28 if name in SIZED else 32
+    return {"mnist_mlp": 28, "mobilenetv1_relu": 224}.get(name, 32)

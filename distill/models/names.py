@@ -43,7 +43,7 @@ PAPER_NAMES = (
 )
 OPTION_A_NAMES = ("resnet20_a", "resnet32_a", "resnet44_a", "resnet56_a", "resnet110_a")
 MNIST_NAMES = ("mnist_mlp", "mnist_lenet5", "mnist_lenet5_half")
-OUR_NAMES = tuple(PREFIX + name for name in PAPER_NAMES + OPTION_A_NAMES) + MNIST_NAMES
+OUR_NAMES = (*(PREFIX + name for name in PAPER_NAMES + OPTION_A_NAMES), *MNIST_NAMES, "mobilenetv1_relu")
 
 _REGISTERED = re.compile(r"^@register_model\s*\ndef\s+(\w+)", re.MULTILINE)
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.func import functional_call
 
 from distill.models import FeatureNet, Outputs, build
-from distill.models.residual import BasicBlock
+from distill.models.residual import Bottleneck
 from distill.models.resnet import ResNet
 
 
@@ -33,7 +33,8 @@ class Supernet:
     """
 
     def __init__(self, net: FeatureNet, depths: Sequence[int], widths: Sequence[float]) -> None:
-        if not isinstance(net.model, ResNet) or not isinstance(net.model.layer1[0], BasicBlock):
+        three = any(isinstance(module, Bottleneck) for module in net.modules())
+        if not isinstance(net.model, ResNet) or net.model.classifier_name != "fc" or three:
             raise ValueError(
                 f"nas-kd searches among CIFAR ResNets, and {net.name} is none: take student=resnet20, or "
                 "compare sizes of another net by a sweep over its args with method=kd."

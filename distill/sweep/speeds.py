@@ -22,8 +22,9 @@ MMACS = {  # million multiply-accumulates of one image, of 32 x 32 pixels; timm'
     "resnet110": 253.2, "resnet8x4": 177.1, "resnet32x4": 1083.0, "vgg8": 96.2, "vgg11": 209.4, "vgg13": 284.9,
     "vgg16": 398.2, "vgg19": 511.4, "wrn_16_1": 26.7, "wrn_16_2": 101.1, "wrn_28_10": 5243.4, "wrn_40_1": 83.3,
     "wrn_40_2": 327.6, "resnet18": 37.0, "resnet34": 74.8, "resnet50": 83.5, "mobilenetv1_100": 11.6,
-    "ResNet18": 555.5, "ResNet34": 1159.4, "ResNet101": 2510.2, "PreActResNet18": 555.5, "resnet110_bottleneck": 247.7,
-    "resnet8_bss": 12.2, "resnet14_bss": 26.4, "resnet20_bss": 40.6, "resnet26_bss": 54.7,
+    "MobileNetV1": 11.6, "ResNet18": 555.5, "ResNet34": 1159.4, "ResNet101": 2510.2, "PreActResNet18": 555.5,
+    "resnet110_bottleneck": 247.7, "resnet8_bss": 12.2, "resnet14_bss": 26.4, "resnet20_bss": 40.6,
+    "resnet26_bss": 54.7,
     "mlp1200": 2.7, "mlp800": 1.5, "mlp300": 0.4, "mlp30": 0.03, "LeNet5": 0.4, "LeNet5_half": 0.1,
 }  # fmt: skip
 IMAGES = {  # training images of the data sets whose number is known before they are read
