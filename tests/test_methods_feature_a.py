@@ -210,6 +210,16 @@ def test_ab_halves_shallower_stages_and_reads_preactivations() -> None:
     assert all(isinstance(connector, nn.Identity) for connector in method.connectors)
 
 
+def test_ab_leaves_the_last_batchnorm_of_a_wrn_as_it_starts_in_the_first_phase() -> None:
+    method = made("ab", pair=("cifar_wrn_16_2", "cifar_wrn_16_1"))
+    init, distill = method.phases()
+    before = {name: value.clone() for name, value in method.student.model.bn1.state_dict().items()}
+    changed = run(method, init)
+    assert all(torch.equal(value, before[name]) for name, value in method.student.model.bn1.state_dict().items())
+    assert not any(name.startswith(("student.model.bn1", "student.model.fc")) for name in changed)
+    assert {"student.model.bn1.weight", "student.model.fc.weight"} <= run(method, distill)
+
+
 def test_ab_connects_what_differs_in_shape_or_has_no_relu() -> None:
     wide = made("ab", pair=("cifar_wrn_16_2", "cifar_wrn_16_1"))
     assert all(isinstance(connector[-1], nn.BatchNorm2d) for connector in wide.connectors)

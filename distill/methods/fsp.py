@@ -40,9 +40,7 @@ def fsp_loss(student: list[Tensor], teacher: list[Tensor]) -> Tensor:
 class FSP(InitThenTrain):
     """FSP matrices of stem and stages for `init_epochs`, then labels alone.
 
-    Deviation from the authors of the CRD tables: their student stays in eval mode but for its stages; here
-    all of it is in train mode, while layers behind the last stage get no gradient and no weight decay. The
-    stem takes part where both nets have one.
+    The stem takes part where both nets have one.
     """
 
     key = "fsp"

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -14,8 +13,9 @@ from distill.losses import full_precision, pool_to
 from distill.method import Batch, Losses, Method, Phase, Update
 from distill.methods.srrl import is_signed, look, probe_image
 from distill.models import FeatureNet, Outputs
-from distill.models.feature_net import Reader, evaluating
+from distill.models.feature_net import Reader
 from distill.parts.products import rows
+from distill.parts.taps import used_parameters
 
 
 @full_precision
@@ -44,20 +44,6 @@ class Projector(nn.Sequential):
     def forward(self, input: Tensor) -> Tensor:
         pooled = input if tuple(input.shape[2:]) == self.size else F.adaptive_avg_pool2d(input, self.size)
         return super().forward(pooled)
-
-
-def used_parameters(net: nn.Module, run: Callable[[], Tensor]) -> set[str]:
-    """Names of the parameters of `net` that what `run` returns depends on."""
-    named = dict(net.named_parameters())
-    flags = {name: p.requires_grad for name, p in named.items()}
-    try:
-        net.requires_grad_(True)
-        with torch.enable_grad(), evaluating(net):
-            gradients = torch.autograd.grad(run().sum(), list(named.values()), allow_unused=True)
-    finally:
-        for name, p in named.items():
-            p.requires_grad_(flags[name])
-    return {name for name, gradient in zip(named, gradients, strict=True) if gradient is not None}
 
 
 class ReusedModel(nn.Module):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from distill.models import FeatureNet, Outputs
+from distill.models.feature_net import evaluating
 
 Shape = tuple[int, int, int]
 MAPS = {"features", "preacts", "stem"}  # of about.taps: what only a net with stages shows
@@ -61,3 +63,17 @@ def with_relu(teacher: FeatureNet, method: str) -> None:
             f"{method} reads the teacher before each stage's last ReLU, and the stages of {teacher.name}, of "
             f"shapes {teacher.shapes}, end in none: choose another teacher, or a method such as method=at."
         )
+
+
+def used_parameters(net: nn.Module, run: Callable[[], Tensor]) -> set[str]:
+    """Names of the parameters of `net` that what `run` returns depends on."""
+    named = dict(net.named_parameters())
+    flags = {name: p.requires_grad for name, p in named.items()}
+    try:
+        net.requires_grad_(True)
+        with torch.enable_grad(), evaluating(net):
+            gradients = torch.autograd.grad(run().sum(), list(named.values()), allow_unused=True)
+    finally:
+        for name, p in named.items():
+            p.requires_grad_(flags[name])
+    return {name for name, gradient in zip(named, gradients, strict=True) if gradient is not None}

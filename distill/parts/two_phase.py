@@ -10,13 +10,17 @@ from torch import Tensor, nn
 from distill.data import DataInfo
 from distill.method import Batch, Losses, Method, Phase, Update
 from distill.models import FeatureNet, Outputs
+from distill.parts.taps import used_parameters
 
 CONSTANT: dict[str, Any] = {"decay": "constant", "milestones": []}
 """Schedule of a first phase: the run's learning rate, not lowered."""
 
 
 class InitThenTrain(Method):
-    """`match` alone for `init_epochs`, which leaves the classifier as it is, and then labels.
+    """`match` alone for `init_epochs`, and then labels.
+
+    In the first phase everything behind the last stage's map stays as it is, in eval mode, as in the authors' code of
+    the CRD tables. A WRN's last BatchNorm is part of that, although its output is the pre-activation that is matched.
 
     In the second phase `match` counts with `weight`, 0 in the papers; the teacher then runs only for soft
     targets.
@@ -42,6 +46,7 @@ class InitThenTrain(Method):
                 f"{self.key} would never be used: set method.init_epochs or method.weight above 0."
             )
         self.weight, self.init_epochs = weight, init_epochs
+        self.fixed: list[nn.Parameter] = []
 
     def match(self, student: Outputs, teacher: Outputs) -> Tensor:
         """Return the unweighted loss between the two nets' maps."""
@@ -63,10 +68,25 @@ class InitThenTrain(Method):
             return super().loss(batch)
         return self.supervised(self.student(batch.images).logits, batch)
 
+    def freeze_tail(self) -> None:
+        """Fix the student's parameters behind its last map; modules of nothing else are then in eval mode."""
+        net = self.student
+        used = used_parameters(net.model, lambda: net.read(net.probe()).features[-1])
+        self.fixed = [p for name, p in net.model.named_parameters() if name not in used and p.requires_grad]
+        for parameter in self.fixed:
+            parameter.requires_grad_(False)
+
+    def release_tail(self) -> None:
+        """Train the whole student again."""
+        for parameter in self.fixed:
+            parameter.requires_grad_(True)
+
     def phases(self) -> list[Phase]:
         both = [self.student, *self.adapters()]
         init = Phase(
-            "init", [Update("init", self.match_only, both)], self.init_epochs, dict(CONSTANT), evaluates=False
-        )
-        distill = Phase("distill", [Update("student", self.loss, both if self.weight else [self.student])])
+            "init", [Update("init", self.match_only, both)], self.init_epochs, dict(CONSTANT), evaluates=False,
+            begin=self.freeze_tail,
+        )  # fmt: skip
+        second = Update("student", self.loss, both if self.weight else [self.student])
+        distill = Phase("distill", [second], begin=self.release_tail)
         return [init, distill] if self.init_epochs else [distill]

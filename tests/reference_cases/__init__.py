@@ -95,14 +95,14 @@ def run(name: str) -> Differences:
     known = cases()[name]
     known.compare(reference)
     left = set(known.leave)
-    seen = reference.seen
+    seen = {key: difference for key, difference in reference.seen.items() if key not in left}
     missing = [key for key in reference.expected if key not in seen and key not in left]
     own = {key: limit for key in seen for pattern, limit in known.single.items() if fnmatchcase(key, pattern)}
     rest = {key: difference for key, difference in seen.items() if key not in own}
     return Differences(
         value=max((d for key, d in rest.items() if not key.startswith("grad")), default=0.0),
         gradient=max((d for key, d in rest.items() if key.startswith("grad")), default=None),
-        each=dict(seen),
+        each=seen,
         missing=missing,
         beyond=[key for key, limit in own.items() if seen[key] > limit],
     )
@@ -126,6 +126,7 @@ class Reference:
         for key, value in self.inputs.items():
             value.requires_grad_(f"grad/{key}" in self.arrays)
         self.tracked: dict[str, Tensor] = {}
+        self.placed: dict[str, tuple[nn.Module, str]] = {}
         self.seen: dict[str, float] = {}
 
     def input(self, name: str) -> Tensor:
@@ -150,6 +151,7 @@ class Reference:
         for name, value in self.heads(prefix).items():
             ours = rename(name)
             state[ours] = value.reshape(state[ours].shape).to(state[ours].dtype)
+            self.placed[f"{prefix}{name}"] = (module, ours)
             if ours in own:
                 self.tracked[f"{prefix}{name}"] = own[ours]
         module.load_state_dict(state)
@@ -180,6 +182,13 @@ class Reference:
         largest = max(float(value.norm()) for name, value in self.arrays.items() if name.startswith("grad"))
         return self._compare(key, ours.detach(), largest)
 
+    def after(self, name: str, ours: Tensor) -> None:
+        """Compare a tensor after the last step: its norm, beside 1e-3 at least, and some of its values as they are."""
+        norm, expected = float(ours.double().norm()), float(self.arrays[f"after_norm/{name}"])
+        self.seen[f"after_norm/{name}"] = abs(norm - expected) / max(expected, 1e-3)
+        values = self.arrays[f"after_sample/{name}"]
+        self.seen[f"after_sample/{name}"] = float((sampled(ours, len(values)) - values).abs().max())
+
     def _compare(self, key: str, ours: Tensor, largest: float = 0.0) -> float:
         expected = self.arrays[key].double().flatten()
         got = ours.double().flatten()
@@ -190,3 +199,10 @@ class Reference:
         difference = float((got - expected).norm()) / norm if norm else float(got.norm())
         self.seen[key] = max(difference, self.seen.get(key, 0.0))
         return difference
+
+
+def sampled(tensor: Tensor, most: int = 16) -> Tensor:
+    """Values of a flattened tensor at evenly spaced places, as the files of whole steps have them."""
+    flat = tensor.detach().flatten().float()
+    places = np.unique(np.linspace(0, len(flat) - 1, min(most, len(flat))).astype(int))
+    return flat[torch.from_numpy(places)]
