@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -11,7 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from distill import config
-from distill.data import DataInfo
+from distill.data import ArraySource, DataInfo, Split
+from distill.data.views import random_view
 from distill.fit import merge, train_mode
 from distill.method import Batch, Method
 from distill.methods import cat_kd, kd_proj, sskd
@@ -91,7 +94,7 @@ def changed(method: Method, run: Any) -> set[str]:
     return {name for name, p in method.named_parameters() if not torch.equal(p, before[name])}
 
 
-def take_steps(method: Method, number: int, steps: int = 2) -> None:
+def take_steps(method: Method, number: int, steps: int = 2, make: Callable[[int], Batch] | None = None) -> None:
     """Train the method's phase `number` for a few steps, as the loop does."""
     phase = method.phases()[number]
     schedule = {"lr": 0.05, "optimizer": {"name": "sgd", "momentum": 0.9, "weight_decay": 5e-4}}
@@ -99,7 +102,7 @@ def take_steps(method: Method, number: int, steps: int = 2) -> None:
     train_mode(method, phase)
     for step in range(steps):
         for update, stepper in zip(phase.updates, steppers, strict=True):
-            stepper.step(update.loss(batch(seed=step)))
+            stepper.step(update.loss(make(step) if make else batch(seed=step)))
 
 
 def cell_means(x: list, size: int) -> list:
@@ -679,14 +682,14 @@ def test_srd_is_the_log_of_the_sum_over_batch_normalised_sides() -> None:
 # ------------------------------------------------------------------ sskd
 
 
-def test_rotations_are_four_views_in_blocks() -> None:
-    images = torch.arange(2 * 1 * 3 * 3.0).view(2, 1, 3, 3)
-    turned = rotate(images)
-    assert torch.equal(turned[:2], images)
-    one = images[1, 0].tolist()
-    for block in (1, 2, 3):
-        one = [[one[r][2 - c] for r in range(3)] for c in range(3)]  # a quarter turn, by hand
-        assert turned[2 * block + 1, 0].tolist() == one
+def test_rotations_are_four_views_of_each_image_side_by_side() -> None:
+    views = [torch.arange(2 * 1 * 3 * 3.0).view(2, 1, 3, 3) + 100 * k for k in range(4)]
+    turned = rotate(views)
+    for k, view in enumerate(views):
+        one = view[1, 0].tolist()
+        for _ in range(k):
+            one = [[one[r][2 - c] for r in range(3)] for c in range(3)]  # a quarter turn, by hand
+        assert turned[4 + k, 0].tolist() == one
 
 
 def test_similarities_are_cosines_of_turned_with_upright() -> None:
@@ -696,7 +699,7 @@ def test_similarities_are_cosines_of_turned_with_upright() -> None:
     cosine = lambda a, b: sum(p * q for p, q in zip(a, b, strict=True)) / math.hypot(*a) / math.hypot(*b)  # noqa: E731
     for i in range(6):
         for j in range(2):
-            assert out[i][j] == pytest.approx(cosine(rows[2 + i], rows[j]), rel=1e-9)
+            assert out[i][j] == pytest.approx(cosine(rows[4 * (i // 3) + 1 + i % 3], rows[4 * j]), rel=1e-9)
 
 
 @pytest.mark.parametrize("ratio", [0.0, 0.5, 0.75, 1.0])
@@ -728,14 +731,20 @@ def test_selected_kl() -> None:
     assert nothing.item() == 0
 
 
+def cropped_batch(seed: int = 0) -> Batch:
+    one = batch(seed=seed)
+    one.views = {f"crop_{k}": one.images.roll(k, dims=3) for k in (1, 2, 3)}
+    return one
+
+
 def test_sskd_labels_are_learnt_from_upright_images_alone() -> None:
     method = made(SSKD).eval()
-    one = batch()
+    one = cropped_batch()
     losses = method.loss(one)
     logits = method.student(one.images).logits
     assert losses["ce"].item() == pytest.approx(0.1 * F.cross_entropy(logits, one.labels).item(), rel=1e-4)
     torch.testing.assert_close(one.logits, logits.detach(), rtol=1e-4, atol=1e-5)
-    turned = torch.cat([torch.rot90(one.images, k, (2, 3)) for k in (1, 2, 3)])
+    turned = torch.cat([torch.rot90(one.views[f"crop_{k}"], k, (2, 3)) for k in (1, 2, 3)])
     with torch.no_grad():
         s, t = method.student(turned).logits, method.teacher(turned).logits
     expected = 2.7 * 16 * F.kl_div((s / 4).log_softmax(1), (t / 4).softmax(1), reduction="batchmean").item()
@@ -747,29 +756,75 @@ def test_sskd_phases_train_the_teachers_head_and_then_the_student() -> None:
     method = made(SSKD, init_epochs=60)
     head, distill = method.phases()
     assert head.epochs == 60 and head.schedule == {"lr": 0.05, "milestones": [30, 45]} and not head.evaluates
-    assert head.source is None, "the teacher's head sees flips"
-    source = tiny.tiny_data().source(batch_size=B, seed=1)
-    assert source.flip and not distill.source(source).flip
-    first = {n.split(".")[0] for n in changed(method, lambda: take_steps(method, 0))}
-    second = {n.split(".")[0] for n in changed(method, lambda: take_steps(method, 1))}
+    first = {n.split(".")[0] for n in changed(method, lambda: take_steps(method, 0, make=cropped_batch))}
+    second = {n.split(".")[0] for n in changed(method, lambda: take_steps(method, 1, make=cropped_batch))}
     assert first == {"teacher_head"} and second == {"student", "student_head"}
     assert len(made(SSKD, init_epochs=0).phases()) == 1
 
 
+@pytest.mark.parametrize("number", [0, 1])
+def test_sskd_flips_each_image_once_and_crops_each_of_its_four_views(number: int) -> None:
+    """The law that the authors' data set was measured to have (tests/reference/views.json): of 3000 images half are
+    flipped, all four views of one alike, and their crops are drawn one by one."""
+    size, pad, count = 8, 4, 3000
+    places = torch.arange(size * size * 2, dtype=torch.uint8).view(size, size, 2) + 1  # no pixel is like another
+    labels = torch.arange(count) % 6
+    data = dataclasses.replace(info(), labels=labels, num_train=count, size=size, in_chans=2, mean=(0, 0), std=(1, 1))
+    split = Split(places.expand(count, -1, -1, -1), labels)
+    phase = made(SSKD, init_epochs=1).phases()[number]
+    source = phase.source(ArraySource(split, data, batch_size=1000, seed=1, pad=pad))
+    flipped, crops = [], []
+    for one in source.epoch(1):
+        views = [one.images, *(one.views[f"crop_{k}"] for k in (1, 2, 3))]
+        found = [where(view, places, pad) for view in views]
+        assert all(torch.equal(flip, found[0][0]) for flip, _ in found)
+        flipped.append(found[0][0])
+        crops.append(torch.stack([offset for _, offset in found]))
+    offsets = torch.cat(crops, dim=1)  # [4,N,2]
+    assert torch.cat(flipped).double().mean().item() == pytest.approx(0.5, abs=0.03)
+    assert (offsets[0] == offsets[1]).all(1).double().mean() < 0.03  # 1 in 81
+    assert (offsets == offsets[0]).all(2).all(0).double().mean() < 0.002
+    assert offsets.double().std().item() == pytest.approx(2.58, abs=0.05)
+
+
+def where(view: Tensor, places: Tensor, pad: int) -> tuple[Tensor, Tensor]:
+    """Of crops [B,2,S,S] of one image, whether each is flipped [B] and where it was cut [B,2]."""
+    split = Split(places[None], torch.zeros(1, dtype=torch.long))
+    source = ArraySource(split, dataclasses.replace(info(), mean=(0, 0), std=(1, 1)), batch_size=1, seed=0, pad=pad)
+    every = source.crops[0].flatten(0, 1)  # [81,S,S,2]
+    pixels = (view * 255).round().to(torch.uint8).permute(0, 2, 3, 1)
+    matches = [(pixels[:, None] == crops).flatten(2).all(2) for crops in (every, every.flip(2))]
+    index = (matches[0] | matches[1]).long().argmax(1)
+    assert (matches[0] ^ matches[1]).any(1).all()
+    return matches[1].any(1), torch.stack([index // (2 * pad + 1), index % (2 * pad + 1)], dim=1)
+
+
+def test_folders_crop_an_image_several_times_with_one_flip() -> None:
+    from PIL import Image
+
+    image = Image.fromarray((torch.arange(64 * 64 * 3) % 251).to(torch.uint8).view(64, 64, 3).numpy())
+    plain = [random_view(image, 16, False, seed, crop) for seed in range(20) for crop in range(3)]
+    turned = [random_view(image, 16, True, seed, crop) for seed in range(20) for crop in range(3)]
+    flips = [a.tobytes() != b.tobytes() for a, b in zip(plain, turned, strict=True)]
+    assert 4 < sum(flips[::3]) < 16 and all(len(set(flips[k : k + 3])) == 1 for k in range(0, 60, 3))
+    assert len({view.tobytes() for view in plain}) == 60
+
+
 def test_sskd_head_learns_which_image_was_turned() -> None:
     method = made(SSKD)
-    one, phase = batch(), method.phases()[0]
+    one, phase = cropped_batch(), method.phases()[0]
     train_mode(method, phase)
+    views = [one.images, *one.views.values()]
     expected = F.cross_entropy(
-        similarities(method.teacher_head(method.teacher(rotate(one.images)).embedding)),
-        torch.arange(B).repeat(3),
+        similarities(method.teacher_head(method.teacher(rotate(views)).embedding)),
+        torch.arange(B).repeat_interleave(3),
     )
     assert method.head_loss(one)["head"].item() == pytest.approx(expected.item(), rel=1e-5)
     stepper = Stepper(phase.updates[0].trains, {"lr": 0.05, "optimizer": {"name": "sgd", "momentum": 0.9}})
     for _ in range(10):
         stepper.step(method.head_loss(one))
     assert method.head_loss(one)["head"] < expected
-    assert sskd.positives(2, torch.device("cpu")).tolist() == [0, 1, 0, 1, 0, 1]
+    assert sskd.positives(2, torch.device("cpu")).tolist() == [0, 0, 0, 1, 1, 1]
 
 
 def test_sskd_takes_the_papers_epochs_on_cifar100() -> None:

@@ -11,7 +11,8 @@ import torch
 from torch.nn import functional as F
 
 from distill.data import Split
-from distill.data.arrays import ClassBatches, seeded
+from distill.data.arrays import seeded
+from distill.data.class_batches import ClassBatches
 from distill.evaluate import predict
 from distill.fit import train_mode
 from distill.methods.dml import DML

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from distill import parallel
 from distill.data.augment import Augment, Epoch
+from distill.data.class_batches import ClassBatches
 from distill.data.info import DataInfo, Split
 from distill.data.mixup import STREAM, mix
 from distill.data.modality import View, Views
@@ -62,6 +63,7 @@ class Plan(NamedTuple):
     order: Tensor  # [P] int64: image order[k] is the k-th to be seen
     draws: Tensor  # [P,4] int64, a row an image: dy, dx, flip, view = (dy * (2 * pad + 1) + dx) * 2 + flip
     augment: Epoch | None = None
+    more: Tensor | None = None  # [crops - 1,P,3] int64: dy, dx, flip of the further crops
 
 
 class ArraySource:
@@ -71,6 +73,7 @@ class ArraySource:
     an image's view does not depend on the batch size. No step waits for the device.
 
     pad_mode: what lies around an image, zeros or its reflection. augment: what crops undergo besides.
+    crops: how many crops of each image, with the one flip; those after the first are views, see `cropped`.
     per_class: images of each class in a batch, see `ClassBatches`; 0: every image once an epoch, as it comes.
 
     Raises ValueError for a batch size below 1, for drop_last with fewer images than a batch, and for batches that
@@ -87,6 +90,7 @@ class ArraySource:
         pad: int = 4,
         pad_mode: str = "zeros",
         flip: bool = True,
+        crops: int = 1,
         augment: Augment | None = None,
         drop_last: bool = False,
         per_class: int = 0,
@@ -95,11 +99,11 @@ class ArraySource:
     ) -> None:
         self.settings: dict[str, Any] = dict(
             split=split, info=info, batch_size=batch_size, seed=seed, pad=pad, pad_mode=pad_mode, flip=flip,
-            augment=augment, drop_last=drop_last, per_class=per_class, views=views, mixup=mixup,
+            crops=crops, augment=augment, drop_last=drop_last, per_class=per_class, views=views, mixup=mixup,
         )  # fmt: skip
         self.mixup = mixup
         self.split, self.info, self.batch_size, self.seed = split, info, batch_size, seed
-        self.pad, self.pad_mode, self.flip, self.augment = pad, pad_mode, flip, augment
+        self.pad, self.pad_mode, self.flip, self.further, self.augment = pad, pad_mode, flip, crops - 1, augment
         self.steps = steps_for(len(split), batch_size, drop_last or bool(per_class))
         self.classes = ClassBatches(info.labels, batch_size, per_class, parallel.world()) if per_class else None
         self.shown = self.steps * batch_size if per_class else len(split)  # positions in an epoch
@@ -125,12 +129,14 @@ class ArraySource:
     def _batch(self, plan: Plan, epoch: int, step: int) -> Batch:
         part = slice(step * self.batch_size, (step + 1) * self.batch_size)
         rows, draws = plan.order[part], plan.draws[part]
-        pixels = self.cut(rows, draws)
+        drawn = [draws] if plan.more is None else [draws, *plan.more[:, part]]
+        pixels = [self.cut(rows, each) for each in drawn]
         if plan.augment:
-            pixels = plan.augment(pixels, step)
+            pixels = [plan.augment(each, step) for each in pixels]
+        images, views = cropped(pixels, self.normalise, self.views)
         batch = Batch(
-            images=self.normalise(pixels),
-            views={"teacher": self.views.teacher(pixels)} if self.views else {},
+            images=images,
+            views=views,
             labels=self.split.labels[rows],
             index=rows,
             view=None if plan.augment else draws[:, 3],
@@ -148,7 +154,11 @@ class ArraySource:
         flip = torch.randint(2, (len(order),), generator=generator) * int(self.flip)
         draws = torch.stack([dy, dx, flip, (dy * places + dx) * 2 + flip], dim=1)
         draws = draws if self.classes else draws[order]  # drawn for image 0, 1, ...: seen once, whatever the order
-        return Plan(order.to(device), draws.to(device), self.augmented(generator))
+        augment, more = self.augmented(generator), None
+        if self.further:
+            where = torch.randint(places, (self.further, len(order), 2), generator=generator)
+            more = torch.cat([where, draws[:, 2:3].expand(self.further, -1, 1)], dim=2).to(device)
+        return Plan(order.to(device), draws.to(device), augment, more)
 
     def augmented(self, generator: torch.Generator) -> Epoch | None:
         """What `augment` draws for an epoch, if there is one."""
@@ -177,6 +187,20 @@ class ArraySource:
         return self._crops
 
 
+def cropped(
+    pixels: Sequence[Tensor], normalise: Callable[[Tensor], Tensor], views: Views | None
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """A batch's images and views, of the pixels [B,H,W,C] of each crop: the further crops are views "crop_1", ...,
+    and where the teacher sees images of another kind, "teacher", "teacher_crop_1", ...
+    """
+    images, taught = {}, {}
+    for k, each in enumerate(pixels):
+        images[f"crop_{k}"] = normalise(each)
+        if views:
+            taught[f"teacher_crop_{k}" if k else "teacher"] = views.teacher(each)
+    return images.pop("crop_0"), images | taught
+
+
 def bordered(images: Tensor, pad: int, mode: str) -> Tensor:
     """Images [N,H,W,C] with `pad` more pixels on each side: zeros, or reflect, the edge itself not repeated.
 
@@ -192,46 +216,6 @@ def bordered(images: Tensor, pad: int, mode: str) -> Tensor:
         place = torch.arange(-pad, side + pad, device=images.device).abs()
         images = images.index_select(axis, torch.minimum(place, 2 * (side - 1) - place))
     return images.contiguous()
-
-
-class ClassBatches:
-    """Batches of `batch_size` / m different classes with m different images of each, drawn anew for each batch.
-
-    The sampler of MCL (Yang et al., AAAI 2022, dataset/class_sampler.py): an image may come several times in an epoch,
-    or not at all. processes: how many take every processes-th image of a batch; each gets whole classes.
-    Raises ValueError where the data has no such batch, and where its classes cannot be shared out.
-    """
-
-    def __init__(self, labels: Any, batch_size: int, m: int, processes: int = 1) -> None:
-        labels = torch.as_tensor(labels)
-        self.processes = processes
-        self.by_class = labels.argsort(stable=True)
-        counts = labels.bincount()
-        self.first = (counts.cumsum(0) - counts)[counts >= m]
-        self.counts, self.m, self.classes = counts[counts >= m], m, batch_size // m
-        if batch_size % m or len(self.counts) < self.classes:
-            raise ValueError(
-                f"batches of {batch_size} images, {m} of each class, cannot be: {len(self.counts)} classes have "
-                f"{m} images; give schedule.batch_size a multiple of {m}, at most {m * len(self.counts)}."
-            )
-
-        if self.classes % processes:
-            raise ValueError(
-                f"batches of {batch_size} images, {m} of each class, cannot be shared by {processes} processes: "
-                f"give schedule.batch_size a multiple of {m * processes}."
-            )
-
-    def order(self, steps: int, generator: torch.Generator) -> Tensor:
-        """Images [steps * batch_size], a batch after the other, a class side by side in what a process gets."""
-        chosen = torch.rand(steps, len(self.counts), generator=generator).argsort(1)[:, : self.classes].flatten()
-        counts, found = self.counts[chosen], torch.empty(len(chosen), 0, dtype=torch.int64)
-        for k in range(self.m):  # the r-th of those that are not drawn yet
-            place = (torch.rand(len(chosen), generator=generator, dtype=torch.float64) * (counts - k)).long()
-            for earlier in found.sort(1).values.unbind(1):
-                place += place >= earlier
-            found = torch.cat([found, place[:, None]], dim=1)
-        images = self.by_class[self.first[chosen][:, None] + found]
-        return images.view(-1, self.processes, self.m).transpose(1, 2).flatten()
 
 
 class SharedSource(ArraySource):

@@ -14,7 +14,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from distill import parallel
-from distill.data.arrays import ClassBatches, Normaliser, mixed, seeded, steps_for
+from distill.data.arrays import Normaliser, cropped, mixed, seeded, steps_for
+from distill.data.class_batches import ClassBatches
 from distill.data.info import DataInfo
 from distill.data.loading import Data, check_classes, describe
 from distill.data.modality import Views, views_of
@@ -79,6 +80,7 @@ class FolderSource:
     Each image's crop and flip come from (seed, epoch, index), so neither resuming nor the number of workers
     changes a batch. `waits` is how long training has waited for data. One epoch at a time.
 
+    crops: how many crops of each image, with the one flip; those after the first are views, see `arrays.cropped`.
     per_class: images of each class in a batch, see `ClassBatches`; 0: every image once an epoch, as it comes.
 
     Raises ValueError for a batch size below 1, for batches that `per_class` cannot fill, and while iterating for an
@@ -93,17 +95,18 @@ class FolderSource:
         batch_size: int,
         seed: int,
         flip: bool = True,
+        crops: int = 1,
         drop_last: bool = False,
         per_class: int = 0,
         views: Views | None = None,
         mixup: float = 0.0,
     ) -> None:
         self.settings: dict[str, Any] = dict(
-            split=split, info=info, batch_size=batch_size, seed=seed, flip=flip, drop_last=drop_last,
-            per_class=per_class, views=views, mixup=mixup,
+            split=split, info=info, batch_size=batch_size, seed=seed, flip=flip, crops=crops,
+            drop_last=drop_last, per_class=per_class, views=views, mixup=mixup,
         )  # fmt: skip
         self.mixup = mixup
-        self.views = views
+        self.views, self.shown = views, crops
         self.split, self.info, self.batch_size, self.seed = split, info, batch_size, seed
         self.steps = steps_for(len(split), batch_size, drop_last or bool(per_class))
         self.classes = ClassBatches(split.labels, batch_size, per_class, parallel.world()) if per_class else None
@@ -113,7 +116,7 @@ class FolderSource:
         )
         self.waits = Waits(split.device)
         self._keys: list[list[Key]] = []  # the loader's batch sampler: refilled for every epoch
-        self._loader = loader(split, info, flip, self._keys, persistent=split.workers > 0)
+        self._loader = loader(split, info, flip, self._keys, crops=crops, persistent=split.workers > 0)
 
     def replace(self, **changes: Any) -> FolderSource:
         """The same source with other keyword arguments, such as drop_last=True or flip=False."""
@@ -123,10 +126,9 @@ class FolderSource:
         """Yield the batches of an epoch (1-based) from step `start` on, as they are in the whole epoch."""
         self._keys[:] = self._plan(epoch)[start:]
         loaded = arrivals(self.waits.during(self._loader), self.split.device)
-        for step, (images, labels, index) in enumerate(loaded, start):
-            batch = Batch(images=self.normalise(images), labels=labels, index=index, epoch=epoch, step=step)
-            if self.views:
-                batch.views["teacher"] = self.views.teacher(images)
+        for step, (pixels, labels, index) in enumerate(loaded, start):
+            images, views = cropped(pixels.chunk(self.shown, dim=3), self.normalise, self.views)
+            batch = Batch(images=images, labels=labels, index=index, views=views, epoch=epoch, step=step)
             yield mixed(batch, self.mixup, self.info.num_classes, self.seed)
 
     def _plan(self, epoch: int) -> list[list[Key]]:
@@ -141,11 +143,11 @@ class FolderSource:
 
 
 def loader(
-    split: FolderSplit, info: DataInfo, flip: bool, keys: list[list[Key]], persistent: bool = False
+    split: FolderSplit, info: DataInfo, flip: bool, keys: list[list[Key]], crops: int = 1, persistent: bool = False
 ) -> DataLoader:
     ahead: dict[str, Any] = {"prefetch_factor": 4, "persistent_workers": persistent} if split.workers else {}
     return DataLoader(
-        Images(split.paths, split.labels, info.size, split.chans, flip, split.depth),
+        Images(split.paths, split.labels, info.size, split.chans, flip, split.depth, crops),
         batch_sampler=keys,
         num_workers=split.workers,
         collate_fn=collate,

@@ -16,7 +16,10 @@ Key = tuple[int, int | None]  # (position of the image, seed of its crop and fli
 
 
 class Images(Dataset[tuple[Tensor, int, int] | str]):
-    """Cropped and flipped images uint8 [S,S,C] with label and position, or a sentence on what went wrong."""
+    """Cropped and flipped images uint8 [S,S,C] with label and position, or a sentence on what went wrong.
+
+    crops: how many crops of each image, with the one flip, one after the other along the channels.
+    """
 
     def __init__(
         self,
@@ -26,9 +29,11 @@ class Images(Dataset[tuple[Tensor, int, int] | str]):
         in_chans: int,
         flip: bool,
         depth: list[str] | None = None,
+        crops: int = 1,
     ) -> None:
         self.paths, self.labels, self.size, self.flip = paths, labels, size, flip
         self.mode, self.depth = "L" if in_chans == 1 else "RGB", depth
+        self.crops = crops
 
     def __getitem__(self, key: Key) -> tuple[Tensor, int, int] | str:
         from PIL import Image
@@ -44,13 +49,14 @@ class Images(Dataset[tuple[Tensor, int, int] | str]):
                     images.append(eight_bits(file).resize(images[0].size, Image.Resampling.NEAREST))
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             return f"{path} cannot be decoded ({error}): replace the image or remove it"
-        pixels = np.concatenate([self._pixels(image, view) for image in images], axis=2)
+        shown = [self._pixels(image, view, crop) for crop in range(self.crops) for image in images]
+        pixels = np.concatenate(shown, axis=2)
         return torch.from_numpy(pixels), int(self.labels[position]), position
 
-    def _pixels(self, image: Any, view: int | None) -> np.ndarray:
+    def _pixels(self, image: Any, view: int | None, crop: int) -> np.ndarray:
         """The image's view uint8 [S,S,C]; images of one size get the same crop and flip."""
         size = self.size
-        image = evaluation_view(image, size) if view is None else random_view(image, size, self.flip, view)
+        image = evaluation_view(image, size) if view is None else random_view(image, size, self.flip, view, crop)
         return np.array(image, dtype=np.uint8).reshape(size, size, -1)
 
 
@@ -63,14 +69,19 @@ def eight_bits(depth: Any) -> Any:
     return Image.fromarray((np.asarray(depth).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8))
 
 
-def random_view(image: Any, size: int, flip: bool, seed: int) -> Any:
-    """RandomResizedCrop(size) and a horizontal flip of a PIL image, drawn from the seed."""
+def random_view(image: Any, size: int, flip: bool, seed: int, crop: int = 0) -> Any:
+    """RandomResizedCrop(size) and a horizontal flip of a PIL image, drawn from the seed.
+
+    crop: 0, or the number of a further crop, which has the same flip.
+    """
     from PIL import Image
 
     draw = random.Random(seed)
-    image = image.crop(random_crop(image.width, image.height, draw))
-    image = image.resize((size, size), Image.Resampling.BILINEAR)
+    box = random_crop(image.width, image.height, draw)
     mirrored = draw.random() < 0.5 and flip
+    if crop:
+        box = random_crop(image.width, image.height, random.Random(f"{seed}/{crop}"))
+    image = image.crop(box).resize((size, size), Image.Resampling.BILINEAR)
     return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if mirrored else image
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,30 +11,34 @@ from torch.nn import functional as F
 
 from distill.data import DataInfo
 from distill.losses import full_precision
-from distill.method import Batch, Losses, Method, Phase, Update
+from distill.method import Batch, Losses, Method, Phase, Source, Update
 from distill.models import FeatureNet
 
 ROTATIONS = 4
 
 
-def rotate(images: Tensor) -> Tensor:
-    """[B,C,H,H] -> [4B,C,H,H]: all images upright, then all turned by 90, by 180 and by 270 degrees."""
-    turned = torch.cat([torch.rot90(images, k, (2, 3)) for k in range(ROTATIONS)])
-    return turned.contiguous(memory_format=torch.channels_last)
+def rotate(views: Sequence[Tensor]) -> Tensor:
+    """Four times [B,C,H,H] -> [4B,C,H,H]: of each image its four views, upright and turned by 90, 180, 270 degrees."""
+    turned = torch.stack([torch.rot90(view, k, (2, 3)) for k, view in enumerate(views)], dim=1)
+    return turned.flatten(0, 1).contiguous(memory_format=torch.channels_last)
+
+
+def parted(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """[4B,...] in the order of `rotate` -> the upright ones [B,...] and the turned ones [3B,...]."""
+    grouped = rows.unflatten(0, (-1, ROTATIONS))
+    return grouped[:, 0], grouped[:, 1:].flatten(0, 1)
 
 
 @full_precision
 def similarities(embeddings: Tensor) -> Tensor:
-    """[4B,D], upright images first -> cosines [3B,B] of every turned image with every upright one (section
-    3.2)."""
-    unit = F.normalize(embeddings, dim=1, eps=1e-8)
-    upright, turned = unit[: len(unit) // ROTATIONS], unit[len(unit) // ROTATIONS :]
+    """[4B,D] -> cosines [3B,B] of every turned image with every upright one (section 3.2)."""
+    upright, turned = parted(F.normalize(embeddings, dim=1, eps=1e-8))
     return turned @ upright.T
 
 
 def positives(count: int, device: torch.device) -> Tensor:
     """[3B]: which upright image each turned one comes from."""
-    return torch.arange(count, device=device).repeat(ROTATIONS - 1)
+    return torch.arange(count, device=device).repeat_interleave(ROTATIONS - 1)
 
 
 @full_precision
@@ -56,6 +61,12 @@ def selected_kl(student: Tensor, teacher: Tensor, keep: Tensor, temperature: flo
     return torch.where(keep, rows, 0).sum() / keep.sum().clamp(min=1) * temperature**2
 
 
+def four_crops(source: Any) -> Source:
+    """The source with four crops of each image and one flip."""
+    changed: Source = source.replace(crops=ROTATIONS)
+    return changed
+
+
 def projection_head(width: int) -> nn.Sequential:
     """The two-layer perceptron on an embedding [B,D] that keeps its width."""
     return nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width))
@@ -68,8 +79,8 @@ class SSKD(Method):
 
     Weights are those of the authors' code; the supplement has 3.0 and 5.0. Labels are learnt from upright
     images alone. Wrong samples are ranked on the device, so no step waits for it. Similarities are within the
-    batch; over several devices each would use its own part. The authors' students see no flips, and their
-    teachers are stronger than usual.
+    batch; over several devices each would use its own part. An image's four views share a flip and have a crop
+    each. The authors' teachers are stronger than usual.
     """
 
     def __init__(
@@ -87,7 +98,6 @@ class SSKD(Method):
         turned_temperature: float = 4.0,
         keep_turned: float = 1.0,
         keep_similarity: float = 0.75,
-        flip: bool = False,
         init_epochs: int = 60,
         head_lr: float = 0.05,
     ) -> None:
@@ -100,7 +110,7 @@ class SSKD(Method):
         self.weight, self.similarity_temperature = weight, similarity_temperature
         self.turned, self.turned_temperature = turned, turned_temperature
         self.keep_turned, self.keep_similarity = keep_turned, keep_similarity
-        self.flip, self.init_epochs, self.head_lr = flip, init_epochs, head_lr
+        self.init_epochs, self.head_lr = init_epochs, head_lr
         self.student_head = projection_head(student.embedding_dim)
         self.teacher_head = projection_head(self.teacher.embedding_dim)
 
@@ -108,25 +118,27 @@ class SSKD(Method):
         """First phase: the teacher's head tells which upright image a turned one is (eq. 1-2, no
         temperature)."""
         with torch.no_grad():
-            embedding = self.teacher(self._teacher_view(batch)).embedding
+            embedding = self.teacher(self.turned_views(batch, "teacher")).embedding
         scores = similarities(self.teacher_head(embedding))
         return {"head": F.cross_entropy(scores, positives(len(batch.labels), scores.device))}
 
-    def _teacher_view(self, batch: Batch) -> Tensor:
-        return rotate(batch.views.get("teacher", batch.images))
+    def turned_views(self, batch: Batch, side: str) -> Tensor:
+        """The batch's four crops, turned, as the "student" or the "teacher" sees them [4B,C,H,H]."""
+        apart = side == "teacher" and "teacher" in batch.views
+        first, prefix = (batch.views["teacher"], "teacher_") if apart else (batch.images, "")
+        return rotate([first, *(batch.views[f"{prefix}crop_{k}"] for k in range(1, ROTATIONS))])
 
     def loss(self, batch: Batch) -> Losses:
-        student, count = self.student(rotate(batch.images)), len(batch.labels)
+        student = self.student(self.turned_views(batch, "student"))
         with torch.no_grad():
-            teacher = self.teacher(self._teacher_view(batch))
+            teacher = self.teacher(self.turned_views(batch, "teacher"))
             taught = similarities(self.teacher_head(teacher.embedding))
-        losses = self.supervised(student.logits[:count], batch)
+        (upright, turned), (known, known_turned) = parted(student.logits), parted(teacher.logits)
+        losses = self.supervised(upright, batch)
         if self.kd:
-            losses["kd"] = self.kd * self.soft_targets(student.logits[:count], teacher.logits[:count])
+            losses["kd"] = self.kd * self.soft_targets(upright, known)
         if self.turned:
-            losses["turned"] = self.turned * self._turned(
-                student.logits[count:], teacher.logits[count:], batch.labels
-            )
+            losses["turned"] = self.turned * self._turned(turned, known_turned, batch.labels)
         if self.weight:
             losses["similar"] = self.weight * self._similar(
                 similarities(self.student_head(student.embedding)), taught
@@ -134,7 +146,7 @@ class SSKD(Method):
         return losses
 
     def _turned(self, student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
-        keep = kept(teacher, labels.repeat(ROTATIONS - 1), self.keep_turned)
+        keep = kept(teacher, labels.repeat_interleave(ROTATIONS - 1), self.keep_turned)
         return selected_kl(student, teacher, keep, self.turned_temperature)
 
     def _similar(self, student: Tensor, teacher: Tensor) -> Tensor:
@@ -148,9 +160,9 @@ class SSKD(Method):
             [Update("head", self.head_loss, [self.teacher_head])],
             epochs=epochs,
             schedule={"lr": self.head_lr, "milestones": [epochs // 2, epochs * 3 // 4]},
+            source=four_crops,
             evaluates=False,
         )
         student = Update("student", self.loss, [self.student, self.student_head])
-        source = None if self.flip else (lambda source: source.replace(flip=False))
-        distill = Phase("distill", [student], source=source)
+        distill = Phase("distill", [student], source=four_crops)
         return [head, distill] if epochs else [distill]

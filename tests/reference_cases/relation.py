@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from distill.methods.sskd import kept, parted, positives, similarities
 from tests.reference_cases import Reference, case
 from tests.reference_cases.given import Given, batch, distilled, method, total
 
@@ -105,3 +106,24 @@ def crd(ref: Reference) -> None:
     ref.value("memory_s_end", built.memory_student.bank)
     ref.value("memory_t_end", built.memory_teacher.bank)
     ref.value("Z", torch.stack([built.memory_teacher.z, built.memory_student.z]))  # of the student's side first
+
+
+@case("sskd")
+def sskd(ref: Reference) -> None:
+    """Eight images in four rotations; the heads' outputs are given."""
+    student, teacher = (
+        Given(ref.input(f"{net}_logits"), embedding=ref.input(f"{net}_feat")) for net in "st"
+    )
+    built = method("sskd", student, [teacher])
+    built.student_head = built.teacher_head = torch.nn.Identity()
+    labels, hyper = ref.input("label"), ref.hyper
+    seen = batch(labels)
+    seen.views = {f"crop_{k}": seen.images for k in (1, 2, 3)}
+    losses = built.loss(seen)
+    for name, ours in {"ce": "ce", "kd": "kd", "tf": "turned", "ss": "similar"}.items():
+        ref.value(name, losses[ours] / hyper[f"{name}_weight"])
+    keep = kept(parted(ref.input("t_logits"))[1], labels.repeat_interleave(3), built.keep_turned)
+    ref.value("kept_tf", keep.nonzero())
+    taught = similarities(ref.input("t_feat"))
+    ref.value("kept_ss", kept(taught, positives(len(labels), labels.device), built.keep_similarity).nonzero())
+    ref.total(total(losses))
