@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from distill.losses import kd_loss
 from distill.methods.ctkd import curriculum
 from distill.methods.ofa_kd import ofa_loss
+from distill.models import Outputs
 from distill.models.fake_quant import BucketWeights
 from tests import tiny
 from tests.reference_cases import Reference, case
@@ -116,3 +117,23 @@ def quantised(ref: Reference) -> None:
     labels = built.supervised(ref.input("s"), batch(ref.input("label")))
     ref.value("ce", labels["ce"] / built.ce)
     ref.total(labels["ce"] + built.kd * soft)
+
+
+def mlkd(ref: Reference) -> None:
+    hyper = ref.hyper
+    temperatures = [hyper["T"], *hyper["other_T"]]
+    answers = [Outputs(ref.input(f"{side}_strong"), [], torch.zeros(1)) for side in "st"]
+    student, teacher = (Given(ref.input(f"{side}_weak"), more=[each]) for side, each in zip("st", answers, strict=True))
+    settings = (f"method.{key}={hyper[name]}" for key, name in (("ce", "ce"), ("kd", "kd"), ("weight", "kd")))
+    more = (f"method.temperatures={temperatures}", f"method.standardize={hyper['standardize']}")
+    built = method("mlkd", student, [teacher], *settings, *more)
+    asked = batch(ref.input("label"))
+    asked.views["strong"] = asked.images
+    parts = built.loss(asked)
+    for ours, theirs in (("ce", "ce"), ("kd", "kd"), ("class", "cc"), ("batch", "bc")):
+        ref.value(theirs, parts[ours])
+    ref.total(total(parts))
+
+
+for file in ("mlkd_plain", "mlkd_standardize"):
+    case(file)(mlkd)
