@@ -580,3 +580,13 @@ def test_every_net_of_the_papers_has_a_config(group: str) -> None:
         extra = {"pretrained"} if group == "student" else {"weights", "seed", "mean", "std"}
         assert set(node) == {"name", "model", "args", "lr_scale"} | extra
         assert node["model"] in {None, "???"} or is_known(node["model"])
+
+
+def test_every_pair_names_nets_that_are_configured() -> None:
+    for name in config.options("pair"):
+        node = yaml.safe_load((config.conf_dir() / "pair" / f"{name}.yaml").read_text())
+        nets = {key.split("/")[1]: net for default in node["defaults"] for key, net in default.items()}
+        assert set(nets) == {"teacher", "student"}
+        assert nets["teacher"] in config.options("teacher") and nets["student"] in config.options("student")
+        shown = [node.get(side, {}).get("name", nets[side]) for side in ("teacher", "student")]
+        assert name.removeprefix("cifar_") == "_".join(shown)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 from distill.models.cifar_net import CifarNet
 from distill.models.lenet import LeNet5
@@ -9,6 +10,7 @@ from distill.models.mlp import MLP
 from distill.models.mobilenetv1 import MobileNetV1
 from distill.models.mobilenetv2 import MobileNetV2
 from distill.models.names import PREFIX
+from distill.models.plain import PlainCNN
 from distill.models.preact_resnet import PreActResNet
 from distill.models.resnet import ResNet
 from distill.models.resnet_four import FourStageResNet
@@ -25,6 +27,18 @@ VGG_CONVOLUTIONS = {
     16: (2, 2, 3, 3, 3),
     19: (2, 2, 4, 4, 4),
 }
+PLAIN: dict[str, dict[str, Any]] = {  # TAKD's plain_cnn_cifar.py: for CIFAR-100, and for CIFAR-10
+    "plain2": {"widths": (32, 32), "convolutions": (1, 1)},
+    "plain4": {"widths": (32, 64), "convolutions": (2, 2)},
+    "plain6": {"widths": (32, 64, 128), "convolutions": (2, 2, 2), "pool_last": False},
+    "plain8": {"widths": (32, 64, 128, 256), "convolutions": (2, 2, 2, 2), "hidden": 64},
+    "plain10": {"widths": (32, 64, 128, 256), "convolutions": (2, 2, 2, 4), "hidden": 512},
+    "plain2_c10": {"widths": (16, 16), "convolutions": (1, 1)},
+    "plain4_c10": {"widths": (16, 32), "convolutions": (2, 2)},
+    "plain6_c10": {"widths": (16, 32, 64), "convolutions": (2, 2, 2)},
+    "plain8_c10": {"widths": (16, 32, 64, 128), "convolutions": (2, 2, 2, 2), "hidden": 64},
+    "plain10_c10": {"widths": (32, 64, 128, 256), "convolutions": (2, 2, 2, 4), "hidden": 128},
+}
 
 _FAMILIES: dict[str, Callable[..., CifarNet]] = {
     **{f"resnet{depth}": partial(ResNet, depth=depth) for depth in (8, 14, 20, 32, 44, 56, 110)},
@@ -38,6 +52,7 @@ _FAMILIES: dict[str, Callable[..., CifarNet]] = {
         for widen in (1, 2)
     },
     **{f"vgg{depth}": partial(VGG, convolutions=counts) for depth, counts in VGG_CONVOLUTIONS.items()},
+    **{name: partial(PlainCNN, **layers) for name, layers in PLAIN.items()},
     "ResNet18": partial(FourStageResNet, blocks=(2, 2, 2, 2), bottleneck=False),
     "ResNet34": partial(FourStageResNet, blocks=(3, 4, 6, 3), bottleneck=False),
     "ResNet50": partial(FourStageResNet, blocks=(3, 4, 6, 3)),
@@ -54,7 +69,8 @@ CONSTRUCTORS: dict[str, Callable[..., CifarNet]] = {
     "mnist_lenet5": LeNet5,
     "mnist_lenet5_half": partial(LeNet5, widths=(3, 8, 60, 42)),
 }
-SIZED = frozenset({"mnist_mlp"})  # nets whose weights depend on the image's size, which they take as `size`
+# nets whose weights depend on the image's size, which they take as `size`
+SIZED = frozenset({"mnist_mlp", *(PREFIX + name for name in PLAIN)})
 
 
 def own_size(name: str) -> int:

@@ -42,8 +42,9 @@ PAPER_NAMES = (
     "ShuffleV2",
 )
 OPTION_A_NAMES = ("resnet20_a", "resnet32_a", "resnet44_a", "resnet56_a", "resnet110_a")
+PLAIN_NAMES = tuple(f"plain{depth}{of}" for of in ("", "_c10") for depth in (2, 4, 6, 8, 10))
 MNIST_NAMES = ("mnist_mlp", "mnist_lenet5", "mnist_lenet5_half")
-OUR_NAMES = (*(PREFIX + name for name in PAPER_NAMES + OPTION_A_NAMES), *MNIST_NAMES, "mobilenetv1_relu")
+OUR_NAMES = (*(PREFIX + name for name in PAPER_NAMES + OPTION_A_NAMES + PLAIN_NAMES), *MNIST_NAMES, "mobilenetv1_relu")
 
 _REGISTERED = re.compile(r"^@register_model\s*\ndef\s+(\w+)", re.MULTILINE)
 

@@ -24,7 +24,7 @@ class VGG(CifarNet):
     def __init__(self, num_classes: int = 100, in_chans: int = 3, *, convolutions: Sequence[int]) -> None:
         super().__init__()
         for i, (outputs, count) in enumerate(zip(WIDTHS, convolutions, strict=True)):
-            setattr(self, f"block{i}", _block(WIDTHS[i - 1] if i else in_chans, outputs, count))
+            setattr(self, f"block{i}", conv_block(WIDTHS[i - 1] if i else in_chans, outputs, count))
         self.describe(num_classes, WIDTHS, (1, 2, 4, 8, 8), WIDTHS[-1])
         init_convolutions(self)
 
@@ -49,7 +49,7 @@ class VGG(CifarNet):
         return [getattr(self, name)[-1] for name in self.stage_names]
 
 
-def _block(inputs: int, outputs: int, count: int) -> nn.Sequential:
+def conv_block(inputs: int, outputs: int, count: int) -> nn.Sequential:
     """Convolution, BatchNorm, ReLU, ... without the last ReLU."""
     layers: list[nn.Module] = []
     for i in range(count):
