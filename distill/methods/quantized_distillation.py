@@ -35,7 +35,7 @@ class QuantizedDistillation(Method):
         mean_classes: bool = True,
         weights: int = 4,
         activations: int | None = None,
-        ends: int | None = 8,
+        ends: int | None = 4,
         bucket: int = 256,
     ) -> None:
         super().__init__(student, teachers, data, ce=ce, kd=kd, temperature=temperature)

@@ -23,6 +23,8 @@ ALIASES = {
     "dml": ["dml_table2"],
     "reviewkd": ["norm_table1_same_arch", "norm_table2_diff_arch", "reviewkd_imagenet"],
     "linear_probe": ["crd_linear_probe"],
+    "logit_standardization": ["ls_cifar100_same", "ls_cifar100_diff"],
+    "logit_standardization_mlkd": ["ls_cifar100_same", "ls_cifar100_diff"],
     "imagenet_resnet34_resnet18": ["norm_table3_imagenet", "crd_imagenet", "reviewkd_imagenet", "dkd_imagenet"],
     "imagenet_resnet50_mobilenetv1": ["norm_table3_imagenet", "reviewkd_imagenet", "dkd_imagenet"],
 }
@@ -93,6 +95,11 @@ class PaperTable:
     def protocol_of(self, method: str) -> str | None:
         """The protocol of a row, where it is known."""
         return self.raw.get("row_protocol", {}).get(method, self.protocol)
+
+    def epochs_of(self, method: str, pair: int) -> int | None:
+        """The epochs behind a value: the table's, its row's, or its cell's (row_epochs: a list, one a pair)."""
+        own = self.raw.get("row_epochs", {}).get(method, self.epochs)
+        return own[pair] if isinstance(own, list) else own
 
     def ours(self, method: str) -> str:
         """The name of a row's method here."""

@@ -81,7 +81,7 @@ def _teacher_cell(table: PaperTable, pair: int, by_place: Places) -> Cell:
     """The accuracies of the teachers that comparable runs of the pair had; often there is one teacher."""
     place = (model_name(table.pairs[pair].teacher or ""), model_name(table.pairs[pair].student))
     rows = [row for key, group in by_place.items() if key[:2] == place for row in group]
-    rows = [row for row in rows if not place_marks(table, TEACHER, row)]
+    rows = [row for row in rows if not place_marks(table, TEACHER, pair, row)]
     ours = sample(sorted({run.teacher_accuracy for row in rows for run in row.runs if run.teacher_accuracy}))
     published = _published(table, TEACHER, pair)
     verdict = compare(ours, published.mean if published else None)
@@ -104,7 +104,7 @@ def _cell(table: PaperTable, method: str, pair: int, rows: list[Row]) -> tuple[C
     published, selection = _published(table, method, pair), table.selection(method)
     plain, rest = [], []
     for row in rows:
-        reasons = marks(table, method, row)
+        reasons = marks(table, method, pair, row)
         if reasons:
             rest.append(_filled(Cell(method, pair, published, selection, row, marks=reasons)))
         else:
@@ -138,9 +138,9 @@ def _published(table: PaperTable, method: str, pair: int) -> Value | None:
     return None if held is None else Value(held)
 
 
-def marks(table: PaperTable, method: str, row: Row) -> tuple[str, ...]:
+def marks(table: PaperTable, method: str, pair: int, row: Row) -> tuple[str, ...]:
     """Why a row is of another kind than the table: data set, protocol, length, or loss convention."""
-    run, found = row.one, place_marks(table, method, row)
+    run, found = row.one, place_marks(table, method, pair, row)
     if base_method(run.method) not in (ALONE, "kd") and method not in table.kd_term_free:
         if table.kd_term == "without" and _with_kd(row) and not has_kd_suffix(method):
             found.append("with the KD term")
@@ -149,18 +149,18 @@ def marks(table: PaperTable, method: str, row: Row) -> tuple[str, ...]:
     return tuple(found)
 
 
-def place_marks(table: PaperTable, method: str, row: Row) -> list[str]:
+def place_marks(table: PaperTable, method: str, pair: int, row: Row) -> list[str]:
     """The marks that do not depend on the loss."""
     run, found = row.one, []
     if table.dataset and model_name(run.dataset) != model_name(table.dataset):
         found.append(f"data set {run.dataset}")
     if run.part != "test":
         found.append(f"measured on {run.part}")
-    protocol = table.protocol_of(method)
+    protocol, epochs = table.protocol_of(method), table.epochs_of(method, pair)
     if protocol and run.protocol != protocol:
         found.append(f"protocol {run.protocol}")
-    elif table.epochs and run.epochs is not None and run.epochs != table.epochs:
-        found.append(f"{run.epochs:g} epochs, not {table.epochs}")
+    elif epochs and run.epochs is not None and run.epochs != epochs:
+        found.append(f"{run.epochs:g} epochs, not {epochs}")
     return found + [f"set by hand: {word}" for word in run.by_hand]
 
 
