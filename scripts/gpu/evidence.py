@@ -1,0 +1,89 @@
+"""Runs of a table on a GPU while there is time: `python scripts/gpu/evidence.py --limit 400 --out OUT -- OVERRIDES`.
+
+The overrides are those of one `python -m distill -m hydra/launcher=packed` command. Runs go on from OUT's archive of
+an earlier call (--resume), are stopped in time to save their state, and what they left is packed into
+OUT/evidence.tar (checkpoints, weights, rows, results) in pieces of at most 15 MiB.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+PIECE = 15 << 20
+
+
+def unpack(pieces: list[Path], folder: Path) -> None:
+    """Put what an earlier call left where runs look for it."""
+    if pieces:
+        blob = b"".join(piece.read_bytes() for piece in sorted(pieces))
+        with tarfile.open(fileobj=io.BytesIO(blob)) as archive:
+            archive.extractall(folder, filter="data")
+
+
+def pack(folder: Path, out: Path, newest: int = 1) -> list[Path]:
+    """Write what runs left as OUT/evidence.tar.00, .01, ...: of checkpoints the newest alone; no caches."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        for path in sorted(folder.rglob("*")):
+            checkpoints = sorted(path.parent.glob("*.ckpt")) if path.suffix == ".ckpt" else []
+            if path.is_file() and path.suffix not in {".logits", ".embedding", ".lock"} and (
+                not checkpoints or path in checkpoints[-newest:]
+            ):
+                archive.add(path, path.relative_to(folder))
+    blob = buffer.getvalue()
+    pieces = []
+    for number, start in enumerate(range(0, len(blob), PIECE)):
+        pieces.append(out / f"evidence.tar.{number:02d}")
+        pieces[-1].write_bytes(blob[start : start + PIECE])
+    return pieces
+
+
+def main() -> int:
+    """Run, stop, pack; the exit code is the sweep's: 0 done, 75 to be gone on with."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--limit", type=float, default=400, help="seconds until runs are asked to save and stop")
+    parser.add_argument("--out", type=Path, default=Path("outputs/gpu"))
+    parser.add_argument("--folder", type=Path, default=Path("/tmp/evidence"))
+    parser.add_argument("--resume", type=Path, nargs="*", default=[], help="evidence.tar.* of an earlier call")
+    parser.add_argument("overrides", nargs="+")
+    args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    args.folder.mkdir(parents=True, exist_ok=True)
+    unpack(args.resume, args.folder)
+    command = [sys.executable, "-m", "distill", "-m", f"output={args.folder}", *args.overrides]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+    started = time.monotonic()
+    with (args.out / "evidence.log").open("w") as log:
+        sweep = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT)
+        try:
+            code = sweep.wait(args.limit)
+        except subprocess.TimeoutExpired:
+            sweep.send_signal(signal.SIGTERM)
+            code = sweep.wait(60)
+    pieces = pack(args.folder, args.out)
+    rows = {str(path.parent.relative_to(args.folder)): last_epoch(path) for path in args.folder.rglob("metrics.jsonl")}
+    (args.out / "evidence.json").write_text(json.dumps({"command": command, "code": code, "last": rows}, indent=1))
+    print(f"exit code {code} after {time.monotonic() - started:.0f} s; {len(pieces)} pieces")
+    for name, row in rows.items():
+        print(name, row)
+    return code
+
+
+def last_epoch(path: Path) -> dict[str, object]:
+    """The last epoch's row of a run."""
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    return next((row for row in reversed(rows) if "test_accuracy" in row), {})
+
+
+if __name__ == "__main__":
+    sys.exit(main())
