@@ -184,7 +184,8 @@ class Fit:
             row["best_accuracy"] = self.score.best
         self.watch.epoch(row | self.speed.told())
         at.epoch, at.step = at.epoch + 1, 0
-        self._save()
+        if at.epoch > epochs or time.monotonic() - self._saved_at >= self.options.epoch_seconds:
+            self._save()
 
     def _evaluate(self) -> float:
         parallel.same_buffers(self.method)

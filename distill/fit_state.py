@@ -53,6 +53,7 @@ class Options:
     scale: bool = False  # fp16 gradient scaling
     log_every: int = 50
     save_seconds: float = 300.0
+    epoch_seconds: float = 0.0  # an epoch that ends sooner than this after the last checkpoint gets none
     evaluate_every: int = 1
     graph: Callable[[Any], Graph] | None = None  # makes what steps are recorded in; None: they run eagerly
 

@@ -38,6 +38,7 @@ from distill.teaching import Prepared
 from distill.watch import Nobody, Watch, make_tracker
 
 log = logging.getLogger(__name__)
+EPOCH_SECONDS = 15.0  # on a GPU, where an epoch may take one: more frequent checkpoints would be what it takes
 
 
 def run(cfg: DictConfig, folder: str | Path, *, table: bool = True) -> dict[str, Any]:
@@ -168,6 +169,7 @@ class Experiment:
             scale=self.precision == "fp16",
             log_every=int(self.cfg.log_every),
             save_seconds=60 * float(self.cfg.save_minutes),
+            epoch_seconds=EPOCH_SECONDS if self.device.type == "cuda" else 0.0,
             graph=None if without_graphs(self.cfg.cuda_graphs, self.device, self.precision, world, size) else CudaGraph,
         )
 

@@ -242,3 +242,15 @@ def test_a_phase_without_logits_tells_no_train_accuracy(tmp_path: Path) -> None:
         pass
     assert ["train_accuracy" in row for row in fit.watch.rows] == [row["phase"] == "distill" for row in fit.watch.rows]
     assert {row["phase"] for row in fit.watch.rows} == {"init", "distill"}
+
+
+def test_short_epochs_share_a_checkpoint(tmp_path: Path) -> None:
+    data = tiny.tiny_data()
+    fit = tiny.fit(tiny.seeded_method("none", data), data, tmp_path)
+    fit.options.epoch_seconds, fit.schedule["epochs"] = 1e9, 3
+    saved: list[int] = []
+    save = fit._save
+    fit._save = lambda: saved.append(fit.at.epoch) or save()  # type: ignore[method-assign, func-returns-value]
+    for _ in fit.steps():
+        pass
+    assert saved == [4]  # when the phase had ended
