@@ -169,8 +169,8 @@ class Plane(nn.Module):
 def test_attack_by_hand_and_stops_just_across_the_boundary() -> None:
     images = torch.tensor([[1.0, 0.5], [-2.0, -2.0], [3.0, 3.0]]).reshape(3, 2, 1, 1)
     target = torch.tensor([1, 0, 1])
-    moved = support(Plane(), images, target, steps=10, rate=0.1).reshape(3, 2).tolist()
-    low, high = -2.0, 3.0
+    moved = support(Plane(), images, target, steps=10, rate=0.1, bound=2.0).reshape(3, 2).tolist()
+    low, high = -2.0, 2.0
     for start, goal, end in zip(images.reshape(3, 2).tolist(), target.tolist(), moved, strict=True):
         point, sign = list(start), 1 if goal == 0 else -1
         for _ in range(10):
@@ -181,7 +181,7 @@ def test_attack_by_hand_and_stops_just_across_the_boundary() -> None:
             step = 0.1 * (1e-4 - gap) / size
             point = [min(max(x + step * sign * g, low), high) for x, g in zip(point, (4, 2), strict=True)]
         assert end == pytest.approx(point, abs=1e-4)
-    crossed = support(Plane(), images, target, steps=200, rate=0.1).reshape(3, 2)
+    crossed = support(Plane(), images, target, steps=200, rate=0.1, bound=2.0).reshape(3, 2)
     scores = 2 * crossed[:, 0] + crossed[:, 1]
     assert [bool(s > 0) for s in scores] == [False, True, False] and scores.abs().max() < 0.2
 
@@ -205,6 +205,14 @@ def test_bases_are_images_that_both_nets_get_right() -> None:
         p, q, y = softmax(student[i].tolist()), softmax(teacher[i].tolist()), int(labels[i])
         apart = sum((a - b) ** 2 for k, (a, b) in enumerate(zip(p, q, strict=True)) if k != y)
         assert rank[i].item() == pytest.approx(apart if int(student[i].argmax()) == y else -1.0, rel=1e-6)
+
+
+def test_images_that_serve_as_bases_fill_the_places_of_those_that_do_not() -> None:
+    method = tiny.seeded_method("bss", tiny.tiny_data(), ("cifar_resnet8", "cifar_resnet8"), "method.attacks=5")
+    found, first = method.bases(torch.tensor([-1.0, 0.3, -1.0, 0.1, -1.0, -1.0, 0.2]))
+    assert found.tolist() == [1, 6, 3, 1, 6] and first.tolist() == [1, 1, 1, 0, 0]
+    found, first = method.bases(-torch.ones(7))
+    assert len(set(found.tolist())) == 1 and first.tolist() == [0] * 5
 
 
 def test_masked_kl_by_hand_and_without_any_image() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -13,14 +13,15 @@ from distill.method import Batch, Losses, Method
 from distill.models import FeatureNet, Outputs
 
 
-def support(net: FeatureNet, images: Tensor, target: Tensor, *, steps: int, rate: float) -> Tensor:
+def support(
+    net: Callable[[Tensor], Outputs], images: Tensor, target: Tensor, *, steps: int, rate: float, bound: float
+) -> Tensor:
     """Boundary-supporting samples [B,C,H,W] of images, each moved towards class `target` [B] (eq. 2-4).
 
     At most `steps` times x += rate (z_b - z_k + 1e-4) g / |g|, g the gradient of z_k - z_b, b the class that the net
     gives to the image itself and k the target. An image stops once the net's class is no longer b: it has just
-    crossed the boundary. Images are in normalised units; they are clamped to their own range.
+    crossed the boundary. Images are in normalised units, and clamped to [-bound, bound].
     """
-    low, high = images.amin(), images.amax()
     adversarial, base = images.detach(), None
     for _ in range(steps):
         adversarial = adversarial.detach().requires_grad_(True)
@@ -31,7 +32,7 @@ def support(net: FeatureNet, images: Tensor, target: Tensor, *, steps: int, rate
             gradient = torch.autograd.grad(gap.sum(), adversarial)[0].float()
         norm = gradient.flatten(1).norm(dim=1).clamp_min(1e-12)
         size = rate * (1e-4 - gap.detach()) / norm * (logits.argmax(1) == base)
-        adversarial = (adversarial + size[:, None, None, None] * gradient).clamp(low, high)
+        adversarial = (adversarial + size[:, None, None, None] * gradient).clamp(-bound, bound)
     return adversarial.detach()
 
 
@@ -69,9 +70,9 @@ class BSS(Method):
     Temperatures are not made up for by T^2, as in the authors' code. There with e of E epochs, from 1:
     kd(e) = kd (1 + 3 (1 - e/E)) and weight(e) = weight max(2 (1 - 4/3 e/E), 0), so that the samples count in the
     first three quarters. Where they do not count, nothing is attacked. Up to `attacks` images a batch serve as bases:
-    those that both nets get right, the ones they disagree on most first. Deviations: of the attacked batch only
-    these are used, by a mask and not by its length, so that no step waits for the device; samples are clamped to the
-    batch's range instead of [-2.5, 2.5], and the base's own class cannot be drawn as a target.
+    those that both nets get right, the ones they disagree on most first. Where they are fewer, they fill the places
+    of the others once more, so that no step waits for the device to count them: only the first time counts in the
+    loss, but the student's BatchNorm sees them that often.
     """
 
     def __init__(
@@ -87,13 +88,16 @@ class BSS(Method):
         attacks: int = 64,
         attack_steps: int = 10,
         attack_rate: float = 0.3,
+        bound: float = 2.5,
     ) -> None:
         super().__init__(student, teachers, data, ce=ce, kd=kd, temperature=temperature)
-        if attacks < 1 or attack_steps < 1:
+        if attacks < 1 or attack_steps < 1 or bound <= 0:
             raise ValueError(
-                f"method.attacks is {attacks}, method.attack_steps {attack_steps}: both are at least 1."
+                f"method.attacks is {attacks}, method.attack_steps {attack_steps}, method.bound {bound}: give at least "
+                "1, at least 1 and more than 0."
             )
-        self.weight, self.attacks, self.attack_steps, self.attack_rate = weight, attacks, attack_steps, attack_rate
+        self.weight, self.attacks = weight, attacks
+        self.attack = {"steps": attack_steps, "rate": attack_rate, "bound": bound}
 
     @property
     def now(self) -> tuple[float, float]:
@@ -108,14 +112,21 @@ class BSS(Method):
         factor = self.weight * self.now[1]
         if not factor:
             return {}
-        rank = base_rank(student.logits, teacher.logits, batch.labels)
-        order = rank.topk(min(self.attacks, len(rank))).indices
-        target = draw_target(teacher.logits[order])
-        moved = support(self.teacher, batch.images[order], target, steps=self.attack_steps, rate=self.attack_rate)
+        bases, used = self.bases(base_rank(student.logits, teacher.logits, batch.labels))
+        target = draw_target(teacher.logits[bases])
+        moved = support(self.teacher, batch.images[bases], target, **self.attack)
         with torch.no_grad():
             taught = self.teacher(moved).logits
-        used = (rank[order] >= 0).float()
         return {"bss": factor * masked_kl(self.student(moved).logits, taught, used, self.temperature)}
+
+    def bases(self, rank: Tensor) -> tuple[Tensor, Tensor]:
+        """Which images are attacked, of a rank [B], the wanted ones as often as they fill the places [A]; and where
+        each is there for the first time [A] (0 or 1).
+        """
+        found = rank.topk(min(self.attacks, len(rank)))
+        places = torch.arange(len(found.values), device=rank.device)
+        count = (found.values >= 0).sum()
+        return found.indices[places % count.clamp_min(1)], (places < count).float()
 
     def loss(self, batch: Batch) -> Losses:
         if "teacher" in batch.views:
