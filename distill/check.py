@@ -50,7 +50,12 @@ RULES: dict[str, Rule] = {
     "schedule.init_epochs": _NOT_NEGATIVE,
     "schedule.mixup": _NOT_NEGATIVE,
     "schedule.label_smoothing": (lambda value: 0 <= value < 1, "must be in [0, 1)"),
-    "schedule.decay": _one_of("step", "cosine", "constant"),
+    "schedule.decay": _one_of("step", "exponential", "cosine", "linear", "constant"),
+    "schedule.lr_min": _NOT_NEGATIVE,
+    "schedule.clip_grad": _POSITIVE,
+    "schedule.momentum_start": (lambda value: 0 <= value < 1, "must be in [0, 1)"),
+    "schedule.momentum_epochs": _COUNT,
+    "schedule.max_norm": _POSITIVE,
     "schedule.optimizer.momentum": (lambda value: 0 <= value < 1, "must be in [0, 1)"),
     "schedule.optimizer.weight_decay": _NOT_NEGATIVE,
     "student.lr_scale": _POSITIVE,
@@ -117,9 +122,24 @@ def check(cfg: DictConfig, overrides: Iterable[str] = ()) -> None:
         check_override(cfg, key, yaml.safe_load(value))
     for key, (valid, words) in RULES.items():
         _check_value(cfg, key, valid, words)
+    check_schedule(plain(cfg, "schedule"))
     check_model(cfg, "student", plain(cfg, "student.model"))
     check_teachers(cfg)
     identity(cfg)  # names the first value that is missing or cannot be resolved
+
+
+def check_schedule(schedule: Mapping[str, Any]) -> None:
+    """Raise ValueError for keys of a schedule that could not be honoured beside its others."""
+    optimizer = schedule.get("optimizer") or {}
+    asked = [key for key in ("momentum_start", "damped") if schedule.get(key) not in (None, False)]
+    if asked and (optimizer.get("name") != "sgd" or not optimizer.get("momentum") or optimizer.get("nesterov")):
+        raise ValueError(f"schedule.{asked[0]} is for SGD with a momentum and without Nesterov: leave it null")
+    if (schedule.get("momentum_start") is None) != (schedule.get("momentum_epochs") is None):
+        raise ValueError("schedule.momentum_start and schedule.momentum_epochs belong together: give both or neither")
+    if schedule.get("restart") and not (schedule.get("decay", "step") == "step" and schedule.get("milestones")):
+        raise ValueError("schedule.restart starts the optimiser anew at milestones, and there are none: leave it null")
+    if schedule.get("lr_min") and schedule.get("decay") not in ("cosine", "linear"):
+        raise ValueError("schedule.lr_min is where decay=cosine and decay=linear end: leave it null")
 
 
 def check_override(reference: DictConfig, key: str, value: Any) -> None:

@@ -25,7 +25,10 @@ from distill.runtime import rng_state, set_rng_state
 from distill.signals import StopSignals
 
 log = logging.getLogger(__name__)
-RATE_KEYS = ("lr", "decay", "milestones", "gamma", "lr_min", "warmup_epochs", "clip_grad")  # of any schedule
+RATE_KEYS = (  # of any schedule
+    "lr", "decay", "milestones", "gamma", "lr_min", "warmup_epochs", "clip_grad", "momentum_start", "momentum_epochs",
+    "damped", "restart", "max_norm",
+)  # fmt: skip
 
 
 class Fit:

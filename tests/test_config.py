@@ -321,7 +321,10 @@ def test_values_of_another_kind_are_refused(key: str, value: object, words: str)
         "compile=maybe",
         "threads=0",
         "seed=-1",
-        "schedule.decay=linear",
+        "schedule.decay=poly",
+        "schedule.max_norm=0",
+        "dataset.pad_mode=mirror",
+        "dataset.rotate=181",
         "schedule.optimizer.momentum=1.0",
         "schedule.optimizer.weight_decay=-1",
         "threads=many",
@@ -331,6 +334,21 @@ def test_values_out_of_range_are_refused(override: str) -> None:
     key, _, value = override.partition("=")
     with pytest.raises(ValueError, match=rf"^{key}={value}: {key} "):
         check(composed(override))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "text"),
+    [
+        (["schedule.momentum_start=0.5"], "belong together"),
+        (["schedule.momentum_start=0.5", "schedule.momentum_epochs=5", "schedule.optimizer.name=adam"], "is for SGD"),
+        (["schedule.damped=true", "schedule.optimizer.nesterov=true"], "without Nesterov"),
+        (["schedule.restart=true", "schedule.decay=cosine"], "there are none"),
+        (["schedule.lr_min=0.001"], "decay=linear end"),
+    ],
+)
+def test_keys_of_a_schedule_that_another_rules_out_are_refused(overrides: list[str], text: str) -> None:
+    with pytest.raises(ValueError, match=text):
+        check(composed(*overrides))
 
 
 def test_models_are_known_without_torch() -> None:

@@ -41,6 +41,102 @@ def test_warm_up_and_cosine() -> None:
     assert rates[99] < 0.001
 
 
+def test_exponential_falls_after_every_epoch_and_linear_at_every_step() -> None:
+    exponential = {"lr": 10.0, "decay": "exponential", "gamma": 0.998}
+    rates = {epoch: learning_rate(exponential, (epoch - 1) * 600 + 599, 600, 3000) for epoch in (1, 2, 501, 3000)}
+    assert rates == pytest.approx({1: 10.0, 2: 9.98, 501: 10 * 0.998**500, 3000: 10 * 0.998**2999})
+    linear = {"lr": 1.0, "decay": "linear", "warmup_epochs": 2, "lr_min": 0.2}
+    rates = [learning_rate(linear, step, 10, 10) for step in range(100)]
+    assert rates[19] == pytest.approx(1.0) and rates[20] == pytest.approx(1.0) and rates[60] == pytest.approx(0.6)
+    assert rates[20:] == pytest.approx([1 - 0.8 * (step - 20) / 80 for step in range(20, 100)])
+    with pytest.raises(ValueError, match="exponential, cosine"):
+        learning_rate({"lr": 1.0, "decay": "poly"}, 0, 1, 1)
+
+
+RISING = {"lr": 0.1, "decay": "constant", "momentum_start": 0.5, "momentum_epochs": 500}
+PLAIN = {"name": "sgd", "momentum": 0.99}
+
+
+@pytest.mark.parametrize(("epoch", "value"), [(0, 0.5), (250, 0.745), (499, 0.98902), (500, 0.99), (2999, 0.99)])
+def test_momentum_rises_by_epochs(epoch: int, value: float) -> None:
+    stepper = Stepper([torch.nn.Linear(2, 2)], RISING | {"optimizer": PLAIN})
+    for step in (0, 599):  # within an epoch it stays: a recorded step is recorded anew once an epoch at most
+        stepper.set_lr(epoch * 600 + step, 600, 3000)
+        (group,) = stepper.optimizer.param_groups
+        assert group["momentum"] == pytest.approx(value) and group["dampening"] == 0
+
+
+def test_damped_steps_are_those_of_the_dropout_paper() -> None:
+    """dw <- p dw - (1 - p) lr g, from dw = 0 on (Hinton et al. 2012, appendix A.1, at one rate)."""
+    layer = torch.nn.Linear(3, 1, bias=False).double()
+    stepper = Stepper([layer], RISING | {"momentum_epochs": 2, "damped": True, "optimizer": PLAIN})
+    expected, moved = layer.weight.detach().clone(), torch.zeros(1, 3, dtype=torch.float64)
+    for step in range(7):
+        p = (0.5, 0.745, 0.99, 0.99)[step // 2]
+        moved = p * moved - (1 - p) * 0.1 * 3 * expected**2
+        expected = expected + moved
+        stepper.set_lr(step, 2, 4)
+        stepper.step({"cubes": (layer.weight**3).sum()})
+        assert torch.allclose(layer.weight, expected, rtol=1e-12)
+
+
+def test_weights_into_a_unit_are_shortened_to_the_limit() -> None:
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(torch.nn.Conv2d(2, 3, 3), torch.nn.BatchNorm2d(3), torch.nn.Linear(4, 5))
+    conv, norm, linear = net
+    free = Stepper([torch.nn.ModuleList(net)], {"lr": 0.0, "optimizer": {"name": "sgd"}, "max_norm": 0.6})
+    before = [p.detach().clone() for p in net.parameters()]
+    free.step({"sum": torch.stack([p.square().sum() for p in net.parameters()]).sum()})
+    for old, new in zip(before, net.parameters(), strict=True):
+        lengths = old.flatten(1).norm(dim=1) if old.ndim > 1 else torch.zeros(len(old))
+        scale = (0.6 / lengths).clamp(max=1).view(-1, *[1] * (old.ndim - 1))
+        assert torch.allclose(new, old * scale, rtol=1e-5)
+    assert (conv.weight.flatten(1).norm(dim=1) <= 0.6001).all() and linear.weight.norm(dim=1).max() <= 0.6001
+    assert norm.weight.eq(1).all() and before[0].flatten(1).norm(dim=1).max() > 0.6
+
+
+@pytest.mark.parametrize("optimizer", [{"name": "sgd", "momentum": 0.9}, {"name": "adam"}, {"name": "lamb"}])
+def test_a_restart_at_a_milestone_is_a_new_optimiser(optimizer: dict) -> None:
+    schedule = {"lr": 0.1, "milestones": [2], "optimizer": optimizer, "restart": True}
+    torch.manual_seed(0)
+    first = torch.nn.Linear(3, 2)
+
+    def train(layer: torch.nn.Linear, stepper: Stepper, steps: range) -> None:
+        for step in steps:
+            stepper.set_lr(step, 2, 4)
+            stepper.step({"cubes": (layer.weight**3).sum() + layer.bias.square().sum()})
+
+    stepper = Stepper([first], schedule)
+    train(first, stepper, range(4))
+    second = torch.nn.Linear(3, 2)
+    second.load_state_dict(first.state_dict())
+    train(first, stepper, range(4, 8))
+    train(second, Stepper([second], schedule), range(4, 8))
+    assert torch.equal(first.weight, second.weight) and stepper.lr == pytest.approx(0.01)
+
+
+def test_a_run_with_rising_momentum_restarts_and_limits_resumes_to_the_bit(tmp_path: Path) -> None:
+    keys = {"momentum_start": 0.3, "momentum_epochs": 2, "damped": True, "max_norm": 0.5, "restart": True}
+    keys |= {"epochs": 3, "milestones": [1, 2]}
+
+    def trained(folder: Path, stop: int | None) -> dict[str, torch.Tensor]:
+        data = tiny.tiny_data()
+        fit = tiny.fit(tiny.seeded_method("kd", data), data, folder)
+        fit.schedule |= keys
+        fit.restore()
+        for step, _ in enumerate(fit.steps(), 1):
+            if step == stop:  # an epoch's last step, or none
+                break
+        return fit.method.student.state_dict()
+
+    whole = trained(tmp_path / "whole", None)
+    trained(tmp_path / "cut", 4)  # goes on from the epoch's end, three steps in
+    again = trained(tmp_path / "cut", None)
+    assert all(torch.equal(whole[name], again[name]) for name in whole)
+    rows = [w.flatten(1).norm(dim=1).max() for w in whole.values() if w.ndim > 1]
+    assert max(rows) <= 0.5001
+
+
 def test_sgd_is_the_protocols_step_by_step() -> None:
     """v = m v + g + wd w; w -= lr v: no Nesterov, no dampening, decay on every parameter."""
     torch.manual_seed(0)

@@ -453,7 +453,7 @@ def test_mlkd_crossentropy_is_of_both_views_and_the_terms_have_names() -> None:
 # ---------------------------------------------------------------- dot
 
 SGD = {"name": "sgd", "momentum": 0.9, "weight_decay": 0.01}
-SCHEDULE = {"lr": 0.1, "optimizer": SGD, "dot_delta": 0.075}
+SCHEDULE = {"lr": 0.1, "optimizer": SGD | {"dot_delta": 0.075}}
 
 
 def line(weight: float = 2.0) -> nn.Linear:
@@ -483,7 +483,7 @@ def test_dot_against_explicit_arithmetic() -> None:
 
 def test_dot_with_delta_0_is_sgd_on_the_sum() -> None:
     ours, theirs = line(), line()
-    stepper = DotStepper([ours], SCHEDULE | {"dot_delta": 0.0})
+    stepper = DotStepper([ours], {"lr": 0.1, "optimizer": SGD | {"dot_delta": 0.0}})
     plain = torch.optim.SGD(theirs.parameters(), lr=0.1, momentum=0.9, weight_decay=0.01)
     for _ in range(5):
         stepper.step(two_losses(ours))
@@ -525,6 +525,8 @@ def test_dot_is_wired_with_its_delta_and_refuses_what_it_cannot_split() -> None:
     with pytest.raises(ValueError, match="both losses"):
         method("dot", "method.ce=0")
     with pytest.raises(ValueError, match="out of"):
-        DotStepper([line()], SCHEDULE | {"dot_delta": 0.2})
+        DotStepper([line()], {"lr": 0.1, "optimizer": SGD | {"dot_delta": 0.2}})
     with pytest.raises(ValueError, match="name=sgd"):
-        DotStepper([line()], {"lr": 0.1, "optimizer": {"name": "adamw"}, "dot_delta": 0.0})
+        DotStepper([line()], {"lr": 0.1, "optimizer": {"name": "adamw", "dot_delta": 0.0}})
+    with pytest.raises(ValueError, match="momentum that stays"):
+        DotStepper([line()], SCHEDULE | {"damped": True})

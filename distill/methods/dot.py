@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from distill import parallel
 from distill.data import DataInfo
 from distill.method import Phase, Update
 from distill.methods.kd import KD
@@ -32,10 +31,13 @@ class DotStepper(Stepper):
     def new_optimizer(self, options: dict[str, Any]) -> torch.optim.Optimizer:
         if options.pop("name", "sgd") != "sgd":
             raise ValueError("dot splits SGD's momentum: set schedule.optimizer.name=sgd, or use method=kd.")
+        if self.schedule.get("momentum_start") is not None or self.schedule.get("damped"):
+            raise ValueError("dot splits a momentum that stays: leave schedule.momentum_start and damped null.")
         momentum, delta = float(options.pop("momentum", 0.0)), float(options.pop("dot_delta"))
         if not 0 <= momentum - delta <= momentum + delta < 1:
             raise ValueError(f"method.delta={delta} takes momentum {momentum} out of [0, 1): 0.075 is usual.")
         self.twins = [nn.Parameter(p.detach()) for p in self.parameters]
+        self.gradients = [self.parameters, self.twins]
         task = {"params": self.parameters, "momentum": momentum - delta}
         distill = {"params": self.twins, "momentum": momentum + delta, "weight_decay": 0.0}
         rest = {"momentum": momentum, "lr": self.rate, "fused": True, **options}
@@ -48,18 +50,6 @@ class DotStepper(Stepper):
         for parameter, twin in zip(self.parameters, self.twins, strict=True):
             twin.grad, parameter.grad = parameter.grad, None
         self.scaler.scale(losses[TASK]).backward()
-
-    def step(self, losses: Mapping[str, Tensor], weight: float = 1.0) -> None:
-        """Make one step from the loss called "ce" and the sum of all others; `weight` is this process's share."""
-        self.optimizer.zero_grad(set_to_none=True)
-        self.backward(losses)
-        parallel.reduce_gradients([*self.parameters, *self.twins], weight)
-        if self.clip:
-            self.scaler.unscale_(self.optimizer)
-            for gradients in (self.parameters, self.twins):
-                nn.utils.clip_grad_norm_(gradients, float(self.clip))
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
 
 
 class DOT(KD):
