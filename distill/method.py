@@ -109,6 +109,7 @@ class Method(nn.Module):
 
     steps_alike: False where what a step does is drawn on the host, so that no CUDA graph can repeat it.
     refuses: keys of the schedule that the method cannot honour (mixup, label_smoothing), each with the reason.
+    one_process: why the method runs in one process only, or None.
 
     Losses are `ce` x cross-entropy + `kd` x T^2 KL(teacher || student) + the method's own terms (the field's
     gamma, alpha, beta). Teachers are held outside the module tree: they are frozen, and no part of the state.
@@ -116,6 +117,7 @@ class Method(nn.Module):
 
     steps_alike = True
     refuses: ClassVar[Mapping[str, str]] = {}
+    one_process: ClassVar[str | None] = None
 
     def __init__(
         self,
@@ -231,8 +233,12 @@ class Method(nn.Module):
         return min(self.epoch / epochs, 1.0) if epochs > 0 else 1.0
 
 
-def refuse(method: Method | type[Method], name: str, schedule: Mapping[str, Any]) -> None:
-    """Raise ValueError where the schedule asks for something that the method cannot honour."""
+def refuse(method: Method | type[Method], name: str, schedule: Mapping[str, Any], processes: int = 1) -> None:
+    """Raise ValueError where the schedule asks for something that the method cannot honour, or more than one process
+    works on a run that takes one.
+    """
+    if method.one_process and processes > 1:
+        raise ValueError(f"method={name} cannot be shared by {processes} processes: {method.one_process}; start one.")
     for key, why in method.refuses.items():
         if schedule.get(key):
             by_rule = " (set by schedule=bit)" if schedule.get("rule") else ""

@@ -54,6 +54,12 @@ def barrier() -> None:
         dist.barrier()
 
 
+class _Sharing:
+    """How many samples the batch has that the processes work on, all parts together."""
+
+    whole = 0
+
+
 class PartSource:
     """Each process's part of every batch of a source: samples rank, rank + world, ... of the batch."""
 
@@ -64,6 +70,7 @@ class PartSource:
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """Yield this process's parts of an epoch's batches, from step `start` on."""
         for batch in self.source.epoch(epoch, start):
+            _Sharing.whole = len(batch.labels)
             yield part(batch, rank(), world())
 
     def __getattr__(self, name: str) -> Any:
@@ -95,13 +102,17 @@ def reduce_gradients(parameters: Iterable[nn.Parameter], weight: float) -> None:
 
 
 def gathered(tensor: Tensor) -> Tensor:
-    """Return the rows [B,...] of all processes, without gradients, in the order of their numbers."""
+    """Return the rows [B,...], one a sample, of all parts of a batch, without gradients, in the processes' order.
+
+    How many each brings follows from the batch's size, so that nobody has to be asked. Raises ValueError for rows of
+    something else.
+    """
     if world() == 1:
         return tensor
-    sizes: list[Any] = [None] * world()
-    dist.all_gather_object(sizes, len(tensor))
-    most = max(sizes)
-    padded = torch.cat([tensor, tensor.new_zeros((most - len(tensor), *tensor.shape[1:]))])
+    sizes = [len(range(number, _Sharing.whole, world())) for number in range(world())]
+    if len(tensor) != sizes[rank()]:
+        raise ValueError(f"{len(tensor)} rows are gathered in place of the {sizes[rank()]} of this part of the batch.")
+    padded = torch.cat([tensor, tensor.new_zeros((sizes[0] - len(tensor), *tensor.shape[1:]))])
     parts = [torch.empty_like(padded) for _ in sizes]
     dist.all_gather(parts, padded.contiguous())
     return torch.cat([rows[:size] for rows, size in zip(parts, sizes, strict=True)])
@@ -109,21 +120,30 @@ def gathered(tensor: Tensor) -> Tensor:
 
 def mean(value: Tensor) -> Tensor:
     """Return the mean of a detached scalar over the processes."""
+    return value if world() == 1 else summed(value) / world()
+
+
+def summed(value: Tensor) -> Tensor:
+    """Return the sum of a detached tensor over the processes."""
     if world() == 1:
         return value
     value = value.clone()
     dist.all_reduce(value)
-    return value / world()
+    return value
 
 
 def total(values: list[float]) -> list[float]:
     """Return each number summed over the processes."""
     if world() == 1:
         return values
-    device = "cuda" if dist.get_backend() == "nccl" else "cpu"
-    sums = torch.tensor(values, dtype=torch.float64, device=device)
+    sums = torch.tensor(values, dtype=torch.float64, device=_device())
     dist.all_reduce(sums)
     return sums.tolist()
+
+
+def _device() -> str:
+    """Where the numbers lie that processes exchange."""
+    return "cuda" if dist.get_backend() == "nccl" else "cpu"
 
 
 def same_buffers(module: nn.Module) -> None:
@@ -134,9 +154,9 @@ def same_buffers(module: nn.Module) -> None:
 
 
 def agreed(number: int | None) -> int | None:
-    """Return the signal that any process has received, so that all stop at the same step."""
+    """Return the largest signal that any process has received, so that all stop at the same step."""
     if world() == 1:
         return number
-    numbers: list[Any] = [None] * world()
-    dist.all_gather_object(numbers, number)
-    return next((each for each in numbers if each is not None), None)
+    largest = torch.tensor(number or 0, device=_device())
+    dist.all_reduce(largest, op=dist.ReduceOp.MAX)
+    return int(largest) or None

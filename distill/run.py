@@ -93,7 +93,7 @@ class Experiment:
             torch.set_num_threads(int(cfg.threads))
         self.data: Data = like.data if like else load(config.plain(cfg, "dataset"), self.device)
         schedule = resolve(make_schedule(cfg), self.data.info.num_train, self.data.info.size)
-        refuse(config.class_of(cfg.method), cfg.method.name, schedule)
+        refuse(config.class_of(cfg.method), cfg.method.name, schedule, parallel.world())
         self.teachers: list[Teacher] = like.teachers if like else self._get_teachers()
         runtime.seed_everything(int(cfg.seed))
         self.method = make_method(cfg, self.data, self.teachers, self.device)

@@ -154,13 +154,13 @@ def test_past_predictions_are_one_hot_at_first_then_those_of_the_augmented_view(
     data = tiny.tiny_data()
     method = PSKD(student(), [], data.info)
     method.epoch, method.epochs = 1, 4
-    assert torch.equal(method.past, F.one_hot(data.info.labels, tiny.CLASSES).float())
-    assert "past" in method.state_dict()
+    assert torch.equal(method.past.bank, F.one_hot(data.info.labels, tiny.CLASSES).float())
+    assert "past.bank" in method.state_dict()
     batch = next(data.source(8, 1).epoch(1))
     logits = method.student(batch.images).logits
     first = method.loss(batch)["ce"]
     assert first.item() == pytest.approx(F.cross_entropy(logits, batch.labels).item(), rel=1e-5)
-    before = method.past.clone()
+    before = method.past.bank.clone()
     method.after_step()
     seen = torch.zeros(tiny.IMAGES, dtype=torch.bool)
     seen[batch.index] = True

@@ -120,6 +120,8 @@ class CMI(DataFree):
     images are drawn with replacement, where the authors shuffle the pool.
     """
 
+    one_process = "a round makes one pool of images, and each process would make its own"
+
     best: Tensor
     fresh: Tensor
 

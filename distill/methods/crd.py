@@ -15,6 +15,7 @@ from distill import parallel
 from distill.data import DataInfo
 from distill.method import Batch, Losses, Method
 from distill.models import FeatureNet, Outputs
+from distill.parts.memory_bank import MemoryBank
 from distill.parts.products import product
 
 EPS = 1e-7
@@ -104,22 +105,20 @@ class NCE(torch.autograd.Function):
         return outer * slope, None, None, None, None
 
 
-class Memory(nn.Module):
-    """One bank of unit vectors [N,D], a slot for every training image, and its normaliser Z.
+class Memory(MemoryBank):
+    """A bank of unit vectors [N,D], a slot for every training image, and its normaliser Z.
 
     `dtype` float32 or bfloat16: how the bank is kept and multiplied. bfloat16 rounds its values, and the embeddings
     that meet them, to 8 bits; sums and what updates the bank stay fp32.
     """
 
-    bank: Tensor  # [N,D]
     z: Tensor  # scalar; 0 until the first batch sets it
 
     def __init__(self, total: int, dim: int, dtype: str = "float32") -> None:
-        super().__init__()
         if dtype not in BANKS:
             raise ValueError(f"method.bank={dtype} is no type of a memory bank: use {' or '.join(BANKS)}.")
         bound = (3 / dim) ** 0.5
-        self.register_buffer("bank", torch.empty(total, dim).uniform_(-bound, bound).to(BANKS[dtype]))
+        super().__init__(torch.empty(total, dim).uniform_(-bound, bound).to(BANKS[dtype]))
         self.register_buffer("z", torch.zeros(()))
 
     def nce_loss(self, embedding: Tensor, slots: Tensor, tau: float) -> Tensor:
@@ -128,8 +127,8 @@ class Memory(nn.Module):
 
     def update(self, index: Tensor, embedding: Tensor, momentum: float) -> None:
         """Move the slots `index` [B] towards `embedding` [B,D] and back to the unit sphere."""
-        mixed = momentum * self.bank[index].to(embedding.dtype) + (1 - momentum) * embedding
-        self.bank[index] = F.normalize(mixed, dim=1).to(self.bank.dtype)
+        mixed = momentum * self[index].to(embedding.dtype) + (1 - momentum) * embedding
+        self.write(index, F.normalize(mixed, dim=1))
 
 
 class CRD(Method):
@@ -183,7 +182,7 @@ class CRD(Method):
     def after_step(self) -> None:
         if self._seen is None:
             return
-        index, e_s, e_t = (parallel.gathered(part) for part in self._seen)
+        index, e_s, e_t = self._seen
         self.memory_student.update(index, e_s, self.momentum)
         self.memory_teacher.update(index, e_t, self.momentum)
         self._seen = None

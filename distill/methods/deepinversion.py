@@ -56,6 +56,8 @@ class DeepInversion(DataFree):
     that of the re-run of zju-vipa/CMI. Adaptive DeepInversion, which asks the student too, is left to cmi.
     """
 
+    one_process = "it optimises one batch of images at a time, and each process would have its own"
+
     def __init__(
         self,
         student: FeatureNet,

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from distill import parallel
 from distill.data import DataInfo
 from distill.data.pairs import PeerViews
 from distill.losses import full_precision
@@ -179,7 +180,8 @@ class KDCL(Method):
         if self._seen:
             (logits, batch), self._seen = self._seen, None
             error = logits.softmax(2) - F.one_hot(batch.labels, logits.shape[2])
-            self.errors += torch.einsum("pbk,qbk,b->pq", error, error, self.held[batch.index].float())
+            products = torch.einsum("pbk,qbk,b->pq", error, error, self.held[batch.index].float())
+            self.errors += parallel.summed(products)
 
     def after_epoch(self) -> None:
         if self.variant == "general":

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from distill import parallel
 from distill.data import DataInfo
 from distill.method import Batch, Losses, Method, Phase, Update
 from distill.models import FeatureNet, Outputs
@@ -101,7 +102,7 @@ class NASKD(Method):
         """Mean loss of all nets; each net's own is added to its score."""
         teacher = self.teach(batch).logits
         losses = torch.stack([self.one(k, batch, teacher, keep=True)[0] for k in range(len(self.allowed))])
-        self.scores += losses.detach() * len(batch.labels)
+        self.scores += parallel.summed(losses.detach() * len(batch.labels))
         return {"mean": losses.mean()}
 
     def tune_loss(self, batch: Batch) -> Losses:

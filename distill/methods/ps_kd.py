@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -12,6 +11,7 @@ from distill.data import DataInfo
 from distill.losses import full_precision
 from distill.method import Batch, Losses, Method
 from distill.models import FeatureNet
+from distill.parts.memory_bank import MemoryBank
 
 
 @full_precision
@@ -33,8 +33,6 @@ class PSKD(Method):
         "label_smoothing": "it softens labels itself, by its own predictions",
     }
 
-    past: Tensor
-
     def __init__(
         self,
         student: FeatureNet,
@@ -50,7 +48,7 @@ class PSKD(Method):
             raise ValueError(f"method.alpha is {alpha}: it is a share of the target, from 0 to 1.")
         self.alpha = alpha
         self._seen: tuple[Tensor, Tensor] | None = None
-        self.register_buffer("past", F.one_hot(data.labels.long(), student.num_classes).float())
+        self.past = MemoryBank(F.one_hot(data.labels.long(), student.num_classes).float())
 
     def loss(self, batch: Batch) -> Losses:
         logits = self.student(batch.images).logits
@@ -62,5 +60,4 @@ class PSKD(Method):
     def after_step(self) -> None:
         assert self._seen
         (index, logits), self._seen = self._seen, None
-        with torch.no_grad():
-            self.past[index] = (logits.float() / self.temperature).softmax(1)
+        self.past.write(index, (logits.float() / self.temperature).softmax(1))

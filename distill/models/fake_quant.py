@@ -9,6 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from distill import parallel
+
 EPS = 1e-8
 
 
@@ -116,6 +118,7 @@ class StepInputs(nn.Module):
         self.bits, self.signed, self.enabled = bits, signed, True
         self.step = nn.Parameter(torch.ones(()))
         self.register_buffer("ready", torch.zeros((), dtype=torch.bool))
+        self._met = False  # a batch in training: what later ones would start from is not used
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.enabled:
@@ -128,5 +131,7 @@ class StepInputs(nn.Module):
     @torch.no_grad()
     def _start(self, x: Tensor) -> None:
         first = 2 * x.abs().mean() / limits(self.bits, self.signed)[1] ** 0.5
+        if not self._met:
+            first, self._met = parallel.mean(first), True
         self.step.copy_(torch.where(self.ready, self.step, first))
         self.ready.fill_(True)

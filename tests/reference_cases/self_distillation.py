@@ -24,7 +24,7 @@ def cs_kd(ref: Reference) -> None:
 
 def ps_kd(ref: Reference) -> None:
     built = method("ps-kd", Given(ref.input("s")))
-    built.past[: len(ref.input("past"))] = ref.input("past")
+    built.past.bank[: len(ref.input("past"))] = ref.input("past")
     built.epoch, built.epochs = ref.hyper["epoch0"] + 1, ref.hyper["epochs"]
     ref.total(total(built.loss(batch(ref.input("label")))))
 

@@ -1,0 +1,112 @@
+"""What every method owes several processes: what it keeps is equal on all of them before each evaluation.
+
+One pair of gloo processes trains all methods of conf/method, one after the other, and writes what each process holds.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from distill import parallel
+from distill.method import Method, refuse
+from tests import tiny
+
+ALONE = ("cmi", "deepinversion")
+PART = {"semckd": "semckd method.batch_size=4"}  # what it is built for is the size of a part
+MORE = ["kdcl method.variant=general", "crd uneven", "ps-kd uneven"]
+RUNS = [*(PART.get(name, name) for name in tiny.METHODS), *MORE]
+PORT = str(40000 + os.getpid() % 20000)
+
+
+def kept(method: Method) -> dict[str, float]:
+    """A sum of each buffer, but for BatchNorm's running statistics, which are each process's own."""
+    norms = {id(b) for m in method.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) for b in m.buffers()}
+    return {name: summed(value) for name, value in method.named_buffers() if id(value) not in norms}
+
+
+def summed(value: torch.Tensor) -> float:
+    weights = torch.arange(1, value.numel() + 1, dtype=torch.float64)  # so that order counts
+    return (value.detach().double().flatten().nan_to_num(posinf=1e6, neginf=-1e6) * weights).sum().item()
+
+
+def train(name: str, folder: Path) -> dict[str, Any]:
+    """Train a method; what it keeps at the end of each epoch, before the first process's buffers are copied."""
+    data, found = tiny.tiny_data(), []
+    name, *overrides = name.split()
+    size = 5 if "uneven" in overrides else 8
+    overrides = [override for override in overrides if override != "uneven"]
+    method = tiny.seeded_method(name, data, ("cifar_resnet14", "cifar_resnet8"), *overrides)
+    refuse(method, name, {}, parallel.world())
+    if parallel.rank():
+        torch.manual_seed(100)  # as run.py has it: each process has draws of its own
+    fit = tiny.fit(method, data, folder)
+    fit.schedule["epochs"], fit.source = 1, data.source(batch_size=size, seed=1)
+    after = method.after_epoch
+
+    def noted() -> None:
+        after()
+        found.append(kept(method))
+
+    method.after_epoch = noted  # type: ignore[method-assign]
+    for _ in fit.steps():
+        pass
+    return {"buffers": found, "weights": [summed(p) for p in method.parameters()]}
+
+
+def main(folder: Path) -> None:
+    torch.set_num_threads(1)
+    parallel.start("cpu")
+    dist.all_gather_object = None  # nothing is pickled in a step
+    found: dict[str, Any] = {}
+    for number, name in enumerate(RUNS):
+        try:
+            found[name] = train(name, folder / str(number))
+        except Exception as error:
+            found[name] = {"error": f"{type(error).__name__}: {error}"}
+    (folder / f"{parallel.rank()}.json").write_text(json.dumps(found))
+
+
+def ranks(folder: Path) -> list[dict[str, Any]]:
+    """What two processes found, {run: {buffers, weights}} each."""
+    jobs = []
+    for rank in range(2):
+        env = {**os.environ, "WORLD_SIZE": "2", "RANK": str(rank), "LOCAL_RANK": str(rank)}
+        env |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": PORT}
+        command = [sys.executable, "-m", "tests.test_parallel_contract", str(folder)]
+        jobs.append(subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True))
+    said = [job.communicate(timeout=600)[1] for job in jobs]
+    assert [job.returncode for job in jobs] == [0, 0], said
+    return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(2)]
+
+
+def wrong(name: str, first: dict[str, Any], second: dict[str, Any]) -> str | None:
+    """What is wrong with a run, of which two processes hold these."""
+    error = first.get("error") or second.get("error")
+    if name in ALONE:
+        return None if f"method={name} cannot be shared by 2 processes" in str(error) else "is to be refused"
+    if error:
+        return str(error)
+    for mine, other in zip(first["buffers"], second["buffers"], strict=True):
+        if apart := [key for key in mine if mine[key] != other[key]]:
+            return f"buffers that differ: {apart}"
+    return None if first["weights"] == second["weights"] else "weights differ"
+
+
+def test_banks_and_weights_are_equal_on_two_processes(tmp_path: Path) -> None:
+    """One test for all, since one pair of processes serves all."""
+    first, second = ranks(tmp_path)
+    failed = {name: why for name in RUNS if (why := wrong(name, first[name], second[name]))}
+    assert not failed, "\n".join(f"{name}: {why}" for name, why in failed.items())
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
