@@ -9,7 +9,7 @@ import contextlib
 import os
 import re
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from distill.config import conf_dir, did_you_mean, identity, load, options, plain, teacher_specs
+from distill.config import conf_dir, did_you_mean, identity, load, options, plain, taps, teacher_specs
 
 Rule = tuple[Callable[[Any], bool], str]
 _COUNT: Rule = (lambda value: value >= 1, "must be at least 1")
@@ -29,6 +29,7 @@ def _one_of(*names: str) -> Rule:
     return (lambda value: str(value).lower() in names, f"must be one of {', '.join(names)}")
 
 
+MAPS = {"features", "preacts", "stem"}  # of about.taps: what only a net with stages shows
 _NOT_KEYS = {"_target_", "name", "about"}  # in every method's YAML, and nothing to set
 RULES: dict[str, Rule] = {
     "seed": _NOT_NEGATIVE,
@@ -125,6 +126,7 @@ def check(cfg: DictConfig, overrides: Iterable[str] = ()) -> None:
     check_schedule(plain(cfg, "schedule"))
     check_model(cfg, "student", plain(cfg, "student.model"))
     check_teachers(cfg)
+    check_maps(cfg.method.name, taps(cfg), [plain(cfg, "student.model"), *(t.get("model") for t in teacher_specs(cfg))])
     identity(cfg)  # names the first value that is missing or cannot be resolved
 
 
@@ -199,6 +201,17 @@ def check_model(cfg: DictConfig, role: str, name: Any) -> None:
         close = names.nearest(name)
         hint = f"did you mean {' or '.join(close)}?" if close else "ours start with cifar_, others are timm's"
         raise ValueError(f"there is no {role} model '{name}': {hint}")
+
+
+def check_maps(method: str, reads: Collection[str], models: Iterable[Any]) -> None:
+    """Raise ValueError where a method reads maps (reads: its about.taps) and one of its nets, an MLP, has none."""
+    from distill.models.names import WITHOUT_MAPS
+
+    if lacking := sorted(WITHOUT_MAPS.intersection(models) if MAPS.intersection(reads) else ()):
+        raise ValueError(
+            f"{method} reads maps, and {lacking[0]} has none, only logits and an embedding: take a method on those, "
+            "such as method=kd or method=crd, or another net"
+        )
 
 
 def check_output(folder: str | Path) -> None:

@@ -16,6 +16,7 @@ from omegaconf import DictConfig
 
 from distill import config, parallel, runtime, summary
 from distill.bit import resolve
+from distill.check import check_maps
 from distill.checkpoint import Checkpoints
 from distill.data import Data, load
 from distill.errors import exit_code
@@ -28,7 +29,6 @@ from distill.mirror import outside_sweep
 from distill.models import FeatureNet, build
 from distill.models.quant import quantize_as
 from distill.optim import without_sgds
-from distill.parts.taps import with_maps
 from distill.result import describe, finish, stored_result
 from distill.signals import StopSignals
 from distill.speed import ASKED, compile_forward, gains, why_compile
@@ -240,7 +240,7 @@ def make_method(cfg: DictConfig, data: Data, teachers: list[Teacher], device: to
     if spec.get("quantize"):
         quantize_as(student, spec["quantize"])
     nets = [t.net for t in teachers]
-    with_maps(cfg.method.name, config.taps(cfg), [student, *nets])
+    check_maps(cfg.method.name, config.taps(cfg), [student.name, *(net.name for net in nets)])
     method: Method = config.build(cfg.method, student=student, teachers=nets, data=info)
     return method.to(device).to(memory_format=torch.channels_last)
 

@@ -295,6 +295,16 @@ def test_a_run_without_a_teacher_has_fewer_pictures(taught: Path) -> None:
     assert sum(numbers["calibration"]["student"]["images"]) == 60
 
 
+def test_nets_without_maps_have_the_pictures_that_need_none(material: Material) -> None:
+    def bare(net: Seen) -> Seen:
+        return replace(net, stages=[], attention=[])
+
+    nothing = replace(material, student=bare(material.student), teacher=bare(material.teacher))
+    assert cka.draw(nothing) is None and maps.draw(nothing) is None
+    half = replace(material, teacher=bare(material.teacher))
+    assert set(cka.draw(half).numbers) == {"student"} and maps.draw(half).numbers["sizes"]["teacher"] == []
+
+
 def test_a_net_is_like_itself_stage_by_stage(material: Material) -> None:
     numbers = cka.draw(material).numbers
     assert np.diag(numbers["student"]) == pytest.approx([1.0] * 3) and (numbers["teacher"] < 1).all()

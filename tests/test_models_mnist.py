@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from distill.check import check
 from distill.models import FeatureNet, build
 from distill.run import make_method
 from tests import tiny
@@ -116,14 +117,20 @@ def test_an_mlp_refuses_images_of_another_size() -> None:
 @pytest.mark.parametrize("method", ["at", "byot", "fitnet", "fsp", "ofd", "one", "semckd", "simkd", "zskt"])
 def test_methods_on_maps_refuse_an_mlp_by_name(method: str) -> None:
     net = tiny.net("mnist_mlp", hidden=[8])
-    with pytest.raises(ValueError, match=f"{method} reads maps, and mnist_mlp has none, .* embedding of 8: .*method="):
+    with pytest.raises(ValueError, match=f"{method} reads maps, and mnist_mlp has none, .*method="):
         tiny.make(method, net, tiny.net("cifar_resnet8", 1), tiny.tiny_data())
 
 
-def test_a_run_refuses_a_method_on_maps_before_it_is_built() -> None:
-    cfg = tiny.composed(*MNIST, "student=mlp30", "method=byot")
+def test_a_command_that_reads_maps_of_an_mlp_is_refused_before_a_teacher_is_trained() -> None:
+    """By the student, by a teacher, and where a run is made without the command line."""
+    byot = tiny.composed(*MNIST, "student=mlp30", "method=byot")
     with pytest.raises(ValueError, match="byot reads maps, and mnist_mlp has none"):
-        make_method(cfg, tiny.tiny_data(), [], torch.device("cpu"))
+        check(byot)
+    with pytest.raises(ValueError, match="byot reads maps, and mnist_mlp has none"):
+        make_method(byot, tiny.tiny_data(), [], torch.device("cpu"))
+    with pytest.raises(ValueError, match="at reads maps, and mnist_mlp has none"):
+        check(tiny.composed("dataset=mnist", "teacher=mlp300", "student=LeNet5", "method=at"))
+    check(tiny.composed("dataset=mnist", "pair=mlp1200_mlp30", "method=kd"))
 
 
 # ---- LeNet-5

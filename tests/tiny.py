@@ -12,13 +12,13 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
 from distill import config
+from distill.check import check_maps
 from distill.checkpoint import Checkpoints
 from distill.data import Data, DataInfo, Split
 from distill.fit import Fit
 from distill.fit_state import Options
 from distill.method import Method
 from distill.models import FeatureNet, build
-from distill.parts.taps import with_maps
 from distill.runtime import autocast, seed_everything
 from distill.signals import StopSignals
 
@@ -73,7 +73,7 @@ def make(method: str, student: FeatureNet, teacher: FeatureNet, data: Data, *ove
     cfg = composed(f"method={method}", *SHORTER.get(method, ()), *overrides)
     count = int(str(cfg.method.about.teachers).replace("n", "3"))
     teachers = [frozen(teacher if k == 0 else teacher.twin(seed=10 + k)) for k in range(count)]
-    with_maps(method, cfg.method.about.taps, [student, *teachers])
+    check_maps(method, cfg.method.about.taps, [student.name, teacher.name])
     built: Method = config.build(cfg.method, student=student, teachers=teachers, data=data.info)
     return built
 

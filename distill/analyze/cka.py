@@ -7,10 +7,14 @@ from distill.analyze.numbers import cka_table
 from distill.analyze.style import Picture, blank
 
 
-def draw(material: Material) -> Picture:
-    """Student by teacher and student by itself; without a teacher only the latter."""
+def draw(material: Material) -> Picture | None:
+    """Student by teacher and student by itself; without a teacher only the latter, without stages (an MLP) nothing."""
     student = material.student
-    pairs: list[tuple[str, Seen]] = [("teacher", material.teacher)] if material.teacher else []
+    if not student.stages:
+        return None
+    pairs: list[tuple[str, Seen]] = []
+    if material.teacher and material.teacher.stages:
+        pairs.append(("teacher", material.teacher))
     pairs.append(("student", student))
     tables = {name: cka_table(student.stages, net.stages).numpy() for name, net in pairs}
     figure, axes = blank(1, len(pairs), (4.2 * len(pairs) + 0.6, 3.8))

@@ -6,11 +6,13 @@ from distill.analyze.material import Material
 from distill.analyze.style import STUDENT, TEACHER, Picture, bare, blank
 
 
-def draw(material: Material) -> Picture:
-    """A row an image: the image, then each stage of the student, then each stage of the teacher."""
+def draw(material: Material) -> Picture | None:
+    """A row an image: the image, then each stage of the student, then each stage of the teacher; None without maps."""
     nets = [("student", material.student, STUDENT)]
     nets += [("teacher", material.teacher, TEACHER)] if material.teacher else []
     columns = [(name, net, colour, stage) for name, net, colour in nets for stage in range(len(net.attention))]
+    if not columns:
+        return None
     count = len(material.images)
     figure, axes = blank(count, 1 + len(columns), (1.05 * (1 + len(columns)) + 0.5, 1.05 * count + 0.6))
     for row in range(count):

@@ -46,6 +46,8 @@ PLAIN_NAMES = tuple(f"plain{depth}{of}" for of in ("", "_c10") for depth in (2, 
 MNIST_NAMES = ("mnist_mlp", "mnist_lenet5", "mnist_lenet5_half")
 OUR_NAMES = (*(PREFIX + name for name in PAPER_NAMES + OPTION_A_NAMES + PLAIN_NAMES), *MNIST_NAMES, "mobilenetv1_relu")
 
+WITHOUT_MAPS = frozenset({"mnist_mlp"})  # they show logits and an embedding, and no stages
+
 _REGISTERED = re.compile(r"^@register_model\s*\ndef\s+(\w+)", re.MULTILINE)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -11,17 +11,6 @@ from distill.models import FeatureNet, Outputs
 from distill.models.feature_net import evaluating
 
 Shape = tuple[int, int, int]
-MAPS = {"features", "preacts", "stem"}  # of about.taps: what only a net with stages shows
-
-
-def with_maps(method: str, taps: Collection[str], nets: Sequence[FeatureNet]) -> None:
-    """ValueError where the method reads maps (taps: its about.taps) and one of the nets, an MLP, has none."""
-    for net in nets:
-        if not net.shapes and MAPS & set(taps):
-            raise ValueError(
-                f"{method} reads maps, and {net.name} has none, only logits and an embedding of {net.embedding_dim}: "
-                "take a method on those, such as method=kd or method=crd, or another net."
-            )
 
 
 def stage_pairs(student: FeatureNet, teacher: FeatureNet, method: str) -> list[tuple[Shape, Shape]]:
