@@ -13,9 +13,10 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
-from distill import config
+from distill import config, papers
 from distill.papers import settings
 from distill.papers.settings import Cell
+from distill.report.compare import base_method
 
 ROWS = {name: list(group) for name, group in groupby(settings.cells(), lambda cell: f"{cell.block}:{cell.method}")}
 
@@ -39,7 +40,7 @@ def words(cell: Cell) -> list[str]:
 
 def pair_words(cell: Cell) -> list[str]:
     """pair=..., or teacher=... student=..., a net without a YAML being one of timm's."""
-    if cell.pair is None or cell.missing:
+    if cell.pair is None:
         return []
     teacher, student = cell.pair.split("-", 1)
     if f"{teacher}_{student}" in config.options("pair"):
@@ -87,7 +88,7 @@ def test_ours_are_the_published_settings(row: str) -> None:
     """Composes the row's first pair, and puts the nets of the others in its place."""
     first, *others = ROWS[row]
     cfg = composed(*words(first), *pair_words(first))
-    wrong = {first.name: differences(cfg if not first.missing else swapped(cfg, first), first)}
+    wrong = {first.name: differences(cfg, first)}
     wrong |= {cell.name: differences(swapped(cfg, cell), cell) for cell in others}
     assert {name: found for name, found in wrong.items() if found} == {}
 
@@ -133,3 +134,30 @@ def test_every_tuned_value_is_a_published_one(name: str) -> None:
     assert file is not None
     keys = {f"{group}.{key}" for group in file for key in file[group]}
     assert keys <= set(stated(method, dataset)), f"add them to settings.yaml: {keys - set(stated(method, dataset))}"
+
+
+COMPARED = [table for table in papers.tables().values() if {"methods", "rows"} & table.raw.keys()]
+
+
+def numbers_of(table: papers.PaperTable) -> set[tuple[str, str]]:
+    """(method, data set) of the numbers that a table holds of our methods."""
+    named = settings.raw()["tables"].get(table.id)
+    if isinstance(named, dict):
+        return {(method, dataset) for dataset, methods in named.items() for method in methods}
+    known = config.options("method")
+    names = [(table.ours(row), base_method(table.ours(row))) for row in table.methods]
+    return {(one if one in known else base, str(table.dataset)) for one, base in names if {one, base} & set(known)}
+
+
+def test_tables_that_are_named_exist() -> None:
+    assert set(settings.raw()["tables"]) <= {table.id for table in COMPARED}
+
+
+@pytest.mark.parametrize("table", COMPARED, ids=lambda table: table.id)
+def test_every_published_number_has_its_settings(table: papers.PaperTable) -> None:
+    """Or the line that they are another's (same_as); a table of other methods or nets says so under `tables`."""
+    found = numbers_of(table)
+    known = {(cell.method, cell.dataset) for cell in settings.cells()}
+    assert found <= known, f"add to settings.yaml: {found - known}"
+    others = all(base_method(table.ours(row)) not in config.options("method") for row in table.methods)
+    assert found or isinstance(settings.raw()["tables"].get(table.id), str) or (table.methods and others)

@@ -7,7 +7,7 @@ keys, so a value in conf/ that no longer is the authors' is found at once.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from typing import Any
@@ -21,7 +21,7 @@ class Cell:
 
     pair: `<teacher>-<student>` as in by_pair tables (none: without a teacher); None: the values hold for all pairs.
     words: what the command line has besides dataset=, method= and the pair. same_as: the block that it repeats.
-    reduction: what the authors' weights are weights of. missing: nets of the pair that do not exist here.
+    reduction: what the authors' weights are weights of.
     """
 
     block: str
@@ -35,7 +35,6 @@ class Cell:
     source: str = ""
     same_as: str | None = None
     note: str = ""
-    missing: tuple[str, ...] = field(default=())
 
     @property
     def name(self) -> str:
@@ -66,25 +65,30 @@ def value(stated: Any) -> Any:
 
 def _block(name: str) -> Iterator[Cell]:
     block: Mapping[str, Any] = raw()["blocks"][name]
-    other: Mapping[str, Any] = raw()["blocks"].get(block.get("same_as"), {})
-    missing = tuple(block.get("missing", ()))
-    for method, row in block["rows"].items():
-        row = (row if row is not None else other.get("rows", {}).get(method)) or {}
-        shared = dict(other.get("values", {})) | dict(block.get("values", {})) | dict(row.get("values", {}))
-        pairs = row.get("pairs") or block.get("pairs") or {None: {}}
+    for method in block["rows"]:
+        row = {**block, **(block["rows"][method] or {})}
+        shared, pairs = _values(block, method), row.get("pairs") or {None: {}}
         for pair in pairs:
-            own = dict(pairs[pair] or {}) if isinstance(pairs, Mapping) else {}
+            own = (pairs[pair] or {}) if isinstance(pairs, Mapping) else {}
             yield Cell(
                 block=name,
                 method=method,
                 dataset=block["dataset"],
                 pair=pair,
                 values={key: value(stated) for key, stated in (shared | own).items()},
-                words=tuple(row.get("words", block.get("words", ()))),
-                protocol=row.get("protocol", block.get("protocol")),
-                reduction=row.get("reduction", block.get("reduction", "")),
-                source=row.get("source", block.get("source", other.get("source", ""))),
+                words=tuple(row.get("words", ())),
+                protocol=row.get("protocol"),
+                reduction=row.get("reduction", ""),
+                source=row.get("source") or raw()["blocks"][block["same_as"]]["source"],
                 same_as=block.get("same_as"),
-                note=row.get("note", block.get("note", "")),
-                missing=missing,
+                note=row.get("note", ""),
             )
+
+
+def _values(block: Mapping[str, Any], method: str) -> dict[str, Any]:
+    """What holds for all pairs of a row; of another block (same_as) the method's keys, not those of its schedule."""
+    own = {**block.get("values", {}), **(block["rows"][method] or {}).get("values", {})}
+    if block["rows"][method] is None and "same_as" in block:
+        repeated = _values(raw()["blocks"][block["same_as"]], method)
+        own = {key: stated for key, stated in repeated.items() if key.startswith("method.")} | own
+    return own
