@@ -184,7 +184,7 @@ for file in ("cat-kd_norm_2", "cat-kd_norm_4", "cat-kd_raw_2"):
     case(file)(cat)
 
 
-@case("semckd")
+@case("semckd", single={"grad_head/*": 1e-4}, why="2e-5 apart with the kernels of a CPU with AVX2 alone")
 def semckd(ref: Reference) -> None:
     built = method("semckd", *pair(ref), *MAPS_ALONE, "method.batch_size=8")
     assert isinstance(built, SemCKD)
