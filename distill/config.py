@@ -219,6 +219,7 @@ def register() -> None:
     from distill.help_page import group_options  # it reads this module
 
     resolvers: dict[str, Any] = {"run_folder": _run_folder, "by_pair": _by_pair, "by_method": _by_method}
+    resolvers["by_value"] = _by_value
     resolvers["group_options"] = group_options
     renamed = omegaconf.__version__ >= "2.4"  # the old name warns; before, the new one differs
     add: Any = OmegaConf.register_resolver if renamed else OmegaConf.register_new_resolver
@@ -236,6 +237,10 @@ def _by_pair(default: Any, table: Mapping[str, Any], *, _root_: DictConfig) -> A
 
 def _by_method(default: Any, table: Mapping[str, Any], *, _root_: DictConfig) -> Any:
     return table.get(str(_root_.method.name), default)
+
+
+def _by_value(value: Any, default: Any, table: Mapping[str, Any]) -> Any:
+    return table.get(str(value), default)
 
 
 def _last_teacher(cfg: DictConfig) -> str:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from distill.fit import merge
 from distill.method import Batch
 from distill.methods import cc, irg, mhgd, pkt, rkd, sp
 from distill.models import Outputs
@@ -328,3 +329,11 @@ def test_clipped_steps_pair_gradients_with_parameters_of_any_layout() -> None:
     slope = torch.arange(float(conv.weight.numel())).view(4, 3, 3, 3)
     stepper.step({"ce": (conv.weight * slope).sum(), "mhgd": (conv.weight * 0).sum()})
     assert torch.allclose(conv.weight, before - 0.1 * slope)
+
+
+def test_the_heads_weight_decay_is_twice_the_students() -> None:
+    method = tiny.make("mhgd", tiny.net("cifar_resnet8"), tiny.net("cifar_resnet14"), tiny.tiny_data())
+    heads, student = (phase.updates[0] for phase in method.phases())
+    schedule = {"lr": 0.1, "optimizer": {"name": "sgd", "weight_decay": 5e-4}}
+    decays = [merge(schedule, update.optimizer)["optimizer"]["weight_decay"] for update in (heads, student)]
+    assert decays == [1e-3, 5e-4]

@@ -88,6 +88,15 @@ def test_generations_start_anew_and_are_taught_by_the_one_before(variant: str) -
     assert set(method.reported()) == {"generation_0", "generation_1", "ensemble"}
 
 
+@pytest.mark.parametrize(("variant", "ce"), [("plain", 1.0), ("dkpp", 0.0), ("cwtm", 0.0)])
+def test_permuted_and_weighted_targets_have_no_further_term_of_labels(variant: str, ce: float) -> None:
+    data = tiny.tiny_data()
+    method = tiny.make("ban", student(), student(), data, f"method.variant={variant}")
+    losses = method.next_loss(1, next(data.source(8, 1).epoch(1)))
+    assert method.ce == ce and ("ce" in losses) is bool(ce)
+    assert tiny.make("ban", student(), student(), data, f"method.variant={variant}", "method.ce=0.5").ce == 0.5
+
+
 def test_the_seeds_of_the_generations_come_from_the_runs() -> None:
     data = tiny.tiny_data()
     seeds = []

@@ -39,8 +39,9 @@ class BAN(Generations):
     """A student of its teacher's architecture, several times over: CE + KL(previous generation || student).
 
     `variant` asks what makes it work: "cwtm" keeps only the teacher's confidence, as a weight of the sample's
-    cross-entropy; "dkpp" keeps the largest output and permutes the others. The paper's rows without labels
-    have ce=0. KL and the paper's cross-entropy with soft targets have the same gradient.
+    cross-entropy; "dkpp" keeps the largest output and permutes the others; the paper's rows of these two have no
+    further term of labels (ce=0, the YAML's default there), and so have its plain rows without labels. KL and the
+    paper's cross-entropy with soft targets have the same gradient.
     """
 
     def __init__(

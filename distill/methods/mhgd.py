@@ -142,6 +142,7 @@ class MHGD(Method):
         weight: float = 1.0,
         heads: int = 8,
         clip: bool = True,
+        heads_weight_decay: float = 0.001,
         init_epochs: int = 30,
     ) -> None:
         super().__init__(student, teachers, data, ce=ce, kd=kd, temperature=temperature)
@@ -155,6 +156,7 @@ class MHGD(Method):
             )
         check(student, self.teacher, 1, "mhgd")
         self.weight, self.clip, self.init_epochs = weight, clip, init_epochs
+        self.heads_weight_decay = heads_weight_decay
         widths = list(pairwise(self.teacher.channels))
         self.attention = nn.ModuleList(Attention(*pair, heads) for pair in widths)
         self.estimators = nn.ModuleList(Estimator(*pair, heads) for pair in widths)
@@ -183,7 +185,8 @@ class MHGD(Method):
         self.estimators.requires_grad_(False)
 
     def phases(self) -> list[Phase]:
-        heads = Update("heads", self.estimate, [self.attention, self.estimators])
+        decay = {"weight_decay": self.heads_weight_decay}
+        heads = Update("heads", self.estimate, [self.attention, self.estimators], decay)
         student = Update("student", self.loss, [self.student], stepper=ClippedStepper if self.clip else None)
         return [
             Phase("heads", [heads], self.init_epochs, dict(CONSTANT), evaluates=False),
