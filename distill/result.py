@@ -13,6 +13,7 @@ from distill import config
 from distill.checkpoint import export
 from distill.cost import step_share
 from distill.data import Data
+from distill.departs import departs
 from distill.evaluate import accuracy, predict, scores, told, without_classes
 from distill.files import plain as plain_json
 from distill.files import read_json, write_json, write_text
@@ -42,6 +43,7 @@ def describe(
         "method": str(cfg.method.name), "hash": config.identity(cfg)["hash"], "seed": int(cfg.seed),
         "protocol": str(cfg.schedule.name),
         "setting": setting(cfg),
+        "departs": departs(cfg.method),
         "convention": {key: cfg.method.get(key) for key in ("ce", "kd", "weight") if key in cfg.method},
         "accuracy": {"last": fit.score.last, "best": fit.score.best, "best_epoch": fit.score.best_epoch},
         "top5": measured["top5"], "nll": measured["nll"], "ece": measured["ece"],

@@ -15,11 +15,12 @@ import scipy.stats
 from rich.console import Console
 
 from distill import papers
+from distill.departs import departs
 from distill.report.__main__ import main
 from distill.report.collect import collect
 from distill.report.compare import base_method, lay_beside, model_name
 from distill.report.overview import overview
-from distill.report.stats import ABOVE, BELOW, FEW, MISSING, WITHIN, Sample, compare, sample
+from distill.report.stats import ABOVE, BELOW, FEW, MISSING, VARIANT, WITHIN, Sample, compare, sample
 from distill.report.summary import summarize
 from distill.report.writers import show
 
@@ -262,6 +263,34 @@ def test_rows_of_another_kind_are_marked_and_not_compared(
     assert main([str(tmp_path), "--table", "crd_table1", "--format", "md"]) == 0
     text = capsys.readouterr().out
     assert "NOT COMPARABLE runs" in text and f"| {mark.replace('_', chr(92) + '_')} |" in text
+
+
+def test_a_method_that_departs_from_its_paper_is_a_variant_beside_the_published_value(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for seed in range(3):
+        write_run(tmp_path, seed, 60.0 + seed, departs="The angles are left out.")
+    (row,) = crd_cell(records(capsys, str(tmp_path), "--table", "crd_table1"), "kd")
+    assert (row["verdict"], float(row["difference"])) == (VARIANT, pytest.approx(61 - 70.66))
+    assert row["departs"] == "The angles are left out."
+    assert main([str(tmp_path), "--table", "crd_table1", "--format", "md"]) == 0
+    text = capsys.readouterr().out
+    assert "61.00 ± 1.00 / 70.66 ◇" in text and "◇ kd: The angles are left out." in text and "1 variant" in text
+
+
+def test_a_run_that_does_not_depart_comes_before_a_variant(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for seed in range(3):
+        write_run(tmp_path, seed, 60.0 + seed, hash="variant", departs="The angles are left out.")
+    write_run(tmp_path, last=70.0, hash="faithful", departs=None)
+    first, second = crd_cell(records(capsys, str(tmp_path), "--table", "crd_table1"), "kd")
+    assert (first["hash"], first["verdict"], second["verdict"]) == ("faithful", FEW, VARIANT)
+
+
+def test_what_departs_may_depend_on_a_key() -> None:
+    method = {"about": {"departs": {"solver=exact": "Solved\n exactly.", "clip=false": "Not clipped."}}, "clip": False}
+    assert departs({**method, "solver": "exact"}) == "Solved exactly. Not clipped."
+    assert departs({**method, "solver": "authors", "clip": True}) is None
+    assert departs({"about": {"departs": "Always."}}) == "Always." and departs({"about": {}}) is None
 
 
 def test_the_kd_term_decides_between_crd_and_crd_kd(

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from distill.departs import departs_by_name
+
 BIGGEST = 8 * 2**20  # bytes; a result.json is a few kilobytes, so anything larger is not ours
 REASONS = {
     "damaged": "damaged result.json",
@@ -50,6 +52,7 @@ class Run:
     images_per_second: float | None
     seconds: float | None
     by_hand: tuple[str, ...]  # settings of the schedule and the data set that the command changed
+    departs: str | None = None  # what the method does otherwise than its paper
 
     @property
     def key(self) -> tuple[Any, ...]:
@@ -160,6 +163,7 @@ def _run(folder: Path, content: dict[str, Any]) -> Run | None:
         by_hand=_by_hand(content.get("command"), content.get("setting")),
         protocol=str(content.get("protocol") or "?"),
         teacher=_teacher(content.get("teacher")),
+        departs=_departs(content),
         ce=_number(convention.get("ce")),
         kd=_number(convention.get("kd")),
         weight=_number(convention.get("weight")),
@@ -198,6 +202,13 @@ def _by_hand(command: Any, setting: Any) -> tuple[str, ...]:
     kept = [word for word in kept if not word.startswith(("dataset.root=", "schedule.epochs="))]
     own = [word for word in setting if isinstance(word, str)] if isinstance(setting, list) else []
     return tuple(sorted({*kept, *own}))
+
+
+def _departs(content: dict[str, Any]) -> str | None:
+    """As the result says; results from before it did are marked by what the method's YAML says now."""
+    if "departs" in content:
+        return str(content["departs"]) if content["departs"] else None
+    return departs_by_name(content["method"])
 
 
 def _mapping(value: Any) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from distill.papers import PaperTable, Value
-from distill.report.stats import MISSING, Sample, Verdict, compare, sample
+from distill.report.stats import MISSING, VARIANT, Sample, Verdict, compare, sample
 from distill.report.summary import ALONE, Row
 
 STUDENT, TEACHER = "student alone", "teacher"
@@ -109,7 +109,7 @@ def _cell(table: PaperTable, method: str, pair: int, rows: list[Row]) -> tuple[C
             rest.append(_filled(Cell(method, pair, published, selection, row, marks=reasons)))
         else:
             plain.append(row)
-    plain.sort(key=lambda row: (-row.n, row.one.hash))
+    plain.sort(key=lambda row: (row.one.departs is not None, -row.n, row.one.hash))
     best = Cell(
         method, pair, published, selection, plain[0] if plain else None, others=max(len(plain) - 1, 0)
     )
@@ -128,6 +128,8 @@ def _filled(cell: Cell, runs: int | None = None) -> Cell:
         verdict = compare(
             ours, published.mean if published else None, published.std if published else None, runs
         )
+        if cell.row.one.departs and published:
+            verdict = replace(verdict, word=VARIANT)
     return replace(cell, ours=ours, verdict=verdict)
 
 

@@ -9,13 +9,13 @@ from distill.papers import PaperTable
 from distill.report import table as shape
 from distill.report.compare import TEACHER, Cell, Comparison, lay_beside
 from distill.report.probes import PUBLISHED, probe_table, records
-from distill.report.stats import ABOVE, BELOW, FEW, MISSING, RULE, WITHIN
+from distill.report.stats import ABOVE, BELOW, FEW, MISSING, RULE, VARIANT, WITHIN
 from distill.report.summary import Row, convention
 from distill.report.table import Document, Table, number, numeric_columns, spread, word
 
-SIGNS = {WITHIN: "≈", ABOVE: "↑", BELOW: "↓", FEW: "?", MISSING: ""}
-TONES = {WITHIN: "good", ABOVE: "over", BELOW: "bad", FEW: "mild", MISSING: "mild"}
-LEGEND = "Cells: ours (mean ± std) / published. ≈ within noise, ↑ above, ↓ below, ? under two seeds."
+SIGNS = {WITHIN: "≈", ABOVE: "↑", BELOW: "↓", FEW: "?", VARIANT: "◇", MISSING: ""}
+TONES = {WITHIN: "good", ABOVE: "over", BELOW: "bad", FEW: "mild", VARIANT: "mild", MISSING: "mild"}
+LEGEND = "Cells: ours (mean ± std) / published. ≈ within noise, ↑ above, ↓ below, ? under two seeds, ◇ a variant."
 DETAILS = ["method", "teacher", "student", "n", "last", "best", "compared", "published"]
 DETAILS += ["difference", "± 95 %", "verdict", "convention", "hash"]
 MARKED = ["method", "teacher", "student", "differs in", "n", "last", "best", "data set", "protocol"]
@@ -79,7 +79,7 @@ def _notes(comparison: Comparison) -> list[str]:
     table = comparison.table
     tally = Counter(cell.verdict.word for cell in comparison.cells.values() if cell.published or cell.ours)
     counted = ", ".join(
-        f"{tally[name]} {name}" for name in (WITHIN, ABOVE, BELOW, FEW, MISSING) if tally[name]
+        f"{tally[name]} {name}" for name in (WITHIN, ABOVE, BELOW, FEW, VARIANT, MISSING) if tally[name]
     )
     chosen = {"last": "last epoch", "best": "best epoch", "unknown": "unknown epoch (our last is compared)"}
     notes = [LEGEND, f"{sum(tally.values())} cells: {counted}.", f"Published: {chosen[table.selection()]}."]
@@ -93,7 +93,13 @@ def _notes(comparison: Comparison) -> list[str]:
         notes.append(
             "Of several configurations of ours in a cell, the one with most seeds is shown, then by hash."
         )
-    return [*notes, f"Source: {table.source()}.", *table.notes]
+    return [*notes, *_variants(comparison), f"Source: {table.source()}.", *table.notes]
+
+
+def _variants(comparison: Comparison) -> list[str]:
+    """A line for each method of ours in the table that departs from its paper."""
+    rows = [cell.row.one for cell in (*comparison.cells.values(), *comparison.extra) if cell.row]
+    return [f"◇ {name}: {told}" for name, told in sorted({(run.method, run.departs) for run in rows if run.departs})]
 
 
 def _terms(table: PaperTable) -> str:
@@ -206,6 +212,7 @@ def _record(table: PaperTable, cell: Cell) -> dict[str, Any]:
         "difference": cell.verdict.difference,
         "half_interval": cell.verdict.half,
         "test": cell.verdict.test,
+        "departs": row.one.departs if row else None,
         "n": ours.n if ours else 0,
         "ours_mean": ours.mean if ours else None,
         "ours_std": ours.std if ours else None,

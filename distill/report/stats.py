@@ -11,6 +11,7 @@ from scipy.special import stdtrit  # type: ignore[import-untyped]
 LEVEL = 0.95
 ROUNDING = 0.005  # published values are printed to 0.01, so the true one lies within half of that
 WITHIN, ABOVE, BELOW, FEW, MISSING = "within noise", "above", "below", "n too small", "missing"
+VARIANT = "variant"  # of a method that departs from its paper: no verdict is given
 
 RULE = (
     'Verdict: "within noise" when the two-sided 95 % t-interval of our mean over seeds (sample standard '
