@@ -21,8 +21,10 @@ from distill.methods import cat_kd, kd_proj, sskd
 from distill.methods.afd_attention import AFDAttention, afd_loss
 from distill.methods.cat_kd import CATKD, cat_loss
 from distill.methods.crd import CRD
+from distill.methods.dml import frozen_statistics
 from distill.methods.kd_proj import KDProj
 from distill.methods.mgd import MGD, mgd_loss
+from distill.methods.norm import NORM
 from distill.methods.ofa_kd import OFAKD, TokenExit, ofa_loss
 from distill.methods.reviewkd import BatchNorm, Fusion, ReviewKD, hcl_loss
 from distill.methods.semckd import SemCKD, gram, semckd_loss
@@ -657,17 +659,25 @@ def test_vkd_cayley_transform_by_its_definition() -> None:
     torch.testing.assert_close(maps.projected(x)[1, :, 2, 3], maps.project.matrix() @ x[1, :, 2, 3])
 
 
-def test_norm_matches_every_copy() -> None:
-    method = tiny.make("norm", net(), teacher(), tiny.tiny_data(), "method.expand=3").eval()
-    s, t = method.student(batch().images), method.teach(batch())
-    copies = method.project(s.features[-1]).chunk(3, dim=1)
-    expected = sum(slow_mse(copy, t.features[-1]) for copy in copies)
-    assert method.distill(s, t, batch())["proj"].item() == pytest.approx(expected, rel=1e-4)
-    assert method.project[0].out_channels == 3 * 64
-    with pytest.raises(ValueError, match="method.projection=linear"):
-        made(KDProj, expand=2)
+def test_kd_proj_refuses_other_choices() -> None:
     with pytest.raises(ValueError, match="one of smooth_l1, mse, logsum"):
         made(KDProj, distance="l2")
+
+
+def test_vkd_taps_the_patch_tokens_and_parts_labels_from_the_teacher_where_there_are_two_heads() -> None:
+    student = net("deit_tiny_distilled_patch16_224", patch_size=4, embed_dim=32, depth=2, num_heads=2)
+    method = KDProj(student, [teacher()], info()).eval()
+    out, labels = method.student(batch().images), batch().labels
+    assert out.tokens is not None and out.heads is not None
+    model = method.student.model
+    tokens = model.forward_features(batch().images)[:, 2:]
+    torch.testing.assert_close(method.tapped(out), tokens.mean(1))
+    losses, taught = method.loss(batch()), method.teach(batch())
+    whole = model.forward_features(batch().images)
+    first, second = model.head(whole[:, 0]), model.head_dist(whole[:, 1])
+    torch.testing.assert_close(out.logits, (first + second) / 2)
+    assert losses["ce"].item() == pytest.approx(nn.functional.cross_entropy(first, labels).item(), rel=1e-5)
+    assert losses["kd"].item() == pytest.approx(method.soft_targets(second, taught.logits).item(), rel=1e-5)
 
 
 def test_srd_is_the_log_of_the_sum_over_batch_normalised_sides() -> None:
@@ -677,6 +687,52 @@ def test_srd_is_the_log_of_the_sum_over_batch_normalised_sides() -> None:
     sides = [(x - x.mean(0)) / (x.var(0, correction=0) + 1e-4).sqrt() for x in (z, t.embedding)]
     expected = 2 * math.log((sides[0] - sides[1]).double().pow(4).sum().item())
     assert method.distill(s, t, batch())["proj"].item() == pytest.approx(expected, rel=1e-5)
+
+
+# ------------------------------------------------------------------ norm
+
+
+def test_norm_puts_its_transform_into_the_student_that_is_deployed() -> None:
+    for name in ("cifar_resnet8", "cifar_wrn_16_1", "cifar_MobileNetV2"):
+        method = made(NORM, name, copies=3)
+        assert method.transform.widen[0].out_channels == 3 * 64
+        take_steps(method, 0)
+        deployed, images = method.deployed().eval(), batch().images
+        method.eval()
+        feature = method._steps[0](method.student(images).features[-1])
+        torch.testing.assert_close(deployed(images).logits, method._steps[1](method.transform(feature)[1]))
+        assert not torch.allclose(deployed(images).logits, method.student(images).logits)
+        assert deployed.params() == method.student.params() + sum(p.numel() for p in method.transform.parameters())
+
+
+def test_norm_runs_batchnorms_behind_the_last_map_on_the_transformed_map_alone() -> None:
+    method = made(NORM, "cifar_wrn_16_1").train()
+    norm = method.student.model.bn1
+    before = norm.running_mean.clone()
+    with frozen_statistics(method.student):
+        feature = method.student(batch().images).features[-1]
+        grown = method.transform(feature)[1]
+    method.loss(batch())
+    torch.testing.assert_close(norm.running_mean, 0.9 * before + 0.1 * grown.mean((0, 2, 3)), rtol=1e-4, atol=1e-5)
+    assert int(norm.num_batches_tracked) == 1
+
+
+FACTORS = [(9, 240, 0.1), (10, 240, 0.5), (20, 240, 1.0), (179, 240, 1.0), (180, 240, 0.5), (240, 240, 0.1)]
+
+
+@pytest.mark.parametrize("epoch, epochs, factor", [*FACTORS, (1, 24, 0.5), (2, 24, 1.0)])
+def test_norm_weighs_by_epoch(epoch: int, epochs: int, factor: float) -> None:
+    method = made(NORM)
+    method.epoch, method.epochs = epoch, epochs
+    assert method.factor() == factor
+
+
+def test_norm_refuses_students_without_a_place_for_the_transform() -> None:
+    vit = net("vit_tiny_patch16_224", patch_size=4, embed_dim=32, depth=4, num_heads=2)
+    with pytest.raises(ValueError, match="vit_tiny.*method=kd-proj"):
+        NORM(vit, [teacher()], info())
+    with pytest.raises(ValueError, match="rising"):
+        made(NORM, weight_by_epoch=[[20, 1.0], [10, 0.1]])
 
 
 # ------------------------------------------------------------------ sskd

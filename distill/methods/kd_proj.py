@@ -1,5 +1,4 @@
-"""A projector and a normalisation: VkD (arXiv:2403.06213), SRD (arXiv:2303.11098) and NORM (arXiv:2305.13803)
-in one."""
+"""A projector and a normalisation: VkD (arXiv:2403.06213) and SRD (arXiv:2303.11098) in one."""
 
 from __future__ import annotations
 
@@ -15,7 +14,7 @@ from distill.method import Batch, Losses, Method
 from distill.models import FeatureNet, Outputs
 
 CHOICES = {
-    "tap": ("embedding", "map"),
+    "tap": ("pooled", "embedding", "map"),
     "projection": ("orthogonal", "linear"),
     "student_norm": ("none", "batch", "standard"),
     "teacher_norm": ("none", "batch", "untrained", "standard", "whiten"),
@@ -57,7 +56,7 @@ def _whiten(rows: Tensor) -> Tensor:
 
 @full_precision
 def distance(student: Tensor, teacher: Tensor, kind: str, exponent: float = 4.0) -> Tensor:
-    """smooth_l1 (VkD) and mse (NORM) are means over all entries; logsum is SRD's log sum |s - t|^exponent
+    """smooth_l1 (VkD) and mse are means over all entries; logsum is SRD's log sum |s - t|^exponent
     (eq. 9)."""
     if kind == "logsum":
         return ((student - teacher).abs().pow(exponent).sum() + torch.finfo(student.dtype).tiny).log()
@@ -102,12 +101,12 @@ class OrthogonalLinear(nn.Module):
 class KDProj(Method):
     """CE + kd KLT + weight d(norm_s(P f_s), norm_t(f_t)): P is trained with the student and then thrown away.
 
-    VkD (the default): P with orthonormal columns, the teacher's embedding standardised, smooth L1.
+    VkD (the default): P with orthonormal columns, the teacher's embedding standardised, smooth L1. tap="pooled" is the
+    mean of a transformer's patch tokens (behind its last norm, without class and distillation tokens), and of other
+    nets what enters their classifier; tap="embedding" is that of all nets, the class token of a ViT. A student with a
+    distillation head (DeiT's) learns labels with its class head and soft targets with that one, any other student both
+    with its only head.
     SRD (method=srd): P linear, both sides batch-normalised without parameters, log sum |.|^4.
-    NORM (method=norm): P a 1x1 convolution and BatchNorm from the last map to `expand` copies of the
-    teacher's; the loss is the sum over copies of their MSEs. Deviations from its code: the second convolution
-    that leads back into the student (and is folded into its classifier afterwards) is left out, and logits
-    are not layer-normalised.
     Batch normalisation and whitening are over the device's own batch; over several devices each uses its
     part.
     """
@@ -122,9 +121,8 @@ class KDProj(Method):
         kd: float = 1.0,
         temperature: float = 1.0,
         weight: float = 1.0,
-        tap: str = "embedding",
+        tap: str = "pooled",
         projection: str = "orthogonal",
-        expand: int = 1,
         student_norm: str = "none",
         teacher_norm: str = "standard",
         distance: str = "smooth_l1",
@@ -141,19 +139,14 @@ class KDProj(Method):
         for key, value in given.items():
             if value not in CHOICES[key]:
                 raise ValueError(f"method.{key} is {value!r}: it is one of {', '.join(CHOICES[key])}.")
-        if expand < 1 or (expand > 1 and projection == "orthogonal"):
-            raise ValueError(
-                f"method.expand is {expand} with method.projection={projection}: it is at least 1, and "
-                "several copies of one target need method.projection=linear."
-            )
-        self.weight, self.tap, self.expand, self.exponent = weight, tap, expand, exponent
+        self.weight, self.tap, self.exponent = weight, tap, exponent
         self.student_norm, self.teacher_norm, self.kind = student_norm, teacher_norm, distance
         self.project = self._projector(projection)
 
     def _projector(self, projection: str) -> nn.Module:
         maps, teacher = self.tap == "map", self.teacher
         inputs = self.student.channels[-1] if maps else self.student.embedding_dim
-        outputs = self.expand * (teacher.channels[-1] if maps else teacher.embedding_dim)
+        outputs = teacher.channels[-1] if maps else teacher.embedding_dim
         if projection == "orthogonal":
             return OrthogonalLinear(inputs, outputs)
         if maps:
@@ -161,18 +154,30 @@ class KDProj(Method):
         return nn.Linear(inputs, outputs)
 
     def projected(self, x: Tensor) -> Tensor:
-        """[B,D] or [B,C,H,W] of the student -> the teacher's width, times `expand`."""
+        """[B,D] or [B,C,H,W] of the student -> the teacher's width."""
         if isinstance(self.project, OrthogonalLinear) and x.ndim == 4:
             return self.project(x.movedim(1, -1)).movedim(-1, 1)
         return self.project(x)
+
+    def loss(self, batch: Batch) -> Losses:
+        student, teacher = self.student(batch.images), self.teach(batch)
+        for_labels, for_teacher = student.heads or (student.logits, student.logits)
+        losses = self.supervised(for_labels, batch)
+        batch.logits = student.logits.detach()
+        if self.kd:
+            losses["kd"] = self.kd * self.soft_targets(for_teacher, teacher.logits)
+        return losses | self.distill(student, teacher, batch)
+
+    def tapped(self, outputs: Outputs) -> Tensor:
+        """[B,D] of either net."""
+        if self.tap == "pooled" and outputs.tokens is not None:
+            return outputs.tokens.mean(1)
+        return outputs.embedding
 
     def distill(self, student: Outputs, teacher: Outputs, batch: Batch) -> Losses:
         if self.tap == "map":
             source, target = pool_to(student.features[-1], teacher.features[-1])
         else:
-            source, target = student.embedding, teacher.embedding
+            source, target = self.tapped(student), self.tapped(teacher)
         mine = normalise(self.projected(source), self.student_norm)
-        theirs = normalise(target, self.teacher_norm)
-        theirs = theirs.repeat(1, self.expand, *[1] * (theirs.ndim - 2))
-        copies = 1 if self.kind == "logsum" else self.expand  # the means are over all copies together
-        return {"proj": self.weight * copies * distance(mine, theirs, self.kind, self.exponent)}
+        return {"proj": self.weight * distance(mine, normalise(target, self.teacher_norm), self.kind, self.exponent)}

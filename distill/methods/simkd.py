@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -12,8 +11,8 @@ from distill.data import DataInfo
 from distill.losses import full_precision, pool_to
 from distill.method import Batch, Losses, Method, Phase, Update
 from distill.methods.srrl import is_signed, look, probe_image
-from distill.models import FeatureNet, Outputs
-from distill.models.feature_net import Reader
+from distill.models import FeatureNet
+from distill.parts.grown import GrownModel, GrownNet
 from distill.parts.products import rows
 from distill.parts.taps import used_parameters
 
@@ -46,12 +45,8 @@ class Projector(nn.Sequential):
         return super().forward(pooled)
 
 
-class ReusedModel(nn.Module):
-    """Student backbone, projector and the teacher's layers behind its last map: images [B,C,H,W] -> logits
-    [B,K].
-
-    Its state_dict() leaves out what the student has behind its last map, which nothing here uses.
-    """
+class ReusedModel(GrownModel):
+    """Student backbone, projector and the teacher's layers behind its last map: images [B,C,H,W] -> logits [B,K]."""
 
     def __init__(
         self,
@@ -61,10 +56,9 @@ class ReusedModel(nn.Module):
         head: nn.ModuleDict,
         unused: set[str],
     ) -> None:
-        super().__init__()
-        self.backbone, self.projector, self.head = student.model, projector, head
+        super().__init__(student, unused)
+        self.projector, self.head = projector, head
         self.num_classes = teacher.num_classes
-        self.unused = {f"backbone.{name}" for name in unused}
         self._teacher = (teacher,)  # in a tuple: of its parameters only those in `head` are ours
 
     @property
@@ -74,57 +68,13 @@ class ReusedModel(nn.Module):
 
     def forward_features(self, images: Tensor) -> Tensor:
         """images [B,C,H,W] -> the projected map [B,C_t,H',W']."""
-        maps = self.backbone.forward_intermediates(images, indices=1, intermediates_only=True)  # type: ignore[operator]
-        return self.projector(maps[-1])
+        return self.projector(self.last_map(images))
 
-    def forward(self, images: Tensor) -> Tensor:
-        return self.teacher.classify(self.forward_features(images))
+    def finish(self, feature: Tensor) -> Tensor:
+        return self.teacher.classify(feature)
 
-    def used(self) -> list[nn.Parameter]:
-        """The parameters that the logits depend on."""
-        return [p for name, p in self.named_parameters() if name not in self.unused]
-
-    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
-        state = super().state_dict(*args, **kwargs)
-        return {key: value for key, value in state.items() if key not in self.unused}
-
-
-class ReuseReader:
-    """Reads a ReusedModel: its only stage is the projected map."""
-
-    def read(self, model: nn.Module, images: Tensor) -> Outputs:
-        assert isinstance(model, ReusedModel)
-        feature, seen = model.forward_features(images), []
-        hook = model.teacher.classifier.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
-        try:
-            logits = model.teacher.classify(feature)
-        finally:
-            hook.remove()
-        return Outputs(logits.float(), [feature], seen[0].flatten(1).float())
-
-    def classify(self, model: nn.Module, feature: Tensor) -> Tensor:
-        assert isinstance(model, ReusedModel)
-        return model.teacher.classify(feature)
-
-    def classifier(self, model: nn.Module) -> nn.Module:
-        assert isinstance(model, ReusedModel)
-        return model.teacher.classifier
-
-    def bn_before_relu(self, model: nn.Module) -> list[nn.BatchNorm2d]:
-        raise ValueError("a projected map is no stage of the student's")
-
-
-class ReusedNet(FeatureNet):
-    """What SimKD evaluates; params() and macs() are those of backbone, projector and reused layers
-    together."""
-
-    model: ReusedModel
-
-    def _new_reader(self) -> Reader:
-        return ReuseReader()
-
-    def params(self) -> int:
-        return sum(p.numel() for p in self.model.used())
+    def classifier(self) -> nn.Module:
+        return self.teacher.classifier
 
 
 class SimKD(Method):
@@ -164,7 +114,7 @@ class SimKD(Method):
         unused = self._freeze_unused()
         model = ReusedModel(student, self.projector, teacher, self.head, unused)
         self._deployed = (
-            ReusedNet(model, name=f"{student.name}+{teacher.name}", size=student.size, in_chans=student.in_chans),
+            GrownNet(model, name=f"{student.name}+{teacher.name}", size=student.size, in_chans=student.in_chans),
         )
 
     def _teacher_head(self, feature: Tensor) -> nn.ModuleDict:

@@ -15,6 +15,8 @@ class Outputs:
     embedding: [B, D], fp32, what enters the classifier.
     preacts: like features, before the last ReLU of each stage; None for nets whose stages do not end in one.
     stem: [B, C_0, H_0, W_0], or None for nets without a stem of their own.
+    tokens: [B, N, D], a transformer's patch tokens behind its last norm, without class and distillation tokens.
+    heads: [B, K] each of the class head and the distillation head of nets with both, whose mean is `logits`.
     """
 
     logits: Tensor
@@ -22,3 +24,5 @@ class Outputs:
     embedding: Tensor
     preacts: list[Tensor] | None = None
     stem: Tensor | None = None
+    tokens: Tensor | None = None
+    heads: tuple[Tensor, Tensor] | None = None

@@ -103,20 +103,24 @@ class TimmReader:
             tap.arm()
         final, maps = model.forward_intermediates(images, indices=self.indices)
         inputs = [tap.take() for tap in self.relu_taps]
-        logits, embedding = self._head(model, final)
+        logits, embedding, heads = self._head(model, final)
         stem, features = (maps[0], maps[1:]) if self.has_stem else (None, list(maps))
         preacts = [x for x in inputs if x is not None]
-        return Outputs(logits.float(), features, embedding.float(), preacts or None, stem)
+        tokens = final[:, getattr(model, "num_prefix_tokens", 0) :] if final.ndim == 3 else None
+        return Outputs(logits.float(), features, embedding.float(), preacts or None, stem, tokens, heads)
 
-    def _head(self, model: Any, final: Tensor) -> tuple[Tensor, Tensor]:
-        """forward_head, and what enters the classifier (the mean, where two tokens have one each)."""
+    def _head(self, model: Any, final: Tensor) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor] | None]:
+        """forward_head, what enters the classifier (the mean, where two tokens have one each), and either's logits."""
         for tap in self.taps:
             tap.arm()
         logits = model.forward_head(final)
         inputs = [x.flatten(1) for x in (tap.take() for tap in self.taps) if x is not None]
         if not inputs:
             raise Unreadable(f"{self.name} cannot be read: its forward_head does not use its classifier")
-        return logits, inputs[0] if len(inputs) == 1 else torch.stack(inputs).mean(0)
+        if len(inputs) == 1:
+            return logits, inputs[0], None
+        first, second = (layer(x).float() for layer, x in zip(_classifiers(model), inputs, strict=True))
+        return logits, torch.stack(inputs).mean(0), (first, second)
 
     def classify(self, model: Any, feature: Tensor) -> Tensor:
         if self.tail is None:

@@ -11,10 +11,12 @@ from distill.methods.at import attention_loss
 from distill.methods.cat_kd import cat_loss
 from distill.methods.ft import FT
 from distill.methods.kdsvd import KDSVD, compress, rbf_loss
+from distill.methods.norm import normalised
 from distill.methods.nst import nst_loss
 from distill.methods.ofd import OFD
 from distill.methods.reviewkd import hcl_loss
 from distill.methods.semckd import SemCKD
+from distill.models import Outputs
 from tests.reference_cases import Reference, case
 from tests.reference_cases.given import Given, batch, linear, losses, method, total
 
@@ -208,6 +210,58 @@ def simkd(ref: Reference) -> None:
     projected = built.projector(ref.input("s"))
     ref.value("pred", teacher.classify(projected))
     ref.total(total(losses(built)))
+
+
+@case("kd-proj_vkd")
+def vkd(ref: Reference) -> None:
+    """Two heads and patch tokens, as DeiT has them; the projection is a plain one here."""
+    heads = (ref.input("s_cls_logits"), ref.input("s_dist_logits"))
+    shown = Outputs(heads[0], [], torch.zeros(4, 48), tokens=ref.input("s_tokens"), heads=heads)
+    student = Given(heads[0], embedding=torch.zeros(4, 48))
+    student.answers = [shown]
+    teacher = Given(ref.input("t_logits"), embedding=ref.input("t_map").mean((2, 3)))
+    built = method("kd-proj", student, [teacher], "method.projection=linear")
+    built.project = torch.nn.Linear(48, 64, bias=False)
+    ref.load(built.project, "projector.")
+    parts = built.loss(batch(ref.input("label")))
+    for ours, theirs in (("ce", "ce"), ("kd", "kl"), ("proj", "feature")):
+        ref.value(theirs, parts[ours])
+    ref.total(total(parts))
+
+
+def norm_of_epoch(ref: Reference) -> None:
+    """The losses of given logits and of a given expanded map, in the file's epoch of 240."""
+    feature, linear_layer = torch.zeros(4, 16, 4, 4, requires_grad=True), torch.nn.Linear(16, 100)
+    student = Given(features=[feature], embedding=torch.zeros(4, 16), classifier=linear_layer)
+    built = method("norm", student, [Given(ref.input("t_logits"), features=[ref.input("t_map")])])
+    built.epoch, built.epochs = ref.hyper["epoch"], 240
+    asked = batch(ref.input("label"))
+    parts = built.losses(ref.input("s_logits"), ref.input("s_map"), built.teach(asked), asked)
+    ref.value("ce", parts["ce"] / ref.hyper["gamma"])
+    ref.value("weight", built.factor())
+    ref.value("norm", parts["norm"] / built.factor())
+    ref.value("kd", built.soft_targets(*(normalised(ref.input(f"{side}_logits"), built.scale) for side in "st")))
+    ref.total(total(parts))
+
+
+for file in ("norm_epoch5", "norm_epoch100", "norm_epoch220"):
+    case(file)(norm_of_epoch)
+
+
+@case("norm_student_transform")
+def norm_transform(ref: Reference) -> None:
+    feature = ref.input("s_map")
+    student = Given(features=[feature], embedding=feature.mean((2, 3)).detach(), classifier=torch.nn.Linear(16, 100))
+    teacher = Given(torch.zeros(6, 100), features=[ref.input("t_map")])
+    built = method("norm", student, [teacher], "method.copies=4", "method.weight_by_epoch=[[1, 1.0]]")
+    ref.load(built.transform.widen, "layer31.")
+    ref.load(built.transform.back, "layer32.")
+    ref.load(student.classifier, "fc.")
+    ref.value("logits", built._steps[1](built.transform(feature)[1]))
+    parts = built.loss(batch(ref.input("label")))
+    ref.value("ce", parts["ce"] / ref.hyper["gamma"])
+    ref.value("norm", parts["norm"])
+    ref.total(total(parts))
 
 
 NORMS = {"train": "batch", "eval": "untrained"}

@@ -1,0 +1,89 @@
+"""Students that are deployed with more than their own layers: their last map goes through further ones first."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from distill.models import FeatureNet, Outputs
+from distill.models.feature_net import Reader
+
+
+class GrownModel(nn.Module):
+    """A student's backbone and what makes logits of its last map.
+
+    Its state_dict() leaves out the parameters in `unused`, of what the student has behind its last map and nothing
+    here runs.
+    """
+
+    num_classes: int
+
+    def __init__(self, student: FeatureNet, unused: set[str]) -> None:
+        super().__init__()
+        self.backbone: Any = student.model
+        self.unused = {f"backbone.{name}" for name in unused}
+
+    def last_map(self, images: Tensor) -> Tensor:
+        """images [B,C,H,W] -> the student's last map [B,C,H',W']."""
+        return self.backbone.forward_intermediates(images, indices=1, intermediates_only=True)[-1]
+
+    def forward_features(self, images: Tensor) -> Tensor:
+        """images [B,C,H,W] -> the map from which `finish` makes logits."""
+        raise NotImplementedError
+
+    def finish(self, feature: Tensor) -> Tensor:
+        """What follows that map: -> logits [B,K]."""
+        raise NotImplementedError
+
+    def classifier(self) -> nn.Module:
+        """The layer from the embedding to the logits."""
+        raise NotImplementedError
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.finish(self.forward_features(images))
+
+    def used(self) -> list[nn.Parameter]:
+        """The parameters that the logits depend on."""
+        return [p for name, p in self.named_parameters() if name not in self.unused]
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
+        state = super().state_dict(*args, **kwargs)
+        return {key: value for key, value in state.items() if key not in self.unused}
+
+
+class GrownReader:
+    """Reads a GrownModel: its only stage is the map that `finish` takes."""
+
+    def read(self, model: nn.Module, images: Tensor) -> Outputs:
+        assert isinstance(model, GrownModel)
+        feature, seen = model.forward_features(images), []
+        hook = model.classifier().register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+        try:
+            logits = model.finish(feature)
+        finally:
+            hook.remove()
+        return Outputs(logits.float(), [feature], seen[0].flatten(1).float())
+
+    def classify(self, model: nn.Module, feature: Tensor) -> Tensor:
+        assert isinstance(model, GrownModel)
+        return model.finish(feature)
+
+    def classifier(self, model: nn.Module) -> nn.Module:
+        assert isinstance(model, GrownModel)
+        return model.classifier()
+
+    def bn_before_relu(self, model: nn.Module) -> list[nn.BatchNorm2d]:
+        raise ValueError("the map of a grown student is no stage of its own")
+
+
+class GrownNet(FeatureNet):
+    """What is evaluated and exported; params() are those of all its parts together."""
+
+    model: GrownModel
+
+    def _new_reader(self) -> Reader:
+        return GrownReader()
+
+    def params(self) -> int:
+        return sum(p.numel() for p in self.model.used())
