@@ -17,7 +17,7 @@ from distill.losses import kl_div
 from distill.methods.apprentice import imitation_loss
 from distill.models import build, load_weights
 from distill.models.fake_quant import BucketWeights, StepInputs, StepWeights, lsq
-from distill.models.quant import is_quantized, plain, quantize, quantizers
+from distill.models.quant import is_quantized, plain, quantize, quantizers, rounded
 from distill.models.quant_file import pack, read_quantized, unpack, write_quantized
 from distill.run import run
 from tests import tiny
@@ -100,6 +100,23 @@ def test_weights_take_few_values_and_ends_more() -> None:
     assert full.model.conv1.weight.unique().numel() > 256 and "conv1.weight" in full.model.state_dict()
 
 
+def test_everything_is_rounded_where_the_authors_round_it() -> None:
+    """Polino et al. quantise each parameter tensor of the net (quantize_weights_model of their code)."""
+    net = tiny.net("cifar_resnet8")
+    names = [name for name, _ in net.model.named_parameters()]
+    with torch.no_grad():
+        for value in net.model.parameters():
+            value.normal_()
+    quantize(net, weights=4, activations=None, ends=4, bucket=256, everything=True)
+    assert sorted(name for name, _, _ in rounded(net)) == sorted(names)
+    assert net.model.bn1.weight.unique().numel() <= 16 and net.model.fc.bias.unique().numel() <= 6
+    images = torch.randn(4, 3, 16, 16)
+    net.train()(images).logits.sum().backward()
+    assert net.model.bn1.parametrizations.weight.original.grad is not None
+    with pytest.raises(ValueError, match="needs bucket"):
+        quantize(tiny.net("cifar_resnet8"), weights=4, everything=True)
+
+
 def test_wrong_bits_are_refused() -> None:
     net = tiny.net("cifar_resnet8")
     for bits in (1, 9, 16):
@@ -144,6 +161,21 @@ def test_the_file_is_whole_numbers_and_answers_as_trained(options: dict, tmp_pat
 
         export(tiny.net("cifar_resnet8").model, tmp_path / "plain")
         read_quantized(tmp_path / "plain", net)
+
+
+def test_the_file_holds_vectors_as_whole_numbers_too(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    net = tiny.net("cifar_resnet8")
+    quantize(net, weights=4, activations=None, ends=4, bucket=16, everything=True)
+    images = torch.randn(6, 3, 16, 16)
+    net.train()(images)
+    net.eval()
+    write_quantized(net, tmp_path / "net")
+    stored = load_file(tmp_path / "net")
+    assert stored["bn1.weight.codes"].dtype == torch.uint8 and "bn1.weight" not in stored
+    read = read_quantized(tmp_path / "net", tiny.net("cifar_resnet8", seed=5))
+    assert torch.allclose(read(images).logits, net(images).logits, atol=1e-5)
+    assert torch.allclose(plain(net).model.bn1.weight, net.model.bn1.weight)
 
 
 def test_a_convolution_of_the_file_is_a_convolution_of_whole_numbers(tmp_path: Path) -> None:

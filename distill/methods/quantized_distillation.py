@@ -18,9 +18,10 @@ class QuantizedDistillation(Method):
     In the authors' code, and with `mean_classes`, the KL is a mean over samples and classes, so that `kd` weighs a
     K-th of what it does in method=kd.
 
-    Weights are scaled linearly in buckets and rounded to 2^bits levels; gradients at the rounded weights go
-    to the full-precision ones. Differentiable quantisation (algorithm 2), which moves the levels instead, is
-    not offered. A student that `student.quantize` has quantised already is taken as it is.
+    Weights, and with `everything` biases and BatchNorm's vectors, are scaled linearly in buckets and rounded to
+    2^bits levels; gradients at the rounded weights go to the full-precision ones. Differentiable quantisation
+    (algorithm 2), which moves the levels instead, is not offered. A student that `student.quantize` has quantised
+    already is taken as it is.
     """
 
     def __init__(
@@ -37,11 +38,13 @@ class QuantizedDistillation(Method):
         activations: int | None = None,
         ends: int | None = 4,
         bucket: int = 256,
+        everything: bool = True,
     ) -> None:
         super().__init__(student, teachers, data, ce=ce, kd=kd, temperature=temperature)
         self.mean_classes = mean_classes
         if not is_quantized(student):
-            quantize(student, weights=weights, activations=activations, ends=ends, bucket=bucket)
+            bits: dict[str, int | None] = dict(weights=weights, activations=activations, ends=ends)
+            quantize(student, **bits, bucket=bucket, everything=everything)
 
     def soft_targets(self, student: Tensor, teacher: Tensor) -> Tensor:
         loss = super().soft_targets(student, teacher)

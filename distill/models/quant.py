@@ -29,13 +29,15 @@ def quantize(
     activations: int | None = 8,
     ends: int | None = 8,
     bucket: int | None = None,
+    everything: bool = False,
 ) -> None:
     """Have every convolution and linear layer of a net see weights and inputs of so many bits; null: full
     precision.
 
     `ends` are the bits of the first and the last layer. With `bucket`, weights are scaled linearly in
-    buckets of that size, otherwise by a learned step a layer. Raises ValueError for bits outside 2..8 and a
-    net quantised before.
+    buckets of that size, otherwise by a learned step a layer. `everything`: biases and the vectors of
+    normalisations are rounded like weights. Raises ValueError for bits outside 2..8, a net quantised before
+    and `everything` without buckets.
     """
     for key, bits in (("weights", weights), ("activations", activations), ("ends", ends)):
         if bits is not None and bits not in range(2, 9):
@@ -46,6 +48,8 @@ def quantize(
         raise ValueError(
             f"{net.name} is quantised already: give student.quantize or the method's own bits, not both."
         )
+    if everything and not bucket:
+        raise ValueError("everything=true needs bucket: biases and the vectors of normalisations have no learned step.")
     found = layers(net)
     negative = negative_inputs(net, found)
     outer = (found[0][1], net.classifier)
@@ -57,11 +61,23 @@ def quantize(
         if activations and (bits := (ends if at_end else activations)):
             module.input_quantizer = StepInputs(bits, negative[module]).to(module.weight.device)
             module.register_forward_pre_hook(quantize_input)
+    if everything:
+        _round_vectors(net, weights, ends, outer, int(bucket or 0))
+
+
+def _round_vectors(net: FeatureNet, weights: int | None, ends: int | None, outer: tuple[Any, ...], bucket: int) -> None:
+    """Have every parameter that is no layer's weight rounded in buckets: biases, BatchNorm's weights and biases."""
+    layer_kinds = (nn.Conv2d, nn.Linear)
+    for module in [one for one in net.model.modules() if not isinstance(one, parametrize.ParametrizationList)]:
+        bits = ends if any(module is one for one in outer) else weights
+        for key, value in list(module.named_parameters(recurse=False)):
+            if bits and not (key == "weight" and isinstance(module, layer_kinds)):
+                parametrize.register_parametrization(module, key, BucketWeights(value, bits, bucket))
 
 
 def quantize_as(net: FeatureNet, options: Any) -> None:
     """Quantise a net by a configuration's node; ValueError for keys that `quantize` does not take."""
-    known = ("weights", "activations", "ends", "bucket")
+    known = ("weights", "activations", "ends", "bucket", "everything")
     if not isinstance(options, Mapping) or not set(options) <= set(known):
         raise ValueError(
             f"student.quantize={options} is not understood: give {{weights: 4, activations: 8}}, of the keys "
@@ -97,12 +113,20 @@ def negative_inputs(net: FeatureNet, found: list[tuple[str, Any]]) -> dict[nn.Mo
     return seen
 
 
+def rounded(net: FeatureNet) -> Iterator[tuple[str, Any, Any]]:
+    """Yield (name, the parametrisation, its quantiser) of all parameters that are rounded."""
+    module: Any
+    for layer, module in net.model.named_modules():
+        for key, held in module.parametrizations.items() if parametrize.is_parametrized(module) else ():
+            yield f"{layer}.{key}", held, held[0]
+
+
 def quantizers(net: FeatureNet) -> Iterator[tuple[Any, Any]]:
     """Yield (layer, its quantiser) for all weights and inputs."""
     module: Any
     for module in net.model.modules():
-        if parametrize.is_parametrized(module, "weight"):
-            yield module, module.parametrizations.weight[0]
+        for held in module.parametrizations.values() if parametrize.is_parametrized(module) else ():
+            yield module, held[0]
         if isinstance(getattr(module, "input_quantizer", None), StepInputs):
             yield module, module.input_quantizer
 
@@ -115,10 +139,10 @@ def enable(net: FeatureNet, on: bool, restart: bool = False) -> None:
     """Switch quantisation on or off; with `restart`, weights' steps are set anew from the weights as they
     are.
     """
-    for module, quantizer in quantizers(net):
+    for _, quantizer in quantizers(net):
         quantizer.enabled = on
-        if restart and not isinstance(quantizer, StepInputs):
-            quantizer.restart(module.parametrizations.weight.original.detach())
+    for _, held, quantizer in rounded(net) if restart else ():
+        quantizer.restart(held.original.detach())
 
 
 def plain(net: FeatureNet) -> FeatureNet:
@@ -140,10 +164,10 @@ def plain_state(net: FeatureNet) -> dict[str, Tensor]:
     """Return the state of a quantised net under the names of an ordinary one, weights as they act."""
     state: dict[str, Tensor] = {}
     for name, value in net.model.state_dict().items():
-        if name.endswith(".parametrizations.weight.original"):
-            layer = name.removesuffix(".parametrizations.weight.original")
-            module: Any = net.model.get_submodule(layer)
-            state[f"{layer}.weight"] = module.weight.detach()
-        elif ".parametrizations.weight." not in name and ".input_quantizer." not in name:
+        layer, inside, rest = name.partition(".parametrizations.")
+        key, _, part = rest.partition(".")
+        if inside and part == "original":
+            state[f"{layer}.{key}"] = getattr(net.model.get_submodule(layer), key).detach()
+        elif not inside and ".input_quantizer." not in name:
             state[name] = value
     return state

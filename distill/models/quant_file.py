@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from distill.files import replacing
 from distill.models import FeatureNet, build
 from distill.models.fake_quant import Codes, StepInputs, limits
-from distill.models.quant import is_quantized, plain, plain_state, quantize_input, quantizers
+from distill.models.quant import is_quantized, plain, plain_state, quantize_input, quantizers, rounded
 
 FILE = "student.int8.safetensors"
 
@@ -46,18 +46,16 @@ def write_quantized(net: FeatureNet, path: str | Path) -> None:
     names = {module: name for name, module in net.model.named_modules()}
     about: dict[str, Any] = {"model": net.name, "weights": {}, "inputs": {}}
     for module, quantizer in quantizers(net):
-        name = names[module]
         if isinstance(quantizer, StepInputs):
             step = abs(quantizer.step.item())
-            about["inputs"][name] = {"bits": quantizer.bits, "signed": quantizer.signed, "step": step}
-            continue
-        original = module.parametrizations.weight.original
-        codes, shape = quantizer.codes(original.detach().cpu()), list(original.shape)
+            about["inputs"][names[module]] = {"bits": quantizer.bits, "signed": quantizer.signed, "step": step}
+    for name, held, quantizer in rounded(net):
+        codes, shape = quantizer.codes(held.original.detach().cpu()), list(held.original.shape)
         low = int(codes.values.amin().clamp(max=0)) and limits(quantizer.bits, True)[0]
-        del tensors[f"{name}.weight"]
-        tensors[f"{name}.weight.codes"] = pack(codes.values - low, quantizer.bits)
-        tensors[f"{name}.weight.scale"] = codes.scale.contiguous().clone()
-        tensors[f"{name}.weight.offset"] = (codes.offset + low * codes.scale).contiguous().clone()
+        del tensors[name]
+        tensors[f"{name}.codes"] = pack(codes.values - low, quantizer.bits)
+        tensors[f"{name}.scale"] = codes.scale.contiguous().clone()
+        tensors[f"{name}.offset"] = (codes.offset + low * codes.scale).contiguous().clone()
         about["weights"][name] = {"bits": quantizer.bits, "shape": shape, "count": codes.values.numel()}
     with replacing(Path(path)) as file:
         file.write(safetensors.torch.save(tensors, {"distill": json.dumps(about)}))
@@ -77,9 +75,9 @@ def read_quantized(path: str | Path, like: FeatureNet) -> FeatureNet:
         raise ValueError(f"{path} holds no quantised student: give a {FILE} of a run with quantisation.")
     about = json.loads(metadata["distill"])
     for name, entry in about["weights"].items():
-        parts = [tensors.pop(f"{name}.weight.{part}") for part in ("codes", "scale", "offset")]
+        parts = [tensors.pop(f"{name}.{part}") for part in ("codes", "scale", "offset")]
         values = unpack(parts[0], entry["bits"], entry["count"]).float().view(len(parts[1]), -1)
-        tensors[f"{name}.weight"] = Codes(values, parts[1], parts[2]).tensor(torch.Size(entry["shape"]))
+        tensors[name] = Codes(values, parts[1], parts[2]).tensor(torch.Size(entry["shape"]))
     assert like.recipe is not None
     net = build(**like.recipe)
     net.model.load_state_dict(tensors)
