@@ -169,12 +169,17 @@ class Method(nn.Module):
             losses["kd"] = self.kd * self.soft_targets(student.logits, teacher.logits)
         return losses | self.distill(student, teacher, batch)
 
-    def supervised(self, logits: Tensor, batch: Batch) -> Losses:
-        """Return the weighted cross-entropy of logits [B,K], "ce" (nothing where `ce` is 0); they are also what the
-        running accuracy counts.
+    def supervised(self, logits: Tensor, batch: Batch, *more: Tensor, weight: float | None = None) -> Losses:
+        """Return the weighted cross-entropy of logits [B,K], "ce"; they are also what the running accuracy counts.
+
+        more: logits of peers, exits or further views, whose cross-entropies are added. weight: in place of `ce`; where
+        that is 0 nothing is returned.
         """
-        batch.logits = logits.detach()
-        return {"ce": self.ce * self.criterion(logits, batch)} if self.ce else {}
+        batch.logits, weight = logits.detach(), self.ce if weight is None else weight
+        if not weight:
+            return {}
+        costs = [self.criterion(each, batch) for each in (logits, *more)]
+        return {"ce": weight * (torch.stack(costs).sum() if more else costs[0])}
 
     def criterion(self, logits: Tensor, batch: Batch, reduction: str = "mean") -> Tensor:
         """Return the cross-entropy of logits [B,K] with the batch's labels, or its mixed targets, smoothed as the

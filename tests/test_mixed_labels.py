@@ -1,4 +1,6 @@
-"""What every method owes mixed and smoothed labels: they change its losses, or the run is refused in a sentence."""
+"""What every method owes the labels: mixed and smoothed ones change its losses or the run is refused in a sentence, and
+the running accuracy is told.
+"""
 
 from __future__ import annotations
 
@@ -84,6 +86,18 @@ def test_smoothed_labels_change_a_loss_or_are_refused(name: str) -> None:
         smooth = losses_of(phase, batch)
         changed |= {term for term in plain if plain[term] != smooth[term]}
     assert changed
+
+
+@pytest.mark.parametrize("name", tiny.METHODS)
+def test_the_last_phase_leaves_what_its_running_accuracy_counts(name: str) -> None:
+    data = tiny.tiny_data()
+    method = tiny.seeded_method(name, data)
+    for phase in method.phases():
+        batch = begun(method, data, phase)
+        for update in phase.updates:
+            update.loss(batch)
+    assert batch.logits is not None and batch.logits.shape == (len(batch.labels), tiny.CLASSES)
+    assert not batch.logits.requires_grad
 
 
 def test_a_method_that_cannot_mix_is_refused_before_a_teacher_is_trained(output: Path, capsys) -> None:

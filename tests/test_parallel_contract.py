@@ -21,9 +21,8 @@ from distill.method import Method, refuse
 from tests import tiny
 
 ALONE = ("cmi", "deepinversion")
-PART = {"semckd": "semckd method.batch_size=4"}  # what it is built for is the size of a part
 MORE = ["kdcl method.variant=general", "crd uneven", "ps-kd uneven"]
-RUNS = [*(PART.get(name, name) for name in tiny.METHODS), *MORE]
+RUNS = [*tiny.METHODS, *MORE]
 PORT = str(40000 + os.getpid() % 20000)
 
 

@@ -72,9 +72,7 @@ class Apprentice(Method):
 
     def labels_only(self, batch: Batch) -> Losses:
         """Loss of scheme C's first phase."""
-        logits = self.student(batch.images).logits
-        batch.logits = logits.detach()
-        return {"ce": self.criterion(logits, batch)}
+        return self.supervised(self.student(batch.images).logits, batch, weight=1.0)
 
     def full_precision_student(self) -> None:
         enable(self.student, False)

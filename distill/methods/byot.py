@@ -89,11 +89,9 @@ class BYOT(Method):
 
     def loss(self, batch: Batch) -> Losses:
         student = self.student(batch.images)
-        batch.logits = student.logits.detach()
         exits = [head(feature) for head, feature in zip(self.exits, student.features[:-1], strict=True)]
         logits = [each[1].float() for each in exits]
-        ce = [self.criterion(each, batch) for each in (student.logits, *logits)]
-        losses = {"ce": self.ce * torch.stack(ce).sum()} if self.ce else {}
+        losses = self.supervised(student.logits, batch, *logits)
         if self.kd:
             kd = [self.soft_targets(each, student.logits.detach()) for each in logits]
             losses["kd"] = self.kd * torch.stack(kd).sum()

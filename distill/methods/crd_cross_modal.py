@@ -44,9 +44,7 @@ class CRDCrossModal(CRD):
 
     def probe_loss(self, batch: Batch) -> Losses:
         """Cross-entropy of the last layer; what is before it stays as it is, its statistics included."""
-        logits = self.student(batch.images).logits
-        batch.logits = logits.detach()
-        return {"ce": self.criterion(logits, batch)}
+        return self.supervised(self.student(batch.images).logits, batch, weight=1.0)
 
     def phases(self) -> list[Phase]:
         transfer = Phase("transfer", [Update("student", self.loss, [self])], evaluates=bool(self.ce or self.kd))

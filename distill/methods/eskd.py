@@ -50,9 +50,7 @@ class ESKD(Guided):
     def loss(self, batch: Batch) -> Losses:
         if self.epoch <= self.share * self.epochs:
             return super().loss(batch)
-        logits = self.student(batch.images).logits
-        batch.logits = logits.detach()
-        return {"ce": (self.ce + self.kd) * self.criterion(logits, batch)}
+        return self.supervised(self.student(batch.images).logits, batch, weight=self.ce + self.kd)
 
     def phases(self) -> list[Phase]:
         distill = Phase("distill", [Update("student", self.loss, [self.student])])

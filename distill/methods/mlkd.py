@@ -81,13 +81,10 @@ class MLKD(Method):
 
     def loss(self, batch: Batch) -> Losses:
         weak, strong = self.student(batch.images).logits, self.student(batch.views["strong"]).logits
-        batch.logits = weak.detach()
         with torch.no_grad():
             teacher_weak = self.teach(batch).logits
             teacher_strong = self.teacher(batch.views["strong"]).logits
-        losses: Losses = {}
-        if self.ce:
-            losses["ce"] = self.ce * (self.criterion(weak, batch) + self.criterion(strong, batch))
+        losses = self.supervised(weak, batch, strong)
         if self.kd:
             losses["kd"] = self.kd * self.instances((weak, teacher_weak), (strong, teacher_strong))
         if self.weight:

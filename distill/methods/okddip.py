@@ -89,15 +89,14 @@ class OKDDip(Method):
 
     def loss(self, batch: Batch) -> Losses:
         leader, peers = self.forward_all(batch)
-        batch.logits = leader.detach()
         logits = [each for each, _ in peers]
         queries, keys = ([project(embedding) for _, embedding in peers] for project in (self.query, self.key))
         pairs = zip(logits, attended(logits, queries, keys), strict=True)
-        ce = torch.stack([self.criterion(each, batch) for each in (leader, *logits)]).sum()
         first = torch.stack([self.soft_targets(each, target) for each, target in pairs]).sum()
         second = self.soft_targets(leader, torch.stack(logits).mean(0))
         weight = self.kd * sigmoid_ramp(self.epoch, self.ramp_epochs)
-        return {"ce": self.ce * ce, "kd_peers": weight * first, "kd_leader": weight * second}
+        losses = self.supervised(leader, batch, *logits)
+        return losses | {"kd_peers": weight * first, "kd_leader": weight * second}
 
     def reported(self) -> dict[str, nn.Module]:
         whole = self.form == "networks"

@@ -81,13 +81,10 @@ class ONE(Method):
 
     def loss(self, batch: Batch) -> Losses:
         out = self.student(batch.images)
-        batch.logits = out.logits.detach()
         logits = [out.logits, *(branch(out.features[-2]) for branch in self.branches)]
         ensemble = gated(logits, self.gate(out.features[-2]))
-        ce = torch.stack([self.criterion(each, batch) for each in logits]).sum()
         kd = torch.stack([self.soft_targets(each, ensemble.detach()) for each in logits]).sum()
-        return {
-            "ce": self.ce * ce,
+        return self.supervised(out.logits, batch, *logits[1:]) | {
             "ce_ensemble": self.ce * self.criterion(ensemble, batch),
             "kd": self.kd * sigmoid_ramp(self.epoch, self.ramp_epochs) * kd,
         }

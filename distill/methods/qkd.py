@@ -48,9 +48,7 @@ class QKD(Method):
 
     def alone(self, batch: Batch) -> Losses:
         """Loss of self-studying."""
-        logits = self.student(batch.images).logits
-        batch.logits = logits.detach()
-        return {"ce": self.criterion(logits, batch)}
+        return self.supervised(self.student(batch.images).logits, batch, weight=1.0)
 
     def student_loss(self, batch: Batch) -> Losses:
         """Loss of the student in co-studying and tutoring."""

@@ -77,9 +77,8 @@ class ResidualKD(Method):
             known = self.embed_student(self.student(batch.images).embedding)
         missed = self.embed_assistant(self.assistant(batch.images).embedding)
         logits = self.head(known + missed)
-        batch.logits = logits.detach()
         residual = mimic_loss(missed, self.teach(batch).embedding - known)
-        return {"residual": self.weight * residual, "ce": self.criterion(logits.float(), batch)}
+        return {"residual": self.weight * residual, **self.supervised(logits.float(), batch, weight=1.0)}
 
     def phases(self) -> list[Phase]:
         first = Update("student", self.loss, [self.student, self.embed_student])

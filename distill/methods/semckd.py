@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from distill import parallel
 from distill.data import DataInfo
 from distill.losses import full_precision, pool_to
 from distill.method import Batch, Losses, Method, Phase, Update
@@ -71,8 +72,7 @@ class SemCKD(Method):
 
     Queries and keys are embeddings of Gram matrices over the batch, so their input width is the batch size:
     the last, smaller batch of an epoch is left out, as in the authors' code. Any numbers of stages fit. Over
-    several devices each forms the Gram matrices of its own part of the batch, and `batch_size` is that
-    part's.
+    several devices each forms the Gram matrices of its own part of the batch.
     """
 
     def __init__(
@@ -88,6 +88,12 @@ class SemCKD(Method):
         weight: float = 400.0,
     ) -> None:
         super().__init__(student, teachers, data, ce=ce, kd=kd, temperature=temperature)
+        if batch_size % parallel.world():
+            raise ValueError(
+                f"method=semckd needs equal parts of each batch: set schedule.batch_size={batch_size} to a multiple of "
+                f"the {parallel.world()} processes."
+            )
+        batch_size //= parallel.world()
         self.weight, self.batch_size = weight, batch_size
         self.queries = nn.ModuleList(GramEmbed(batch_size) for _ in student.channels)
         self.keys = nn.ModuleList(GramEmbed(batch_size) for _ in self.teacher.channels)

@@ -46,9 +46,7 @@ class Generations(Method):
 
     def first_loss(self, batch: Batch) -> Losses:
         """Loss of the first generation: labels alone."""
-        logits = self.student(batch.images).logits
-        batch.logits = logits.detach()
-        return {"ce": self.criterion(logits, batch)}
+        return self.supervised(self.student(batch.images).logits, batch, weight=1.0)
 
     def next_loss(self, generation: int, batch: Batch) -> Losses:
         """Loss of a later generation."""

@@ -35,9 +35,7 @@ class Guided(Method):
 
     def guide_loss(self, batch: Batch) -> Losses:
         """Loss of the first phase."""
-        logits = self.guide(batch.images).logits
-        batch.logits = logits.detach()
-        return {"ce": self.criterion(logits, batch)}
+        return self.supervised(self.guide(batch.images).logits, batch, weight=1.0)
 
     def guide_phase(self) -> Phase:
         """Return the phase that trains the guide."""
