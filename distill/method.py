@@ -246,7 +246,7 @@ def refuse(method: Method | type[Method], name: str, schedule: Mapping[str, Any]
         raise ValueError(f"method={name} cannot be shared by {processes} processes: {method.one_process}; start one.")
     for key, why in method.refuses.items():
         if schedule.get(key):
-            by_rule = " (set by schedule=bit)" if schedule.get("rule") else ""
+            by_rule = " (schedule=bit sets it)" if key == "mixup" and schedule.get("rule") else ""
             raise ValueError(
                 f"method={name} cannot honour schedule.{key}={schedule[key]}{by_rule}: {why}; set schedule.{key}=0."
             )

@@ -10,7 +10,10 @@ from torch import nn
 
 from distill import config
 from distill.bit import hyperrule, resolve
-from distill.method import Batch
+from distill.data.pairs import Partners
+from distill.data.strong import StrongSource
+from distill.method import Batch, refuse
+from distill.methods.crd import CRD
 from distill.models import build
 from distill.optim import learning_rate
 from distill.run import run
@@ -98,6 +101,19 @@ def test_soft_labels_enter_the_cross_entropy() -> None:
     logs = method.student(images).logits.log_softmax(1)
     wanted = -sum(0.7 * logs[i, labels[i]] + 0.3 * logs[i, labels[3 - i]] for i in range(4)) / 4
     assert method.loss(batch)["ce"].item() == pytest.approx(wanted.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("beside", [Partners, StrongSource])
+def test_a_further_view_beside_mixed_images_is_refused(beside) -> None:
+    with pytest.raises(ValueError, match="set schedule.mixup=0"):
+        beside(tiny.tiny_data().source(batch_size=8, seed=1, mixup=0.8))
+
+
+def test_the_rules_own_mixup_is_refused_for_a_method_that_cannot_mix() -> None:
+    bit = config.plain(tiny.composed("schedule=bit"), "schedule")
+    refuse(CRD, "crd", resolve(bit, 10_000, 128))
+    with pytest.raises(ValueError, match="cannot honour schedule.mixup=0.1 .schedule=bit sets it.: its memory"):
+        refuse(CRD, "crd", resolve(bit, 50_000, 128))
 
 
 def test_a_loss_by_label_is_the_mean_over_both_labels_of_a_mixed_image() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch.nn import functional as F
@@ -10,6 +12,12 @@ from distill.method import Batch
 from distill.runtime import sent
 
 STREAM = 0x31  # tells these generators' keys from those of crops and flips
+
+
+def refuse_mixed(source: Any) -> None:
+    """Raise ValueError where a source mixes its images, beside which a further view would show one of them alone."""
+    if source.mixup:
+        raise ValueError("a further view shows one image where the batch's is mixed of two: set schedule.mixup=0.")
 
 
 def mix(batch: Batch, alpha: float, num_classes: int, generator: torch.Generator) -> Batch:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from distill.data.arrays import ArraySource, seeded
 from distill.data.folder import FolderSource
+from distill.data.mixup import refuse_mixed
 from distill.data.waiting import Waits
 from distill.method import Batch
 
@@ -22,7 +23,7 @@ class Beside:
     """The batches of a source, unchanged, with one more image an image under each of `names` in Batch.views.
 
     What is shown, and its crop and flip, come from a generator keyed by (seed, epoch, the name's number), so
-    an epoch stays a pure function of (seed, epoch). Raises ValueError for sources of another kind.
+    an epoch stays a pure function of (seed, epoch). Raises ValueError for sources of another kind, or that mix images.
     """
 
     def __init__(self, source: Any, names: Sequence[str], choose: Choice) -> None:
@@ -31,6 +32,7 @@ class Beside:
                 f"{type(source).__name__} cannot show further images beside its own: use a data set of "
                 "arrays or a folder, or a method with one view, such as method=kd."
             )
+        refuse_mixed(source)
         self.source, self.steps, self.names, self.choose = source, source.steps, list(names), choose
         self.waits: Waits | None = getattr(source, "waits", None)
         self._folders: list[_Shown] = []

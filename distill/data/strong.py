@@ -13,6 +13,7 @@ import torch
 
 from distill.data.arrays import ArraySource, seeded
 from distill.data.augment import Augment, square_up_to
+from distill.data.mixup import refuse_mixed
 from distill.method import Batch
 
 STREAM = 0x57  # tells this generator's keys from those of the source's own plan
@@ -46,6 +47,7 @@ class StrongSource:
                 "beside the strong view the weak one is cropped and flipped alone: leave dataset.rotate, "
                 "dataset.randaugment and dataset.cutout null, or use a method with one view, such as method=dkd."
             )
+        refuse_mixed(source)
         self.source, self.steps = source, source.steps
         fill = FILL if chans == 3 else [round(255 * source.info.mean[0])]
         self.augment = Augment(size, operations=OPERATIONS, boxes=square_up_to(CUTOUT, size), fill=fill)
