@@ -11,7 +11,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.stamp
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-avx2 lint format methods readme schemes bench clean
+.PHONY: help run test test-avx2 lint format methods readme fidelity schemes bench clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -37,6 +37,9 @@ methods: $(STAMP)  ## list the methods with their papers
 
 readme: $(STAMP)  ## write the table of methods into the README
 	@$(BIN)/python -m distill.catalogue --readme README.md
+
+fidelity: $(STAMP)  ## write the table of every method beside its authors' code into CONTRIBUTING.md (two minutes)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m tests.fidelity
 
 schemes: $(STAMP)  ## one experiment of every family beyond one frozen teacher, on the digits (about half an hour)
 	@for name in $(SCHEMES); do echo "== $$name"; $(BIN)/python -m distill experiment=$$name $(ARGS) || exit $$?; done
