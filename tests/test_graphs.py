@@ -21,6 +21,8 @@ from tests.replay import Replay
 CPU = torch.device("cpu")
 EAGER = {  # methods whose steps are not all recorded on the CPU, and why
     "cmi": "each step changes method.seen",
+    "kdsvd": "waits for the device",  # eigh
+    "mhgd": "waits for the device",
     "nas-kd": "drawn on the host",
     "ofa-kd": "waits for the device",  # F.one_hot looks at labels on the CPU alone
     "random-teacher": "drawn on the host",
