@@ -116,7 +116,7 @@ class Method(nn.Module):
     """
 
     steps_alike = True
-    refuses: ClassVar[Mapping[str, str]] = {}
+    refuses: Mapping[str, str] = {}  # of the class; a setting may change it
     one_process: ClassVar[str | None] = None
 
     def __init__(
