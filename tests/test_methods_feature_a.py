@@ -299,6 +299,14 @@ def test_ofd_asks_the_teacher_with_the_batchs_statistics_and_leaves_its_own_alon
     assert not any(torch.allclose(a, b) for a, b in zip(live, still, strict=True))
 
 
+@pytest.mark.parametrize("name, settings", [("ofd", []), ("ab", []), ("reviewkd", ["method.student_preact=true"])])
+def test_maps_after_a_relu_do_not_stand_for_those_before_it(name: str, settings: list[str]) -> None:
+    """timm's MobileNetV1 ends its stages in ReLU6 and does not show what comes before."""
+    student, teacher = tiny.net("mobilenetv1_100", stages=3), tiny.net("cifar_resnet8")
+    with pytest.raises(ValueError, match="mobilenetv1_100.*method="):
+        tiny.make(name, student, teacher, tiny.tiny_data(), *settings)
+
+
 # ---- nst
 
 

@@ -549,6 +549,33 @@ def test_ofa_token_exits_merge_down_to_the_grid() -> None:
     assert names == {"student", "exits"}
 
 
+def test_ofa_exits_of_a_class_token_read_it_behind_the_blocks() -> None:
+    vit = dict(patch_size=4, embed_dim=32, depth=4, num_heads=2)
+    method = OFAKD(net("vit_tiny_patch16_224", 1, **vit), [teacher()], info()).eval()
+    out, leave = method.student(batch().images), method.exits[1]
+    assert out.prefixes is not None and out.prefixes[1].shape == (B, 1, 32)
+    patches = leave.merge(out.features[1]).flatten(2).mT
+    tokens = leave.blocks(torch.cat([out.prefixes[1], patches], 1))
+    torch.testing.assert_close(method.leave(out)[1], leave.classify(tokens[:, 0]))
+
+
+def test_ofa_students_of_shifted_windows_leave_through_token_exits() -> None:
+    swin = net("swin_tiny_patch4_window7_224", 1, embed_dim=16, depths=(1, 1), num_heads=(1, 2), window_size=2)
+    method = OFAKD(swin, [teacher()], info(), grid=2)
+    assert all(isinstance(leave, TokenExit) for leave in method.exits)
+    assert [leave.classify.in_features for leave in method.exits] == [32, 32]
+    assert [tuple(logits.shape) for logits in method.leave(swin(batch().images))] == [(B, K)] * 2
+
+
+def test_ofa_has_four_exits_of_mobilenetv2_the_last_behind_its_convolution() -> None:
+    method = OFAKD(tiny.net("mobilenetv2_100"), [teacher()], info()).eval()
+    assert [method.student.channels[number - 1] for number in method.stages] == [24, 32, 96, 320]
+    last, out = method.exits[-1], method.student(batch().images)
+    assert last[0].in_channels == 1280 == out.embedding.shape[1]
+    final = method.student.model.forward_features(batch().images)
+    torch.testing.assert_close(method.leave(out)[-1], last(final), rtol=1e-4, atol=1e-5)
+
+
 # ------------------------------------------------------------------ afd-attention
 
 

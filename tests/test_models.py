@@ -19,6 +19,7 @@ from distill.models.cifar_net import CifarNet, SubsampledConv, conv
 from distill.models.families import CONSTRUCTORS
 from distill.models.names import OUR_NAMES, PAPER_NAMES, is_known, nearest, timm_names
 from distill.models.residual import BasicBlock
+from distill.models.timm_reader import isotropic_stages
 
 # name: parameters, MMACs, maps (stem, stages, and last the embedding), signs of maps, signs of preacts;
 # measured on the nets of the published tables for 100 classes and 3x32x32 (those of BSS, ONE, ResNet-18 to -101 and
@@ -403,11 +404,11 @@ def test_timm_resnet_preactivations_survive_inplace_relus() -> None:
     assert [norm.num_features for norm in net.bn_before_relu()] == [64, 128, 256, 512]
 
 
-def test_isotropic_nets_give_four_evenly_spaced_blocks() -> None:
+def test_isotropic_nets_give_four_blocks() -> None:
     net = build(
         "vit_tiny_patch16_224", 10, args={"patch_size": 8, "depth": 12, "embed_dim": 24, "num_heads": 3}
     )
-    assert net.reader.indices == [2, 5, 8, 11]
+    assert net.reader.indices == [1, 3, 9, 11]
     assert net.shapes == [(24, 4, 4)] * 4
 
 
@@ -590,3 +591,11 @@ def test_every_pair_names_nets_that_are_configured() -> None:
         assert nets["teacher"] in config.options("teacher") and nets["student"] in config.options("student")
         shown = [node.get(side, {}).get("name", nets[side]) for side in ("teacher", "student")]
         assert name.removeprefix("cifar_") == "_".join(shown)
+
+
+ENDS = {12: [2, 4, 10, 12], 24: [4, 8, 20, 24], 6: [1, 2, 5, 6], 4: [1, 2, 3, 4], 2: [1, 2]}
+
+
+@pytest.mark.parametrize("count, ends", ENDS.items())
+def test_stages_of_nets_of_alike_blocks_end_where_those_of_swin_do(count: int, ends: list[int]) -> None:
+    assert [place + 1 for place in isotropic_stages(count)] == ends

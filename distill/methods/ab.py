@@ -11,7 +11,7 @@ from distill.data import DataInfo
 from distill.losses import full_precision
 from distill.models import FeatureNet, Outputs
 from distill.parts.heads import conv_regressor
-from distill.parts.taps import Shape, before_relu, stage_pairs, with_relu
+from distill.parts.taps import Shape, before_relu, no_hidden_relu, stage_pairs, with_relu
 from distill.parts.two_phase import InitThenTrain
 
 
@@ -64,6 +64,7 @@ class AB(InitThenTrain):
         self.margin = margin
         pairs = stage_pairs(student, self.teacher, "ab")
         with_relu(self.teacher, "ab")
+        no_hidden_relu(student, "ab")
         self.connectors = nn.ModuleList(self.connector(s, t) for s, t in pairs)
 
     def connector(self, student: Shape, teacher: Shape) -> nn.Module:

@@ -11,8 +11,10 @@ from torch.nn import functional as F
 from distill.data import DataInfo
 from distill.losses import full_precision
 from distill.method import Batch, Losses, Method
-from distill.models import FeatureNet
+from distill.models import FeatureNet, Outputs
 from distill.parts.heads import stage
+
+EXITS = 4
 
 
 @full_precision
@@ -58,7 +60,10 @@ class PatchMerging(nn.Module):
 
 
 class TokenExit(nn.Module):
-    """An exit for stages that keep their size (ViT, MLP): merging, transformer blocks, mean, classes."""
+    """An exit for tokens (ViT, MLP, Swin): merging of patches, transformer blocks, classes.
+
+    Classes are those of the class token where there is one, otherwise of the patches' mean.
+    """
 
     def __init__(self, shape: Sequence[int], width: int, blocks: int, grid: int, num_classes: int) -> None:
         from timm.models.vision_transformer import Block  # imports timm, which takes seconds
@@ -76,9 +81,18 @@ class TokenExit(nn.Module):
         self.blocks = nn.Sequential(*(Block(dim=inner, num_heads=heads) for _ in range(blocks)))
         self.classify = nn.Linear(inner, num_classes)
 
-    def forward(self, x: Tensor) -> Tensor:
-        tokens = self.merge(x).flatten(2).transpose(1, 2)
-        return self.classify(self.blocks(tokens).mean(1))
+    def forward(self, x: Tensor, prefix: Tensor | None = None) -> Tensor:
+        """Patches [B,C,H,W] and tokens before them [B,P,C] -> logits [B,K]."""
+        patches = self.merge(x).flatten(2).transpose(1, 2)
+        if prefix is None:
+            return self.classify(self.blocks(patches).mean(1))
+        return self.classify(self.blocks(torch.cat([prefix, patches], dim=1))[:, 0])
+
+
+def has_tokens(net: FeatureNet) -> bool:
+    """Whether a net's stages are tokens: they do not shrink (ViT, MLP), or lie channels last in the net (Swin)."""
+    alike = len(net.shapes) > 1 and len({shape[1:] for shape in net.shapes}) == 1
+    return alike or getattr(net.model, "output_fmt", None) == "NHWC"
 
 
 def map_exit(channels: int, width: int, halvings: int, num_classes: int) -> nn.Sequential:
@@ -105,9 +119,10 @@ class OFAKD(Method):
     and the student's own logits learn from the teacher's logits with the label's class enhanced (eq. 6-7).
 
     `ce`, `kd`, `weight` are the authors' weights of labels, own logits and exits; `eps` is one value for all.
-    The kind of exit follows from the student's stages: maps that shrink, or tokens that do not. Deviations
-    from the authors' code: token exits average the tokens even where the student has a class token, and
-    `grid`, 7 there, is an option.
+    The kind of exit follows from the student: convolutions for maps, transformer blocks for tokens (stages that do
+    not shrink, and Swin's). All of its stages leave, or the deepest four of one with more (MobileNetV2's first stage
+    is left out); of a net with a convolution behind its last map that convolution's output leaves in place of it.
+    `grid`, 7 in the authors' code, is an option.
     """
 
     def __init__(
@@ -126,7 +141,8 @@ class OFAKD(Method):
     ) -> None:
         super().__init__(student, teachers, data, ce=ce, kd=kd, temperature=temperature)
         self.weight, self.eps = weight, eps
-        self.stages = list(stages) or list(range(1, len(student.shapes) + 1))
+        count = len(student.shapes)
+        self.stages = list(stages) or list(range(max(count - EXITS, 0) + 1, count + 1))
         for number in self.stages:
             stage(student.shapes, number, student.name)
         self.exits = nn.ModuleList(self._exit(number, grid) for number in self.stages)
@@ -135,10 +151,23 @@ class OFAKD(Method):
     def _exit(self, number: int, grid: int) -> nn.Module:
         student, later = self.student, len(self.student.shapes) - number
         shape, classes = student.shapes[number - 1], student.num_classes
-        if len(student.shapes) > 1 and len({s[1:] for s in student.shapes}) == 1:
+        if has_tokens(student):
             return TokenExit(shape, student.embedding_dim, max(later, 1), grid, classes)
         width = max(student.embedding_dim, self.teacher.embedding_dim)
-        return map_exit(shape[0], width, later, classes)
+        return map_exit(shape[0] if later else student.embedding_dim, width, later, classes)
+
+    def leave(self, outputs: Outputs) -> list[Tensor]:
+        """The exits' logits [B,K]."""
+        left, last = [], len(self.student.shapes)
+        for leave, number in zip(self.exits, self.stages, strict=True):
+            feature = outputs.features[number - 1]
+            if isinstance(leave, TokenExit):
+                left.append(leave(feature, outputs.prefixes and outputs.prefixes[number - 1]))
+            elif number == last and feature.shape[1] != outputs.embedding.shape[1]:
+                left.append(leave(outputs.embedding[:, :, None, None]))  # pooled already, which a 1x1 layer bears
+            else:
+                left.append(leave(feature))
+        return left
 
     def enhanced(self, logits: Tensor, teacher: Tensor, batch: Batch) -> Tensor:
         """The loss of one set of logits [B,K]."""
@@ -150,7 +179,6 @@ class OFAKD(Method):
         if self.kd:
             losses["kd"] = self.kd * self.enhanced(student.logits, teacher.logits, batch)
         if self.weight:
-            left = [leave(student.features[n - 1]) for leave, n in zip(self.exits, self.stages, strict=True)]
-            each = [self.enhanced(logits, teacher.logits, batch) for logits in left]
+            each = [self.enhanced(logits, teacher.logits, batch) for logits in self.leave(student)]
             losses["exits"] = self.weight * torch.stack(each).sum()
         return losses

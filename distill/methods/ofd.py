@@ -16,7 +16,7 @@ from distill.methods.dml import frozen_statistics
 from distill.models import FeatureNet, Outputs
 from distill.models.feature_net import evaluating
 from distill.parts.heads import he_by_fan_out
-from distill.parts.taps import before_relu, stage_pairs, with_relu
+from distill.parts.taps import before_relu, no_hidden_relu, stage_pairs, with_relu
 
 MODES = ("train", "eval")
 
@@ -73,6 +73,7 @@ class OFD(Method):
         self.weight, self.teacher_mode = weight, teacher_mode
         pairs = stage_pairs(student, self.teacher, "ofd")
         with_relu(self.teacher, "ofd")
+        no_hidden_relu(student, "ofd")
         self.connectors = nn.ModuleList(connector(s[0], t[0]) for s, t in pairs)
         for stage, norm in enumerate(norms_of(self.teacher)):
             self.register_buffer(f"margin_{stage}", margins(norm)[:, None, None], persistent=False)

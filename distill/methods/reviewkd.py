@@ -13,6 +13,7 @@ from distill.losses import full_precision
 from distill.method import Batch, Losses, Method
 from distill.models import FeatureNet, Outputs
 from distill.parts.heads import BatchNorm
+from distill.parts.taps import no_hidden_relu
 
 PYRAMID = (4, 2, 1)
 
@@ -122,6 +123,7 @@ class ReviewKD(Method):
                 f"{teacher.name} {teacher.shapes}: take nets with equally many, or method=semckd, which "
                 "pairs every student stage with every teacher stage."
             )
+        no_hidden_relu(teacher, "reviewkd")
         if student_preact and not student.has_preacts:
             raise ValueError(
                 f"method.student_preact needs maps before the stages' last ReLU, which {student.name} with "

@@ -16,6 +16,7 @@ class Outputs:
     preacts: like features, before the last ReLU of each stage; None for nets whose stages do not end in one.
     stem: [B, C_0, H_0, W_0], or None for nets without a stem of their own.
     tokens: [B, N, D], a transformer's patch tokens behind its last norm, without class and distillation tokens.
+    prefixes: [B, P, D] a stage, a transformer's class token and others that stand before the patches.
     heads: [B, K] each of the class head and the distillation head of nets with both, whose mean is `logits`.
     """
 
@@ -25,4 +26,5 @@ class Outputs:
     preacts: list[Tensor] | None = None
     stem: Tensor | None = None
     tokens: Tensor | None = None
+    prefixes: list[Tensor] | None = None
     heads: tuple[Tensor, Tensor] | None = None

@@ -1,5 +1,6 @@
 """Reads timm's classifiers: which maps are stages, what enters the classifier, what follows the last map."""
 
+import inspect
 import re
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -61,6 +62,7 @@ class TimmReader:
         self.indices = [0, *indices] if self.has_stem else indices
         self.taps = [_tap(layer) for layer in _classifiers(model)]
         self.relu_taps = [_tap(relu) for relu in _last_relus(model)]
+        self.asks = {"return_prefix_tokens": True} if has_prefix(model) else {}
         self.tail: Tail | None = None
         with torch.no_grad(), evaluating(model):
             try:
@@ -101,13 +103,15 @@ class TimmReader:
     def read(self, model: Any, images: Tensor) -> Outputs:
         for tap in self.relu_taps:
             tap.arm()
-        final, maps = model.forward_intermediates(images, indices=self.indices)
+        final, maps = model.forward_intermediates(images, indices=self.indices, **self.asks)
+        prefixes = [prefix for _, prefix in maps] if self.asks else None
+        maps = [feature for feature, _ in maps] if self.asks else maps
         inputs = [tap.take() for tap in self.relu_taps]
         logits, embedding, heads = self._head(model, final)
         stem, features = (maps[0], maps[1:]) if self.has_stem else (None, list(maps))
         preacts = [x for x in inputs if x is not None]
         tokens = final[:, getattr(model, "num_prefix_tokens", 0) :] if final.ndim == 3 else None
-        return Outputs(logits.float(), features, embedding.float(), preacts or None, stem, tokens, heads)
+        return Outputs(logits.float(), features, embedding.float(), preacts or None, stem, tokens, prefixes, heads)
 
     def _head(self, model: Any, final: Tensor) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor] | None]:
         """forward_head, what enters the classifier (the mean, where two tokens have one each), and either's logits."""
@@ -150,15 +154,31 @@ def has_stem(infos: Sequence[dict[str, Any]]) -> bool:
     return not _isotropic(infos) and kinds[0] != kinds[-1] and infos[0]["reduction"] <= 2
 
 
+def has_prefix(model: Any) -> bool:
+    """Whether tokens stand before the patches, and the model gives them at every stage."""
+    known = inspect.signature(model.forward_intermediates).parameters
+    return getattr(model, "num_prefix_tokens", 0) > 0 and "return_prefix_tokens" in known
+
+
 def stage_indices(infos: Sequence[dict[str, Any]]) -> list[int]:
-    """Which maps are stages: the last of each resolution, or four evenly spaced ones of an isotropic net."""
+    """Which maps are stages: the last of each resolution, or four of an isotropic net, after shares of its blocks."""
     count = len(infos)
     if _isotropic(infos):
-        stages = min(ISOTROPIC_STAGES, count)
-        return [count * (i + 1) // stages - 1 for i in range(stages)]
+        return isotropic_stages(count)
     start = int(has_stem(infos))
     last = {info["reduction"]: i for i, info in enumerate(infos) if i >= start}
     return sorted(last.values())
+
+
+def isotropic_stages(count: int) -> list[int]:
+    """Four of `count` alike blocks, 0-based: after 2, 4, 10 and 12 twelfths of them, which is where Swin's stages end
+    and where OFA-KD taps ViTs and MLPs (custom_forward/*.py); evenly where so few blocks are that two would coincide.
+    """
+    ends = [round(count * twelfths / 12) - 1 for twelfths in (2, 4, 10, 12)]
+    if ends[0] >= 0 and len(set(ends)) == len(ends):
+        return ends
+    stages = min(ISOTROPIC_STAGES, count)
+    return [count * (i + 1) // stages - 1 for i in range(stages)]
 
 
 def _isotropic(infos: Sequence[dict[str, Any]]) -> bool:

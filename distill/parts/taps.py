@@ -45,6 +45,22 @@ def before_relu(net: FeatureNet, outputs: Outputs) -> list[Tensor]:
     return outputs.preacts
 
 
+def no_hidden_relu(net: FeatureNet, method: str) -> None:
+    """ValueError for a net whose stages end in a ReLU that it does not show the input of.
+
+    Stages that end in none (linear bottlenecks, transformers) have negative outputs, which stand for themselves.
+    """
+    if net.has_preacts:
+        return
+    with torch.no_grad(), evaluating(net):
+        lowest = [float(feature.min()) for feature in net.read(net.probe()).features]
+    if any(value >= 0 for value in lowest):
+        raise ValueError(
+            f"{method} compares maps before each stage's last ReLU, and {net.name} shows its stages {net.shapes} only "
+            "after theirs: take a net that shows both, such as one of ours or a timm ResNet, or method=at."
+        )
+
+
 def with_relu(teacher: FeatureNet, method: str) -> None:
     """ValueError for a teacher whose stages do not end in ReLU."""
     if not teacher.has_preacts:

@@ -195,7 +195,8 @@ chain("cc", heads=EMBEDS)
 chain("fsp")
 chain("ab")
 chain("ab_wrn", student="wrn_student", leave=TWICE)
-chain("ofd", heads=module("connectors", "connectors.connectors."))
+OFD_HEADS = module("connectors", "connectors.connectors.")
+chain("ofd", heads=OFD_HEADS)
 
 
 def vid(ref: Reference, built: Any) -> None:

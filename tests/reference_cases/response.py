@@ -119,14 +119,14 @@ def quantised(ref: Reference) -> None:
     ref.total(labels["ce"] + built.kd * soft)
 
 
-def mlkd(ref: Reference) -> None:
+def mlkd(ref: Reference, *settings: str) -> None:
     hyper = ref.hyper
     temperatures = [hyper["T"], *hyper["other_T"]]
     answers = [Outputs(ref.input(f"{side}_strong"), [], torch.zeros(1)) for side in "st"]
     student, teacher = (Given(ref.input(f"{side}_weak"), more=[each]) for side, each in zip("st", answers, strict=True))
-    settings = (f"method.{key}={hyper[name]}" for key, name in (("ce", "ce"), ("kd", "kd"), ("weight", "kd")))
+    weights = (f"method.{key}={hyper[name]}" for key, name in (("ce", "ce"), ("kd", "kd"), ("weight", "kd")))
     more = (f"method.temperatures={temperatures}", f"method.standardize={hyper['standardize']}")
-    built = method("mlkd", student, [teacher], *settings, *more)
+    built = method("mlkd", student, [teacher], *weights, *more, *settings)
     asked = batch(ref.input("label"))
     asked.views["strong"] = asked.images
     parts = built.loss(asked)
