@@ -12,7 +12,7 @@ import torch
 from distill.data.noise import MadeSource, NoiseSource
 from distill.fit import train_mode
 from distill.method import Batch
-from distill.methods.cmi import Bank, Rounds, contrast_loss, decision_divergence
+from distill.methods.cmi import Rounds, contrast_loss, decision_divergence
 from distill.methods.dafl import activation_loss
 from distill.methods.deepinversion import variation_loss
 from distill.methods.zskt import divergence
@@ -25,7 +25,7 @@ from distill.parts.datafree import (
     held,
     statistics_loss,
 )
-from distill.parts.made_images import CropFlip, Pool, resized_crop
+from distill.parts.made_images import CropFlip, Ring, resized_crop
 from tests import tiny
 
 NAMES = ["dafl", "zskt", "deepinversion", "cmi", "dfq"]
@@ -256,52 +256,63 @@ def test_deepinversion_makes_images_and_then_teaches() -> None:
         values.append(losses["bn"].item())
     assert values[-1] < 0.95 * values[0] and torch.equal(batch.labels, method.canvas.targets)
     assert stepper.optimizer.state and stepper.set_lr(25, 25, 2) == 0.05 and not stepper.optimizer.state
-    assert method.pool.filled == 0
+    assert method.made.filled == 0
     method.after_epoch()
-    assert method.pool.filled == 128 and torch.equal(method.pool.images[:128], method.canvas.pixels)
+    assert method.made.filled == 128 and torch.equal(method.made.rows[:128], method.canvas.pixels)
+    assert torch.equal(method.targets.rows[:128], method.canvas.targets)
     method.before_epoch()
     assert not torch.equal(method.canvas.pixels, first)
     method.after_epoch()
     distill.begin()
     method.before_epoch()
     method.after_epoch()
-    assert method.pool.filled == 256 and method.pool.next == 0
+    assert method.made.filled == 256 and method.made.next == 0
     assert sum(len(batch.labels) for batch in distill.source(Untouchable()).epoch(1)) == 256
-
-
-def test_pool_overwrites_the_oldest() -> None:
-    pool = Pool(5, tiny.net("cifar_resnet8"))
-    for k in range(3):
-        pool.write(torch.full((2, 3, 16, 16), float(k)), torch.full((2,), k))
-        assert pool.draw(64)[1].max() == k
-        pool.advance(2)
-    assert pool.labels.tolist() == [2, 0, 1, 1, 2] and pool.filled == 5 and pool.next == 1
-    assert set(pool.draw(200)[1].tolist()) == {0, 1, 2}
 
 
 def test_cmi_keeps_the_best_images_of_a_round() -> None:
     method = tiny.seeded_method("cmi", tiny.tiny_data())
-    labels, features = torch.zeros(8, dtype=torch.int64), torch.zeros_like(method.fresh)
+    means = torch.zeros_like(method.means)
     for k, loss in enumerate((3.0, 1.0, 2.0)):
-        method.keep(torch.full((8, 3, 16, 16), float(k)), features + k, labels, torch.tensor(loss))
-    assert method.pool.images[:8].unique().tolist() == [1.0] and method.bank.filled == 0
+        method.keep(torch.full((8, 3, 16, 16), float(k)), means + k, torch.tensor(loss))
+    assert method.images.unique().tolist() == [1.0] and method.bank.filled == method.pool.filled == 0
     weight = method.generator.project.weight.detach().clone()
+    method.student_loss(next(method.phases()[0].source(Untouchable()).epoch(1)))
     method.after_step()
-    assert method.best == torch.inf and method.pool.next == 8
+    assert method.best == torch.inf and method.pool.filled == method.pool.next == 8
+    assert method.pool.rows[:8].unique().tolist() == [int((1.0 * 0.25 + 0.5) * 255)], "pixels of mean 0.5 and std 0.25"
     assert method.bank.rows[:8].unique().tolist() == [1.0] and method.bank.filled == method.bank.next == 8
     assert not torch.equal(weight, method.generator.project.weight)
 
 
-def test_bank_of_features_gives_each_row_once() -> None:
-    bank = Bank(6, 1)
-    assert not bank.sample(4)[1].any()
+def test_student_of_cmi_goes_through_the_whole_pool() -> None:
+    options = ("method.student_batch=6", "method.student_steps=4")
+    method = tiny.seeded_method("cmi", tiny.tiny_data(), ("cifar_resnet14", "cifar_resnet8"), *options)
+    batch = Batch(torch.zeros(8, 4), torch.zeros(8, dtype=torch.int64), torch.arange(8), epoch=2, step=0)
+    for _ in range(2):  # the third round is this one
+        method.pool.add(torch.zeros(8, 3, 16, 16, dtype=torch.uint8))
+    for taken in range(4):
+        method.student_loss(batch)
+        assert method.drawn == taken + 1 and batch.logits.shape == (6, 6)
+    assert sorted(method.order[:24].tolist()) == list(range(24)), "24 images once each"
+    method.after_step()
+    assert method.drawn == 0
+
+
+def test_ring_overwrites_the_oldest_and_gives_each_row_once() -> None:
+    ring = Ring(6, 1)
+    assert not ring.sample(4)[1].any()
     for k in range(4):
-        bank.add(torch.full((2, 1), float(k)))
-        rows, valid = bank.sample(5)
+        ring.add(torch.full((2, 1), float(k)))
+        rows, valid = ring.sample(5)
         assert int(valid.sum()) == min(2 * (k + 1), 5)
-    assert bank.rows.flatten().tolist() == [3, 3, 1, 1, 2, 2] and bank.next == 2
-    bank.rows.copy_(torch.arange(6.0).view(6, 1))
-    assert sorted(bank.sample(9)[0].flatten().tolist()) == [0, 1, 2, 3, 4, 5]
+    assert ring.rows.flatten().tolist() == [3, 3, 1, 1, 2, 2] and ring.next == 2 and ring.filled == 6
+    ring.rows.copy_(torch.arange(6.0).view(6, 1))
+    assert sorted(ring.sample(9)[0].flatten().tolist()) == [0, 1, 2, 3, 4, 5]
+    odd = Ring(5, dtype=torch.int64)
+    for k in range(3):
+        odd.add(torch.full((2,), k))
+    assert odd.rows.tolist() == [2, 0, 1, 1, 2] and odd.next == 1
 
 
 def test_head_of_cmi_keeps_its_moments_from_round_to_round() -> None:
@@ -326,18 +337,12 @@ def test_head_of_cmi_keeps_its_moments_from_round_to_round() -> None:
     assert torch.equal(other.optimizer.state[method.head[0].weight]["exp_avg"], state[method.head[0].weight]["exp_avg"])
 
 
-def test_student_of_cmi_and_dfq_learns_from_what_the_settings_say() -> None:
-    method = tiny.seeded_method("cmi", tiny.tiny_data(), ("cifar_resnet14", "cifar_resnet8"), "method.student_batch=5")
-    phase = method.phases()[0]
-    batch = next(phase.source(Untouchable()).epoch(1))
-    method.keep(torch.randn(8, 3, 16, 16), method.fresh, batch.labels, torch.tensor(1.0))
-    method.student_loss(batch)
-    assert batch.logits.shape == (5, 6)
+def test_student_of_dfq_sees_what_the_generator_makes_in_eval_mode() -> None:
     dfq = tiny.seeded_method("dfq", tiny.tiny_data())
     train_mode(dfq, dfq.phases()[0])
     counted = dfq.generator.first.num_batches_tracked.clone()
     dfq.student_loss(next(dfq.phases()[0].source(Untouchable()).epoch(1)))
-    assert torch.equal(dfq.generator.first.num_batches_tracked, counted), "made in eval mode"
+    assert torch.equal(dfq.generator.first.num_batches_tracked, counted)
     assert dfq.generator.training
 
 
@@ -379,8 +384,12 @@ def test_crops_and_flips_of_made_images_are_those_of_training_images() -> None:
 
 
 def test_pixels_are_normalised_as_the_data_are() -> None:
-    made = Pixels((0.5, 0.25), (0.5, 2.0))(torch.zeros(1, 2, 3, 3))
+    pixels = Pixels((0.5, 0.25), (0.5, 2.0))
+    made = pixels(torch.zeros(1, 2, 3, 3))
     assert made[0, :, 0, 0].tolist() == [0.0, 0.125]
+    held = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16).expand(1, 2, 16, 16)
+    again = pixels.rounded(pixels.normalised(held) + 1e-5)
+    assert torch.equal(again, held) and pixels.rounded(torch.full((1, 2, 1, 1), 9.0)).unique().tolist() == [255]
 
 
 def test_restart_draws_weights_as_the_authors_of_cmi_do() -> None:

@@ -204,3 +204,15 @@ def test_what_is_done_is_skipped(tmp_path: Path) -> None:
     assert more.returncode == 0, more.stderr
     assert "3 runs: 1 done already, 2 to run" in more.stdout
     assert len(list((tmp_path / "outputs").rglob("DONE"))) == 3
+
+
+def test_data_free_tables_run_by_the_settings_of_their_authors() -> None:
+    first, second = jobs("experiment=cmi_cifar100", "pair=cifar_ResNet34_ResNet18", "method=dfq,cmi", "seed=1")
+    assert first.method.optimizer == {"lr": 0.05} and not second.method.get("optimizer")
+    assert second.method.features == "stages" and first.method.features is None
+    assert [cfg.schedule.name for cfg in (first, second)] == ["cmi", "cmi"]
+    (scratch,) = jobs("experiment=cmi_cifar10", "pair=wrn_40_2_wrn_16_1", "method=cmi", "seed=1")
+    assert scratch.method.features == "batchnorm" and (scratch.method.pad, scratch.method.flip) == (4, True)
+    (mnist,) = jobs("experiment=dafl_mnist", "method=dafl", "seed=1")
+    assert (mnist.dataset.resize, mnist.schedule.epochs, mnist.method.batch_size) == (True, 200, 512)
+    assert mnist.method.generator_optimizer.lr == 0.2 and not mnist.method.optimizer

@@ -20,7 +20,7 @@ from tests.replay import Replay
 
 CPU = torch.device("cpu")
 EAGER = {  # methods whose steps are not all recorded on the CPU, and why
-    "cmi": "each step changes method.seen",
+    "cmi": "drawn on the host",
     "kdsvd": "waits for the device",  # eigh
     "mhgd": "waits for the device",
     "nas-kd": "drawn on the host",

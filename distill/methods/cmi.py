@@ -16,7 +16,7 @@ from distill.models import FeatureNet, Outputs
 from distill.models.generator import Pixels
 from distill.optim import Schedule, Stepper, trainable
 from distill.parts.datafree import BatchNormInputs, DataFree
-from distill.parts.made_images import CropFlip, Pool, resized_crop
+from distill.parts.made_images import CropFlip, Ring, resized_crop
 
 ADAM = {"name": "adam", "lr": 0.001, "decay": "constant", "betas": (0.5, 0.999)}
 HEAD_BETAS = (0.9, 0.999)  # of Adam for the head; those of generator and codes are settings
@@ -42,33 +42,6 @@ def decision_divergence(student: Tensor, teacher: Tensor) -> Tensor:
     """KL(p_t || p_s) of logits [B,K], a mean over B in which samples on whose class both nets disagree count 0."""
     each = F.kl_div(student.log_softmax(1), teacher.log_softmax(1), reduction="none", log_target=True).sum(1)
     return (each * (student.argmax(1) == teacher.argmax(1))).mean()
-
-
-class Bank(nn.Module):
-    """Features [M,W] of earlier images, the oldest overwritten first."""
-
-    rows: Tensor
-    next: Tensor
-    filled: Tensor
-
-    def __init__(self, size: int, width: int) -> None:
-        super().__init__()
-        self.register_buffer("rows", torch.zeros(size, width))
-        self.register_buffer("next", torch.zeros((), dtype=torch.int64))
-        self.register_buffer("filled", torch.zeros((), dtype=torch.int64))
-
-    def add(self, rows: Tensor) -> None:
-        size = len(self.rows)
-        self.rows[(self.next + torch.arange(len(rows), device=rows.device)) % size] = rows
-        self.next.copy_((self.next + len(rows)) % size)
-        self.filled.copy_((self.filled + len(rows)).clamp(max=size))
-
-    def sample(self, count: int) -> tuple[Tensor, Tensor]:
-        """Return `count` rows, each at most once, and which of them [count] are filled: all, where so many are."""
-        empty = torch.arange(len(self.rows), device=self.rows.device) >= self.filled
-        order = torch.rand(len(self.rows), device=self.rows.device) + empty
-        chosen = order.topk(min(count, len(self.rows)), largest=False).indices
-        return self.rows[chosen], ~empty[chosen]
 
 
 class Head(nn.Sequential):
@@ -116,14 +89,15 @@ class CMI(DataFree):
     InfoNCE; KL counts where both nets name one class. The best images go into the pool, and the student takes
     `student_steps` steps of T^2 KL on `student_batch` images of it, cropped and flipped as training images are. The
     contrast compares the spatial means of the inputs of all BatchNorm layers (features=stages: of the four stages),
-    through a trained head, of a crop of each image and of all of it, with those of earlier images. Here the student's
-    images are drawn with replacement, where the authors shuffle the pool.
+    through a trained head, of a crop of each image and of all of it, with those of earlier images.
     """
 
+    steps_alike = False  # how full the pool is, is counted on the host
     one_process = "a round makes one pool of images, and each process would make its own"
 
-    best: Tensor
-    fresh: Tensor
+    best: Tensor  # loss of the best step of this round
+    images: Tensor  # that it had
+    means: Tensor  # and of what entered the teacher's layers: of their crops, and of all of them
 
     def __init__(
         self,
@@ -168,13 +142,15 @@ class CMI(DataFree):
         self.contrast, self.tau, self.negatives = contrast, tau, negatives
         self.optimizer, self.generator_optimizer = dict(optimizer or {}), dict(generator_optimizer or ADAM)
         self.seen, self.augment = BatchNormInputs(self.teacher, "cmi"), CropFlip(data, pad, flip)
-        self.generator = self.new_generator(last=[Pixels(data.mean, data.std)])
+        self.pixels = Pixels(data.mean, data.std)
+        self.generator, self.latents = self.new_generator(last=[self.pixels]), Latents(batch_size, latent)
         self.generator.restart()
-        self.latents, self.pool = Latents(batch_size, latent), Pool(pool, student)
-        width = self.width()
-        self.head, self.bank = Head(width, dim), Bank(bank, 2 * width)
-        self.register_buffer("fresh", torch.zeros(batch_size, 2 * width))
+        shape, width = (student.in_chans, student.size, student.size), self.width()
+        self.head, self.bank, self.pool = Head(width, dim), Ring(bank, 2 * width), Ring(pool, *shape, dtype=torch.uint8)
+        self.register_buffer("images", torch.zeros(batch_size, *shape))
+        self.register_buffer("means", torch.zeros(batch_size, 2 * width))
         self.register_buffer("best", torch.full((), torch.inf))
+        self.drawn = 0  # batches of this round that the student has had
 
     def width(self) -> int:
         """Return the number of means that `instances` gives of an image."""
@@ -206,7 +182,7 @@ class CMI(DataFree):
         if self.contrast:
             local = self.instances(resized_crop(images, 0.25, self.flip))[1]
             losses["contrast"] = self.contrast * self.diversity(local, whole)
-        self.keep(images, torch.cat([local, whole], 1), batch.labels, torch.stack(list(losses.values())).sum())
+        self.keep(images, torch.cat([local, whole], 1), torch.stack(list(losses.values())).sum())
         return losses
 
     def diversity(self, local: Tensor, whole: Tensor) -> Tensor:
@@ -218,24 +194,40 @@ class CMI(DataFree):
         return contrast_loss(*rows.chunk(2), self.tau, len(local), valid)
 
     @torch.no_grad()
-    def keep(self, images: Tensor, features: Tensor, labels: Tensor, loss: Tensor) -> None:
-        """Put images into the pool, and features beside them, where they are the best of their round so far."""
-        slots, better = self.pool.slots(len(labels)), loss.detach() < self.best
+    def keep(self, images: Tensor, means: Tensor, loss: Tensor) -> None:
+        """Note images [B,C,S,S] and their means [B,2W] where they are the best of their round so far."""
+        better = loss.detach() < self.best
         self.best.copy_(torch.minimum(self.best, loss.detach()))
-        self.pool.write(torch.where(better, images, self.pool.images[slots]), labels)
-        self.fresh.copy_(torch.where(better, features, self.fresh))
+        self.images.copy_(torch.where(better, images, self.images))
+        self.means.copy_(torch.where(better, means, self.means))
 
     def student_loss(self, batch: Batch) -> Losses:
-        return self.learn(batch, self.augment(self.pool.draw(self.student_batch)[0]))[0]
+        if not self.drawn:
+            self.close_round(batch)
+        rows = self.order[self.drawn * self.student_batch : (self.drawn + 1) * self.student_batch]
+        self.drawn += 1
+        return self.learn(batch, self.augment(self.pixels.normalised(self.pool.rows[rows])))[0]
+
+    def close_round(self, batch: Batch) -> None:
+        """Put the round's images into the pool, which is then shuffled as often as the student's steps go through it.
+
+        How full the pool is follows from the number of the round, so nothing waits for the device.
+        """
+        self.pool.add(self.pixels.rounded(self.images))
+        rounds = (batch.epoch - 1) * self.steps + batch.step + 1
+        filled = min(rounds * self.batch_size, len(self.pool.rows))
+        passes = -(-self.student_steps * self.student_batch // filled)
+        device = self.pool.rows.device
+        self.order = torch.cat([torch.randperm(filled, device=device) for _ in range(passes)])
 
     @torch.no_grad()
     def after_step(self) -> None:
         """Go on to the next round: new slots, a new generator, new codes."""
-        self.pool.advance(self.batch_size)
-        self.bank.add(self.fresh)
+        self.bank.add(self.means)
         self.best.fill_(torch.inf)
         self.generator.restart()
         self.latents.codes.normal_()
+        self.drawn = 0
 
     def phases(self) -> list[Phase]:
         made = [self.generator, self.latents, self.head]

@@ -15,7 +15,7 @@ from distill.losses import full_precision
 from distill.method import Batch, Losses, Phase, Update
 from distill.models import FeatureNet
 from distill.parts.datafree import BatchNormInputs, DataFree, Restarted
-from distill.parts.made_images import CropFlip, Pool
+from distill.parts.made_images import CropFlip, Ring
 
 
 @full_precision
@@ -87,7 +87,9 @@ class DeepInversion(DataFree):
         self.image_optimizer = dict(image_optimizer or {"name": "adam", "lr": 0.05, "decay": "constant"})
         self.seen = BatchNormInputs(self.teacher, "deepinversion")
         self.canvas = Canvas(batch_size, student, data.num_classes)
-        self.pool, self.augment = Pool(batches * batch_size, student), CropFlip(data, pad, flip)
+        self.made = Ring(batches * batch_size, student.in_chans, student.size, student.size)
+        self.targets = Ring(batches * batch_size, dtype=torch.int64)
+        self.augment = CropFlip(data, pad, flip)
         self.inverting = False
 
     def image_loss(self, batch: Batch) -> Losses:
@@ -116,8 +118,8 @@ class DeepInversion(DataFree):
 
     def after_epoch(self) -> None:
         if self.inverting:
-            self.pool.write(self.canvas.pixels.detach(), self.canvas.targets)
-            self.pool.advance(self.batch_size)
+            self.made.add(self.canvas.pixels.detach())
+            self.targets.add(self.canvas.targets)
 
     def invert(self) -> None:
         self.inverting = True
@@ -125,11 +127,11 @@ class DeepInversion(DataFree):
     def teach_student(self) -> None:
         self.inverting = False
 
-    def made(self, source: Any) -> MadeSource:
+    def pool(self, source: Any) -> MadeSource:
         """Return the source of phase 2; of the run's own nothing but seed and batch size is read."""
-        pool = self.pool
+        made, targets = self.made, self.targets
         return MadeSource(
-            lambda: pool.images, lambda: pool.labels, batch_size=source.batch_size, seed=source.seed
+            lambda: made.rows, lambda: targets.rows, batch_size=source.batch_size, seed=source.seed
         )
 
     def phases(self) -> list[Phase]:
@@ -137,5 +139,5 @@ class DeepInversion(DataFree):
         student = Update("student", self.student_loss, [self.student])
         return [
             Phase("invert", [images], self.batches, source=self.noise, begin=self.invert, evaluates=False),
-            Phase("distill", [student], source=self.made, begin=self.teach_student),
+            Phase("distill", [student], source=self.pool, begin=self.teach_student),
         ]

@@ -55,7 +55,7 @@ class Generator(nn.Module):
 
 
 class Pixels(nn.Module):
-    """Maps to pixels in 0..1 by a sigmoid, and to normalised units by the data's mean and std a channel."""
+    """Maps [B,C,S,S] to pixels in 0..1 by a sigmoid, and to normalised units by the data's mean and std a channel."""
 
     mean: Tensor
     std: Tensor
@@ -67,6 +67,14 @@ class Pixels(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return (x.float().sigmoid() - self.mean) / self.std
+
+    def rounded(self, images: Tensor) -> Tensor:
+        """Return normalised images as uint8 pixels, as a PNG file holds them; fractions are cut off."""
+        return ((images * self.std + self.mean).clamp(0, 1) * 255).to(torch.uint8)
+
+    def normalised(self, pixels: Tensor) -> Tensor:
+        """Return uint8 pixels [B,C,S,S] in normalised units."""
+        return ((pixels.float() / 255 - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
 
 
 def _block(inputs: int, outputs: int, eps: float) -> nn.Sequential:

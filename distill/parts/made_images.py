@@ -7,44 +7,34 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from distill.data import DataInfo
-from distill.models import FeatureNet
 
 
-class Pool(nn.Module):
-    """Synthesised images [M,C,S,S] with labels [M], filled slice by slice, the oldest overwritten first."""
+class Ring(nn.Module):
+    """Rows [M,...] that are filled block by block, the oldest overwritten first."""
 
-    images: Tensor
-    labels: Tensor
-    next: Tensor  # slot of the next image
-    filled: Tensor
+    rows: Tensor
+    next: Tensor  # where the next row goes
+    filled: Tensor  # how many there are
 
-    def __init__(self, size: int, net: FeatureNet) -> None:
+    def __init__(self, size: int, *shape: int, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
-        self.register_buffer("images", torch.zeros(size, net.in_chans, net.size, net.size))
-        self.register_buffer("labels", torch.zeros(size, dtype=torch.int64))
+        self.register_buffer("rows", torch.zeros(size, *shape, dtype=dtype))
         self.register_buffer("next", torch.zeros((), dtype=torch.int64))
         self.register_buffer("filled", torch.zeros((), dtype=torch.int64))
 
-    def slots(self, count: int) -> Tensor:
-        return (self.next + torch.arange(count, device=self.labels.device)) % len(self.labels)
+    def add(self, rows: Tensor) -> None:
+        """Put rows [B,...] in the place of the oldest."""
+        size = len(self.rows)
+        self.rows[(self.next + torch.arange(len(rows), device=rows.device)) % size] = rows
+        self.next.copy_((self.next + len(rows)) % size)
+        self.filled.copy_((self.filled + len(rows)).clamp(max=size))
 
-    @torch.no_grad()
-    def write(self, images: Tensor, labels: Tensor) -> None:
-        """Put images [B,C,S,S] into the next slots, which stay the next ones until `advance`."""
-        slots = self.slots(len(labels))
-        self.images[slots] = images.to(self.images.dtype)
-        self.labels[slots] = labels
-        self.filled.copy_(torch.maximum(self.filled, (self.next + len(labels)).clamp(max=len(self.labels))))
-
-    def advance(self, count: int) -> None:
-        """Go on to the next slots; what wraps around leaves the pool full."""
-        self.next.copy_((self.next + count) % len(self.labels))
-
-    def draw(self, count: int) -> tuple[Tensor, Tensor]:
-        """Return `count` images and their labels, drawn uniformly from what is filled."""
-        uniform = torch.rand(count, device=self.labels.device)
-        rows = (uniform * self.filled).long().clamp(max=len(self.labels) - 1)
-        return self.images[rows].contiguous(memory_format=torch.channels_last), self.labels[rows]
+    def sample(self, count: int) -> tuple[Tensor, Tensor]:
+        """Return `count` rows, each at most once, and which of them [count] are filled: all, where so many are."""
+        empty = torch.arange(len(self.rows), device=self.rows.device) >= self.filled
+        order = torch.rand(len(self.rows), device=self.rows.device) + empty
+        chosen = order.topk(min(count, len(self.rows)), largest=False).indices
+        return self.rows[chosen], ~empty[chosen]
 
 
 class CropFlip(nn.Module):
