@@ -19,9 +19,10 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from distill.check import check, check_group, check_output, check_override, check_typed_options, find_aliases
+from distill.check import check, check_group, check_output, check_override, find_aliases
 from distill.config import conf_dir, did_you_mean, options
 from distill.flags import DRY_RUN, flags_first
+from distill.optimizer_options import check_typed_options
 from distill.sweep import check_launcher
 from distill.sweep.compose import Plan, expand
 

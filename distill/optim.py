@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from distill import parallel
-from distill.check import OPTIMIZER_OPTIONS, check_option, takes_option
+from distill.optimizer_options import OPTIMIZER_OPTIONS, check_option, takes_option
 
 Schedule = Mapping[str, Any]
 
