@@ -1,6 +1,6 @@
 """`make fidelity`: each method beside its authors' code, as a table that code writes into CONTRIBUTING.md.
 
-Differences come of running the cases of tests/reference_cases; settings, protocols and departures of the YAML files.
+Differences come of running the cases of tests/reference_cases, settings of composing every cell of settings.yaml.
 The test of this module checks all but the differences, which tests/test_reference.py holds to their tolerances.
 """
 
@@ -20,6 +20,7 @@ from distill.departs import departs_by_name
 from distill.files import write_text
 from distill.papers import settings
 from tests.reference_cases import FOLDER, Differences, cases, run
+from tests.settings_cells import ROWS, wrong
 
 PAGE = Path(__file__).parent.parent / "CONTRIBUTING.md"
 BEGIN, END = "<!-- fidelity: written by `make fidelity` -->", "<!-- /fidelity -->"
@@ -121,6 +122,9 @@ def read(text: str) -> dict[str, dict[str, str]]:
 
 
 def main() -> int:
+    if unequal := {name: each for row in ROWS for name, each in wrong(row).items()}:
+        print(f"nothing is written: these settings are not the published ones (ours, theirs): {unequal}")
+        return 1
     before, rest = PAGE.read_text(encoding="utf-8").split(BEGIN)
     written = f"{before}{BEGIN}\n{table(config.options('method'))}\n{END}{rest.split(END)[1]}"
     write_text(PAGE, written)

@@ -122,6 +122,11 @@ def test_tables_are_run_cell_by_cell(name: str) -> None:
     assert {cell for cell in cells(name) if cell[2] != "none"} == published(name)
 
 
+def test_logit_standardisations_two_experiments_are_its_two_tables() -> None:
+    both = cells("logit_standardization") | cells("logit_standardization_mlkd")
+    assert both == published("logit_standardization")
+
+
 def test_the_only_cells_left_out_are_those_that_cannot_be() -> None:
     missing = published("semckd") - cells("semckd")
     assert {cell for cell in missing if cell[2] in config.options("method")} == {
