@@ -62,8 +62,8 @@ def _defaults(entry: dict[str, Any]) -> str:
 
 
 def _short(value: Any) -> str:
-    if isinstance(value, str) and value.startswith("${by_value:"):
-        return f"by {value.removeprefix('${by_value:${').partition('}')[0]}"
+    if isinstance(value, str) and value.startswith(("${by_value:", "${peer_rates:")):
+        return f"by {value.partition(':${')[2].partition('}')[0]}"
     if isinstance(value, str) and value.startswith("${"):
         return value.strip("${}")
     return str(value).lower() if isinstance(value, bool) or value is None else str(value)

@@ -86,6 +86,7 @@ def check(cfg: DictConfig, overrides: Iterable[str] = ()) -> None:
     for key, (valid, words) in RULES.items():
         _check_value(cfg, key, valid, words)
     check_schedule(plain(cfg, "schedule"))
+    check_quantiser(cfg)
     check_model(cfg, "student", plain(cfg, "student.model"))
     check_teachers(cfg)
     check_maps(cfg.method.name, taps(cfg), [plain(cfg, "student.model"), *(t.get("model") for t in teacher_specs(cfg))])
@@ -104,6 +105,16 @@ def check_schedule(schedule: Mapping[str, Any]) -> None:
         raise ValueError("schedule.restart starts the optimiser anew at milestones, and there are none: leave it null")
     if schedule.get("lr_min") and schedule.get("decay") not in ("cosine", "linear"):
         raise ValueError("schedule.lr_min is where decay=cosine and decay=linear end: leave it null")
+
+
+def check_quantiser(cfg: DictConfig) -> None:
+    """Raise ValueError for student.quantize beside a method that quantises the student itself."""
+    own = OmegaConf.select(cfg, "method.about.kind", default="") == "quantised"
+    if own and OmegaConf.select(cfg, "student.quantize", default=None):
+        raise ValueError(
+            f"{cfg.method.name} quantises the student itself: leave student.quantize null, and set method.weights, "
+            "method.activations and method.ends"
+        )
 
 
 def check_override(reference: DictConfig, key: str, value: Any) -> None:

@@ -217,10 +217,11 @@ def class_of(node: DictConfig) -> Any:
 def register() -> None:
     """Make the resolvers known to OmegaConf; calling it again does no harm."""
     from distill.help_page import group_options  # it reads this module
+    from distill.peer_rates import peer_rates  # so does it
 
     resolvers: dict[str, Any] = {"run_folder": _run_folder, "by_pair": _by_pair, "by_method": _by_method}
     resolvers["by_value"] = _by_value
-    resolvers["group_options"] = group_options
+    resolvers |= {"group_options": group_options, "peer_rates": peer_rates}
     renamed = omegaconf.__version__ >= "2.4"  # the old name warns; before, the new one differs
     add: Any = OmegaConf.register_resolver if renamed else OmegaConf.register_new_resolver
     for name, resolver in resolvers.items():

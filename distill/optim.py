@@ -57,7 +57,7 @@ def momentum(schedule: Schedule, epoch: int) -> float | None:
 
 
 def make_optimizer(
-    parameters: Sequence[nn.Parameter], options: Mapping[str, Any], lr: float | Tensor
+    parameters: Sequence[Any], options: Mapping[str, Any], lr: float | Tensor
 ) -> torch.optim.Optimizer:
     """Return the optimiser that `options` names: torch's fused sgd, adam or adamw, any other from timm.
 
@@ -81,7 +81,7 @@ def make_optimizer(
 
 
 def _timm_optimizer(
-    name: str, parameters: Sequence[nn.Parameter], options: dict[str, Any], lr: float
+    name: str, parameters: Sequence[Any], options: dict[str, Any], lr: float
 ) -> torch.optim.Optimizer:
     from timm.optim import create_optimizer_v2
 
@@ -107,13 +107,17 @@ class Stepper:
     and for a greatest length of the weights into a unit (`max_norm`: rows of a matrix, filters), to which longer ones
     are shortened after each step.
 
+    A module with an attribute `lr_scale` is trained at that share of the rate.
+
     on_device: keep the learning rate in a tensor beside the parameters, where a recorded step finds it.
     """
 
     def __init__(
         self, modules: Iterable[nn.Module], schedule: Schedule, *, scale: bool = False, on_device: bool = False
     ) -> None:
+        modules = list(modules)
         self.parameters = trainable(modules)
+        self.scaled: list[Any] = [net for module in modules for net in module.modules() if hasattr(net, "lr_scale")]
         if not self.parameters:
             raise ValueError("an update has nothing to train: all its parameters are frozen.")
         self.schedule, self.lr = schedule, float(schedule["lr"])
@@ -129,7 +133,16 @@ class Stepper:
 
     def new_optimizer(self, options: dict[str, Any]) -> torch.optim.Optimizer:
         """Return the optimiser of `self.parameters` at `self.rate`, of this name and these options."""
-        return make_optimizer(self.parameters, options, self.rate)
+        return make_optimizer(self.groups(), options, self.rate)
+
+    def groups(self) -> list[Any]:
+        """The parameters, apart by the `lr_scale` of the net that they belong to where one has its own."""
+        scales = {id(p): net.lr_scale for net in self.scaled for p in net.parameters()}
+        if not scales:
+            return list(self.parameters)
+        factors = [float(scales.get(id(p), 1.0)) for p in self.parameters]
+        apart = {scale: [p for p, f in zip(self.parameters, factors, strict=True) if f == scale] for scale in factors}
+        return [{"params": found, "lr": self.rate * scale, "lr_scale": scale} for scale, found in apart.items()]
 
     def set_lr(self, step: int, steps: int, epochs: int) -> float:
         """Set and return the learning rate of a global step; the momentum that belongs to it is set too."""
@@ -158,10 +171,11 @@ class Stepper:
     def use(self, lr: float) -> float:
         """Take steps of this size from now on; it is returned."""
         for group in self.optimizer.param_groups:
+            rate = lr * group.get("lr_scale", 1.0)
             if not isinstance(group["lr"], Tensor):
-                group["lr"] = lr
+                group["lr"] = rate
             elif lr != self.lr:
-                group["lr"].fill_(lr)
+                group["lr"].fill_(rate)
         self.lr = lr
         return lr
 

@@ -20,6 +20,7 @@ from distill.methods.kdcl import KDCL, general_weights, linear, min_logit, naive
 from distill.methods.mcl import MCL, contrast, similarities
 from distill.methods.okddip import OKDDip, attended
 from distill.methods.one import ONE, gated
+from distill.optim import Stepper
 from distill.parts.branches import Branch
 from distill.parts.peers import Ensemble, make_peers, sigmoid_ramp
 from tests import tiny
@@ -66,6 +67,26 @@ def test_peers_have_weights_of_their_own_and_may_be_other_nets() -> None:
     assert other.name == "cifar_wrn_16_1" and other.num_classes == tiny.CLASSES
     with pytest.raises(ValueError, match="name 2 beside the student"):
         make_peers(student(), 3, ["cifar_resnet8"])
+
+
+@pytest.mark.parametrize("on_device", [False, True])
+def test_a_peer_of_another_architecture_learns_at_the_rate_of_its_own_file(on_device: bool) -> None:
+    options = ("method.peers=3", "method.models=[cifar_MobileNetV2,cifar_resnet8]")
+    cfg = tiny.composed("method=kdcl", "student=resnet8", *options)
+    assert list(cfg.method.rates) == [0.2, 1.0] and tiny.composed("method=kdcl").method.rates is None
+    assert list(tiny.composed("method=kdcl", "student=ShuffleV1", *options).method.rates) == pytest.approx([1.0, 5.0])
+    torch.manual_seed(0)
+    method = KDCL(student(), [], tiny.tiny_data().info, peers=3, models=cfg.method.models, rates=cfg.method.rates)
+    schedule = {"lr": 0.5, "milestones": [1], "optimizer": {"name": "sgd", "momentum": 0.0}}
+    stepper = Stepper([method], schedule, on_device=on_device)
+    nets, rates = {"others.0": 0.2, "others.1": 1.0, "student": 1.0}, {0: 0.5, 1: 0.05}
+    for step, rate in rates.items():
+        stepper.set_lr(step, 1, 2)
+        before = {name: value.detach().clone() for name, value in method.named_parameters()}
+        stepper.step({"sum": torch.stack([value.sum() for value in method.parameters()]).sum()})
+        for name, value in method.named_parameters():
+            scale = next(scale for net, scale in nets.items() if name.startswith(net))
+            assert torch.allclose(before[name] - value, torch.tensor(rate * scale), atol=1e-5), name
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from torch.nn import functional as F
 
 from distill import config
+from distill.check import check
 from distill.fit import train_mode
 from distill.losses import kl_div
 from distill.methods.apprentice import imitation_loss
@@ -136,9 +137,14 @@ def test_packing_loses_nothing(bits: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{"weights": 4, "activations": 8}, {"weights": 2, "activations": None, "bucket": 16}]
+    ("options", "count"),
+    [
+        ({"weights": 4, "activations": 8}, 10),
+        ({"weights": 2, "activations": None, "bucket": 16}, 10),
+        ({"weights": 4, "activations": None, "bucket": 16, "everything": True}, 29),
+    ],
 )
-def test_the_file_is_whole_numbers_and_answers_as_trained(options: dict, tmp_path: Path) -> None:
+def test_the_file_is_whole_numbers_and_answers_as_trained(options: dict, count: int, tmp_path: Path) -> None:
     torch.manual_seed(0)
     net = tiny.net("cifar_resnet8")
     quantize(net, **options)
@@ -148,7 +154,7 @@ def test_the_file_is_whole_numbers_and_answers_as_trained(options: dict, tmp_pat
     write_quantized(net, tmp_path / "net")
     stored = load_file(tmp_path / "net")
     codes = [value for key, value in stored.items() if key.endswith(".codes")]
-    assert len(codes) == 10 and all(value.dtype == torch.uint8 for value in codes)
+    assert len(codes) == count and all(value.dtype == torch.uint8 for value in codes)
     assert not any(key.endswith("conv1.weight") or key == "fc.weight" for key in stored)
     share = {4: 2, 2: 4}[options["weights"]]
     assert len(stored["layer2.0.conv1.weight.codes"]) == 16 * 32 * 9 // share
@@ -270,6 +276,27 @@ def test_qkd_phases_train_what_the_paper_says() -> None:
     losses = method.teacher_loss(batch)
     wanted = 4 * kl_div(method.tutor(batch.images).logits, batch.logits, 2.0)
     assert losses["kd_teacher"].item() == pytest.approx(wanted.item(), rel=1e-4)
+
+
+@pytest.mark.parametrize("name", ["quantized-distillation", "apprentice", "qkd"])
+def test_a_method_that_quantises_the_student_is_not_given_a_quantised_one(name: str) -> None:
+    cfg = tiny.composed(f"method={name}", "teacher=resnet8", "student=resnet8", "student.quantize={weights: 4}")
+    with pytest.raises(ValueError, match=f"{name} quantises the student itself: leave student.quantize null"):
+        check(cfg)
+    net = tiny.net("cifar_resnet8")
+    quantize(net)
+    with pytest.raises(ValueError, match="quantised already"):
+        tiny.make(name, net, tiny.net("cifar_resnet8"), tiny.tiny_data())
+
+
+def test_each_row_of_the_experiment_runs_its_own_quantiser() -> None:
+    found = {}
+    for name in ("none", "quantized-distillation", "apprentice", "qkd"):
+        cfg = tiny.composed("experiment=quantized", f"method={name}")
+        found[name] = config.plain(cfg, "student.quantize")
+    assert found == {
+        "none": {"weights": 4, "activations": 8}, "quantized-distillation": None, "apprentice": None, "qkd": None
+    }  # fmt: skip
 
 
 def test_step_weights_restart_from_the_weights() -> None:

@@ -11,7 +11,7 @@ from distill.data import DataInfo
 from distill.losses import full_precision
 from distill.method import Batch, Losses, Method, Phase, Update
 from distill.models import FeatureNet
-from distill.models.quant import enable, is_quantized, quantize
+from distill.models.quant import enable, quantize
 
 
 @full_precision
@@ -53,8 +53,7 @@ class Apprentice(Method):
         if scheme not in ("A", "B", "C"):
             raise ValueError(f"method.scheme is {scheme!r}: apprentice has the schemes A, B and C.")
         self.weight, self.scheme, self.tune_epochs, self.tune_lr = weight, scheme, tune_epochs, tune_lr
-        if not is_quantized(student):
-            quantize(student, weights=weights, activations=activations, ends=ends)
+        quantize(student, weights=weights, activations=activations, ends=ends)
         self.companion = self.teacher.twin() if scheme == "A" else None
 
     def soft_targets(self, student: Tensor, teacher: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -97,7 +98,7 @@ class BSS(Method):
                 "1, at least 1 and more than 0."
             )
         self.weight, self.attacks = weight, attacks
-        self.attack = {"steps": attack_steps, "rate": attack_rate, "bound": bound}
+        self.attack: dict[str, Any] = {"steps": attack_steps, "rate": attack_rate, "bound": bound}
 
     @property
     def now(self) -> tuple[float, float]:

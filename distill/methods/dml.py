@@ -49,10 +49,11 @@ class DML(Method):
         temperature: float = 1.0,
         peers: int = 2,
         models: Sequence[str] = (),
+        rates: Sequence[float] | None = None,
         alternate: bool = True,
     ) -> None:
         super().__init__(student, (), data, ce=ce, kd=kd, temperature=temperature)
-        self.others = make_peers(student, peers, models)
+        self.others = make_peers(student, peers, models, rates)
         self.alternate = alternate
 
     @property

@@ -41,12 +41,13 @@ class FMAdversarial(Method):
         weight: float = 1.0,
         peers: int = 2,
         models: Sequence[str] = (),
+        rates: Sequence[float] | None = None,
         hidden: int = 64,
         discriminator_lr: float = 0.001,
     ) -> None:
         super().__init__(student, (), data, ce=ce, kd=kd, temperature=temperature)
         self.weight, self.discriminator_lr = weight, discriminator_lr
-        self.others = make_peers(student, peers, models)
+        self.others = make_peers(student, peers, models, rates)
         widths = [net.channels[-1] for net in self.cohort]
         after = [*widths[1:], widths[0]]
         self.transfers = nn.ModuleList(

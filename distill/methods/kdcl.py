@@ -130,6 +130,7 @@ class KDCL(Method):
         temperature: float = 3.0,
         peers: int = 2,
         models: Sequence[str] = (),
+        rates: Sequence[float] | None = None,
         variant: str = "minlogit",
         held: float = 0.1,
     ) -> None:
@@ -138,7 +139,7 @@ class KDCL(Method):
             raise ValueError(f"method.variant is {variant!r}: it is one of {', '.join(VARIANTS)}.")
         self.variant = variant
         self._seen: tuple[Tensor, Batch] | None = None
-        self.others = make_peers(student, peers, models)
+        self.others = make_peers(student, peers, models, rates)
         if variant == "general":
             self._set_apart(held, data.num_train, peers)
 

@@ -70,6 +70,7 @@ class MCL(Method):
         weight_sicl: float = 1.0,
         peers: int = 2,
         models: Sequence[str] = (),
+        rates: Sequence[float] | None = None,
         tau: float = 0.1,
         dim: int = 128,
         per_class: int = 2,
@@ -80,7 +81,7 @@ class MCL(Method):
         if per_class < 2:
             raise ValueError(f"method.per_class is {per_class}: an image needs another of its class, so 2 or more.")
         self.weights = {"vcl": weight_vcl, "svcl": weight_svcl, "icl": weight_icl, "sicl": weight_sicl}
-        self.others = make_peers(student, peers, models)
+        self.others = make_peers(student, peers, models, rates)
         self.tau, self.per_class = tau, per_class
         self.heads = nn.ModuleList(projection(net.embedding_dim, dim) for net in self.cohort)
 

@@ -43,9 +43,9 @@ class NASKD(Method):
     stage). Supernet: every step trains the largest, the smallest and `samples` random nets on ce x CE + kd x
     T^2 KL. Search: one epoch in which every net is scored by the same loss on training images, with the
     batch's own statistics; no test image takes part. The best with at most `budget` of the largest's
-    multiply-accumulates is tuned, inside the supernet, and deployed as an ordinary net. Deviation from DNA
-    (Li et al., arXiv:1911.13053): that supervises blocks by the teacher's maps and ranks by their error;
-    here whole nets are trained and ranked by their losses.
+    multiply-accumulates is tuned, inside the supernet, and deployed as an ordinary net. The sandwich rule is that
+    of universally slimmable networks (Yu, Huang, ICCV 2019, arXiv:1903.05134). No block of the student is held
+    against the teacher's maps, as blockwisely supervised searches do.
     """
 
     steps_alike = False  # nets are drawn

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -48,6 +49,7 @@ class OKDDip(Method):
         form: str = "branches",
         branches: int = 4,
         models: Sequence[str] = (),
+        rates: Sequence[float] | None = None,
         factor: int = 8,
         ramp_epochs: int = 80,
     ) -> None:
@@ -55,12 +57,12 @@ class OKDDip(Method):
         if branches < 3:
             raise ValueError(f"method.branches is {branches}: okddip needs a leader and 2 peers, so 3.")
         self.form, self.ramp_epochs = form, ramp_epochs
-        self.peers = self._peers(branches, models)
+        self.peers = self._peers(branches, models, rates)
         width = student.embedding_dim
         self.query = nn.Linear(width, max(width // factor, 1), bias=False)
         self.key = nn.Linear(width, max(width // factor, 1), bias=False)
 
-    def _peers(self, branches: int, models: Sequence[str]) -> nn.ModuleList:
+    def _peers(self, branches: int, models: Sequence[str], rates: Sequence[float] | None) -> nn.ModuleList:
         if self.form == "branches":
             if models:
                 raise ValueError("method.models names whole nets: set method.form=networks, or leave them out.")
@@ -69,7 +71,7 @@ class OKDDip(Method):
             return nn.ModuleList(Branch(self.student) for _ in range(branches - 1))
         if self.form != "networks":
             raise ValueError(f"method.form is {self.form!r}: give branches or networks.")
-        peers = make_peers(self.student, branches, models)
+        peers = make_peers(self.student, branches, models, rates)
         widths = sorted({peer.embedding_dim for peer in feature_nets([self.student, *peers])})
         if len(widths) > 1:
             raise ValueError(
@@ -80,11 +82,11 @@ class OKDDip(Method):
 
     def forward_all(self, batch: Batch) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
         """The leader's logits [B,K], and of each peer logits [B,K] and embedding [B,D]."""
-        leader = self.student(batch.images)
+        leader, peers = self.student(batch.images), list[Any](self.peers)
         if self.form == "branches":
             shared = leader.features[-2]
-            return leader.logits, [peer.finish(shared) for peer in self.peers]
-        outputs = [peer(batch.images) for peer in self.peers]
+            return leader.logits, [peer.finish(shared) for peer in peers]
+        outputs = [peer(batch.images) for peer in peers]
         return leader.logits, [(out.logits, out.embedding) for out in outputs]
 
     def loss(self, batch: Batch) -> Losses:
@@ -99,7 +101,7 @@ class OKDDip(Method):
         return losses | {"kd_peers": weight * first, "kd_leader": weight * second}
 
     def reported(self) -> dict[str, nn.Module]:
-        whole = self.form == "networks"
-        nets = [peer if whole else Divided(self.student, peer) for peer in self.peers]
+        whole, each = self.form == "networks", list[Any](self.peers)
+        nets: list[nn.Module] = [peer if whole else Divided(self.student, peer) for peer in each]
         peers: dict[str, nn.Module] = {f"peer_{k + 1}": net for k, net in enumerate(nets)}
         return {**peers, "ensemble": Ensemble(nets)}

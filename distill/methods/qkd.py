@@ -10,7 +10,7 @@ from torch import Tensor
 from distill.data import DataInfo
 from distill.method import Batch, Losses, Method, Phase, Update
 from distill.models import FeatureNet
-from distill.models.quant import is_quantized, quantize
+from distill.models.quant import quantize
 
 
 class QKD(Method):
@@ -40,8 +40,7 @@ class QKD(Method):
         tutor_lr: float = 0.005,
     ) -> None:
         super().__init__(student, teachers, data, ce=ce, kd=kd, temperature=temperature)
-        if not is_quantized(student):
-            quantize(student, weights=weights, activations=activations, ends=ends)
+        quantize(student, weights=weights, activations=activations, ends=ends)
         self.self_epochs, self.tutor_epochs = self_epochs, tutor_epochs
         self.teacher_lr, self.tutor_lr = teacher_lr, tutor_lr
         self.tutor = copy.deepcopy(self.teacher).requires_grad_(True)

@@ -9,7 +9,7 @@ from torch import Tensor
 from distill.data import DataInfo
 from distill.method import Method
 from distill.models import FeatureNet
-from distill.models.quant import is_quantized, quantize
+from distill.models.quant import quantize
 
 
 class QuantizedDistillation(Method):
@@ -20,8 +20,7 @@ class QuantizedDistillation(Method):
 
     Weights, and with `everything` biases and BatchNorm's vectors, are scaled linearly in buckets and rounded to
     2^bits levels; gradients at the rounded weights go to the full-precision ones. Differentiable quantisation
-    (algorithm 2), which moves the levels instead, is not offered. A student that `student.quantize` has quantised
-    already is taken as it is.
+    (algorithm 2), which moves the levels instead, is not offered.
     """
 
     def __init__(
@@ -42,9 +41,8 @@ class QuantizedDistillation(Method):
     ) -> None:
         super().__init__(student, teachers, data, ce=ce, kd=kd, temperature=temperature)
         self.mean_classes = mean_classes
-        if not is_quantized(student):
-            bits: dict[str, int | None] = dict(weights=weights, activations=activations, ends=ends)
-            quantize(student, **bits, bucket=bucket, everything=everything)
+        bits: dict[str, int | None] = dict(weights=weights, activations=activations, ends=ends)
+        quantize(student, **bits, bucket=bucket, everything=everything)
 
     def soft_targets(self, student: Tensor, teacher: Tensor) -> Tensor:
         loss = super().soft_targets(student, teacher)

@@ -85,7 +85,7 @@ class BucketWeights(nn.Module):
 
     def __init__(self, weight: Tensor, bits: int, bucket: int) -> None:
         super().__init__()
-        self.bits, self.bucket, self.enabled = bits, bucket, True
+        self.bits, self.bucket, self.enabled = bits, min(bucket, weight.numel()), True
 
     def restart(self, weight: Tensor) -> None:
         """Nothing is kept: scales are those of the weights as they are."""
@@ -94,7 +94,7 @@ class BucketWeights(nn.Module):
         if not self.enabled:
             return weight
         weight = weight.float()
-        return weight + (self.codes(weight).tensor(weight.shape) - weight).detach()
+        return self.codes(weight).tensor(weight.shape) + (weight - weight.detach())  # exactly the levels
 
     @torch.no_grad()
     def codes(self, weight: Tensor) -> Codes:

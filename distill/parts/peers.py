@@ -30,10 +30,13 @@ def mean_log_probability(logits: Sequence[Tensor]) -> Tensor:
     return stacked.logsumexp(0) - math.log(len(logits))
 
 
-def make_peers(student: FeatureNet, peers: int, models: Sequence[str] = ()) -> nn.ModuleList:
+def make_peers(
+    student: FeatureNet, peers: int, models: Sequence[str] = (), rates: Sequence[float] | None = None
+) -> nn.ModuleList:
     """Return the nets beside the student, of its architecture or the named ones, with random weights each.
 
-    Raises ValueError for fewer than two peers in all, and for a list of models that is not one name a peer.
+    rates: of the named ones, as shares of the student's learning rate; optimisers keep to it (`lr_scale`).
+    Raises ValueError for fewer than two peers in all, and for lists that are not one name, or one rate, a peer.
     """
     if peers < 2:
         raise ValueError(f"method.peers is {peers}: mutual learning needs at least 2 nets.")
@@ -44,6 +47,10 @@ def make_peers(student: FeatureNet, peers: int, models: Sequence[str] = ()) -> n
         )
     chans, size = student.in_chans, student.size
     made = [build(name, student.num_classes, in_chans=chans, size=size) for name in models]
+    if rates is not None and len(rates) != len(made):
+        raise ValueError(f"method.rates has {len(rates)} shares for {len(made)} nets in method.models: give one each.")
+    for net, rate in zip(made, rates or (), strict=False):
+        net.lr_scale = float(rate)  # type: ignore[assignment]
     return nn.ModuleList(made or [student.twin() for _ in range(more)])
 
 
