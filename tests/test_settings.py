@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from importlib.resources import files
 
 import pytest
 
@@ -40,6 +41,12 @@ def test_a_block_has_a_source_and_every_row_a_reduction(name: str) -> None:
         assert cell.reduction or cell.same_as, cell.name
         assert cell.method in config.options("method") and cell.dataset in config.options("dataset")
         assert cell.protocol is None or cell.protocol in config.options("schedule")
+
+
+def test_no_name_is_given_twice() -> None:
+    """YAML would keep the last in silence."""
+    names = re.findall(r"^  (\w+):$", (files("distill.papers") / "settings.yaml").read_text(encoding="utf-8"), re.M)
+    assert len(names) == len(set(names)) > 50
 
 
 def stated(method: str, dataset: str) -> Iterator[str]:
