@@ -95,7 +95,8 @@ def staged(drawn: Tensor, share: Tensor, size: int, batch_size: int, device: tor
     counts = torch.bincount(sorter, minlength=steps * len(pil.GROUPS)).view(steps, len(pil.GROUPS))
     rows = (torch.arange(len(drawn)) - step * batch_size)[order]
     matrices = pil.fixed(pil.moves(drawn, magnitudes, size))[order]
-    return Stage(*(each.to(device) for each in (rows, pil.levels(drawn, magnitudes)[order], matrices)), counts.tolist())
+    levels = pil.levels(drawn, magnitudes)[order]
+    return Stage(rows.to(device), levels.to(device), matrices.to(device), counts.tolist())
 
 
 def square(side: int, size: int) -> Boxes:

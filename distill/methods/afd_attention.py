@@ -61,11 +61,11 @@ class AFDAttention(Method):
 
     @staticmethod
     def _attention(channels: int, middle: int) -> nn.Sequential:
-        layers = nn.Sequential(nn.Linear(channels, middle), nn.ReLU(), nn.Linear(middle, channels), nn.Sigmoid())
-        for layer in (layers[0], layers[2]):
+        down, up = nn.Linear(channels, middle), nn.Linear(middle, channels)
+        for layer in (down, up):
             nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
             nn.init.zeros_(layer.bias)
-        return layers
+        return nn.Sequential(down, nn.ReLU(), up, nn.Sigmoid())
 
     def distill(self, student: Outputs, teacher: Outputs, batch: Batch) -> Losses:
         losses = []

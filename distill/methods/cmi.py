@@ -191,7 +191,8 @@ class CMI(DataFree):
         past_local, past_whole = past.chunk(2, dim=1)
         rows = self.head(torch.cat([local, past_local, whole, past_whole]))
         valid = torch.cat([torch.ones_like(filled[:1]).expand(len(local)), filled])
-        return contrast_loss(*rows.chunk(2), self.tau, len(local), valid)
+        mine, others = rows.chunk(2)
+        return contrast_loss(mine, others, self.tau, len(local), valid)
 
     @torch.no_grad()
     def keep(self, images: Tensor, means: Tensor, loss: Tensor) -> None:

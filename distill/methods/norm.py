@@ -75,7 +75,8 @@ def behind_last_map(net: FeatureNet) -> tuple[Step, Step]:
         steps = (model.tail, model.forward_head)
     else:
         tail: Any = getattr(reader, "tail", None)
-        steps = (partial(tail, model) if tail else net.classify, model.forward_head)  # type: ignore[arg-type]
+        head: Any = model.forward_head
+        steps = (partial(tail, model) if tail else net.classify, head)
     device = next(net.parameters()).device
     try:
         with torch.no_grad(), evaluating(net):
