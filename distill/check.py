@@ -17,7 +17,8 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from distill.config import conf_dir, did_you_mean, identity, load, options, plain, taps, teacher_specs
+from distill import protocol
+from distill.config import conf_dir, did_you_mean, from_paper, identity, load, options, plain, taps, teacher_specs
 
 Rule = tuple[Callable[[Any], bool], str]
 _COUNT: Rule = (lambda value: value >= 1, "must be at least 1")
@@ -83,6 +84,8 @@ def check(cfg: DictConfig, overrides: Iterable[str] = ()) -> None:
     for override in overrides:
         key, _, value = override.partition("=")
         check_override(cfg, key, yaml.safe_load(value))
+    if from_paper(cfg):
+        protocol.required(cfg)
     for key, (valid, words) in RULES.items():
         _check_value(cfg, key, valid, words)
     check_schedule(plain(cfg, "schedule"))

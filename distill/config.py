@@ -8,6 +8,8 @@ Resolvers for the YAML files (registered by `register`):
     for conf/tuned: the value of the run's pair (`<teacher.name>-<student.name>`), DEFAULT for any other.
 `${by_method:DEFAULT,{METHOD: VALUE, ...}}`
     for conf/experiment: the value of the run's method; null is as good as no key at all.
+`${paper:schedule.KEY}` and `${paper:dataset.KEY}`
+    for conf/schedule/paper.yaml: the value of the method's own protocol for the data set (distill.protocol).
 """
 
 from __future__ import annotations
@@ -35,6 +37,7 @@ UNHASHED = {  # what may change without changing the result; everything else of 
     "student": set(),
     "method": {"about"},
 }
+OURS = "ValueError raised while resolving interpolation: "  # what OmegaConf puts before a resolver's own sentence
 WHOLE = {"omit": [], "fraction": 1.0, "shots": None}  # of conf/dataset: no training image left out
 
 
@@ -93,6 +96,8 @@ def plain(cfg: DictConfig, key: str) -> Any:
         raise ValueError(f"{name} has no value: give one, {name}=...") from error
     except OmegaConfBaseException as error:
         reason = (str(error.msg or error).strip() or type(error).__name__).splitlines()[0]
+        if reason.startswith(OURS):
+            raise ValueError(reason.removeprefix(OURS)) from error
         raise ValueError(f"{error.full_key or key} cannot be resolved: {reason}") from error
 
 
@@ -111,12 +116,18 @@ def identity(cfg: DictConfig) -> dict[str, str]:
     <output>/<dataset>/<teacher>-<student>/<method>-<hash>/s<seed>, with none for the teacher of a method
     that loads none. Raises ValueError for a value that is missing or cannot be resolved.
     """
-    text = json.dumps(_canonical(science(cfg)), sort_keys=True)
+    text = json.dumps(canonical(science(cfg)), sort_keys=True)
     digest = hashlib.sha256(text.encode()).hexdigest()[:8]
     teacher = slug(teacher_name(cfg))
     dataset, student, method = (slug(plain(cfg, f"{name}.name")) for name in ("dataset", "student", "method"))
     below = f"{dataset}/{teacher}-{student}/{method}-{digest}/s{plain(cfg, 'seed')}"
     return {"hash": digest, "below": below, "folder": f"{plain(cfg, 'output')}/{below}"}
+
+
+def from_paper(cfg: DictConfig) -> bool:
+    """Whether schedule=paper was given: its values are looked up when they are read."""
+    node = cfg.get("schedule")
+    return isinstance(node, DictConfig) and str(dict(node.items_ex(resolve=False)).get("name")).startswith("${paper:")
 
 
 def has_teacher(cfg: DictConfig) -> bool:
@@ -163,6 +174,10 @@ def teacher_config(cfg: DictConfig, spec: Spec | None = None) -> DictConfig:
         if not spec.get("chain"):
             config["dataset"]["views"]["teacher"] = None
     config["method"] = _assistants_method(cfg) if spec.get("chain") else load("method", "none")
+    if from_paper(cfg):  # this method's protocol, not the teacher's own
+        known = OmegaConf.to_container(cfg.method.about, resolve=False).get("protocol")  # type: ignore[union-attr]
+        config["method"] = OmegaConf.merge(config["method"], {"about": {"protocol": None}})
+        config["method"]["about"]["protocol"] = known
     config["student"] = OmegaConf.merge({"quantize": None}, student, shared)
     chain = spec.get("chain")
     config["teacher"] = {**named(chain[-1], spec, _teacher_node), "chain": chain} if chain else None
@@ -216,12 +231,12 @@ def class_of(node: DictConfig) -> Any:
 
 def register() -> None:
     """Make the resolvers known to OmegaConf; calling it again does no harm."""
-    from distill.help_page import group_options  # it reads this module
-    from distill.peer_rates import peer_rates  # so does it
+    from distill.help_page import group_options  # these read this module
+    from distill.peer_rates import peer_rates
+    from distill.protocol import value as paper_value
 
     resolvers: dict[str, Any] = {"run_folder": _run_folder, "by_pair": _by_pair, "by_method": _by_method}
-    resolvers["by_value"] = _by_value
-    resolvers |= {"group_options": group_options, "peer_rates": peer_rates}
+    resolvers |= {"by_value": _by_value, "group_options": group_options, "peer_rates": peer_rates, "paper": paper_value}
     renamed = omegaconf.__version__ >= "2.4"  # the old name warns; before, the new one differs
     add: Any = OmegaConf.register_resolver if renamed else OmegaConf.register_new_resolver
     for name, resolver in resolvers.items():
@@ -256,13 +271,13 @@ def _without(node: Any, left_out: set[str]) -> Any:
     return {key: node[key] for key in node if key not in left_out} if isinstance(node, dict) else node
 
 
-def _canonical(value: Any) -> Any:
+def canonical(value: Any) -> Any:
     """One spelling of equal configurations: 1.0 is 1, and a null key is as good as an absent one."""
     if isinstance(value, Mapping):
-        items = {str(key): _canonical(item) for key, item in value.items()}
+        items = {str(key): canonical(item) for key, item in value.items()}
         return {key: item for key, item in items.items() if item is not None and item != {}}
     if isinstance(value, (list, tuple)):
-        return [_canonical(item) for item in value]
+        return [canonical(item) for item in value]
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterable
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
+
+from distill.config import plain
 
 OPTIMIZER_OPTIONS = {  # of torch's own; further names are timm's, which knows their options
     "sgd": ("momentum", "dampening", "nesterov", "weight_decay"),
@@ -38,7 +40,7 @@ def check_typed_options(cfg: DictConfig, keys: Iterable[str]) -> None:
 
     Those of SGD that stand in the schedule's file are no option of the user's: another optimiser leaves them out.
     """
-    optimizer = str(OmegaConf.select(cfg, "schedule.optimizer.name", default="sgd"))
+    optimizer = str(plain(cfg, "schedule.optimizer.name") or "sgd")
     for key in keys:
         option = key.removeprefix("schedule.optimizer.")
         if option not in (key, "name"):

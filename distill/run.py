@@ -14,7 +14,7 @@ import torch
 from filelock import FileLock, Timeout
 from omegaconf import DictConfig
 
-from distill import config, parallel, runtime, summary
+from distill import config, parallel, protocol, runtime, summary
 from distill.bit import resolve
 from distill.check import check_maps
 from distill.checkpoint import Checkpoints
@@ -86,6 +86,8 @@ class Experiment:
         quiet: bool | None = None,
     ) -> None:
         self.cfg, self.folder, self.started = cfg, folder, time.time()
+        if line := protocol.note(cfg):
+            log.info(line)
         runtime.keep_pages()
         self.device = runtime.pick_device(parallel.start(str(cfg.device)))
         self.precision = runtime.pick_precision(str(cfg.precision), self.device)
@@ -248,5 +250,6 @@ def make_method(cfg: DictConfig, data: Data, teachers: list[Teacher], device: to
 def make_schedule(cfg: DictConfig) -> dict[str, Any]:
     """Return the schedule with the student's learning-rate factor put in (0.2 for the mobile nets' 0.01)."""
     schedule: dict[str, Any] = config.plain(cfg, "schedule")
-    optimizer, scale = without_sgds(schedule["optimizer"]), float(cfg.student.get("lr_scale") or 1.0)
+    given = {key: value for key, value in schedule["optimizer"].items() if value is not None}
+    optimizer, scale = without_sgds(given), float(cfg.student.get("lr_scale") or 1.0)
     return schedule | {"optimizer": optimizer, "lr": float(schedule["lr"]) * scale}

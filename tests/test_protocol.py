@@ -1,0 +1,268 @@
+"""schedule=paper, the protocols that it picks, and the schedules of conf/schedule as tables of epochs."""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from omegaconf import DictConfig, OmegaConf
+
+from distill import config, protocol
+from distill.check import check
+from distill.optim import learning_rate, momentum
+from tests.test_settings import composed
+
+CONF = config.conf_dir()
+METHODS = {name: dict(config.load("method", name).about.get("protocol") or {}) for name in config.options("method")}  # type: ignore[union-attr]
+NAMED = sorted({(name, method, dataset) for method, known in METHODS.items() for dataset, name in known.items()})
+FIRST = {name: (method, dataset) for name, method, dataset in reversed(NAMED)}  # a method and a data set of each
+
+
+def run(*words: str) -> DictConfig:
+    return composed(*words).copy()
+
+
+# ---- schedule=paper ----
+
+
+@pytest.mark.parametrize("name", sorted(FIRST))
+def test_paper_is_the_file_itself(name: str) -> None:
+    method, dataset = FIRST[name]
+    paper = run(f"method={method}", f"dataset={dataset}", "schedule=paper")
+    plain = run(f"method={method}", f"dataset={dataset}", f"schedule={name}")
+    assert config.identity(paper) == config.identity(plain)
+    assert config.canonical(config.plain(paper, "schedule")) == config.canonical(config.plain(plain, "schedule"))
+    assert config.canonical(config.plain(paper, "dataset")) == config.canonical(config.plain(plain, "dataset"))
+    protocol.required(paper)
+
+
+def test_every_protocol_is_a_file_and_every_data_set_ours() -> None:
+    assert {name for name, *_ in NAMED} <= set(config.options("schedule")) - {"paper"}
+    assert {dataset for *_, dataset in NAMED} <= set(config.options("dataset"))
+
+
+def test_paper_knows_every_key_that_a_schedule_has() -> None:
+    def keys(node: Any, above: str = "") -> set[str]:
+        inner = [keys(value, f"{above}{key}.") for key, value in node.items() if isinstance(value, dict)]
+        return {above + key for key, value in node.items() if not isinstance(value, dict)}.union(*inner)
+
+    known = OmegaConf.to_container(config.load("schedule", "paper"))
+    assert isinstance(known, dict) and set(known["dataset"]) == set(protocol.KEYS)
+    for name in set(config.options("schedule")) - {"paper", "cifar10", "cifar100"}:
+        nodes = protocol._nodes(name)
+        assert keys(nodes["schedule"]) <= keys(known["schedule"]), name
+        assert set(nodes["dataset"]) <= set(known["dataset"]), name
+    defaults = OmegaConf.load(CONF / "config.yaml").schedule
+    assert set(defaults) <= keys(known["schedule"])
+
+
+@pytest.mark.parametrize(
+    ("pair", "epochs", "lr"),
+    [
+        ("resnet32x4_resnet8x4", 240, 0.025),
+        ("vgg13_vgg8", 240, 0.025),
+        ("resnet32x4_ShuffleV1", 480, 0.01),
+        ("resnet32x4_ShuffleV2", 480, 0.01),
+        ("wrn_40_2_ShuffleV1", 480, 0.0025),
+        ("ResNet50_MobileNetV2", 480, 0.0025),
+        ("vgg13_MobileNetV2", 480, 0.0025),
+    ],
+)
+def test_a_protocol_may_depend_on_the_pair(pair: str, epochs: int, lr: float) -> None:
+    for schedule in ("paper", "mlkd"):
+        cfg = run("method=mlkd", "dataset=cifar100", f"schedule={schedule}", f"pair={pair}")
+        assert config.plain(cfg, "schedule.epochs") == epochs
+        assert config.plain(cfg, "schedule.lr") * cfg.student.lr_scale == pytest.approx(lr)
+
+
+def test_its_values_can_be_overridden_one_by_one() -> None:
+    cfg = run("method=tf-kd-reg", "dataset=cifar100", "schedule=paper", "schedule.epochs=3", "dataset.rotate=5")
+    check(cfg)
+    assert (cfg.schedule.epochs, cfg.schedule.batch_size, cfg.dataset.rotate, cfg.dataset.pad) == (3, 128, 5, 4)
+    assert config.plain(cfg, "dataset.mean")[0] == pytest.approx(0.507075)
+
+
+def test_what_a_protocol_leaves_alone_is_the_data_sets() -> None:
+    cfg = run("method=ofd", "dataset=cifar100", "schedule=paper")
+    assert (cfg.dataset.pad, cfg.dataset.pad_mode, cfg.dataset.flip, cfg.dataset.rotate) == (4, "reflect", True, None)
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (["method=mcl", "dataset=cifar10"], "dataset=cifar10: method=mcl has a published protocol for cifar100 alone"),
+        (["method=kd", "dataset=digits"], "for cifar100, tinyimagenet, imagenet alone"),
+        (["method=none", "dataset=cifar100"], "method=none has no published protocol: choose a schedule"),
+    ],
+)
+def test_without_a_protocol_it_is_refused_in_one_sentence(words: list[str], text: str) -> None:
+    cfg = run(*words, "schedule=paper")
+    for ask in (check, config.identity):
+        with pytest.raises(ValueError, match=text) as caught:
+            ask(cfg)
+        assert "\n" not in str(caught.value)
+
+
+def test_the_command_line_refuses_it_with_exit_code_2(tmp_path: Path) -> None:
+    words = ["-m", "method=kd,adv-logits", "dataset=cifar100", "schedule=paper", f"output={tmp_path}"]
+    made = subprocess.run([sys.executable, "-m", "distill", *words], capture_output=True, text=True, cwd=tmp_path)
+    assert made.returncode == 2 and made.stdout == ""
+    assert made.stderr.strip() == (
+        "distill: schedule=paper dataset=cifar100: method=adv-logits has no published protocol: "
+        "choose a schedule by its name"
+    )
+
+
+def test_a_sweep_gives_each_method_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from distill.command import read
+
+    monkeypatch.chdir(tmp_path)
+    plan = read(["-m", "method=mcl,cs-kd,crd", "dataset=cifar100", "schedule=paper", "--dry-run"]).jobs
+    assert plan is not None
+    assert [cfg.schedule.name for _, cfg in plan] == ["mcl", "cs-kd", "crd"]
+    single = run("method=cs-kd", "dataset=cifar100", "schedule=cs-kd")
+    assert config.identity(plan[1][1])["folder"] == config.identity(single)["folder"]
+
+
+@pytest.mark.parametrize("method", ["nkd", "mlkd", "tf-kd-reg", "takd"])
+def test_teachers_train_under_it_as_a_user_would_train_them(method: str) -> None:
+    pair = ["teacher=vgg13", "student=MobileNetV2"]
+    cfg = run(f"method={method}", "dataset=cifar100", "schedule=paper", *pair)
+    name = METHODS[method]["cifar100"]
+    cfg.method.about.teachers = 1
+    by_hand = run("method=none", "dataset=cifar100", f"schedule={name}", "student=vgg13", "seed=0")
+    assert config.identity(config.teacher_config(cfg)) == config.identity(by_hand)
+
+
+# ---- the line that names it ----
+
+
+def test_a_run_under_another_schedule_is_told_the_papers() -> None:
+    told = protocol.note(run("method=mcl", "dataset=cifar100"))
+    assert told == "the paper's protocol is schedule=mcl: 300 epochs, batch 128; this run follows schedule=crd"
+    changed = protocol.note(run("method=mcl", "dataset=cifar100", "schedule=mcl", "schedule.epochs=2"))
+    assert changed == "the paper's protocol is schedule=mcl: 300 epochs, batch 128; this run changes it"
+    views = protocol.note(run("method=tf-kd-reg", "dataset=cifar100", "schedule=tf-kd", "dataset.rotate=null"))
+    assert views is not None and views.endswith("this run changes it")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["method=kd", "dataset=cifar100"],
+        ["method=mcl", "dataset=cifar100", "schedule=mcl"],
+        ["method=mcl", "dataset=cifar100", "schedule=paper"],
+        ["method=mcl", "dataset=digits"],
+        ["method=none", "dataset=cifar100", "schedule=mcl"],
+        ["method=kd", "dataset=cifar100", "dataset.holdout=0.1"],
+    ],
+)
+def test_others_are_told_nothing(words: list[str]) -> None:
+    assert protocol.note(run(*words)) is None
+
+
+def test_the_line_is_logged_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    from distill.run import run as train
+
+    short = ["dataset.fraction=0.05", "schedule.epochs=1", "device=cpu", f"output={tmp_path}"]
+    cfg = run("method=none", "student=resnet8", *short)
+    OmegaConf.set_struct(cfg, False)
+    cfg.method.about.protocol = {"digits": "crd"}
+    with caplog.at_level(logging.INFO):
+        train(cfg, config.identity(cfg)["folder"], table=False)
+    lines = [record.message for record in caplog.records if "protocol" in record.message]
+    assert lines == ["the paper's protocol is schedule=crd: 240 epochs, batch 64; this run follows schedule=digits"]
+
+
+# ---- the files ----
+
+
+def used() -> set[str]:
+    """Schedules that are a data set's default, or the choice of an experiment."""
+    found = set(config.options("dataset"))
+    for name in config.options("experiment"):
+        node = config.load("experiment", name)
+        assert node is not None
+        chosen = {key: str(value) for item in node.get("defaults") or [] for key, value in item.items()}
+        params = dict(OmegaConf.select(node, "hydra.sweeper.params") or {})
+        schedules = str(params.get("schedule", chosen.get("override /schedule", ""))).replace(" ", "").split(",")
+        dataset = chosen.get("override /dataset", "digits")
+        methods = str(params.get("method", chosen.get("override /method", ""))).replace(" ", "").split(",")
+        found |= {METHODS[method][dataset] for method in methods if "paper" in schedules}
+        found |= set(schedules)
+    for name in set(found) & set(config.options("schedule")):
+        node = config.load("schedule", name)
+        found |= {str(other) for other in (node or {}).get("defaults") or []}  # what a file takes over
+    return found
+
+
+def test_every_schedule_is_a_data_sets_or_an_experiments() -> None:
+    assert set(config.options("schedule")) - used() == set()
+
+
+CRD = [(1, 0.05), (150, 0.05), (151, 0.005), (181, 5e-4), (211, 5e-5), (240, 5e-5)]
+IMAGENET = [(1, 1.0), (30, 1.0), (31, 0.1), (61, 0.01), (91, 0.001), (100, 0.001)]
+RATES: dict[str, tuple[int, int, float, bool, list[tuple[int, float]]]] = {
+    # epochs, batch, weight decay, Nesterov, the rate in the first step of an epoch (1-based)
+    "crd": (240, 64, 5e-4, False, CRD),
+    "crd-nesterov": (240, 64, 5e-4, True, CRD),
+    "sskd": (240, 64, 5e-4, False, CRD),
+    "reviewkd": (240, 128, 5e-4, True, [(1, 0.1), (150, 0.1), (151, 0.01), (181, 1e-3), (211, 1e-4)]),
+    "ofd": (200, 128, 5e-4, True, [(1, 0.1), (100, 0.1), (101, 0.01), (150, 0.01), (151, 1e-3), (200, 1e-3)]),
+    "cls-kd": (200, 128, 5e-4, False, [(60, 0.1), (61, 0.02), (121, 0.004), (161, 8e-4), (200, 8e-4)]),
+    "bss": (80, 256, 1e-4, False, [(39, 0.1), (40, 0.01), (59, 0.01), (60, 1e-3), (80, 1e-3)]),
+    "mhgd": (100, 128, 5e-4, True, [(30, 0.1), (31, 0.01), (61, 1e-3), (81, 1e-4)]),
+    "one": (300, 128, 1e-4, False, [(151, 0.1), (152, 0.01), (225, 0.01), (226, 1e-3)]),
+    "okddip": (300, 128, 5e-4, True, [(150, 0.1), (151, 0.01), (226, 1e-3)]),
+    "mcl": (300, 128, 5e-4, True, [(1, 0.1), (151, 0.05), (226, 0.0146447), (300, 2.7415e-6)]),
+    "byot": (200, 128, 5e-4, False, [(75, 0.1), (76, 0.01), (131, 1e-3), (181, 1e-4)]),
+    "cs-kd": (200, 128, 1e-4, False, [(101, 0.1), (102, 0.01), (151, 0.01), (152, 1e-3)]),
+    "ps-kd": (300, 128, 5e-4, True, [(150, 0.1), (151, 0.01), (226, 1e-3)]),
+    "tf-kd": (200, 128, 5e-4, False, [(1, 0.1 / 391), (2, 0.1), (61, 0.02), (121, 0.004), (161, 8e-4)]),
+    "self-kd-lib": (200, 128, 5e-4, True, [(6, 0.1), (101, 0.01), (151, 1e-3)]),
+    "dml": (200, 64, 5e-4, True, [(60, 0.1), (61, 0.01), (121, 1e-3), (181, 1e-4)]),
+    "takd": (160, 128, 1e-4, False, [(80, 0.1), (81, 0.01), (121, 1e-3)]),
+    "kdzoo": (200, 128, 1e-4, True, [(100, 0.1), (101, 0.01), (151, 1e-3)]),
+    "dot-tinyimagenet": (200, 256, 5e-4, False, [(60, 0.2), (61, 0.02), (121, 2e-3), (161, 2e-4)]),
+    "imagenet": (100, 256, 1e-4, False, [(epoch, 0.1 * rate) for epoch, rate in IMAGENET]),
+    "imagenet-512": (100, 512, 1e-4, False, [(epoch, 0.2 * rate) for epoch, rate in IMAGENET]),
+    "imagenet-mlkd": (100, 512, 1e-4, False, [(epoch, 0.2 * rate) for epoch, rate in IMAGENET]),
+    "imagenet-90": (90, 256, 1e-4, False, [(31, 0.01), (61, 1e-3), (90, 1e-3)]),
+    "imagenet-120": (120, 256, 1e-4, False, [(31, 0.01), (61, 1e-3), (91, 1e-4), (120, 1e-4)]),
+    "imagenet-norm": (100, 256, 1e-4, False, [(1, 0.1), (51, 0.05), (76, 0.0146447)]),
+    "imagenet-ofa": (100, 512, 1e-4, False, [(4, 0.1), (31, 0.01), (91, 1e-4)]),
+    "cmi": (200, 128, 1e-4, False, [(1, 0.1), (101, 0.05), (151, 0.0146447)]),
+    "dafl": (2000, 128, 5e-4, False, [(800, 0.1), (801, 0.01), (1600, 0.01), (1601, 1e-3), (2000, 1e-3)]),
+    "zskt": (200, 128, 5e-4, True, [(60, 0.1), (61, 0.02), (121, 0.004), (161, 8e-4), (200, 8e-4)]),
+    "hinton_mnist": (3000, 100, 0.0, False, [(1, 2.5), (2, 2.495), (501, 2.5 * 0.998**500), (3000, 2.5 * 0.998**2999)]),
+    "hinton_mnist_student": (100, 100, 0.0, False, [(1, 0.1), (51, 0.05), (100, 0.001)]),
+}
+
+
+@pytest.mark.parametrize("name", RATES)
+def test_a_protocols_rates(name: str) -> None:
+    cfg = run(f"schedule={name}", "teacher=resnet56", "student=resnet20")
+    schedule = config.plain(cfg, "schedule")
+    epochs, batch, decay, nesterov, rates = RATES[name]
+    optimizer = schedule["optimizer"]
+    assert (schedule["name"], schedule["epochs"], schedule["batch_size"]) == (name, epochs, batch)
+    assert (optimizer["weight_decay"], optimizer["nesterov"]) == (decay, nesterov)
+    for epoch, rate in rates:
+        assert learning_rate(schedule, (epoch - 1) * 391, 391, epochs) == pytest.approx(rate, rel=1e-4), epoch
+    last = momentum(schedule, epochs - 1)
+    assert optimizer["momentum"] == (0.99 if name == "hinton_mnist" else 0.9) == (last or 0.9)
+
+
+def test_new_optimisers_reflected_borders_and_turned_images_are_where_the_authors_have_them() -> None:
+    nodes = {name: protocol._nodes(name) for name in set(config.options("schedule")) - {"paper"}}
+    assert {name for name, node in nodes.items() if node["schedule"].get("restart")} == {"ofd", "bss"}
+    reflected = {name for name, node in nodes.items() if node["dataset"].get("pad_mode") == "reflect"}
+    assert reflected == {"ofd", "dml", "kdzoo"}
+    turned = {name: node["dataset"]["rotate"] for name, node in nodes.items() if node["dataset"].get("rotate")}
+    assert turned == {"tf-kd": 15, "dot-tinyimagenet": 20}
+    rising = [momentum(nodes["hinton_mnist"]["schedule"], epoch) for epoch in (0, 250, 500)]
+    assert rising == pytest.approx([0.5, 0.745, 0.99])
