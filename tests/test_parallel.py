@@ -17,6 +17,7 @@ from distill.method import Batch, Method
 from tests import tiny
 
 SMALL_VIT = {"patch_size": 4, "embed_dim": 32, "depth": 4, "num_heads": 2}  # no BatchNorm
+METHODS = ("kd", "sp", "crd")
 
 
 def build(method: str, data: Data) -> Method:
@@ -29,8 +30,6 @@ def train(method: str, folder: Path) -> dict:
 
     SP stands still, so that its loss on the parts of each batch can be computed beside it.
     """
-    torch.set_num_threads(1)
-    parallel.start("cpu")
     data = tiny.tiny_data()
     made = build(method, data)
     fit = tiny.fit(made, data, folder)
@@ -42,33 +41,28 @@ def train(method: str, folder: Path) -> dict:
     return {"rows": fit.watch.rows, "banks": banks, "weights": weights}
 
 
-def two(method: str, tmp_path: Path) -> list[dict]:
-    """Train in two processes that torchrun would start so."""
-    port = str(20000 + os.getpid() % 20000 + len(method))
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, dict]]:
+    """What each of two processes, started as torchrun would start them, found of METHODS, one after the other."""
+    folder = tmp_path_factory.mktemp("two")
+    port = str(20000 + os.getpid() % 20000)
     jobs = []
     for rank in range(2):
         env = {**os.environ, "WORLD_SIZE": "2", "RANK": str(rank), "LOCAL_RANK": str(rank), "MASTER_ADDR": "127.0.0.1",
                "MASTER_PORT": port}  # fmt: skip
-        command = [
-            sys.executable,
-            "-m",
-            "tests.test_parallel",
-            method,
-            str(tmp_path / "two"),
-            str(tmp_path / f"{rank}.json"),
-        ]
+        command = [sys.executable, "-m", "tests.test_parallel", str(folder), str(folder / f"{rank}.json")]
         jobs.append(subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True))
     said = [job.communicate()[1] for job in jobs]
     assert [job.returncode for job in jobs] == [0, 0], said
-    return [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2)]
+    return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(2)]
 
 
 def means(rows: list[dict]) -> list[dict]:
     return [{key: value for key, value in row.items() if isinstance(value, float)} for row in rows]
 
 
-def test_two_processes_give_the_losses_of_one(tmp_path: Path) -> None:
-    first, second = two("kd", tmp_path)
+def test_two_processes_give_the_losses_of_one(two: list[dict[str, dict]], tmp_path: Path) -> None:
+    first, second = (found["kd"] for found in two)
     whole = train("kd", tmp_path / "one")
     assert len(whole["rows"]) == 2
     for one, both in zip(means(whole["rows"]), means(first["rows"]), strict=True):
@@ -77,8 +71,8 @@ def test_two_processes_give_the_losses_of_one(tmp_path: Path) -> None:
     assert first["weights"] == pytest.approx(whole["weights"], rel=1e-3, abs=1e-4)
 
 
-def test_losses_between_samples_see_each_processes_own_part(tmp_path: Path) -> None:
-    first, second = two("sp", tmp_path)
+def test_losses_between_samples_see_each_processes_own_part(two: list[dict[str, dict]]) -> None:
+    first, second = (found["sp"] for found in two)
     data = tiny.tiny_data()
     method = build("sp", data).train()
     parts = whole = 0.0
@@ -90,8 +84,8 @@ def test_losses_between_samples_see_each_processes_own_part(tmp_path: Path) -> N
     assert parts != pytest.approx(whole, rel=0.05), "relations across the parts are not seen"
 
 
-def test_banks_are_kept_equal(tmp_path: Path) -> None:
-    first, second = two("crd", tmp_path)
+def test_banks_are_kept_equal(two: list[dict[str, dict]]) -> None:
+    first, second = (found["crd"] for found in two)
     assert first["banks"] == second["banks"] and first["weights"] == second["weights"]
     untouched = tiny.seeded_method("crd", tiny.tiny_data()).memory_student.bank
     assert len(first["banks"]) == 4 and first["banks"]["memory_student.bank"] != untouched.double().sum().item()
@@ -125,6 +119,11 @@ def test_alone_nothing_is_gathered_or_reduced() -> None:
     assert parallel.gathered(value) is value and parallel.mean(value) is value and parallel.agreed(15) == 15
 
 
+def main(folder: Path, out: Path) -> None:
+    torch.set_num_threads(1)
+    parallel.start("cpu")
+    out.write_text(json.dumps({method: train(method, folder / method) for method in METHODS}))
+
+
 if __name__ == "__main__":
-    name, folder, out = sys.argv[1:]
-    Path(out).write_text(json.dumps(train(name, Path(folder))))
+    main(*map(Path, sys.argv[1:]))
