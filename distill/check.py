@@ -74,6 +74,7 @@ RULES: dict[str, Rule] = {
     "dataset.holdout": (lambda value: 0 <= value < 1, "is a fraction of the images: it must be in [0, 1)"),
     "tracking.mode": _one_of("online", "offline", "off"),
 }
+RULES |= {f"teacher.{key}": RULES[key] for key in RULES if key.startswith("dataset.") and key != "dataset.holdout"}
 
 
 def check(cfg: DictConfig, overrides: Iterable[str] = ()) -> None:

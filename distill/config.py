@@ -28,7 +28,7 @@ import omegaconf
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from distill.teacher_specs import Spec, expand, label, named
+from distill.teacher_specs import OWN, Spec, expand, label, named, training
 
 UNHASHED = {  # what may change without changing the result; everything else of these nodes is hashed
     "dataset": {"root", "workers", "download"},
@@ -105,7 +105,7 @@ def science(cfg: DictConfig) -> dict[str, Any]:
     """All that changes a run's result but the seed: what is hashed. Raises ValueError as `plain` does."""
     parts = {name: _without(plain(cfg, name), UNHASHED[name]) for name in UNHASHED if name != "teacher"}
     if has_teacher(cfg):
-        several = teacher_specs(cfg)
+        several = [{**spec, **dict.fromkeys(OWN), **_training(cfg, spec)} for spec in teacher_specs(cfg)]
         parts["teacher"] = several[0] if len(several) == 1 else several
     return {**parts, "precision": plain(cfg, "precision")}
 
@@ -156,7 +156,8 @@ def teacher_name(cfg: DictConfig) -> str:
 
 
 def teacher_config(cfg: DictConfig, spec: Spec | None = None) -> DictConfig:
-    """The configuration of the run that trains a teacher (default: the first), with the run's schedule.
+    """The configuration of the run that trains a teacher (default: the first): with the run's schedule and data, or
+    with those of teacher.schedule and teacher.dataset.
 
     Its `identity` is that of `method=none student=<the teacher's net> seed=<teacher.seed>`; for an assistant,
     that of `method=takd` with the teachers before it. Teachers see all training images, those that
@@ -169,6 +170,8 @@ def teacher_config(cfg: DictConfig, spec: Spec | None = None) -> DictConfig:
     OmegaConf.set_struct(config, False)
     config["seed"] = spec["seed"]
     config["dataset"] = OmegaConf.merge(cfg.dataset, {key: WHOLE[key] for key in WHOLE if key in cfg.dataset})
+    for key, node in _training(cfg, spec).items():
+        config[key] = OmegaConf.merge(config["dataset"], node) if key == "dataset" else OmegaConf.create(node)
     if views := cfg.dataset.get("views"):
         config["dataset"]["views"] = {"student": views.get("teacher"), "teacher": views.get("teacher")}
         if not spec.get("chain"):
@@ -180,8 +183,21 @@ def teacher_config(cfg: DictConfig, spec: Spec | None = None) -> DictConfig:
         config["method"]["about"]["protocol"] = known
     config["student"] = OmegaConf.merge({"quantize": None}, student, shared)
     chain = spec.get("chain")
+    if chain:  # the nets before it are trained as it is, which is now the run's own way
+        spec = {key: value for key, value in spec.items() if key not in OWN}
     config["teacher"] = {**named(chain[-1], spec, _teacher_node), "chain": chain} if chain else None
     return config
+
+
+def _training(cfg: DictConfig, spec: Spec) -> dict[str, Spec]:
+    return training(spec, plain(cfg, "dataset"), _schedule_file)
+
+
+def _schedule_file(name: str) -> Spec:
+    node = load("schedule", name)
+    if node is None:
+        raise ValueError(f"there is no schedule '{name}' (teacher.schedule): {did_you_mean(name, options('schedule'))}")
+    return _container(node)
 
 
 def _assistants_method(cfg: DictConfig) -> Any:

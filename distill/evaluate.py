@@ -52,13 +52,14 @@ def told(
 
 @full_precision
 def scores(logits: Tensor, labels: Tensor) -> dict[str, float]:
-    """Return top-1 and top-5 accuracy in percent, cross-entropy, and expected calibration error in percent."""
+    """Return top-1, top-5 accuracy and expected calibration error in percent, cross-entropy, and a count of errors."""
     ranked = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]
     return {
         "accuracy": 100 * ranked[:, 0].double().mean().item(),
         "top5": 100 * ranked.any(1).double().mean().item(),
         "nll": F.cross_entropy(logits, labels).item(),
         "ece": 100 * calibration_error(logits, labels).item(),
+        "errors": int((~ranked[:, 0]).sum()),
     }
 
 
@@ -80,7 +81,7 @@ def agreement(student: Tensor, teacher: Tensor) -> dict[str, float]:
 
 
 def without_classes(logits: Tensor, labels: Tensor, trained_on: Tensor) -> dict[str, Any]:
-    """Return {"omitted": ...} where some classes of logits [M,K] have no training label, otherwise nothing.
+    """Return {"omitted": ..., "errors_of_omitted": ...} where classes of logits [M,K] have no training label, else {}.
 
     Hinton et al. 2015 (arXiv:1503.02531, section 3): the biases of classes that the transfer set lacks are too
     low, so one number is added to all of them, the one that is best on the evaluated images. Flattering by design.
@@ -97,7 +98,9 @@ def without_classes(logits: Tensor, labels: Tensor, trained_on: Tensor) -> dict[
     for name, values in (("as_trained", logits), ("corrected", corrected)):
         right = (values.argmax(1) == labels).double()
         found[name] = {"accuracy": 100 * right.mean().item(), "of_omitted": 100 * right[of_omitted].mean().item()}
-    return {"omitted": found}
+        wrong = 1 - right
+        found[name] |= {"errors": int(wrong.sum()), "errors_of_omitted": int(wrong[of_omitted].sum())}
+    return {"omitted": found, "errors_of_omitted": found["as_trained"]["errors_of_omitted"]}
 
 
 def best_bias(logits: Tensor, labels: Tensor, classes: list[int]) -> float:

@@ -46,7 +46,7 @@ def describe(
         "departs": departs(cfg.method),
         "convention": {key: cfg.method.get(key) for key in ("ce", "kd", "weight") if key in cfg.method},
         "accuracy": {"last": fit.score.last, "best": fit.score.best, "best_epoch": fit.score.best_epoch},
-        "top5": measured["top5"], "nll": measured["nll"], "ece": measured["ece"],
+        "errors": measured["errors"], "top5": measured["top5"], "nll": measured["nll"], "ece": measured["ece"],
         "also": {key: told(more, data, fit.options.autocast) for key, more in method.reported().items()},
         "epochs": int(fit.schedule["epochs"]),
         **compare(teachers, logits, data, fit.options.autocast),

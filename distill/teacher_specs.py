@@ -1,7 +1,8 @@
 """Which teachers a run has: one, several side by side, or the last of a chain of assistants. Imports no torch.
 
 `teacher.models=[resnet56,resnet110]` and `teacher.seeds=[0,1,2]` make several, `teacher.chain=[resnet110,resnet56]`
-makes one, resnet56, that was itself distilled from resnet110 (method takd).
+makes one, resnet56, that was itself distilled from resnet110 (method takd). `teacher.schedule=NAME` and
+`teacher.dataset.KEY=VALUE` train it otherwise than the student.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ Spec = dict[str, Any]
 Load = Callable[[str], Spec]
 SEVERAL = ("models", "seeds", "chain")
 OF_THE_RUN = ("cache",)  # how the run asks its teachers, which changes no teacher
+OWN = ("schedule", "dataset")  # how the run that trains a teacher differs from the run that it teaches
+SHOWN = ("size", "mean", "std")  # how images reach a net, which is the same for a teacher and its student
 KINDS = ("auto", "pretrained", "none")
 
 
@@ -39,15 +42,42 @@ def expand(teacher: Mapping[str, Any], load: Load) -> list[Spec]:
 
 
 def named(name: Any, own: Spec, load: Load) -> Spec:
-    """The teacher of that name, with the seed and the kind of weights that the run's teacher node asks for."""
+    """The teacher of that name, with seed, kind of weights and training as the run's teacher node asks for."""
     _no_file(own)
-    return {**load(str(name)), "seed": own.get("seed", 0), "weights": own.get("weights", "auto")}
+    trained = {key: own[key] for key in OWN if key in own}
+    return {**load(str(name)), "seed": own.get("seed", 0), "weights": own.get("weights", "auto"), **trained}
 
 
 def in_chain(chain: Sequence[Any], own: Spec, load: Load) -> Spec:
     """The last net of a chain, first taught first, with the names before it."""
     last = named(chain[-1], own, load)
     return {**last, "chain": [str(name) for name in chain[:-1]]} if len(chain) > 1 else last
+
+
+def training(spec: Spec, seen: Mapping[str, Any], load: Load) -> dict[str, Spec]:
+    """What the run that trains a teacher has of its own: {"schedule": ..., "dataset": ...}; {} where it has nothing.
+
+    spec: the teacher; seen: the run's data set; load reads conf/schedule/<name>.yaml, whose own `dataset` node counts
+    too, after teacher.dataset. Raises ValueError beside weights that are not trained here, for a key that the data set
+    has not, and for images of another size or scale than the student's.
+    """
+    name, given = spec.get("schedule"), {k: v for k, v in (spec.get("dataset") or {}).items() if v is not None}
+    if name is None and not given:
+        return {}
+    what = f"teacher.schedule={name}" if name is not None else f"teacher.dataset.{next(iter(given))}"
+    if str(spec.get("weights", "auto")) != "auto":
+        given = f"teacher.weights={spec['weights']}"
+        raise ValueError(f"{what} is how a teacher is trained, and {given} is not trained: leave one of them away")
+    file = load(str(name)) if name is not None else {}
+    whole = isinstance(file.get("schedule"), Mapping)
+    data = {**(file.get("dataset") or {} if whole else {}), **given}
+    for key, value in data.items():
+        if key not in seen:
+            raise ValueError(f"{what}: the data set {seen.get('name')} has no key '{key}'")
+        if key in SHOWN and value != seen[key]:
+            raise ValueError(f"{what} is for dataset.{key}={value}, not {seen[key]}: give dataset.{key}={value}")
+    found = {"schedule": file["schedule"] if whole else file, "dataset": data}
+    return {key: node for key, node in found.items() if node}
 
 
 def label(specs: Sequence[Spec]) -> str:

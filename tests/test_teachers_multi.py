@@ -148,8 +148,9 @@ def test_only_runs_without_a_class_are_corrected() -> None:
     assert without_classes(logits, labels, torch.tensor([0, 1])) == {}
     omitted = without_classes(logits, labels, torch.tensor([0, 0]))["omitted"]
     assert omitted["classes"] == [1] and 0.9 < omitted["bias"] < 2.0
-    assert omitted["as_trained"] == {"accuracy": 50.0, "of_omitted": 0.0}
-    assert omitted["corrected"] == {"accuracy": 100.0, "of_omitted": 100.0}
+    wrong, right = {"errors": 1, "errors_of_omitted": 1}, {"errors": 0, "errors_of_omitted": 0}
+    assert omitted["as_trained"] == {"accuracy": 50.0, "of_omitted": 0.0, **wrong}
+    assert omitted["corrected"] == {"accuracy": 100.0, "of_omitted": 100.0, **right}
 
 
 SMALL = ["student=resnet8", "schedule.epochs=2", "schedule.milestones=[]", "schedule.batch_size=64", "device=cpu",

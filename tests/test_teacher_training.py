@@ -1,0 +1,108 @@
+"""teacher.schedule and teacher.dataset: the run that trains a teacher, its identity, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from distill import config
+from distill.check import check
+from distill.result import stored_result
+from distill.run import run
+from distill.teacher_specs import training
+from tests.tiny import composed
+
+HINTON = ("dataset=mnist", "schedule=hinton_mnist_adam_student", "teacher=mlp1200", "student=mlp800", "method=kd")
+
+
+def digest(*overrides: str) -> str:
+    return config.identity(composed(*overrides))["hash"]
+
+
+def test_the_teacher_is_the_run_that_a_user_would_start_under_its_own_schedule() -> None:
+    taught = config.teacher_config(composed(*HINTON, "teacher.schedule=hinton_mnist_adam", "teacher.seed=2"))
+    by_hand = composed(
+        "dataset=mnist", "schedule=hinton_mnist_adam", "student=mlp1200", "method=none", "seed=2",
+        "schedule.epochs=120", "schedule.batch_size=250", "schedule.init_epochs=30",
+    )  # fmt: skip
+    assert config.identity(taught) == config.identity(by_hand)
+    assert (taught.schedule.max_norm, taught.dataset.pad) == (2.0, 2)
+
+
+def test_the_students_schedule_and_images_stay_its_own() -> None:
+    cfg = composed(*HINTON, "teacher.schedule=hinton_mnist_adam")
+    config.teacher_config(cfg)
+    assert (cfg.schedule.name, cfg.dataset.pad) == ("hinton_mnist_adam_student", 0)
+
+
+def test_what_only_the_teacher_sees_is_in_both_identities() -> None:
+    alone = composed("method=none", "student=vgg8", "seed=0", "dataset.pad=3", "dataset.rotate=15")
+    cfg = composed("method=kd", "teacher=vgg8", "teacher.dataset.pad=3", "teacher.dataset.rotate=15")
+    assert config.identity(config.teacher_config(cfg)) == config.identity(alone)
+    assert config.identity(cfg)["hash"] != digest("method=kd", "teacher=vgg8")
+
+
+def test_the_hash_holds_the_content_of_the_teachers_schedule(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = digest(*HINTON, "teacher.schedule=hinton_mnist_adam")
+    assert before != digest(*HINTON)
+    known = config.load
+
+    def longer(group: str, name: str) -> object:
+        node = known(group, name)
+        if (group, name) == ("schedule", "hinton_mnist_adam"):
+            node.schedule.epochs = 3000
+        return node
+
+    monkeypatch.setattr(config, "load", longer)
+    assert digest(*HINTON, "teacher.schedule=hinton_mnist_adam") != before
+
+
+def test_without_either_no_identity_changes() -> None:
+    cfg = composed("method=kd")
+    assert config.science(cfg)["teacher"]["schedule"] is None and config.science(cfg)["teacher"]["dataset"] is None
+
+
+def test_several_teachers_are_trained_alike() -> None:
+    cfg = composed("method=aekd", "teacher.models=[resnet8,vgg8]", "teacher.dataset.pad=2")
+    pads = [config.teacher_config(cfg, spec).dataset.pad for spec in config.teacher_specs(cfg)]
+    assert pads == [2, 2] and cfg.dataset.pad == 1
+
+
+def test_the_nets_before_it_in_a_chain_are_trained_as_the_last() -> None:
+    cfg = composed("method=takd", "teacher.chain=[resnet20,resnet8]", "teacher.dataset.pad=2")
+    assistant = config.teacher_config(cfg)
+    by_hand = composed("method=takd", "teacher=resnet20", "student=resnet8", "seed=0", "dataset.pad=2")
+    assert config.identity(assistant) == config.identity(by_hand)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["teacher.schedule=hinton_mnist_adam", "teacher.weights=pretrained"], "leave one of them away"),
+        (["teacher.dataset.pad=2", "teacher.weights=none"], "teacher.dataset.pad is how a teacher is trained"),
+        (["teacher.schedule=hinton_mnst_adam"], "did you mean hinton_mnist_adam"),
+        (["teacher.schedule=hinton_mnist_adam"], "dataset.size=28"),
+        (["teacher.dataset.pad_mode=mirror"], "one of zeros, reflect"),
+    ],
+)
+def test_what_cannot_be_honoured_is_refused(overrides: list[str], words: str) -> None:
+    with pytest.raises(ValueError, match=words) as refused:
+        check(composed("method=kd", *overrides))
+    assert "\n" not in str(refused.value)
+
+
+def test_a_key_that_the_data_set_has_not_is_refused() -> None:
+    with pytest.raises(ValueError, match="imagenet has no key 'pad'"):
+        training({"dataset": {"pad": 2}}, {"name": "imagenet"}, dict)
+
+
+def test_the_teacher_is_trained_so_and_errors_are_counted(output: Path) -> None:
+    common = ("device=cpu", "dataset=digits", "schedule.batch_size=256", "schedule.milestones=[]", f"output={output}")
+    cfg = composed("method=kd", "teacher=resnet8", "student=resnet8", "teacher.dataset.pad=3", *common)
+    result = run(cfg, config.identity(cfg)["folder"], table=False)
+    by_hand = composed("method=none", "student=resnet8", "seed=0", "dataset.pad=3", *common)
+    taught = stored_result(config.identity(by_hand)["folder"])
+    assert taught and taught["accuracy"]["last"] == pytest.approx(100 - taught["errors"] / 3.6)  # of 360 digits
+    assert result["teacher_accuracy"] == pytest.approx(taught["accuracy"]["last"])
+    assert isinstance(result["errors"], int) and "errors_of_omitted" not in result
