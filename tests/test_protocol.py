@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,9 +12,10 @@ from typing import Any
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
-from distill import config, protocol
+from distill import config, papers, protocol
 from distill.check import check
 from distill.optim import learning_rate, momentum
+from distill.papers import settings
 from tests.test_settings import composed
 
 CONF = config.conf_dir()
@@ -43,6 +45,18 @@ def test_paper_is_the_file_itself(name: str) -> None:
 def test_every_protocol_is_a_file_and_every_data_set_ours() -> None:
     assert {name for name, *_ in NAMED} <= set(config.options("schedule")) - {"paper"}
     assert {dataset for *_, dataset in NAMED} <= set(config.options("dataset"))
+
+
+def test_published_settings_name_the_same_protocols() -> None:
+    """One at least of the blocks for a method and a data set; a data set's own name stands for crd."""
+    named: dict[tuple[str, str], set[str]] = {}
+    for cell in settings.cells():
+        if cell.protocol is not None:
+            own = "crd" if cell.protocol in ("cifar10", "cifar100") else cell.protocol
+            named.setdefault((cell.method, cell.dataset), set()).add(own)
+    known = {(method, dataset): name for name, method, dataset in NAMED}
+    both = known.keys() & named.keys()
+    assert len(both) > 50 and {key: known[key] for key in both if known[key] not in named[key]} == {}
 
 
 def test_paper_knows_every_key_that_a_schedule_has() -> None:
@@ -198,6 +212,12 @@ def used() -> set[str]:
         node = config.load("schedule", name)
         found |= {str(other) for other in (node or {}).get("defaults") or []}  # what a file takes over
     return found
+
+
+@pytest.mark.parametrize("file", sorted((CONF / "experiment").glob("*.yaml")), ids=lambda file: file.stem)
+def test_tables_that_experiments_name_are_there(file: Path) -> None:
+    for name in re.findall(r"--table (\S+)", file.read_text()):
+        assert papers.resolve(name)
 
 
 def test_every_schedule_is_a_data_sets_or_an_experiments() -> None:
