@@ -49,9 +49,12 @@ def conf_dir() -> Path:
 
 
 def load(group: str, name: str) -> DictConfig | None:
-    """conf/<group>/<name>.yaml as it stands, or None where there is no such file."""
+    """conf/<group>/<name>.yaml as it stands, None where there is no such file; a schedule with what it takes over."""
     path = conf_dir() / group / f"{name}.yaml"
     config = OmegaConf.load(path) if path.is_file() else None
+    if isinstance(config, DictConfig) and group == "schedule" and "defaults" in config:
+        taken = [load(group, str(other)) or {} for other in config.pop("defaults")]
+        config = OmegaConf.merge(*taken, config)
     return config if isinstance(config, DictConfig) else None
 
 
@@ -195,6 +198,8 @@ def _training(cfg: DictConfig, spec: Spec) -> dict[str, Spec]:
 
 def _schedule_file(name: str) -> Spec:
     node = load("schedule", name)
+    if name == "paper":
+        raise ValueError("teacher.schedule=paper: a teacher has no method of its own: name a file of conf/schedule")
     if node is None:
         raise ValueError(f"there is no schedule '{name}' (teacher.schedule): {did_you_mean(name, options('schedule'))}")
     return _container(node)

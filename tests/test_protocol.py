@@ -152,6 +152,25 @@ def test_teachers_train_under_it_as_a_user_would_train_them(method: str) -> None
     assert config.identity(config.teacher_config(cfg)) == config.identity(by_hand)
 
 
+@pytest.mark.parametrize(("name", "by_name"), [("cifar100", "crd"), ("mlkd", "mlkd"), ("tf-kd", "tf-kd")])
+def test_a_teacher_may_be_trained_by_each_file(name: str, by_name: str) -> None:
+    cfg = run("method=kd", "dataset=cifar100", "pair=vgg13_MobileNetV2", "schedule=dml", f"teacher.schedule={name}")
+    if name == "tf-kd":
+        OmegaConf.update(cfg, "dataset", {key: protocol._nodes(name)["dataset"][key] for key in ("mean", "std")})
+    by_hand = run("method=none", "dataset=cifar100", f"schedule={by_name}", "student=vgg13", "seed=0")
+    trained = config.teacher_config(cfg)
+    assert config.plain(trained, "schedule.epochs") == config.plain(by_hand, "schedule.epochs")
+    if name != "tf-kd":  # which keeps dml's border unless it says otherwise
+        OmegaConf.update(by_hand, "dataset.pad_mode", "reflect")
+        assert config.identity(trained) == config.identity(by_hand)
+    assert trained.dataset.rotate == (15 if name == "tf-kd" else None)
+
+
+def test_a_teachers_schedule_is_a_file() -> None:
+    with pytest.raises(ValueError, match="name a file of conf/schedule"):
+        check(run("method=kd", "dataset=cifar100", "teacher.schedule=paper"))
+
+
 # ---- the line that names it ----
 
 
@@ -207,10 +226,10 @@ def used() -> set[str]:
         dataset = chosen.get("override /dataset", "digits")
         methods = str(params.get("method", chosen.get("override /method", ""))).replace(" ", "").split(",")
         found |= {METHODS[method][dataset] for method in methods if "paper" in schedules}
-        found |= set(schedules)
+        found |= {*schedules, str(OmegaConf.select(node, "teacher.schedule"))}
     for name in set(found) & set(config.options("schedule")):
-        node = config.load("schedule", name)
-        found |= {str(other) for other in (node or {}).get("defaults") or []}  # what a file takes over
+        file = OmegaConf.load(CONF / "schedule" / f"{name}.yaml")
+        found |= {str(other) for other in file.get("defaults") or []}  # what a file takes over
     return found
 
 
