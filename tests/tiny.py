@@ -24,9 +24,10 @@ from distill.signals import StopSignals
 
 METHODS = config.options("method")
 CLASSES, SIZE, IMAGES = 6, 16, 22
-SHORTER = {  # how long methods run that make their own batches; nothing else of them is changed
+SHORTER = {  # how long methods run that make their own batches or teachers; nothing else is changed
     "dafl": ("method.steps=3",),
     "zskt": ("method.steps=2", "method.student_steps=2"),
+    "eskd": ("method.teacher_epochs=1",),
     "dfq": ("method.steps=2", "method.student_steps=2"),
     "deepinversion": ("method.steps=2", "method.batches=2"),
     "cmi": ("method.steps=2", "method.generator_steps=3", "method.student_steps=2"),
