@@ -23,17 +23,19 @@ from typing import Any
 
 import yaml
 from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
 
 import evidence_page as page  # noqa: E402
 
-from distill import config, papers  # noqa: E402
+from distill import config, kept, papers  # noqa: E402
 from distill.sweep.jobs import is_done  # noqa: E402
 
 TABLES = ROOT / "outputs" / "reference" / "tables"
 KINDS = ("cpu", "cuda")
+BIGGEST = 10 << 20  # bytes of a teacher that is kept
 STOPPED = 75  # distill's exit code where a signal has stopped a run and its state is saved
 
 
@@ -47,6 +49,7 @@ class Run:
     measures: Mapping[str, float]
     hours: Sequence[float]
     pack: str = ""  # runs with the same words here, in one block, run side by side
+    keep: bool = False  # a teacher: its weights are kept for everybody, if they are small
 
     @property
     def words(self) -> list[str]:
@@ -74,7 +77,8 @@ def _of_cells(block: Mapping[str, Any]) -> Iterator[Run]:
         for name, cell in cells.items():
             if turn < len(cell["seeds"]):
                 words = tuple(flat([*block["common"], *cell["overrides"]]))
-                yield Run(name, words, cell["seeds"][turn], cell.get("measures", {}), cell["hours"])
+                keep = bool(cell.get("keep")) and turn == 0
+                yield Run(name, words, cell["seeds"][turn], cell.get("measures", {}), cell["hours"], keep=keep)
 
 
 def _of_paper(block: Mapping[str, Any]) -> Iterator[Run]:
@@ -87,7 +91,8 @@ def _of_paper(block: Mapping[str, Any]) -> Iterator[Run]:
         values = {"none": pair.student_acc, **{key: value.mean for key, value in published.items() if value}}
         title, net = f"{pair.teacher} → {pair.student}", name.split("_" + pair.student)[0]
         teacher = (*block["common"], f"student={net}", "method=none")
-        yield Run(f"{title}, teacher", teacher, 0, {"accuracy.last": float(pair.teacher_acc or 0)}, block["hours"])
+        alone = {"accuracy.last": float(pair.teacher_acc or 0)}
+        yield Run(f"{title}, teacher", teacher, 0, alone, block["hours"], keep=True)
         for seed in block["seeds"]:
             for method in sorted(values, key=lambda one: one not in block["begin"]):
                 words = (*block["common"], f"pair={name}", f"method={table.ours(method)}")
@@ -102,12 +107,17 @@ def flat(words: Sequence[Any]) -> Iterator[str]:
         yield from flat(word) if isinstance(word, list) else [str(word)]
 
 
-@cache
-def identity(overrides: tuple[str, ...], output: Path) -> tuple[str, Path]:
-    """The hash of runs and the folder of their seeds. Raises what Hydra does for words that it does not know."""
+def composed(words: Sequence[str], output: Path) -> DictConfig:
+    """The configuration of a command line. Raises what Hydra does for words that it does not know."""
     config.register()
     with initialize_config_dir(str(config.conf_dir()), version_base="1.3"):
-        found = config.identity(compose("config", [*overrides, f"output={output}"]))
+        return compose("config", [*words, f"output={output}"])
+
+
+@cache
+def identity(overrides: tuple[str, ...], output: Path) -> tuple[str, Path]:
+    """The hash of runs and the folder of their seeds."""
+    found = config.identity(composed(overrides, output))
     return found["hash"], Path(found["folder"]).parent
 
 
@@ -185,11 +195,22 @@ def work(names: Sequence[str], hours: float, output: Path) -> int:
     return failed
 
 
+def keep(run: Run, output: Path) -> Path | None:
+    """Keep a finished teacher where every checkout finds it (distill.kept). Returns where, None for other runs."""
+    weights = place(run, output)[1] / kept.WEIGHTS
+    if not run.keep or not is_done(weights.parent) or weights.stat().st_size > BIGGEST:
+        return None
+    cfg = composed(run.words, output)
+    return None if kept.is_kept(cfg) else kept.keep(cfg, weights.parent)
+
+
 def write(names: Sequence[str], output: Path) -> None:
     """Record what is there of these blocks, and write the page of all."""
     read = queue()
     for block in (read["blocks"][name] for name in names):
         page.record(TABLES / block["table"], [(run, *place(run, output)) for run in runs(block)], block.get("of"))
+        for run in runs(block):
+            keep(run, output)
     blocks = [read["blocks"][name] for name in dict.fromkeys([*read["order"]["cpu"], *read["order"]["cuda"]])]
     text = page.page([(block, runs(block)) for block in blocks], TABLES, lambda run: place(run, output)[0])
     TABLES.mkdir(parents=True, exist_ok=True)

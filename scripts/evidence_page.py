@@ -18,6 +18,7 @@ KEPT = (  # of result.json
     "accuracy", "errors", "errors_of_omitted", "omitted", "teacher_accuracy", "agreement", "protocol", "departs",
     "convention", "epochs", "params", "images_per_second", "seconds", "precision", "device", "threads", "versions",
 )  # fmt: skip
+HEAD = ["| cell | measure | published | ours | n | verdict | state |", "|---|---|---|---|---|---|---|"]
 POINTS = 40  # of a curve, at most
 CURVE = ("cell", "seed", "hash", "epoch", "loss", "train_accuracy", "test_accuracy")
 RULE = (
@@ -145,14 +146,14 @@ def page(blocks: Iterable[tuple[Mapping[str, Any], Sequence[Any]]], tables: Path
             parts += [f"Cannot run: {block['blocked']}. Published: " + "; ".join(_published(block)) + "."]
             continue
         rows = {(row["hash"], row["seed"]): row for row in rows_of(tables / block["table"])}
-        parts += ["| cell | measure | published | ours | n | verdict | state |", "|---|---|---|---|---|---|---|"]
         held: dict[str, list[Mapping[str, Any]]] = {}
         for run in runs:
             held.setdefault(run.cell, []).append(rows.get((digest(run), run.seed), {}) if rows else {})
         measures = {run.cell: run.measures or {"errors": None} for run in runs}
-        for cell, found in held.items():
-            if "paper" not in block or any(found):
-                parts += [_line(cell, key, number, found, block.get("of")) for key, number in measures[cell].items()]
+        begun = [cell for cell, found in held.items() if "paper" not in block or any(found)]
+        parts += HEAD if begun else []
+        for cell, found in ((cell, held[cell]) for cell in begun):
+            parts += [_line(cell, key, number, found, block.get("of")) for key, number in measures[cell].items()]
         parts += _left_out(block, held) + [_ordered(one, held) for one in block.get("orders", [])]
     return "\n".join(parts) + "\n"
 
@@ -178,7 +179,7 @@ def _published(block: Mapping[str, Any]) -> list[str]:
 def _left_out(block: Mapping[str, Any], held: Mapping[str, Sequence[Any]]) -> list[str]:
     """How many cells of a published table have no run yet: they are not listed."""
     empty = sum(not any(found) for found in held.values()) if "paper" in block else 0
-    return ["", f"{empty} of {len(held)} cells have no run yet."] if empty else []
+    return [*([""] if empty < len(held) else []), f"{empty} of {len(held)} cells have no run yet."] if empty else []
 
 
 def _ordered(one: Mapping[str, Any], held: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:

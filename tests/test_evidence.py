@@ -6,6 +6,7 @@ import importlib.util
 import json
 import sys
 import time
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -183,3 +184,16 @@ def test_pairs_of_the_tables_are_files() -> None:
         assert pairs <= set(config.options("pair")) and QUEUE["blocks"][name]["first"] in pairs
         nets = {word.removeprefix("student=") for word in words if word.startswith("student=")}
         assert nets <= set(config.options("student"))
+
+
+def test_a_teacher_is_kept_once_it_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evidence.kept, "KEPT", tmp_path / "kept")
+    words = ("student=resnet8", "method=none")
+    teacher, student = (evidence.Run("a", words, seed, {}, (1, 1), keep=not seed) for seed in (0, 1))
+    assert evidence.keep(teacher, tmp_path) is None
+    for one in (teacher, student):
+        (finished(evidence.place(one, tmp_path)[1], 60) / "student.safetensors").write_bytes(b"weights")
+    assert evidence.keep(student, tmp_path) is None
+    found = evidence.keep(teacher, tmp_path)
+    assert found and json.loads((found / "result.json").read_text())["sha256"] == sha256(b"weights").hexdigest()
+    assert evidence.keep(teacher, tmp_path) is None

@@ -12,6 +12,7 @@ from omegaconf import DictConfig
 
 from distill import config
 from distill.check import check
+from distill.kept import is_kept
 from distill.progress import clock
 from distill.sweep.compose import Plan
 from distill.sweep.jobs import is_done, names
@@ -54,7 +55,7 @@ def items_of(plan: Plan, speeds: Speeds) -> Iterator[Item]:
             continue
         for teacher in _teachers(cfg):
             folder = _folder(teacher)
-            if folder not in seen | wanted and not is_done(folder):
+            if folder not in seen | wanted and not (is_done(folder) or is_kept(teacher)):
                 yield _item(_teacher_name(teacher), teacher, speeds, teacher=True)
             seen.add(folder)
         if _folder(cfg) not in seen - wanted:
