@@ -8,6 +8,7 @@ commands are written to outputs/reference/tables/<table>/, all verdicts to outpu
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import signal
 import subprocess
@@ -76,9 +77,10 @@ def _of_cells(block: Mapping[str, Any]) -> Iterator[Run]:
     for turn in range(max(len(cell["seeds"]) for cell in cells.values())):
         for name, cell in cells.items():
             if turn < len(cell["seeds"]):
-                words = tuple(flat([*block["common"], *cell["overrides"]]))
+                words = tuple(flat([*block.get("common", []), *cell["overrides"]]))
                 keep = bool(cell.get("keep")) and turn == 0
-                yield Run(name, words, cell["seeds"][turn], cell.get("measures", {}), cell["hours"], keep=keep)
+                seed, pack = cell["seeds"][turn], f"{cell['pack']} {cell['seeds'][turn]}" if "pack" in cell else ""
+                yield Run(name, words, seed, cell.get("measures", {}), cell["hours"], pack, keep)
 
 
 def _of_paper(block: Mapping[str, Any]) -> Iterator[Run]:
@@ -139,20 +141,39 @@ def missing(block: Mapping[str, Any], output: Path) -> list[Run]:
     return list(left.values())
 
 
-def steps(left: Sequence[Run]) -> list[list[Run]]:
-    """What is started together: neighbours of one pack, everything else by itself."""
-    keyed = groupby(enumerate(left), key=lambda pair: pair[1].pack or pair[0])
-    return [[run for _, run in group] for _, group in keyed]
+def steps(left: Sequence[Run], whole: Sequence[Run]) -> list[list[Run]]:
+    """What is started together of `left`: those of one pack of `whole`, everything else by itself.
+
+    What is left of a pack is a sweep where it is all combinations of its values; else the whole pack is started, and
+    the launcher leaves out what is done.
+    """
+    keyed = groupby(enumerate(whole), key=lambda pair: pair[1].pack or pair[0])
+    groups = [[run for _, run in group] for _, group in keyed]
+    chosen = [(group, [run for run in group if run in left]) for group in groups]
+    return [mine if is_sweep(mine) else group for group, mine in chosen if mine]
+
+
+def swept(step: Sequence[Run]) -> dict[str, list[str]]:
+    """The values of each key of some runs' command lines, in order."""
+    values: dict[str, dict[str, None]] = {}
+    for run in step:
+        for word in run.words:
+            values.setdefault(word.partition("=")[0], {})[word.partition("=")[2]] = None
+    return {key: list(found) for key, found in values.items()}
+
+
+def is_sweep(step: Sequence[Run]) -> bool:
+    """Whether runs are all combinations of their keys' values."""
+    return math.prod(map(len, swept(step).values())) == len(step)
 
 
 def command(step: Sequence[Run], output: Path) -> list[str]:
-    """The command line of a step: one run, or a packed sweep over the methods of several."""
+    """The command line of a step: one run, or a packed sweep over what sets several apart."""
     start = [sys.executable, "-m", "distill", f"output={output}"]
     if len(step) == 1:
-        return [*start, *step[0].words]
-    methods = ",".join(word.removeprefix("method=") for run in step for word in run.words if word.startswith("method="))
-    rest = [word for word in step[0].words if not word.startswith("method=")]
-    return [*start, "-m", "hydra/launcher=packed", *rest, f"method={methods}"]
+        alone = ["hydra.mode=RUN"] if any(word.startswith("experiment=") for word in step[0].words) else []
+        return [*start, *step[0].words, *alone]
+    return [*start, "-m", "hydra/launcher=packed", *(f"{key}={','.join(v)}" for key, v in swept(step).items())]
 
 
 def unpack(block: Mapping[str, Any], output: Path) -> None:
@@ -183,7 +204,7 @@ def work(names: Sequence[str], hours: float, output: Path) -> int:
     blocks, end, failed = queue()["blocks"], time.monotonic() + 3600 * hours, 0
     for name in names:
         unpack(blocks[name], output)
-        for step in steps(missing(blocks[name], output)):
+        for step in steps(missing(blocks[name], output), runs(blocks[name])):
             if time.monotonic() > end:
                 return failed
             print(f"{name}: {', '.join(run.cell for run in step)}, seed {step[0].seed}", flush=True)

@@ -49,7 +49,8 @@ def test_a_published_table_becomes_runs_that_compose() -> None:
 
 def test_a_gpu_begins_with_crds_row_then_packs_the_other_methods_then_seeds_then_pairs() -> None:
     assert QUEUE["order"]["cuda"][0] == "crd_table1"
-    steps = evidence.steps(evidence.runs(QUEUE["blocks"]["crd_table1"]))
+    runs = evidence.runs(QUEUE["blocks"]["crd_table1"])
+    steps = evidence.steps(runs, runs)
     cells = [[one.cell.split(", ")[1] for one in step] for step in steps]
     assert cells[:2] == [["teacher"], ["none", "kd", "crd"]] and len(cells[2]) == 12
     assert [step[0].seed for step in steps[1:11:2]] == [1, 2, 3, 4, 5]
@@ -86,11 +87,29 @@ def test_orders_name_cells_that_are_there() -> None:
 
 def test_runs_of_one_pack_are_one_packed_command() -> None:
     left = [run("none", 1, "a"), run("kd", 1, "a"), run("kd", 2, "b"), run("crd", 3)]
-    steps = evidence.steps(left)
+    steps = evidence.steps(left, left)
     assert [len(step) for step in steps] == [2, 1, 1]
     packed = evidence.command(steps[0], Path("/o"))
-    assert packed[-1] == "method=none,kd" and "hydra/launcher=packed" in packed and packed.count("seed=1") == 1
+    assert packed[4:] == ["-m", "hydra/launcher=packed", "method=none,kd", "student=resnet8", "seed=1"]
     assert evidence.command(steps[2], Path("/o"))[3:] == ["output=/o", "method=crd", "student=resnet8", "seed=3"]
+
+
+def test_what_is_left_of_a_pack_is_a_sweep_or_the_whole_pack_is_started() -> None:
+    whole = [run("a", 1, "p", f"method={m}", f"pair={p}") for m in ("none", "kd") for p in ("x", "y")]
+    one, row, corner = whole[:1], whole[2:], whole[1:]
+    assert [evidence.steps(left, whole) for left in (one, row, corner)] == [[one], [row], [whole]]
+    assert evidence.command(row, Path("/o"))[6:] == ["method=kd", "pair=x,y", "seed=1"]
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_every_pack_of_the_queue_is_a_sweep(name: str) -> None:
+    runs = evidence.runs(QUEUE["blocks"][name])
+    assert all(evidence.is_sweep(step) for step in evidence.steps(runs, runs))
+
+
+def test_one_run_of_an_experiment_is_no_sweep() -> None:
+    argv = evidence.command([run("a", 1, "", "experiment=dafl_mnist", "method=none")], Path("/o"))
+    assert argv[-2:] == ["seed=1", "hydra.mode=RUN"]
 
 
 def finished(folder: Path, errors: int, epochs: int = 3, done: bool = True) -> Path:
@@ -197,3 +216,36 @@ def test_a_teacher_is_kept_once_it_is_done(tmp_path: Path, monkeypatch: pytest.M
     found = evidence.keep(teacher, tmp_path)
     assert found and json.loads((found / "result.json").read_text())["sha256"] == sha256(b"weights").hexdigest()
     assert evidence.keep(teacher, tmp_path) is None
+
+
+def small_queue(monkeypatch: pytest.MonkeyPatch, tables: Path) -> None:
+    cells = {name: {"overrides": [f"method={name}"], "seeds": [1, 2], "measures": {"errors": 67}, "hours": [1, 1]}
+             for name in ("none", "kd")}  # fmt: skip
+    block = {"table": "t", "title": "T", "protocol": "p", "of": 360, "common": ["student=resnet8"], "cells": cells}
+    monkeypatch.setattr(evidence, "TABLES", tables)
+    monkeypatch.setattr(evidence, "queue", lambda: {"order": {"cpu": ["b"], "cuda": ["b"]}, "blocks": {"b": block}})
+
+
+def test_what_fails_is_told_and_the_rest_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small_queue(monkeypatch, tmp_path / "tables")
+    left = iter(evidence.missing(evidence.queue()["blocks"]["b"], tmp_path))
+
+    def fake(argv: list[str], log: Path, seconds: float) -> int:
+        one = next(left)
+        if one.cell == "kd":
+            return 1
+        finished(evidence.place(one, tmp_path)[1], 60 + one.seed)
+        return 0
+
+    monkeypatch.setattr(evidence, "execute", fake)
+    assert evidence.work(["b"], 1, tmp_path) == 2
+    assert capsys.readouterr().out.count("exit code 1") == 2
+    assert "| none | errors | 67 | 61.5 ± 0.71 | 2 |" in (tmp_path / "tables" / "README.md").read_text()
+
+
+def test_nothing_is_begun_when_the_hours_are_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small_queue(monkeypatch, tmp_path / "tables")
+    monkeypatch.setattr(evidence, "execute", lambda *_: pytest.fail("a run was begun"))
+    assert evidence.work(["b"], -1, tmp_path) == 0
