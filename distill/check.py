@@ -19,6 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from distill import protocol
 from distill.config import conf_dir, did_you_mean, from_paper, identity, load, options, plain, taps, teacher_specs
+from distill.upstream import check_start
 
 Rule = tuple[Callable[[Any], bool], str]
 _COUNT: Rule = (lambda value: value >= 1, "must be at least 1")
@@ -92,6 +93,7 @@ def check(cfg: DictConfig, overrides: Iterable[str] = ()) -> None:
     check_schedule(plain(cfg, "schedule"))
     check_quantiser(cfg)
     check_model(cfg, "student", plain(cfg, "student.model"))
+    check_start(cfg)
     check_teachers(cfg)
     check_maps(cfg.method.name, taps(cfg), [plain(cfg, "student.model"), *(t.get("model") for t in teacher_specs(cfg))])
     identity(cfg)  # names the first value that is missing or cannot be resolved

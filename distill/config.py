@@ -38,6 +38,7 @@ UNHASHED = {  # what may change without changing the result; everything else of 
     "method": {"about"},
 }
 OURS = "ValueError raised while resolving interpolation: "  # what OmegaConf puts before a resolver's own sentence
+OF_STUDENTS = ("upstream", "weights", "mean", "std", "quantize")  # keys of student beside those of its file
 WHOLE = {"omit": [], "fraction": 1.0, "shots": None}  # of conf/dataset: no training image left out
 
 
@@ -53,7 +54,7 @@ def load(group: str, name: str) -> DictConfig | None:
     path = conf_dir() / group / f"{name}.yaml"
     config = OmegaConf.load(path) if path.is_file() else None
     if isinstance(config, DictConfig) and group == "schedule" and "defaults" in config:
-        taken: list[Any] = [load(group, str(other)) or {} for other in config.pop("defaults")]
+        taken = [load(group, str(other)) or {} for other in config.pop("defaults")]
         config = OmegaConf.merge(*taken, config)
     return config if isinstance(config, DictConfig) else None
 
@@ -184,7 +185,7 @@ def teacher_config(cfg: DictConfig, spec: Spec | None = None) -> DictConfig:
         known = OmegaConf.to_container(cfg.method.about, resolve=False).get("protocol")  # type: ignore[union-attr]
         config["method"] = OmegaConf.merge(config["method"], {"about": {"protocol": None}})
         config["method"]["about"]["protocol"] = known
-    config["student"] = OmegaConf.merge({"quantize": None}, student, shared)
+    config["student"] = OmegaConf.merge(dict.fromkeys(OF_STUDENTS), student, shared)
     chain = spec.get("chain")
     if chain:  # the nets before it are trained as it is, which is now the run's own way
         spec = {key: value for key, value in spec.items() if key not in OWN}

@@ -9,7 +9,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from distill import config
+from distill import config, upstream
 from distill.checkpoint import export
 from distill.cost import step_share
 from distill.data import Data
@@ -78,6 +78,8 @@ def setting(cfg: DictConfig) -> list[str]:
         if data.get(key, usual[key]) != usual[key]
     ]
     found += [f"dataset.views.{side}={view}" for side, view in (data.get("views") or {}).items() if view]
+    found += [f"dataset.classes={data['classes']}"] if data.get("classes") else []
+    found += upstream.names(cfg)
     bits = config.plain(cfg, "student").get("quantize")
     return sorted(found + ([f"student.quantize={bits}"] if bits else []))
 

@@ -14,8 +14,7 @@ import torch
 from filelock import FileLock, Timeout
 from omegaconf import DictConfig
 
-from distill import config, parallel, protocol, runtime, summary
-from distill.bit import resolve
+from distill import bit, config, parallel, protocol, runtime, start, summary
 from distill.check import check_maps
 from distill.checkpoint import Checkpoints
 from distill.data import Data, load
@@ -93,30 +92,32 @@ class Experiment:
         self.precision = runtime.pick_precision(str(cfg.precision), self.device)
         if cfg.threads:
             torch.set_num_threads(int(cfg.threads))
-        self.data: Data = like.data if like else load(config.plain(cfg, "dataset"), self.device)
-        schedule = resolve(make_schedule(cfg), self.data.info.num_train, self.data.info.size)
+        self.data: Data = like.data if like else load(config.plain(cfg, "dataset"), self.device, bit.adapt(cfg))
+        schedule = bit.resolve(make_schedule(cfg), self.data.info.num_train)
         refuse(config.class_of(cfg.method), cfg.method.name, schedule, parallel.world())
         self.teachers: list[Teacher] = like.teachers if like else self._get_teachers()
+        with outside_sweep():
+            begins = start.weights_of(cfg, train=partial(run, table=False))
         runtime.seed_everything(int(cfg.seed))
-        self.method = make_method(cfg, self.data, self.teachers, self.device)
+        self.method = make_method(cfg, self.data, self.teachers, self.device, begins)
         if parallel.rank() > 0:  # other negatives and noise than the first process
             torch.manual_seed(int(cfg.seed) + 7919 * parallel.rank())
         refuse(self.method, cfg.method.name, schedule)
         self.method.label_smoothing = float(schedule.get("label_smoothing") or 0.0)
         batch = int(schedule["batch_size"])
-        mixup = {"mixup": float(schedule["mixup"])} if schedule.get("mixup") else {}
-        self._hasten(batch, int(schedule["epochs"]), like)
+        options = {key: kind(schedule[key]) for key, kind in (("mixup", float), ("drawn", int)) if schedule.get(key)}
+        self.source: Source = like.source if like else self.data.source(batch_size=batch, seed=int(cfg.seed), **options)
+        self._hasten(batch, self.source.steps * int(schedule["epochs"]), like)
         reads = config.reads(cfg) if reads is None else reads
-        self.cache: Cached | None = like.cache if like else self._remember(reads, bool(mixup))
-        self.source: Source = like.source if like else self.data.source(batch_size=batch, seed=int(cfg.seed), **mixup)
-        options = self._options()
+        self.cache: Cached | None = like.cache if like else self._remember(reads, "mixup" in options)
+        how = self._options()
         self.watch = Watch(folder, quiet) if parallel.rank() == 0 else Nobody()
         self.fit = Fit(
             self.method,
             self.source,
-            partial(accuracy, data=self.data, autocast=options.autocast),
+            partial(accuracy, data=self.data, autocast=how.autocast),
             schedule,
-            options,
+            how,
             Checkpoints(folder / "checkpoints"),
             self.watch,
             stop,
@@ -130,9 +131,8 @@ class Experiment:
         with outside_sweep():
             return get_teachers(self.cfg, self.data, self.device, train=partial(run, table=False))
 
-    def _hasten(self, batch: int, epochs: int, like: Experiment | None) -> None:
+    def _hasten(self, batch: int, steps: int, like: Experiment | None) -> None:
         """Fold and cast the teachers; compile teachers and trained nets where the run is long enough to pay for it."""
-        steps = -(-self.data.info.num_train // batch) * epochs
         self.compiled, why = why_compile(self.cfg.compile, steps, self.device)
         nets = [net for net in self.method.modules() if isinstance(net, FeatureNet)]
         if like:
@@ -227,8 +227,10 @@ def only_here(folder: Path) -> Iterator[None]:
         lock.release()
 
 
-def make_method(cfg: DictConfig, data: Data, teachers: list[Teacher], device: torch.device) -> Method:
-    """Build student and method, seeded by the caller, on the device."""
+def make_method(
+    cfg: DictConfig, data: Data, teachers: list[Teacher], device: torch.device, begins: Path | None = None
+) -> Method:
+    """Build student and method, seeded by the caller, on the device. begins: the file of weights to start from."""
     spec, info = config.plain(cfg, "student"), data.info
     student = build(
         spec["model"],
@@ -239,6 +241,8 @@ def make_method(cfg: DictConfig, data: Data, teachers: list[Teacher], device: to
         args=spec.get("args") or {},
         seed=int(cfg.seed),
     )
+    start.own_constants(student, spec, info)
+    start.begin(student, begins, bool(cfg.schedule.get("zero_head")))
     if spec.get("quantize"):
         quantize_as(student, spec["quantize"])
     nets = [t.net for t in teachers]

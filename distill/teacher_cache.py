@@ -121,6 +121,7 @@ def cached(
     kind, views = kind if setting == "auto" else setting, data.view_count
     assert kind and views
     border = "" if data.pad_mode == "zeros" else f"/{data.pad_mode}"
+    border += f"/{data.resize}-{data.info.size}" if data.resize else ""
     known_by = f"{_digest_of(data)}/{views}{border}/{precision}"
     try:
         files = [

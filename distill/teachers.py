@@ -17,9 +17,9 @@ from distill import config
 from distill.data import Data
 from distill.evaluate import agreement, predict, scores
 from distill.files import read_json, write_json
-from distill.kept import restore
 from distill.models import FeatureNet, build, load_weights
 from distill.parts.peers import mean_log_probability
+from distill.start import own_constants
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +54,7 @@ def _teacher(
         )
     net, origin = _make(cfg, spec, data, train)
     net.requires_grad_(False).eval().to(device).to(memory_format=torch.channels_last)
-    _own_statistics(net, spec, data)
+    own_constants(net, spec, data.info.for_teacher)
     fingerprint = net.fingerprint()
     teacher = Teacher(net, *_accuracy(net, fingerprint, data, Path(str(cfg.output))), origin, fingerprint)
     _refuse_guessing(teacher, spec, data)
@@ -96,24 +96,18 @@ def _make(
         return net, f"file {weights}"
     teacher_cfg = config.teacher_config(cfg, spec)
     folder = Path(config.identity(teacher_cfg)["folder"])
-    if not (folder / "DONE").exists() and not restore(teacher_cfg, folder):
+    if not (folder / "DONE").exists():
         log.info("teacher %s is not stored yet: training it in %s", spec["name"], folder)
     train(teacher_cfg, folder)
     load_weights(net, folder / "student.safetensors")
     return net, f"trained in {folder}"
 
 
-def _own_statistics(net: FeatureNet, spec: dict[str, Any], data: Data) -> None:
-    """A teacher may have been trained with other normalisation constants than the data's."""
-    if spec.get("mean") is not None and spec.get("std") is not None:
-        net.renormalize(data.info.for_teacher.mean, data.info.for_teacher.std, tuple(spec["mean"]), tuple(spec["std"]))
-
-
 def _accuracy(net: FeatureNet, fingerprint: str, data: Data, output: Path) -> tuple[float, int]:
     """Measure in fp32, once: accuracy and images are kept under the hash of weights, constants and data."""
     info = data.info.for_teacher
     known_by = f"{fingerprint}/{info.name}/{info.evaluated_on}/{info.num_train}/{info.mean}{info.view or ''}"
-    digest = hashlib.sha256(known_by.encode())
+    digest = hashlib.sha256(f"{known_by}/{info.size}/{info.class_names}".encode())
     known = output / data.info.name / "teachers" / f"{digest.hexdigest()[:16]}.json"
     if (stored := read_json(known)) and {"accuracy", "images"} <= stored.keys():
         return float(stored["accuracy"]), int(stored["images"])

@@ -10,13 +10,14 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from safetensors import SafetensorError, safe_open
 
-from distill import config
+from distill import bit, config
 from distill.data import Data, load
 from distill.files import read_json
 from distill.models import FeatureNet, build, load_weights
 from distill.models.weights import mismatch, read_state
 from distill.result import stored_result
 from distill.run import make_method
+from distill.start import own_constants
 from distill.teachers import Teacher, get_teachers
 
 STUDENT = "student.safetensors"
@@ -66,7 +67,7 @@ def _output(folder: Path, cfg: DictConfig) -> Path:
 
 def get_data(run: Trained, device: torch.device) -> Data:
     """The data set that the run was trained on. Raises ValueError as `load` does."""
-    return load(config.plain(run.cfg, "dataset"), device)
+    return load(config.plain(run.cfg, "dataset"), device, bit.adapt(run.cfg))
 
 
 def student(run: Trained, device: torch.device, weights: str | Path = STUDENT) -> FeatureNet:
@@ -81,6 +82,8 @@ def student(run: Trained, device: torch.device, weights: str | Path = STUDENT) -
         classes, in_chans, size = _shape(run, device)
         net = build(spec["model"], classes, in_chans=in_chans, size=size, args=spec.get("args") or {}, seed=0)
         load_weights(net, path)
+        if spec.get("pretrained") or spec.get("mean") is not None:
+            own_constants(net, spec, get_data(run, device).info)
     else:
         data = get_data(run, device)
         net = make_method(run.cfg, data, teachers(run, data, device), device).deployed()
@@ -92,7 +95,8 @@ def student(run: Trained, device: torch.device, weights: str | Path = STUDENT) -
 def _shape(run: Trained, device: torch.device) -> tuple[int, int, int]:
     """Classes, input channels, image size; the data is opened only where the configuration does not tell."""
     node = config.plain(run.cfg, "dataset")
-    if node.get("num_classes") and not any((node.get("views") or {}).values()):
+    as_told = not (node.get("classes") or run.cfg.schedule.get("rule") or any((node.get("views") or {}).values()))
+    if node.get("num_classes") and as_told:
         return int(node["num_classes"]), int(node.get("in_chans", 3)), int(node["size"])
     info = get_data(run, device).info
     return info.num_classes, info.in_chans, info.size

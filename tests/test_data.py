@@ -631,7 +631,7 @@ def test_dataset_files_hold_every_key(path):
 
 
 MORE = {"rule", "mixup", "label_smoothing", "lr_min", "clip_grad", "momentum_start", "momentum_epochs", "damped"}
-MORE |= {"restart", "max_norm"}
+MORE |= {"restart", "max_norm", "resize", "crop", "zero_head"}
 OTHERS = ("paper", "cifar10", "cifar100")  # look values up, or take crd's over
 SCHEDULES = sorted(path for path in (CONF / "schedule").glob("*.yaml") if path.stem not in OTHERS)
 

@@ -560,7 +560,8 @@ def test_timm_makes_our_nets() -> None:
     code = (
         "import distill.models.timm_registry, timm; "
         "net = timm.create_model('cifar_wrn_16_1', num_classes=5, in_chans=1); "
-        "print(len(timm.list_models(['cifar_*', 'mnist_*', '*_relu'])), net.num_classes, net.conv1.in_channels)"
+        "ours = timm.list_models(['cifar_*', 'mnist_*', '*_relu', 'bit_*']); "
+        "print(len(ours), net.num_classes, net.conv1.in_channels)"
     )
     assert python(code) == [str(len(OUR_NAMES)), "5", "1"]
 

@@ -3,6 +3,6 @@
 from distill.data.arrays import ArraySource, evaluation_batches
 from distill.data.folder import FolderSource
 from distill.data.info import DataInfo, Split
-from distill.data.loading import Data, load
+from distill.data.loading import Adapt, Data, load
 
-__all__ = ["ArraySource", "Data", "DataInfo", "FolderSource", "Split", "evaluation_batches", "load"]
+__all__ = ["Adapt", "ArraySource", "Data", "DataInfo", "FolderSource", "Split", "evaluation_batches", "load"]

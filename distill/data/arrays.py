@@ -13,6 +13,7 @@ from torch import Tensor
 from distill import parallel
 from distill.data.augment import Augment, Epoch
 from distill.data.class_batches import ClassBatches
+from distill.data.crops import bordered, brought_to, windows
 from distill.data.info import DataInfo, Split
 from distill.data.mixup import STREAM, mix
 from distill.data.modality import View, Views
@@ -61,7 +62,7 @@ class Plan(NamedTuple):
     """All that is random in an epoch of P images, on the device, in the order in which they are seen."""
 
     order: Tensor  # [P] int64: image order[k] is the k-th to be seen
-    draws: Tensor  # [P,4] int64, a row an image: dy, dx, flip, view = (dy * (2 * pad + 1) + dx) * 2 + flip
+    draws: Tensor  # [P,4] int64, a row an image: dy, dx, flip, view = (dy * places + dx) * 2 + flip
     augment: Epoch | None = None
     more: Tensor | None = None  # [crops - 1,P,3] int64: dy, dx, flip of the further crops
 
@@ -74,7 +75,9 @@ class ArraySource:
 
     pad_mode: what lies around an image, zeros or its reflection. augment: what crops undergo besides.
     crops: how many crops of each image, with the one flip; those after the first are views, see `cropped`.
+    resize: pixels that images are brought to before they are padded and crops of info.size drawn; 0: as they are.
     per_class: images of each class in a batch, see `ClassBatches`; 0: every image once an epoch, as it comes.
+    drawn: batches of an epoch, each of batch_size images drawn with replacement; 0: every image once an epoch.
 
     Raises ValueError for a batch size below 1, for drop_last with fewer images than a batch, and for batches that
     `per_class` cannot fill.
@@ -91,25 +94,31 @@ class ArraySource:
         pad_mode: str = "zeros",
         flip: bool = True,
         crops: int = 1,
+        resize: int = 0,
         augment: Augment | None = None,
         drop_last: bool = False,
         per_class: int = 0,
+        drawn: int = 0,
         views: Views | None = None,
         mixup: float = 0.0,
     ) -> None:
         self.settings: dict[str, Any] = dict(
             split=split, info=info, batch_size=batch_size, seed=seed, pad=pad, pad_mode=pad_mode, flip=flip,
-            crops=crops, augment=augment, drop_last=drop_last, per_class=per_class, views=views, mixup=mixup,
+            crops=crops, resize=resize, augment=augment, drop_last=drop_last, per_class=per_class, drawn=drawn,
+            views=views, mixup=mixup,
         )  # fmt: skip
         self.mixup = mixup
         self.split, self.info, self.batch_size, self.seed = split, info, batch_size, seed
         self.pad, self.pad_mode, self.flip, self.further, self.augment = pad, pad_mode, flip, crops - 1, augment
-        self.steps = steps_for(len(split), batch_size, drop_last or bool(per_class))
+        self.resize, self.places = resize, places(resize or info.size, pad, info.size)
+        self.steps = drawn or steps_for(len(split), batch_size, drop_last or bool(per_class))
+        self.drawn = bool(drawn and not per_class)
         self.classes = ClassBatches(info.labels, batch_size, per_class, parallel.world()) if per_class else None
-        self.shown = self.steps * batch_size if per_class else len(split)  # positions in an epoch
+        self.shown = self.steps * batch_size if per_class or drawn else len(split)  # positions in an epoch
         self.views = views
+        shape = (info.size, info.size, split.images.shape[3])
         self.normalise: Callable[[Tensor], Tensor] = (
-            views.student if views else Normaliser(info, split.images.shape[1:], split.images.device)
+            views.student if views else Normaliser(info, shape, split.images.device)
         )
         self._crops: Tensor | None = None
 
@@ -146,14 +155,13 @@ class ArraySource:
         return mixed(batch, self.mixup, self.info.num_classes, self.seed)
 
     def _plan(self, epoch: int) -> Plan:
-        places, device = 2 * self.pad + 1, self.split.images.device
+        places, device = self.places, self.split.images.device
         generator = seeded(self.seed, epoch)
-        order = self.classes.order(self.steps, generator) if self.classes else None
-        order = torch.randperm(len(self.split), generator=generator) if order is None else order
+        order, each_once = order_of(self, generator)
         dy, dx = torch.randint(places, (2, len(order)), generator=generator)
         flip = torch.randint(2, (len(order),), generator=generator) * int(self.flip)
         draws = torch.stack([dy, dx, flip, (dy * places + dx) * 2 + flip], dim=1)
-        draws = draws if self.classes else draws[order]  # drawn for image 0, 1, ...: seen once, whatever the order
+        draws = draws[order] if each_once else draws  # drawn for image 0, 1, ...: seen once, whatever the order
         augment, more = self.augmented(generator), None
         if self.further:
             where = torch.randint(places, (self.further, len(order), 2), generator=generator)
@@ -167,8 +175,13 @@ class ArraySource:
         return self.augment.epoch(generator, self.shown, self.batch_size, self.split.images.device)
 
     def cut(self, rows: Tensor, draws: Tensor) -> Tensor:
-        """The crops and flips uint8 [B,H,W,C] of images `rows` [B]; draws [B,3 or more] are dy, dx, flip, ..."""
-        images = self.crops[rows, draws[:, 0], draws[:, 1]]
+        """The crops and flips uint8 [B,S,S,C] of images `rows` [B]; draws [B,3 or more] are dy, dx, flip, ..."""
+        if self.resize:  # by batch: a data set of 160 pixels an image is 25 times as large as CIFAR
+            shown = windows(bordered(brought_to(self.split.images[rows], self.resize), self.pad, self.pad_mode),
+                            self.info.size)
+            images = shown[torch.arange(len(rows), device=rows.device), draws[:, 0], draws[:, 1]]
+        else:
+            images = self.crops[rows, draws[:, 0], draws[:, 1]]
         if self.flip:
             images = torch.where(draws[:, 2].bool()[:, None, None, None], images.flip(2), images)
         return images
@@ -177,14 +190,28 @@ class ArraySource:
     def crops(self) -> Tensor:
         """[N,P,P,H,W,C] uint8, P = 2 * pad + 1: every crop of every padded image, as windows on one array."""
         if self._crops is None:
-            count, height, width, channels = self.split.images.shape
-            padded = bordered(self.split.images, self.pad, self.pad_mode)
-            image, row, column, channel = padded.stride()
-            places = 2 * self.pad + 1
-            self._crops = padded.as_strided(
-                (count, places, places, height, width, channels), (image, row, column, row, column, channel)
-            )
+            self._crops = windows(bordered(self.split.images, self.pad, self.pad_mode), self.info.size)
         return self._crops
+
+
+def places(side: int, pad: int, size: int) -> int:
+    """How many places a crop of `size` pixels has along an axis of `side` pixels with a border of `pad`.
+
+    Raises ValueError where the crop is larger than the image with its border.
+    """
+    count = side + 2 * pad - size + 1
+    if count < 1:
+        raise ValueError(f"crops of {size} pixels do not fit in images of {side}: raise dataset.resize, or lower size")
+    return count
+
+
+def order_of(source: Any, generator: torch.Generator) -> tuple[Tensor, bool]:
+    """The images of an epoch [P], in the order in which a source shows them, and whether each comes once."""
+    if source.classes:
+        return source.classes.order(source.steps, generator), False
+    if source.drawn:
+        return torch.randint(len(source.split), (source.steps * source.batch_size,), generator=generator), False
+    return torch.randperm(len(source.split), generator=generator), True
 
 
 def cropped(
@@ -199,23 +226,6 @@ def cropped(
         if views:
             taught[f"teacher_crop_{k}" if k else "teacher"] = views.teacher(each)
     return images.pop("crop_0"), images | taught
-
-
-def bordered(images: Tensor, pad: int, mode: str) -> Tensor:
-    """Images [N,H,W,C] with `pad` more pixels on each side: zeros, or reflect, the edge itself not repeated.
-
-    Raises ValueError for another mode, and for a reflection of more pixels than there are.
-    """
-    if mode == "zeros":
-        return torch.nn.functional.pad(images, (0, 0, pad, pad, pad, pad)).contiguous()
-    if mode != "reflect":
-        raise ValueError(f"dataset.pad_mode is {mode!r}: it is zeros or reflect")
-    for axis, side in ((1, images.shape[1]), (2, images.shape[2])):
-        if pad >= side:
-            raise ValueError(f"dataset.pad is {pad}, and images of {side} pixels reflect {side - 1} at most")
-        place = torch.arange(-pad, side + pad, device=images.device).abs()
-        images = images.index_select(axis, torch.minimum(place, 2 * (side - 1) - place))
-    return images.contiguous()
 
 
 class SharedSource(ArraySource):
@@ -247,11 +257,11 @@ class SharedSource(ArraySource):
 def evaluation_batches(
     split: Split, info: DataInfo, batch_size: int, view: View | None = None
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield (normalised images [B,C,H,W], labels [B]) in the set's order, without augmentation.
+    """Yield (normalised images [B,C,S,S], labels [B]) in the set's order, whole, brought to the size S of the data.
 
     Raises ValueError for a batch size below 1.
     """
-    normalise = view or Normaliser(info, split.images.shape[1:], split.images.device)
+    normalise = view or Normaliser(info, (info.size, info.size, split.images.shape[3]), split.images.device)
     for step in range(steps_for(len(split), batch_size, drop_last=False)):
         part = slice(step * batch_size, (step + 1) * batch_size)
-        yield normalise(split.images[part]), split.labels[part]
+        yield normalise(brought_to(split.images[part], info.size)), split.labels[part]

@@ -14,13 +14,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from distill import parallel
-from distill.data.arrays import Normaliser, cropped, mixed, seeded, steps_for
+from distill.data.arrays import Normaliser, cropped, mixed, order_of, seeded, steps_for
 from distill.data.class_batches import ClassBatches
 from distill.data.info import DataInfo
-from distill.data.loading import Data, check_classes, describe
+from distill.data.loading import Adapt, Data, check_classes, describe, resize_of
 from distill.data.modality import Views, views_of
-from distill.data.select import select, split_holdout
-from distill.data.views import Images, Key, collate
+from distill.data.select import of_classes, select, split_holdout
+from distill.data.views import Images, Key, collate, shape_of
 from distill.data.waiting import Waits
 from distill.method import Batch
 
@@ -35,6 +35,7 @@ class FolderSplit:
     device: torch.device
     chans: int = 3  # of the images as they are read
     depth: list[str] | None = None  # paths of the N depth images that belong to them
+    resize: int = 0  # pixels that images are brought to, of which crops are drawn; 0: random resized crops
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -82,6 +83,7 @@ class FolderSource:
 
     crops: how many crops of each image, with the one flip; those after the first are views, see `arrays.cropped`.
     per_class: images of each class in a batch, see `ClassBatches`; 0: every image once an epoch, as it comes.
+    drawn: batches of an epoch, each of batch_size images drawn with replacement; 0: every image once an epoch.
 
     Raises ValueError for a batch size below 1, for batches that `per_class` cannot fill, and while iterating for an
     image that cannot be decoded.
@@ -98,17 +100,19 @@ class FolderSource:
         crops: int = 1,
         drop_last: bool = False,
         per_class: int = 0,
+        drawn: int = 0,
         views: Views | None = None,
         mixup: float = 0.0,
     ) -> None:
         self.settings: dict[str, Any] = dict(
             split=split, info=info, batch_size=batch_size, seed=seed, flip=flip, crops=crops,
-            drop_last=drop_last, per_class=per_class, views=views, mixup=mixup,
+            drop_last=drop_last, per_class=per_class, drawn=drawn, views=views, mixup=mixup,
         )  # fmt: skip
         self.mixup = mixup
         self.views, self.shown = views, crops
         self.split, self.info, self.batch_size, self.seed = split, info, batch_size, seed
-        self.steps = steps_for(len(split), batch_size, drop_last or bool(per_class))
+        self.steps = drawn or steps_for(len(split), batch_size, drop_last or bool(per_class))
+        self.drawn = bool(drawn and not per_class)
         self.classes = ClassBatches(split.labels, batch_size, per_class, parallel.world()) if per_class else None
         shape = (info.size, info.size, info.in_chans)
         self.normalise: Callable[[Tensor], Tensor] = (
@@ -134,10 +138,9 @@ class FolderSource:
     def _plan(self, epoch: int) -> list[list[Key]]:
         """The epoch's batches of (position, seed of the view)."""
         generator = seeded(self.seed, epoch)
-        order = self.classes.order(self.steps, generator) if self.classes else None
-        order = torch.randperm(len(self.split), generator=generator) if order is None else order
+        order, each_once = order_of(self, generator)
         views = torch.randint(2**62, (len(order),), generator=generator)
-        views = views if self.classes else views[order]
+        views = views[order] if each_once else views
         keys: list[Key] = list(zip(order.tolist(), views.tolist(), strict=True))
         return [keys[s * self.batch_size : (s + 1) * self.batch_size] for s in range(self.steps)]
 
@@ -147,7 +150,7 @@ def loader(
 ) -> DataLoader:
     ahead: dict[str, Any] = {"prefetch_factor": 4, "persistent_workers": persistent} if split.workers else {}
     return DataLoader(
-        Images(split.paths, split.labels, info.size, split.chans, flip, split.depth, crops),
+        Images(split.paths, split.labels, info.size, split.chans, flip, split.depth, crops, split.resize),
         batch_sampler=keys,
         num_workers=split.workers,
         collate_fn=collate,
@@ -168,31 +171,47 @@ def arrivals(batches: Iterator[Any], device: torch.device) -> Iterator[list[Tens
         yield [part.to(device, non_blocking=True) for part in batch]
 
 
-def load_folder(cfg: Mapping[str, Any], device: torch.device) -> FolderData:
+def load_folder(cfg: Mapping[str, Any], device: torch.device, adapt: Adapt | None = None) -> FolderData:
     """root/train/<class>/* and root/val/<class>/*; val is not read when dataset.holdout is above 0.
+
+    adapt: changes keys by the size of the first image.
 
     Raises ValueError for folders that are missing or empty, and for train and val with different classes.
     """
     root, workers = Path(cfg.get("root") or "data"), int(cfg.get("workers", 4))
-    check_settings(cfg, workers)
     names, paths, labels = listing(root / "train")
     check_classes(cfg, names)
+    if adapt:
+        cfg = {**cfg, **adapt(*shape_of(str(paths[0])))}
+    check_settings(cfg, workers)
+    paths, labels, kept_names = chosen_of(cfg, paths, labels, names)
     kept, held_out = split_holdout(labels, cfg.get("holdout") or 0.0)
     test_paths, test_labels = paths[held_out], labels[held_out]
     if not len(held_out):
         test_names, test_paths, test_labels = listing(root / "val")
         same_classes(root, names, test_names)
-    kept = kept[select(labels[kept], cfg, names)]
-    info = describe(cfg, labels[kept], names, held_out=bool(len(held_out)))
+        test_paths, test_labels, _ = chosen_of(cfg, test_paths, test_labels, names)
+    kept = kept[select(labels[kept], cfg, kept_names)]
+    info = describe(cfg, labels[kept], kept_names, held_out=bool(len(held_out)))
     wanted = "depth" in (cfg.get("views") or {}).values()
     chosen = ((paths[kept], labels[kept]), (test_paths, test_labels))
     beside = (depth_of(p, root) if wanted else None for p, _ in chosen)
     train, test = (
-        FolderSplit([str(path) for path in p], y, workers, device, info.in_chans, depth)
+        FolderSplit([str(path) for path in p], y, workers, device, info.in_chans, depth, resize_of(cfg))
         for (p, y), depth in zip(chosen, beside, strict=True)
     )
     seen, views = views_of(cfg, info, depth=wanted)
     return FolderData(seen, train, test, pad=0, flip=bool(cfg.get("flip", True)), views=views)
+
+
+def chosen_of(
+    cfg: Mapping[str, Any], paths: np.ndarray, labels: np.ndarray, names: list[str]
+) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """Paths [N] and labels [N] of dataset.classes alone, counted anew, and their names. Raises ValueError."""
+    if cfg.get("classes") is None:
+        return paths, labels, names
+    rows, anew, kept = of_classes(labels, cfg["classes"], names)
+    return paths[rows], anew, kept
 
 
 def depth_of(paths: Iterable[str], root: Path) -> list[str]:
@@ -216,6 +235,8 @@ def check_settings(cfg: Mapping[str, Any], workers: int) -> None:
                 f"dataset.{key}={cfg[key]}: images of a folder are cropped, resized and flipped and no more: "
                 f"leave dataset.{key}=null, or use a data set that lies in memory, such as dataset=cifar100"
             )
+    if 0 < resize_of(cfg) < int(cfg["size"]):
+        raise ValueError(f"crops of {cfg['size']} pixels do not fit in images of {cfg['resize']}: raise dataset.resize")
     if workers < 0 or int(cfg["size"]) < 1:
         raise ValueError(f"dataset.workers={workers} and dataset.size={cfg['size']}: give at least 0 and 1")
     if cfg.get("in_chans", 3) not in (1, 3):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,14 +13,18 @@ import torch
 from torch import Tensor
 
 from distill.data import augment
-from distill.data.arrays import ArraySource, bordered, evaluation_batches
+from distill.data.arrays import ArraySource, evaluation_batches, places
 from distill.data.augment import Augment
+from distill.data.crops import bordered
 from distill.data.download import fetched
 from distill.data.info import DataInfo, Split
 from distill.data.modality import View, Views, views_of
 from distill.data.readers import READERS, Arrays, Part
-from distill.data.select import select, split_holdout
+from distill.data.select import of_classes, select, split_holdout
 from distill.data.small_images import resized
+
+Adapt = Callable[[int, int], dict[str, Any]]
+"""What a recipe makes of dataset's keys, given height and width of the images as they are stored (bit.adapt)."""
 
 
 @dataclass
@@ -35,11 +39,12 @@ class Data:
     views: Views | None = None
     pad_mode: str = "zeros"
     augment: Augment | None = None
+    resize: int = 0  # pixels that training images are brought to, of which crops of info.size are drawn; 0: as they are
 
     @property
     def view_count(self) -> int | None:
         """How many crops and flips of an image there are, which Batch.view numbers; None for views without number."""
-        return None if self.augment else 2 * (2 * self.pad + 1) ** 2
+        return None if self.augment else 2 * places(self.resize or self.info.size, self.pad, self.info.size) ** 2
 
     def source(self, batch_size: int, seed: int, **options: Any) -> ArraySource:
         """Augmented training batches; options are those of ArraySource."""
@@ -52,6 +57,7 @@ class Data:
                 "pad": self.pad,
                 "pad_mode": self.pad_mode,
                 "flip": self.flip,
+                "resize": self.resize,
                 "augment": self.augment,
                 "views": self.views,
                 **options,
@@ -67,8 +73,8 @@ class Data:
         return getattr(self.views, side) if self.views else None
 
 
-def load(cfg: Mapping[str, Any], device: torch.device | str = "cpu") -> Data:
-    """The data set that conf/dataset/<name>.yaml describes, on the device.
+def load(cfg: Mapping[str, Any], device: torch.device | str = "cpu", adapt: Adapt | None = None) -> Data:
+    """The data set that conf/dataset/<name>.yaml describes, on the device, with the keys that `adapt` changes.
 
     Downloads what is missing. Raises ValueError for an unknown name, files that are missing or damaged, and
     values that do not fit the data; the text names the file or key and the remedy.
@@ -77,14 +83,16 @@ def load(cfg: Mapping[str, Any], device: torch.device | str = "cpu") -> Data:
     if kind == "folder":
         from distill.data.folder import load_folder
 
-        return load_folder(cfg, torch.device(device))
+        return load_folder(cfg, torch.device(device), adapt)
     if kind not in READERS:
         known = [*READERS, "folder"]
         near = difflib.get_close_matches(str(kind), known, 1)
         hint = f"did you mean {near[0]!r}?" if near else f"choose from {', '.join(known)}"
         raise ValueError(f"dataset {kind!r} is not known: {hint}")
     arrays = fetched(kind, Path(cfg.get("root") or "data"))
-    if cfg.get("resize"):
+    if adapt:
+        cfg = {**cfg, **adapt(*arrays.train.images.shape[1:3])}
+    if cfg.get("resize") is True:
         arrays = resized(arrays, int(cfg["size"]))
     return from_arrays(arrays, cfg, torch.device(device))
 
@@ -92,27 +100,51 @@ def load(cfg: Mapping[str, Any], device: torch.device | str = "cpu") -> Data:
 def from_arrays(arrays: Arrays, cfg: Mapping[str, Any], device: torch.device) -> Data:
     """Select, pad and move; ValueError when the configuration does not fit the arrays."""
     check_classes(cfg, arrays.class_names)
-    train, test = arrays.train, arrays.test
+    train, test, names = only(arrays, cfg)
     kept, held_out = split_holdout(train.labels, cfg.get("holdout") or 0.0)
     if len(held_out):
         test = Part(train.images[held_out], train.labels[held_out])
-    kept = kept[select(train.labels[kept], cfg, arrays.class_names)]
+    kept = kept[select(train.labels[kept], cfg, names)]
     train = Part(train.images[kept], train.labels[kept])
-    info = describe(cfg, train.labels, arrays.class_names, held_out=bool(len(held_out)))
+    info = describe(cfg, train.labels, names, held_out=bool(len(held_out)))
     seen, views = views_of(cfg, info)
     pad, pad_mode = int(cfg.get("pad", 4)), str(cfg.get("pad_mode") or "zeros")
-    shown = on_device(train, info, device)
+    resize = resize_of(cfg)
+    shown = on_device(train, info, device, as_stored=bool(resize))
     bordered(shown.images[:0], pad, pad_mode)  # says now what cannot be
+    places(resize or info.size, pad, info.size)
     return Data(
         seen,
         shown,
-        on_device(test, info, device),
+        on_device(test, info, device, as_stored=bool(resize)),
         views=views,
         pad=pad,
         flip=bool(cfg.get("flip", True)),
         pad_mode=pad_mode,
         augment=augment.of(cfg, info.size, info.in_chans, info.mean),
+        resize=resize,
     )
+
+
+def only(arrays: Arrays, cfg: Mapping[str, Any]) -> Arrays:
+    """The images of dataset.classes alone, renumbered from 0; all of them where it is null. Raises ValueError."""
+    if cfg.get("classes") is None:
+        return arrays
+    parts, names = [], list(arrays.class_names)
+    for part in (arrays.train, arrays.test):
+        rows, labels, names = of_classes(part.labels, cfg["classes"], arrays.class_names)
+        parts.append(Part(part.images[rows], labels))
+    return Arrays(*parts, names)
+
+
+def resize_of(cfg: Mapping[str, Any]) -> int:
+    """dataset.resize where it is a number of pixels, else 0. Raises ValueError for what is no whole number above 0."""
+    given = cfg.get("resize")
+    if given is None or isinstance(given, bool):
+        return 0
+    if int(given) != given or given < 1:
+        raise ValueError(f"dataset.resize is {given}: give the pixels that images are brought to, such as 160, or null")
+    return int(given)
 
 
 def check_classes(cfg: Mapping[str, Any], class_names: list[str]) -> None:
@@ -146,14 +178,17 @@ def describe(cfg: Mapping[str, Any], labels: np.ndarray, class_names: list[str],
     )
 
 
-def on_device(part: Part, info: DataInfo, device: torch.device) -> Split:
-    """The part with images zero-padded to info.size and grey repeated to info.in_chans, on the device."""
+def on_device(part: Part, info: DataInfo, device: torch.device, as_stored: bool = False) -> Split:
+    """The part with images zero-padded to info.size and grey repeated to info.in_chans, on the device.
+
+    as_stored: images keep their size, for they are resized when they are shown.
+    """
     chans, side = part.images.shape[3], part.images.shape[1]
-    images, border = part.images, info.size - side
+    images, border = part.images, 0 if as_stored else info.size - side
     if border < 0 or border % 2:
         raise ValueError(
-            f"dataset.size is {info.size} but {info.name} has {side}x{side} images: give {side}, or an even "
-            "number more to pad them with zeros"
+            f"dataset.size is {info.size} but {info.name} has {side}x{side} images: give {side}, an even number more "
+            "to pad them with zeros, or dataset.resize=true"
         )
     if chans not in (1, info.in_chans):
         raise ValueError(

@@ -53,7 +53,7 @@ class Beside:
     def _from_arrays(self, source: ArraySource, number: int, epoch: int) -> Callable[[Batch], Tensor]:
         generator = seeded(source.seed, epoch, STREAM, number)
         chosen, count = self.choose(generator), len(source.split)
-        crops = torch.randint(2 * source.pad + 1, (count, 2), generator=generator)
+        crops = torch.randint(source.places, (count, 2), generator=generator)
         flips = torch.randint(2, (count, 1), generator=generator) * int(source.flip)
         plan = torch.cat([chosen[:, None], crops, flips], dim=1).to(source.split.images.device)
         augment = source.augmented(generator)

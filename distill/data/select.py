@@ -49,21 +49,37 @@ def select(labels: np.ndarray, cfg: Mapping[str, Any], class_names: Sequence[str
 
     Smaller fractions and fewer shots are subsets of larger ones. ValueError when a value is out of range.
     """
-    rows = np.flatnonzero(~np.isin(labels, omitted(cfg.get("omit") or [], class_names)))
+    rows = np.flatnonzero(~np.isin(labels, numbers(cfg.get("omit") or [], class_names)))
     if not len(rows):
         raise ValueError("dataset.omit names every class: leave at least one in the training set")
     rows = rows[fraction_of(labels[rows], cfg.get("fraction"))]
     return rows[shots_of(labels[rows], cfg.get("shots"))]
 
 
-def omitted(omit: Sequence[int | str], class_names: Sequence[str]) -> list[int]:
-    """Class numbers of `omit`, which holds numbers or names. ValueError for an unknown class."""
-    numbers = {name: k for k, name in enumerate(class_names)}
-    chosen = [numbers.get(k, -1) if isinstance(k, str) else int(k) for k in omit]
-    for given, k in zip(omit, chosen, strict=True):
+def of_classes(
+    labels: np.ndarray, classes: Sequence[int | str], class_names: Sequence[str]
+) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """dataset.classes: sorted positions [M] in labels [N], their labels counted anew, the names of the classes.
+
+    Class k is the k-th that is named. ValueError for an unknown class, one named twice, and fewer than two.
+    """
+    chosen = numbers(classes, class_names, "classes")
+    if len(chosen) < 2 or len(set(chosen)) < len(chosen):
+        raise ValueError(f"dataset.classes is {list(classes)}: name two classes or more, each once")
+    rows = np.flatnonzero(np.isin(labels, chosen))
+    anew = np.full(len(class_names), -1, dtype=np.int64)
+    anew[chosen] = np.arange(len(chosen))
+    return rows, anew[labels[rows]], [class_names[k] for k in chosen]
+
+
+def numbers(given: Sequence[int | str], class_names: Sequence[str], key: str = "omit") -> list[int]:
+    """The numbers of classes given by number or by name in dataset.<key>. ValueError for an unknown class."""
+    known = {name: k for k, name in enumerate(class_names)}
+    chosen = [known.get(k, -1) if isinstance(k, str) else int(k) for k in given]
+    for each, k in zip(given, chosen, strict=True):
         if not 0 <= k < len(class_names):
             raise ValueError(
-                f"dataset.omit names class {given!r}: give numbers from 0 to {len(class_names) - 1} or "
+                f"dataset.{key} names class {each!r}: give numbers from 0 to {len(class_names) - 1} or "
                 f"names such as {class_names[0]!r}"
             )
     return chosen

@@ -57,7 +57,7 @@ class StrongSource:
         source, size = self.source, self.source.batch_size
         count, device = source.shown, source.split.images.device
         generator = seeded(source.seed, epoch, STREAM)
-        crops = torch.randint(2 * source.pad + 1, (count, 2), generator=generator)
+        crops = torch.randint(source.places, (count, 2), generator=generator)
         flips = torch.randint(2, (count, 1), generator=generator) * int(source.flip)
         draws = torch.cat([crops, flips], dim=1).to(device)
         augment = self.augment.epoch(generator, count, size, device)

@@ -19,6 +19,7 @@ class Images(Dataset[tuple[Tensor, int, int] | str]):
     """Cropped and flipped images uint8 [S,S,C] with label and position, or a sentence on what went wrong.
 
     crops: how many crops of each image, with the one flip, one after the other along the channels.
+    resize: pixels that an image is brought to, both ways, before a crop is drawn; 0: random resized crops.
     """
 
     def __init__(
@@ -30,10 +31,11 @@ class Images(Dataset[tuple[Tensor, int, int] | str]):
         flip: bool,
         depth: list[str] | None = None,
         crops: int = 1,
+        resize: int = 0,
     ) -> None:
         self.paths, self.labels, self.size, self.flip = paths, labels, size, flip
         self.mode, self.depth = "L" if in_chans == 1 else "RGB", depth
-        self.crops = crops
+        self.crops, self.resize = crops, resize
 
     def __getitem__(self, key: Key) -> tuple[Tensor, int, int] | str:
         from PIL import Image
@@ -56,7 +58,12 @@ class Images(Dataset[tuple[Tensor, int, int] | str]):
     def _pixels(self, image: Any, view: int | None, crop: int) -> np.ndarray:
         """The image's view uint8 [S,S,C]; images of one size get the same crop and flip."""
         size = self.size
-        image = evaluation_view(image, size) if view is None else random_view(image, size, self.flip, view, crop)
+        if view is None:
+            image = squeezed(image, size) if self.resize else evaluation_view(image, size)
+        elif self.resize:
+            image = random_window(squeezed(image, self.resize), size, self.flip, view, crop)
+        else:
+            image = random_view(image, size, self.flip, view, crop)
         return np.array(image, dtype=np.uint8).reshape(size, size, -1)
 
 
@@ -83,6 +90,37 @@ def random_view(image: Any, size: int, flip: bool, seed: int, crop: int = 0) -> 
         box = random_crop(image.width, image.height, random.Random(f"{seed}/{crop}"))
     image = image.crop(box).resize((size, size), Image.Resampling.BILINEAR)
     return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if mirrored else image
+
+
+def squeezed(image: Any, side: int) -> Any:
+    """The whole PIL image at side x side, whatever its shape was."""
+    from PIL import Image
+
+    return image.resize((side, side), Image.Resampling.BILINEAR)
+
+
+def random_window(image: Any, size: int, flip: bool, seed: int, crop: int = 0) -> Any:
+    """RandomCrop(size) and a horizontal flip of a PIL image, drawn from the seed; `crop` as in `random_view`."""
+    from PIL import Image
+
+    draw = random.Random(seed)
+    left, top, mirrored = *(draw.randint(0, side - size) for side in image.size), draw.random() < 0.5 and flip
+    if crop:
+        draw = random.Random(f"{seed}/{crop}")
+        left, top = (draw.randint(0, side - size) for side in image.size)
+    image = image.crop((left, top, left + size, top + size))
+    return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if mirrored else image
+
+
+def shape_of(path: str) -> tuple[int, int]:
+    """Height and width of an image file. Raises ValueError where it is none."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as file:
+            return file.height, file.width
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{path} cannot be decoded ({error}): replace the image or remove it") from error
 
 
 def random_crop(width: int, height: int, draw: random.Random) -> tuple[int, int, int, int]:

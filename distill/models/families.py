@@ -4,6 +4,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from distill.models.bit_resnet import BitResNet
 from distill.models.cifar_net import CifarNet
 from distill.models.lenet import LeNet5
 from distill.models.mlp import MLP
@@ -65,6 +66,7 @@ _FAMILIES: dict[str, Callable[..., CifarNet]] = {
 CONSTRUCTORS: dict[str, Callable[..., CifarNet]] = {
     **{PREFIX + name: family for name, family in _FAMILIES.items()},
     "mobilenetv1_relu": MobileNetV1,
+    "bit_resnet14": BitResNet,
     "mnist_mlp": MLP,
     "mnist_lenet5": LeNet5,
     "mnist_lenet5_half": partial(LeNet5, widths=(3, 8, 60, 42)),
@@ -75,4 +77,4 @@ SIZED = frozenset({"mnist_mlp", *(PREFIX + name for name in PLAIN)})
 
 def own_size(name: str) -> int:
     """The side of the images that one of our nets was designed for."""
-    return {"mnist_mlp": 28, "mobilenetv1_relu": 224}.get(name, 32)
+    return {"mnist_mlp": 28, "mobilenetv1_relu": 224, "bit_resnet14": 128}.get(name, 32)

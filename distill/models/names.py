@@ -44,7 +44,8 @@ PAPER_NAMES = (
 OPTION_A_NAMES = ("resnet20_a", "resnet32_a", "resnet44_a", "resnet56_a", "resnet110_a")
 PLAIN_NAMES = tuple(f"plain{depth}{of}" for of in ("", "_c10") for depth in (2, 4, 6, 8, 10))
 MNIST_NAMES = ("mnist_mlp", "mnist_lenet5", "mnist_lenet5_half")
-OUR_NAMES = (*(PREFIX + name for name in PAPER_NAMES + OPTION_A_NAMES + PLAIN_NAMES), *MNIST_NAMES, "mobilenetv1_relu")
+OTHER_NAMES = ("mobilenetv1_relu", "bit_resnet14")
+OUR_NAMES = (*(PREFIX + name for name in PAPER_NAMES + OPTION_A_NAMES + PLAIN_NAMES), *MNIST_NAMES, *OTHER_NAMES)
 
 WITHOUT_MAPS = frozenset({"mnist_mlp"})  # they show logits and an embedding, and no stages
 

@@ -31,6 +31,18 @@ def create(
         raise ValueError(_refusal(name, pretrained, kwargs, error)) from error
 
 
+def constants(name: str, in_chans: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and std of the images that a pretrained net of timm was trained on; of grey images, those of all channels.
+
+    Raises ValueError for a net whose weights do not say.
+    """
+    known = timm.get_pretrained_cfg(name, allow_unregistered=True)
+    if known is None or not known.mean or not known.std:
+        raise ValueError(f"timm does not say how images of {name} are normalised: give its mean and std")
+    mean, std = ((sum(v) / len(v),) * in_chans if len(v) != in_chans else tuple(v) for v in (known.mean, known.std))
+    return mean, std
+
+
 def _no_waiting_for_the_hub() -> None:
     """Without a network, take downloaded weights only: the hub's client would retry for a minute."""
     import huggingface_hub.constants as hub

@@ -28,6 +28,7 @@ from distill.sweep.jobs import Job, Sweep
 from distill.teaching import Remembered
 
 log = logging.getLogger(__name__)
+BATCHES = ("batch_size", "epochs", "mixup", "rule", "resize", "crop")  # of schedule: what batches depend on, and length
 SHARED = ("dataset", "precision", "device", "threads", "compile", "seed")
 
 
@@ -35,7 +36,7 @@ def pack_key(cfg: DictConfig) -> str:
     """What runs must have in common to be packed: data, teachers, order and size of the batches, length, machine."""
     science = {key: config.plain(cfg, key) for key in SHARED}
     teachers = config.teacher_specs(cfg) if config.has_teacher(cfg) else None
-    schedule = {key: cfg.schedule.get(key) for key in ("batch_size", "epochs")}
+    schedule = {key: cfg.schedule.get(key) for key in BATCHES}
     return json.dumps([science, teachers, schedule], sort_keys=True, default=str)
 
 

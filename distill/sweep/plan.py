@@ -12,11 +12,11 @@ from omegaconf import DictConfig
 
 from distill import config
 from distill.check import check
-from distill.kept import is_kept
 from distill.progress import clock
 from distill.sweep.compose import Plan
 from distill.sweep.jobs import is_done, names
 from distill.sweep.speeds import NOT_KNOWN, Estimate, Speeds, finished_epochs, read
+from distill.upstream import upstream_config
 
 DONE, RUNNING, CUT_OFF, TO_RUN, CANNOT = "done", "running", "cut off", "to run", "cannot run"
 WHAT = {DONE: "done", RUNNING: "running now", CUT_OFF: "cut off", TO_RUN: "to run", CANNOT: "that cannot run"}
@@ -53,10 +53,10 @@ def items_of(plan: Plan, speeds: Speeds) -> Iterator[Item]:
         if why := _refusal(cfg):
             yield Item(name or "this run", None, CANNOT, why)
             continue
-        for teacher in _teachers(cfg):
-            folder = _folder(teacher)
-            if folder not in seen | wanted and not (is_done(folder) or is_kept(teacher)):
-                yield _item(_teacher_name(teacher), teacher, speeds, teacher=True)
+        for words, before in _before(cfg):
+            folder = _folder(before)
+            if folder not in seen | wanted and not is_done(folder):
+                yield _item(words, before, speeds, teacher=words.startswith("teacher"))
             seen.add(folder)
         if _folder(cfg) not in seen - wanted:
             yield _item(name or "this run", cfg, speeds)
@@ -106,6 +106,13 @@ def _progress(rows: list[dict[str, Any]], cfg: DictConfig, whole: Estimate) -> t
         images = float(last["step"]) * int(config.plain(cfg, "schedule.batch_size"))
         return words, Estimate(images / rate * (1 / share - 1), "measured, the run itself")
     return words, Estimate(None if whole.seconds is None else whole.seconds * (1 - share), whole.source)
+
+
+def _before(cfg: DictConfig) -> Iterator[tuple[str, DictConfig]]:
+    """The runs that must be done before one, each with a name: its teachers, and its student's first training."""
+    yield from ((_teacher_name(teacher), teacher) for teacher in _teachers(cfg))
+    if (upstream := upstream_config(cfg)) is not None:
+        yield f"upstream {config.plain(upstream, 'student.name')} seed={cfg.seed}", upstream
 
 
 def _teachers(cfg: DictConfig) -> Iterator[DictConfig]:

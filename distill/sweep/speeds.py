@@ -26,7 +26,7 @@ MMACS = {  # million multiply-accumulates of one image, of 32 x 32 pixels; timm'
     "resnet110_bottleneck": 247.7, "resnet8_bss": 12.2, "resnet14_bss": 26.4, "resnet20_bss": 40.6,
     "resnet26_bss": 54.7, "plain2": 3.4, "plain4": 24.9, "plain6": 39.5, "plain8": 52.9, "plain10": 72.2,
     "plain2_c10": 1.0, "plain4_c10": 6.4, "plain6_c10": 9.9, "plain8_c10": 13.5, "plain10_c10": 71.8,
-    "mlp1200": 2.7, "mlp800": 1.5, "mlp300": 0.4, "mlp30": 0.03, "LeNet5": 0.4, "LeNet5_half": 0.1,
+    "mlp1200": 2.7, "mlp800": 1.5, "mlp300": 0.4, "mlp30": 0.03, "LeNet5": 0.4, "LeNet5_half": 0.1, "bit_resnet14": 0.6,
 }  # fmt: skip
 IMAGES = {  # training images of the data sets whose number is known before they are read
     "digits": 1437, "mnist": 60_000, "fashion_mnist": 60_000, "cifar10": 50_000, "cifar100": 50_000,

@@ -1,0 +1,80 @@
+"""What a student starts from: constants of its own, the weights of an earlier training, a classifier at zero."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig
+from torch import nn
+
+from distill import config
+from distill.data import DataInfo
+from distill.models import FeatureNet
+from distill.models.weights import mismatch, read_state
+from distill.upstream import upstream_config
+
+log = logging.getLogger(__name__)
+
+
+def weights_of(cfg: DictConfig, train: Callable[[DictConfig, Path], Any]) -> Path | None:
+    """The file that the student's weights come from, or None; `train(cfg, folder)` is its earlier training, which
+    is done once (student.upstream).
+    """
+    before = upstream_config(cfg)
+    if before is None:
+        weights = config.plain(cfg, "student").get("weights")
+        return Path(str(weights)) if weights else None
+    folder = Path(config.identity(before)["folder"])
+    if not (folder / "DONE").exists():
+        log.info("the student's first training is not stored yet: it takes place in %s", folder)
+    train(before, folder)
+    return folder / "student.safetensors"
+
+
+def begin(net: FeatureNet, weights: Path | None, zero_head: bool) -> None:
+    """Copy all weights but the classifier's from a file, and set the classifier to zero where that is asked for.
+
+    Raises ValueError for a file that does not fit.
+    """
+    heads = _heads(net)
+    if weights is not None:
+        own = net.model.state_dict()
+        ends = tuple(f"{name}." for name, module in net.model.named_modules() if module in heads)
+        trunk = {key: value for key, value in read_state(weights).items() if not key.startswith(ends)}
+        if problem := mismatch(trunk, {key: value for key, value in own.items() if not key.startswith(ends)}):
+            raise ValueError(f"{weights} is no start for {net.name}: {problem}")
+        net.model.load_state_dict({**own, **trunk})
+    if zero_head:
+        for parameter in (parameter for head in heads for parameter in head.parameters()):
+            nn.init.zeros_(parameter)
+
+
+def _heads(net: FeatureNet) -> list[nn.Module]:
+    found: Any = net.model.get_classifier()  # type: ignore[operator]
+    return list(found) if isinstance(found, (tuple, list)) else [found]
+
+
+def own_constants(net: FeatureNet, spec: Mapping[str, Any], info: DataInfo) -> None:
+    """Let a net see its images by the mean and std that it was trained with, where those are not the data's.
+
+    spec: its node; mean and std there, else for pretrained weights of timm their own (0.5 and 0.5 for BiT's, say).
+    """
+    given = spec.get("mean"), spec.get("std")
+    if None in given and (spec.get("pretrained") or spec.get("weights") == "pretrained"):
+        from distill.models.timm_factory import constants  # imports timm, which takes seconds
+
+        given = constants(spec["model"], net.in_chans)
+    mean, std = given
+    if mean is None or std is None or _same((mean, std), (info.mean, info.std)):
+        return
+    log.info("%s sees images by its own mean %s and std %s", net.name, tuple(mean), tuple(std))
+    net.renormalize(info.mean, info.std, tuple(mean), tuple(std))
+
+
+def _same(first: Any, second: Any) -> bool:
+    one, other = (torch.tensor(each, dtype=torch.float64) for each in (first, second))
+    return torch.allclose(one, other, atol=1e-9)
