@@ -87,6 +87,7 @@ class _Reader:
         self.parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
         self.given = self.parser.parse_overrides(overrides)
         self.multirun = args.multirun
+        self._known: dict[tuple[str, ...], DictConfig] = {}
 
     def check(self, complete: bool, writes: bool = True) -> bool:
         """Check every choice of every override; returns whether this is a sweep. Raises ValueError.
@@ -97,7 +98,7 @@ class _Reader:
             self._check_name(override)
         reference = self.compose([self._choices(item)[0] for item in self.given if self._is_group(item)])
         if swept := self._swept(reference):  # an experiment file may ask for a sweep of its own
-            self.given = [*self.parser.parse_overrides(swept), *self.given]
+            self.given = _narrowed(self.parser.parse_overrides(swept), self.given)
             self.multirun = True
         for override in self.given:
             self._check_sweep(override)
@@ -147,9 +148,12 @@ class _Reader:
         return [f"{key}={value}" for value in override.sweep_string_iterator()]
 
     def compose(self, overrides: list[str]) -> DictConfig:
-        folders = ",".join(f"file://{folder}" for folder in self.folders)
-        extra = [f"hydra.searchpath=[{folders}]"] if folders else []
-        return compose(self.name, [*overrides, *extra], return_hydra_config=True)
+        """The configuration of some overrides, a copy; values of a sweep ask for the same one many times."""
+        if (key := tuple(overrides)) not in self._known:
+            folders = ",".join(f"file://{folder}" for folder in self.folders)
+            extra = [f"hydra.searchpath=[{folders}]"] if folders else []
+            self._known[key] = compose(self.name, [*overrides, *extra], return_hydra_config=True)
+        return self._known[key].copy()
 
     def _apply(self, texts: list[str], complete: bool) -> DictConfig:
         """Compose one job's configuration, checking each value against the composed defaults."""
@@ -168,6 +172,13 @@ class _Reader:
         if complete:
             check(cfg)
         return cfg
+
+
+def _narrowed(swept: list[Override], given: list[Override]) -> list[Override]:
+    """An experiment file's sweep and the command line, which has the last word, in the order of the sweep's keys."""
+    own = {item.key_or_group: item for item in swept}
+    last = {item.key_or_group: item for item in given}
+    return [*(last.get(key, item) for key, item in own.items()), *(i for i in given if i.key_or_group not in own)]
 
 
 def _one_at_a_time(choices: list[list[str]]) -> Iterator[list[str]]:

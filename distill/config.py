@@ -54,7 +54,7 @@ def load(group: str, name: str) -> DictConfig | None:
     path = conf_dir() / group / f"{name}.yaml"
     config = OmegaConf.load(path) if path.is_file() else None
     if isinstance(config, DictConfig) and group == "schedule" and "defaults" in config:
-        taken = [load(group, str(other)) or {} for other in config.pop("defaults")]
+        taken: list[Any] = [load(group, str(other)) or {} for other in config.pop("defaults")]
         config = OmegaConf.merge(*taken, config)
     return config if isinstance(config, DictConfig) else None
 

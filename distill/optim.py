@@ -214,6 +214,7 @@ class Stepper:
         self.optimizer.load_state_dict(state["optimizer"])
         for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
             group["lr"] = rate
+        self.use(float(state["optimizer"]["param_groups"][0]["lr"]))  # which a row tells before the next step sets it
         self.scaler.load_state_dict(state["scaler"])
 
 

@@ -17,6 +17,7 @@ from distill import config
 from distill.data import Data
 from distill.evaluate import agreement, predict, scores
 from distill.files import read_json, write_json
+from distill.kept import restore
 from distill.models import FeatureNet, build, load_weights
 from distill.parts.peers import mean_log_probability
 from distill.start import own_constants
@@ -96,7 +97,7 @@ def _make(
         return net, f"file {weights}"
     teacher_cfg = config.teacher_config(cfg, spec)
     folder = Path(config.identity(teacher_cfg)["folder"])
-    if not (folder / "DONE").exists():
+    if not (folder / "DONE").exists() and not restore(teacher_cfg, folder):
         log.info("teacher %s is not stored yet: training it in %s", spec["name"], folder)
     train(teacher_cfg, folder)
     load_weights(net, folder / "student.safetensors")

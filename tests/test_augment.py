@@ -334,7 +334,7 @@ def test_classes_and_images_are_drawn_evenly() -> None:
 
 def test_an_image_that_comes_again_is_cropped_anew() -> None:
     source = data().source(8, seed=3, per_class=4)  # classes 0 to 3 have four images
-    seen: dict[int, list[tuple[int, ...]]] = {}
+    seen: dict[int, set[tuple[int, ...]]] = {}
     for epoch in range(1, 30):
         plan = source._plan(epoch)
         for image, draws in zip(plan.order.tolist(), plan.draws.tolist(), strict=True):

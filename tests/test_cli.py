@@ -230,17 +230,19 @@ def test_a_sweep_can_be_a_file(tmp_path: Path) -> None:
     (mine / "experiment" / "bad.yaml").write_text(
         (mine / "experiment" / "two.yaml").read_text().replace("kd", "kdd")
     )
-    good, fewer, bad = drive(
+    good, fewer, bad, narrowed = drive(
         [
             f"--config-dir {mine} experiment=two",
             f"--config-dir {mine} experiment=two seed=3",
             f"--config-dir {mine} experiment=bad",
+            f"--config-dir {mine} experiment=bad method=kd",
         ],
         tmp_path,
     )
     assert good["code"] == 0 and good["out"].count("outputs/cifar100/") == 4
     assert fewer["code"] == 0 and fewer["out"].count("RAN") == 2
     assert bad["code"] == 2 and "there is no method 'kdd'" in bad["err"] and "RAN" not in bad["out"]
+    assert narrowed["code"] == 0 and narrowed["out"].count("RAN kd") == 2  # the file's own methods are not looked at
 
 
 def test_help_fits_on_a_page(tmp_path: Path) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Iterator
+from copy import deepcopy
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -26,6 +28,11 @@ def hydra_here() -> Iterator[None]:
 
 
 def composed(*overrides: str) -> DictConfig:
+    return deepcopy(_composed(*overrides))
+
+
+@cache
+def _composed(*overrides: str) -> DictConfig:
     return compose("config", list(overrides))
 
 

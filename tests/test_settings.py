@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from importlib.resources import files
 
 import pytest
+from omegaconf import OmegaConf
 
 from distill import config, papers
 from distill.papers import settings
@@ -47,6 +48,19 @@ def test_no_name_is_given_twice() -> None:
     """YAML would keep the last in silence."""
     names = re.findall(r"^  (\w+):$", (files("distill.papers") / "settings.yaml").read_text(encoding="utf-8"), re.M)
     assert len(names) == len(set(names)) > 50
+
+
+def protocols() -> list[tuple[str, str, str]]:
+    nodes = {method: config.load("method", method) for method in config.options("method")}
+    own = {method: OmegaConf.select(node, "about.protocol") for method, node in nodes.items() if node is not None}
+    return [(method, dataset, name) for method, names in own.items() for dataset, name in (names or {}).items()]
+
+
+@pytest.mark.parametrize(("method", "dataset", "name"), protocols())
+def test_the_protocol_that_schedule_paper_picks_is_that_of_the_settings(method: str, dataset: str, name: str) -> None:
+    """Other cells may have another: those of a table whose authors train the method otherwise."""
+    theirs = {cell.protocol for cell in settings.cells() if (cell.method, cell.dataset) == (method, dataset)}
+    assert not theirs or name in theirs
 
 
 def stated(method: str, dataset: str) -> Iterator[str]:

@@ -12,6 +12,7 @@ from omegaconf import DictConfig
 
 from distill import config
 from distill.check import check
+from distill.kept import is_kept
 from distill.progress import clock
 from distill.sweep.compose import Plan
 from distill.sweep.jobs import is_done, names
@@ -55,8 +56,9 @@ def items_of(plan: Plan, speeds: Speeds) -> Iterator[Item]:
             continue
         for words, before in _before(cfg):
             folder = _folder(before)
-            if folder not in seen | wanted and not is_done(folder):
-                yield _item(words, before, speeds, teacher=words.startswith("teacher"))
+            taught = words.startswith("teacher")
+            if folder not in seen | wanted and not (is_done(folder) or taught and is_kept(before)):
+                yield _item(words, before, speeds, teacher=taught)
             seen.add(folder)
         if _folder(cfg) not in seen - wanted:
             yield _item(name or "this run", cfg, speeds)

@@ -1,0 +1,64 @@
+"""Trained teachers that come with a checkout, in outputs/reference/teachers, so that nobody trains them again.
+
+Each is a folder <student>-<hash>-s<seed>, named as the run that trained it, with its student.safetensors and its
+result.json, which holds the SHA-256 of the weights. Installed packages bring none. Imports no torch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from distill import config
+from distill.files import read_json, replacing, write_json, write_text
+
+log = logging.getLogger(__name__)
+KEPT = config.conf_dir().parent / "outputs" / "reference" / "teachers"
+WEIGHTS, RESULT = "student.safetensors", "result.json"
+PATHS = ("command", "files")  # of a result: where it was made, which is nobody's business
+
+
+def folder_of(cfg: DictConfig) -> Path:
+    """Where the net of a run would be kept."""
+    name = f"{config.slug(config.plain(cfg, 'student.name'))}-{config.identity(cfg)['hash']}-s{cfg.seed}"
+    return KEPT / name
+
+
+def is_kept(cfg: DictConfig) -> bool:
+    """Whether a run's net comes with the checkout."""
+    return (folder_of(cfg) / WEIGHTS).is_file()
+
+
+def restore(cfg: DictConfig, folder: Path) -> bool:
+    """Put a kept net into the folder of the run that trains it, as that would have left it; False where none is kept.
+
+    Raises ValueError for weights that are not those of their checksum.
+    """
+    if not is_kept(cfg):
+        return False
+    source = folder_of(cfg)
+    weights, result = (source / WEIGHTS).read_bytes(), read_json(source / RESULT, {})
+    if hashlib.sha256(weights).hexdigest() != result.get("sha256"):
+        raise ValueError(f"{source} is damaged: check it out again, or delete it and the teacher will be trained")
+    folder.mkdir(parents=True, exist_ok=True)
+    with replacing(folder / WEIGHTS) as file:
+        file.write(weights)
+    write_json(folder / RESULT, result)
+    write_text(folder / "DONE", "")
+    log.info("the teacher comes with the checkout: %s", source)
+    return True
+
+
+def keep(cfg: DictConfig, folder: Path) -> Path:
+    """Keep the net of a finished run. Returns where."""
+    weights, target = (folder / WEIGHTS).read_bytes(), folder_of(cfg)
+    result: dict[str, Any] = {key: value for key, value in read_json(folder / RESULT).items() if key not in PATHS}
+    target.mkdir(parents=True, exist_ok=True)
+    with replacing(target / WEIGHTS) as file:
+        file.write(weights)
+    write_json(target / RESULT, {**result, "sha256": hashlib.sha256(weights).hexdigest()})
+    return target

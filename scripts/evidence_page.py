@@ -1,0 +1,189 @@
+"""What `make evidence` keeps of its runs, and the page of verdicts."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from scipy.special import stdtrit
+
+from distill.report.stats import Sample, sample
+
+DONE = "done"
+KEPT = (  # of result.json
+    "accuracy", "errors", "errors_of_omitted", "omitted", "teacher_accuracy", "agreement", "protocol", "departs",
+    "convention", "epochs", "params", "images_per_second", "seconds", "precision", "device", "threads", "versions",
+)  # fmt: skip
+HEAD = ["| cell | measure | published | ours | n | verdict | state |", "|---|---|---|---|---|---|---|"]
+POINTS = 40  # of a curve, at most
+CURVE = ("cell", "seed", "hash", "epoch", "loss", "train_accuracy", "test_accuracy")
+RULE = (
+    "Verdicts: *within noise* where the published number lies within the 95 % interval of our mean over seeds; for "
+    "counts of errors the interval holds the noise of counting behind the published one (binomial, one net) too. "
+    "*n too small*: fewer than two seeds. An order *holds* where the means differ so by more than their 95 % intervals,"
+    " *alike* where they do not."
+)
+
+
+def rows_of(folder: Path) -> list[dict[str, Any]]:
+    """What is recorded of a table."""
+    path = folder / "results.json"
+    found: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+    return found
+
+
+def record(folder: Path, placed: Sequence[tuple[Any, str, Path]], of: int | None) -> None:
+    """Write results.json and curves of runs (run, hash, folder) that are done or under way; others' rows stay."""
+    known = {(row["hash"], row["seed"]): row for row in rows_of(folder)}
+    curves = {key: [] for key in known} | _curves_of(folder)
+    for run, digest, where in placed:
+        if (row := _row(run, digest, where, of)) is None:
+            continue
+        known[digest, run.seed] = row
+        curves[digest, run.seed] = _thinned(run, digest, _epochs(where))
+    if not known:
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    text = json.dumps([known[key] for key in sorted(known, key=str)], indent=1, ensure_ascii=False)
+    (folder / "results.json").write_text(text + "\n", encoding="utf-8")
+    with (folder / "epochs.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(CURVE)
+        writer.writerows(line for key in sorted(curves, key=str) for line in curves[key])
+
+
+def _row(run: Any, digest: str, where: Path, of: int | None) -> dict[str, Any] | None:
+    """A run's row; None where it has not begun. One that is not done says how far it is and what it was worth there."""
+    epochs = _epochs(where)
+    row = {"cell": run.cell, "seed": run.seed, "hash": digest, "command": " ".join(["python -m distill", *run.words])}
+    if (where / "DONE").exists():
+        result = json.loads((where / "result.json").read_text(encoding="utf-8"))
+        kept = {key: result[key] for key in KEPT if result.get(key) is not None}
+        if of and "errors" not in kept:  # of a result from before errors were counted
+            kept["errors"] = round(of * (1 - result["accuracy"]["last"] / 100))
+        return {**row, "state": DONE, **kept}
+    if not epochs:
+        return None
+    last = epochs[-1]
+    return {**row, "state": f"epoch {last['epoch']} of {last['epochs']}", "test_accuracy": last["test_accuracy"]}
+
+
+def _epochs(where: Path) -> list[dict[str, Any]]:
+    """The rows of epochs of a run's metrics."""
+    path = where / "metrics.jsonl"
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    rows = [json.loads(line) for line in lines if '"test_accuracy"' in line]
+    return [row for row in rows if row.get("test_accuracy") is not None]
+
+
+def _thinned(run: Any, digest: str, rows: Sequence[Mapping[str, Any]]) -> list[list[Any]]:
+    """A curve of at most POINTS epochs, the last among them."""
+    every = math.ceil(len(rows) / POINTS) or 1
+    chosen = [row for number, row in enumerate(rows, 1) if number % every == 0 or number == len(rows)]
+    return [
+        [run.cell, run.seed, digest, *(f"{row[key]:.5g}" if row.get(key) is not None else "" for key in CURVE[3:])]
+        for row in chosen
+    ]
+
+
+def _curves_of(folder: Path) -> dict[tuple[str, int], list[list[Any]]]:
+    path = folder / "epochs.csv"
+    found: dict[tuple[str, int], list[list[Any]]] = {}
+    if path.exists():
+        with path.open(newline="", encoding="utf-8") as file:
+            for line in list(csv.reader(file))[1:]:
+                found.setdefault((line[2], int(line[1])), []).append(line)
+    return found
+
+
+def value(row: Mapping[str, Any], key: str) -> float | None:
+    """A number of a row by its dotted key."""
+    node: Any = row
+    for part in key.split("."):
+        node = node.get(part) if isinstance(node, Mapping) else None
+    return None if node is None else float(node)
+
+
+def verdict(ours: Sample | None, published: float, of: int | None, counted: bool) -> str:
+    """RULE for a mean over seeds and a published number, in words."""
+    if ours is None:
+        return "missing"
+    if ours.n < 2 or ours.std is None:
+        return "n too small"
+    noise = published * (1 - published / of) if counted and of else 0.0
+    half = math.hypot(_half(ours), 1.96 * math.sqrt(noise)) + 0.005
+    if abs(ours.mean - published) <= half:
+        return "within noise"
+    return "above" if ours.mean > published else "below"
+
+
+def _half(ours: Sample) -> float:
+    """Half of the 95 % interval of a mean."""
+    return float(stdtrit(ours.n - 1, 0.975)) * (ours.std or 0.0) / math.sqrt(ours.n)
+
+
+def order(one: Sample | None, other: Sample | None, relation: str) -> str:
+    """Whether the first has fewer errors than the second, or as many (relation: fewer, alike)."""
+    if one is None or other is None or one.n < 2 or other.n < 2:
+        return "n too small"
+    apart = other.mean - one.mean
+    clear = abs(apart) > math.hypot(_half(one), _half(other))
+    if relation == "alike":
+        return "holds" if not clear else "does not hold"
+    return "not clear" if not clear else "holds" if apart > 0 else "does not hold"
+
+
+def page(blocks: Iterable[tuple[Mapping[str, Any], Sequence[Any]]], tables: Path, digest: Callable[[Any], str]) -> str:
+    """The page: every block's cells beside what was published, with verdict and state."""
+    parts = ["# Published numbers, and what came out", "", f"Written by `make evidence`. {RULE}"]
+    for block, runs in blocks:
+        parts += ["", f"## {block['title']}", "", " ".join(str(block["protocol"]).split()), ""]
+        if block.get("blocked"):
+            parts += [f"Cannot run: {block['blocked']}. Published: " + "; ".join(_published(block)) + "."]
+            continue
+        rows = {(row["hash"], row["seed"]): row for row in rows_of(tables / block["table"])}
+        held: dict[str, list[Mapping[str, Any]]] = {}
+        for run in runs:
+            held.setdefault(run.cell, []).append(rows.get((digest(run), run.seed), {}) if rows else {})
+        measures = {run.cell: run.measures or {"errors": None} for run in runs}
+        begun = [cell for cell, found in held.items() if "paper" not in block or any(found)]
+        parts += HEAD if begun else []
+        for cell, found in ((cell, held[cell]) for cell in begun):
+            parts += [_line(cell, key, number, found, block.get("of")) for key, number in measures[cell].items()]
+        parts += _left_out(block, held) + [_ordered(one, held) for one in block.get("orders", [])]
+    return "\n".join(parts) + "\n"
+
+
+def _line(cell: str, key: str, published: float | None, found: Sequence[Mapping[str, Any]], of: int | None) -> str:
+    ours = sample([value(row, key) for row in found if row.get("state") == DONE])
+    said = "" if published is None else verdict(ours, published, of, key.endswith(("errors", "errors_of_omitted")))
+    mean = "" if ours is None else f"{ours.mean:.4g}" + (f" ± {ours.std:.2g}" if ours.std is not None else "")
+    shown = "" if published is None else f"{published:g}"
+    return f"| {cell} | {key} | {shown} | {mean} | {ours.n if ours else 0} | {said} | {_state(found)} |"
+
+
+def _state(found: Sequence[Mapping[str, Any]]) -> str:
+    done = sum(row.get("state") == DONE for row in found)
+    going = [f"one at {row['state']} ({row['test_accuracy']:.2f} %)" for row in found if row and row["state"] != DONE]
+    return "; ".join([f"{done} of {len(found)} done", *going])
+
+
+def _published(block: Mapping[str, Any]) -> list[str]:
+    return [f"{name} {cell['published']}" for name, cell in block["cells"].items()]
+
+
+def _left_out(block: Mapping[str, Any], held: Mapping[str, Sequence[Any]]) -> list[str]:
+    """How many cells of a published table have no run yet: they are not listed."""
+    empty = sum(not any(found) for found in held.values()) if "paper" in block else 0
+    return [*([""] if empty < len(held) else []), f"{empty} of {len(held)} cells have no run yet."] if empty else []
+
+
+def _ordered(one: Mapping[str, Any], held: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
+    first, second = (
+        sample([value(row, "errors") for row in held[cell] if row.get("state") == DONE]) for cell in one["cells"]
+    )
+    return f"| *{one['says']}* | errors | order | | | {order(first, second, one['relation'])} | |"

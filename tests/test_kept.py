@@ -1,0 +1,75 @@
+"""Teachers that come with a checkout: kept once, found by every run that needs them, verified."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import pytest
+
+from distill import config, kept
+from distill.files import read_json, write_json
+from distill.result import stored_result
+from distill.run import run
+from distill.sweep.plan import items_of
+from distill.sweep.speeds import Speeds
+from tests.tiny import composed
+
+COMMON = ("device=cpu", "dataset=digits", "student=resnet8", "schedule.batch_size=256", "schedule.milestones=[]")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A trained teacher's folder, in an output folder of its own."""
+    cfg = composed("method=none", "seed=0", f"output={tmp_path_factory.mktemp('first')}", *COMMON)
+    run(cfg, found := Path(config.identity(cfg)["folder"]), table=False)
+    return found
+
+
+@pytest.fixture
+def store(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(kept, "KEPT", tmp_path / "kept")
+    return kept.keep(composed("method=none", "seed=0", *COMMON), folder)
+
+
+def test_a_run_takes_the_kept_teacher_and_trains_none(store: Path, folder: Path, output: Path) -> None:
+    cfg = composed("method=kd", "teacher=resnet8", f"output={output}", *COMMON)
+    result = run(cfg, config.identity(cfg)["folder"], table=False)
+    assert result["teacher_accuracy"] == pytest.approx(stored_result(folder)["accuracy"]["last"])  # type: ignore[index]
+    (taken,) = output.glob("digits/none-resnet8/*/s0")
+    assert (taken / "student.safetensors").read_bytes() == (folder / "student.safetensors").read_bytes()
+    assert not (taken / "metrics.jsonl").exists()
+
+
+def test_weights_that_are_not_those_of_their_checksum_are_refused(store: Path, output: Path) -> None:
+    data = bytearray((store / "student.safetensors").read_bytes())
+    data[-1] ^= 1
+    (store / "student.safetensors").write_bytes(data)
+    with pytest.raises(ValueError, match="damaged"):
+        kept.restore(composed("method=none", "seed=0", *COMMON), output / "run")
+    assert not (output / "run").exists()
+
+
+def test_another_seed_or_schedule_is_not_taken(store: Path) -> None:
+    assert kept.is_kept(composed("method=none", "seed=0", *COMMON))
+    assert not kept.is_kept(composed("method=none", "seed=1", *COMMON))
+    assert not kept.is_kept(composed("method=none", "seed=0", "schedule.lr=0.3", *COMMON))
+
+
+def test_no_path_of_the_machine_is_kept(store: Path) -> None:
+    assert not {"command", "files"} & read_json(store / "result.json").keys()
+
+
+def test_a_plan_counts_no_time_for_it(store: Path, output: Path) -> None:
+    plan = [(["method=kd"], composed("method=kd", "teacher=resnet8", f"output={output}", *COMMON))]
+    assert [item.teacher for item in items_of(plan, Speeds([]))] == [False]
+    write_json(store / "result.json", {})
+    (store / "student.safetensors").unlink()
+    assert [item.teacher for item in items_of(plan, Speeds([]))] == [True, False]
+
+
+@pytest.mark.parametrize("place", sorted(kept.KEPT.glob("*")), ids=lambda place: place.name)
+def test_what_comes_with_the_checkout_is_whole(place: Path) -> None:
+    result = read_json(place / "result.json")
+    assert hashlib.sha256((place / "student.safetensors").read_bytes()).hexdigest() == result["sha256"]
+    assert place.name == f"{result['student']}-{result['hash']}-s{result['seed']}"
