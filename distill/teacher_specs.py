@@ -66,18 +66,18 @@ def training(spec: Spec, seen: Mapping[str, Any], load: Load) -> dict[str, Spec]
         return {}
     what = f"teacher.schedule={name}" if name is not None else f"teacher.dataset.{next(iter(given))}"
     if str(spec.get("weights", "auto")) != "auto":
-        given = f"teacher.weights={spec['weights']}"
-        raise ValueError(f"{what} is how a teacher is trained, and {given} is not trained: leave one of them away")
-    file = load(str(name)) if name is not None else {}
-    whole = isinstance(file.get("schedule"), Mapping)
-    data = {**(file.get("dataset") or {} if whole else {}), **given}
+        file = f"teacher.weights={spec['weights']}"
+        raise ValueError(f"{what} is how a teacher is trained, and {file} is not trained: leave one of them away")
+    node = load(str(name)) if name is not None else {}
+    whole = isinstance(node.get("schedule"), Mapping)
+    data = {**(node.get("dataset") or {} if whole else {}), **given}
     for key, value in data.items():
         if key not in seen:
             raise ValueError(f"{what}: the data set {seen.get('name')} has no key '{key}'")
         if key in SHOWN and value != seen[key]:
             raise ValueError(f"{what} is for dataset.{key}={value}, not {seen[key]}: give dataset.{key}={value}")
-    found = {"schedule": file["schedule"] if whole else file, "dataset": data}
-    return {key: node for key, node in found.items() if node}
+    found = {"schedule": node["schedule"] if whole else node, "dataset": data}
+    return {key: own for key, own in found.items() if own}
 
 
 def label(specs: Sequence[Spec]) -> str:
