@@ -42,7 +42,7 @@ def trained(
 ) -> tuple[Fit, list[GraphedStep]]:
     """Train on batches of four, the last of two; return the loop and what recorded its phases."""
     data = tiny.tiny_data()
-    method = tiny.seeded_method(name, data, ("cifar_resnet8", "cifar_resnet8"), *overrides)
+    method = tiny.seeded_method(name, data, tiny.SMALLEST, *overrides)
     fit = tiny.fit(method, data, folder)
     fit.options.graph, fit.schedule["epochs"] = graph, epochs
     fit.schedule["lr"] = 0.001  # small, so that differences of rounding stay small
@@ -120,8 +120,8 @@ def test_a_graph_that_cannot_be_made_is_said_once(tmp_path: Path, caplog: pytest
 def test_a_cut_off_run_goes_on_to_the_same_end(tmp_path: Path) -> None:
     whole, _ = trained("kd", tmp_path / "whole", Replay, 4)
     data = tiny.tiny_data()
-    first = tiny.fit(tiny.seeded_method("kd", data), data, tmp_path / "cut")
-    for part in (first, tiny.fit(tiny.seeded_method("kd", data), data, tmp_path / "cut")):
+    first = tiny.fit(tiny.seeded_method("kd", data, tiny.SMALLEST), data, tmp_path / "cut")
+    for part in (first, tiny.fit(tiny.seeded_method("kd", data, tiny.SMALLEST), data, tmp_path / "cut")):
         part.options.graph, part.schedule["epochs"], part.schedule["lr"] = Replay, 4, 0.001
         part.source = data.source(batch_size=4, seed=1)
         resumed = part.restore()

@@ -142,7 +142,7 @@ def second_step(case: str, number: int, folder: Path, allowed: Set[Any] = frozen
     """
     data = tiny.tiny_data()
     name, *options = case.split()
-    method = tiny.seeded_method(name, data, ("cifar_resnet14", "cifar_resnet8"), *options)
+    method = tiny.seeded_method(name, data, tiny.SMALLEST, *options)
     fit = tiny.fit(method, data, folder)
     for phase in fit.phases[: number + 1]:
         fit._begin(phase)

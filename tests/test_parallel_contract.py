@@ -43,7 +43,7 @@ def train(name: str, folder: Path) -> dict[str, Any]:
     name, *overrides = name.split()
     size = 5 if "uneven" in overrides else 8
     overrides = [override for override in overrides if override != "uneven"]
-    method = tiny.seeded_method(name, data, ("cifar_resnet14", "cifar_resnet8"), *overrides)
+    method = tiny.seeded_method(name, data, tiny.SMALLEST, *overrides)
     refuse(method, name, {}, parallel.world())
     if parallel.rank():
         torch.manual_seed(100)  # as run.py has it: each process has draws of its own

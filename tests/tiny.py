@@ -24,6 +24,7 @@ from distill.signals import StopSignals
 
 METHODS = config.options("method")
 CLASSES, SIZE, IMAGES = 6, 16, 22
+SMALLEST = ("cifar_resnet8", "cifar_resnet8")  # (teacher, student) where any pair will do
 SHORTER = {  # how long methods run that make their own batches or teachers; nothing else is changed
     "dafl": ("method.steps=3",),
     "zskt": ("method.steps=2", "method.student_steps=2"),
