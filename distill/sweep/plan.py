@@ -54,11 +54,11 @@ def items_of(plan: Plan, speeds: Speeds) -> Iterator[Item]:
         if why := _refusal(cfg):
             yield Item(name or "this run", None, CANNOT, why)
             continue
-        for words, before in _before(cfg):
-            folder = _folder(before)
+        for words, needed in before(cfg):
+            folder = _folder(needed)
             taught = words.startswith("teacher")
-            if folder not in seen | wanted and not (is_done(folder) or taught and is_kept(before)):
-                yield _item(words, before, speeds, teacher=taught)
+            if folder not in seen | wanted and not (is_done(folder) or taught and is_kept(needed)):
+                yield _item(words, needed, speeds, teacher=taught)
             seen.add(folder)
         if _folder(cfg) not in seen - wanted:
             yield _item(name or "this run", cfg, speeds)
@@ -110,7 +110,7 @@ def _progress(rows: list[dict[str, Any]], cfg: DictConfig, whole: Estimate) -> t
     return words, Estimate(None if whole.seconds is None else whole.seconds * (1 - share), whole.source)
 
 
-def _before(cfg: DictConfig) -> Iterator[tuple[str, DictConfig]]:
+def before(cfg: DictConfig) -> Iterator[tuple[str, DictConfig]]:
     """The runs that must be done before one, each with a name: its teachers, and its student's first training."""
     yield from ((_teacher_name(teacher), teacher) for teacher in _teachers(cfg))
     if (upstream := upstream_config(cfg)) is not None:

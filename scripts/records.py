@@ -1,0 +1,245 @@
+"""Recorded results: `python scripts/records.py --check` says which their own command does not give any more.
+
+A set is a folder of outputs/reference with records.json, a row a run, and a README.md whose table is written from it
+between two marks. `--write SET FOLDER ...` makes both of finished runs; `--prune SET ...` takes out what is stale.
+A row is as good as its hash: it is that of all that changes a run's numbers (config.identity), composed anew from the
+row's overrides. A teacher's row has the overrides of a run that it teaches.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import sys
+from collections.abc import Iterable, Iterator
+from functools import cache
+from itertools import product
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig, OmegaConf
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from distill import config
+from distill.sweep.compose import left_out
+from distill.sweep.plan import before
+
+ROOT = Path(__file__).resolve().parents[1]
+REFERENCE = ROOT / "outputs" / "reference"
+MARKS = ("<!-- records -->", "<!-- /records -->")
+KEPT = ("dataset", "teacher", "student", "method", "seed", "hash", "epochs", "teacher_accuracy", "params", "macs",
+        "seconds", "precision", "device", "threads")  # fmt: skip
+Row = dict[str, Any]
+
+
+# ---- from overrides to hashes
+
+
+@cache
+def composed(overrides: tuple[str, ...], hydra: bool = False) -> DictConfig:
+    """The configuration of a command's overrides; hydra: with Hydra's own node."""
+    config.register()
+    with initialize_config_dir(str(config.conf_dir()), version_base="1.3"):
+        return compose("config", list(overrides), return_hydra_config=hydra)
+
+
+@cache
+def hashes(overrides: tuple[str, ...]) -> dict[str, DictConfig]:
+    """The hashes of the run that overrides stand for and of the runs it needs before, with their configurations."""
+    cfg = composed(overrides)
+    return {config.identity(each)["hash"]: each for each in (cfg, *(needed for _, needed in before(cfg)))}
+
+
+def known(row: Row) -> dict[str, DictConfig]:
+    """`hashes` of a row; the seed is no part of them."""
+    return hashes(tuple(text for text in row["overrides"] if not text.startswith("seed=")))
+
+
+def stale(rows: Iterable[Row]) -> list[tuple[Row, str]]:
+    """The rows that their overrides no longer give, each with the reason."""
+    found = []
+    for row in rows:
+        try:
+            now = known(row)
+        except Exception as error:  # of Hydra and OmegaConf: an override that is not known any more
+            found.append((row, f"cannot be composed ({' '.join(str(error).split())[:100]})"))
+            continue
+        if row["hash"] not in now:
+            found.append((row, f"is {next(iter(now))} now"))
+    return found
+
+
+# ---- from finished runs to rows
+
+
+def jobs(command: str) -> Iterator[list[str]]:
+    """The overrides of each run of a recorded command; a sweep stands for several."""
+    words = [word for word in shlex.split(command)[3:] if not word.startswith("-")]
+    own = [word for word in words if not word.startswith(("hydra", "threads=", "output=", "dataset.root="))]
+    chosen = {word.partition("=")[0]: word.partition("=")[2] for word in own}
+    sweep: dict[str, Any] = {}
+    if "experiment" in chosen and "hydra.mode=RUN" not in words:
+        cfg = composed((f"experiment={chosen['experiment']}",), hydra=True)
+        sweep = dict(OmegaConf.select(cfg, "hydra.sweeper.params") or {})
+    values = {key: split_words(str(value)) for key, value in (sweep | chosen).items()}
+    for choice in product(*values.values()):
+        overrides = [f"{key}={value}" for key, value in zip(values, choice, strict=True)]
+        if not sweep or not left_out(composed((f"experiment={chosen['experiment']}",)), overrides):
+            yield overrides
+
+
+def split_words(text: str) -> list[str]:
+    """The values of a sweep, at the commas outside brackets and braces."""
+    depth, values = 0, [""]
+    for letter in text.replace(" ", "").replace("'", ""):
+        depth += {"[": 1, "{": 1, "]": -1, "}": -1}.get(letter, 0)
+        if letter == "," and not depth:
+            values.append("")
+        else:
+            values[-1] += letter
+    return values
+
+
+def rows_of(folders: Iterable[Path]) -> list[Row]:
+    """A row for each finished run below the folders. Raises ValueError for one that its command does not give."""
+    found: dict[tuple[str, int, str], Row] = {}
+    for path in sorted(path for folder in folders for path in folder.rglob("result.json")):
+        result = json.loads(path.read_text(encoding="utf-8"))
+        row = {key: result[key] for key in KEPT if result.get(key) is not None}
+        row |= {"accuracy": result["accuracy"], "also": result.get("also") or {}, "versions": result["versions"]}
+        if result.get("quantized"):
+            row["quantized"] = result["quantized"]
+        fitting = [words for words in jobs(result["command"]) if result["hash"] in hashes(_seedless(words))]
+        if not fitting:
+            raise ValueError(f"{path}: {result['hash']} is no run of its command any more: {result['command']}")
+        row["overrides"] = _seedless(fitting[0]) + (f"seed={result['seed']}",)
+        found.setdefault((result["hash"], result["seed"], _experiment(row)), row)
+    return sorted(found.values(), key=lambda row: (_experiment(row), row["method"], row["hash"], row["seed"]))
+
+
+def _seedless(overrides: Iterable[str]) -> tuple[str, ...]:
+    return tuple(text for text in overrides if not text.startswith("seed="))
+
+
+def _experiment(row: Row) -> str:
+    return next((text.partition("=")[2] for text in row["overrides"] if text.startswith("experiment=")), "")
+
+
+def told_apart(rows: list[Row]) -> None:
+    """Give each row `what`: the values in which it differs from the others of its experiment, method and nets."""
+    groups: dict[tuple[str, ...], dict[str, list[Row]]] = {}
+    for row in rows:
+        key = (_experiment(row), row["method"], str(row.get("teacher")), row["student"])
+        groups.setdefault(key, {}).setdefault(row["hash"], []).append(row)
+    for group in groups.values():
+        flat = {digest: _flat(config.science(known(some[0])[digest])) for digest, some in group.items()}
+        keys = sorted({key for values in flat.values() for key in values})
+        differing = [key for key in keys if len({str(values.get(key)) for values in flat.values()}) > 1]
+        for digest, some in group.items():
+            what = ", ".join(f"{key}={flat[digest].get(key, 'null')}" for key in differing)
+            for row in some:
+                row["what"] = what
+
+
+def _flat(node: Any, above: str = "") -> dict[str, Any]:
+    if not isinstance(node, dict):
+        return {above: "null" if node is None else node}
+    parts = (_flat(value, f"{above}.{key}" if above else str(key)) for key, value in node.items())
+    return {key: value for part in parts for key, value in part.items()}
+
+
+# ---- the table
+
+
+def table(rows: list[Row]) -> str:
+    """Markdown: a row a configuration, mean and sample standard deviation over its seeds."""
+    groups: dict[tuple[str, str], list[Row]] = {}
+    for row in rows:
+        groups.setdefault((_experiment(row), row["hash"]), []).append(row)
+    lines = ["| experiment | method | teacher | student | what | n | last | configuration |", "|" + "---|" * 8]
+    for (experiment, digest), some in groups.items():
+        values = [row["accuracy"]["last"] for row in some]
+        spread = f" ± {stdev(values):.2f}" if len(values) > 1 else ""
+        first, also = some[0], _also(some)
+        cells = (experiment or "–", first["method"], first.get("teacher") or "–", first["student"],
+                 first["what"] or "–", len(some), f"{mean(values):.2f}{spread}{also}", digest)  # fmt: skip
+        lines.append("| " + " | ".join(str(cell) for cell in cells) + " |")
+    return "\n".join(lines)
+
+
+def _also(rows: list[Row]) -> str:
+    """Further numbers of a configuration's runs: peers, exits, what a lifelong run measures."""
+    names = [name for name, value in rows[0]["also"].items() if isinstance(value, (int, float))]
+    told = (f"{name} {mean(row['also'].get(name, 0.0) for row in rows):.2f}" for name in names[:4])
+    return f" ({', '.join(told)})" if names else ""
+
+
+def write(folder: Path, rows: list[Row]) -> None:
+    """Write records.json, and the table into README.md between its marks."""
+    told_apart(rows)
+    shared = {key: rows[0][key] for key in ("versions", "device") if all(row.get(key) == rows[0][key] for row in rows)}
+    kept = [{key: value for key, value in row.items() if key not in shared and value not in ({}, None)} for row in rows]
+    lines = ",\n".join("  " + json.dumps(row, ensure_ascii=False) for row in kept)
+    text = f'{{"shared": {json.dumps(shared)},\n "rows": [\n{lines}\n]}}\n'
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "records.json").write_text(text, encoding="utf-8")
+    page = folder / "README.md"
+    prose = page.read_text(encoding="utf-8") if page.exists() else f"# {folder.name}\n\n{MARKS[0]}\n{MARKS[1]}\n"
+    if not all(mark in prose for mark in MARKS):
+        raise ValueError(f"{page} has no {MARKS[0]} and {MARKS[1]}: put them where its table is to stand")
+    above, _, rest = prose.partition(MARKS[0])
+    below = rest.partition(MARKS[1])[2]
+    page.write_text(f"{above}{MARKS[0]}\n{table(rows)}\n{MARKS[1]}{below}", encoding="utf-8")
+
+
+def read(folder: Path) -> list[Row]:
+    """The rows of a set."""
+    content = json.loads((folder / "records.json").read_text(encoding="utf-8"))
+    return [{"also": {}, "what": "", **content["shared"], **row} for row in content["rows"]]
+
+
+def sets() -> list[Path]:
+    """All sets, in the order of their names."""
+    return sorted(path.parent for path in REFERENCE.rglob("records.json"))
+
+
+def check(folders: Iterable[Path]) -> int:
+    """Print what is stale; 1 where anything is."""
+    bad = 0
+    for folder in folders:
+        rows = read(folder)
+        for row, why in stale(rows):
+            bad += 1
+            print(f"{folder.name}: {row['hash']} of '{' '.join(row['overrides'])}' {why}: run it again, or --prune")
+        print(f"{folder.name}: {len(rows)} rows")
+    return int(bad > 0)
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", nargs="*", type=Path, metavar="SET", help="all sets where none is named")
+    parser.add_argument("--write", nargs="+", type=Path, metavar=("SET", "FOLDER"), help="a set, and folders of runs")
+    parser.add_argument("--add", action="store_true", help="keep the set's other rows; same hash and seed are replaced")
+    parser.add_argument("--prune", nargs="+", type=Path, metavar="SET", help="take out rows that are stale")
+    args = parser.parse_args(argv)
+    if args.write:
+        folder, *roots = args.write
+        rows = rows_of(roots)
+        if args.add:
+            fresh = {(_experiment(row), row["hash"], row["seed"]) for row in rows}
+            rows += [row for row in read(folder) if (_experiment(row), row["hash"], row["seed"]) not in fresh]
+            rows.sort(key=lambda row: (_experiment(row), row["method"], row["hash"], row["seed"]))
+        write(folder, rows)
+    for folder in args.prune or []:
+        rows = read(folder)
+        old = {id(row) for row, _ in stale(rows)}
+        write(folder, [row for row in rows if id(row) not in old])
+    return check(args.check or sets()) if args.check is not None else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
