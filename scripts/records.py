@@ -3,7 +3,7 @@
 A set is a folder of outputs/reference with records.json, a row a run, and a README.md whose table is written from it
 between two marks. `--write SET FOLDER ...` makes both of finished runs; `--prune SET ...` takes out what is stale.
 A row is as good as its hash: it is that of all that changes a run's numbers (config.identity), composed anew from the
-row's overrides. A teacher's row has the overrides of a run that it teaches.
+row's overrides. A teacher, or another run that was needed before, has the overrides of the run that needed it.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def hashes(overrides: tuple[str, ...]) -> dict[str, DictConfig]:
 
 def known(row: Row) -> dict[str, DictConfig]:
     """`hashes` of a row; the seed is no part of them."""
-    return hashes(tuple(text for text in row["overrides"] if not text.startswith("seed=")))
+    return hashes(_seedless(row["overrides"]))
 
 
 def stale(rows: Iterable[Row]) -> list[tuple[Row, str]]:
@@ -105,24 +105,49 @@ def split_words(text: str) -> list[str]:
 
 
 def rows_of(folders: Iterable[Path]) -> list[Row]:
-    """A row for each finished run below the folders. Raises ValueError for one that its command does not give."""
-    found: dict[tuple[str, int, str], Row] = {}
+    """A row for each finished run below the folders, one for each experiment that has the run.
+
+    Raises ValueError for a run that its command does not give.
+    """
+    found: dict[tuple[str, str, int], Row] = {}
     for path in sorted(path for folder in folders for path in folder.rglob("result.json")):
         result = json.loads(path.read_text(encoding="utf-8"))
         row = {key: result[key] for key in KEPT if result.get(key) is not None}
-        row |= {"accuracy": result["accuracy"], "also": result.get("also") or {}, "versions": result["versions"]}
-        if result.get("quantized"):
-            row["quantized"] = result["quantized"]
+        row |= {key: result[key] for key in ("accuracy", "also", "quantized", "versions", "setting") if result.get(key)}
         fitting = [words for words in jobs(result["command"]) if result["hash"] in hashes(_seedless(words))]
         if not fitting:
             raise ValueError(f"{path}: {result['hash']} is no run of its command any more: {result['command']}")
-        row["overrides"] = _seedless(fitting[0]) + (f"seed={result['seed']}",)
-        found.setdefault((result["hash"], result["seed"], _experiment(row)), row)
-    return sorted(found.values(), key=lambda row: (_experiment(row), row["method"], row["hash"], row["seed"]))
+        row["overrides"] = [*_seedless(fitting[0]), f"seed={result['seed']}"]
+        found.setdefault(_key(row), row)
+    return in_order([*found.values(), *shared(found.values())])
+
+
+def shared(rows: Iterable[Row]) -> list[Row]:
+    """The rows of runs that another experiment of the rows has as well, with its overrides."""
+    rows, more = list(rows), []
+    results = {(row["hash"], row["seed"]): row for row in rows}
+    known_as = {_key(row) for row in rows}
+    for experiment in sorted({_experiment(row) for row in rows} - {""}):
+        for words in jobs(f"python -m distill experiment={experiment}"):
+            for seed in [int(text[5:]) for text in words if text.startswith("seed=")] or [1]:
+                digest = next(iter(hashes(_seedless(words))))
+                if (digest, seed) in results and (experiment, digest, seed) not in known_as:
+                    known_as.add((experiment, digest, seed))
+                    more.append(results[digest, seed] | {"overrides": [*_seedless(words), f"seed={seed}"]})
+    return more
+
+
+def in_order(rows: Iterable[Row]) -> list[Row]:
+    """Rows by experiment, method, configuration and seed."""
+    return sorted(rows, key=lambda row: (_experiment(row), row["method"], row["hash"], row["seed"]))
+
+
+def _key(row: Row) -> tuple[str, str, int]:
+    return _experiment(row), row["hash"], row["seed"]
 
 
 def _seedless(overrides: Iterable[str]) -> tuple[str, ...]:
-    return tuple(text for text in overrides if not text.startswith("seed="))
+    return tuple(text for text in overrides if not text.startswith(("seed=", "hydra.")))
 
 
 def _experiment(row: Row) -> str:
@@ -140,9 +165,9 @@ def told_apart(rows: list[Row]) -> None:
         keys = sorted({key for values in flat.values() for key in values})
         differing = [key for key in keys if len({str(values.get(key)) for values in flat.values()}) > 1]
         for digest, some in group.items():
-            what = ", ".join(f"{key}={flat[digest].get(key, 'null')}" for key in differing)
+            told = [f"{key}={flat[digest].get(key, 'null')}" for key in differing]
             for row in some:
-                row["what"] = what
+                row["what"] = ", ".join(["needed before"] * (next(iter(known(row))) != digest) + told)
 
 
 def _flat(node: Any, above: str = "") -> dict[str, Any]:
@@ -163,9 +188,10 @@ def table(rows: list[Row]) -> str:
     lines = ["| experiment | method | teacher | student | what | n | last | configuration |", "|" + "---|" * 8]
     for (experiment, digest), some in groups.items():
         values = [row["accuracy"]["last"] for row in some]
+        teacher = some[0].get("teacher") or "none"
         spread = f" ± {stdev(values):.2f}" if len(values) > 1 else ""
         first, also = some[0], _also(some)
-        cells = (experiment or "–", first["method"], first.get("teacher") or "–", first["student"],
+        cells = (experiment or "–", first["method"], teacher.replace("none", "–"), first["student"],
                  first["what"] or "–", len(some), f"{mean(values):.2f}{spread}{also}", digest)  # fmt: skip
         lines.append("| " + " | ".join(str(cell) for cell in cells) + " |")
     return "\n".join(lines)
@@ -173,7 +199,7 @@ def table(rows: list[Row]) -> str:
 
 def _also(rows: list[Row]) -> str:
     """Further numbers of a configuration's runs: peers, exits, what a lifelong run measures."""
-    names = [name for name, value in rows[0]["also"].items() if isinstance(value, (int, float))]
+    names = [name for name, value in rows[0].get("also", {}).items() if isinstance(value, (int, float))]
     told = (f"{name} {mean(row['also'].get(name, 0.0) for row in rows):.2f}" for name in names[:4])
     return f" ({', '.join(told)})" if names else ""
 
@@ -181,10 +207,10 @@ def _also(rows: list[Row]) -> str:
 def write(folder: Path, rows: list[Row]) -> None:
     """Write records.json, and the table into README.md between its marks."""
     told_apart(rows)
-    shared = {key: rows[0][key] for key in ("versions", "device") if all(row.get(key) == rows[0][key] for row in rows)}
-    kept = [{key: value for key, value in row.items() if key not in shared and value not in ({}, None)} for row in rows]
+    common = {key: rows[0][key] for key in ("versions", "device") if all(row.get(key) == rows[0][key] for row in rows)}
+    kept = [{key: value for key, value in row.items() if key not in common and value not in ({}, None)} for row in rows]
     lines = ",\n".join("  " + json.dumps(row, ensure_ascii=False) for row in kept)
-    text = f'{{"shared": {json.dumps(shared)},\n "rows": [\n{lines}\n]}}\n'
+    text = f'{{"shared": {json.dumps(common)},\n "rows": [\n{lines}\n]}}\n'
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "records.json").write_text(text, encoding="utf-8")
     page = folder / "README.md"
@@ -199,7 +225,7 @@ def write(folder: Path, rows: list[Row]) -> None:
 def read(folder: Path) -> list[Row]:
     """The rows of a set."""
     content = json.loads((folder / "records.json").read_text(encoding="utf-8"))
-    return [{"also": {}, "what": "", **content["shared"], **row} for row in content["rows"]]
+    return [{"what": "", **content["shared"], **row} for row in content["rows"]]
 
 
 def sets() -> list[Path]:
@@ -230,9 +256,9 @@ def main(argv: list[str] | None = None) -> int:
         folder, *roots = args.write
         rows = rows_of(roots)
         if args.add:
-            fresh = {(_experiment(row), row["hash"], row["seed"]) for row in rows}
-            rows += [row for row in read(folder) if (_experiment(row), row["hash"], row["seed"]) not in fresh]
-            rows.sort(key=lambda row: (_experiment(row), row["method"], row["hash"], row["seed"]))
+            fresh = {_key(row) for row in rows}
+            rows += [row for row in read(folder) if _key(row) not in fresh]
+            rows = in_order([*rows, *shared(rows)])
         write(folder, rows)
     for folder in args.prune or []:
         rows = read(folder)
