@@ -199,8 +199,9 @@ def table(rows: list[Row]) -> str:
 
 def _also(rows: list[Row]) -> str:
     """Further numbers of a configuration's runs: peers, exits, what a lifelong run measures."""
-    names = [name for name, value in rows[0].get("also", {}).items() if isinstance(value, (int, float))]
-    told = (f"{name} {mean(row['also'].get(name, 0.0) for row in rows):.2f}" for name in names[:4])
+    measured = [_flat(row.get("also", {})) for row in rows]
+    names = [name for name, value in measured[0].items() if isinstance(value, float) and ".task_" not in name]
+    told = (f"{name} {mean(values[name] for values in measured):.2f}" for name in names[:4])
     return f" ({', '.join(told)})" if names else ""
 
 

@@ -67,7 +67,9 @@ def test_a_row_whose_command_gives_another_hash_is_stale() -> None:
 def test_a_sweeps_command_is_each_of_its_runs() -> None:
     command = "python -m distill -m method=none,kd seed=1,2 'schedule.milestones=[4,6]' hydra/launcher=packed threads=1"
     assert list(records.jobs(command)) == [
-        [f"method={method}", f"seed={seed}", "schedule.milestones=[4,6]"] for method in ("none", "kd") for seed in (1, 2)
+        [f"method={method}", f"seed={seed}", "schedule.milestones=[4,6]"]
+        for method in ("none", "kd")
+        for seed in (1, 2)
     ]
     narrowed = list(records.jobs("python -m distill experiment=student_sweep student.args.depth=8"))
     assert len(narrowed) == 3 and all("student.args.depth=8" in words for words in narrowed)
@@ -78,8 +80,8 @@ def test_finished_runs_become_rows_that_are_told_apart(tmp_path: Path) -> None:
         words = f"experiment=student_sweep student.args.depth={depth} student.args.widths=[4,4,8,16]"
         digest = next(iter(records.hashes(tuple(words.split()))))
         result = {
-            "dataset": "digits", "teacher": "resnet20", "student": "resnet20", "method": "kd", "hash": digest, "seed": 1,
-            "accuracy": {"last": 90.0 + depth}, "versions": {"torch": "1"}, "device": "cpu",
+            "dataset": "digits", "teacher": "resnet20", "student": "resnet20", "method": "kd", "hash": digest,
+            "seed": 1, "accuracy": {"last": 90.0 + depth}, "versions": {"torch": "1"}, "device": "cpu",
             "command": f"python -m distill {words} hydra.mode=RUN threads=1",
         }  # fmt: skip
         (tmp_path / str(depth)).mkdir()
