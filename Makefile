@@ -34,10 +34,10 @@ format: $(STAMP)  ## sort imports and mend what ruff can mend
 	$(BIN)/ruff check --fix .
 
 methods: $(STAMP)  ## list the methods with their papers
-	@$(BIN)/python -m distill.catalogue $(ARGS)
+	@$(BIN)/python -m distill.cli.catalogue $(ARGS)
 
 readme: $(STAMP)  ## write the table of methods into the README
-	@$(BIN)/python -m distill.catalogue --readme README.md
+	@$(BIN)/python -m distill.cli.catalogue --readme README.md
 
 fidelity: $(STAMP)  ## write the table of every method beside its authors' code into CONTRIBUTING.md (two minutes)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m tests.fidelity

@@ -19,7 +19,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from distill.method import Batch, Source
+from distill.batch import Batch, Source
 
 
 def world() -> int:

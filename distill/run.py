@@ -14,27 +14,31 @@ import torch
 from filelock import FileLock, Timeout
 from omegaconf import DictConfig
 
-from distill import bit, config, parallel, protocol, runtime, start, summary
-from distill.check import check_maps
-from distill.checkpoint import Checkpoints
+from distill import config, parallel, runtime, start
+from distill.batch import Source
+from distill.config import protocol
+from distill.config.check import check_maps
 from distill.data import Data, load
+from distill.engine import hyperrule as bit
+from distill.engine.checkpoint import Checkpoints
+from distill.engine.compiling import ASKED, compile_forward, gains, why_compile
+from distill.engine.cuda_graphs import CudaGraph, without_graphs
+from distill.engine.evaluate import accuracy
+from distill.engine.fit import Fit
+from distill.engine.optim import without_sgds
+from distill.engine.state import Options
 from distill.errors import exit_code
-from distill.evaluate import accuracy
-from distill.fit import Fit
-from distill.fit_state import Options
-from distill.graphs import CudaGraph, without_graphs
-from distill.method import Method, Source, refuse
-from distill.mirror import outside_sweep
+from distill.method import Method, refuse
 from distill.models import FeatureNet, build
 from distill.models.quant import quantize_as
-from distill.optim import without_sgds
-from distill.result import describe, finish, stored_result
+from distill.record import summary
+from distill.record.reporter import Nobody, Watch, make_tracker
+from distill.record.result import describe, finish, stored_result
+from distill.record.wandb_tracker import outside_sweep
 from distill.signals import StopSignals
-from distill.speed import ASKED, compile_forward, gains, why_compile
-from distill.teacher_cache import Cached, cached
-from distill.teachers import Teacher, get_teachers
-from distill.teaching import Prepared
-from distill.watch import Nobody, Watch, make_tracker
+from distill.teachers.cache import Cached, cached
+from distill.teachers.prepared import Prepared
+from distill.teachers.store import Teacher, get_teachers
 
 log = logging.getLogger(__name__)
 EPOCH_SECONDS = 15.0  # on a GPU, where an epoch may take one: more frequent checkpoints would be what it takes

@@ -12,10 +12,10 @@ from omegaconf import DictConfig
 from torch import nn
 
 from distill import config
+from distill.config.upstream import upstream_config
 from distill.data import DataInfo
 from distill.models import FeatureNet
 from distill.models.weights import mismatch, read_state
-from distill.upstream import upstream_config
 
 log = logging.getLogger(__name__)
 

@@ -10,15 +10,16 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from safetensors import SafetensorError, safe_open
 
-from distill import bit, config
+from distill import config
 from distill.data import Data, load
+from distill.engine import hyperrule as bit
 from distill.files import read_json
 from distill.models import FeatureNet, build, load_weights
 from distill.models.weights import mismatch, read_state
-from distill.result import stored_result
+from distill.record.result import stored_result
 from distill.run import make_method
 from distill.start import own_constants
-from distill.teachers import Teacher, get_teachers
+from distill.teachers.store import Teacher, get_teachers
 
 STUDENT = "student.safetensors"
 

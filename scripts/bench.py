@@ -23,9 +23,9 @@ from bench_loops import Loop, bare, cached, own, random_data, sharing, stepping
 from bench_parts import peak_mib, shares
 
 from distill import config, runtime
+from distill.engine.compiling import why_compile
 from distill.files import write_json
-from distill.progress import final_table
-from distill.speed import why_compile
+from distill.record.progress import final_table
 
 PAIRS = ("resnet56,resnet20", "wrn_40_2,wrn_16_2")
 METHODS = ("none", "kd", "at", "sp", "rkd", "crd", "reviewkd")

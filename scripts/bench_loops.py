@@ -15,20 +15,20 @@ from hydra import compose, initialize_config_dir
 from torch.nn import functional as F
 
 from distill import config, runtime
-from distill.checkpoint import Checkpoints
 from distill.data import Data, DataInfo, Split
-from distill.fit import Fit
-from distill.fit_state import Options
-from distill.graphs import CudaGraph
+from distill.engine.checkpoint import Checkpoints
+from distill.engine.compiling import compile_forward, fold_batchnorm, gains, half_weights
+from distill.engine.cuda_graphs import CudaGraph
+from distill.engine.fit import Fit
+from distill.engine.state import Options
 from distill.models import FeatureNet, build
-from distill.row_file import RowFile
+from distill.record.reporter import Nobody
 from distill.run import make_schedule
 from distill.signals import StopSignals
-from distill.speed import compile_forward, fold_batchnorm, gains, half_weights
 from distill.sweep.packed import shared
-from distill.teacher_cache import Cached
-from distill.teaching import Prepared
-from distill.watch import Nobody
+from distill.teachers.cache import Cached
+from distill.teachers.prepared import Prepared
+from distill.teachers.row_file import RowFile
 
 Loop = Callable[[int], None]  # runs so many steps
 CLASSES = 100

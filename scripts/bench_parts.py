@@ -12,9 +12,9 @@ from typing import TypeVar
 
 import torch
 
-from distill.cost import pieces
-from distill.fit import Fit, train_mode
-from distill.optim import trainable
+from distill.engine.cost import pieces
+from distill.engine.fit import Fit, train_mode
+from distill.engine.optim import trainable
 
 Result = TypeVar("Result")
 

@@ -31,8 +31,9 @@ sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
 
 import evidence_page as page  # noqa: E402
 
-from distill import config, kept, papers  # noqa: E402
+from distill import config, papers  # noqa: E402
 from distill.sweep.jobs import is_done  # noqa: E402
+from distill.teachers import kept  # noqa: E402
 
 TABLES = ROOT / "outputs" / "reference" / "tables"
 KINDS = ("cpu", "cuda")
@@ -217,7 +218,7 @@ def work(names: Sequence[str], hours: float, output: Path) -> int:
 
 
 def keep(run: Run, output: Path) -> Path | None:
-    """Keep a finished teacher where every checkout finds it (distill.kept). Returns where, None for other runs."""
+    """Keep a finished teacher where every checkout finds it (distill.teachers.kept). Returns where, or None."""
     weights = place(run, output)[1] / kept.WEIGHTS
     if not run.keep or not is_done(weights.parent) or weights.stat().st_size > BIGGEST:
         return None

@@ -24,12 +24,13 @@ from hydra import compose, initialize_config_dir
 from torch import Tensor, nn
 
 from distill import config
-from distill.checkpoint import Checkpoints
+from distill.batch import Batch
 from distill.data import Data, load
+from distill.engine.checkpoint import Checkpoints
+from distill.engine.fit import Fit, Options
 from distill.files import write_json
-from distill.fit import Fit, Options
 from distill.losses import full_precision
-from distill.method import Batch, Losses, Method, Phase, Update
+from distill.method import Losses, Method, Phase, Update
 from distill.models import FeatureNet, build, load_weights
 from distill.models.generator import Generator
 from distill.parts.discriminators import mlp, own_optimizer, real_or_fake

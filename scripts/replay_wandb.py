@@ -12,8 +12,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from distill.files import read_json
-from distill.mirror import Mirror
-from distill.track import METRICS, read_rows
+from distill.record.tracker import METRICS, read_rows
+from distill.record.wandb_tracker import Mirror
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from distill import config
-from distill.departs import departs_by_name
+from distill.config.departs import departs_by_name
 from distill.files import write_text
 from distill.papers import settings
 from tests.reference_cases import FOLDER, Differences, cases, run

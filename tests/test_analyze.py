@@ -33,10 +33,10 @@ from distill.analyze.numbers import (
 )
 from distill.analyze.style import rendered
 from distill.data.folder import FolderData, FolderSplit
-from distill.evaluate import calibration_error
+from distill.engine.evaluate import calibration_error
 from distill.files import read_json
+from distill.record.tracker import read_rows
 from distill.run import run
-from distill.track import read_rows
 from tests import tiny
 
 CPU = torch.device("cpu")

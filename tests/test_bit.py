@@ -13,23 +13,25 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import nn
 
-from distill import bit, config
-from distill.bit import resolve
-from distill.checkpoint import export
+from distill import config
+from distill.batch import Batch
+from distill.config.upstream import check_start, upstream_config
 from distill.data import load, loading
 from distill.data.pairs import Partners
 from distill.data.parts import Arrays, Part
 from distill.data.strong import StrongSource
 from distill.data.views import random_window, squeezed
-from distill.method import Batch, refuse
+from distill.engine import hyperrule as bit
+from distill.engine.checkpoint import export
+from distill.engine.hyperrule import resolve
+from distill.engine.optim import learning_rate
+from distill.method import refuse
 from distill.methods.crd import CRD
 from distill.models import FeatureNet, build
 from distill.models.bit_resnet import StdConv
-from distill.optim import learning_rate
 from distill.run import make_method, run
 from distill.start import begin, own_constants
 from distill.trained import open_run, student
-from distill.upstream import check_start, upstream_config
 from tests import tiny
 
 TABLE = [  # the authors' bit_hyperrule.py: training images, pixels -> steps, resize, crop, MixUp

@@ -18,8 +18,9 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from distill import checkpoint, files
-from distill.checkpoint import (
+from distill import files
+from distill.engine import checkpoint
+from distill.engine.checkpoint import (
     Checkpoints,
     CorruptCheckpoint,
     SaveError,

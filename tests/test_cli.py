@@ -18,7 +18,8 @@ SEARCH = os.pathsep.join([*filter(None, [os.environ.get("PYTHONPATH")]), str(REP
 # Runs many command lines in one process, with `distill.run` replaced: seeds from 90 on fail, each in its way.
 DRIVER = """
 import contextlib, io, json, os, sys, types
-from distill import cli, errors
+from distill import errors
+from distill.cli import main as cli
 
 def run(cfg, folder):
     from hydra.core.hydra_config import HydraConfig
@@ -284,7 +285,7 @@ def test_hydras_own_flags(tmp_path: Path) -> None:
 
 def test_tab_completion_of_the_console_script(tmp_path: Path) -> None:
     script = tmp_path / "distill"
-    script.write_text(f"#!{sys.executable}\nimport sys\nfrom distill.cli import main\nsys.exit(main())\n")
+    script.write_text(f"#!{sys.executable}\nimport sys\nfrom distill.cli.main import main\nsys.exit(main())\n")
     script.chmod(0o755)
     env = os.environ | {"PYTHONPATH": SEARCH, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
     shell = """eval "$(distill -sc install=bash)"

@@ -15,9 +15,9 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
 from distill import config
-from distill.catalogue import in_readme, lines, methods
-from distill.check import check, check_override
-from distill.command import BASE
+from distill.cli.catalogue import in_readme, lines, methods
+from distill.cli.command import BASE
+from distill.config.check import check, check_override
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -42,7 +42,7 @@ def same(first: DictConfig, second: DictConfig) -> bool:
 
 def test_neither_torch_nor_timm_nor_wandb_is_imported() -> None:
     code = (
-        "import sys, distill.cli, distill.config, distill.models.names as n; n.timm_names();"
+        "import sys, distill.cli, distill.config, distill.config.net_names as n; n.timm_names();"
         "print([m for m in ('torch', 'timm', 'wandb', 'numpy') if m in sys.modules])"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout

@@ -12,8 +12,9 @@ import torch
 from omegaconf import OmegaConf
 
 from distill import config
-from distill.fit import train_mode
-from distill.method import Batch, Method
+from distill.batch import Batch
+from distill.engine.fit import train_mode
+from distill.method import Method
 from tests import tiny
 
 PAIRS = [

@@ -17,8 +17,8 @@ from distill.data.arrays import ArraySource
 from distill.data.loading import from_arrays
 from distill.data.modality import lower, make_view, to_gray, to_lab
 from distill.data.readers import Arrays, Part
-from distill.evaluate import accuracy
-from distill.fit import train_mode
+from distill.engine.evaluate import accuracy
+from distill.engine.fit import train_mode
 from distill.methods.cross_modal_supervision import place, transfer_loss
 from distill.models import build
 from distill.run import run

@@ -9,22 +9,15 @@ from typing import Any
 import pytest
 import torch
 
+from distill.batch import Batch
 from distill.data.noise import MadeSource, NoiseSource
-from distill.fit import train_mode
-from distill.method import Batch
+from distill.engine.fit import train_mode
 from distill.methods.cmi import Rounds, contrast_loss, decision_divergence
 from distill.methods.dafl import activation_loss
 from distill.methods.deepinversion import variation_loss
 from distill.methods.zskt import divergence
 from distill.models.generator import Generator, Pixels
-from distill.parts.datafree import (
-    BatchNormInputs,
-    Restarted,
-    balance_loss,
-    certainty_loss,
-    held,
-    statistics_loss,
-)
+from distill.parts.datafree import BatchNormInputs, Restarted, balance_loss, certainty_loss, held, statistics_loss
 from distill.parts.made_images import CropFlip, Ring, resized_crop
 from tests import tiny
 

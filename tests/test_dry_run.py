@@ -14,9 +14,10 @@ import pytest
 from filelock import FileLock
 from hydra._internal.utils import get_args_parser
 
-from distill import cli, config
-from distill.command import read
-from distill.flags import flags_first
+from distill import config
+from distill.cli import main as cli
+from distill.cli.command import read
+from distill.cli.flags import flags_first
 from distill.models import build
 from distill.sweep.speeds import MMACS, Measured, Speeds, image_work
 
@@ -131,7 +132,7 @@ def test_what_cannot_be_is_listed_with_the_reason(capsys: pytest.CaptureFixture[
 
 
 def test_nothing_is_written_or_imported(tmp_path: Path) -> None:
-    code = "import sys; from distill import cli; c = cli.main(sys.argv[1:]); sys.exit(c or 'torch' in sys.modules)"
+    code = "import sys; from distill.cli.main import main; sys.exit(main(sys.argv[1:]) or 'torch' in sys.modules)"
     words = [*TINY, "--dry-run", "method=kd"]
     env = os.environ | {"PYTHONPATH": str(REPO)}
     done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, env=env, cwd=tmp_path)

@@ -13,8 +13,8 @@ import pytest
 from omegaconf import DictConfig, OmegaConf
 
 from distill import config, papers
-from distill.check import check
-from distill.command import read
+from distill.cli.command import read
+from distill.config.check import check
 from distill.report.compare import model_name
 from distill.sweep.compose import left_out
 

@@ -10,12 +10,12 @@ import pytest
 import torch
 
 from distill import config
-from distill.checkpoint import SaveError
-from distill.command import read
+from distill.cli.command import read
+from distill.engine.checkpoint import SaveError
+from distill.engine.fit import merge, train_mode
+from distill.engine.optim import Stepper, learning_rate, make_optimizer, without_sgds
 from distill.errors import NonFinite, Stopped
-from distill.fit import merge, train_mode
 from distill.method import Phase, Update
-from distill.optim import Stepper, learning_rate, make_optimizer, without_sgds
 from distill.run import make_schedule
 from distill.signals import StopSignals
 from tests import tiny

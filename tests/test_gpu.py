@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from distill.data import Data, Split
-from distill.fit import Fit
-from distill.graphs import CudaGraph
+from distill.engine.cuda_graphs import CudaGraph
+from distill.engine.fit import Fit
 from distill.run import Experiment
 from distill.signals import StopSignals
 from tests import tiny

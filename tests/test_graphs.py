@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 import torch
 
-from distill.fit import Fit
-from distill.graphs import GraphedStep, GraphedTeacher, Held, without_graphs
-from distill.method import Batch, consult
-from distill.optim import Stepper
-from distill.trace import traced
+from distill.batch import Batch
+from distill.engine.cuda_graphs import GraphedStep, GraphedTeacher, Held, without_graphs
+from distill.engine.fit import Fit
+from distill.engine.optim import Stepper
+from distill.engine.trace import traced
+from distill.method import consult
 from tests import tiny
 from tests.replay import Replay
 

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from distill import config, kept
+from distill import config
 from distill.files import read_json, write_json
-from distill.result import stored_result
+from distill.record.result import stored_result
 from distill.run import run
 from distill.sweep.plan import items_of
 from distill.sweep.speeds import Speeds
+from distill.teachers import kept
 from tests.tiny import composed
 
 COMMON = ("device=cpu", "dataset=digits", "student=resnet8", "schedule.batch_size=256", "schedule.milestones=[]")

@@ -241,7 +241,7 @@ def test_a_snapshot_is_whole_and_shared(tmp_path: Path, monkeypatch: pytest.Monk
     code = "import distill.config as c; print(c.__file__, c.conf_dir(), len(c.options('method')))"
     env = os.environ | snapshot.search_path(folder)
     done = subprocess.run([sys.executable, "-c", code], cwd=REPO, env=env, capture_output=True, text=True)
-    assert done.stdout.split()[:2] == [f"{folder}/distill/config.py", f"{folder}/distill/conf"]
+    assert done.stdout.split()[:2] == [f"{folder}/distill/config/__init__.py", f"{folder}/distill/conf"]
     assert int(done.stdout.split()[2]) == len(list((REPO / "conf" / "method").glob("*.yaml")))
     changed = {"distill/x.py": tmp_path / "x.py"}
     changed["distill/x.py"].write_text("1")

@@ -10,7 +10,7 @@ import torch
 
 from distill import config
 from distill.data.tasks import ClassSource, part_of
-from distill.fit import train_mode
+from distill.engine.fit import train_mode
 from distill.methods.lwf import Sequel, old_loss, task_accuracy
 from distill.run import run
 from tests import tiny

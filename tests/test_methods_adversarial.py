@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from distill.fit import merge, train_mode
+from distill.engine.fit import merge, train_mode
+from distill.engine.optim import Stepper, learning_rate
 from distill.methods.adv_logits import discriminator_loss, l1_loss, student_loss
 from distill.methods.bss import base_rank, draw_target, masked_kl, support
 from distill.methods.fm_adversarial import least_squares
-from distill.optim import Stepper, learning_rate
 from distill.parts.discriminators import critic_of_maps, own_optimizer, real_or_fake
 from tests import tiny
 

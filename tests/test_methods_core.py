@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from distill.batch import Batch
 from distill.data import DataInfo
 from distill.losses import kd_loss, kl_div, pool_to
-from distill.method import Batch
 from distill.methods.crd import EPS, Memory, NegativeSampler
 from distill.methods.dml import frozen_statistics
 from distill.parts.heads import conv_regressor, stage

@@ -10,8 +10,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from distill.fit import merge, train_mode
-from distill.method import Batch, Method, Phase
+from distill.batch import Batch
+from distill.engine.fit import merge, train_mode
+from distill.engine.optim import Stepper
+from distill.method import Method, Phase
 from distill.methods.ab import boundary_loss
 from distill.methods.at import attention_loss
 from distill.methods.fsp import fsp_loss
@@ -21,7 +23,6 @@ from distill.methods.mhgd import Attention, ClippedStepper, Estimator, graph_los
 from distill.methods.nst import nst_loss, prefers_positions
 from distill.methods.ofd import margins, partial_l2
 from distill.methods.vid import Regressor, vid_loss
-from distill.optim import Stepper
 from distill.parts.svd import align, leading_vectors
 from tests import tiny
 

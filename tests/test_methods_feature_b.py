@@ -13,10 +13,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from distill import config
+from distill.batch import Batch
 from distill.data import ArraySource, DataInfo, Split
 from distill.data.views import random_view
-from distill.fit import merge, train_mode
-from distill.method import Batch, Method
+from distill.engine.fit import merge, train_mode
+from distill.engine.optim import Stepper
+from distill.method import Method
 from distill.methods import cat_kd, kd_proj, sskd
 from distill.methods.afd_attention import AFDAttention, afd_loss
 from distill.methods.cat_kd import CATKD, cat_loss
@@ -32,7 +34,6 @@ from distill.methods.simkd import ReusedModel, SimKD, simkd_loss
 from distill.methods.srrl import SRRL, feature_matching_loss, linear_layer, softmax_regression_loss
 from distill.methods.sskd import SSKD, kept, rotate, selected_kl, similarities
 from distill.models import FeatureNet, Outputs, build
-from distill.optim import Stepper
 from tests import tiny
 
 B, K = 8, 6

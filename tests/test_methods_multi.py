@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from distill.fit import train_mode
+from distill.engine.fit import train_mode
 from distill.methods.aekd import AEKD, logit_gradients
 from distill.methods.avg_multi_teacher import loss_to_mean, mean_of_losses
 from distill.methods.ca_mkd import Resized, confidence, pointwise_regressor, weighted

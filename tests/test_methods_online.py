@@ -13,14 +13,14 @@ from torch.nn import functional as F
 from distill.data import Split
 from distill.data.arrays import seeded
 from distill.data.class_batches import ClassBatches
-from distill.evaluate import predict
-from distill.fit import train_mode
+from distill.engine.evaluate import predict
+from distill.engine.fit import train_mode
+from distill.engine.optim import Stepper
 from distill.methods.dml import DML
 from distill.methods.kdcl import KDCL, general_weights, linear, min_logit, naive, soft_target_loss
 from distill.methods.mcl import MCL, contrast, similarities
 from distill.methods.okddip import OKDDip, attended
 from distill.methods.one import ONE, gated
-from distill.optim import Stepper
 from distill.parts.branches import Branch
 from distill.parts.peers import Ensemble, make_peers, sigmoid_ramp
 from tests import tiny

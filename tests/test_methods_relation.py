@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from distill.fit import merge
-from distill.method import Batch
+from distill.batch import Batch
+from distill.engine.fit import merge
 from distill.methods import cc, irg, mhgd, pkt, rkd, sp
 from distill.models import Outputs
 from tests import tiny

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from distill.method import Batch
+from distill.batch import Batch
 from distill.methods import ctkd, dist, dkd, kd, label_smoothing, logit_mse, mlkd, nkd, wsld
 from distill.methods.dot import DotStepper
 from distill.models import Outputs

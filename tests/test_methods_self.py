@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from distill.data.arrays import seeded
 from distill.data.folder import load_folder
 from distill.data.pairs import Partners, PeerViews, same_class
-from distill.fit import train_mode
+from distill.engine.fit import train_mode
 from distill.methods.ban import BAN, confidence_weighted, permute_dark_knowledge
 from distill.methods.byot import BYOT, hint_loss
 from distill.methods.cs_kd import CSKD

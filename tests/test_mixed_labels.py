@@ -12,9 +12,10 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from distill.cli import main
-from distill.fit import train_mode
-from distill.method import Batch, Losses, Method, Phase, refuse
+from distill.batch import Batch
+from distill.cli.main import main
+from distill.engine.fit import train_mode
+from distill.method import Losses, Method, Phase, refuse
 from tests import tiny
 
 CHOOSES = {("sskd", "turned"), ("bss", "bss")}  # labels choose samples there: those of the greater share

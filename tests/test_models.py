@@ -14,10 +14,10 @@ import yaml
 from torch import Tensor, nn
 
 from distill import config
+from distill.config.net_names import OUR_NAMES, PAPER_NAMES, is_known, nearest, timm_names
 from distill.models import FeatureNet, Outputs, build
 from distill.models.cifar_net import CifarNet, SubsampledConv, conv
 from distill.models.families import CONSTRUCTORS
-from distill.models.names import OUR_NAMES, PAPER_NAMES, is_known, nearest, timm_names
 from distill.models.residual import BasicBlock
 from distill.models.timm_reader import isotropic_stages
 
@@ -443,7 +443,7 @@ def test_a_twin_keeps_arguments_and_a_stranger_has_none() -> None:
     twin = net.twin(1)
     assert (twin.shapes, twin.num_classes, twin.in_chans, twin.size) == (net.shapes, 7, 1, 16)
     with pytest.raises(ValueError, match="no twin"):
-        FeatureNet(net.model, name="mine", size=16, in_chans=1).twin()
+        FeatureNet(net.model, lambda _: net.reader, name="mine", size=16, in_chans=1).twin()
 
 
 def test_renormalize_gives_the_net_what_it_was_trained_on() -> None:
@@ -537,7 +537,7 @@ def python(code: str) -> list[str]:
 
 def test_names_need_neither_torch_nor_timm_and_are_complete() -> None:
     code = (
-        "import sys; from distill.models import names; n = names.timm_names(); "
+        "import sys; from distill.config import net_names; n = net_names.timm_names(); "
         "print(len(n), 'torch' in sys.modules, 'timm' in sys.modules)"
     )
     count, *loaded = python(code)

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from distill.check import check
+from distill.config.check import check
 from distill.models import FeatureNet, build
 from distill.run import make_method
 from tests import tiny

@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from distill.config.net_names import PLAIN_NAMES
 from distill.models import build
-from distill.models.names import PLAIN_NAMES
 
 LAYERS = {  # C: a 3x3 convolution with BatchNorm and ReLU, P: max pooling, F: a linear layer
     "plain2": "C32 P C32 P F100",

@@ -25,7 +25,7 @@ from torch.utils._pytree import tree_leaves
 from distill.data import Data, Split, augment, load
 from distill.data.modality import views_of
 from distill.data.pairs import PeerViews
-from distill.fit import train_mode
+from distill.engine.fit import train_mode
 from distill.method import Method
 from distill.methods.kd import KD
 from distill.models import Outputs

@@ -12,8 +12,9 @@ import pytest
 import torch
 
 from distill import parallel
+from distill.batch import Batch
 from distill.data import Data
-from distill.method import Batch, Method
+from distill.method import Method
 from tests import tiny
 
 SMALL_VIT = {"patch_size": 4, "embed_dim": 32, "depth": 4, "num_heads": 2}  # no BatchNorm

@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
-from distill import config, papers, protocol
-from distill.check import check
-from distill.optim import learning_rate, momentum
+from distill import config, papers
+from distill.config import protocol
+from distill.config.check import check
+from distill.engine.optim import learning_rate, momentum
 from distill.papers import settings
 from tests.test_settings import composed
 
@@ -132,7 +133,7 @@ def test_the_command_line_refuses_it_with_exit_code_2(tmp_path: Path) -> None:
 
 
 def test_a_sweep_gives_each_method_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from distill.command import read
+    from distill.cli.command import read
 
     monkeypatch.chdir(tmp_path)
     plan = read(["-m", "method=mcl,cs-kd,crd", "dataset=cifar100", "schedule=paper", "--dry-run"]).jobs

@@ -12,8 +12,8 @@ from safetensors.torch import load_file
 from torch.nn import functional as F
 
 from distill import config
-from distill.check import check
-from distill.fit import train_mode
+from distill.config.check import check
+from distill.engine.fit import train_mode
 from distill.losses import kl_div
 from distill.methods.apprentice import imitation_loss
 from distill.models import build, load_weights
@@ -163,7 +163,7 @@ def test_the_file_is_whole_numbers_and_answers_as_trained(options: dict, count: 
     assert set(plain(net).model.state_dict()) == set(tiny.net("cifar_resnet8").model.state_dict())
     assert torch.allclose(plain(net).model.fc.weight, net.model.fc.weight)
     with pytest.raises(ValueError, match="no quantised student"):
-        from distill.checkpoint import export
+        from distill.engine.checkpoint import export
 
         export(tiny.net("cifar_resnet8").model, tmp_path / "plain")
         read_quantized(tmp_path / "plain", net)

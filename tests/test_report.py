@@ -15,7 +15,7 @@ import scipy.stats
 from rich.console import Console
 
 from distill import papers
-from distill.departs import departs
+from distill.config.departs import departs
 from distill.report.__main__ import main
 from distill.report.collect import collect
 from distill.report.compare import base_method, lay_beside, model_name

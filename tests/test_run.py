@@ -77,7 +77,7 @@ def test_a_run_on_arrays_imports_what_it_needs_alone(tmp_path: Path) -> None:
     """A teacher and a student of the repository's own, without tracking: no second of start-up for other packages."""
     code = """
 import sys
-from distill.cli import main
+from distill.cli.main import main
 code = main(sys.argv[1:])
 others = {"torchvision", "timm", "wandb", "PIL", "sklearn", "scipy", "pandas", "matplotlib", "huggingface_hub"}
 print(code, sorted(others & set(sys.modules)))
@@ -229,7 +229,7 @@ def test_the_published_teacher_measures_its_published_accuracy() -> None:
     if "DISTILL_DATA" not in os.environ or "DISTILL_TEACHERS" not in os.environ:
         pytest.skip("needs DISTILL_DATA (cifar-10-batches-py) and DISTILL_TEACHERS (resnet56-4bfd9763.th)")
     from distill.data import load
-    from distill.teachers import get_teachers
+    from distill.teachers.store import get_teachers
 
     file = Path(os.environ["DISTILL_TEACHERS"]) / "resnet56-4bfd9763.th"
     cfg = tiny.composed("dataset=cifar10", "teacher=resnet56_a", f"teacher.weights={file}", "output=/nonexistent/never")

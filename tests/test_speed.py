@@ -7,11 +7,12 @@ import copy
 import pytest
 import torch
 
-from distill import runtime, speed
-from distill.method import Batch
+from distill import runtime
+from distill.batch import Batch
+from distill.engine import compiling as speed
+from distill.engine.compiling import fold_batchnorm, gains, half_weights, why_compile
 from distill.models import build
-from distill.speed import fold_batchnorm, gains, half_weights, why_compile
-from distill.teaching import Prepared, Remembered
+from distill.teachers.prepared import Prepared, Remembered
 from tests import tiny
 
 

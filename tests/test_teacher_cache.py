@@ -15,11 +15,11 @@ import torch
 from distill import config
 from distill.data import Data
 from distill.method import Method, consult
-from distill.row_file import RowFile
 from distill.run import run
 from distill.runtime import autocast
-from distill.teacher_cache import HOLDS, Cached, cached
-from distill.teachers import Teacher
+from distill.teachers.cache import HOLDS, Cached, cached
+from distill.teachers.row_file import RowFile
+from distill.teachers.store import Teacher
 from tests import tiny
 
 CPU = torch.device("cpu")

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from distill import config
-from distill.check import check
-from distill.result import stored_result
+from distill.config.check import check
+from distill.config.teacher_specs import training
+from distill.record.result import stored_result
 from distill.run import run
-from distill.teacher_specs import training
 from tests.tiny import composed
 
 HINTON = ("dataset=mnist", "schedule=hinton_mnist_adam_student", "teacher=mlp1200", "student=mlp800", "method=kd")

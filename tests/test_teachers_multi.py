@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from distill import config
-from distill.check import check
-from distill.evaluate import best_bias, predict, without_classes
+from distill.config.check import check
+from distill.config.teacher_specs import expand, label
+from distill.engine.evaluate import best_bias, predict, without_classes
 from distill.models import build, load_weights
 from distill.run import run
-from distill.teacher_specs import expand, label
 from tests.tiny import composed
 
 

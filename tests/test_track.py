@@ -18,9 +18,9 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from distill import mirror
-from distill.progress import Progress, clock, final_table, status
-from distill.track import Tracker, read_rows
+from distill.record import wandb_tracker as mirror
+from distill.record.progress import Progress, clock, final_table, status
+from distill.record.tracker import Tracker, read_rows
 
 ROOT = Path(__file__).parent.parent
 IDENTITY = {
@@ -159,10 +159,10 @@ def test_the_environment_may_only_ask_for_less(monkeypatch, mode, asked, expecte
 def test_off_imports_neither_wandb_nor_torch(tmp_path):
     code = f"""
 import sys
-from distill.track import Tracker
+from distill.record.tracker import Tracker
 tracker = Tracker({str(tmp_path)!r}, {OFF!r}, {{"a": 1}}, {IDENTITY!r})
 tracker.log({row(1)!r}); tracker.finish(0, {{"accuracy": {{"last": 1.0}}}})
-import distill.progress
+import distill.record.progress
 print([name for name in ("wandb", "torch", "rich") if name in sys.modules])
 """
     out = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
@@ -237,7 +237,7 @@ def test_an_unreachable_server_means_an_offline_run_and_one_warning(
         tracker.log(row(1))
         tracker.finish(1)
     assert time.monotonic() - start < 80  # W&B's own patience is 90 seconds for the start alone
-    ours = [record for record in caplog.records if record.name == "distill.mirror"]
+    ours = [record for record in caplog.records if record.name == "distill.record.wandb_tracker"]
     assert [record.levelno for record in ours] == [logging.WARNING]
     assert "tracking this run offline" in caplog.text
     assert len(list(tmp_path.glob("wandb/offline-run-*/run-abc-1.wandb"))) == 1 and read_rows(tmp_path) == [
@@ -269,7 +269,7 @@ def test_a_server_that_dies_during_the_run_delays_the_end_by_the_timeout(
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     unreachable(monkeypatch, server.server_port)
-    caplog.set_level(logging.INFO, "distill.mirror")
+    caplog.set_level(logging.INFO, "distill.record.wandb_tracker")
     tracker = Tracker(tmp_path, ONLINE, {}, IDENTITY, init_timeout=600, finish_timeout=1)
     server.shutdown()
     server.server_close()
@@ -286,7 +286,7 @@ def test_a_server_that_dies_during_the_run_delays_the_end_by_the_timeout(
 
 def test_without_a_key_nobody_is_asked_even_on_a_terminal(tmp_path, wandb):
     code = f"""
-from distill.track import Tracker
+from distill.record.tracker import Tracker
 tracker = Tracker({str(tmp_path / "run")!r}, {ONLINE!r}, {{}}, {IDENTITY!r}, init_timeout=1, finish_timeout=1)
 print("online", tracker.mirror.online, "run", tracker.mirror.run is not None)
 tracker.finish()
@@ -438,7 +438,7 @@ def test_quiet_says_nothing_and_an_epoch_without_a_test_does_not_repeat_the_last
 def test_the_bar_on_a_terminal_shows_numbers_and_gives_the_terminal_back():
     code = """
 import time
-from distill.progress import Progress
+from distill.record.progress import Progress
 with Progress(2, 10) as progress:
     progress.epoch_start("distill", 1, 2)
     progress.update(5, 0.61, 81.5, 4321.0)

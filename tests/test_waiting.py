@@ -14,10 +14,10 @@ from distill.data import load
 from distill.data.pairs import PeerViews
 from distill.data.tasks import ClassSource
 from distill.data.waiting import Waits
-from distill.fit_state import Speed
+from distill.engine.state import Speed
 from distill.parallel import PartSource
-from distill.progress import Progress, status
-from distill.watch import Watch
+from distill.record.progress import Progress, status
+from distill.record.reporter import Watch
 from tests import tiny
 from tests.test_data import folder_config, write_folder
 

@@ -13,9 +13,9 @@ import pytest
 import yaml
 
 from distill import config
-from distill.command import read
-from distill.mirror import outside_sweep
-from distill.track import Tracker
+from distill.cli.command import read
+from distill.record.tracker import Tracker
+from distill.record.wandb_tracker import outside_sweep
 
 ROOT = Path(__file__).resolve().parent.parent
 FILES = sorted((ROOT / "scripts" / "sweeps").glob("*.yaml"))

@@ -12,11 +12,11 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
 from distill import config
-from distill.check import check_maps
-from distill.checkpoint import Checkpoints
+from distill.config.check import check_maps
 from distill.data import Data, DataInfo, Split
-from distill.fit import Fit
-from distill.fit_state import Options
+from distill.engine.checkpoint import Checkpoints
+from distill.engine.fit import Fit
+from distill.engine.state import Options
 from distill.method import Method
 from distill.models import FeatureNet, build
 from distill.runtime import autocast, seed_everything

@@ -7,7 +7,7 @@ import numpy as np
 from distill.analyze.material import Material, Seen
 from distill.analyze.numbers import Reliability, reliability
 from distill.analyze.style import STUDENT, TEACHER, Picture, blank, grid
-from distill.evaluate import calibration_error
+from distill.engine.evaluate import calibration_error
 
 BINS, RARE = 15, 0.01  # bins; share of the images below which a bar says little
 

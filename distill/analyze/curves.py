@@ -10,10 +10,10 @@ from matplotlib.ticker import MaxNLocator
 
 from distill.analyze.material import Material
 from distill.analyze.style import ALONE, COLOURS, STUDENT, TEACHER, Picture, blank, grid
+from distill.record.tracker import read_rows
 from distill.report.curves import curve
 from distill.report.summary import ALONE as NONE
 from distill.report.summary import Row, student_place
-from distill.track import read_rows
 
 NOT_LOSSES = {"kind", "phase", "epoch", "epochs", "step", "lr", "loss", "images_per_second", "waiting"}
 NOT_LOSSES |= {"train_accuracy", "test_accuracy", "best_accuracy"}

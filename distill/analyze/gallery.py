@@ -4,17 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 
-from distill.analyze import (
-    calibration,
-    cka,
-    classes,
-    correlation,
-    curves,
-    gaps,
-    maps,
-    probabilities,
-    tsne,
-)
+from distill.analyze import calibration, cka, classes, correlation, curves, gaps, maps, probabilities, tsne
 from distill.analyze.material import Material
 from distill.analyze.style import Picture, styled
 

@@ -16,7 +16,7 @@ from distill import config, trained
 from distill.analyze.numbers import attention
 from distill.data import Data, DataInfo
 from distill.models import FeatureNet
-from distill.models.feature_net import evaluating
+from distill.models.reading import evaluating
 from distill.report.collect import collect
 from distill.report.summary import ALONE, Row, summarize
 from distill.trained import Trained

@@ -11,7 +11,7 @@ from distill.analyze.gallery import SECTIONS
 from distill.analyze.material import Material, Seen
 from distill.analyze.numbers import class_accuracy
 from distill.analyze.style import Picture
-from distill.evaluate import scores
+from distill.engine.evaluate import scores
 from distill.report.figures import Figure, Section, sections
 from distill.report.page import render
 from distill.report.table import Cell, Document, Table, number, numeric_columns, word

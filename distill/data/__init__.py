@@ -1,8 +1,9 @@
 """Data sets: arrays on the device or folders of images, and the batches that training and evaluation see."""
 
 from distill.data.arrays import ArraySource, evaluation_batches
+from distill.data.dataset import Adapt, Data
 from distill.data.folder import FolderSource
 from distill.data.info import DataInfo, Split
-from distill.data.loading import Adapt, Data, load
+from distill.data.loading import load
 
 __all__ = ["Adapt", "ArraySource", "Data", "DataInfo", "FolderSource", "Split", "evaluation_batches", "load"]

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 from distill import parallel
+from distill.batch import Batch
 from distill.data.augment import Augment, Epoch
 from distill.data.class_batches import ClassBatches
 from distill.data.crops import bordered, brought_to, windows
 from distill.data.info import DataInfo, Split
 from distill.data.mixup import STREAM, mix
 from distill.data.modality import View, Views
-from distill.method import Batch
 
 
 def seeded(*keys: int) -> torch.Generator:

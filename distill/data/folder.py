@@ -14,15 +14,15 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from distill import parallel
+from distill.batch import Batch
 from distill.data.arrays import Normaliser, cropped, mixed, order_of, seeded, steps_for
 from distill.data.class_batches import ClassBatches
+from distill.data.dataset import Adapt, Data, check_classes, describe, resize_of
 from distill.data.info import DataInfo
-from distill.data.loading import Adapt, Data, check_classes, describe, resize_of
 from distill.data.modality import Views, views_of
 from distill.data.select import of_classes, select, split_holdout
 from distill.data.views import Images, Key, collate, shape_of
 from distill.data.waiting import Waits
-from distill.method import Batch
 
 
 @dataclass

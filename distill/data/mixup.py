@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from distill.method import Batch
+from distill.batch import Batch
 from distill.runtime import sent
 
 STREAM = 0x31  # tells these generators' keys from those of crops and flips

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
+from distill.batch import Batch
 from distill.data.arrays import seeded
-from distill.method import Batch
 from distill.runtime import sent
 
 STREAM = 0xD5  # tells these generators' keys from those of the sources that read images

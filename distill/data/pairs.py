@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from distill.batch import Batch
 from distill.data.arrays import ArraySource, seeded
 from distill.data.folder import FolderSource
 from distill.data.mixup import refuse_mixed
 from distill.data.waiting import Waits
-from distill.method import Batch
 
 STREAM = 0x9A  # tells these generators' keys from those of the source's own plan
 

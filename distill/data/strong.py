@@ -11,10 +11,10 @@ from typing import Any
 
 import torch
 
+from distill.batch import Batch
 from distill.data.arrays import ArraySource, seeded
 from distill.data.augment import Augment, square_up_to
 from distill.data.mixup import refuse_mixed
-from distill.method import Batch
 
 STREAM = 0x57  # tells this generator's keys from those of the source's own plan
 OPERATIONS, CUTOUT = 2, 0.5  # operations an image; the largest side of the blanked square, as a share of the image's

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from distill.batch import Batch
 from distill.data.folder import FolderSplit
 from distill.data.info import Split
-from distill.method import Batch
 
 
 class ClassSource:

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from distill.batch import Batch
 from distill.data import DataInfo
-from distill.method import Batch, Losses, Method, Phase, Update
+from distill.method import Losses, Method, Phase, Update
 from distill.models import FeatureNet, Outputs
 from distill.parts.discriminators import mlp, own_optimizer, real_or_fake
 

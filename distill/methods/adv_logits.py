@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from torch import Tensor
 from torch.nn import functional as F
 
+from distill.batch import Batch
 from distill.data import DataInfo
 from distill.losses import full_precision
-from distill.method import Batch, Losses, Method, Phase, Update
+from distill.method import Losses, Method, Phase, Update
 from distill.models import FeatureNet, Outputs
 from distill.parts.discriminators import mlp, own_optimizer, real_or_fake
 

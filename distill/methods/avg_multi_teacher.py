@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from torch import Tensor
 from torch.nn import functional as F
 
+from distill.batch import Batch
 from distill.data import DataInfo
 from distill.losses import full_precision
-from distill.method import Batch, Losses
+from distill.method import Losses
 from distill.models import FeatureNet, Outputs
 from distill.parts.peers import mean_log_probability
 from distill.parts.several import SeveralTeachers, kl_rows

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from distill.batch import Batch
 from distill.data import DataInfo
 from distill.losses import full_precision, kl_div
-from distill.method import Batch
 from distill.models import FeatureNet
 from distill.parts.generations import Generations
 

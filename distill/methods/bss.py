@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from distill.batch import Batch
 from distill.data import DataInfo
 from distill.losses import full_precision, kl_div
-from distill.method import Batch, Losses, Method
+from distill.method import Losses, Method
 from distill.models import FeatureNet, Outputs
 
 

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from distill.batch import Batch
 from distill.data import DataInfo
 from distill.losses import full_precision
-from distill.method import Batch, Losses, Phase, Update
+from distill.method import Losses, Phase, Update
 from distill.models import FeatureNet, Outputs
 from distill.parts.heads import Shape
 from distill.parts.several import SeveralTeachers, kl_rows

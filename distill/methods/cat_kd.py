@@ -8,13 +8,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from distill.batch import Batch
 from distill.data import DataInfo
 from distill.losses import full_precision
-from distill.method import Batch, Losses, Method
+from distill.method import Losses, Method
 from distill.methods.dml import frozen_statistics
 from distill.methods.srrl import linear_layer, look
 from distill.models import FeatureNet, Outputs
-from distill.models.feature_net import evaluating
+from distill.models.reading import evaluating
 
 
 @full_precision

@@ -9,12 +9,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from distill.batch import Batch
 from distill.data import DataInfo
+from distill.engine.optim import Schedule, Stepper, trainable
 from distill.losses import full_precision
-from distill.method import Batch, Losses, Phase, Update
+from distill.method import Losses, Phase, Update
 from distill.models import FeatureNet, Outputs
 from distill.models.generator import Pixels
-from distill.optim import Schedule, Stepper, trainable
 from distill.parts.datafree import BatchNormInputs, DataFree
 from distill.parts.made_images import CropFlip, Ring, resized_crop
 

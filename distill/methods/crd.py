@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from distill import parallel
+from distill.batch import Batch
 from distill.data import DataInfo
-from distill.method import Batch, Losses, Method
+from distill.method import Losses, Method
 from distill.models import FeatureNet, Outputs
 from distill.parts.memory_bank import MemoryBank
 from distill.parts.products import product

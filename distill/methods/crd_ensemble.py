@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from distill.batch import Batch
 from distill.data import DataInfo
-from distill.method import Batch, Losses
+from distill.method import Losses
 from distill.methods.crd import REFUSES_MIXUP, Memory, NegativeSampler
 from distill.models import FeatureNet, Outputs
 from distill.parts.several import SeveralTeachers, kl_rows

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 
 import torch
 
+from distill.batch import Batch
 from distill.data import DataInfo
 from distill.data.pairs import Partners
-from distill.method import Batch, Losses, Method, Phase, Update
+from distill.method import Losses, Method, Phase, Update
 from distill.models import FeatureNet
 
 

@@ -7,9 +7,10 @@ from typing import Any
 
 from torch import Tensor
 
+from distill.batch import Batch
 from distill.data import DataInfo
 from distill.losses import full_precision
-from distill.method import Batch, Losses, Phase, Update
+from distill.method import Losses, Phase, Update
 from distill.models import FeatureNet
 from distill.parts.datafree import DataFree, balance_loss, certainty_loss
 

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from distill.batch import Batch
 from distill.data import DataInfo
 from distill.data.noise import MadeSource
 from distill.losses import full_precision
-from distill.method import Batch, Losses, Phase, Update
+from distill.method import Losses, Phase, Update
 from distill.models import FeatureNet
 from distill.parts.datafree import BatchNormInputs, DataFree, Restarted
 from distill.parts.made_images import CropFlip, Ring

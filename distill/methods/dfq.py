@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from distill.batch import Batch
 from distill.data import DataInfo
 from distill.losses import full_precision, kl_div
-from distill.method import Batch, Losses, Phase, Update
+from distill.method import Losses, Phase, Update
 from distill.models import FeatureNet, Outputs
 from distill.models.generator import Pixels
 from distill.parts.datafree import BatchNormInputs, DataFree, asked, balance_loss, certainty_loss

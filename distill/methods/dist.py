@@ -8,9 +8,10 @@ from torch import Tensor
 from torch.linalg import vector_norm
 from torch.nn import functional as F
 
+from distill.batch import Batch
 from distill.data import DataInfo
 from distill.losses import full_precision
-from distill.method import Batch, Losses, Method
+from distill.method import Losses, Method
 from distill.models import FeatureNet, Outputs
 
 EPS = 1e-8

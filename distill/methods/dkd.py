@@ -7,9 +7,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from distill.batch import Batch
 from distill.data import DataInfo
 from distill.losses import full_precision, kd_loss, kl_div
-from distill.method import Batch, Losses, Method
+from distill.method import Losses, Method
 from distill.methods.kd import standardize as z_score
 from distill.models import FeatureNet, Outputs
 

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from distill.data import DataInfo
+from distill.engine.optim import Stepper
 from distill.method import Phase, Update
 from distill.methods.kd import KD
 from distill.models import FeatureNet
-from distill.optim import Stepper
 
 TASK = "ce"  # the loss whose gradient is the task's; all others are distillation
 

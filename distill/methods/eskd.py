@@ -7,8 +7,9 @@ from typing import Any
 
 from torch import nn
 
+from distill.batch import Batch
 from distill.data import DataInfo
-from distill.method import Batch, Losses, Phase, Update
+from distill.method import Losses, Phase, Update
 from distill.models import FeatureNet, Outputs
 from distill.parts.guided import Guided
 

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from distill.batch import Batch
 from distill.data import DataInfo
 from distill.losses import full_precision, kl_div, pool_to
-from distill.method import Batch, Losses, Method, Phase, Update
+from distill.method import Losses, Method, Phase, Update
 from distill.models import FeatureNet, Outputs
 from distill.parts.discriminators import critic_of_maps, own_optimizer
 from distill.parts.peers import make_peers, report_cohort

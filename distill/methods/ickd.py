@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from distill.batch import Batch
 from distill.data import DataInfo
 from distill.losses import full_precision
-from distill.method import Batch, Losses, Method
+from distill.method import Losses, Method
 from distill.models import FeatureNet, Outputs
 from distill.parts.products import Gram, rows
 

@@ -10,10 +10,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from distill import parallel
+from distill.batch import Batch
 from distill.data import DataInfo
 from distill.data.pairs import PeerViews
 from distill.losses import full_precision
-from distill.method import Batch, Losses, Method, Phase, Update
+from distill.method import Losses, Method, Phase, Update
 from distill.models import FeatureNet
 from distill.parts.peers import feature_nets, make_peers, report_cohort
 

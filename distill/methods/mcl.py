@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from distill.batch import Batch, Source
 from distill.data import DataInfo
 from distill.losses import full_precision, kd_loss
-from distill.method import Batch, Losses, Method, Phase, Source, Update
+from distill.method import Losses, Method, Phase, Update
 from distill.models import FeatureNet, Outputs
 from distill.parts.peers import feature_nets, make_peers, report_cohort
 

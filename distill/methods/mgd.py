@@ -7,9 +7,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from distill.batch import Batch
 from distill.data import DataInfo
 from distill.losses import full_precision, pool_to
-from distill.method import Batch, Losses, Method
+from distill.method import Losses, Method
 from distill.models import FeatureNet, Outputs
 
 

@@ -10,12 +10,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from distill.batch import Batch
 from distill.data import DataInfo
+from distill.engine.optim import Stepper
 from distill.losses import full_precision
-from distill.method import Batch, Losses, Method, Phase, Update
+from distill.method import Losses, Method, Phase, Update
 from distill.methods.kdsvd import check, compress
 from distill.models import FeatureNet, Outputs
-from distill.optim import Stepper
 from distill.parts.svd import leading_vectors
 from distill.parts.two_phase import CONSTANT
 

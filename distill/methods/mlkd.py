@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from distill.batch import Batch
 from distill.data import DataInfo
 from distill.data.strong import StrongSource
 from distill.losses import full_precision, kd_loss
-from distill.method import Batch, Losses, Method, Phase, Update
+from distill.method import Losses, Method, Phase, Update
 from distill.methods.kd import standardize as z_score
 from distill.models import FeatureNet
 

@@ -8,11 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from distill import parallel
+from distill.batch import Batch
 from distill.data import DataInfo
-from distill.method import Batch, Losses, Method, Phase, Update
+from distill.engine.optim import Stepper
+from distill.method import Losses, Method, Phase, Update
 from distill.models import FeatureNet, Outputs
 from distill.models.supernet import Supernet
-from distill.optim import Stepper
 
 
 class Looking(Stepper):

@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from distill.batch import Batch
 from distill.data import DataInfo
 from distill.losses import full_precision
-from distill.method import Batch, Losses, Method
+from distill.method import Losses, Method
 from distill.models import FeatureNet
 from distill.parts.branches import Branch, Divided
 from distill.parts.peers import Ensemble, feature_nets, make_peers, sigmoid_ramp

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 
 import torch
 
+from distill.batch import Batch
 from distill.data import DataInfo
 from distill.losses import kd_loss
-from distill.method import Batch, Losses
+from distill.method import Losses
 from distill.models import FeatureNet, Outputs
 from distill.parts.several import SeveralTeachers
 

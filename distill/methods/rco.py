@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 from torch import nn
 
+from distill.batch import Batch
 from distill.data import DataInfo
-from distill.method import Batch, Phase, Update
+from distill.method import Phase, Update
 from distill.models import FeatureNet, Outputs
 from distill.parts.guided import Guided
 

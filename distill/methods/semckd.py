@@ -9,9 +9,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from distill import parallel
+from distill.batch import Batch
 from distill.data import DataInfo
 from distill.losses import full_precision, pool_to
-from distill.method import Batch, Losses, Method, Phase, Update
+from distill.method import Losses, Method, Phase, Update
 from distill.models import FeatureNet, Outputs
 from distill.parts.products import Gram, rows
 

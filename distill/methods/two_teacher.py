@@ -6,9 +6,10 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from distill.batch import Batch
 from distill.data import DataInfo
 from distill.losses import full_precision, kd_loss
-from distill.method import Batch, Losses
+from distill.method import Losses
 from distill.models import FeatureNet, Outputs
 from distill.parts.heads import conv_regressor, stage
 from distill.parts.several import SeveralTeachers

@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from distill.batch import Batch
 from distill.data import DataInfo
 from distill.losses import full_precision, kl_div
-from distill.method import Batch, Losses, Phase, Update
+from distill.method import Losses, Phase, Update
 from distill.methods.at import attention_loss
 from distill.models import FeatureNet, Outputs
 from distill.parts.datafree import DataFree

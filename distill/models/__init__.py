@@ -1,6 +1,6 @@
 """Networks: the CIFAR families, and FeatureNet, which shows any classifier's stages to the methods.
 
-Names are loaded on first use, so that `distill.models.names` can be imported without torch.
+Names are loaded on first use, so that `distill.config.net_names` can be imported without torch.
 """
 
 from importlib import import_module

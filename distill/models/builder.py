@@ -1,14 +1,18 @@
 """build(): a network by name, wrapped as a FeatureNet."""
 
 from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from distill.config.net_names import is_known, nearest
+from distill.models.cifar_net import CifarNet
+from distill.models.cifar_reader import CifarReader
 from distill.models.families import CONSTRUCTORS, SIZED
 from distill.models.feature_net import FeatureNet
-from distill.models.names import is_known, nearest
+from distill.models.reading import Reader
 
 
 def build(
@@ -38,7 +42,17 @@ def build(
         if seed is not None:
             torch.default_generator.manual_seed(seed)
         model = _construct(name, num_classes, in_chans, size, pretrained, arguments)
-    return FeatureNet(model, name=name, size=size, in_chans=in_chans, recipe=recipe)
+    read_by = partial(reader_of, model, name, arguments.get("stages"))
+    return FeatureNet(model, read_by, name=name, size=size, in_chans=in_chans, recipe=recipe, build=build)
+
+
+def reader_of(model: nn.Module, name: str, stages: Any, image: Tensor) -> Reader:
+    """The reader of a network: ours keep their maps, timm's are found by an image [1,C,H,W]."""
+    if isinstance(model, CifarNet):
+        return CifarReader()
+    from distill.models.timm_reader import TimmReader  # imports timm, which takes seconds
+
+    return TimmReader(model, name, image, stages)
 
 
 def _construct(

@@ -4,13 +4,13 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from distill.config.net_names import PREFIX
 from distill.models.bit_resnet import BitResNet
 from distill.models.cifar_net import CifarNet
 from distill.models.lenet import LeNet5
 from distill.models.mlp import MLP
 from distill.models.mobilenetv1 import MobileNetV1
 from distill.models.mobilenetv2 import MobileNetV2
-from distill.models.names import PREFIX
 from distill.models.plain import PlainCNN
 from distill.models.preact_resnet import PreActResNet
 from distill.models.resnet import ResNet

@@ -3,93 +3,53 @@
 import copy
 import hashlib
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from distill.models.cifar_net import CifarNet
 from distill.models.outputs import Outputs
+from distill.models.reading import Reader, evaluating, wrong_size
 
 Shape = tuple[int, int, int]
-
-
-class Reader(Protocol):
-    """How one kind of network is read. The network is always passed in: readers hold no modules."""
-
-    def read(self, model: nn.Module, images: Tensor) -> Outputs: ...
-    def classify(self, model: nn.Module, feature: Tensor) -> Tensor: ...
-    def classifier(self, model: nn.Module) -> nn.Module: ...
-    def bn_before_relu(self, model: nn.Module) -> list[nn.BatchNorm2d]: ...
-
-
-class CifarReader:
-    """Reads our own nets, which keep all their maps in one pass."""
-
-    def read(self, model: nn.Module, images: Tensor) -> Outputs:
-        assert isinstance(model, CifarNet)
-        trace = model.trace(images)
-        embedding = model.forward_head(model.final(trace), pre_logits=True)
-        logits = model.get_classifier()(embedding)
-        preacts = trace.preacts if model.has_preacts else None
-        return Outputs(logits.float(), trace.features, embedding.float(), preacts, trace.stem)
-
-    def classify(self, model: nn.Module, feature: Tensor) -> Tensor:
-        assert isinstance(model, CifarNet)
-        if not model.stage_names:
-            raise ValueError(f"{type(model).__name__} has no maps, so its classifier reads none")
-        return model.forward_head(model.tail(feature))
-
-    def classifier(self, model: nn.Module) -> nn.Module:
-        assert isinstance(model, CifarNet)
-        return model.get_classifier()
-
-    def bn_before_relu(self, model: nn.Module) -> list[nn.BatchNorm2d]:
-        assert isinstance(model, CifarNet)
-        return model.bn_before_relu()
 
 
 class FeatureNet(nn.Module):
     """A classifier and what it shows: forward(images) -> Outputs, whose logits equal model(images).
 
     model: our CifarNet or a timm model; its state_dict() is what is exported. shapes: (C, H, W) a stage for images
-    of `size`, none for nets without maps; stem_shape the same for the stem, or None. recipe: arguments
-    of build() for twin().
+    of `size`, none for nets without maps; stem_shape the same for the stem, or None. read_by: makes the
+    reader, given an image. build, recipe: the function and its arguments for twin().
     Raises ValueError when the network cannot be read, or not at this image size.
     """
 
     def __init__(
         self,
         model: nn.Module,
+        read_by: Callable[[Tensor], Reader],
         *,
         name: str,
         size: int = 32,
         in_chans: int = 3,
         recipe: dict[str, Any] | None = None,
+        build: Callable[..., "FeatureNet"] | None = None,
     ) -> None:
         super().__init__()
         self.model = model
-        self.name, self.size, self.in_chans, self.recipe = name, size, in_chans, recipe
+        self.name, self.size, self.in_chans = name, size, in_chans
+        self.recipe, self._build = recipe, build
         self.num_classes: int = model.num_classes  # type: ignore[assignment]
         self._compiled: Callable[[Tensor], Outputs] | None = None
         self._compiled_fits: Callable[[Tensor], bool] = lambda images: False
         self.register_buffer("input_scale", None, persistent=False)
         self.register_buffer("input_shift", None, persistent=False)
-        self.reader = self._new_reader()
+        self.reader = read_by(self.probe())
         seen = self._dry_run()
         self.shapes: list[Shape] = [_shape(feature) for feature in seen.features]
         self.channels = [shape[0] for shape in self.shapes]
         self.stem_shape = None if seen.stem is None else _shape(seen.stem)
         self.embedding_dim = seen.embedding.shape[1]
         self.has_preacts = seen.preacts is not None
-
-    def _new_reader(self) -> Reader:
-        if isinstance(self.model, CifarNet):
-            return CifarReader()
-        from distill.models.timm_reader import TimmReader  # imports timm, which takes seconds
-
-        args = (self.recipe or {}).get("args") or {}
-        return TimmReader(self.model, self.name, self.probe(), args.get("stages"))
 
     def probe(self) -> Tensor:
         """A fixed image [1, C, H, W] on the model's device; the global random state is left alone."""
@@ -147,11 +107,9 @@ class FeatureNet(nn.Module):
 
     def twin(self, seed: int | None = None) -> "FeatureNet":
         """The same architecture with a fresh initialisation, on the same device."""
-        from distill.models.builder import build
-
-        if self.recipe is None:
+        if self.recipe is None or self._build is None:
             raise ValueError(f"{self.name} was not made by build(), so no twin of it can be made")
-        twin = build(**copy.deepcopy(self.recipe), seed=seed)
+        twin = self._build(**copy.deepcopy(self.recipe), seed=seed)
         twin.input_scale, twin.input_shift = copy.deepcopy((self.input_scale, self.input_shift))
         return twin.to(next(self.parameters()).device)
 
@@ -195,30 +153,6 @@ class FeatureNet(nn.Module):
         with torch.no_grad(), evaluating(self.model), counter:
             self.model(self.probe())
         return counter.get_total_flops() // 2
-
-
-class evaluating:  # noqa: N801 - a context manager, read as a phrase
-    """with evaluating(model): eval mode inside, every submodule's own mode afterwards."""
-
-    def __init__(self, model: nn.Module) -> None:
-        self.model = model
-
-    def __enter__(self) -> None:
-        self.modes = [(module, module.training) for module in self.model.modules()]
-        self.model.eval()
-
-    def __exit__(self, *_: object) -> None:
-        for module, training in self.modes:
-            module.training = training
-
-
-def wrong_size(name: str, size: int, in_chans: int, error: Exception) -> str:
-    """One sentence for a network that refuses the data's images."""
-    reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
-    return (
-        f"{name} does not work on {in_chans}x{size}x{size} images ({reason}): set dataset.size to what it "
-        "takes, or give it other args, such as img_size or patch_size"
-    )
 
 
 def _shape(feature: Tensor) -> Shape:

@@ -14,7 +14,7 @@ from torch.nn.utils import parametrize
 
 from distill.models import FeatureNet, build
 from distill.models.fake_quant import BucketWeights, StepInputs, StepWeights
-from distill.models.feature_net import evaluating
+from distill.models.reading import evaluating
 
 
 def quantize_input(module: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -9,8 +9,8 @@ import torch
 from timm.models.resnet import BasicBlock, Bottleneck, ResNet
 from torch import Tensor, nn
 
-from distill.models.feature_net import evaluating, wrong_size
 from distill.models.outputs import Outputs
+from distill.models.reading import evaluating, wrong_size
 
 Tail = Callable[[Any, Tensor], Tensor]
 

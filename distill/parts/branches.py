@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from distill.models import FeatureNet
 from distill.models.cifar_net import CifarNet
-from distill.models.feature_net import evaluating
+from distill.models.reading import evaluating
 
 
 class Branch(nn.Module):

@@ -11,13 +11,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from distill.batch import Batch
 from distill.data import DataInfo
 from distill.data.noise import NoiseSource
+from distill.engine.optim import Stepper, learning_rate
 from distill.losses import full_precision
-from distill.method import Batch, Losses, Method
+from distill.method import Losses, Method
 from distill.models import FeatureNet, Outputs
 from distill.models.generator import Generator
-from distill.optim import Stepper, learning_rate
 
 
 @full_precision

@@ -8,8 +8,9 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from distill.batch import Batch
 from distill.data import DataInfo
-from distill.method import Batch, Losses, Method, Phase, Update
+from distill.method import Losses, Method, Phase, Update
 from distill.models import FeatureNet
 from distill.parts.peers import Ensemble
 

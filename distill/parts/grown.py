@@ -7,7 +7,6 @@ from typing import Any
 from torch import Tensor, nn
 
 from distill.models import FeatureNet, Outputs
-from distill.models.feature_net import Reader
 
 
 class GrownModel(nn.Module):
@@ -82,8 +81,8 @@ class GrownNet(FeatureNet):
 
     model: GrownModel
 
-    def _new_reader(self) -> Reader:
-        return GrownReader()
+    def __init__(self, model: GrownModel, *, name: str, size: int, in_chans: int) -> None:
+        super().__init__(model, lambda _: GrownReader(), name=name, size=size, in_chans=in_chans)
 
     def params(self) -> int:
         return sum(p.numel() for p in self.model.used())

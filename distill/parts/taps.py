@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from distill.models import FeatureNet, Outputs
-from distill.models.feature_net import evaluating
+from distill.models.reading import evaluating
 
 Shape = tuple[int, int, int]
 

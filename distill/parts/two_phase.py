@@ -7,8 +7,9 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
+from distill.batch import Batch
 from distill.data import DataInfo
-from distill.method import Batch, Losses, Method, Phase, Update
+from distill.method import Losses, Method, Phase, Update
 from distill.models import FeatureNet, Outputs
 from distill.parts.taps import used_parameters
 

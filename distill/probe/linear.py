@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from distill.data.arrays import seeded, steps_for
+from distill.engine.optim import learning_rate, make_optimizer
 from distill.models import FeatureNet
-from distill.models.feature_net import evaluating
-from distill.optim import learning_rate, make_optimizer
+from distill.models.reading import evaluating
 
 Statistics = tuple[tuple[float, ...], tuple[float, ...]]
 HALF: Statistics = ((0.5,) * 3, (0.5,) * 3)

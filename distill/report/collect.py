@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from distill.departs import departs_by_name
+from distill.config.departs import departs_by_name
 
 BIGGEST = 8 * 2**20  # bytes; a result.json is a few kilobytes, so anything larger is not ours
 REASONS = {

@@ -14,8 +14,8 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
 from distill import config, errors
-from distill.command import BASE, read, sentence
-from distill.progress import final_table
+from distill.cli.command import BASE, read, sentence
+from distill.record.progress import final_table
 from distill.sweep import add_launchers
 
 GIVE_UP = 3  # failures before anything has worked

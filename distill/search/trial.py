@@ -9,14 +9,12 @@ import optuna
 from omegaconf import DictConfig
 
 from distill import config
-from distill.fit import Fit
-from distill.method import Phase
 from distill.models import FeatureNet
-from distill.result import stored_result
+from distill.record.reporter import Watch
+from distill.record.result import stored_result
+from distill.record.tracker import read_rows
 from distill.run import Experiment, only_here
 from distill.signals import StopSignals
-from distill.track import read_rows
-from distill.watch import Watch
 
 HOLDOUT = 0.1
 
@@ -83,8 +81,8 @@ class Judge:
         self.trial.report(row["test_accuracy"], len(self._seen))
         return True
 
-    def begin_epoch(self, fit: Fit, phase: Phase, steps: int) -> None:
-        self.watch.begin_epoch(fit, phase, steps)
+    def begin_epoch(self, phase: str, epoch: int, epochs: int, epochs_left: int, steps: int) -> None:
+        self.watch.begin_epoch(phase, epoch, epochs, epochs_left, steps)
 
     def step(self, row: dict[str, Any]) -> None:
         self.watch.step(row)

@@ -1,4 +1,4 @@
-"""Sweeps: what the launchers in distill/launch share. Nothing here imports torch before a job starts."""
+"""Sweeps: what the launchers in launchers/ share. Nothing here imports torch before a job starts."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
-PLUGINS = Path(__file__).resolve().parent.parent / "launch"
+PLUGINS = Path(__file__).resolve().parent / "launchers"
 
 
 def add_launchers() -> None:

@@ -20,7 +20,7 @@ from omegaconf import DictConfig
 
 from distill import config, errors
 from distill.files import read_json
-from distill.progress import clock
+from distill.record.progress import clock
 from distill.sweep import failures
 from distill.sweep.compose import Composer, command_line, left_out
 

@@ -15,17 +15,18 @@ import torch
 from omegaconf import DictConfig
 
 from distill import config, errors, runtime
-from distill.check import check
+from distill.batch import Batch, Source
+from distill.config.check import check
 from distill.data import ArraySource
 from distill.data.arrays import SharedSource
-from distill.fit_state import Options
-from distill.graphs import GraphedTeacher, Held
-from distill.method import Batch, Consult, Source
+from distill.engine.cuda_graphs import GraphedTeacher, Held
+from distill.engine.state import Options
+from distill.method import Consult
 from distill.models import FeatureNet
 from distill.run import Experiment, only_here
 from distill.signals import StopSignals
 from distill.sweep.jobs import Job, Sweep
-from distill.teaching import Remembered
+from distill.teachers.prepared import Remembered
 
 log = logging.getLogger(__name__)
 BATCHES = ("batch_size", "epochs", "mixup", "rule", "resize", "crop")  # of schedule: what batches depend on, and length

@@ -11,13 +11,13 @@ from filelock import FileLock, Timeout
 from omegaconf import DictConfig
 
 from distill import config
-from distill.check import check
-from distill.kept import is_kept
-from distill.progress import clock
+from distill.config.check import check
+from distill.config.upstream import upstream_config
+from distill.record.progress import clock
 from distill.sweep.compose import Plan
 from distill.sweep.jobs import is_done, names
 from distill.sweep.speeds import NOT_KNOWN, Estimate, Speeds, finished_epochs, read
-from distill.upstream import upstream_config
+from distill.teachers.kept import is_kept
 
 DONE, RUNNING, CUT_OFF, TO_RUN, CANNOT = "done", "running", "cut off", "to run", "cannot run"
 WHAT = {DONE: "done", RUNNING: "running now", CUT_OFF: "cut off", TO_RUN: "to run", CANNOT: "that cannot run"}

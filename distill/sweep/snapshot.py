@@ -8,7 +8,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from distill.config import conf_dir
+from distill.config.groups import conf_dir
 
 
 def take(output: str | Path) -> Path:

@@ -33,7 +33,7 @@ def run(argv: list[str], folder: str) -> int:
         faulthandler.enable(2)
         print(f"--- {time.strftime('%Y-%m-%d %H:%M:%S')}  process {os.getpid()} on {socket.gethostname()}")
         print(f"--- python -m distill {shlex.join(argv)}", flush=True)
-        from distill import cli
+        from distill.cli import main as cli
 
         sys.argv = sys.argv[:1]
         return cli.main(argv)

@@ -14,10 +14,11 @@ import torch
 from torch import Tensor
 
 from distill import config
-from distill.checkpoint import Checkpoints
-from distill.fit import Fit
-from distill.fit_state import Options
-from distill.method import Batch, Method, Update
+from distill.batch import Batch
+from distill.engine.checkpoint import Checkpoints
+from distill.engine.fit import Fit
+from distill.engine.state import Options
+from distill.method import Method, Update
 from distill.models import FeatureNet, build
 from distill.signals import StopSignals
 from tests.reference_cases import FOLDER, Reference, case

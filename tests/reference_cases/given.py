@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from distill import config
+from distill.batch import Batch
 from distill.data import DataInfo
-from distill.method import Batch, Losses, Method
+from distill.method import Losses, Method
 from distill.models import FeatureNet, Outputs
 from tests.tiny import composed
 

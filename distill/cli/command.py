@@ -1,0 +1,212 @@
+"""Reads a command line the way Hydra will, and finds what is wrong with it before any job starts."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra import compose, initialize_config_dir
+from hydra._internal.utils import get_args_parser
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
+
+from distill.cli.flags import DRY_RUN, flags_first
+from distill.config.check import check, check_group, check_output, check_override, find_aliases
+from distill.config.groups import conf_dir, did_you_mean, options
+from distill.config.optimizer_options import check_typed_options
+from distill.sweep import check_launcher
+from distill.sweep.compose import Plan, expand
+
+# dictionaries that take any key: a `+` is put in front for the user
+OPEN = ("student.args", "teacher.args", "method.optimizer", "method.generator_optimizer", "method.image_optimizer")
+UNSET = tuple(f"schedule.optimizer.{option}" for option in ("betas", "eps", "amsgrad", "dampening"))  # in no YAML
+ADDED = ("pair", "experiment")  # groups that are in the defaults list already, though many write +experiment=
+BASE: dict[str, Any] = {} if hydra.__version__ >= "1.4" else {"version_base": "1.3"}  # 1.4 warns of it
+
+
+@dataclass
+class Command:
+    """A command line that passed: `argv` as Hydra is to see it, or with --dry-run the jobs to list instead."""
+
+    argv: list[str]
+    multirun: bool = False
+    jobs: Plan | None = None
+
+
+def read(argv: Sequence[str]) -> Command:
+    """Rewrite aliases in `argv` and check all that shows without torch. Raises ValueError, one sentence."""
+    parser = get_args_parser()
+    dry, argv = DRY_RUN in argv, flags_first(parser, [text for text in argv if text != DRY_RUN])
+    args = parser.parse_args(argv)
+    rewritten = {text: _rewrite(text) for text in args.overrides}
+    if args.config_dir and not Path(args.config_dir).is_dir():
+        raise ValueError(f"--config-dir {args.config_dir}: there is no such folder")
+    command = Command([rewritten.get(text, text) for text in argv], args.multirun)
+    if args.help or args.hydra_help or args.shell_completion or args.info or args.experimental_rerun:
+        return command
+    overrides = [rewritten[text] for text in args.overrides]
+    with initialize_config_dir(_config_path(args), job_name="distill", **BASE):
+        reader = _Reader(args, overrides)
+        command.multirun = reader.check(complete=args.cfg is None, writes=not dry)
+        if dry and args.cfg is None:
+            command.jobs = expand(reader.given, reader.compose)
+            return command
+    if command.multirun and not args.multirun and args.cfg is None:
+        command.argv.insert(0, "--multirun")  # an experiment file asks; Hydra 1.4 does not follow it
+    return command
+
+
+def sentence(error: BaseException) -> str:
+    """An error as one sentence: Hydra's with the nearest right names, others' as they are, on one line."""
+    if isinstance(error, MissingConfigException) and error.options is not None and error.missing_cfg_file:
+        group, _, name = error.missing_cfg_file.rpartition("/")
+        return f"there is no {group} '{name}': {did_you_mean(name, error.options)}"
+    text = str(error).strip()
+    if isinstance(error, OverrideParseException):
+        return f"{error.override} cannot be read as key=value: quote a value with blanks, commas or brackets"
+    if isinstance(error, (HydraException, OmegaConfBaseException)):
+        text = ". ".join(line.strip().rstrip(".") for line in text.splitlines() if line.strip())
+    return " ".join(text.split())
+
+
+class _Reader:
+    """One command line inside an initialised Hydra: its overrides, and the configurations they lead to."""
+
+    def __init__(self, args: argparse.Namespace, overrides: list[str]) -> None:
+        self.name = args.config_name or "config"
+        self.folders = [Path(args.config_dir).resolve()] if args.config_dir else []
+        self.parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
+        self.given = self.parser.parse_overrides(overrides)
+        self.multirun = args.multirun
+        self._known: dict[tuple[str, ...], DictConfig] = {}
+
+    def check(self, complete: bool, writes: bool = True) -> bool:
+        """Check every choice of every override; returns whether this is a sweep. Raises ValueError.
+
+        writes: whether there will be something to write. Afterwards `given` has an experiment file's own sweep too.
+        """
+        for override in self.given:
+            self._check_name(override)
+        reference = self.compose([self._choices(item)[0] for item in self.given if self._is_group(item)])
+        if swept := self._swept(reference):  # an experiment file may ask for a sweep of its own
+            self.given = _narrowed(self.parser.parse_overrides(swept), self.given)
+            self.multirun = True
+        for override in self.given:
+            self._check_sweep(override)
+        for variant in _one_at_a_time([self._choices(item) for item in self.given]):
+            cfg = self._apply(variant, complete)
+        if complete and writes:
+            check_output(str(cfg.output))
+        return self.multirun
+
+    def _swept(self, reference: DictConfig) -> list[str]:
+        if any(item.input_line == "hydra.mode=RUN" for item in self.given):
+            return []  # one job of an experiment file that asks for a sweep
+        mode = str(OmegaConf.select(reference, "hydra.mode") or "")
+        if not self.multirun and "MULTIRUN" not in mode:
+            return []
+        params = OmegaConf.select(reference, "hydra.sweeper.params") or {}
+        return [f"{key}={value}" for key, value in params.items()]
+
+    def _check_name(self, override: Override) -> None:
+        """A group's option must exist."""
+        group = override.key_or_group
+        if group == "hydra/launcher":
+            check_launcher(str(override.value()))
+        if self._is_group(override) and not group.startswith("hydra/") and not override.is_delete():
+            for choice in self._choices(override):
+                name = choice.partition("=")[2]
+                if name != "null":
+                    check_group(group, name, options(group, self.folders))
+
+    def _check_sweep(self, override: Override) -> None:
+        """A comma list needs -m, or an experiment file that asks for a sweep."""
+        if override.is_sweep_override() and not self.multirun and not override.key_or_group.startswith("hydra"):
+            raise ValueError(f"{override.input_line} stands for several runs: add -m to run them all")
+
+    def _is_group(self, override: Override) -> bool:
+        group = override.key_or_group
+        folders = (conf_dir(), *self.folders)
+        return group.startswith("hydra/") or any((folder / group).is_dir() for folder in folders)
+
+    def _choices(self, override: Override) -> list[str]:
+        """All the single overrides that one override stands for, as texts `key=value`."""
+        key = override.get_key_element()
+        if override.is_delete() or not override.is_sweep_override():
+            return [override.input_line or key]
+        if not override.is_discrete_sweep():  # an interval, which only a search draws from
+            return [f"{key}={getattr(override.value(), 'start', 0)}"]
+        return [f"{key}={value}" for value in override.sweep_string_iterator()]
+
+    def compose(self, overrides: list[str]) -> DictConfig:
+        """The configuration of some overrides, a copy; values of a sweep ask for the same one many times."""
+        if (key := tuple(overrides)) not in self._known:
+            folders = ",".join(f"file://{folder}" for folder in self.folders)
+            extra = [f"hydra.searchpath=[{folders}]"] if folders else []
+            self._known[key] = compose(self.name, [*overrides, *extra], return_hydra_config=True)
+        return self._known[key].copy()
+
+    def _apply(self, texts: list[str], complete: bool) -> DictConfig:
+        """Compose one job's configuration, checking each value against the composed defaults."""
+        overrides = self.parser.parse_overrides(texts)
+        reference = self.compose([item.input_line or "" for item in overrides if self._is_group(item)])
+        cfg = reference.copy()
+        for override in overrides:
+            if self._is_group(override) or override.is_delete():
+                continue
+            key, value = override.key_or_group, override.value()
+            if not override.is_add() and not override.is_force_add() and not key.startswith("hydra."):
+                check_override(reference, key, value)
+            with open_dict(cfg):
+                OmegaConf.update(cfg, key, value, merge=True, force_add=True)
+        check_typed_options(cfg, [override.key_or_group for override in overrides if not override.is_delete()])
+        if complete:
+            check(cfg)
+        return cfg
+
+
+def _narrowed(swept: list[Override], given: list[Override]) -> list[Override]:
+    """An experiment file's sweep and the command line, which has the last word, in the order of the sweep's keys."""
+    own = {item.key_or_group: item for item in swept}
+    last = {item.key_or_group: item for item in given}
+    return [*(last.get(key, item) for key, item in own.items()), *(i for i in given if i.key_or_group not in own)]
+
+
+def _one_at_a_time(choices: list[list[str]]) -> Iterator[list[str]]:
+    """The first choice of all, then each further choice of one with the first of the others."""
+    first = [row[0] for row in choices]
+    yield first
+    for place, row in enumerate(choices):
+        for choice in row[1:]:
+            yield [*first[:place], choice, *first[place + 1 :]]
+
+
+def _config_path(args: argparse.Namespace) -> str:
+    return str(Path(args.config_path).resolve() if args.config_path else conf_dir())
+
+
+def _rewrite(text: str) -> str:
+    """Spare the user two stumbling blocks of Hydra's, and resolve other names of methods with a note."""
+    key, equals, value = text.partition("=")
+    if equals and key.lstrip("+") in ADDED:
+        return f"{key.lstrip('+')}={value}"
+    if equals and (key in UNSET or key.startswith(tuple(f"{name}." for name in OPEN))):
+        return f"++{text}"
+    if key != "method" or not equals:
+        return text
+    known = set(options("method"))
+    aliases = {} if known.issuperset(value.split(",")) else find_aliases()
+    names = [aliases.get(name.strip(), name) for name in value.split(",")]
+    for old, new in zip(value.split(","), names, strict=True):
+        if old != new:
+            print(f"distill: method={old} is {new} here", file=sys.stderr)
+    return f"{key}={','.join(names)}"

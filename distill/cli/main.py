@@ -1,0 +1,125 @@
+"""The command line, and the only file that knows Hydra: `python -m distill [group=option] [key=value] [-m]`.
+
+What is wrong with a command is said before torch is imported: one sentence and exit code 2. The exit codes
+are those of distill.errors. HYDRA_FULL_ERROR=1 adds the traceback.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from distill import config, errors, signals
+from distill.cli.command import BASE, Command, read, sentence
+from distill.config.check import check
+from distill.sweep import add_launchers, failures, plan
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command `argv` (default: the program's own) and return the exit code."""
+    _let_hydra_start()
+    add_launchers()
+    config.register()
+    sys.argv = [sys.argv[0], *(sys.argv[1:] if argv is None else argv)]
+    try:
+        command = read(sys.argv[1:])
+        if command.jobs is not None:
+            plan.show(command.jobs)
+            return errors.DONE
+        sys.argv[1:] = command.argv
+        code = _execute(command)
+    except Exception as error:
+        _traceback()
+        return _say(sentence(error), errors.USAGE)
+    while signals.hand_back():  # a launcher's handler has seen the signal, and the run is to go on
+        code = _execute(command)
+    return code
+
+
+def _execute(command: Command) -> int:
+    """Hand over to Hydra, which calls `_job` once a run; then report what failed."""
+    with tempfile.TemporaryDirectory(prefix="distill-") as folder:
+        os.environ[failures.VARIABLE] = str(Path(folder) / "failures.jsonl")
+        stopped: Any = 0
+        try:
+            hydra.main(**BASE, config_path=str(config.conf_dir()), config_name="config")(_job)()
+        except SystemExit as leaving:
+            stopped = leaving.code
+        except KeyboardInterrupt:
+            stopped = _say("interrupted", errors.INTERRUPTED)
+        noted = failures.read(os.environ.pop(failures.VARIABLE))
+    failed = _report(noted, command.multirun)
+    return (stopped if isinstance(stopped, int) else errors.FAILED) or failed
+
+
+def _job(cfg: DictConfig) -> float:
+    """One run. A failure is noted and does not reach Hydra, so that the other jobs of a sweep go on."""
+    try:
+        check(cfg)
+        # torch is imported here, after everything that can be wrong with the command
+        from distill.run import run
+
+        result = run(cfg, config.identity(cfg)["folder"])
+        return float(result["accuracy"]["last"] or "nan")  # what a hyper-parameter search maximises
+    except (errors.Stopped, KeyboardInterrupt) as stop:
+        _note(cfg, stop)
+        sys.exit(errors.exit_code(stop))
+    except Exception as error:
+        _traceback()
+        _note(cfg, error)
+        return float("nan")
+
+
+def _note(cfg: DictConfig, error: BaseException) -> None:
+    """Write one line about a failed job, and the traceback of what is nobody's mistake into the run's log."""
+    code = errors.exit_code(error)
+    job = HydraConfig.get()
+    why = sentence(error) or type(error).__name__
+    if code == errors.FAILED:
+        log = Path(job.runtime.output_dir) / f"{job.job.name}.log"
+        with open(log, "a", encoding="utf-8") as file:
+            traceback.print_exception(error, file=file)
+        why = f"{type(error).__name__}: {why} (traceback in {log})"
+    what = " ".join(job.overrides.task)
+    failures.note(code, what, why)
+    if job.mode == RunMode.MULTIRUN:
+        _say(f"failed: {what}: {why}", code)
+
+
+def _report(noted: list[dict[str, Any]], multirun: bool) -> int:
+    """Say what failed. Returns the run's own exit code; of a sweep, 2 if all were usage errors, else 1."""
+    if not noted:
+        return errors.DONE
+    if not multirun:
+        return _say(noted[0]["why"], noted[0]["code"])
+    _say(f"{len(noted)} run{'s' * (len(noted) > 1)} of the sweep failed:", errors.FAILED)
+    for failure in noted:
+        print(f"  {failure['what']}: {failure['why']}", file=sys.stderr)
+    return errors.USAGE if {failure["code"] for failure in noted} == {errors.USAGE} else errors.FAILED
+
+
+def _say(text: str, code: int) -> int:
+    print(f"distill: {text}", file=sys.stderr)
+    return code
+
+
+def _traceback() -> None:
+    if os.environ.get("HYDRA_FULL_ERROR") == "1":
+        traceback.print_exc()
+
+
+def _let_hydra_start() -> None:
+    """Hydra before 1.4 gives argparse a help object that Python 3.14's check refuses: skip that check."""
+    if sys.version_info >= (3, 14):
+        argparse.ArgumentParser._check_help = lambda self, action: None  # type: ignore[attr-defined]

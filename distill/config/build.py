@@ -1,0 +1,64 @@
+"""From a config node to the object that it describes."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+from omegaconf import DictConfig
+
+from distill.config.groups import _container, did_you_mean, plain
+
+
+def build(node: DictConfig | Mapping[str, Any], **objects: Any) -> Any:
+    """The object that a config node describes: its `_target_`, called with `objects` and the other keys.
+
+    Raises ValueError for a target outside distill, a key that the class does not take or one that it misses.
+    """
+    arguments = _container(node)
+    target = str(arguments.pop("_target_", ""))
+    label = str(arguments.pop("name", target))
+    arguments.pop("about", None)
+    kind = _locate(target, label)
+    known, required = _keywords(kind)
+    arguments = {key: value for key, value in arguments.items() if key in known or value is not None}
+    for key in arguments:
+        if key not in known:
+            raise ValueError(f"{label} does not take the key '{key}': {did_you_mean(key, sorted(known))}")
+    if missing := sorted(required - set(arguments)):
+        raise ValueError(f"{label} needs a value for {', '.join(missing)}: add it to its YAML")
+    return kind(**objects, **arguments)
+
+
+def class_of(node: DictConfig) -> Any:
+    """The class that a config node names. Raises ValueError for a target outside distill."""
+    return _locate(plain(node, "_target_"), plain(node, "name"))
+
+
+def _locate(target: str, label: str) -> type:
+    """The class behind a dotted path below `distill.`; nothing else may be named by a configuration."""
+    module, _, name = target.rpartition(".")
+    if not target.startswith("distill.") or not all(part.isidentifier() for part in target.split(".")):
+        raise ValueError(f"{label}: _target_ must name something below 'distill.', not '{target}'")
+    try:
+        kind: type = getattr(importlib.import_module(module), name)
+    except (ModuleNotFoundError, AttributeError) as error:
+        raise ValueError(f"{label}: there is no '{target}' ({error}): check _target_ in its YAML") from error
+    if not inspect.isclass(kind):
+        raise ValueError(f"{label}: '{target}' is not a class: check _target_ in its YAML")
+    return kind
+
+
+def _keywords(kind: type) -> tuple[set[str], set[str]]:
+    """All keyword-only arguments of a class, and those without a default; **kwargs stand for its base's."""
+    known: dict[str, bool] = {}
+    for call in [vars(cls)["__init__"] for cls in kind.__mro__ if "__init__" in vars(cls)]:
+        parameters = inspect.signature(call).parameters.values()
+        for item in parameters:
+            if item.kind is item.KEYWORD_ONLY:
+                known.setdefault(item.name, item.default is item.empty)
+        if not any(item.kind is item.VAR_KEYWORD for item in parameters):
+            break
+    return set(known), {name for name, needed in known.items() if needed}

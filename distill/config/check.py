@@ -1,0 +1,292 @@
+"""What shows to be wrong with a command without torch: a sentence each, with the nearest right name.
+
+`check` looks at values of a composed configuration, `check_override` at one `key=value` of the command line.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import tempfile
+from collections.abc import Callable, Collection, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from distill.config import protocol
+from distill.config.groups import conf_dir, did_you_mean, load, options, plain
+from distill.config.identity import from_paper, identity, taps, teacher_specs
+from distill.config.upstream import check_start
+
+Rule = tuple[Callable[[Any], bool], str]
+_COUNT: Rule = (lambda value: value >= 1, "must be at least 1")
+_NOT_NEGATIVE: Rule = (lambda value: 0 <= value < float("inf"), "must not be negative")
+_POSITIVE: Rule = (lambda value: 0 < value < float("inf"), "must be above 0")
+
+
+def _one_of(*names: str) -> Rule:
+    return (lambda value: str(value).lower() in names, f"must be one of {', '.join(names)}")
+
+
+MAPS = {"features", "preacts", "stem"}  # of about.taps: what only a net with stages shows
+_NOT_KEYS = {"_target_", "name", "about"}  # in every method's YAML, and nothing to set
+RULES: dict[str, Rule] = {
+    "seed": _NOT_NEGATIVE,
+    "threads": _COUNT,
+    "log_every": _COUNT,
+    "save_minutes": _NOT_NEGATIVE,
+    "device": (
+        lambda value: re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", str(value)) is not None,
+        "must be one of auto, cpu, cuda, cuda:0, cuda:1, ...",
+    ),
+    "precision": _one_of("auto", "fp32", "bf16", "fp16"),
+    "compile": _one_of("auto", "true", "false"),
+    "cuda_graphs": _one_of("auto", "true", "false"),
+    "schedule.epochs": _COUNT,
+    "schedule.batch_size": _COUNT,
+    "schedule.lr": _POSITIVE,
+    "schedule.gamma": _POSITIVE,
+    "schedule.warmup_epochs": _NOT_NEGATIVE,
+    "schedule.init_epochs": _NOT_NEGATIVE,
+    "schedule.mixup": _NOT_NEGATIVE,
+    "schedule.label_smoothing": (lambda value: 0 <= value < 1, "must be in [0, 1)"),
+    "schedule.decay": _one_of("step", "exponential", "cosine", "linear", "constant"),
+    "schedule.lr_min": _NOT_NEGATIVE,
+    "schedule.clip_grad": _POSITIVE,
+    "schedule.momentum_start": (lambda value: 0 <= value < 1, "must be in [0, 1)"),
+    "schedule.momentum_epochs": _COUNT,
+    "schedule.max_norm": _POSITIVE,
+    "schedule.optimizer.momentum": (lambda value: 0 <= value < 1, "must be in [0, 1)"),
+    "schedule.optimizer.weight_decay": _NOT_NEGATIVE,
+    "student.lr_scale": _POSITIVE,
+    "teacher.seed": _NOT_NEGATIVE,
+    "teacher.cache": _one_of("auto", "off", "false", "logits", "embedding"),
+    "method.ce": _NOT_NEGATIVE,
+    "method.kd": _NOT_NEGATIVE,
+    "method.weight": _NOT_NEGATIVE,
+    "method.temperature": _POSITIVE,
+    "dataset.pad_mode": _one_of("zeros", "reflect"),
+    "dataset.rotate": (lambda value: 0 <= value <= 180, "are degrees: it must be in [0, 180]"),
+    "dataset.randaugment": _COUNT,
+    "dataset.cutout": _COUNT,
+    "dataset.holdout": (lambda value: 0 <= value < 1, "is a fraction of the images: it must be in [0, 1)"),
+    "tracking.mode": _one_of("online", "offline", "off"),
+}
+RULES |= {f"teacher.{key}": RULES[key] for key in RULES if key.startswith("dataset.") and key != "dataset.holdout"}
+
+
+def check(cfg: DictConfig, overrides: Iterable[str] = ()) -> None:
+    """Raise ValueError for a value that cannot be: out of range, unknown model, missing file, not given.
+
+    `overrides` are `key=value` texts that are not yet in `cfg`: each is held against its default first.
+    """
+    for override in overrides:
+        key, _, value = override.partition("=")
+        check_override(cfg, key, yaml.safe_load(value))
+    if from_paper(cfg):
+        protocol.required(cfg)
+    for key, (valid, words) in RULES.items():
+        _check_value(cfg, key, valid, words)
+    check_schedule(plain(cfg, "schedule"))
+    check_quantiser(cfg)
+    check_model(cfg, "student", plain(cfg, "student.model"))
+    check_start(cfg)
+    check_teachers(cfg)
+    check_maps(cfg.method.name, taps(cfg), [plain(cfg, "student.model"), *(t.get("model") for t in teacher_specs(cfg))])
+    identity(cfg)  # names the first value that is missing or cannot be resolved
+
+
+def check_schedule(schedule: Mapping[str, Any]) -> None:
+    """Raise ValueError for keys of a schedule that could not be honoured beside its others."""
+    optimizer = schedule.get("optimizer") or {}
+    asked = [key for key in ("momentum_start", "damped") if schedule.get(key) not in (None, False)]
+    if asked and (optimizer.get("name") != "sgd" or not optimizer.get("momentum") or optimizer.get("nesterov")):
+        raise ValueError(f"schedule.{asked[0]} is for SGD with a momentum and without Nesterov: leave it null")
+    if (schedule.get("momentum_start") is None) != (schedule.get("momentum_epochs") is None):
+        raise ValueError("schedule.momentum_start and schedule.momentum_epochs belong together: give both or neither")
+    if schedule.get("restart") and not (schedule.get("decay", "step") == "step" and schedule.get("milestones")):
+        raise ValueError("schedule.restart starts the optimiser anew at milestones, and there are none: leave it null")
+    if schedule.get("lr_min") and schedule.get("decay") not in ("cosine", "linear"):
+        raise ValueError("schedule.lr_min is where decay=cosine and decay=linear end: leave it null")
+
+
+def check_quantiser(cfg: DictConfig) -> None:
+    """Raise ValueError for student.quantize beside a method that quantises the student itself."""
+    own = OmegaConf.select(cfg, "method.about.kind", default="") == "quantised"
+    if own and OmegaConf.select(cfg, "student.quantize", default=None):
+        raise ValueError(
+            f"{cfg.method.name} quantises the student itself: leave student.quantize null, and set method.weights, "
+            "method.activations and method.ends"
+        )
+
+
+def check_override(reference: DictConfig, key: str, value: Any) -> None:
+    """Raise ValueError when the composed defaults have no `key`, or one of another kind than `value`.
+
+    A null default takes anything, a float takes whole numbers, a text takes any single value.
+    """
+    parts = key.split(".")
+    node: Any = reference
+    for depth, part in enumerate(parts):
+        if not isinstance(node, DictConfig) or part not in node.keys():  # noqa: SIM118 (`in` hides ???)
+            raise ValueError(_unknown_key(reference, key, depth))
+        try:
+            node = node[part]
+        except OmegaConfBaseException:  # a value that must be given, or an interpolation of one
+            return
+    if not _fits(node, value):
+        raise ValueError(f"{key} must be {_kind(node)}, not {_shown(value)} (the default is {_shown(node)})")
+
+
+def check_group(group: str, name: str, known: list[str]) -> None:
+    """Raise ValueError when a group has no such option."""
+    if name not in known:
+        raise ValueError(f"there is no {group} '{name}': {did_you_mean(name, known)}")
+
+
+def check_teachers(cfg: DictConfig) -> None:
+    """Raise ValueError when there are not as many teachers as the method takes, or one of them cannot be."""
+    teachers = teacher_specs(cfg)
+    for teacher in teachers:
+        check_model(cfg, "teacher", teacher.get("model"))
+        _check_weights(teacher)
+    wanted, count = str(OmegaConf.select(cfg, "method.about.teachers", default=1)), len(teachers)
+    if count == 1 != int(wanted.replace("n", "2")):
+        several = "two or more teachers" if wanted == "n" else f"{wanted} teachers"
+        example = ",".join(map(str, range(int(wanted.replace("n", "2")))))
+        raise ValueError(
+            f"method={cfg.method.name} takes {several}: name them, teacher.models=[resnet56,resnet110], "
+            f"or give seeds of one, teacher.seeds=[{example}]"
+        )
+    if wanted != "n" and count != int(wanted):
+        plural = "s" * (wanted != "1")
+        raise ValueError(
+            f"method={cfg.method.name} takes {wanted} teacher{plural}, and {count} are named: name {wanted}, "
+            "or take a method for any number, such as method=avg-multi-teacher"
+        )
+
+
+def check_model(cfg: DictConfig, role: str, name: Any) -> None:
+    """Raise ValueError when the model of teacher or student is not ours and not in timm's sources."""
+    from distill.config import net_names as names
+
+    if name is None:
+        raise ValueError(f"method={cfg.method.name} needs a {role}: choose one, for example {role}=resnet56")
+    name = str(name)
+    if not names.is_known(name) and not name.startswith("local-dir:"):
+        close = names.nearest(name)
+        hint = f"did you mean {' or '.join(close)}?" if close else "ours start with cifar_, others are timm's"
+        raise ValueError(f"there is no {role} model '{name}': {hint}")
+
+
+def check_maps(method: str, reads: Collection[str], models: Iterable[Any]) -> None:
+    """Raise ValueError where a method reads maps (reads: its about.taps) and one of its nets, an MLP, has none."""
+    from distill.config.net_names import WITHOUT_MAPS
+
+    if lacking := sorted(WITHOUT_MAPS.intersection(models) if MAPS.intersection(reads) else ()):
+        raise ValueError(
+            f"{method} reads maps, and {lacking[0]} has none, only logits and an embedding: take a method on those, "
+            "such as method=kd or method=crd, or another net"
+        )
+
+
+def check_output(folder: str | Path) -> None:
+    """Make the output folder and raise ValueError when nothing can be written there."""
+    try:
+        os.makedirs(folder, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        sentence = f"output={folder} cannot be written ({reason}): choose another folder with output=..."
+        raise ValueError(sentence) from error
+
+
+def find_aliases() -> dict[str, str]:
+    """Other names of methods (about.aliases of conf/method/*.yaml), each with the name that it stands for."""
+    names = options("method")
+    found: dict[str, str] = {}
+    for name in names:
+        about = (load("method", name) or OmegaConf.create({})).get("about") or {}
+        found.update({alias: name for alias in about.get("aliases") or [] if alias not in names})
+    return found
+
+
+def _check_value(cfg: DictConfig, key: str, valid: Callable[[Any], bool], words: str) -> None:
+    """Apply one of RULES; a key that is absent or null passes."""
+    value = plain(cfg, key) if OmegaConf.select(cfg, key, throw_on_missing=False) is not None else None
+    if value is None:
+        return
+    fine = False
+    with contextlib.suppress(TypeError):
+        fine = valid(value)
+    if not fine:
+        raise ValueError(f"{key}={value}: {key} {words}")
+
+
+def _check_weights(teacher: Mapping[str, Any]) -> None:
+    """A file must be there; and a teacher that is trained here sees the data's mean and std, not its own."""
+    weights = teacher.get("weights", "auto")
+    if weights == "auto" and teacher.get("mean") is not None:
+        remedy = "give its file, teacher.weights=FILE, or train another teacher"
+        raise ValueError(
+            f"teacher={teacher['name']} brings the mean and std of a published checkpoint: {remedy}"
+        )
+    if weights not in (None, "auto", "pretrained", "none") and not Path(str(weights)).exists():
+        remedy = "give auto, pretrained, none or the path of a checkpoint"
+        raise ValueError(f"teacher.weights={weights}: there is no such file; {remedy}")
+
+
+def _unknown_key(reference: DictConfig, key: str, depth: int) -> str:
+    """The sentence for a key that the composed defaults do not have; its parts before `depth` are right."""
+    parts = key.split(".")
+    above = ".".join(parts[:depth])
+    node = OmegaConf.select(reference, above) if above else reference
+    siblings = [str(name) for name in node if name not in _NOT_KEYS] if isinstance(node, DictConfig) else []
+    if depth == 0:
+        groups = {path.name for path in conf_dir().iterdir() if path.is_dir()}
+        siblings = sorted({*siblings, *groups} - {"hydra", "tuned"})
+    where = f"{above} ({_choice(node)})" if above and _choice(node) else above or "the configuration"
+    full = [f"{above}.{name}" if above else name for name in siblings]
+    hint = did_you_mean(".".join(parts[: depth + 1]), full) if full else f"to add one, write +{key}=..."
+    return f"{where} has no key '{parts[depth]}' ({key}): {hint}"
+
+
+def _choice(node: Any) -> str:
+    try:
+        return str(node.get("name") or "") if isinstance(node, DictConfig) else ""
+    except OmegaConfBaseException:
+        return ""
+
+
+def _fits(default: Any, value: Any) -> bool:
+    if default is None or (isinstance(value, str) and "${" in value):
+        return True
+    if OmegaConf.is_dict(default):
+        return OmegaConf.is_dict(value) or isinstance(value, Mapping)
+    if OmegaConf.is_list(default):
+        return OmegaConf.is_list(value) or isinstance(value, list)
+    if isinstance(default, str):
+        return value is None or isinstance(value, (str, int, float))
+    if isinstance(default, bool) or isinstance(value, bool):
+        return isinstance(default, bool) and isinstance(value, bool)
+    return isinstance(value, (int, float) if isinstance(default, float) else int)
+
+
+def _kind(default: Any) -> str:
+    if OmegaConf.is_dict(default):
+        return "a dictionary {key: value}"
+    if OmegaConf.is_list(default):
+        return "a list [a, b]"
+    names = {bool: "true or false", int: "a whole number", float: "a number"}
+    return names.get(type(default), "a single value")
+
+
+def _shown(value: Any) -> str:
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    return f"'{value}'" if isinstance(value, str) else str(value)

@@ -1,0 +1,31 @@
+"""What a method does otherwise than its paper on purpose: `about.departs` of its YAML."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from distill.config.groups import load
+
+
+def departs(method: Mapping[str, Any]) -> str | None:
+    """The sentence of a method's node, as it is set; None where nothing departs.
+
+    about.departs is a sentence, or {key=value: sentence} for what a key decides: {solver=exact: ...}.
+    """
+    stated = (method.get("about") or {}).get("departs")
+    if not isinstance(stated, Mapping):
+        return " ".join(str(stated).split()) if stated else None
+    held = [" ".join(str(told).split()) for condition, told in stated.items() if _holds(method, str(condition))]
+    return " ".join(held) or None
+
+
+def departs_by_name(name: str) -> str | None:
+    """The same of a method's defaults; None for a method that is not among ours."""
+    node = load("method", name)
+    return None if node is None else departs(node)
+
+
+def _holds(method: Mapping[str, Any], condition: str) -> bool:
+    key, _, value = condition.partition("=")
+    return str(method.get(key)).lower() == value.lower()

@@ -1,0 +1,87 @@
+"""The YAML files: where they lie, what can be chosen, one node as plain Python. Imports neither torch nor timm."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+
+OURS = "ValueError raised while resolving interpolation: "  # what OmegaConf puts before a resolver's own sentence
+
+
+def conf_dir() -> Path:
+    """The folder of the YAML files: inside an installed package, beside the package in a checkout."""
+    package = Path(__file__).resolve().parents[1]
+    inside = package / "conf"
+    return inside if inside.is_dir() else package.parent / "conf"
+
+
+def load(group: str, name: str) -> DictConfig | None:
+    """conf/<group>/<name>.yaml as it stands, None where there is no such file; a schedule with what it takes over."""
+    path = conf_dir() / group / f"{name}.yaml"
+    config = OmegaConf.load(path) if path.is_file() else None
+    if isinstance(config, DictConfig) and group == "schedule" and "defaults" in config:
+        taken: list[Any] = [load(group, str(other)) or {} for other in config.pop("defaults")]
+        config = OmegaConf.merge(*taken, config)
+    return config if isinstance(config, DictConfig) else None
+
+
+def options(group: str, folders: Iterable[Path] = ()) -> list[str]:
+    """The names that can be chosen in a group, from our own folder and from `folders`."""
+    found = {
+        file.relative_to(folder / group).with_suffix("").as_posix()
+        for folder in (conf_dir(), *folders)
+        for file in (folder / group).rglob("*.yaml")
+    }
+    return sorted(found)
+
+
+def nearest(word: str, known: Iterable[str], count: int = 3) -> list[str]:
+    """The known names that look most like `word`, best first; capitals do not count."""
+    lowered: dict[str, str] = {}
+    for name in known:
+        lowered.setdefault(name.lower(), name)
+    close = difflib.get_close_matches(word.lower(), lowered, n=count, cutoff=0.55)
+    score = {name: difflib.SequenceMatcher(None, name, word.lower()).ratio() for name in close}
+    return [lowered[name] for name in close if score[name] > max(score.values()) - 0.15]
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Half a sentence that names the nearest right names, or all of them when nothing is near."""
+    known = list(known)
+    close = nearest(word, known)
+    if close:
+        return f"did you mean {' or '.join(close)}?"
+    return f"choose from {', '.join(known[:20])}{', ...' * (len(known) > 20)}" if known else "there are none"
+
+
+def plain(cfg: DictConfig, key: str) -> Any:
+    """The node `key` of `cfg`, resolved, as plain Python. Raises ValueError naming a key without a value."""
+    try:
+        node = OmegaConf.select(cfg, key, throw_on_missing=True)
+        if not OmegaConf.is_config(node):
+            return node
+        return OmegaConf.to_container(node, resolve=True, throw_on_missing=True)
+    except MissingMandatoryValue as error:
+        name = error.full_key or key
+        raise ValueError(f"{name} has no value: give one, {name}=...") from error
+    except OmegaConfBaseException as error:
+        reason = (str(error.msg or error).strip() or type(error).__name__).splitlines()[0]
+        if reason.startswith(OURS):
+            raise ValueError(reason.removeprefix(OURS)) from error
+        raise ValueError(f"{error.full_key or key} cannot be resolved: {reason}") from error
+
+
+def slug(name: Any) -> str:
+    """A name that is safe as one folder: letters, digits and . _ + - stay, all else becomes a hyphen."""
+    return re.sub(r"[^A-Za-z0-9._+]+", "-", str(name)).strip("-.") or "x"
+
+
+def _container(node: DictConfig | Mapping[str, Any]) -> dict[str, Any]:
+    holder = node if isinstance(node, DictConfig) else OmegaConf.create(dict(node))
+    return {str(key): plain(holder, str(key)) for key in holder}

@@ -1,0 +1,168 @@
+"""From a composed configuration to names, hashes and objects. Imports neither torch nor timm nor wandb.
+
+Resolvers for the YAML files (registered by `register`):
+
+`${run_folder:}` and `${run_folder:below}`
+    the run's folder, with and without `output` in front.
+`${by_pair:DEFAULT,{TEACHER-STUDENT: VALUE, ...}}`
+    for conf/tuned: the value of the run's pair (`<teacher.name>-<student.name>`), DEFAULT for any other.
+`${by_method:DEFAULT,{METHOD: VALUE, ...}}`
+    for conf/experiment: the value of the run's method; null is as good as no key at all.
+`${paper:schedule.KEY}` and `${paper:dataset.KEY}`
+    for conf/schedule/paper.yaml: the value of the method's own protocol for the data set (distill.config.protocol).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from distill.config.groups import _container, did_you_mean, load, options, plain, slug
+from distill.config.teacher_specs import OWN, Spec, expand, label, named, training
+
+UNHASHED = {  # what may change without changing the result; everything else of these nodes is hashed
+    "dataset": {"root", "workers", "download"},
+    "schedule": set(),
+    "teacher": set(),
+    "student": set(),
+    "method": {"about"},
+}
+OF_STUDENTS = ("upstream", "weights", "mean", "std", "quantize")  # keys of student beside those of its file
+WHOLE = {"omit": [], "fraction": 1.0, "shots": None}  # of conf/dataset: no training image left out
+
+
+def science(cfg: DictConfig) -> dict[str, Any]:
+    """All that changes a run's result but the seed: what is hashed. Raises ValueError as `plain` does."""
+    parts = {name: _without(plain(cfg, name), UNHASHED[name]) for name in UNHASHED if name != "teacher"}
+    if has_teacher(cfg):
+        several = [{**spec, **dict.fromkeys(OWN), **_training(cfg, spec)} for spec in teacher_specs(cfg)]
+        parts["teacher"] = several[0] if len(several) == 1 else several
+    return {**parts, "precision": plain(cfg, "precision")}
+
+
+def identity(cfg: DictConfig) -> dict[str, str]:
+    """`hash`, 8 hex digits of `science`, and `folder`, whose part below `output` is `below`:
+
+    <output>/<dataset>/<teacher>-<student>/<method>-<hash>/s<seed>, with none for the teacher of a method
+    that loads none. Raises ValueError for a value that is missing or cannot be resolved.
+    """
+    text = json.dumps(canonical(science(cfg)), sort_keys=True)
+    digest = hashlib.sha256(text.encode()).hexdigest()[:8]
+    teacher = slug(teacher_name(cfg))
+    dataset, student, method = (slug(plain(cfg, f"{name}.name")) for name in ("dataset", "student", "method"))
+    below = f"{dataset}/{teacher}-{student}/{method}-{digest}/s{plain(cfg, 'seed')}"
+    return {"hash": digest, "below": below, "folder": f"{plain(cfg, 'output')}/{below}"}
+
+
+def from_paper(cfg: DictConfig) -> bool:
+    """Whether schedule=paper was given: its values are looked up when they are read."""
+    node = cfg.get("schedule")
+    return isinstance(node, DictConfig) and str(dict(node.items_ex(resolve=False)).get("name")).startswith("${paper:")
+
+
+def has_teacher(cfg: DictConfig) -> bool:
+    """Whether the method loads teachers (method.about.teachers: a number, or n for two or more; else 1)."""
+    return OmegaConf.select(cfg, "method.about.teachers", default=1) not in (0, "0")
+
+
+def reads(cfg: DictConfig) -> set[str]:
+    """What the method reads of its teachers' outputs (method.about.taps); nothing where it loads none."""
+    return taps(cfg) if has_teacher(cfg) else set()
+
+
+def taps(cfg: DictConfig) -> set[str]:
+    """What the method reads of its nets' outputs (method.about.taps)."""
+    return set(OmegaConf.select(cfg, "method.about.taps", default=None) or ())
+
+
+def teacher_specs(cfg: DictConfig) -> list[Spec]:
+    """The run's teachers, each as a plain node; none for a method that loads none. Raises ValueError."""
+    return expand(plain(cfg, "teacher") or {}, _teacher_node) if has_teacher(cfg) else []
+
+
+def teacher_name(cfg: DictConfig) -> str:
+    """The run's teachers as one name, "none" where there are none."""
+    return label(teacher_specs(cfg))
+
+
+def teacher_config(cfg: DictConfig, spec: Spec | None = None) -> DictConfig:
+    """The configuration of the run that trains a teacher (default: the first): with the run's schedule and data, or
+    with those of teacher.schedule and teacher.dataset.
+
+    Its `identity` is that of `method=none student=<the teacher's net> seed=<teacher.seed>`; for an assistant,
+    that of `method=takd` with the teachers before it. Teachers see all training images, those that
+    dataset.omit, fraction and shots keep from the student included.
+    """
+    spec = spec or teacher_specs(cfg)[0]
+    student = load("student", spec["name"]) or OmegaConf.create({"pretrained": False, "lr_scale": 1.0})
+    shared = {key: spec[key] for key in ("name", "model", "args", "lr_scale") if key in spec}
+    config = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
+    OmegaConf.set_struct(config, False)
+    config["seed"] = spec["seed"]
+    config["dataset"] = OmegaConf.merge(cfg.dataset, {key: WHOLE[key] for key in WHOLE if key in cfg.dataset})
+    for key, node in _training(cfg, spec).items():
+        config[key] = OmegaConf.merge(config["dataset"], node) if key == "dataset" else OmegaConf.create(node)
+    if views := cfg.dataset.get("views"):
+        config["dataset"]["views"] = {"student": views.get("teacher"), "teacher": views.get("teacher")}
+        if not spec.get("chain"):
+            config["dataset"]["views"]["teacher"] = None
+    config["method"] = _assistants_method(cfg) if spec.get("chain") else load("method", "none")
+    if from_paper(cfg):  # this method's protocol, not the teacher's own
+        known = OmegaConf.to_container(cfg.method.about, resolve=False).get("protocol")  # type: ignore[union-attr]
+        config["method"] = OmegaConf.merge(config["method"], {"about": {"protocol": None}})
+        config["method"]["about"]["protocol"] = known
+    config["student"] = OmegaConf.merge(dict.fromkeys(OF_STUDENTS), student, shared)
+    chain = spec.get("chain")
+    if chain:  # the nets before it are trained as it is, which is now the run's own way
+        spec = {key: value for key, value in spec.items() if key not in OWN}
+    config["teacher"] = {**named(chain[-1], spec, _teacher_node), "chain": chain} if chain else None
+    return config
+
+
+def _training(cfg: DictConfig, spec: Spec) -> dict[str, Spec]:
+    return training(spec, plain(cfg, "dataset"), _schedule_file)
+
+
+def _schedule_file(name: str) -> Spec:
+    node = load("schedule", name)
+    if name == "paper":
+        raise ValueError("teacher.schedule=paper: a teacher has no method of its own: name a file of conf/schedule")
+    if node is None:
+        raise ValueError(f"there is no schedule '{name}' (teacher.schedule): {did_you_mean(name, options('schedule'))}")
+    return _container(node)
+
+
+def _assistants_method(cfg: DictConfig) -> Any:
+    """method=takd: this run's if it is that, otherwise its defaults for the data set."""
+    if str(cfg.method.name) == "takd":
+        return cfg.method
+    tuned = load("tuned", f"{cfg.dataset.name}-takd") or OmegaConf.create({"method": {}})
+    return OmegaConf.merge(load("method", "takd") or {}, tuned.method)
+
+
+def _teacher_node(name: str) -> Spec:
+    node = load("teacher", name)
+    if node is None:
+        raise ValueError(f"there is no teacher '{name}': {did_you_mean(name, options('teacher'))}")
+    return _container(node)
+
+
+def _without(node: Any, left_out: set[str]) -> Any:
+    """`node` less some keys, if it is a dictionary."""
+    return {key: node[key] for key in node if key not in left_out} if isinstance(node, dict) else node
+
+
+def canonical(value: Any) -> Any:
+    """One spelling of equal configurations: 1.0 is 1, and a null key is as good as an absent one."""
+    if isinstance(value, Mapping):
+        items = {str(key): canonical(item) for key, item in value.items()}
+        return {key: item for key, item in items.items() if item is not None and item != {}}
+    if isinstance(value, (list, tuple)):
+        return [canonical(item) for item in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+

@@ -1,0 +1,115 @@
+"""`schedule=paper`: the protocol under which a method's own paper trains on a data set, and a line on it where a run
+follows another. Imports neither torch nor timm.
+
+A protocol is a file of conf/schedule, which `about.protocol` of conf/method/<name>.yaml names for each data set. Where
+the authors also see the images otherwise, the file is of the package `_global_` and has a node `dataset` beside
+`schedule`. Values may depend on the pair (`${by_pair:...}`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from distill.config.groups import did_you_mean, load, options, plain
+from distill.config.identity import canonical, from_paper
+
+PAPER = "paper"
+NETS = ("teacher", "student", "method")  # what values of a protocol may depend on
+ABOUT = "method.about.protocol"
+KEYS = ("size", "mean", "std", "pad", "pad_mode", "flip", "rotate", "randaugment", "cutout")  # of dataset, in protocols
+
+
+_resolved: dict[tuple[str, str], dict[str, dict[str, Any]]] = {}
+
+
+def name_of(cfg: DictConfig) -> str | None:
+    """The file of conf/schedule with the method's own protocol for the data set, None where it has none."""
+    known = plain(cfg, ABOUT) if OmegaConf.select(cfg, ABOUT) is not None else {}
+    found = known.get(str(plain(cfg, "dataset.name")))
+    return None if found is None else str(found)
+
+
+def required(cfg: DictConfig) -> str:
+    """As `name_of`. Raises ValueError where there is none, with the data sets that have one."""
+    found = name_of(cfg)
+    if found is None:
+        method, dataset = plain(cfg, "method.name"), plain(cfg, "dataset.name")
+        known = list(OmegaConf.select(cfg, ABOUT, default=None) or ())
+        has = f"has a published protocol for {', '.join(known)} alone" if known else "has no published protocol"
+        raise ValueError(f"schedule=paper dataset={dataset}: method={method} {has}: choose a schedule by its name")
+    return found
+
+
+def read(cfg: DictConfig, name: str) -> dict[str, dict[str, Any]]:
+    """The nodes `schedule` and `dataset` of conf/schedule/<name>.yaml, with the values of the run's pair."""
+    if "${" not in str(_nodes(name)):
+        return _nodes(name)
+    shared = OmegaConf.masked_copy(cfg, [key for key in NETS if key in cfg])
+    key = (name, str(OmegaConf.to_container(shared, resolve=False)))
+    if key not in _resolved:  # once a run: each value is asked for by itself
+        OmegaConf.set_struct(shared, False)
+        shared[PAPER] = _nodes(name)
+        _resolved[key] = plain(shared, PAPER)
+    return _resolved[key]
+
+
+def value(key: str, *, _root_: DictConfig) -> Any:
+    """`${paper:KEY}`: a value of the method's own protocol, such as schedule.epochs.
+
+    A key of the data set that the protocol leaves alone has the value of conf/dataset/<name>.yaml.
+    """
+    nodes = read(_root_, required(_root_))
+    group, _, rest = key.partition(".")
+    found = _lookup(nodes[group], rest)
+    if found is None and group == "dataset":
+        found = _lookup(_dataset(str(_root_.dataset.name)), rest)
+    return found
+
+
+def note(cfg: DictConfig) -> str | None:
+    """One line on the method's own protocol for the data set, None where it has none or the run follows it."""
+    name = None if from_paper(cfg) else name_of(cfg)
+    if name is None:
+        return None
+    theirs = read(cfg, name)
+    usual = _dataset(str(cfg.dataset.name))
+    here = {"schedule": plain(cfg, "schedule"), "dataset": plain(cfg, "dataset")}
+    asked = theirs["dataset"] | {key: usual.get(key) for key in set(KEYS) - set(theirs["dataset"])}
+    same = canonical(theirs["schedule"]) == canonical(here["schedule"])
+    if same and canonical(asked) == canonical({key: here["dataset"].get(key) for key in asked}):
+        return None
+    schedule, own = theirs["schedule"], str(here["schedule"].get("name"))
+    follows = f"follows schedule={own}" if own != schedule["name"] else "changes it"
+    return (
+        f"the paper's protocol is schedule={name}: {schedule['epochs']} epochs, batch {schedule['batch_size']}; "
+        f"this run {follows}"
+    )
+
+
+def _lookup(node: Mapping[str, Any], key: str) -> Any:
+    head, _, rest = key.partition(".")
+    found = node.get(head)
+    return _lookup(found or {}, rest) if rest else found
+
+
+@cache
+def _file(group: str, name: str) -> dict[str, Any]:
+    node = load(group, name)
+    if node is None:
+        raise ValueError(f"there is no {group} '{name}': {did_you_mean(name, options(group))}")
+    found: Any = OmegaConf.to_container(node, resolve=False)
+    return found
+
+
+def _dataset(name: str) -> dict[str, Any]:
+    return {key: value for key, value in _file("dataset", name).items() if key in KEYS}
+
+
+def _nodes(name: str) -> dict[str, Any]:
+    """A file's nodes, not yet resolved; one that is not of the package `_global_` is all schedule."""
+    node = _file("schedule", name)
+    return {"dataset": {}, **node} if "schedule" in node else {"schedule": node, "dataset": {}}

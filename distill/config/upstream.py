@@ -1,0 +1,81 @@
+"""The training that a student has behind it: student.upstream, as a configuration. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from distill.config.groups import did_you_mean, load, options, plain
+from distill.config.identity import WHOLE
+
+
+def upstream_config(cfg: DictConfig) -> DictConfig | None:
+    """The run that trains the student first, alone, with the run's seed; None where there is to be none.
+
+    upstream.dataset: keys in place of the run's, or another data set's by its name; all of its training images are
+    used. upstream.schedule: a name, or keys with one; of no epochs: no such run. Raises ValueError for what is
+    not known.
+    """
+    spec = plain(cfg, "student").get("upstream")
+    keys = set(spec) if isinstance(spec, dict) else set()
+    if spec is not None and not {"schedule"} <= keys <= {"dataset", "schedule"}:
+        raise ValueError(f"student.upstream is {spec}: give {{dataset: {{KEY: VALUE}}, schedule: NAME}}")
+    if spec is None or isinstance(spec["schedule"], dict) and spec["schedule"].get("epochs") == 0:
+        return None
+    before = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
+    OmegaConf.set_struct(before, False)
+    before["dataset"] = _dataset(cfg, spec.get("dataset") or {})
+    before["schedule"] = _schedule(spec["schedule"])
+    before["student"] = OmegaConf.merge(cfg.student, {"upstream": None, "weights": None, "pretrained": False})
+    before["method"], before["teacher"] = load("method", "none"), None
+    return before
+
+
+def _dataset(cfg: DictConfig, changes: dict[str, Any]) -> Any:
+    name = str(changes.get("name") or cfg.dataset.name)
+    base = cfg.dataset if name == cfg.dataset.name else load("dataset", name)
+    if base is None:
+        raise ValueError(f"student.upstream: there is no dataset '{name}': {did_you_mean(name, options('dataset'))}")
+    _known("dataset", changes, base)
+    return OmegaConf.merge(base, {key: WHOLE[key] for key in WHOLE if key in base}, changes)
+
+
+def _schedule(asked: Any) -> Any:
+    changes = asked if isinstance(asked, dict) else {"name": asked}
+    name = str(changes.get("name"))
+    base = load("schedule", name)
+    if base is None:
+        raise ValueError(f"student.upstream: there is no schedule '{name}': {did_you_mean(name, options('schedule'))}")
+    _known("schedule", changes, base)
+    return OmegaConf.merge(base, changes)
+
+
+def _known(group: str, changes: dict[str, Any], base: Any) -> None:
+    if unknown := [str(key) for key in changes if key not in base]:
+        hint = did_you_mean(unknown[0], [str(key) for key in base])
+        raise ValueError(f"student.upstream: the {group} has no key '{unknown[0]}': {hint}")
+
+
+def check_start(cfg: DictConfig) -> None:
+    """Raise ValueError where a student is to start from two places at once, or from a file that is not there."""
+    spec = plain(cfg, "student")
+    before = upstream_config(cfg)
+    given = {"pretrained": spec.get("pretrained"), "upstream": before is not None, "weights": spec.get("weights")}
+    asked = [key for key, value in given.items() if value]
+    if len(asked) > 1:
+        raise ValueError(f"student.{asked[0]} and student.{asked[1]} are two places to start from: give one")
+    if spec.get("weights") and not Path(str(spec["weights"])).is_file():
+        raise ValueError(f"student.weights={spec['weights']}: there is no such file; give one, or null")
+
+
+def names(cfg: DictConfig) -> Iterable[str]:
+    """What a result says of the student's start."""
+    spec = plain(cfg, "student")
+    if upstream_config(cfg) is not None:
+        data = (spec["upstream"].get("dataset") or {}).items()
+        yield "student.upstream=" + ",".join(f"{key}={value}" for key, value in data)
+    if spec.get("weights"):
+        yield f"student.weights={Path(str(spec['weights'])).name}"

@@ -1,0 +1,106 @@
+"""A data set in memory or in files: its splits, and what is known of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from distill.data.arrays import ArraySource, evaluation_batches, places
+from distill.data.augment import Augment
+from distill.data.info import DataInfo, Split
+from distill.data.modality import View, Views
+
+Adapt = Callable[[int, int], dict[str, Any]]
+"""What a recipe makes of dataset's keys, given height and width of the images as they are stored (bit.adapt)."""
+
+
+@dataclass
+class Data:
+    """A data set on the device. `test` is what is evaluated: with dataset.holdout, the held-out part."""
+
+    info: DataInfo
+    train: Split
+    test: Split
+    pad: int = 4
+    flip: bool = True
+    views: Views | None = None
+    pad_mode: str = "zeros"
+    augment: Augment | None = None
+    resize: int = 0  # pixels that training images are brought to, of which crops of info.size are drawn; 0: as they are
+
+    @property
+    def view_count(self) -> int | None:
+        """How many crops and flips of an image there are, which Batch.view numbers; None for views without number."""
+        return None if self.augment else 2 * places(self.resize or self.info.size, self.pad, self.info.size) ** 2
+
+    def source(self, batch_size: int, seed: int, **options: Any) -> ArraySource:
+        """Augmented training batches; options are those of ArraySource."""
+        return ArraySource(
+            self.train,
+            self.info,
+            batch_size=batch_size,
+            seed=seed,
+            **{
+                "pad": self.pad,
+                "pad_mode": self.pad_mode,
+                "flip": self.flip,
+                "resize": self.resize,
+                "augment": self.augment,
+                "views": self.views,
+                **options,
+            },
+        )
+
+    def evaluation(self, batch_size: int, side: str = "student") -> Iterator[tuple[Tensor, Tensor]]:
+        """(normalised images [B,C,H,W], labels [B]) of all that is evaluated, as one side sees it."""
+        return evaluation_batches(self.test, self.info, batch_size, self.view(side))
+
+    def view(self, side: str) -> View | None:
+        """What "student" or "teacher" sees in place of the images as they are."""
+        return getattr(self.views, side) if self.views else None
+
+
+def resize_of(cfg: Mapping[str, Any]) -> int:
+    """dataset.resize where it is a number of pixels, else 0. Raises ValueError for what is no whole number above 0."""
+    given = cfg.get("resize")
+    if given is None or isinstance(given, bool):
+        return 0
+    if int(given) != given or given < 1:
+        raise ValueError(f"dataset.resize is {given}: give the pixels that images are brought to, such as 160, or null")
+    return int(given)
+
+
+def check_classes(cfg: Mapping[str, Any], class_names: list[str]) -> None:
+    """ValueError when dataset.num_classes is given and is not what the files hold."""
+    given = cfg.get("num_classes")
+    if given is not None and given != len(class_names):
+        found = f"{cfg['name']} has {len(class_names)} classes"
+        raise ValueError(f"dataset.num_classes is {given} but {found}: correct the key")
+
+
+def describe(cfg: Mapping[str, Any], labels: np.ndarray, class_names: list[str], held_out: bool) -> DataInfo:
+    """DataInfo of the kept training labels [N]. ValueError when mean or std have not one value a channel."""
+    chans = int(cfg.get("in_chans", 3))
+    mean, std = (tuple(float(v) for v in cfg[key]) for key in ("mean", "std"))
+    if len(mean) != chans or len(std) != chans or min(std) <= 0:
+        raise ValueError(
+            f"dataset.mean {mean} and dataset.std {std} need {chans} values each (dataset.in_chans), "
+            "those of std above 0"
+        )
+    return DataInfo(
+        name=str(cfg["name"]),
+        num_classes=len(class_names),
+        num_train=len(labels),
+        in_chans=chans,
+        size=int(cfg["size"]),
+        mean=mean,
+        std=std,
+        labels=torch.from_numpy(labels),
+        class_names=class_names,
+        evaluated_on="holdout" if held_out else "test",
+    )

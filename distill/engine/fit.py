@@ -1,0 +1,270 @@
+"""The loop: phases > epochs > batches > updates; it saves, resumes, evaluates and logs, and knows no method."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+
+from distill import parallel
+from distill.batch import Batch, Source
+from distill.engine.checkpoint import Checkpoints, SaveError
+from distill.engine.cuda_graphs import GraphedStep, Measures
+from distill.engine.meter import Meter, measured
+from distill.engine.optim import Stepper
+from distill.engine.state import Options, Position, Score, Speed, Watcher
+from distill.errors import Stopped
+from distill.method import Method, Phase
+from distill.runtime import rng_state, set_rng_state
+from distill.signals import StopSignals
+
+log = logging.getLogger(__name__)
+RATE_KEYS = (  # of any schedule
+    "lr", "decay", "milestones", "gamma", "lr_min", "warmup_epochs", "clip_grad", "momentum_start", "momentum_epochs",
+    "damped", "restart", "max_norm",
+)  # fmt: skip
+
+
+class Fit:
+    """One method's training. `for _ in fit.steps(): pass` runs it; each turn is one step of the loop."""
+
+    def __init__(
+        self,
+        method: Method,
+        source: Source,
+        evaluate: Callable[[nn.Module], float],
+        schedule: Mapping[str, Any],
+        options: Options,
+        checkpoints: Checkpoints,
+        watch: Watcher,
+        stop: StopSignals,
+    ) -> None:
+        self.method, self.source, self.evaluate = method, source, evaluate
+        self.schedule, self.options, self.checkpoints = dict(schedule), options, checkpoints
+        self.watch, self.stop = watch, stop
+        self.phases = method.phases()
+        self.at, self.score, self.meter, self.speed = Position(), Score(), Meter(), Speed()
+        self.steppers: list[Stepper] = []
+        self.graphed: GraphedStep | None = None
+        self._resumed = False
+        self._saved_at = time.monotonic()
+
+    def steps(self) -> Iterator[None]:
+        """Train from where `restore` left it, or the start, to the end; yield after each step.
+
+        Raises NonFinite for a loss that is not, Stopped after a signal once the state is saved.
+        """
+        while self.at.phase < len(self.phases):
+            phase = self.phases[self.at.phase]
+            if not self._resumed:
+                self._begin(phase)
+            self._resumed = False
+            source = phase.source(self.source) if phase.source else self.source
+            if parallel.world() > 1:
+                source = parallel.PartSource(source)
+            while self.at.epoch <= self.epochs(phase):
+                yield from self._epoch(phase, source)
+            self.at.phase, self.at.epoch = self.at.phase + 1, 1
+
+    def epochs(self, phase: Phase) -> int:
+        """Return the epochs of a phase."""
+        return int(self.schedule["epochs"]) if phase.epochs is None else phase.epochs
+
+    def epochs_left(self) -> int:
+        """Return the epochs still to be run, in all phases, the current one included."""
+        return sum(self.epochs(phase) for phase in self.phases[self.at.phase :]) - self.at.epoch + 1
+
+    def _begin(self, phase: Phase) -> None:
+        if phase.begin:
+            phase.begin()
+        schedule = merge(self.schedule, phase.schedule)
+        make = self.options.graph
+        options = {"scale": self.options.scale, "on_device": make is not None}
+        self.steppers = [
+            (update.stepper or Stepper)(update.trains, merge(schedule, update.optimizer), **options)
+            for update in phase.updates
+        ]
+        if make:
+            roots = {"method": self.method, "steppers": self.steppers}
+            device = self.steppers[0].parameters[0].device
+            why = None if self.method.steps_alike else "what a step does is drawn on the host"
+            self.graphed = GraphedStep(partial(self._work, phase), roots, device, make, why=why)
+
+    def _epoch(self, phase: Phase, source: Source) -> Iterator[None]:
+        method, at = self.method, self.at
+        method.epoch, method.epochs = at.epoch, self.epochs(phase)
+        if at.step == 0:
+            self.meter = Meter()
+            method.before_epoch()
+        train_mode(method, phase)
+        if self.graphed:
+            self.graphed.begin_epoch()
+        self.watch.begin_epoch(phase.name, at.epoch, self.epochs(phase), self.epochs_left(), source.steps)
+        self.speed.resume(source, self.graphed.stream if self.graphed else None)
+        waiting = 0
+        for batch in source.epoch(at.epoch, at.step):
+            self._step(phase, batch, source.steps)
+            waiting += len(batch.labels)
+            if at.step % self.options.log_every == 0 or at.step == source.steps:
+                self._read(phase, waiting)
+                waiting = 0
+            self._save_or_stop(phase)
+            yield
+        method.after_epoch()
+        self._finish_epoch(phase)
+
+    def _step(self, phase: Phase, batch: Batch, steps: int) -> None:
+        """Run every update of the phase on one batch; nothing here waits for the device."""
+        at, prepare = self.at, partial(self._set_rates, phase, steps)
+        if self.graphed:
+            names, values = self.graphed(batch, prepare)
+        else:
+            prepare()
+            names, values = self._work(phase, batch)
+        self.meter.add(at.step, len(batch.labels), names, values)
+        at.step, at.total = at.step + 1, at.total + 1
+
+    def _set_rates(self, phase: Phase, steps: int) -> None:
+        done = (self.at.epoch - 1) * steps + self.at.step
+        for stepper in self.steppers:
+            stepper.set_lr(done, steps, self.epochs(phase))
+
+    def _work(self, phase: Phase, batch: Batch) -> Measures:
+        """What a step computes; the same operations at every step, so that they can be recorded."""
+        noted: dict[str, torch.Tensor] = {}
+        for update, stepper in zip(phase.updates, self.steppers, strict=True):
+            for _ in range(update.repeat):
+                with self.options.autocast():
+                    losses = update.loss(batch)
+                stepper.step(losses, batch.weight)
+            noted |= losses
+        self.method.after_step()
+        return measured(noted, batch.logits, batch.labels)
+
+    def join(self) -> None:
+        """Let what follows wait for the steps that the device still computes."""
+        if self.graphed:
+            self.graphed.join()
+
+    def _read(self, phase: Phase, images: int) -> None:
+        self.join()
+        self.meter.flush(phase.name, self.at.epoch)
+        self.speed.read(images)
+        row = {"phase": phase.name, "epoch": self.at.epoch, "epoch_step": self.at.step, "step": self.at.total}
+        self.watch.step(row | self.speed.told(lately=True) | self.meter.means())
+
+    def _save_or_stop(self, phase: Phase) -> None:
+        due = time.monotonic() - self._saved_at > self.options.save_seconds
+        received = self._received()
+        if not due and received is None:
+            return
+        self.join()
+        self.meter.flush(phase.name, self.at.epoch)
+        saved = self._save()
+        if received is not None:
+            kept = "its state is saved, the same command goes on from here" if saved else "its last step is not saved"
+            raise Stopped(f"stopped by {signal.Signals(received).name}: {kept}",
+                          130 if received == signal.SIGINT else 75)
+
+    def _received(self) -> int | None:
+        """Return the signal to stop for; several processes agree on it whenever losses are read."""
+        if parallel.world() == 1:
+            return self.stop.received
+        return parallel.agreed(self.stop.received) if self.at.step % self.options.log_every == 0 else None
+
+    def _finish_epoch(self, phase: Phase) -> None:
+        at, epochs = self.at, self.epochs(phase)
+        row: dict[str, Any] = {"phase": phase.name, "epoch": at.epoch, "epochs": epochs, "step": at.total}
+        row |= {"lr": self.steppers[0].lr, **self.meter.means()}
+        if phase.evaluates and (at.epoch % self.options.evaluate_every == 0 or at.epoch == epochs):
+            row["test_accuracy"] = self._evaluate()
+            row["best_accuracy"] = self.score.best
+        self.watch.epoch(row | self.speed.told())
+        at.epoch, at.step = at.epoch + 1, 0
+        if at.epoch > epochs or time.monotonic() - self._saved_at >= self.options.epoch_seconds:
+            self._save()
+
+    def _evaluate(self) -> float:
+        parallel.same_buffers(self.method)
+        net = self.method.deployed()
+        accuracy = self.evaluate(net)
+        self.score.last = accuracy
+        if self.score.best is None or accuracy > self.score.best:
+            self.score.best, self.score.best_epoch = accuracy, self.at.epoch
+            self.watch.best(net)
+        return accuracy
+
+    def _save(self) -> bool:
+        if parallel.rank() > 0:
+            return True
+        state = {
+            "at": asdict(self.at),
+            "score": asdict(self.score),
+            "meter": self.meter.state_dict(),
+            "method": self.method.state_dict(),
+            "steppers": [stepper.state_dict() for stepper in self.steppers],
+            "rng": rng_state(),
+            "threads": torch.get_num_threads(),
+        }
+        self._saved_at = time.monotonic()
+        try:
+            self.checkpoints.save(state, self.at.total)
+        except SaveError as error:
+            log.warning("%s; training goes on, and the next save tries again", error)
+            return False
+        return True
+
+    def restore(self) -> int | None:
+        """Load the newest checkpoint and return its global step, or None where there is none.
+
+        Phases up to its own are begun first, since they shape what is trained. Raises NoValidCheckpoint.
+        """
+        state = self.checkpoints.latest()
+        if state is None:
+            return None
+        if state["threads"] != torch.get_num_threads():
+            log.warning("resuming with %d threads what ran with %d: results will differ in the last digits",
+                        torch.get_num_threads(), state["threads"])
+        self.at, self.score = Position(**state["at"]), Score(**state["score"])
+        for phase in self.phases[: self.at.phase + 1]:
+            self._begin(phase)
+        self.method.load_state_dict(state["method"])
+        for stepper, saved in zip(self.steppers, state["steppers"], strict=True):
+            stepper.load_state_dict(saved)
+        self.meter.load_state_dict(state["meter"])
+        set_rng_state(state["rng"])
+        if parallel.rank() > 0:  # the state is the first process's
+            torch.manual_seed(1000 * self.at.total + parallel.rank())
+        self._resumed = True
+        return self.at.total
+
+
+def train_mode(method: Method, phase: Phase) -> None:
+    """Put what the phase trains in train mode, and everything else, frozen parts of it included, in eval mode."""
+    method.eval()
+    for update in phase.updates:
+        for module in update.trains:
+            module.train()
+            for part in module.modules():
+                parameters = list(part.parameters())
+                if parameters and not any(p.requires_grad for p in parameters):
+                    part.eval()
+
+
+def merge(schedule: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the schedule with overrides of its keys put in; `name` and keys that it lacks are the optimiser's.
+
+    An optimiser of another name starts from its own defaults; one that lacks an option raises ValueError when made.
+    """
+    own = {key: value for key, value in overrides.items() if key == "name" or key not in {*schedule, *RATE_KEYS}}
+    merged = {**schedule, **{key: value for key, value in overrides.items() if key not in own}}
+    optimizer = merged["optimizer"]
+    same = own.get("name", optimizer.get("name")) == optimizer.get("name")
+    return {**merged, "optimizer": {**(optimizer if same else {}), **own}}

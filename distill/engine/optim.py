@@ -1,0 +1,224 @@
+"""Optimisers, and learning rates as a closed form of the step."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from distill import parallel
+from distill.config.optimizer_options import OPTIMIZER_OPTIONS, check_option, takes_option
+
+Schedule = Mapping[str, Any]
+
+
+def learning_rate(schedule: Schedule, step: int, steps: int, epochs: int) -> float:
+    """Return the rate of a global step (0-based) of a phase of `epochs` epochs with `steps` updates each.
+
+    `step` decay multiplies by gamma after each milestone: with milestone 150, epoch 151 (1-based) is the first at
+    lr x gamma; `exponential` after every epoch. `cosine` and `linear` fall to `lr_min` at the end. A warm-up rises
+    linearly over its epochs in all of them. Raises ValueError for another decay.
+    """
+    lr, warmup = float(schedule["lr"]), float(schedule.get("warmup_epochs") or 0)
+    epoch = step / steps
+    if epoch < warmup:
+        return lr * (step + 1) / (warmup * steps)
+    kind = schedule.get("decay", "step")
+    if kind == "constant":
+        return lr
+    if kind in ("cosine", "linear"):
+        low = float(schedule.get("lr_min") or 0.0)
+        progress = (epoch - warmup) / max(epochs - warmup, 1e-12)
+        left = 1 - progress if kind == "linear" else 0.5 * (1 + math.cos(math.pi * progress))
+        return low + (lr - low) * left
+    if kind in ("step", "exponential"):
+        passed = step // steps if kind == "exponential" else sum(step >= at for at in drops(schedule, steps))
+        return lr * float(schedule.get("gamma", 0.1)) ** passed
+    raise ValueError(f"schedule.decay is {kind!r}: it is one of step, exponential, cosine, linear, constant.")
+
+
+def drops(schedule: Schedule, steps: int) -> list[int]:
+    """Return the global steps (0-based) at which `step` decay multiplies the rate, of `steps` updates an epoch."""
+    return [round(milestone * steps) for milestone in schedule.get("milestones") or ()]
+
+
+def momentum(schedule: Schedule, epoch: int) -> float | None:
+    """Return the momentum of an epoch (0-based), which rises linearly from `momentum_start` over `momentum_epochs` to
+    the optimiser's own (Hinton et al. 2012, arXiv:1207.0580, appendix A.1); None where it stays as it is.
+    """
+    start, last = schedule.get("momentum_start"), float(schedule["optimizer"].get("momentum") or 0.0)
+    if start is None:
+        return last if schedule.get("damped") else None
+    return last + (float(start) - last) * max(1 - epoch / float(schedule["momentum_epochs"]), 0.0)
+
+
+def make_optimizer(
+    parameters: Sequence[Any], options: Mapping[str, Any], lr: float | Tensor
+) -> torch.optim.Optimizer:
+    """Return the optimiser that `options` names: torch's fused sgd, adam or adamw, any other from timm.
+
+    Weight decay applies to every parameter, BatchNorm's and biases included, as in the CRD protocol. Raises ValueError
+    for an option that the optimiser does not have.
+    """
+    options = dict(options)
+    name = str(options.pop("name", "sgd"))
+    for key in options:
+        check_option(name, key)
+    if name not in OPTIMIZER_OPTIONS:
+        return _timm_optimizer(name, parameters, options, float(lr))
+    if name == "sgd":
+        return torch.optim.SGD(parameters, lr=lr, fused=True, **options)
+    if "betas" in options:
+        options["betas"] = tuple(options["betas"])
+    kind = torch.optim.Adam if name == "adam" else torch.optim.AdamW
+    recorded = isinstance(lr, Tensor)  # in a graph, some steps before which run without
+    warnings.filterwarnings("ignore", "This instance was constructed with capturable=True")
+    return kind(parameters, lr=lr, fused=True, capturable=recorded, **options)
+
+
+def _timm_optimizer(
+    name: str, parameters: Sequence[Any], options: dict[str, Any], lr: float
+) -> torch.optim.Optimizer:
+    from timm.optim import create_optimizer_v2
+
+    try:
+        return create_optimizer_v2(list(parameters), opt=name, lr=lr, filter_bias_and_bn=False, **options)
+    except TypeError as error:
+        raise ValueError(f"the optimiser {name} has no such option ({error}): leave it out.") from error
+    except (ValueError, AssertionError, KeyError) as error:
+        raise ValueError(f"schedule.optimizer.name={name} is no optimiser that timm knows ({error}).") from error
+
+
+def without_sgds(optimizer: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a schedule's optimiser, less those of SGD that its file brings along where another is named."""
+    name, sgds = str(optimizer.get("name", "sgd")), ("momentum", "nesterov")
+    return {key: value for key, value in optimizer.items() if key not in sgds or takes_option(name, key)}
+
+
+class Stepper:
+    """One update's optimiser: backward, scaling for fp16, clipping, step.
+
+    Beside the rate the schedule may ask for a momentum that rises (`momentum`), for gradients that count 1 - momentum
+    (`damped`), for moments that are forgotten where the rate drops (`restart`: a new optimiser in the authors' code),
+    and for a greatest length of the weights into a unit (`max_norm`: rows of a matrix, filters), to which longer ones
+    are shortened after each step.
+
+    A module with an attribute `lr_scale` is trained at that share of the rate.
+
+    on_device: keep the learning rate in a tensor beside the parameters, where a recorded step finds it.
+    """
+
+    def __init__(
+        self, modules: Iterable[nn.Module], schedule: Schedule, *, scale: bool = False, on_device: bool = False
+    ) -> None:
+        modules = list(modules)
+        self.parameters = trainable(modules)
+        self.scaled: list[Any] = [net for module in modules for net in module.modules() if hasattr(net, "lr_scale")]
+        if not self.parameters:
+            raise ValueError("an update has nothing to train: all its parameters are frozen.")
+        self.schedule, self.lr = schedule, float(schedule["lr"])
+        self.rate = torch.tensor(self.lr, device=self.parameters[0].device) if on_device else self.lr
+        self.gradients = [self.parameters]  # groups that are clipped each by itself
+        self.optimizer = self.new_optimizer(dict(schedule["optimizer"]))
+        self.scaler = torch.amp.GradScaler(self.parameters[0].device.type, enabled=scale)
+        self.clip = schedule.get("clip_grad")
+        self.limited = [p for p in self.parameters if p.ndim > 1] if schedule.get("max_norm") else []
+        if schedule.get("damped"):  # the first gradient as well; torch would take it whole
+            for parameter in self.parameters if "momentum" in self.optimizer.defaults else ():
+                self.optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+
+    def new_optimizer(self, options: dict[str, Any]) -> torch.optim.Optimizer:
+        """Return the optimiser of `self.parameters` at `self.rate`, of this name and these options."""
+        return make_optimizer(self.groups(), options, self.rate)
+
+    def groups(self) -> list[Any]:
+        """The parameters, apart by the `lr_scale` of the net that they belong to where one has its own."""
+        scales = {id(p): net.lr_scale for net in self.scaled for p in net.parameters()}
+        if not scales:
+            return list(self.parameters)
+        factors = [float(scales.get(id(p), 1.0)) for p in self.parameters]
+        apart = {scale: [p for p, f in zip(self.parameters, factors, strict=True) if f == scale] for scale in factors}
+        return [{"params": found, "lr": self.rate * scale, "lr_scale": scale} for scale, found in apart.items()]
+
+    def set_lr(self, step: int, steps: int, epochs: int) -> float:
+        """Set and return the learning rate of a global step; the momentum that belongs to it is set too."""
+        if self.schedule.get("restart") and step in drops(self.schedule, steps):
+            self.forget()
+        self._set_momentum(step // steps)
+        return self.use(learning_rate(self.schedule, step, steps, epochs))
+
+    def _set_momentum(self, epoch: int) -> None:
+        value = momentum(self.schedule, epoch)
+        for group in self.optimizer.param_groups if value is not None else ():
+            if "momentum" in group:  # not an Adam beside the schedule's own optimiser
+                group |= {"momentum": value, "dampening": value if self.schedule.get("damped") else 0.0}
+
+    def forget(self) -> None:
+        """Go on as a new optimiser would, in the same memory, where recorded steps find it."""
+        for group in self.optimizer.param_groups:
+            group.pop("step", None)  # where some of timm's count
+        for state in self.optimizer.state.values():
+            for key, value in state.items():
+                if isinstance(value, Tensor):
+                    value.zero_()
+                elif isinstance(value, (int, float)):
+                    state[key] = 0
+
+    def use(self, lr: float) -> float:
+        """Take steps of this size from now on; it is returned."""
+        for group in self.optimizer.param_groups:
+            rate = lr * group.get("lr_scale", 1.0)
+            if not isinstance(group["lr"], Tensor):
+                group["lr"] = rate
+            elif lr != self.lr:
+                group["lr"].fill_(rate)
+        self.lr = lr
+        return lr
+
+    def step(self, losses: Mapping[str, Tensor], weight: float = 1.0) -> None:
+        """Minimise the sum of the losses by one step; `weight` is this process's share of the batch."""
+        self.optimizer.zero_grad(set_to_none=True)
+        self.backward(losses)
+        parallel.reduce_gradients([p for group in self.gradients for p in group], weight)
+        if self.clip:
+            self.scaler.unscale_(self.optimizer)
+            for group in self.gradients:
+                nn.utils.clip_grad_norm_(group, float(self.clip))
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.shorten()
+        self.optimizer.zero_grad(set_to_none=True)  # nor do later updates of other nets add to them
+
+    @torch.no_grad()
+    def shorten(self) -> None:
+        """Bring the weights into each unit to the schedule's `max_norm` where they are longer."""
+        for weight in self.limited:
+            weight.renorm_(2, 0, float(self.schedule["max_norm"]))
+
+    def backward(self, losses: Mapping[str, Tensor]) -> None:
+        """Compute gradients of the summed losses."""
+        self.scaler.scale(torch.stack(list(losses.values())).sum()).backward()
+
+    def state_dict(self) -> dict[str, Any]:
+        optimizer = self.optimizer.state_dict()
+        for group in optimizer["param_groups"]:
+            group["lr"] = self.lr
+        return {"optimizer": optimizer, "scaler": self.scaler.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        rates = [group["lr"] for group in self.optimizer.param_groups]
+        self.optimizer.load_state_dict(state["optimizer"])
+        for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate
+        self.use(float(state["optimizer"]["param_groups"][0]["lr"]))  # which a row tells before the next step sets it
+        self.scaler.load_state_dict(state["scaler"])
+
+
+def trainable(modules: Iterable[nn.Module]) -> list[nn.Parameter]:
+    """Return the parameters of the modules that require grad, each once, in module order."""
+    found = {id(p): p for module in modules for p in module.parameters() if p.requires_grad}
+    return list(found.values())

@@ -1,0 +1,40 @@
+"""How a net is read: what a reader hands out, and what nets are told apart by."""
+
+from typing import Protocol
+
+from torch import Tensor, nn
+
+from distill.models.outputs import Outputs
+
+
+class Reader(Protocol):
+    """How one kind of network is read. The network is always passed in: readers hold no modules."""
+
+    def read(self, model: nn.Module, images: Tensor) -> Outputs: ...
+    def classify(self, model: nn.Module, feature: Tensor) -> Tensor: ...
+    def classifier(self, model: nn.Module) -> nn.Module: ...
+    def bn_before_relu(self, model: nn.Module) -> list[nn.BatchNorm2d]: ...
+
+
+class evaluating:  # noqa: N801 - a context manager, read as a phrase
+    """with evaluating(model): eval mode inside, every submodule's own mode afterwards."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+
+    def __enter__(self) -> None:
+        self.modes = [(module, module.training) for module in self.model.modules()]
+        self.model.eval()
+
+    def __exit__(self, *_: object) -> None:
+        for module, training in self.modes:
+            module.training = training
+
+
+def wrong_size(name: str, size: int, in_chans: int, error: Exception) -> str:
+    """One sentence for a network that refuses the data's images."""
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+    return (
+        f"{name} does not work on {in_chans}x{size}x{size} images ({reason}): set dataset.size to what it "
+        "takes, or give it other args, such as img_size or patch_size"
+    )

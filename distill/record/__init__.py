@@ -1,0 +1,1 @@
+"""What a run leaves behind: rows, results, the terminal, trackers."""

@@ -1,0 +1,86 @@
+"""What the loop reports: to the terminal, to metrics.jsonl and its mirror, to best.safetensors."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from distill import config
+from distill.engine.checkpoint import export
+from distill.engine.fit import Fit
+from distill.models import FeatureNet
+from distill.models.quant import plain
+from distill.record.progress import Progress
+from distill.record.tracker import Tracker
+
+log = logging.getLogger(__name__)
+LONG = 0.2  # share of the time waited for data that is worth a warning
+
+
+class Watch:
+    """Shows and records what the loop reports."""
+
+    tracker: Tracker
+
+    def __init__(self, folder: Path, quiet: bool | None = None) -> None:
+        self.folder, self.quiet = folder, quiet
+        self.progress: Progress | None = None
+        self._warned = False
+
+    def begin_epoch(self, phase: str, epoch: int, epochs: int, epochs_left: int, steps: int) -> None:
+        if self.progress is None:
+            self.progress = Progress(epochs_left, steps, self.quiet)
+        self.progress.epoch_start(phase, epoch, epochs, steps)
+
+    def step(self, row: dict[str, Any]) -> None:
+        assert self.progress
+        measured = (row["loss"], row.get("train_accuracy"), row["images_per_second"], row.get("waiting"))
+        self.progress.update(row["epoch_step"], *measured)
+        self.tracker.log({"kind": "step", **row})
+
+    def epoch(self, row: dict[str, Any]) -> None:
+        assert self.progress
+        self.tracker.log({"kind": "epoch", **row})
+        self.progress.epoch_end(row)
+        if (waiting := row.get("waiting") or 0) > LONG and not self._warned:
+            self._warned = True
+            remedy = f"raise dataset.workers=, up to the {os.cpu_count()} processors here, or store smaller images"
+            log.warning("%.0f %% of the time was spent in waiting for data: %s", 100 * waiting, remedy)
+
+    def best(self, net: FeatureNet) -> None:
+        export(plain(net).model, self.folder / "best.safetensors")
+
+    def close(self, code: int, fit: Fit) -> None:
+        if self.progress:
+            self.progress.close()
+        self.tracker.finish(code, {"test_accuracy/last": fit.score.last, "test_accuracy/best": fit.score.best})
+
+
+class Nobody:
+    """What the processes after the first of a run tell their reports to."""
+
+    def begin_epoch(self, phase: str, epoch: int, epochs: int, epochs_left: int, steps: int) -> None: ...
+    def step(self, row: dict[str, Any]) -> None: ...
+    def epoch(self, row: dict[str, Any]) -> None: ...
+    def best(self, net: FeatureNet) -> None: ...
+    def close(self, code: int, fit: Fit) -> None: ...
+
+
+def make_tracker(cfg: DictConfig, folder: Path, resume_at: int | None, teacher: str | None) -> Tracker:
+    """Return the run's tracker: one W&B run a (configuration, seed), grouped by configuration."""
+    who = config.identity(cfg)
+    pair = f"{teacher}-{cfg.student.name}" if teacher else str(cfg.student.name)
+    names = {
+        "group": f"{cfg.dataset.name}/{pair}/{cfg.method.name}-{who['hash']}",
+        "id": f"{who['hash']}-s{cfg.seed}",
+        "name": f"{cfg.method.name}-{pair}-s{cfg.seed}",
+        "job_type": "distill" if teacher else "teacher",
+        "tags": [str(cfg.method.name), str(cfg.student.name), str(cfg.dataset.name)],
+    }
+    tracking = {key: cfg.tracking[key] for key in cfg.tracking}
+    shown = OmegaConf.to_container(cfg, resolve=False)
+    return Tracker(folder, tracking, shown, names, resume_at)  # type: ignore[arg-type]

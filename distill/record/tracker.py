@@ -1,0 +1,111 @@
+"""The numbers of a run: metrics.jsonl in its folder is the truth, Weights & Biases a mirror that may fail."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from distill.files import plain, sweep, write_json, write_text
+from distill.record.wandb_tracker import Mirror
+
+METRICS = "metrics.jsonl"
+_log = logging.getLogger(__name__)
+
+
+def read_rows(folder: str | Path) -> list[dict[str, Any]]:
+    """The rows of metrics.jsonl in `folder`; a line that a killed run left half-written is passed over."""
+    path = Path(folder) / METRICS
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
+    return [row for row in map(_row, lines) if row is not None]
+
+
+class Tracker:
+    """Writes each row to metrics.jsonl and shows it to W&B.
+
+    cfg_tracking: mode (online, offline or off), project, entity. config: the run's resolved config, for W&B.
+    identity: group, id, name, job_type, tags. resume_at: the global step of the checkpoint that the run goes
+    on from (or a tuple that ends in it): rows of later steps are dropped, since they will be written again;
+    None is a run that starts anew and drops all. Log the row of an epoch before the checkpoint of its end is
+    saved. Raises ValueError for an unknown mode and when tracking is wanted but wandb is not installed.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        cfg_tracking: Mapping[str, Any],
+        config: Mapping[str, Any],
+        identity: Mapping[str, Any],
+        resume_at: int | tuple[Any, ...] | None = None,
+        *,
+        init_timeout: float = 20,
+        finish_timeout: float = 60,
+    ) -> None:
+        self.folder = Path(folder)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.mirror = Mirror(
+            self.folder,
+            cfg_tracking,
+            config,
+            identity,
+            resume=resume_at is not None,
+            init_timeout=init_timeout,
+            finish_timeout=finish_timeout,
+        )
+        sweep(self.folder)
+        write_json(self.folder / "tracking.json", {"identity": identity, "config": config})
+        step = resume_at[-1] if isinstance(resume_at, tuple) else resume_at
+        self._kept = {_key(row) for row in _drop_after(self.folder, step)}
+        self._file = open(self.folder / METRICS, "ab", buffering=0)  # noqa: SIM115 (open until finish)
+        self._pending, self._warned = b"", False
+
+    def log(self, row: Mapping[str, Any]) -> None:
+        """Append `row` (kind, phase, epoch, step = the global one, numbers); null for what is not finite.
+
+        A row that was logged before a kill and is logged again after the resume is written once.
+        """
+        if _key(row) in self._kept:
+            return
+        values = plain(row)
+        self._pending += json.dumps(values, allow_nan=False).encode() + b"\n"
+        self._write()
+        self.mirror.log(values)
+
+    def finish(self, exit_code: int = 0, summary: Mapping[str, Any] | None = None) -> None:
+        """Close file and mirror, in bounded time. summary: last and best numbers. Safe to call twice."""
+        if not self._file.closed:
+            self._write()
+            self._file.close()
+        self.mirror.finish(exit_code, plain(summary or {}))
+
+    def _write(self) -> None:
+        """One write a row, so that a kill leaves whole lines; what a full disk refuses waits for the next."""
+        try:
+            while self._pending:
+                self._pending = self._pending[self._file.write(self._pending) :]
+        except OSError as error:
+            if not self._warned:
+                _log.warning("%s cannot be written (%s): its rows wait for the next", self._file.name, error)
+            self._warned = True
+
+
+def _drop_after(folder: Path, step: int | None) -> list[dict[str, Any]]:
+    """Leave in metrics.jsonl the whole rows of steps up to `step` (None: none), and return them."""
+    rows = [row for row in read_rows(folder) if step is not None and row["step"] <= step]
+    if (folder / METRICS).exists():
+        write_text(folder / METRICS, "".join(json.dumps(row) + "\n" for row in rows))
+    return rows
+
+
+def _key(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    return tuple(row.get(name) for name in ("kind", "phase", "epoch", "step"))
+
+
+def _row(line: str) -> dict[str, Any] | None:
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return None
+    return row if isinstance(row, dict) and isinstance(row.get("step"), int) else None

@@ -1,0 +1,1 @@
+"""Teachers: where they come from, how they are made ready, what they said before."""

@@ -1,0 +1,184 @@
+"""`teacher.cache`: what a frozen teacher says of each crop and flip of each image, kept in a file for all runs.
+
+A padded crop and a flip show an image in finitely many views (162 for CIFAR's 4 pixels), so the answers are finite too.
+A file lies at <output>/<dataset>/teachers/<key>.<logits|embedding>, the key being a hash of all that the answers depend
+on: the teacher's weights, the images, their normalisation, the views, and the precision.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import shutil
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from distill.batch import Batch
+from distill.data import Data
+from distill.method import Consult
+from distill.models import FeatureNet, Outputs
+from distill.teachers.row_file import CHECKSUM, RowFile
+from distill.teachers.store import Teacher
+
+log = logging.getLogger(__name__)
+HOLDS = {"logits": {"logits", "index"}, "embedding": {"logits", "embedding", "classifier", "index"}}  # of about.taps
+FREE = 4  # times a file's size must be free on the disk before `auto` begins one
+
+
+class Cached:
+    """Looks up what a teacher says of a view of an image, and asks only about those it has not been asked about.
+
+    Values are half floats, those that are asked for now too: a run's numbers do not depend on what others left here.
+    Only batches with Batch.view, in the run's precision, are looked up; a look-up waits for the device.
+
+    asks: how the live teacher is asked. files: one for each teacher, in the order of `teachers`.
+    whole_from: the share of unknown views from which the whole batch is asked about, since a compiled teacher takes
+    batches of one size only.
+    """
+
+    def __init__(
+        self,
+        asks: Consult,
+        teachers: Sequence[FeatureNet],
+        files: Sequence[RowFile],
+        *,
+        views: int,
+        half: bool,
+        whole_from: float = 1.0,
+    ) -> None:
+        self.asks, self.views, self.half, self.whole_from = asks, views, half, whole_from
+        self._files = {id(net): file for net, file in zip(teachers, files, strict=True)}
+        self.asked = self.found = 0
+
+    def __call__(self, teacher: FeatureNet, batch: Batch) -> Outputs:
+        file = self._files.get(id(teacher))
+        if file is None or batch.view is None or self.half != torch.is_autocast_enabled(batch.images.device.type):
+            return self.asks(teacher, batch)
+        keys = (batch.index * self.views + batch.view).cpu().numpy()
+        values, known = file.read(keys)
+        self.asked, self.found = self.asked + len(keys), self.found + int(known.sum())
+        if not known.all():
+            new = ~known if 1 - known.mean() < self.whole_from else np.ones_like(known)
+            values[new] = answer = self._ask(teacher, batch, torch.from_numpy(new), file.width)
+            file.write(keys[new], answer)
+        rows = torch.from_numpy(values).to(batch.images.device).float()
+        classes = teacher.num_classes
+        return Outputs(rows[:, :classes], NotKept("features"), rows[:, classes:])
+
+    def _ask(self, teacher: FeatureNet, batch: Batch, rows: Tensor, width: int) -> Any:
+        outputs = self.asks(teacher, batch if rows.all() else batch.only(rows.to(batch.images.device)))
+        values = torch.cat([outputs.logits, outputs.embedding], 1)[:, :width]
+        return values.half().cpu().numpy()
+
+    def share_found(self) -> float:
+        """Which part of the answers was known."""
+        return self.found / max(self.asked, 1)
+
+
+class NotKept(list[Tensor]):
+    """Stands where a cached teacher has no maps: whoever reads them is told what to do."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__()
+        self.what = what
+
+    def _refuse(self, *_: Any) -> NoReturn:
+        raise ValueError(
+            f"the method reads the teacher's {self.what}, which no teacher cache holds: name them in "
+            "method.about.taps of its YAML, or use teacher.cache=off."
+        )
+
+    __getitem__ = __iter__ = __len__ = _refuse  # type: ignore[assignment]
+
+
+def cached(
+    setting: Any,
+    asks: Consult,
+    teachers: Sequence[Teacher],
+    data: Data,
+    *,
+    reads: Collection[str],
+    precision: str,
+    folder: Path,
+    compiled: bool,
+    mixup: bool,
+) -> Cached | None:
+    """Return `asks` behind a cache where teacher.cache=`setting` and the run allow it, or None and say why.
+
+    reads: what the methods read of a teacher, as in about.taps.
+    """
+    setting = "off" if setting in (None, False) else str(setting)
+    kind = next((kind for kind in HOLDS if set(reads) <= HOLDS[kind]), None)
+    if setting == "off":
+        return None
+    if why := _why_live(setting, kind, teachers, data, reads, precision, folder, mixup):
+        log.info("the teacher is asked at every step: %s", why)
+        return None
+    kind, views = kind if setting == "auto" else setting, data.view_count
+    assert kind and views
+    border = "" if data.pad_mode == "zeros" else f"/{data.pad_mode}"
+    border += f"/{data.resize}-{data.info.size}" if data.resize else ""
+    known_by = f"{_digest_of(data)}/{views}{border}/{precision}"
+    try:
+        files = [
+            RowFile(folder / f"{_key(each, known_by)}.{kind}", len(data.train) * views, _width(each, kind))
+            for each in teachers
+        ]
+    except OSError as error:
+        log.warning("the teacher is asked at every step: no cache can be kept in %s (%s)", folder, error.strerror)
+        return None
+    what = "logits" if kind == "logits" else "logits and embedding"
+    log.info("the teacher's %s are kept in %s", what, ", ".join(str(file.path) for file in files))
+    nets, whole_from = [each.net for each in teachers], 0.5 if compiled else 1.0
+    return Cached(asks, nets, files, views=views, half=precision != "fp32", whole_from=whole_from)
+
+
+def _why_live(
+    setting: str,
+    kind: str | None,
+    teachers: Sequence[Teacher],
+    data: Data,
+    reads: Collection[str],
+    precision: str,
+    folder: Path,
+    mixup: bool,
+) -> str | None:
+    """Why nothing is cached, or None."""
+    if kind is None:
+        return f"the method reads its {', '.join(sorted(set(reads) - HOLDS['embedding']))}"
+    if setting == "logits" and kind != "logits":
+        return "the method reads its embedding, which teacher.cache=embedding holds and teacher.cache=logits does not"
+    if data.view_count is None or mixup:
+        return "mixed images are never the same twice" if mixup else "its views of an image are without number"
+    if setting != "auto":
+        return None
+    if precision == "fp32":
+        return "a cache would round what precision=fp32 computes to half floats (teacher.cache=embedding does it)"
+    if data.train.labels.device.type != "cpu":
+        return "on a GPU every look-up would wait for the device"
+    size = sum(len(data.train) * data.view_count * 2 * (_width(each, kind) + CHECKSUM) for each in teachers)
+    parent = next(place for place in (folder, *folder.resolve().parents) if place.exists())
+    if FREE * size > shutil.disk_usage(parent).free:
+        return f"a cache may grow to {size / 2**30:.1f} GiB, and less than {FREE} times that is free in {parent}"
+    return None
+
+
+def _width(teacher: Teacher, kind: str) -> int:
+    return teacher.net.num_classes + (teacher.net.embedding_dim if kind == "embedding" else 0)
+
+
+def _key(teacher: Teacher, known_by: str) -> str:
+    return hashlib.sha256(f"{teacher.fingerprint}/{known_by}".encode()).hexdigest()[:16]
+
+
+def _digest_of(data: Data) -> str:
+    """A hash of the training images and of how a teacher sees them."""
+    seen = data.info.for_teacher
+    digest = hashlib.sha256(f"{seen.mean}/{seen.std}/{seen.view}/{data.train.images.shape}".encode())
+    digest.update(data.train.images.cpu().contiguous().numpy().data)
+    return digest.hexdigest()

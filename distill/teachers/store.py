@@ -1,0 +1,130 @@
+"""Teachers: trained once by this program and found again, imported from a file, or taken from timm."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig
+from torch import Tensor
+
+from distill import config
+from distill.data import Data
+from distill.engine.evaluate import agreement, predict, scores
+from distill.files import read_json, write_json
+from distill.models import FeatureNet, build, load_weights
+from distill.parts.peers import mean_log_probability
+from distill.start import own_constants
+from distill.teachers.kept import restore
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Teacher:
+    """A frozen net and what is known of it."""
+
+    net: FeatureNet
+    accuracy: float  # top-1 in percent, on the evaluation split of this run's data
+    seen: int  # images it was measured on
+    origin: str  # "trained in <folder>", "file <path>", "timm", "random"
+    fingerprint: str  # of the net
+
+
+def get_teachers(
+    cfg: DictConfig, data: Data, device: torch.device, train: Callable[[DictConfig, Path], Any]
+) -> list[Teacher]:
+    """Return the run's teachers, frozen, in eval mode, measured; `train(cfg, folder)` trains one that is missing.
+
+    Raises ValueError for a teacher whose classes are not the data's, or whose accuracy is that of guessing.
+    """
+    return [_teacher(cfg, spec, data, device, train) for spec in config.teacher_specs(cfg)]
+
+
+def _teacher(
+    cfg: DictConfig, spec: dict[str, Any], data: Data, device: torch.device, train: Callable[[DictConfig, Path], Any]
+) -> Teacher:
+    if not spec.get("model"):
+        raise ValueError(
+            f"method={cfg.method.name} needs a teacher: pass teacher=<name>, for example teacher=resnet56."
+        )
+    net, origin = _make(cfg, spec, data, train)
+    net.requires_grad_(False).eval().to(device).to(memory_format=torch.channels_last)
+    own_constants(net, spec, data.info.for_teacher)
+    fingerprint = net.fingerprint()
+    teacher = Teacher(net, *_accuracy(net, fingerprint, data, Path(str(cfg.output))), origin, fingerprint)
+    _refuse_guessing(teacher, spec, data)
+    return teacher
+
+
+def compare(teachers: list[Teacher], student: Tensor, data: Data, autocast: Any) -> dict[str, Any]:
+    """What a result holds of the teachers, beside the student's logits [M,K]: accuracy, origin, agreement.
+
+    Several teachers count as the mean of their probabilities, and are listed one by one as well.
+    """
+    if not teachers:
+        return {"teacher_accuracy": None, "teacher_origin": None}
+    asked = (predict(teacher.net, data.evaluation(512, "teacher"), autocast) for teacher in teachers)
+    logits, labels = zip(*asked, strict=True)
+    if len(teachers) == 1:
+        first = teachers[0]
+        return {"teacher_accuracy": first.accuracy, "teacher_origin": first.origin, **agreement(student, logits[0])}
+    mean = mean_log_probability(logits)
+    each = [{"model": t.net.name, "accuracy": t.accuracy, "origin": t.origin} for t in teachers]
+    accuracy = scores(mean, labels[0])["accuracy"]
+    return {"teacher_accuracy": accuracy, "teacher_origin": "ensemble", "teachers": each, **agreement(student, mean)}
+
+
+def _make(
+    cfg: DictConfig, spec: dict[str, Any], data: Data, train: Callable[[DictConfig, Path], Any]
+) -> tuple[FeatureNet, str]:
+    weights, info = str(spec["weights"]), data.info.for_teacher
+    net = build(
+        spec["model"], info.num_classes, in_chans=info.in_chans, size=info.size,
+        pretrained=weights == "pretrained", args=spec.get("args") or {}, seed=int(spec.get("seed") or 0),
+    )  # fmt: skip
+    if weights == "pretrained":
+        return net, "timm"
+    if weights == "none":
+        return net, "random"
+    if weights != "auto":
+        load_weights(net, weights)
+        return net, f"file {weights}"
+    teacher_cfg = config.teacher_config(cfg, spec)
+    folder = Path(config.identity(teacher_cfg)["folder"])
+    if not (folder / "DONE").exists() and not restore(teacher_cfg, folder):
+        log.info("teacher %s is not stored yet: training it in %s", spec["name"], folder)
+    train(teacher_cfg, folder)
+    load_weights(net, folder / "student.safetensors")
+    return net, f"trained in {folder}"
+
+
+def _accuracy(net: FeatureNet, fingerprint: str, data: Data, output: Path) -> tuple[float, int]:
+    """Measure in fp32, once: accuracy and images are kept under the hash of weights, constants and data."""
+    info = data.info.for_teacher
+    known_by = f"{fingerprint}/{info.name}/{info.evaluated_on}/{info.num_train}/{info.mean}{info.view or ''}"
+    digest = hashlib.sha256(f"{known_by}/{info.size}/{info.class_names}".encode())
+    known = output / data.info.name / "teachers" / f"{digest.hexdigest()[:16]}.json"
+    if (stored := read_json(known)) and {"accuracy", "images"} <= stored.keys():
+        return float(stored["accuracy"]), int(stored["images"])
+    logits, labels = predict(net, data.evaluation(256, "teacher"))
+    accuracy = scores(logits, labels)["accuracy"]
+    write_json(known, {"model": net.name, "accuracy": accuracy, "images": len(labels)})
+    return accuracy, len(labels)
+
+
+def _refuse_guessing(teacher: Teacher, spec: dict[str, Any], data: Data) -> None:
+    classes = data.info.num_classes
+    chance = 1 / classes
+    limit = 100 * (chance + 3 * (chance * (1 - chance) / teacher.seen) ** 0.5)
+    log.info("teacher %s (%s): %.2f %% on %s", spec["name"], teacher.origin, teacher.accuracy, data.info.name)
+    if teacher.accuracy <= limit and teacher.origin != "random":
+        raise ValueError(
+            f"teacher {spec['name']} ({teacher.origin}) is right in {teacher.accuracy:.2f} % of {data.info.name}, "
+            f"which is guessing among {classes} classes: check teacher.weights, teacher.mean and teacher.std."
+        )

@@ -1,0 +1,88 @@
+"""The rooms of the package: no two files import each other in a circle, and no room imports one above it."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+PACKAGE = Path(__file__).resolve().parents[1] / "distill"
+FLOORS = (  # from the ground up; rooms on one floor do not import each other
+    {"errors", "files", "runtime", "losses", "batch"},
+    {"parallel", "signals"},
+    {"config"},
+    {"models"},
+    {"data"},
+    {"method", "start"},
+    {"engine"},
+    {"parts"},
+    {"methods"},
+    {"teachers"},
+    {"record"},
+    {"run"},
+    {"trained"},
+    {"papers"},
+    {"sweep"},
+    {"report"},
+    {"cli"},
+    {"probe", "analyze", "search"},
+    {"__main__"},
+)
+UPWARD = {("sweep", "cli")}  # a worker starts the program itself
+
+
+def modules() -> dict[str, Path]:
+    """Every module of the package by its dotted name below `distill`."""
+    paths = PACKAGE.rglob("*.py")
+    return {".".join(p.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__"): p for p in paths}
+
+
+def imports(path: Path, known: set[str]) -> set[str]:
+    """The modules of ours that a file imports, wherever in it."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "distill":
+            base = (node.module or "").partition(".")[2]
+            for name in (f"{base}.{alias.name}".strip(".") for alias in node.names):
+                found |= {name} & known or {base} & known
+        elif isinstance(node, ast.Import):
+            found |= {alias.name.partition(".")[2] for alias in node.names if alias.name.startswith("distill.")} & known
+    return found
+
+
+def graph() -> dict[str, set[str]]:
+    """Which module imports which."""
+    known = modules()
+    return {name: imports(path, set(known)) - {name} for name, path in known.items() if name not in {"", "__init__"}}
+
+
+def test_no_files_import_each_other_in_a_circle() -> None:
+    arrows = graph()
+
+    def reached(start: str) -> set[str]:
+        seen: set[str] = set()
+        waiting = list(arrows[start])
+        while waiting:
+            name = waiting.pop()
+            if name not in seen:
+                seen.add(name)
+                waiting += arrows.get(name, ())
+        return seen
+
+    assert [name for name in arrows if name in reached(name)] == []
+
+
+def test_no_room_imports_a_room_above_it() -> None:
+    floor = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
+    wrong = [
+        f"{name} imports {other}"
+        for name, others in graph().items()
+        for other in others
+        if (rooms := (name.split(".")[0], other.split(".")[0]))[0] != rooms[1]
+        and floor[rooms[0]] <= floor[rooms[1]]
+        and rooms not in UPWARD
+    ]
+    assert wrong == []
+
+
+def test_every_module_has_its_floor() -> None:
+    assert {name.split(".")[0] for name in graph()} == set().union(*FLOORS)
