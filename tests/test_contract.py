@@ -165,5 +165,5 @@ def test_every_method_module_has_a_yaml() -> None:
     targets = {
         OmegaConf.load(config.conf_dir() / "method" / f"{name}.yaml")._target_.split(".")[2] for name in tiny.METHODS
     }
-    modules = {p.stem for p in (Path(config.__file__).parent / "methods").glob("*.py")} - {"__init__"}
+    modules = {p.stem for p in (Path(config.__file__).parents[1] / "methods").glob("*.py")} - {"__init__"}
     assert modules == targets
