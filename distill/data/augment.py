@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Generator, Tensor
 
-from distill.data import pil
+import distill.data.pil as pil
 
 Boxes = Callable[[int, Generator], Tensor]  # (count, generator) -> [count,4] int64: first and last row, column
 

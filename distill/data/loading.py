@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from distill.data import augment
 from distill.data.arrays import places
+from distill.data.augment import of as augment_of
 from distill.data.crops import bordered
 from distill.data.dataset import Adapt, Data, check_classes, describe, resize_of
 from distill.data.download import fetched
@@ -70,7 +70,7 @@ def from_arrays(arrays: Arrays, cfg: Mapping[str, Any], device: torch.device) ->
         pad=pad,
         flip=bool(cfg.get("flip", True)),
         pad_mode=pad_mode,
-        augment=augment.of(cfg, info.size, info.in_chans, info.mean),
+        augment=augment_of(cfg, info.size, info.in_chans, info.mean),
         resize=resize,
     )
 

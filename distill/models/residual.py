@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Literal
 
 import torch.nn.functional as F
@@ -12,7 +13,7 @@ from distill.models.cifar_net import conv
 Shortcut = Literal["downsample", "shortcut", "pad", "pad_end"]
 
 
-class ResidualBlock(nn.Module):
+class ResidualBlock(nn.Module, ABC):
     """Convolutions (a subclass's `residual`) plus a shortcut; forward gives the sum before the ReLU.
 
     shortcut: where the shape changes, a 1x1 convolution and BatchNorm that checkpoints know as `downsample` or as
@@ -21,8 +22,9 @@ class ResidualBlock(nn.Module):
 
     expansion = 1
 
+    @abstractmethod
     def residual(self, x: Tensor) -> Tensor:
-        raise NotImplementedError
+        """What is added to the shortcut: [B,C,H,W] -> [B,C',H',W']."""
 
     def forward(self, x: Tensor) -> Tensor:
         return self.residual(x) + self._past(x)

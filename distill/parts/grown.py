@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Any
 
 from torch import Tensor, nn
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 from distill.models import FeatureNet, Outputs
 
 
-class GrownModel(nn.Module):
+class GrownModel(nn.Module, ABC):
     """A student's backbone and what makes logits of its last map.
 
     Its state_dict() leaves out the parameters in `unused`, of what the student has behind its last map and nothing
@@ -27,17 +28,17 @@ class GrownModel(nn.Module):
         """images [B,C,H,W] -> the student's last map [B,C,H',W']."""
         return self.backbone.forward_intermediates(images, indices=1, intermediates_only=True)[-1]
 
+    @abstractmethod
     def forward_features(self, images: Tensor) -> Tensor:
         """images [B,C,H,W] -> the map from which `finish` makes logits."""
-        raise NotImplementedError
 
+    @abstractmethod
     def finish(self, feature: Tensor) -> Tensor:
         """What follows that map: -> logits [B,K]."""
-        raise NotImplementedError
 
+    @abstractmethod
     def classifier(self) -> nn.Module:
         """The layer from the embedding to the logits."""
-        raise NotImplementedError
 
     def forward(self, images: Tensor) -> Tensor:
         return self.finish(self.forward_features(images))
