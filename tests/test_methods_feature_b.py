@@ -874,7 +874,8 @@ def test_sskd_flips_each_image_once_and_crops_each_of_its_four_views(number: int
 def where(view: Tensor, places: Tensor, pad: int) -> tuple[Tensor, Tensor]:
     """Of crops [B,2,S,S] of one image, whether each is flipped [B] and where it was cut [B,2]."""
     split = Split(places[None], torch.zeros(1, dtype=torch.long))
-    source = ArraySource(split, dataclasses.replace(info(), mean=(0, 0), std=(1, 1)), batch_size=1, seed=0, pad=pad)
+    data = dataclasses.replace(info(), size=len(places), mean=(0, 0), std=(1, 1))
+    source = ArraySource(split, data, batch_size=1, seed=0, pad=pad)
     every = source.crops[0].flatten(0, 1)  # [81,S,S,2]
     pixels = (view * 255).round().to(torch.uint8).permute(0, 2, 3, 1)
     matches = [(pixels[:, None] == crops).flatten(2).all(2) for crops in (every, every.flip(2))]

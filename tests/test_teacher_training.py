@@ -54,7 +54,7 @@ def test_the_hash_holds_the_content_of_the_teachers_schedule(monkeypatch: pytest
             node.schedule.epochs = 3000
         return node
 
-    monkeypatch.setattr(config, "load", longer)
+    monkeypatch.setattr("distill.config.identity.load", longer)
     assert digest(*HINTON, "teacher.schedule=hinton_mnist_adam") != before
 
 

@@ -238,7 +238,7 @@ def test_an_unreachable_server_means_an_offline_run_and_one_warning(
         tracker.finish(1)
     assert time.monotonic() - start < 80  # W&B's own patience is 90 seconds for the start alone
     ours = [record for record in caplog.records if record.name == "distill.record.wandb_tracker"]
-    assert [record.levelno for record in ours] == [logging.WARNING]
+    assert [record.levelno for record in ours if record.levelno > logging.INFO] == [logging.WARNING]
     assert "tracking this run offline" in caplog.text
     assert len(list(tmp_path.glob("wandb/offline-run-*/run-abc-1.wandb"))) == 1 and read_rows(tmp_path) == [
         row(1)
