@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -54,7 +55,7 @@ def test_the_hash_holds_the_content_of_the_teachers_schedule(monkeypatch: pytest
             node.schedule.epochs = 3000
         return node
 
-    monkeypatch.setattr("distill.config.identity.load", longer)
+    monkeypatch.setattr(sys.modules["distill.config.identity"], "load", longer)
     assert digest(*HINTON, "teacher.schedule=hinton_mnist_adam") != before
 
 
