@@ -31,6 +31,8 @@ from distill.models import FeatureNet, build
 from distill.models.bit_resnet import StdConv
 from distill.run import make_method, run
 from distill.start import begin, own_constants
+from distill.sweep.plan import items_of
+from distill.sweep.speeds import Speeds
 from distill.trained import open_run, student
 from tests import tiny
 
@@ -235,11 +237,22 @@ def test_a_student_is_trained_upstream_once_and_goes_on(output: Path, monkeypatc
     theirs = load_file(folder / "student.safetensors")
     assert torch.equal(taken[1][1], theirs[next(iter(build("cifar_resnet8", 2).model.state_dict()))])
     assert theirs["fc.weight"].shape[0] == 2
+    assert result["input"] == {"size": 8, "channels": 1, "mean": [0.305861], "std": [0.37641]}
     assert result["setting"] == [
         "dataset.classes=[8, 9, 3]", "dataset.fraction=0.1", "student.upstream=classes=[0, 1]"
     ]  # fmt: skip
     opened = student(open_run(Path(config.identity(cfg)["folder"])), torch.device("cpu"))
     assert opened.num_classes == 3
+
+
+def test_a_dry_run_lists_the_upstream_training_once(output: Path) -> None:
+    words = ["student=resnet8", "method=none", f"output={output}", "student.upstream={schedule:digits}"]
+    plan = [([f"seed={seed}", *words], tiny.composed(f"seed={seed}", *words)) for seed in (1, 1, 2)]
+    names = [item.name for item in items_of(plan, Speeds([]))]
+    assert [name for name in names if name.startswith("upstream")] == [
+        "upstream resnet8 seed=1", "upstream resnet8 seed=2"
+    ]  # fmt: skip
+    assert names.index("upstream resnet8 seed=1") == 0 and len(names) == 4
 
 
 @pytest.mark.parametrize(
@@ -266,6 +279,7 @@ def test_pretrained_nets_of_bit_see_images_by_their_own_constants() -> None:
     own_constants(net, spec, info)
     seen = net((image - torch.tensor(info.mean).view(3, 1, 1)) / torch.tensor(info.std).view(3, 1, 1)).logits
     assert torch.allclose(seen, plain, atol=1e-5)
+    assert [value for values in net.constants(info.mean, info.std) for value in values] == pytest.approx([0.5] * 6)
     other = build("cifar_resnet8", 6, size=16, seed=1)
     own_constants(other, {"model": "resnetv2_50x1_bit.goog_in21k", "weights": "auto"}, info)
     assert other.input_scale is None

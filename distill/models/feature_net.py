@@ -133,6 +133,14 @@ class FeatureNet(nn.Module):
         self.input_scale = (std / new_std).float().to(device)
         self.input_shift = ((mean - new_mean) / new_std).float().to(device)
 
+    def constants(self, mean: Sequence[float], std: Sequence[float]) -> tuple[list[float], list[float]]:
+        """The mean and std by which the model itself sees images that arrive normalised by these."""
+        if self.input_scale is None:
+            return list(mean), list(std)
+        scale, shift = (each.flatten().double().cpu() for each in (self.input_scale, self.input_shift))
+        wide = torch.tensor(list(std), dtype=torch.float64) / scale
+        return (torch.tensor(list(mean), dtype=torch.float64) - shift * wide).tolist(), wide.tolist()
+
     def fingerprint(self) -> str:
         """A hash of the weights, their names and the input's renormalisation: nets that compute the same share it."""
         digest = hashlib.sha256(self.name.encode())

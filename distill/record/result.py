@@ -20,7 +20,7 @@ from distill.engine.fit import Fit
 from distill.files import plain as plain_json
 from distill.files import read_json, write_json, write_text
 from distill.method import Method
-from distill.models import quant_file
+from distill.models import FeatureNet, quant_file
 from distill.models.quant import plain
 from distill.teachers.store import Teacher, compare
 
@@ -53,6 +53,7 @@ def describe(
         **compare(teachers, logits, data, fit.options.autocast),
         **without_classes(logits, labels, data.info.labels),
         **quant_file.report(net, folder, lambda made: accuracy(made, data, fit.options.autocast)),
+        "input": takes(plain(net), data),
         "params": plain(net).params(), "macs": plain(net).macs(),
         "method_params": sum(p.numel() for p in method.parameters()) - net.params(),
         "images_per_second": fit.speed.rate,
@@ -61,6 +62,12 @@ def describe(
         "files": {"folder": str(folder), "last": "student.safetensors", "best": "best.safetensors",
                   "metrics": "metrics.jsonl", "config": "tracking.json"},
     }  # fmt: skip
+
+
+def takes(net: FeatureNet, data: Data) -> dict[str, Any]:
+    """Return what the exported net takes: pixels of 0 to 1 at this size, less mean, by std."""
+    mean, std = net.constants(data.info.mean, data.info.std)
+    return {"size": data.info.size, "channels": data.info.in_chans, "mean": mean, "std": std}
 
 
 def setting(cfg: DictConfig) -> list[str]:
