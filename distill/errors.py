@@ -17,6 +17,10 @@ class NoValidCheckpoint(ValueError):
     """There are checkpoints and none of them can be used; the message lists them."""
 
 
+class OtherVersion(NoValidCheckpoint):
+    """A checkpoint is whole, and another version of the program made it; the message says which, and what to do."""
+
+
 class Stopped(Exception):
     """A signal asked the run to stop, and it saved first. `code` is the exit code (130 after SIGINT)."""
 

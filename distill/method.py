@@ -64,6 +64,7 @@ class Method(nn.Module):
     steps_alike: False where what a step does is drawn on the host, so that no CUDA graph can repeat it.
     refuses: keys of the schedule that the method cannot honour (mixup, label_smoothing), each with the reason.
     one_process: why the method runs in one process only, or None.
+    renamed: entries of the state that older checkpoints have under another name, {old: new}.
 
     Losses are `ce` x cross-entropy + `kd` x T^2 KL(teacher || student) + the method's own terms (the field's
     gamma, alpha, beta). Teachers are held outside the module tree: they are frozen, and no part of the state.
@@ -72,6 +73,7 @@ class Method(nn.Module):
     steps_alike = True
     refuses: Mapping[str, str] = {}  # of the class; a setting may change it
     one_process: ClassVar[str | None] = None
+    renamed: ClassVar[Mapping[str, str]] = {}
 
     def __init__(
         self,
@@ -93,6 +95,10 @@ class Method(nn.Module):
         self.label_smoothing = 0.0  # the schedule's
         self.epoch = self.epochs = 1
         self.consult: Consult = consult
+
+    def migrated(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the method's part of an older checkpoint under the names of today."""
+        return {self.renamed.get(name, name): value for name, value in state.items()}
 
     @property
     def teachers(self) -> tuple[FeatureNet, ...]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock, Timeout
+from filelock import Timeout
 from omegaconf import DictConfig
 
 from distill import config, parallel, runtime, start
@@ -33,8 +33,10 @@ from distill.models import FeatureNet, build
 from distill.models.quant import quantize_as
 from distill.record import summary
 from distill.record.reporter import Nobody, Watch, make_tracker
-from distill.record.result import describe, finish, stored_result
+from distill.record.result import describe, finish
 from distill.record.wandb_tracker import outside_sweep
+from distill.result import Result
+from distill.run_folder import RunFolder
 from distill.signals import StopSignals
 from distill.teachers.cache import Cached, cached
 from distill.teachers.prepared import Prepared
@@ -45,29 +47,28 @@ EPOCH_SECONDS = 15.0  # on a GPU, where an epoch may take one: more frequent che
 
 
 def run(cfg: DictConfig, folder: str | Path, *, table: bool = True) -> dict[str, Any]:
-    """Run the experiment that `cfg` describes in `folder`, or return its result where it is done already.
+    """Run the experiment that `cfg` describes in `folder`, or find it done already; return what result.json holds.
 
     Cut off, it goes on from its last checkpoint. Two processes on one folder take turns. The end shows a small table.
     Raises ValueError for what the user can mend, NonFinite, NoValidCheckpoint, Stopped.
     """
-    folder = Path(folder)
+    place = RunFolder(folder)
     parallel.start(str(cfg.device))
-    with only_here(folder):
-        result = stored_result(folder)
+    with only_here(place.path):
+        result = place.result
         if result is None:
             with StopSignals() as stop:
-                experiment = Experiment(cfg, folder, stop)
+                experiment = Experiment(cfg, place.path, stop)
                 with experiment.logged():
                     for _ in experiment.fit.steps():
                         pass
                     result = experiment.finish()
         elif table:
-            log.info("%s is done already: this is its result", folder)
-    if parallel.rank() > 0:
-        return stored_result(folder) or {}
-    if table:
+            log.info("%s is done already: this is its result", place)
+    result = result or place.result  # the processes after the first read what that has written
+    if table and result and parallel.rank() == 0:
         summary.show(cfg, result)
-    return result
+    return result.to_json() if result else {}
 
 
 class Experiment:
@@ -122,7 +123,7 @@ class Experiment:
             partial(accuracy, data=self.data, autocast=how.autocast),
             schedule,
             how,
-            Checkpoints(folder / "checkpoints"),
+            Checkpoints(RunFolder(folder).checkpoints),
             self.watch,
             stop,
         )
@@ -191,15 +192,16 @@ class Experiment:
         finally:
             self.watch.close(code, self.fit)
 
-    def finish(self) -> dict[str, Any]:
-        """Measure the trained student, write the result and return it."""
+    def finish(self) -> Result | None:
+        """Measure the trained student, write the result and return it; None in the processes after the first."""
         if parallel.rank() > 0:
-            return {}
-        result = describe(self.cfg, self.folder, self.data, self.teachers, self.method, self.fit)
+            return None
+        folder = RunFolder(self.folder)
+        result = describe(self.cfg, folder, self.data, self.teachers, self.method, self.fit)
         found = self.cache.share_found() if self.cache else None
         result |= {"teacher_cache_found": found, "precision": self.precision, **runtime.describe(self.device)}
         result["seconds"] = time.time() - self.started
-        return finish(self.folder, result, self.method, self.fit)
+        return finish(folder, result, self.method, self.fit)
 
 
 @contextmanager
@@ -213,7 +215,7 @@ def only_here(folder: Path) -> Iterator[None]:
         yield
         parallel.barrier()
         return
-    lock = FileLock(folder / ".lock")
+    lock = RunFolder(folder).lock
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=0)

@@ -16,6 +16,7 @@ from distill.config.upstream import upstream_config
 from distill.data import DataInfo
 from distill.models import FeatureNet
 from distill.models.weights import mismatch, read_state
+from distill.run_folder import RunFolder
 
 log = logging.getLogger(__name__)
 
@@ -28,11 +29,11 @@ def weights_of(cfg: DictConfig, train: Callable[[DictConfig, Path], Any]) -> Pat
     if before is None:
         weights = config.plain(cfg, "student").get("weights")
         return Path(str(weights)) if weights else None
-    folder = Path(config.identity(before)["folder"])
-    if not (folder / "DONE").exists():
+    folder = RunFolder(config.identity(before)["folder"])
+    if not folder.marked:
         log.info("the student's first training is not stored yet: it takes place in %s", folder)
-    train(before, folder)
-    return folder / "student.safetensors"
+    train(before, folder.path)
+    return folder.student
 
 
 def begin(net: FeatureNet, weights: Path | None, zero_head: bool) -> None:

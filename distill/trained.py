@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
@@ -13,15 +12,13 @@ from safetensors import SafetensorError, safe_open
 from distill import config
 from distill.data import Data, load
 from distill.engine import hyperrule as bit
-from distill.files import read_json
 from distill.models import FeatureNet, build, load_weights
 from distill.models.weights import mismatch, read_state
-from distill.record.result import stored_result
+from distill.result import Result
 from distill.run import make_method
+from distill.run_folder import STUDENT, RunFolder
 from distill.start import own_constants
 from distill.teachers.store import Teacher, get_teachers
-
-STUDENT = "student.safetensors"
 
 
 @dataclass
@@ -30,13 +27,13 @@ class Trained:
 
     folder: Path
     cfg: DictConfig
-    result: dict[str, Any]
+    result: Result
 
     @property
     def name(self) -> str:
         """`resnet56 -> resnet20, crd, seed 1`, for titles."""
-        pair = f"{self.result['teacher']} → " if self.result.get("teacher") else ""
-        return f"{pair}{self.result['student']}, {self.result['method']}, seed {self.result['seed']}"
+        pair = f"{self.result.teacher} → " if self.result.teacher else ""
+        return f"{pair}{self.result.student}, {self.result.method}, seed {self.result.seed}"
 
 
 def open_run(folder: str | Path, root: str | Path | None = None) -> Trained:
@@ -44,15 +41,15 @@ def open_run(folder: str | Path, root: str | Path | None = None) -> Trained:
 
     Raises ValueError where it is no run, not finished, or lacks its files.
     """
-    folder = Path(folder)
-    result = stored_result(folder)
+    opened = RunFolder(folder)
+    folder, result = opened.path, opened.result
     if result is None:
-        why = "is not finished" if (folder / "metrics.jsonl").exists() else "is no run's folder"
+        why = "is not finished" if opened.begun else "is no run's folder"
         raise ValueError(f"{folder} {why}: give a folder with result.json and DONE, outputs/.../s<seed>")
     config.register()
-    cfg = OmegaConf.create((read_json(folder / "tracking.json") or {}).get("config") or {})
+    cfg = OmegaConf.create(opened.config)
     if not {"dataset", "student", "method", "schedule", "precision"} <= cfg.keys():
-        raise ValueError(f"{folder}/tracking.json does not hold the run's configuration: run it again")
+        raise ValueError(f"{opened.tracking} does not hold the run's configuration: run it again")
     if root is not None:
         cfg.dataset.root = str(root)
     cfg.output = str(_output(folder, cfg))
@@ -107,13 +104,13 @@ def teachers(run: Trained, data: Data, device: torch.device) -> list[Teacher]:
     """The run's teachers as it had them; none are trained. Raises ValueError where one is gone."""
 
     def missing(cfg: DictConfig, folder: Path) -> None:
-        if not (folder / "DONE").exists():
+        if RunFolder(folder).result is None:
             raise ValueError(
                 f"the teacher of {run.folder} is not in {folder} any more: put it back, or train it with "
                 f"method=none student={cfg.student.name} seed={cfg.seed} and the run's other options"
             )
 
-    if not config.has_teacher(run.cfg) or not run.result.get("teacher"):
+    if not config.has_teacher(run.cfg) or not run.result.teacher:
         return []
     return get_teachers(run.cfg, data, device, train=missing)
 

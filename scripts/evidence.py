@@ -32,7 +32,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
 import evidence_page as page  # noqa: E402
 
 from distill import config, papers  # noqa: E402
-from distill.sweep.jobs import is_done  # noqa: E402
+from distill.run_folder import RunFolder  # noqa: E402
 from distill.teachers import kept  # noqa: E402
 
 TABLES = ROOT / "outputs" / "reference" / "tables"
@@ -137,7 +137,7 @@ def missing(block: Mapping[str, Any], output: Path) -> list[Run]:
     left: dict[Path, Run] = {}
     for run in runs(block):
         digest, folder = place(run, output)
-        if not is_done(folder) and (digest, run.seed) not in recorded:
+        if not RunFolder(folder).done and (digest, run.seed) not in recorded:
             left.setdefault(folder, run)
     return list(left.values())
 
@@ -219,11 +219,11 @@ def work(names: Sequence[str], hours: float, output: Path) -> int:
 
 def keep(run: Run, output: Path) -> Path | None:
     """Keep a finished teacher where every checkout finds it (distill.teachers.kept). Returns where, or None."""
-    weights = place(run, output)[1] / kept.WEIGHTS
-    if not run.keep or not is_done(weights.parent) or weights.stat().st_size > BIGGEST:
+    folder = RunFolder(place(run, output)[1])
+    if not run.keep or not folder.done or folder.student.stat().st_size > BIGGEST:
         return None
     cfg = composed(run.words, output)
-    return None if kept.is_kept(cfg) else kept.keep(cfg, weights.parent)
+    return None if kept.is_kept(cfg) else kept.keep(cfg, folder.path)
 
 
 def write(names: Sequence[str], output: Path) -> None:

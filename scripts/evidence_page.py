@@ -12,6 +12,7 @@ from typing import Any
 from scipy.special import stdtrit
 
 from distill.report.stats import Sample, sample
+from distill.run_folder import RunFolder
 
 DONE = "done"
 KEPT = (  # of result.json
@@ -60,8 +61,8 @@ def _row(run: Any, digest: str, where: Path, of: int | None) -> dict[str, Any] |
     """A run's row; None where it has not begun. One that is not done says how far it is and what it was worth there."""
     epochs = _epochs(where)
     row = {"cell": run.cell, "seed": run.seed, "hash": digest, "command": " ".join(["python -m distill", *run.words])}
-    if (where / "DONE").exists():
-        result = json.loads((where / "result.json").read_text(encoding="utf-8"))
+    if (found := RunFolder(where).result) is not None:
+        result = found.to_json()
         kept = {key: result[key] for key in KEPT if result.get(key) is not None}
         if of and "errors" not in kept:  # of a result from before errors were counted
             kept["errors"] = round(of * (1 - result["accuracy"]["last"] / 100))
@@ -74,10 +75,7 @@ def _row(run: Any, digest: str, where: Path, of: int | None) -> dict[str, Any] |
 
 def _epochs(where: Path) -> list[dict[str, Any]]:
     """The rows of epochs of a run's metrics."""
-    path = where / "metrics.jsonl"
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    rows = [json.loads(line) for line in lines if '"test_accuracy"' in line]
-    return [row for row in rows if row.get("test_accuracy") is not None]
+    return [row for row in RunFolder(where).rows("epoch") if row.get("test_accuracy") is not None]
 
 
 def _thinned(run: Any, digest: str, rows: Sequence[Mapping[str, Any]]) -> list[list[Any]]:

@@ -12,15 +12,15 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from distill.files import read_json
-from distill.record.tracker import METRICS, read_rows
 from distill.record.wandb_tracker import Mirror
+from distill.run_folder import RunFolder, find_runs
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(arguments)
     runs = sorted({run for folder in args.folders for run in _finished(folder)})
     if not runs:
-        print(f"no finished run (one with a result.json) below {', '.join(map(str, args.folders))}")
+        print(f"no finished run (one with DONE and a result.json) below {', '.join(map(str, args.folders))}")
         return 1
     tracking = {"mode": args.mode, "project": args.project, "entity": args.entity, "artifact": args.artifact}
     sent = [_send(run, tracking) for run in runs]
@@ -39,20 +39,18 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _finished(folder: Path) -> Iterator[Path]:
-    for path in folder.rglob("result.json"):
-        if (path.parent / METRICS).exists() and (path.parent / "tracking.json").exists():
-            yield path.parent
+def _finished(folder: Path) -> Iterator[RunFolder]:
+    return (run for run in find_runs(folder) if run.done and run.metrics.exists() and run.tracking.exists())
 
 
-def _send(run: Path, tracking: dict[str, str | bool | None]) -> bool:
-    known, result = read_json(run / "tracking.json", {}), read_json(run / "result.json", {})
-    mirror = Mirror(run, tracking, known["config"], known["identity"])
+def _send(run: RunFolder, tracking: dict[str, str | bool | None]) -> bool:
+    known, result = read_json(run.tracking, {}), run.read_result().to_json()
+    mirror = Mirror(run.path, tracking, known["config"], known["identity"])
     if mirror.run is None or mirror.online != (tracking["mode"] == "online"):
         mirror.finish(1, {})
         print(f"{run}: not sent")
         return False
-    for row in read_rows(run):
+    for row in run.rows():
         mirror.log(row)
     whole = mirror.run is not None
     mirror.finish(0, result)

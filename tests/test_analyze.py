@@ -35,8 +35,8 @@ from distill.analyze.style import rendered
 from distill.data.folder import FolderData, FolderSplit
 from distill.engine.evaluate import calibration_error
 from distill.files import read_json
-from distill.record.tracker import read_rows
 from distill.run import run
+from distill.run_folder import RunFolder
 from tests import tiny
 
 CPU = torch.device("cpu")
@@ -261,7 +261,7 @@ def test_numbers_beside_the_pictures_are_those_of_the_run(taught: Path) -> None:
     mean = sum(one["accuracy"]["last"] for one in seeds) / 2
     assert numbers["gaps"]["gaps"]["kd, n = 2"] == pytest.approx(result["teacher_accuracy"] - mean)
     assert "student alone, n = 1" in numbers["gaps"]["gaps"]
-    rows = [[r for r in read_rows(taught.parent / f"s{s}") if r["kind"] == "epoch"] for s in (1, 2)]
+    rows = [RunFolder(taught.parent / f"s{s}").rows("epoch") for s in (1, 2)]
     tested = [[row["test_accuracy"] for row in one] for one in rows]
     curves = numbers["curves"]
     assert curves["seeds"] == 2 and curves["epochs"] == [1, 2, 3]

@@ -18,11 +18,12 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from distill import files
+from distill import errors, files
 from distill.engine import checkpoint
 from distill.engine.checkpoint import (
     Checkpoints,
     CorruptCheckpoint,
+    OtherVersion,
     SaveError,
     export,
     load,
@@ -176,6 +177,46 @@ def test_damaged_ones_of_before_still_count_as_lost(tmp_path):
     damage(paths[0])
     with pytest.raises(NoValidCheckpoint, match=r"ckpt\.corrupt was damaged before"):
         checkpoints.latest()
+
+
+# --- other versions
+
+
+def later(monkeypatch: pytest.MonkeyPatch, **migrations) -> None:
+    """Be a program of format 2 that can bring states of format 1 up to it by `one`."""
+    monkeypatch.setattr(checkpoint, "VERSION", 2)
+    monkeypatch.setattr(checkpoint, "MIGRATIONS", {1: migrations["one"]} if migrations else {})
+
+
+def test_a_checkpoint_of_an_older_format_is_migrated(saved, monkeypatch):
+    later(monkeypatch, one=lambda state: {**state, "step": state["step"] + 1})
+    assert load(saved)["step"] == 8
+    save(saved, state_of(7))
+    assert load(saved)["step"] == 7, "one of today's is not migrated"
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+def test_an_older_format_that_cannot_be_migrated_is_refused_and_left_alone(tmp_path, monkeypatch, damaged):
+    monkeypatch.setattr(checkpoint, "program", lambda: "0.9")
+    save_steps(tmp_path, 1, 2)
+    if damaged:
+        damage(tmp_path / "step-000000002.ckpt")
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    later(monkeypatch)
+    monkeypatch.setattr(checkpoint, "program", lambda: "1.0")
+    with pytest.raises(OtherVersion, match="format 1, and format 2 .* made by distill 0.9, and this is 1.0") as said:
+        Checkpoints(tmp_path).latest()
+    assert f"or delete {tmp_path} to start it anew" in str(said.value) and "damaged" not in str(said.value)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    assert errors.exit_code(said.value) == errors.NO_CHECKPOINT
+
+
+def test_a_checkpoint_of_a_later_format_is_refused(saved, monkeypatch):
+    with monkeypatch.context() as patch:
+        later(patch)
+        save(saved, state_of(7))
+    with pytest.raises(OtherVersion, match="format 2, and format 1 is read here"):
+        load(saved)
 
 
 # --- the folder

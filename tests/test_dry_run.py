@@ -19,6 +19,7 @@ from distill.cli import main as cli
 from distill.cli.command import read
 from distill.cli.flags import flags_first
 from distill.models import build
+from distill.run_folder import RunFolder
 from distill.sweep.speeds import MMACS, Measured, Speeds, image_work
 
 TINY = ["student=resnet8", "teacher=resnet14", "teacher.weights=none", "dataset.fraction=0.1", "schedule.epochs=4"]
@@ -49,9 +50,9 @@ def finished(folder: Path, **result: Any) -> None:
     whole = {
         "dataset": "digits", "teacher": teacher, "student": student, "method": method, "device": "cpu: test",
         "hash": folder.parent.name.rpartition("-")[2], "epochs": 4, "seconds": 100.0, "images_per_second": 50.0,
+        "accuracy": {"last": 50.0},
     } | result  # fmt: skip
-    (folder / "result.json").write_text(json.dumps(whole))
-    (folder / "DONE").touch()
+    RunFolder(folder).finish(whole)
 
 
 def cut_off(folder: Path, ended: int, **more: Any) -> None:

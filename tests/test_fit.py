@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,10 +12,10 @@ import torch
 
 from distill import config
 from distill.cli.command import read
-from distill.engine.checkpoint import SaveError
+from distill.engine.checkpoint import SaveError, load, save
 from distill.engine.fit import merge, train_mode
 from distill.engine.optim import Stepper, learning_rate, make_optimizer, without_sgds
-from distill.errors import NonFinite, Stopped
+from distill.errors import NonFinite, OtherVersion, Stopped
 from distill.method import Phase, Update
 from distill.run import make_schedule
 from distill.signals import StopSignals
@@ -329,6 +330,35 @@ def test_a_damaged_newest_checkpoint_falls_back_to_the_previous(
         pass
     state = again.method.state_dict()
     assert all(torch.equal(value, state[key]) for key, value in whole.method.state_dict().items())
+
+
+def rewritten(folder: Path, change: Callable[[dict], dict]) -> None:
+    """Change the method's part of all checkpoints, as if another version had written it."""
+    for path in folder.glob("*.ckpt"):
+        state = load(path)
+        save(path, {**state, "method": change(state["method"])})
+
+
+def test_a_bank_that_older_checkpoints_call_otherwise_is_found(tmp_path: Path) -> None:
+    data = tiny.tiny_data()
+    whole = tiny.fit(tiny.seeded_method("ps-kd", data), data, tmp_path)
+    for _ in whole.steps():
+        pass
+    rewritten(tmp_path, lambda state: {"past" if key == "past.bank" else key: state[key] for key in state})
+    again = tiny.fit(tiny.seeded_method("ps-kd", data), data, tmp_path)
+    assert again.restore() == 6
+    assert torch.equal(again.method.past.bank, whole.method.past.bank)
+
+
+def test_a_state_that_does_not_fit_the_method_is_of_another_version(tmp_path: Path) -> None:
+    data = tiny.tiny_data()
+    for _ in tiny.fit(tiny.seeded_method("kd", data), data, tmp_path).steps():
+        pass
+    rewritten(tmp_path, lambda state: {**state, "gone": torch.zeros(1)})
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(OtherVersion, match=f'does not fit .*"gone".*made by distill.*or delete {tmp_path} to start'):
+        tiny.fit(tiny.seeded_method("kd", data), data, tmp_path).restore()
+    assert sorted(tmp_path.iterdir()) == before
 
 
 def test_a_phase_without_logits_tells_no_train_accuracy(tmp_path: Path) -> None:

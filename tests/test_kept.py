@@ -9,8 +9,8 @@ import pytest
 
 from distill import config
 from distill.files import read_json, write_json
-from distill.record.result import stored_result
 from distill.run import run
+from distill.run_folder import RunFolder
 from distill.sweep.plan import items_of
 from distill.sweep.speeds import Speeds
 from distill.teachers import kept
@@ -36,7 +36,7 @@ def store(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
 def test_a_run_takes_the_kept_teacher_and_trains_none(store: Path, folder: Path, output: Path) -> None:
     cfg = composed("method=kd", "teacher=resnet8", f"output={output}", *COMMON)
     result = run(cfg, config.identity(cfg)["folder"], table=False)
-    assert result["teacher_accuracy"] == pytest.approx(stored_result(folder)["accuracy"]["last"])  # type: ignore[index]
+    assert result["teacher_accuracy"] == pytest.approx(RunFolder(folder).read_result().accuracy.last)
     (taken,) = output.glob("digits/none-resnet8/*/s0")
     assert (taken / "student.safetensors").read_bytes() == (folder / "student.safetensors").read_bytes()
     assert not (taken / "metrics.jsonl").exists()

@@ -26,6 +26,7 @@ from omegaconf import OmegaConf
 
 from distill import errors, signals, sweep
 from distill.files import write_json
+from distill.run_folder import RunFolder
 from distill.sweep import compose, failures, jobs, slots, snapshot
 from tests.tiny import composed
 
@@ -52,9 +53,9 @@ def pretend(argv: list[str], folder: str, env: Mapping[str, str]) -> None:
         time.sleep(600)
     if isinstance(fault, int):
         os.kill(os.getpid(), -fault)
-    write_json(place / "result.json", {"accuracy": {"last": 50.0}})
-    if fault != "no result":
-        (place / "DONE").touch()
+    RunFolder(place).finish({"dataset": "d", "student": "s", "method": "m", "accuracy": {"last": 50.0}})
+    if fault == "no result":
+        (place / "DONE").unlink()
 
 
 Outcome = tuple[Any, list[Any], list[Any]]

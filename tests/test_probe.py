@@ -192,7 +192,7 @@ def test_a_students_classifier_is_what_its_own_embeddings_meet(finished: Path) -
     data, net = trained.get_data(opened, CPU), trained.student(opened, CPU)
     features, labels = embed(net, data.evaluation(100))
     right = (net.classifier(features).argmax(1) == labels).double().mean().item()
-    assert 100 * right == pytest.approx(opened.result["accuracy"]["last"])
+    assert 100 * right == pytest.approx(opened.result.accuracy.last)
     assert not any(p.requires_grad for p in net.parameters())
 
 
@@ -202,7 +202,7 @@ def test_a_run_may_be_moved_with_its_output_folder(finished: Path, tmp_path: Pat
     try:
         opened = trained.open_run(moved / finished.relative_to(output))
         (teacher,) = trained.teachers(opened, trained.get_data(opened, CPU), CPU)
-        assert teacher.accuracy == pytest.approx(opened.result["teacher_accuracy"])
+        assert teacher.accuracy == pytest.approx(opened.result.teacher_accuracy)
         for path in (moved / "digits").glob("none-*/*/s*/DONE"):
             path.rename(path.with_name("GONE"))
         with pytest.raises(ValueError, match="the teacher of .* is not in .*none-resnet14"):

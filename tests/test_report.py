@@ -132,16 +132,20 @@ def test_damaged_foreign_and_half_written_files_are_counted(tmp_path: Path) -> N
     for name, content in contents.items():
         (tmp_path / name).mkdir()
         (tmp_path / name / "result.json").write_text(content)
+        (tmp_path / name / "DONE").touch()
     (tmp_path / "latin").mkdir()
     (tmp_path / "latin" / "result.json").write_bytes(b'{"dataset": "\xff"}')
     (tmp_path / "folder" / "result.json").mkdir(parents=True)
+    for name in ("latin", "folder"):
+        (tmp_path / name / "DONE").touch()
     (tmp_path / "running").mkdir()
     (tmp_path / "running" / "metrics.jsonl").write_text("{}\n")
     found = collect([tmp_path])
     assert len(found.runs) == 1
-    assert found.skipped == {"damaged": 9, "foreign": 2, "unfinished": 1}
-    reasons = "9 damaged result.json, 2 result.json of something else, 1 no result.json yet"
-    assert found.line() == f"1 run read; 12 skipped ({reasons})."
+    assert found.skipped == {"damaged": 7, "foreign": 2, "unfinished": 1, "unmeasured": 3}
+    reasons = "7 damaged result.json, 2 result.json of something else, 1 not finished, 3 without an accuracy"
+    assert found.line().startswith(f"1 run read; 12 skipped ({reasons}). Left out: {tmp_path}")
+    assert len(found.damaged) == 9 and all("delete the folder" in why for why in found.damaged)
 
 
 def test_a_copy_of_a_seed_does_not_narrow_the_spread(tmp_path: Path) -> None:

@@ -10,8 +10,8 @@ import pytest
 from distill import config
 from distill.config.check import check
 from distill.config.teacher_specs import training
-from distill.record.result import stored_result
 from distill.run import run
+from distill.run_folder import RunFolder
 from tests.tiny import composed
 
 HINTON = ("dataset=mnist", "schedule=hinton_mnist_adam_student", "teacher=mlp1200", "student=mlp800", "method=kd")
@@ -103,7 +103,7 @@ def test_the_teacher_is_trained_so_and_errors_are_counted(output: Path) -> None:
     cfg = composed("method=kd", "teacher=resnet8", "student=resnet8", "teacher.dataset.pad=3", *common)
     result = run(cfg, config.identity(cfg)["folder"], table=False)
     by_hand = composed("method=none", "student=resnet8", "seed=0", "dataset.pad=3", *common)
-    taught = stored_result(config.identity(by_hand)["folder"])
-    assert taught and taught["accuracy"]["last"] == pytest.approx(100 - taught["errors"] / 3.6)  # of 360 digits
-    assert result["teacher_accuracy"] == pytest.approx(taught["accuracy"]["last"])
+    taught = RunFolder(config.identity(by_hand)["folder"]).result
+    assert taught and taught.accuracy.last == pytest.approx(100 - taught.document["errors"] / 3.6)  # of 360 digits
+    assert result["teacher_accuracy"] == pytest.approx(taught.accuracy.last)
     assert isinstance(result["errors"], int) and "errors_of_omitted" not in result

@@ -20,7 +20,8 @@ from omegaconf import OmegaConf
 
 from distill.record import wandb_tracker as mirror
 from distill.record.progress import Progress, clock, final_table, status
-from distill.record.tracker import Tracker, read_rows
+from distill.record.tracker import Tracker
+from distill.run_folder import RunFolder
 
 ROOT = Path(__file__).parent.parent
 IDENTITY = {
@@ -86,22 +87,22 @@ def test_a_resume_drops_the_rows_after_the_checkpoint(tmp_path):
         first.log(row(step))
     with open(tmp_path / "metrics.jsonl", "a") as file:  # killed in the middle of a write
         file.write('{"kind": "epoch", "step": 6, "lo')
-    assert [r["step"] for r in read_rows(tmp_path)] == [1, 2, 3, 4, 5]
+    assert [r["step"] for r in RunFolder(tmp_path).rows()] == [1, 2, 3, 4, 5]
     again = Tracker(tmp_path, OFF, {}, IDENTITY, resume_at=("distill", 3, 3))
-    assert read_rows(tmp_path) == [row(1), row(2), row(3)]
+    assert RunFolder(tmp_path).rows() == [row(1), row(2), row(3)]
     again.log(row(3))  # the kill came between the row and the checkpoint
     again.log(row(4))
     again.finish()
-    assert read_rows(tmp_path) == [row(1), row(2), row(3), row(4)]
+    assert RunFolder(tmp_path).rows() == [row(1), row(2), row(3), row(4)]
     assert [path.name for path in tmp_path.glob(".*")] == []
 
 
 def test_a_run_that_starts_anew_forgets_the_old_rows(tmp_path):
     Tracker(tmp_path, OFF, {}, IDENTITY).log(row(1))
     Tracker(tmp_path, OFF, {}, IDENTITY).log(row(2))
-    assert read_rows(tmp_path) == [row(2)]
+    assert RunFolder(tmp_path).rows() == [row(2)]
     Tracker(tmp_path, OFF, {}, IDENTITY, resume_at=0)
-    assert read_rows(tmp_path) == []
+    assert RunFolder(tmp_path).rows() == []
 
 
 def test_a_full_disk_keeps_rows_for_later(tmp_path, caplog):
@@ -124,7 +125,7 @@ def test_a_full_disk_keeps_rows_for_later(tmp_path, caplog):
     tracker._file = real
     tracker.log(row(3))
     tracker.finish()
-    assert read_rows(tmp_path) == [row(1), row(2), row(3)]
+    assert RunFolder(tmp_path).rows() == [row(1), row(2), row(3)]
 
 
 # --- the configuration
@@ -166,7 +167,7 @@ import distill.record.progress
 print([name for name in ("wandb", "torch", "rich") if name in sys.modules])
 """
     out = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert out.stdout.strip() == "[]" and read_rows(tmp_path) == [row(1)]
+    assert out.stdout.strip() == "[]" and RunFolder(tmp_path).rows() == [row(1)]
 
 
 @pytest.mark.parametrize("mode", [ONLINE, OFFLINE])
@@ -176,7 +177,7 @@ def test_a_missing_package_says_how_to_get_it_and_keeps_the_rows(tmp_path, monke
     monkeypatch.delenv("WANDB_MODE", raising=False)
     with pytest.raises(ValueError, match="pip install wandb"):
         Tracker(tmp_path, mode, {}, IDENTITY)
-    assert read_rows(tmp_path) == [row(1)]
+    assert RunFolder(tmp_path).rows() == [row(1)]
 
 
 # --- W&B
@@ -240,7 +241,7 @@ def test_an_unreachable_server_means_an_offline_run_and_one_warning(
     ours = [record for record in caplog.records if record.name == "distill.record.wandb_tracker"]
     assert [record.levelno for record in ours if record.levelno > logging.INFO] == [logging.WARNING]
     assert "tracking this run offline" in caplog.text
-    assert len(list(tmp_path.glob("wandb/offline-run-*/run-abc-1.wandb"))) == 1 and read_rows(tmp_path) == [
+    assert len(list(tmp_path.glob("wandb/offline-run-*/run-abc-1.wandb"))) == 1 and RunFolder(tmp_path).rows() == [
         row(1)
     ]
 
@@ -281,7 +282,7 @@ def test_a_server_that_dies_during_the_run_delays_the_end_by_the_timeout(
     assert time.monotonic() - start < 100  # logging waits for nobody, which would take a second a row at least
     tracker.finish(0, {"accuracy/last": 1.0})
     assert time.monotonic() - start < 200 and "wandb sync" in caplog.text
-    assert len(read_rows(tmp_path)) == 200 and len(list(tmp_path.glob("wandb/run-*/run-abc-1.wandb"))) == 1
+    assert len(RunFolder(tmp_path).rows()) == 200 and len(list(tmp_path.glob("wandb/run-*/run-abc-1.wandb"))) == 1
 
 
 def test_without_a_key_nobody_is_asked_even_on_a_terminal(tmp_path, wandb):
@@ -318,7 +319,7 @@ def test_a_package_too_old_for_the_settings_ends_the_mirror(tmp_path, monkeypatc
     tracker = Tracker(tmp_path, ONLINE, {}, IDENTITY)
     tracker.log(row(1))
     tracker.finish()
-    assert len(caplog.records) == 1 and "finish_timeout" in caplog.text and read_rows(tmp_path) == [row(1)]
+    assert len(caplog.records) == 1 and "finish_timeout" in caplog.text and RunFolder(tmp_path).rows() == [row(1)]
 
 
 class Broken:
@@ -338,7 +339,7 @@ def test_an_error_in_the_mirror_ends_the_mirror_with_one_warning(tmp_path, caplo
     assert tracker.mirror.run is None and len(caplog.records) == 1 and "log broke" in caplog.text
     tracker.mirror.run = Broken()
     tracker.finish(1)
-    assert "summary broke" in caplog.text and read_rows(tmp_path) == [row(1), row(2), row(3)]
+    assert "summary broke" in caplog.text and RunFolder(tmp_path).rows() == [row(1), row(2), row(3)]
 
 
 def test_what_a_fresh_and_a_resumed_run_ask_of_the_server(tmp_path, monkeypatch):
@@ -383,7 +384,8 @@ def test_finished_runs_can_be_replayed(tmp_path, wandb):
         tracker.log(row(1))
         tracker.finish()
         if name != "s3":  # the third is not finished
-            (tmp_path / "kd" / name / "result.json").write_text('{"accuracy": {"last": 50.0}}')
+            result = {"dataset": "d", "student": "s", "method": "m", "accuracy": {"last": 50.0}}
+            RunFolder(tmp_path / "kd" / name).finish(result)
     command = [sys.executable, "scripts/replay_wandb.py", str(tmp_path / "kd"), "--mode", "offline"]
     out = subprocess.run(
         command, cwd=ROOT, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)}

@@ -16,6 +16,7 @@ from distill import config
 from distill.cli.command import read
 from distill.record.tracker import Tracker
 from distill.record.wandb_tracker import outside_sweep
+from distill.run_folder import RunFolder
 
 ROOT = Path(__file__).resolve().parent.parent
 FILES = sorted((ROOT / "scripts" / "sweeps").glob("*.yaml"))
@@ -118,8 +119,9 @@ def finished(folder: Path, **tracking: Any) -> bytes:
     """Track a run that ends well and leaves its files; what W&B will be sent."""
     tracker = Tracker(folder, TRACKING | tracking, {"seed": 1}, IDENTITY)
     tracker.log({"kind": "epoch", "phase": "distill", "epoch": 1, "step": 5, "test_accuracy": 50.0})
-    result = {"dataset": "digits", "accuracy": {"last": 50.0, "best": 51.5}, "files": {"last": "x"}, "also": {}}
-    (folder / "result.json").write_text(json.dumps(result))
+    names = {"dataset": "digits", "student": "resnet8", "method": "kd"}
+    result = {**names, "accuracy": {"last": 50.0, "best": 51.5}, "files": {"last": "x"}, "also": {}}
+    RunFolder(folder).finish(result)
     (folder / "student.safetensors").write_bytes(b"weights")
     tracker.finish(0, {"test_accuracy/last": 50.0})
     sys.modules["wandb"].teardown()
@@ -135,7 +137,8 @@ def table_of(folder: Path) -> dict[str, Any]:
 
 def test_the_final_table_holds_the_result(tmp_path: Path, wandb: Any) -> None:
     sent = finished(tmp_path)
-    assert table_of(tmp_path) == {"dataset": "digits", "accuracy/last": 50.0, "accuracy/best": 51.5}
+    names = {"dataset": "digits", "student": "resnet8", "method": "kd"}
+    assert table_of(tmp_path) == {**names, "accuracy/last": 50.0, "accuracy/best": 51.5}
     assert b"student-abc-s1" not in sent
 
 
@@ -149,7 +152,7 @@ def test_the_student_is_an_artifact_when_asked(tmp_path: Path, wandb: Any) -> No
 
 def test_a_run_that_failed_hands_in_neither(tmp_path: Path, wandb: Any) -> None:
     tracker = Tracker(tmp_path, TRACKING | {"artifact": True}, {}, IDENTITY)
-    (tmp_path / "result.json").write_text("{}")
+    RunFolder(tmp_path).finish({"dataset": "d", "student": "s", "method": "m", "accuracy": {}})
     tracker.finish(3, {})
     wandb.teardown()
     (written,) = tmp_path.glob("wandb/offline-run-*/run-*.wandb")

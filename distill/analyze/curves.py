@@ -10,10 +10,10 @@ from matplotlib.ticker import MaxNLocator
 
 from distill.analyze.material import Material
 from distill.analyze.style import ALONE, COLOURS, STUDENT, TEACHER, Picture, blank, grid
-from distill.record.tracker import read_rows
 from distill.report.curves import curve
 from distill.report.summary import ALONE as NONE
 from distill.report.summary import Row, student_place
+from distill.run_folder import RunFolder
 
 NOT_LOSSES = {"kind", "phase", "epoch", "epochs", "step", "lr", "loss", "images_per_second", "waiting"}
 NOT_LOSSES |= {"train_accuracy", "test_accuracy", "best_accuracy"}
@@ -25,7 +25,7 @@ def draw(material: Material) -> Picture | None:
     row = material.row
     if row is None or (got := curve(row)) is None:
         return None
-    histories = [[line for line in read_rows(run.folder) if line.get("kind") == "epoch"] for run in row.runs]
+    histories = [RunFolder(run.folder).rows("epoch") for run in row.runs]
     terms = losses(histories)
     figure, axes = blank(1, 1 + bool(terms), (9.6 if terms else 5.4, 3.6))
     _accuracies(axes[0, 0], material, row)

@@ -175,4 +175,4 @@ def pair_rows(run: Trained) -> list[Row]:
         alone = here.parents[2] / f"{ALONE}-{config.slug(run.cfg.student.name)}"
         folders = [here.parents[1], *([alone] if alone.is_dir() and alone != here.parents[1] else [])]
     rows = summarize(collect(folders).runs)
-    return [row for row in rows if row.one.student == run.result["student"]]
+    return [row for row in rows if row.one.student == run.result.student]

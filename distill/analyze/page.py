@@ -45,13 +45,13 @@ def _figure(picture: Picture, data: bytes, kind: str) -> Figure:
 
 def _notes(material: Material) -> list[str]:
     result = material.run.result
-    where = "held-out images" if result.get("evaluated_on") == "holdout" else "test images"
+    where = "held-out images" if result.evaluated_on == "holdout" else "test images"
     notes = [
-        f"{result['dataset']}, protocol {result.get('protocol')}, {len(material.labels)} {where}.",
+        f"{result.dataset}, protocol {result.protocol}, {len(material.labels)} {where}.",
         f"{material.run.folder}",
     ]
-    if len(result.get("teachers") or []) > 1:
-        notes.append(f"Of {len(result['teachers'])} teachers, the first is shown.")
+    if len(several := result.document.get("teachers") or []) > 1:
+        notes.append(f"Of {len(several)} teachers, the first is shown.")
     return notes
 
 

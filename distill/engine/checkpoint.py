@@ -15,20 +15,22 @@ import logging
 import os
 import struct
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
 import torch
 
-from distill.errors import NoValidCheckpoint
+from distill.errors import NoValidCheckpoint, OtherVersion
 from distill.files import SaveError, plain, read_json, replacing, sweep, write_json, write_text
 
 __all__ = [
     "Checkpoints",
     "CorruptCheckpoint",
     "NoValidCheckpoint",
+    "OtherVersion",
     "SaveError",
     "export",
     "load",
@@ -40,8 +42,10 @@ __all__ = [
 ]
 
 MAGIC = b"DISTILL\0"
-VERSION = 1
+VERSION = 1  # of the format: what the header and the state's own entries mean; a method's part follows its state_dict
+MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}  # a version: its state as one of the next
 HEADER = struct.Struct("<8sIQ32s")  # magic, version, payload length in bytes, sha256 of the payload
+MADE_BY = "distill"  # in a state: the version of the program that made it
 _SCALARS = (type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device, torch.Size)
 _log = logging.getLogger(__name__)
 
@@ -51,27 +55,59 @@ class CorruptCheckpoint(ValueError):
 
 
 def save(path: str | Path, state: dict[str, Any]) -> None:
-    """Write `state` to `path` atomically and durably.
+    """Write `state` to `path` atomically and durably, with the version of the program.
 
     Raises SaveError when the disk refuses (the previous file is then untouched), ValueError naming the entry
     when `state` holds something that loading would refuse.
     """
     _check(state, "state")
     payload = io.BytesIO()
-    torch.save(state, payload)
+    torch.save({MADE_BY: program()} | state, payload)
     with payload.getbuffer() as data, replacing(path) as file:
-        file.write(HEADER.pack(MAGIC, VERSION, len(data), hashlib.sha256(data).digest()))
+        file.write(HEADER.pack(MAGIC, VERSION, len(data), _digest(VERSION, data)))
         file.write(data)
 
 
 def load(path: str | Path) -> dict[str, Any]:
-    """The state that `save` wrote to `path`, on the CPU. Raises CorruptCheckpoint if one bit differs."""
-    payload = _verified(Path(path))
+    """The state that `save` wrote to `path`, on the CPU, in the format of today.
+
+    Raises CorruptCheckpoint if one bit differs, OtherVersion for a format that cannot be brought up to today's.
+    """
+    path = Path(path)
+    number, payload = _verified(path)
     try:
-        return torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
+        state = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
     except Exception as error:  # an intact file that another torch wrote, or that was made to harm
+        if number != VERSION:
+            raise _other(path, number, {}) from error
         reason = f"{path} is intact but torch {torch.__version__} cannot load it ({error})"
         raise CorruptCheckpoint(reason) from error
+    if number > VERSION or any(old not in MIGRATIONS for old in range(number, VERSION)):
+        raise _other(path, number, state)
+    for old in range(number, VERSION):
+        state = MIGRATIONS[old](state)
+    return state
+
+
+def refused(state: Mapping[str, Any], path: Path, why: str) -> OtherVersion:
+    """The error of a whole state that this program cannot go on from: it was made by another one. path: to delete."""
+    made = state.get(MADE_BY) or "of before checkpoints told their version"
+    return OtherVersion(
+        f"{why}: it was made by distill {made}, and this is {program()}; finish the run with the one that began it, "
+        f"or delete {path} to start it anew"
+    )
+
+
+def program() -> str:
+    """The version of this program."""
+    try:
+        return version("distill")
+    except PackageNotFoundError:  # run from a checkout
+        return "of a checkout"
+
+
+def _other(path: Path, number: int, state: Mapping[str, Any]) -> OtherVersion:
+    return refused(state, path.parent, f"{path} has checkpoint format {number}, and format {VERSION} is read here")
 
 
 class Checkpoints:
@@ -97,7 +133,8 @@ class Checkpoints:
         """The newest valid state, or None when nothing was ever saved.
 
         Damaged files that are newer are renamed to *.corrupt, with one warning. Raises NoValidCheckpoint when
-        there are checkpoints and all are damaged: a run never starts again from zero without being told to.
+        there are checkpoints and all are damaged: a run never starts again from zero without being told to. Raises
+        OtherVersion, and leaves every file as it is, when the newest that is whole is one of another version.
         """
         bad: dict[Path, CorruptCheckpoint] = {}
         for path in self.paths():
@@ -146,23 +183,29 @@ def export(model: torch.nn.Module, path: str | Path, metadata: Mapping[str, Any]
         file.write(data)
 
 
-def _verified(path: Path) -> memoryview:
-    """The payload of a checkpoint whose every bit is as it was written."""
+def _digest(number: int, data: memoryview) -> bytes:
+    """SHA-256 of the payload; from format 2 on with the format's number, which format 1 leaves out."""
+    first = b"" if number == 1 else struct.pack("<I", number)
+    digest = hashlib.sha256(first)
+    digest.update(data)
+    return digest.digest()
+
+
+def _verified(path: Path) -> tuple[int, memoryview]:
+    """Format and payload of a checkpoint whose every bit is as it was written."""
     try:
         data = path.read_bytes()
     except OSError as error:
         raise CorruptCheckpoint(f"{path} cannot be read ({error.strerror})") from error
     if len(data) < HEADER.size or not data.startswith(MAGIC):
         raise CorruptCheckpoint(f"{path} is no checkpoint or lost its beginning")
-    _, version, length, digest = HEADER.unpack_from(data)
+    _, number, length, digest = HEADER.unpack_from(data)
     payload = memoryview(data)[HEADER.size :]
-    if version != VERSION:
-        raise CorruptCheckpoint(f"{path} has format version {version}, this program reads {VERSION}")
     if len(payload) != length:
         raise CorruptCheckpoint(f"{path} holds {len(payload)} bytes of {length}")
-    if hashlib.sha256(payload).digest() != digest:
+    if _digest(number, payload) != digest:
         raise CorruptCheckpoint(f"{path} was altered after it was written (sha256 differs)")
-    return payload
+    return number, payload
 
 
 def _check(value: Any, where: str) -> None:

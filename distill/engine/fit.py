@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import signal
+import textwrap
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
 from typing import Any
@@ -15,7 +17,7 @@ from torch import nn
 
 from distill import parallel
 from distill.batch import Batch, Source
-from distill.engine.checkpoint import Checkpoints, SaveError
+from distill.engine.checkpoint import Checkpoints, SaveError, refused
 from distill.engine.cuda_graphs import GraphedStep, Measures
 from distill.engine.meter import Meter, measured
 from distill.engine.optim import Stepper
@@ -224,7 +226,8 @@ class Fit:
     def restore(self) -> int | None:
         """Load the newest checkpoint and return its global step, or None where there is none.
 
-        Phases up to its own are begun first, since they shape what is trained. Raises NoValidCheckpoint.
+        Phases up to its own are begun first, since they shape what is trained. Raises NoValidCheckpoint, of which
+        OtherVersion is a case: a state that is whole and fits no run of this program.
         """
         state = self.checkpoints.latest()
         if state is None:
@@ -232,18 +235,31 @@ class Fit:
         if state["threads"] != torch.get_num_threads():
             log.warning("resuming with %d threads what ran with %d: results will differ in the last digits",
                         torch.get_num_threads(), state["threads"])
-        self.at, self.score = Position(**state["at"]), Score(**state["score"])
+        with self._fitting(state):
+            self.at, self.score = Position(**state["at"]), Score(**state["score"])
         for phase in self.phases[: self.at.phase + 1]:
             self._begin(phase)
-        self.method.load_state_dict(state["method"])
-        for stepper, saved in zip(self.steppers, state["steppers"], strict=True):
-            stepper.load_state_dict(saved)
-        self.meter.load_state_dict(state["meter"])
+        with self._fitting(state):
+            self.method.load_state_dict(self.method.migrated(state["method"]))
+            for stepper, saved in zip(self.steppers, state["steppers"], strict=True):
+                stepper.load_state_dict(saved)
+            self.meter.load_state_dict(state["meter"])
         set_rng_state(state["rng"])
         if parallel.rank() > 0:  # the state is the first process's
             torch.manual_seed(1000 * self.at.total + parallel.rank())
         self._resumed = True
         return self.at.total
+
+    @contextmanager
+    def _fitting(self, state: Mapping[str, Any]) -> Iterator[None]:
+        """Turn what a state of another version ends in into a sentence: it is whole, for its checksum was right."""
+        try:
+            yield
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            folder = self.checkpoints.folder
+            reason = textwrap.shorten(str(error), 200, placeholder=" ...")
+            why = f"the newest checkpoint in {folder} is whole and does not fit this run ({reason})"
+            raise refused(state, folder, why) from error
 
 
 def train_mode(method: Method, phase: Phase) -> None:

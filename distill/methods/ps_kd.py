@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
 from torch import Tensor
 from torch.nn import functional as F
@@ -33,6 +34,7 @@ class PSKD(Method):
         "mixup": "it remembers what it said of each image, and a mixed image is another one every epoch",
         "label_smoothing": "it softens labels itself, by its own predictions",
     }
+    renamed: ClassVar[Mapping[str, str]] = {"past": "past.bank"}
 
     def __init__(
         self,

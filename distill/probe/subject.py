@@ -13,6 +13,7 @@ from distill import config, trained
 from distill.models import FeatureNet, build
 from distill.models.families import CONSTRUCTORS, own_size
 from distill.models.weights import State, fitting_names, mismatch, read_state
+from distill.run_folder import STUDENT, RunFolder
 
 
 @dataclass
@@ -38,15 +39,15 @@ def find(path: str | Path, device: torch.device, *, teacher: bool = False, model
         raise ValueError(f"there is no {path}: give a finished run's folder or a file of weights")
     if teacher:
         raise ValueError(f"{path} is a file: --teacher goes with a run's folder")
-    if (path.parent / "tracking.json").exists() and model is None:
+    if RunFolder(path.parent).tracking.exists() and model is None:
         return _of_run(path.parent, device, False, path.name)
     return _of_file(path, device, model)
 
 
-def _of_run(folder: Path, device: torch.device, teacher: bool, weights: str = trained.STUDENT) -> Subject:
+def _of_run(folder: Path, device: torch.device, teacher: bool, weights: str = STUDENT) -> Subject:
     run = trained.open_run(folder)
-    shared = {key: run.result.get(key) for key in ("method", "hash", "seed", "teacher", "student")}
-    shared |= {"trained_on": run.result["dataset"], "protocol": run.result.get("protocol")}
+    shared = {key: run.result.document.get(key) for key in ("method", "hash", "seed", "teacher", "student")}
+    shared |= {"trained_on": run.result.dataset, "protocol": run.result.protocol}
     if teacher:
         found = trained.teachers(run, trained.get_data(run, device), device)
         if len(found) != 1:
@@ -54,7 +55,7 @@ def _of_run(folder: Path, device: torch.device, teacher: bool, weights: str = tr
         about = {"net": "teacher", "weights": found[0].origin, **shared}
         scale = config.teacher_specs(run.cfg)[0].get("lr_scale")
         return Subject(found[0].net, folder, "-teacher", about, float(scale or 1.0))
-    suffix = "" if weights == trained.STUDENT else f"-{Path(weights).stem}"
+    suffix = "" if weights == STUDENT else f"-{Path(weights).stem}"
     about = {"net": f"student{suffix}", "weights": weights, **shared}
     net = trained.student(run, device, weights)
     return Subject(net, folder, suffix, about, float(run.cfg.student.get("lr_scale") or 1.0))

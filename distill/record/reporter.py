@@ -16,6 +16,7 @@ from distill.models import FeatureNet
 from distill.models.quant import plain
 from distill.record.progress import Progress
 from distill.record.tracker import Tracker
+from distill.run_folder import RunFolder
 
 log = logging.getLogger(__name__)
 LONG = 0.2  # share of the time waited for data that is worth a warning
@@ -52,7 +53,7 @@ class Watch:
             log.warning("%.0f %% of the time was spent in waiting for data: %s", 100 * waiting, remedy)
 
     def best(self, net: FeatureNet) -> None:
-        export(plain(net).model, self.folder / "best.safetensors")
+        export(plain(net).model, RunFolder(self.folder).best)
 
     def close(self, code: int, fit: Fit) -> None:
         if self.progress:

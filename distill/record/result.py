@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 import sys
-from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
@@ -17,22 +16,16 @@ from distill.engine.checkpoint import export
 from distill.engine.cost import step_share
 from distill.engine.evaluate import accuracy, predict, scores, told, without_classes
 from distill.engine.fit import Fit
-from distill.files import plain as plain_json
-from distill.files import read_json, write_json, write_text
 from distill.method import Method
 from distill.models import FeatureNet, quant_file
 from distill.models.quant import plain
+from distill.result import Result
+from distill.run_folder import RunFolder
 from distill.teachers.store import Teacher, compare
 
 
-def stored_result(folder: str | Path) -> dict[str, Any] | None:
-    """Return the result of a finished run, or None."""
-    folder = Path(folder)
-    return read_json(folder / "result.json") if (folder / "DONE").exists() else None
-
-
 def describe(
-    cfg: DictConfig, folder: Path, data: Data, teachers: list[Teacher], method: Method, fit: Fit
+    cfg: DictConfig, folder: RunFolder, data: Data, teachers: list[Teacher], method: Method, fit: Fit
 ) -> dict[str, Any]:
     """Return what result.json holds, but for times and the machine."""
     net = method.deployed()
@@ -52,15 +45,15 @@ def describe(
         "epochs": int(fit.schedule["epochs"]),
         **compare(teachers, logits, data, fit.options.autocast),
         **without_classes(logits, labels, data.info.labels),
-        **quant_file.report(net, folder, lambda made: accuracy(made, data, fit.options.autocast)),
+        **quant_file.report(net, folder.path, lambda made: accuracy(made, data, fit.options.autocast)),
         "input": takes(plain(net), data),
         "params": plain(net).params(), "macs": plain(net).macs(),
         "method_params": sum(p.numel() for p in method.parameters()) - net.params(),
         "images_per_second": fit.speed.rate,
         "waiting": fit.speed.waiting,  # 0 to 1: the share of training's time in which data had not come from its files
         "command": shlex.join(["python", "-m", "distill", *sys.argv[1:]]),
-        "files": {"folder": str(folder), "last": "student.safetensors", "best": "best.safetensors",
-                  "metrics": "metrics.jsonl", "config": "tracking.json"},
+        "files": {"folder": str(folder), "last": folder.student.name, "best": folder.best.name,
+                  "metrics": folder.metrics.name, "config": folder.tracking.name},
     }  # fmt: skip
 
 
@@ -92,12 +85,10 @@ def setting(cfg: DictConfig) -> list[str]:
     return sorted(found + ([f"student.quantize={bits}"] if bits else []))
 
 
-def finish(folder: Path, result: dict[str, Any], method: Method, fit: Fit) -> dict[str, Any]:
+def finish(folder: RunFolder, result: dict[str, Any], method: Method, fit: Fit) -> Result:
     """Write the student and the result, which is returned; DONE comes last, then the checkpoints are given up."""
     student = plain(method.deployed())
-    export(student.model, folder / "student.safetensors", {"model": student.name})
-    result = plain_json(result | {"method_share_of_step": step_share(fit)})
-    write_json(folder / "result.json", result)
-    write_text(folder / "DONE", "")
+    export(student.model, folder.student, {"model": student.name})
+    finished = folder.finish(result | {"method_share_of_step": step_share(fit)})
     fit.checkpoints.clear()
-    return result
+    return finished

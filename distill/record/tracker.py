@@ -4,22 +4,16 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from distill.files import plain, sweep, write_json, write_text
 from distill.record.wandb_tracker import Mirror
+from distill.run_folder import RunFolder
 
-METRICS = "metrics.jsonl"
 _log = logging.getLogger(__name__)
-
-
-def read_rows(folder: str | Path) -> list[dict[str, Any]]:
-    """The rows of metrics.jsonl in `folder`; a line that a killed run left half-written is passed over."""
-    path = Path(folder) / METRICS
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
-    return [row for row in map(_row, lines) if row is not None]
 
 
 class Tracker:
@@ -43,10 +37,10 @@ class Tracker:
         init_timeout: float = 20,
         finish_timeout: float = 60,
     ) -> None:
-        self.folder = Path(folder)
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self.folder = RunFolder(folder)
+        self.folder.path.mkdir(parents=True, exist_ok=True)
         self.mirror = Mirror(
-            self.folder,
+            self.folder.path,
             cfg_tracking,
             config,
             identity,
@@ -54,11 +48,11 @@ class Tracker:
             init_timeout=init_timeout,
             finish_timeout=finish_timeout,
         )
-        sweep(self.folder)
-        write_json(self.folder / "tracking.json", {"identity": identity, "config": config})
+        sweep(self.folder.path)
+        write_json(self.folder.tracking, {"identity": identity, "config": config})
         step = resume_at[-1] if isinstance(resume_at, tuple) else resume_at
         self._kept = {_key(row) for row in _drop_after(self.folder, step)}
-        self._file = open(self.folder / METRICS, "ab", buffering=0)  # noqa: SIM115 (open until finish)
+        self._file = open(self.folder.metrics, "ab", buffering=0)  # noqa: SIM115 (open until finish)
         self._pending, self._warned = b"", False
 
     def log(self, row: Mapping[str, Any]) -> None:
@@ -91,11 +85,11 @@ class Tracker:
             self._warned = True
 
 
-def _drop_after(folder: Path, step: int | None) -> list[dict[str, Any]]:
+def _drop_after(folder: RunFolder, step: int | None) -> list[dict[str, Any]]:
     """Leave in metrics.jsonl the whole rows of steps up to `step` (None: none), and return them."""
-    rows = [row for row in read_rows(folder) if step is not None and row["step"] <= step]
-    if (folder / METRICS).exists():
-        write_text(folder / METRICS, "".join(json.dumps(row) + "\n" for row in rows))
+    rows = [row for row in folder.rows() if step is not None and _step(row) <= step]
+    if folder.metrics.exists():
+        write_text(folder.metrics, "".join(json.dumps(row) + "\n" for row in rows))
     return rows
 
 
@@ -103,9 +97,6 @@ def _key(row: Mapping[str, Any]) -> tuple[Any, ...]:
     return tuple(row.get(name) for name in ("kind", "phase", "epoch", "step"))
 
 
-def _row(line: str) -> dict[str, Any] | None:
-    try:
-        row = json.loads(line)
-    except ValueError:
-        return None
-    return row if isinstance(row, dict) and isinstance(row.get("step"), int) else None
+def _step(row: Mapping[str, Any]) -> float:
+    """The step of a row; of one that was damaged to have none, after all others."""
+    return row["step"] if isinstance(row.get("step"), int) else math.inf

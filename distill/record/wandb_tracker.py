@@ -17,7 +17,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from distill.files import first_line, plain, read_json
+from distill.files import first_line, plain
+from distill.result import Result
+from distill.run_folder import RunFolder
 
 MODES = ("online", "offline", "off")
 SWEEP = ("WANDB_SWEEP_PARAM_PATH", "WANDB_RUN_ID", "WANDB_SWEEP_ID")  # what W&B's agent tells the process it starts
@@ -87,8 +89,8 @@ class Mirror:
     def _hand_in(self, run: Any) -> None:
         """Give W&B what is left of a finished run, if there is a result yet."""
         try:
-            if result := read_json(self.folder / "result.json"):
-                _hand_in(_import_wandb(), run, self.folder, result, self.artifact)
+            if result := RunFolder(self.folder).result:
+                _hand_in(_import_wandb(), run, RunFolder(self.folder), result, self.artifact)
         except Exception as error:
             _log.warning("W&B did not take the result (%s): it is in %s", first_line(error), self.folder)
 
@@ -171,18 +173,18 @@ def _axes(run: Any) -> None:
     run.define_metric("*", step_metric="epoch")
 
 
-def _hand_in(wandb: ModuleType, run: Any, folder: Path, result: Mapping[str, Any], artifact: bool) -> None:
+def _hand_in(wandb: ModuleType, run: Any, folder: RunFolder, result: Result, artifact: bool) -> None:
     """The final table, one row of all that result.json holds in single values; and the student's weights."""
     skipped = ("command", "files/", "versions/")
-    values = {name: value for name, value in _flat(result, "").items() if not name.startswith(skipped)}
+    values = {name: value for name, value in _flat(result.document, "").items() if not name.startswith(skipped)}
     single = {name: value for name, value in values.items() if isinstance(value, (bool, int, float, str))}
     run.log({"result": wandb.Table(columns=list(single), data=[list(single.values())])})
     if not artifact:
         return
     student = wandb.Artifact(f"student-{run.id}", type="model", metadata=single)
-    for name in ("student.safetensors", "best.safetensors"):
-        if (folder / name).exists():
-            student.add_file(str(folder / name))
+    for path in (folder.student, folder.best):
+        if path.exists():
+            student.add_file(str(path))
     run.log_artifact(student)
 
 

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import json
-import math
-import os
 import shlex
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from distill.config.departs import departs_by_name
+from distill.result import BadResult, Result
+from distill.run_folder import RunFolder, find_runs
 
-BIGGEST = 8 * 2**20  # bytes; a result.json is a few kilobytes, so anything larger is not ours
 REASONS = {
     "damaged": "damaged result.json",
     "foreign": "result.json of something else",
-    "unfinished": "no result.json yet",
+    "unfinished": "not finished",
+    "unmeasured": "without an accuracy",
     "double": "second copy of a seed",
 }
 
@@ -76,6 +75,7 @@ class Found:
 
     runs: list[Run] = field(default_factory=list)
     skipped: Counter[str] = field(default_factory=Counter)
+    damaged: list[str] = field(default_factory=list)  # what is wrong with runs that said that they were done
 
     def line(self) -> str:
         """One line: how many runs were read and what was skipped."""
@@ -83,7 +83,7 @@ class Found:
         if self.skipped:
             parts = [f"{self.skipped[name]} {label}" for name, label in REASONS.items() if self.skipped[name]]
             text += f"; {sum(self.skipped.values())} skipped ({', '.join(parts)})"
-        return text + "."
+        return " ".join([text + ".", *(f"Left out: {why}." for why in self.damaged)])
 
 
 def collect(folders: Iterable[str | Path]) -> Found:
@@ -98,30 +98,28 @@ def collect(folders: Iterable[str | Path]) -> Found:
             raise ValueError(
                 f"There is no folder {folder}: give the output folder of some runs, such as outputs/digits."
             )
-        for run_folder, finished in _run_folders(folder):
-            if run_folder.resolve() in seen:  # the same folder reached by two arguments
-                continue
-            seen.add(run_folder.resolve())
-            run = _read(run_folder) if finished else "unfinished"
-            if isinstance(run, str):
-                found.skipped[run] += 1
-            else:
-                found.runs.append(run)
+        for run in find_runs(folder):
+            if run.path.resolve() not in seen:  # the same folder may be reached by two arguments
+                seen.add(run.path.resolve())
+                _add(found, run)
     return _without_copies(found)
 
 
-def _run_folders(top: Path) -> Iterator[tuple[Path, bool]]:
-    """(folder, has a result.json) of everything that looks like a run."""
-    if top.is_file():
-        yield top.parent, True
+def _add(found: Found, folder: RunFolder) -> None:
+    """The run in a folder, or the reason why there is none."""
+    if not folder.marked:
+        found.skipped["unfinished"] += 1
         return
-    for here, folders, files in os.walk(top):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        if "result.json" in files:
-            folders.clear()  # nothing below a run is a run
-            yield Path(here), True
-        elif "DONE" in files or "metrics.jsonl" in files:
-            yield Path(here), False
+    try:
+        run = _run(folder.path, folder.read_result())
+    except BadResult as error:
+        found.skipped["foreign" if error.foreign else "damaged"] += 1
+        found.damaged.append(str(folder.damage))
+        return
+    if run is None:
+        found.skipped["unmeasured"] += 1
+    else:
+        found.runs.append(run)
 
 
 def _without_copies(found: Found) -> Found:
@@ -130,103 +128,52 @@ def _without_copies(found: Found) -> Found:
     for run in found.runs:
         if kept.setdefault((run.key, run.seed), run) is not run:
             found.skipped["double"] += 1
-    return Found(list(kept.values()), found.skipped)
+    return Found(list(kept.values()), found.skipped, found.damaged)
 
 
-def _read(folder: Path) -> Run | str:
-    """The run in `folder`, or the reason why there is none."""
-    path = folder / "result.json"
-    try:
-        if path.stat().st_size > BIGGEST:
-            return "foreign"
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return "damaged"
-    if not isinstance(content, dict) or not {"dataset", "student", "method", "accuracy"} <= content.keys():
-        return "foreign"
-    return _run(folder, content) or "damaged"
-
-
-def _run(folder: Path, content: dict[str, Any]) -> Run | None:
-    accuracy, convention = _mapping(content["accuracy"]), _mapping(content.get("convention"))
-    last = _percent(accuracy.get("last"))
-    names = [content[key] for key in ("dataset", "student", "method")]
-    if last is None or not all(isinstance(name, str) and name for name in names):
+def _run(folder: Path, result: Result) -> Run | None:
+    """What the tables show of a result; None where no accuracy was measured."""
+    if result.accuracy.last is None:
         return None
     return Run(
         folder=folder,
-        dataset=names[0],
-        student=names[1],
-        method=names[2],
-        last=last,
-        part=str(content.get("evaluated_on") or "test"),
-        by_hand=_by_hand(content.get("command"), content.get("setting")),
-        protocol=str(content.get("protocol") or "?"),
-        teacher=_teacher(content.get("teacher")),
-        departs=_departs(content),
-        ce=_number(convention.get("ce")),
-        kd=_number(convention.get("kd")),
-        weight=_number(convention.get("weight")),
-        hash=str(content.get("hash") or "?"),
-        seed=str(content.get("seed")),
-        best=_percent(accuracy.get("best")),
-        best_epoch=_number(accuracy.get("best_epoch")),
-        top5=_percent(content.get("top5")),
-        teacher_accuracy=_percent(content.get("teacher_accuracy")),
-        **{
-            name: _number(content.get(name))
-            for name in (
-                "epochs",
-                "agreement",
-                "params",
-                "macs",
-                "method_params",
-                "images_per_second",
-                "seconds",
-            )
-        },
+        dataset=result.dataset,
+        part=result.evaluated_on,
+        protocol=result.protocol or "?",
+        hash=result.hash or "?",
+        seed=str(result.seed),
+        last=result.accuracy.last,
+        best=result.accuracy.best,
+        best_epoch=result.accuracy.best_epoch,
+        by_hand=_by_hand(result.command, result.setting),
+        departs=_departs(result),
+        **{name: getattr(result, name) for name in _AS_THEY_ARE},
     )
 
 
-def _by_hand(command: Any, setting: Any) -> tuple[str, ...]:
+_AS_THEY_ARE = (
+    "ce", "kd", "weight", "teacher", "student", "method", "epochs", "top5", "teacher_accuracy", "agreement", "params",
+    "macs", "method_params", "images_per_second", "seconds",
+)  # fmt: skip
+
+
+def _by_hand(command: str | None, setting: tuple[str, ...]) -> tuple[str, ...]:
     """Overrides such as schedule.batch_size=512: with them a protocol's name is no longer the whole truth.
 
     `setting` is what the result says of its own: other views, fewer images, few bits.
     """
     try:
-        words = shlex.split(command) if isinstance(command, str) else []
+        words = shlex.split(command or "")
     except ValueError:
         return ()
     settings = [word.lstrip("+~") for word in words if "=" in word]
     kept = [word for word in settings if word.startswith(("schedule.", "dataset."))]
     kept = [word for word in kept if not word.startswith(("dataset.root=", "schedule.epochs="))]
-    own = [word for word in setting if isinstance(word, str)] if isinstance(setting, list) else []
-    return tuple(sorted({*kept, *own}))
+    return tuple(sorted({*kept, *setting}))
 
 
-def _departs(content: dict[str, Any]) -> str | None:
+def _departs(result: Result) -> str | None:
     """As the result says; results from before it did are marked by what the method's YAML says now."""
-    if "departs" in content:
-        return str(content["departs"]) if content["departs"] else None
-    return departs_by_name(content["method"])
-
-
-def _mapping(value: Any) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}
-
-
-def _teacher(value: Any) -> str | None:
-    """Several teachers are one name joined by plus signs."""
-    if isinstance(value, list):
-        return " + ".join(map(str, value)) or None
-    return str(value) if value not in (None, "", "none") else None
-
-
-def _number(value: Any) -> float | None:
-    usable = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    return float(value) if usable else None
-
-
-def _percent(value: Any) -> float | None:
-    number = _number(value)
-    return number if number is not None and 0 <= number <= 100 else None
+    if "departs" in result.document:
+        return str(result.document["departs"]) if result.document["departs"] else None
+    return departs_by_name(result.method)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass
-from pathlib import Path
 
 from distill.report.stats import sample
 from distill.report.summary import Row
+from distill.result import as_number
+from distill.run_folder import RunFolder
 
 POINTS = 160  # of a drawn curve; more cannot be seen
 
@@ -26,7 +26,7 @@ class Curve:
 
 def curve(row: Row) -> Curve | None:
     """The curve of a row from the metrics.jsonl files beside its results; None where there is none."""
-    seeds = [points for points in (_points(run.folder / "metrics.jsonl") for run in row.runs) if points]
+    seeds = [points for points in (_points(RunFolder(run.folder)) for run in row.runs) if points]
     if not seeds:
         return None
     shared = sorted(set.intersection(*(set(points) for points in seeds)))
@@ -40,35 +40,10 @@ def curve(row: Row) -> Curve | None:
     )
 
 
-def _points(path: Path) -> dict[int, float]:
-    """Epoch, counted over the phases, to test accuracy. Damaged lines are passed over; no file, no points."""
-    points: dict[int, float] = {}
-    epoch = 0
-    try:
-        with open(path, encoding="utf-8", errors="replace") as lines:
-            for line in lines:
-                if (
-                    '"epoch"' not in line or '"kind": "step"' in line
-                ):  # step rows are many: skip them unparsed
-                    continue
-                row = _parsed(line)
-                if row.get("kind") != "epoch":
-                    continue
-                epoch += 1
-                accuracy = row.get("test_accuracy")
-                if isinstance(accuracy, int | float) and math.isfinite(accuracy):
-                    points[epoch] = float(accuracy)
-    except OSError:
-        return {}
-    return points
-
-
-def _parsed(line: str) -> dict[str, object]:
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError):
-        return {}
-    return row if isinstance(row, dict) else {}
+def _points(folder: RunFolder) -> dict[int, float]:
+    """Epoch, counted over the phases, to test accuracy."""
+    measured = ((epoch, as_number(row.get("test_accuracy"))) for epoch, row in enumerate(folder.rows("epoch"), 1))
+    return {epoch: accuracy for epoch, accuracy in measured if accuracy is not None}
 
 
 def _thinned(epochs: list[int]) -> list[int]:

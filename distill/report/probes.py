@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from distill import papers
-from distill.report.collect import BIGGEST, Run
+from distill.report.collect import Run
 from distill.report.compare import base_method, has_kd_suffix, model_name
 from distill.report.stats import Sample, sample
 from distill.report.summary import ALONE, Row
 from distill.report.table import Table, number, numeric_columns, spread, word
+from distill.result import as_percent
+from distill.run_folder import BIGGEST
 
 PUBLISHED = "crd_linear_probe"
 COLUMNS = ["method", "teacher", "student", "trained on", "probed on", "recipe", "n", "last", "best"]
@@ -125,13 +127,8 @@ def _usable(content: dict[str, Any]) -> bool:
         and isinstance(recipe, dict)
         and isinstance(recipe.get("name"), str)
         and isinstance(accuracy, dict)
-        and _percent(accuracy.get("last")) is not None
+        and as_percent(accuracy.get("last")) is not None
     )
-
-
-def _percent(value: Any) -> float | None:
-    usable = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 100
-    return float(value) if usable else None
 
 
 def _key(run: Run, content: dict[str, Any]) -> tuple[Any, ...]:
@@ -156,7 +153,7 @@ def _probe(group: Sequence[tuple[Run, dict[str, Any]]]) -> Probe:
 
 
 def _mean(accuracies: Sequence[dict[str, Any]], key: str) -> float | None:
-    got = sample([_percent(accuracy.get(key)) for accuracy in accuracies])
+    got = sample([as_percent(accuracy.get(key)) for accuracy in accuracies])
     return got.mean if got else None
 
 

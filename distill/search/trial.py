@@ -11,9 +11,9 @@ from omegaconf import DictConfig
 from distill import config
 from distill.models import FeatureNet
 from distill.record.reporter import Watch
-from distill.record.result import stored_result
-from distill.record.tracker import read_rows
+from distill.result import Result
 from distill.run import Experiment, only_here
+from distill.run_folder import RunFolder
 from distill.signals import StopSignals
 
 HOLDOUT = 0.1
@@ -35,11 +35,11 @@ def run_trial(trial: optuna.Trial, cfg: DictConfig) -> float | None:
     with only_here(folder):
         judge = Judge(trial)
         judge.recall(folder)
-        result = stored_result(folder) or _train(judge, cfg, folder)
-    return None if result is None else float(result["accuracy"]["last"])
+        result = RunFolder(folder).result or _train(judge, cfg, folder)
+    return None if result is None else result.accuracy.last
 
 
-def _train(judge: Judge, cfg: DictConfig, folder: Path) -> dict[str, Any] | None:
+def _train(judge: Judge, cfg: DictConfig, folder: Path) -> Result | None:
     with StopSignals() as stop:
         experiment = Experiment(cfg, folder, stop, quiet=True)
         assert experiment.data.info.evaluated_on == "holdout" and isinstance(experiment.watch, Watch)
@@ -63,9 +63,8 @@ class Judge:
 
     def recall(self, folder: Path) -> None:
         """Report the epochs that the run had before, all of them where it is done."""
-        for row in read_rows(folder):
-            if row.get("kind") == "epoch":
-                self._report(row)
+        for row in RunFolder(folder).rows("epoch"):
+            self._report(row)
 
     def epoch(self, row: dict[str, Any]) -> None:
         self.watch.epoch(row)

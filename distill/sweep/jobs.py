@@ -19,8 +19,8 @@ from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig
 
 from distill import config, errors
-from distill.files import read_json
 from distill.record.progress import clock
+from distill.run_folder import RunFolder
 from distill.sweep import failures
 from distill.sweep.compose import Composer, command_line, left_out
 
@@ -50,7 +50,7 @@ class Job:
 
     @property
     def log(self) -> Path:
-        return self.folder / "log.txt"
+        return RunFolder(self.folder).log
 
     def start(self) -> None:
         """Note that an attempt begins now."""
@@ -77,7 +77,7 @@ class Sweep:
             skip = left_out(master, one)
             folder = None if skip else _folder(composer.load_sweep_config(master, one), name)
             self.folders.append(folder)
-            if folder is not None and folder not in seen and not is_done(folder):
+            if folder is not None and folder not in seen and not RunFolder(folder).done:
                 self.jobs.append(Job(name, one, command_line(master, one), folder))
             seen.add(folder)
         self.output.mkdir(parents=True, exist_ok=True)
@@ -100,7 +100,7 @@ class Sweep:
         code: an exit code, or a signal's number with a minus; again: whether crashes may be tried again;
         stopping: the whole sweep was told to stop; where: more for the line of sweep.jsonl.
         """
-        if code == errors.DONE and not is_done(job.folder):
+        if code == errors.DONE and not RunFolder(job.folder).done:
             code, why = errors.FAILED, "it ended without a result"
         why = "" if code == errors.DONE else why or reason(job.log, job.mark, code)
         again = again and not stopping and code not in _FINAL and job.attempts <= self.retries
@@ -167,16 +167,11 @@ def names(overrides: Sequence[Sequence[str]]) -> list[str]:
     return [" ".join(text for text in one if text not in shared) for one in overrides]
 
 
-def is_done(folder: Path) -> bool:
-    """Whether a run is finished, without importing torch."""
-    return (folder / "DONE").exists() and (folder / "result.json").exists()
-
-
 def value(folder: Path) -> float:
     """The last test accuracy of a finished run in percent, or NaN."""
-    result = read_json(folder / "result.json", {}) if is_done(folder) else {}
-    last = (result.get("accuracy") or {}).get("last")
-    return math.nan if last is None else float(last)
+    run = RunFolder(folder)
+    last = run.read_result().accuracy.last if run.done else None
+    return math.nan if last is None else last
 
 
 def word(code: int) -> str:

@@ -24,6 +24,7 @@ from distill.engine.state import Options
 from distill.method import Consult
 from distill.models import FeatureNet
 from distill.run import Experiment, only_here
+from distill.run_folder import RunFolder
 from distill.signals import StopSignals
 from distill.sweep.jobs import Job, Sweep
 from distill.teachers.prepared import Remembered
@@ -67,6 +68,8 @@ class Member:
         with self.exits:
             check(cfg)
             self.exits.enter_context(only_here(job.folder))
+            if damage := RunFolder(job.folder).damage:
+                raise ValueError(damage)
             self.experiment = Experiment(cfg, job.folder, stop, like=like, reads=reads, quiet=True)
             if like is None:
                 share(self.experiment)

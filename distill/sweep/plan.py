@@ -7,16 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
 from omegaconf import DictConfig
 
 from distill import config
 from distill.config.check import check
 from distill.config.upstream import upstream_config
 from distill.record.progress import clock
+from distill.run_folder import RunFolder
 from distill.sweep.compose import Plan
-from distill.sweep.jobs import is_done, names
-from distill.sweep.speeds import NOT_KNOWN, Estimate, Speeds, finished_epochs, read
+from distill.sweep.jobs import names
+from distill.sweep.speeds import NOT_KNOWN, Estimate, Speeds, read
 from distill.teachers.kept import is_kept
 
 DONE, RUNNING, CUT_OFF, TO_RUN, CANNOT = "done", "running", "cut off", "to run", "cannot run"
@@ -57,7 +57,7 @@ def items_of(plan: Plan, speeds: Speeds) -> Iterator[Item]:
         for words, needed in before(cfg):
             folder = _folder(needed)
             taught = words.startswith("teacher")
-            if folder not in seen | wanted and not (is_done(folder) or taught and is_kept(needed)):
+            if folder not in seen | wanted and not (RunFolder(folder).done or taught and is_kept(needed)):
                 yield _item(words, needed, speeds, teacher=taught)
             seen.add(folder)
         if _folder(cfg) not in seen - wanted:
@@ -85,12 +85,15 @@ def summary(items: Iterable[Item], speeds: Speeds) -> list[str]:
 
 def _item(name: str, cfg: DictConfig, speeds: Speeds, teacher: bool = False) -> Item:
     folder = _folder(cfg)
-    if is_done(folder):
+    run = RunFolder(folder)
+    if run.done:
         return Item(name, folder, DONE, teacher=teacher)
+    if damage := run.damage:
+        return Item(name, folder, CANNOT, damage, teacher=teacher)
     state, more, left = TO_RUN, "", speeds.estimate(cfg)
-    if any((folder / "checkpoints").glob("*.ckpt")):
-        state, more, left = CUT_OFF, *_progress(finished_epochs(folder), cfg, left)
-    if _locked(folder):
+    if run.cut_off:
+        state, more, left = CUT_OFF, *_progress(run.rows("epoch"), cfg, left)
+    if run.locked:
         state = RUNNING
     return Item(name, folder, state, more, left, teacher)
 
@@ -141,17 +144,6 @@ def _refusal(cfg: DictConfig) -> str | None:
 
 def _folder(cfg: DictConfig) -> Path:
     return Path(config.identity(cfg)["folder"]).absolute()
-
-
-def _locked(folder: Path) -> bool:
-    """Whether a process works in the folder."""
-    if not (folder / ".lock").exists():
-        return False
-    try:
-        with FileLock(folder / ".lock", timeout=0):
-            return False
-    except (Timeout, OSError):
-        return True
 
 
 def _label(item: Item) -> str:

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 from omegaconf import DictConfig
 
 from distill import config
-from distill.files import read_json
+from distill.result import Result
+from distill.run_folder import RunFolder
 
 MMACS = {  # million multiply-accumulates of one image, of 32 x 32 pixels; timm's nets, of 224 x 224, scaled to that
     "MobileNetV2": 6.5, "ResNet50": 1298.0, "ShuffleV1": 38.7, "ShuffleV2": 44.5, "ShuffleV2_1_5": 93.8,
@@ -60,18 +59,18 @@ class Estimate:
 
 def read(output: str | Path) -> list[Measured]:
     """The finished runs below `output` that were made on the device most of them were made on."""
-    found = [one for path in Path(output).glob("*/*/*/s*/result.json") if (one := _measured(read_json(path)))]
+    runs = (RunFolder(path) for path in Path(output).glob("*/*/*/s*"))
+    found = [one for run in runs if run.done and (one := _measured(run.read_result()))]
     device = Counter(one.device for one in found).most_common(1)
     return [one for one in found if one.device == device[0][0]]
 
 
-def _measured(result: Any) -> Measured | None:
-    try:
-        names = {key: str(result[key]) for key in ("dataset", "teacher", "student", "method", "hash")}
-        seconds, rate = float(result["seconds"]) / int(result["epochs"]), float(result.get("images_per_second") or 0)
-        return Measured(**names, device=str(result.get("device", "?")), seconds=seconds, rate=rate)
-    except (KeyError, TypeError, ValueError, AttributeError, ZeroDivisionError):
+def _measured(result: Result) -> Measured | None:
+    if not result.seconds or not result.epochs or result.hash is None:
         return None
+    names = {key: str(getattr(result, key)) for key in ("dataset", "teacher", "student", "method", "hash")}
+    rate, device = result.images_per_second or 0.0, result.device or "?"
+    return Measured(**names, device=device, seconds=result.seconds / result.epochs, rate=rate)
 
 
 class Speeds:
@@ -142,17 +141,3 @@ def image_work(dataset: str, teacher: str, student: str) -> float | None:
             return None
         total += (int(several[1]) if several else 1) * MMACS[name]
     return total * (int(node.size) / 32) ** 2 if node is not None and own else None
-
-
-def finished_epochs(folder: Path) -> list[dict[str, Any]]:
-    """The rows of metrics.jsonl that end an epoch, in order; none where the run has not come to one."""
-    path = folder / "metrics.jsonl"
-    rows = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []:
-        try:
-            row = json.loads(line)
-        except ValueError:  # a killed run's last line
-            continue
-        if isinstance(row, dict) and row.get("kind") == "epoch":
-            rows.append(row)
-    return rows

@@ -17,6 +17,8 @@ from multiprocessing import connection, parent_process
 from pathlib import Path
 from typing import Any
 
+from distill.run_folder import RunFolder
+
 
 def process(argv: list[str], folder: str, env: Mapping[str, str]) -> None:
     """The body of a process of the local launcher: run the command and leave with its exit code."""
@@ -29,7 +31,7 @@ def process(argv: list[str], folder: str, env: Mapping[str, str]) -> None:
 def run(argv: list[str], folder: str) -> int:
     """Run `python -m distill <argv>` in this process, output in <folder>/log.txt; return its exit code."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # the log shall hold the traceback
-    with _output_to(Path(folder) / "log.txt"):
+    with _output_to(RunFolder(folder).log):
         faulthandler.enable(2)
         print(f"--- {time.strftime('%Y-%m-%d %H:%M:%S')}  process {os.getpid()} on {socket.gethostname()}")
         print(f"--- python -m distill {shlex.join(argv)}", flush=True)

@@ -14,23 +14,23 @@ from typing import Any
 from omegaconf import DictConfig
 
 from distill import config
-from distill.files import read_json, replacing, write_json, write_text
+from distill.files import read_json, replacing, write_json
+from distill.run_folder import RESULT, RunFolder
 
 log = logging.getLogger(__name__)
 KEPT = config.conf_dir().parent / "outputs" / "reference" / "teachers"
-WEIGHTS, RESULT = "student.safetensors", "result.json"
 PATHS = ("command", "files")  # of a result: where it was made, which is nobody's business
 
 
-def folder_of(cfg: DictConfig) -> Path:
+def folder_of(cfg: DictConfig) -> RunFolder:
     """Where the net of a run would be kept."""
     name = f"{config.slug(config.plain(cfg, 'student.name'))}-{config.identity(cfg)['hash']}-s{cfg.seed}"
-    return KEPT / name
+    return RunFolder(KEPT / name)
 
 
 def is_kept(cfg: DictConfig) -> bool:
     """Whether a run's net comes with the checkout."""
-    return (folder_of(cfg) / WEIGHTS).is_file()
+    return folder_of(cfg).student.is_file()
 
 
 def restore(cfg: DictConfig, folder: Path) -> bool:
@@ -41,24 +41,25 @@ def restore(cfg: DictConfig, folder: Path) -> bool:
     if not is_kept(cfg):
         return False
     source = folder_of(cfg)
-    weights, result = (source / WEIGHTS).read_bytes(), read_json(source / RESULT, {})
+    weights, result = source.student.read_bytes(), read_json(source.path / RESULT, {})
     if hashlib.sha256(weights).hexdigest() != result.get("sha256"):
         raise ValueError(f"{source} is damaged: check it out again, or delete it and the teacher will be trained")
-    folder.mkdir(parents=True, exist_ok=True)
-    with replacing(folder / WEIGHTS) as file:
+    run = RunFolder(folder)
+    run.path.mkdir(parents=True, exist_ok=True)
+    with replacing(run.student) as file:
         file.write(weights)
-    write_json(folder / RESULT, result)
-    write_text(folder / "DONE", "")
+    run.finish(result)
     log.info("the teacher comes with the checkout: %s", source)
     return True
 
 
 def keep(cfg: DictConfig, folder: Path) -> Path:
     """Keep the net of a finished run. Returns where."""
-    weights, target = (folder / WEIGHTS).read_bytes(), folder_of(cfg)
-    result: dict[str, Any] = {key: value for key, value in read_json(folder / RESULT).items() if key not in PATHS}
-    target.mkdir(parents=True, exist_ok=True)
-    with replacing(target / WEIGHTS) as file:
+    run, target = RunFolder(folder), folder_of(cfg)
+    weights, found = run.student.read_bytes(), run.read_result().to_json()
+    result: dict[str, Any] = {key: value for key, value in found.items() if key not in PATHS}
+    target.path.mkdir(parents=True, exist_ok=True)
+    with replacing(target.student) as file:
         file.write(weights)
-    write_json(target / RESULT, {**result, "sha256": hashlib.sha256(weights).hexdigest()})
-    return target
+    write_json(target.path / RESULT, {**result, "sha256": hashlib.sha256(weights).hexdigest()})
+    return target.path

@@ -19,6 +19,7 @@ from distill.engine.evaluate import agreement, predict, scores
 from distill.files import read_json, write_json
 from distill.models import FeatureNet, build, load_weights
 from distill.parts.peers import mean_log_probability
+from distill.run_folder import RunFolder
 from distill.start import own_constants
 from distill.teachers.kept import restore
 
@@ -96,11 +97,11 @@ def _make(
         load_weights(net, weights)
         return net, f"file {weights}"
     teacher_cfg = config.teacher_config(cfg, spec)
-    folder = Path(config.identity(teacher_cfg)["folder"])
-    if not (folder / "DONE").exists() and not restore(teacher_cfg, folder):
+    folder = RunFolder(config.identity(teacher_cfg)["folder"])
+    if not folder.marked and not restore(teacher_cfg, folder.path):
         log.info("teacher %s is not stored yet: training it in %s", spec["name"], folder)
-    train(teacher_cfg, folder)
-    load_weights(net, folder / "student.safetensors")
+    train(teacher_cfg, folder.path)
+    load_weights(net, folder.student)
     return net, f"trained in {folder}"
 
 

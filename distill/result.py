@@ -1,0 +1,151 @@
+"""What result.json holds, with its schema and version. Imports no torch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+VERSION = 1  # of the schema; the first one is not written into the file
+
+
+class BadResult(ValueError):
+    """What is wrong with a result.json, as the end of a sentence that begins with its name.
+
+    foreign: it is a whole file, but of something else.
+    """
+
+    def __init__(self, message: str, *, foreign: bool = False) -> None:
+        super().__init__(message)
+        self.foreign = foreign
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """Top-1 in percent: after the last epoch and after the best, counted from 1. None: not measured."""
+
+    last: float | None
+    best: float | None
+    best_epoch: int | None
+
+
+@dataclass(frozen=True)
+class Result:
+    """The result of a finished run. None: not measured, or of a version before it was.
+
+    Accuracies, `top5` too, are in percent; `agreement`, `waiting` and `method_share_of_step` are shares of 1; `seconds`
+    is wall time. `document` is the whole file, with what only some runs tell.
+    """
+
+    dataset: str
+    student: str
+    method: str
+    accuracy: Accuracy
+    evaluated_on: str  # the part of the data set: test, or holdout
+    protocol: str | None
+    teacher: str | None
+    hash: str | None
+    seed: int | None
+    setting: tuple[str, ...]  # what sets the task apart from its data set's plain one
+    ce: float | None
+    kd: float | None
+    weight: float | None
+    epochs: int | None
+    top5: float | None
+    teacher_accuracy: float | None
+    agreement: float | None
+    params: int | None
+    macs: int | None
+    method_params: int | None
+    method_share_of_step: float | None
+    images_per_second: float | None
+    waiting: float | None
+    seconds: float | None
+    precision: str | None
+    device: str | None
+    command: str | None
+    document: Mapping[str, Any] = field(repr=False)
+    version: int = VERSION
+
+    @classmethod
+    def from_json(cls, content: Any) -> Result:
+        """Read the content of a result.json. Raises BadResult for what is none, or of a later version."""
+        needed = ("dataset", "student", "method", "accuracy")
+        if not isinstance(content, dict) or not content.keys() >= {*needed}:
+            raise BadResult(f"is not a run's (it lacks {', '.join(_lacking(content, needed))})", foreign=True)
+        version = content.get("version", 1)
+        if version != VERSION:
+            raise BadResult(f"has schema {version!r}, and this program reads {VERSION}: take a later distill")
+        names = {key: content[key] for key in needed[:3]}
+        if wrong := [key for key, name in names.items() if not isinstance(name, str) or not name]:
+            raise BadResult(f"is damaged ({wrong[0]} is no name)")
+        measured, losses = (_mapping(content.get(key)) for key in ("accuracy", "convention"))
+        best_epoch = as_number(measured.get("best_epoch"))
+        accuracy = Accuracy(
+            as_percent(measured.get("last")),
+            as_percent(measured.get("best")),
+            None if best_epoch is None else int(best_epoch),
+        )
+        return cls(
+            **names,
+            accuracy=accuracy,
+            evaluated_on=str(content.get("evaluated_on") or "test"),
+            teacher=_teacher(content.get("teacher")),
+            setting=_setting(content.get("setting")),
+            **{key: _word(content.get(key)) for key in _WORDS},
+            **{key: as_number(losses.get(key)) for key in ("ce", "kd", "weight")},
+            **{key: as_percent(content.get(key)) for key in ("top5", "teacher_accuracy")},
+            **{key: as_number(content.get(key)) for key in _NUMBERS},
+            **{key: _count(content.get(key)) for key in _COUNTS},
+            document=content,
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """The content of result.json, key by key as it was read or written."""
+        return dict(self.document)
+
+
+_WORDS = ("protocol", "hash", "precision", "device", "command")
+_NUMBERS = ("agreement", "images_per_second", "waiting", "seconds", "method_share_of_step")
+_COUNTS = ("seed", "epochs", "params", "macs", "method_params")
+
+
+def as_number(value: Any) -> float | None:
+    """A finite number, or None for anything else."""
+    usable = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return float(value) if usable else None
+
+
+def as_percent(value: Any) -> float | None:
+    """A number from 0 to 100, or None for anything else."""
+    found = as_number(value)
+    return found if found is not None and 0 <= found <= 100 else None
+
+
+def _count(value: Any) -> int | None:
+    found = as_number(value)
+    return None if found is None else int(found)
+
+
+def _word(value: Any) -> str | None:
+    return None if value in (None, "") else str(value)
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _teacher(value: Any) -> str | None:
+    """Several teachers are one name joined by plus signs."""
+    if isinstance(value, list):
+        return " + ".join(map(str, value)) or None
+    return str(value) if value not in (None, "", "none") else None
+
+
+def _setting(value: Any) -> tuple[str, ...]:
+    return tuple(word for word in value if isinstance(word, str)) if isinstance(value, list) else ()
+
+
+def _lacking(content: Any, needed: tuple[str, ...]) -> list[str]:
+    return [key for key in needed if not isinstance(content, dict) or key not in content]

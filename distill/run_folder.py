@@ -1,0 +1,188 @@
+"""A run's folder: the one place that knows its files, what they hold and when a run is finished. Imports no torch.
+
+A run is finished once DONE lies beside a result.json that can be read. DONE beside one that cannot is damage: such a
+run is not done, and is not trained again either before somebody has looked at it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from distill.files import plain, read_json, write_json, write_text
+from distill.result import BadResult, Result
+
+BIGGEST = 8 * 2**20  # bytes; a result.json is a few kilobytes, so anything larger is not ours
+RESULT, DONE, METRICS, TRACKING, LOG = "result.json", "DONE", "metrics.jsonl", "tracking.json", "log.txt"
+STUDENT, BEST = "student.safetensors", "best.safetensors"
+
+
+@dataclass(frozen=True, order=True)
+class RunFolder:
+    """The folder of one run, which need not exist yet."""
+
+    path: Path
+
+    def __init__(self, path: str | Path) -> None:
+        object.__setattr__(self, "path", Path(path))
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    @property
+    def student(self) -> Path:
+        """The student's weights after the last step."""
+        return self.path / STUDENT
+
+    @property
+    def best(self) -> Path:
+        """The student's weights after its best epoch."""
+        return self.path / BEST
+
+    @property
+    def metrics(self) -> Path:
+        """A line of JSON for each row that was logged."""
+        return self.path / METRICS
+
+    @property
+    def tracking(self) -> Path:
+        """The run's names and its whole configuration."""
+        return self.path / TRACKING
+
+    @property
+    def log(self) -> Path:
+        """What a run of a sweep printed."""
+        return self.path / LOG
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of the checkpoints."""
+        return self.path / "checkpoints"
+
+    @property
+    def lock(self) -> FileLock:
+        """What the process that works in the folder holds."""
+        return FileLock(self.path / ".lock")
+
+    @property
+    def locked(self) -> bool:
+        """Whether a process works in the folder."""
+        if not (self.path / ".lock").exists():
+            return False
+        try:
+            with self.lock.acquire(timeout=0):
+                return False
+        except (Timeout, OSError):
+            return True
+
+    @property
+    def cut_off(self) -> bool:
+        """Whether there is a checkpoint to go on from."""
+        return any(self.checkpoints.glob("*.ckpt"))
+
+    @property
+    def marked(self) -> bool:
+        """Whether the run said that it was done, whatever has become of its result since."""
+        return (self.path / DONE).exists()
+
+    @property
+    def done(self) -> bool:
+        """Whether the run is finished: it said so, and its result can be read."""
+        return self.marked and self.damage is None
+
+    @property
+    def damage(self) -> str | None:
+        """What is wrong with a run that said that it was done, in a sentence; None for any other."""
+        if not self.marked:
+            return None
+        try:
+            self.read_result()
+        except BadResult as error:
+            remedy = "put the file back, or delete the folder and the same command trains it anew"
+            return f"{self} has DONE, but its {RESULT} {error}: {remedy}"
+        return None
+
+    @property
+    def result(self) -> Result | None:
+        """The result of a finished run, None of one that is not. Raises ValueError for a damaged one."""
+        if (damage := self.damage) is not None:
+            raise ValueError(damage)
+        return self.read_result() if self.marked else None
+
+    def read_result(self) -> Result:
+        """The content of result.json, DONE or not. Raises BadResult."""
+        path = self.path / RESULT
+        try:
+            if path.stat().st_size > BIGGEST:
+                raise BadResult("is too large to be a run's", foreign=True)
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError as error:
+            raise BadResult("is missing") from error
+        except BadResult:
+            raise
+        except (OSError, ValueError, RecursionError) as error:
+            raise BadResult("is damaged") from error
+        return Result.from_json(content)
+
+    def finish(self, content: Mapping[str, Any]) -> Result:
+        """Write the result, then DONE. Raises BadResult for content that is none, SaveError."""
+        result = Result.from_json(plain(content))
+        write_json(self.path / RESULT, result.to_json())
+        write_text(self.path / DONE, "")
+        return result
+
+    def rows(self, kind: str | None = None) -> list[dict[str, Any]]:
+        """The rows of metrics.jsonl, or those of a kind (step, epoch), in order; none where there is no file.
+
+        A line that a killed run left half-written is passed over.
+        """
+        try:
+            with open(self.metrics, encoding="utf-8", errors="replace") as lines:
+                rows = [_row(line) for line in lines if _may_be(line, kind)]
+        except OSError:
+            return []
+        return [row for row in rows if row is not None and kind in (None, row.get("kind"))]
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The run's configuration as it was recorded; empty where that is gone or damaged."""
+        known = read_json(self.tracking)
+        found = known.get("config") if isinstance(known, dict) else None
+        return found if isinstance(found, dict) else {}
+
+    @property
+    def begun(self) -> bool:
+        """Whether a run has left anything here."""
+        return any((self.path / name).exists() for name in (RESULT, DONE, METRICS, TRACKING, LOG))
+
+
+def find_runs(top: str | Path) -> Iterator[RunFolder]:
+    """The folders of runs below `top`, itself included, finished or not; `top` may be a result.json itself."""
+    top = Path(top)
+    if top.is_file():
+        yield RunFolder(top.parent)
+        return
+    for here, folders, files in os.walk(top):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        if {RESULT, DONE, METRICS, TRACKING, LOG}.intersection([*files, *folders]):
+            folders.clear()  # nothing below a run is a run
+            yield RunFolder(here)
+
+
+def _may_be(line: str, kind: str | None) -> bool:
+    """False for most lines of another kind: step rows are many, and parsing is what takes the time."""
+    return kind is None or '"kind": "' not in line or f'"kind": "{kind}"' in line
+
+
+def _row(line: str) -> dict[str, Any] | None:
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return row if isinstance(row, dict) else None
