@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -71,6 +72,17 @@ def test_a_run_leaves_what_it_promises(shared: Path, capsys: pytest.CaptureFixtu
     assert run(cfg, folder) == result and (folder / "result.json").stat().st_mtime_ns == before
     shown = capsys.readouterr().out
     assert "teacher resnet14" in shown and "agreement" in shown and f"{tested[-1]:.2f} % last" in shown
+
+
+def test_a_damaged_result_is_named_and_not_trained_again(shared: Path, tmp_path: Path) -> None:
+    cfg, folder = small(shared, "method=kd")
+    copy = tmp_path / folder.relative_to(shared)
+    shutil.copytree(folder, copy)
+    (copy / "result.json").write_text('{"dataset": "digi')
+    before = {path.name: path.stat().st_mtime_ns for path in copy.iterdir() if path.name != ".lock"}
+    with pytest.raises(ValueError, match=f"{copy} has DONE, but its result.json is damaged: put the file back"):
+        run(cfg, copy)
+    assert {path.name: path.stat().st_mtime_ns for path in copy.iterdir() if path.name != ".lock"} == before
 
 
 def test_a_run_on_arrays_imports_what_it_needs_alone(tmp_path: Path) -> None:
