@@ -1,7 +1,9 @@
 """Recorded results: `python scripts/records.py --check` says which their own command does not give any more.
 
 A set is a folder of outputs/reference with records.json, a row a run, and a README.md whose table is written from it
-between two marks. `--write SET FOLDER ...` makes both of finished runs; `--prune SET ...` takes out what is stale.
+between two marks. `--write SET FOLDER ...` makes both of finished runs, with --add beside what is there; `--prune SET ...`
+takes out what is stale; `--missing SET EXPERIMENT ...` prints the commands of runs that have no row.
+
 A row is as good as its hash: it is that of all that changes a run's numbers (config.identity), composed anew from the
 row's overrides. A teacher, or another run that was needed before, has the overrides of the run that needed it.
 """
@@ -137,6 +139,18 @@ def shared(rows: Iterable[Row]) -> list[Row]:
     return more
 
 
+def missing(rows: Iterable[Row], experiments: Iterable[str]) -> Iterator[list[str]]:
+    """The overrides of each run of the experiments that no row has."""
+    there = {(row["hash"], row["seed"]) for row in rows}
+    for experiment in experiments:
+        for words in jobs(f"python -m distill experiment={experiment}"):
+            seed = next((int(text[5:]) for text in words if text.startswith("seed=")), 1)
+            key = (next(iter(hashes(_seedless(words)))), seed)
+            if key not in there:
+                there.add(key)
+                yield words
+
+
 def in_order(rows: Iterable[Row]) -> list[Row]:
     """Rows by experiment, method, configuration and seed."""
     return sorted(rows, key=lambda row: (_experiment(row), row["method"], row["hash"], row["seed"]))
@@ -252,6 +266,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--write", nargs="+", type=Path, metavar=("SET", "FOLDER"), help="a set, and folders of runs")
     parser.add_argument("--add", action="store_true", help="keep the set's other rows; same hash and seed are replaced")
     parser.add_argument("--prune", nargs="+", type=Path, metavar="SET", help="take out rows that are stale")
+    parser.add_argument("--missing", nargs="+", metavar=("SET", "EXPERIMENT"), help="commands of runs without a row")
     args = parser.parse_args(argv)
     if args.write:
         folder, *roots = args.write
@@ -265,6 +280,11 @@ def main(argv: list[str] | None = None) -> int:
         rows = read(folder)
         old = {id(row) for row, _ in stale(rows)}
         write(folder, [row for row in rows if id(row) not in old])
+    if args.missing:
+        folder, names = Path(args.missing[0]), args.missing[1:]
+        rows = read(folder)
+        for words in missing(rows, names or sorted({_experiment(row) for row in rows} - {""})):
+            print(shlex.join(["python", "-m", "distill", *words, "hydra.mode=RUN"]))
     return check(args.check or sets()) if args.check is not None else 0
 
 

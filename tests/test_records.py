@@ -75,6 +75,15 @@ def test_a_sweeps_command_is_each_of_its_runs() -> None:
     assert len(narrowed) == 3 and all("student.args.depth=8" in words for words in narrowed)
 
 
+def test_runs_without_a_row_are_missing() -> None:
+    whole = list(records.missing([], ["graph"]))
+    assert len(whole) == 8 and whole[0] == ["method=none", "seed=1", "experiment=graph"]
+    one = row(next(iter(records.hashes(("experiment=graph", "method=kd")))))
+    assert [words for words in whole if words not in list(records.missing([one], ["graph"]))] == [
+        ["method=kd", "seed=1", "experiment=graph"]
+    ]  # fmt: skip
+
+
 def test_finished_runs_become_rows_that_are_told_apart(tmp_path: Path) -> None:
     for depth in (8, 14):
         words = f"experiment=student_sweep student.args.depth={depth} student.args.widths=[4,4,8,16]"
