@@ -1,8 +1,8 @@
 """Recorded results: `python scripts/records.py --check` says which their own command does not give any more.
 
 A set is a folder of outputs/reference with records.json, a row a run, and a README.md whose table is written from it
-between two marks. `--write SET FOLDER ...` makes both of finished runs, with --add beside what is there; `--prune SET ...`
-takes out what is stale; `--missing SET EXPERIMENT ...` prints the commands of runs that have no row.
+between two marks. `--write SET FOLDER ...` makes both of finished runs, with --add beside what is there;
+`--prune SET ...` takes out what is stale; `--missing SET EXPERIMENT ...` prints the commands of runs that have no row.
 
 A row is as good as its hash: it is that of all that changes a run's numbers (config.identity), composed anew from the
 row's overrides. A teacher, or another run that was needed before, has the overrides of the run that needed it.
@@ -140,14 +140,15 @@ def shared(rows: Iterable[Row]) -> list[Row]:
 
 
 def missing(rows: Iterable[Row], experiments: Iterable[str]) -> Iterator[list[str]]:
-    """The overrides of each run of the experiments that no row has."""
+    """The overrides of each run of the experiments that no row has, in the precision of its machine or another."""
     there = {(row["hash"], row["seed"]) for row in rows}
     for experiment in experiments:
         for words in jobs(f"python -m distill experiment={experiment}"):
             seed = next((int(text[5:]) for text in words if text.startswith("seed=")), 1)
-            key = (next(iter(hashes(_seedless(words)))), seed)
-            if key not in there:
-                there.add(key)
+            alike = (_seedless([*words, *more]) for more in ([], ["precision=fp32"]))
+            keys = {(next(iter(hashes(overrides))), seed) for overrides in alike}
+            if not keys & there:
+                there |= keys
                 yield words
 
 
@@ -179,7 +180,8 @@ def told_apart(rows: list[Row]) -> None:
         keys = sorted({key for values in flat.values() for key in values})
         differing = [key for key in keys if len({str(values.get(key)) for values in flat.values()}) > 1]
         for digest, some in group.items():
-            told = [f"{key}={flat[digest].get(key, 'null')}" for key in differing]
+            told = [text for text in next(iter(some))["overrides"] if text.startswith("precision=")]
+            told += [f"{key}={flat[digest].get(key, 'null')}" for key in differing]
             for row in some:
                 row["what"] = ", ".join(["needed before"] * (next(iter(known(row))) != digest) + told)
 
