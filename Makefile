@@ -34,10 +34,10 @@ format: $(STAMP)  ## sort imports and mend what ruff can mend
 	$(BIN)/ruff check --fix .
 
 methods: $(STAMP)  ## list the methods with their papers
-	@$(BIN)/python -m distill.cli.catalogue $(ARGS)
+	@$(BIN)/python -m distill methods $(ARGS)
 
 readme: $(STAMP)  ## write the table of methods into the README
-	@$(BIN)/python -m distill.cli.catalogue --readme README.md
+	@$(BIN)/python -m distill methods --readme README.md
 
 fidelity: $(STAMP)  ## write the table of every method beside its authors' code into CONTRIBUTING.md (two minutes)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m tests.fidelity
@@ -45,7 +45,7 @@ fidelity: $(STAMP)  ## write the table of every method beside its authors' code 
 schemes: $(STAMP)  ## one experiment of every family beyond one frozen teacher, on the digits (about half an hour)
 	@for name in $(SCHEMES); do echo "== $$name"; $(BIN)/python -m distill experiment=$$name $(ARGS) || exit $$?; done
 	$(BIN)/python scripts/gan_distill.py
-	$(BIN)/python -m distill.report outputs
+	$(BIN)/python -m distill report outputs
 
 bench: $(STAMP)  ## time the loop against bare loops: make bench DEVICE=cuda ARGS="--methods kd,crd"
 	$(BIN)/python scripts/bench.py --device $(DEVICE) $(ARGS)

@@ -1,8 +1,22 @@
-"""`python -m distill`: hands over to the command line."""
+"""`python -m distill` and the console script: the first word picks a verb; any other command line is a run."""
+
+from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 
-from distill.cli.main import main
+from distill.cli import verbs
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Do what `argv` (default: the program's own) says, and return the exit code, one of distill.errors."""
+    words = sys.argv[1:] if argv is None else list(argv)
+    if words and (verbs.is_verb(words[0]) or not verbs.is_setting(words[0])):
+        return verbs.run(*words)
+    from distill.cli.main import main as train  # Hydra, which no verb but search needs
+
+    return train(argv)
+
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -7,6 +7,7 @@ import json
 import math
 import re
 from base64 import b64decode
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
@@ -19,7 +20,6 @@ from torch import Tensor
 
 from distill import config, trained
 from distill.analyze import cka, classes, correlation, gallery, gaps, maps, probabilities, tsne
-from distill.analyze.__main__ import main
 from distill.analyze.curves import losses
 from distill.analyze.material import Material, Seen, choose, gather, look, spread, thinned
 from distill.analyze.numbers import (
@@ -32,6 +32,7 @@ from distill.analyze.numbers import (
     softened,
 )
 from distill.analyze.style import rendered
+from distill.cli import verbs
 from distill.data.folder import FolderData, FolderSplit
 from distill.engine.evaluate import calibration_error
 from distill.files import read_json
@@ -49,6 +50,10 @@ SMALL = (
     "precision=fp32",
     "threads=1",
 )
+
+
+def main(arguments: Sequence[str]) -> int:
+    return verbs.run("analyze", *arguments)
 
 
 def randn(*shape: int, seed: int = 0) -> Tensor:

@@ -12,6 +12,9 @@ from typing import Any
 
 import pytest
 
+from distill.__main__ import main
+from distill.cli import verbs
+
 REPO = Path(__file__).resolve().parent.parent
 SEARCH = os.pathsep.join([*filter(None, [os.environ.get("PYTHONPATH")]), str(REPO)])
 
@@ -285,7 +288,7 @@ def test_hydras_own_flags(tmp_path: Path) -> None:
 
 def test_tab_completion_of_the_console_script(tmp_path: Path) -> None:
     script = tmp_path / "distill"
-    script.write_text(f"#!{sys.executable}\nimport sys\nfrom distill.cli.main import main\nsys.exit(main())\n")
+    script.write_text(f"#!{sys.executable}\nimport sys\nfrom distill.__main__ import main\nsys.exit(main())\n")
     script.chmod(0o755)
     env = os.environ | {"PYTHONPATH": SEARCH, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
     shell = """eval "$(distill -sc install=bash)"
@@ -293,3 +296,52 @@ def test_tab_completion_of_the_console_script(tmp_path: Path) -> None:
         hydra_bash_completion; printf '%s\\n' "${COMPREPLY[@]}" """
     done = subprocess.run(["bash", "-c", shell], cwd=tmp_path, env=env, capture_output=True, text=True)
     assert "method=crd" in done.stdout.split() and "method=kd" not in done.stdout.split()
+
+
+@pytest.mark.parametrize("verb", verbs.VERBS)
+def test_every_verb_explains_itself(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    if verb == "search":
+        pytest.importorskip("optuna")
+    with pytest.raises(SystemExit, match="0"):
+        main([verb, "--help"])
+    shown = capsys.readouterr().out
+    assert shown.startswith(f"usage: distill {verb} [-h]") and "--" in shown and "%(" not in shown
+
+
+def test_the_help_page_lists_the_verbs(tmp_path: Path) -> None:
+    shown = distill("--help", cwd=tmp_path).stdout
+    for verb, (_, what) in verbs.VERBS.items():
+        assert re.search(rf"\b{verb} +{re.escape(what)}", shown), verb
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        ("reprot outputs", "there is no verb 'reprot' (did you mean report?), and a setting is written key=value"),
+        ("Search", "there is no verb 'Search' (did you mean search?), and"),
+        ("xyz", "there is no verb 'xyz' (choose from report, analyze,"),
+        ("report", "the following arguments are required: FOLDER; distill report --help lists"),
+        ("report outputs --fromat md", "unrecognized arguments: --fromat md; distill report --help lists"),
+        ("analyze x --only curvs", "invalid choice: 'curvs'"),
+    ],
+)
+def test_a_mistyped_verb_is_answered_in_a_sentence(
+    typed: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(typed.split()) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("distill: ") and said in err and err.count("\n") == 1
+
+
+def test_options_of_a_verb_may_stand_between_its_words(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "b").mkdir()
+    assert main(["report", str(tmp_path), "--format", "md", str(tmp_path / "b")]) == 0
+    assert "0 runs read." in capsys.readouterr().out
+
+
+def test_methods_in_whose_entry_every_word_occurs(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["methods", "hinton", "soft-target"]) == 0
+    shown = capsys.readouterr().out
+    assert re.search(r"^  kd +Hinton", shown, re.MULTILINE) and not re.search(r"^  crd ", shown, re.MULTILINE)
+    assert main(["methods", "contrastive", "--markdown"]) == 0
+    assert "| `crd` |" in capsys.readouterr().out

@@ -12,12 +12,10 @@ from typing import Any
 
 import pytest
 from filelock import FileLock
-from hydra._internal.utils import get_args_parser
 
 from distill import config
 from distill.cli import main as cli
 from distill.cli.command import read
-from distill.cli.flags import flags_first
 from distill.models import build
 from distill.run_folder import RunFolder
 from distill.sweep.speeds import MMACS, Measured, Speeds, image_work
@@ -188,16 +186,22 @@ def test_the_table_of_work_is_measured(name: str) -> None:
     ("argv", "sorted_"),
     [
         ("student=resnet8 -m method=kd", "-m student=resnet8 method=kd"),
-        ("a=1 --cfg job b=2 --resolve c=3", "--cfg job --resolve a=1 b=2 c=3"),
-        ("a=1 --config-dir=x ~b --package p +c=2", "--config-dir=x --package p a=1 ~b +c=2"),
-        ("--info a=1", "--info all a=1"),
-        ("a=1 -i plugins b=2", "-i plugins a=1 b=2"),
-        ("a=1 --cfg", "--cfg a=1"),
-        ("a=-1 b=[-2]", "a=-1 b=[-2]"),
+        ("seed=1 --cfg job method=kd --resolve threads=3", "--cfg job --resolve seed=1 method=kd threads=3"),
+        ("seed=1 --config-dir=. ~tracking -c job -p x +c=2", "--config-dir=. -c job -p x seed=1 ~tracking +c=2"),
+        ("seed=1 --info", "--info seed=1"),
+        ("seed=1 -i plugins method=kd --dry-run", "-i plugins seed=1 method=kd"),
+        ("method.weight=-1 dataset.omit=[-2] --help", "--help method.weight=-1 dataset.omit=[-2]"),
     ],
 )
 def test_flags_go_first(argv: str, sorted_: str) -> None:
-    assert flags_first(get_args_parser(), argv.split()) == sorted_.split()
+    assert read(argv.split()).argv == sorted_.split()
+
+
+@pytest.mark.parametrize("argv", ["seed=1 --cfg", "--info seed=1", "seed=1 --bogus"])
+def test_a_flag_that_cannot_be_read_is_refused_in_a_sentence(argv: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(argv.split()) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("distill: ") and said.count("\n") == 1 and "--hydra-help" in said
 
 
 def test_a_flag_in_the_middle(capsys: pytest.CaptureFixture[str]) -> None:

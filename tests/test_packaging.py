@@ -76,7 +76,7 @@ def test_constraints_pin_what_is_declared_and_name_no_host() -> None:
 
 # of extras, or of torch's CUDA builds: never imported at the top of a file
 OPTIONAL = {"triton", "submitit", "ray", "torchao", "optuna"}
-ROOMS = {"search": "optuna"}  # packages that are nothing without an extra, which their __main__ asks for first
+ROOMS = {"search": "optuna"}  # packages that are nothing without an extra, which their command.py asks for first
 
 
 def imported(file: Path) -> Iterator[tuple[str, bool]]:
@@ -95,7 +95,7 @@ def test_all_third_party_imports_are_declared() -> None:
     modules = {names.get(name, name.replace("-", "_")) for name in declared}
     modules |= {"distill", "hydra_plugins"} | sys.stdlib_module_names  # Hydra finds plugins in that namespace
     for file in (REPO / "distill").rglob("*.py"):
-        room = ROOMS.get(file.relative_to(REPO / "distill").parts[0]) if file.name != "__main__.py" else None
+        room = ROOMS.get(file.relative_to(REPO / "distill").parts[0]) if file.name != "command.py" else None
         for module, at_once in imported(file):
             known = module in modules or (module in OPTIONAL and not at_once) or module == room
             assert known, f"{file.relative_to(REPO)} imports {module}, which pyproject.toml does not declare"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,14 +16,13 @@ from PIL import Image
 from torch.nn import functional as F
 
 from distill import config, trained
+from distill.cli import verbs
 from distill.data import load
 from distill.data.parts import Arrays, Part
 from distill.data.small_images import read_stl10, read_tinyimagenet, resized
 from distill.files import read_json, write_json
-from distill.probe.__main__ import main
 from distill.probe.experiment import data_node
 from distill.probe.linear import RECIPES, Embedded, Recipe, embed, fit_linear
-from distill.report.__main__ import main as report
 from distill.report.collect import collect
 from distill.report.probes import probes, published
 from distill.report.summary import summarize
@@ -43,6 +43,14 @@ SMALL = (
     "threads=1",
 )
 QUICK = ("--dataset", "digits", "--epochs", "4", "--device", "cpu")
+
+
+def main(arguments: Sequence[str]) -> int:
+    return verbs.run("probe", *arguments)
+
+
+def report(arguments: Sequence[str]) -> int:
+    return verbs.run("report", *arguments)
 
 
 @pytest.fixture(scope="module")

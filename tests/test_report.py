@@ -7,6 +7,7 @@ import io
 import json
 import math
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +16,18 @@ import scipy.stats
 from rich.console import Console
 
 from distill import papers
+from distill.cli import verbs
 from distill.config.departs import departs
-from distill.report.__main__ import main
 from distill.report.collect import collect
 from distill.report.compare import base_method, lay_beside, model_name
 from distill.report.overview import overview
 from distill.report.stats import ABOVE, BELOW, FEW, MISSING, VARIANT, WITHIN, Sample, compare, sample
 from distill.report.summary import summarize
 from distill.report.writers import show
+
+
+def main(arguments: Sequence[str]) -> int:
+    return verbs.run("report", *arguments)
 
 
 def write_run(root: Path, seed: int = 1, last: float = 70.0, **changes: Any) -> Path:

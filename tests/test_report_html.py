@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import subprocess
+from collections.abc import Sequence
 from html.parser import HTMLParser
 from pathlib import Path
 from xml.etree import ElementTree
@@ -13,8 +14,8 @@ from xml.etree import ElementTree
 import pytest
 from test_report import write_run
 
+from distill.cli import verbs
 from distill.report import svg
-from distill.report.__main__ import main
 from distill.report.collect import collect
 from distill.report.curves import POINTS, curve
 from distill.report.figures import names, sections
@@ -71,6 +72,10 @@ class Page(HTMLParser):
     def shown(self, column: int, table: int = 0) -> list[str]:
         rows = zip(self.tables[table], self.hidden[table], strict=True)
         return [row[column] for row, hidden in rows if not hidden]
+
+
+def main(arguments: Sequence[str]) -> int:
+    return verbs.run("report", *arguments)
 
 
 @pytest.fixture

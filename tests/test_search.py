@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -22,9 +23,9 @@ optuna = pytest.importorskip("optuna", reason="optuna is not installed: pip inst
 
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution  # noqa: E402
 
+from distill.cli import verbs  # noqa: E402
 from distill.data import loading  # noqa: E402
 from distill.search import space, study, trial  # noqa: E402
-from distill.search.__main__ import main  # noqa: E402
 
 REPO = Path(__file__).resolve().parent.parent
 TINY = ["student=resnet8", "teacher=resnet14", "teacher.weights=none", "dataset.fraction=0.1", "schedule.epochs=1",
@@ -32,10 +33,14 @@ TINY = ["student=resnet8", "teacher=resnet14", "teacher.weights=none", "dataset.
 SPACE = ["method.temperature=range(1,20)", "schedule.lr=tag(log,interval(0.01,0.1))"]
 
 
+def main(arguments: Sequence[str]) -> int:
+    return verbs.run("search", *arguments)
+
+
 @pytest.fixture(autouse=True)
 def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["distill.search"])
+    monkeypatch.setattr(sys, "argv", ["distill"])
 
 
 def only_study(where: str) -> Any:
@@ -169,7 +174,7 @@ def test_a_kill_costs_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     """SIGKILL in the middle of a trial, and half a line at the journal's end: the trial goes on from its checkpoint."""
     words = [*TINY[:4], "schedule.epochs=12", *TINY[5:], "save_minutes=0", *SPACE, "--trials=1", "--storage=k.journal"]
     env = os.environ | {"PYTHONPATH": str(REPO), "OMP_NUM_THREADS": "1"}
-    worker = subprocess.Popen([sys.executable, "-m", "distill.search", *words], env=env, stdout=subprocess.DEVNULL)
+    worker = subprocess.Popen([sys.executable, "-m", "distill", "search", *words], env=env, stdout=subprocess.DEVNULL)
     while not list(tmp_path.glob("outputs/digits/*/*/s1/checkpoints/step-00000000[3-9].ckpt")):
         assert worker.poll() is None
         time.sleep(0.01)
@@ -254,7 +259,7 @@ def test_no_more_trials_are_begun_than_asked_for() -> None:
 def test_two_workers_share_the_trials(tmp_path: Path) -> None:
     words = [*TINY, *SPACE, "--trials", "4", "--storage", "sqlite:///w.db"]
     env = os.environ | {"PYTHONPATH": str(REPO), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "distill.search", *words]
+    command = [sys.executable, "-m", "distill", "search", *words]
     workers = [subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     outs = [worker.communicate()[0] for worker in workers]
     assert [worker.returncode for worker in workers] == [0, 0], outs

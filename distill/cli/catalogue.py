@@ -1,8 +1,8 @@
-"""The methods and their papers, from conf/method/*.yaml: `python -m distill.cli.catalogue [word ...]`."""
+"""The methods and their papers, from conf/method/*.yaml."""
 
 from __future__ import annotations
 
-import sys
+import argparse
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -76,15 +76,17 @@ def in_readme(text: str) -> str:
     return f"{before}{start}\n{markdown(methods())}\n{end}{rest.partition(end)[2]}"
 
 
-def main(argv: list[str]) -> None:
-    """Print the catalogue, as a table with --markdown; with --readme FILE bring that file's table up to date."""
-    if argv[:1] == ["--readme"]:
-        path = Path(argv[1])
-        write_text(path, in_readme(path.read_text(encoding="utf-8")))
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what may follow `distill methods`."""
+    parser.add_argument("words", nargs="*", metavar="WORD", help="only methods in whose entry every word occurs")
+    parser.add_argument("--markdown", action="store_true", help="as one table")
+    parser.add_argument("--readme", type=Path, metavar="FILE", help="bring the table in this file up to date instead")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Print the catalogue, or write it into a README."""
+    if options.readme:
+        write_text(options.readme, in_readme(options.readme.read_text(encoding="utf-8")))
         return
-    words = [word for word in argv if word != "--markdown"]
-    print(markdown(methods(words)) if "--markdown" in argv else "\n".join(lines(methods(words))))
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])
+    entries = methods(options.words)
+    print(markdown(entries) if options.markdown else "\n".join(lines(entries)))

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import hydra
 from hydra import compose, initialize_config_dir
@@ -19,13 +19,13 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from distill.cli.flags import DRY_RUN, flags_first
 from distill.config.check import check, check_group, check_output, check_override, find_aliases
 from distill.config.groups import conf_dir, did_you_mean, options
 from distill.config.optimizer_options import check_typed_options
 from distill.sweep import check_launcher
 from distill.sweep.compose import Plan, expand
 
+DRY_RUN = "--dry-run"
 # dictionaries that take any key: a `+` is put in front for the user
 OPEN = ("student.args", "teacher.args", "method.optimizer", "method.generator_optimizer", "method.image_optimizer")
 UNSET = tuple(f"schedule.optimizer.{option}" for option in ("betas", "eps", "amsgrad", "dampening"))  # in no YAML
@@ -44,25 +44,38 @@ class Command:
 
 def read(argv: Sequence[str]) -> Command:
     """Rewrite aliases in `argv` and check all that shows without torch. Raises ValueError, one sentence."""
-    parser = get_args_parser()
-    dry, argv = DRY_RUN in argv, flags_first(parser, [text for text in argv if text != DRY_RUN])
-    args = parser.parse_args(argv)
+    args = _parser().parse_intermixed_args(argv)
     rewritten = {text: _rewrite(text) for text in args.overrides}
     if args.config_dir and not Path(args.config_dir).is_dir():
         raise ValueError(f"--config-dir {args.config_dir}: there is no such folder")
-    command = Command([rewritten.get(text, text) for text in argv], args.multirun)
+    overrides = [rewritten[text] for text in args.overrides]
+    flags = [text for text in argv if text not in rewritten and text != DRY_RUN]
+    command = Command([*flags, *overrides], args.multirun)  # Hydra's parser takes overrides in one piece
     if args.help or args.hydra_help or args.shell_completion or args.info or args.experimental_rerun:
         return command
-    overrides = [rewritten[text] for text in args.overrides]
     with initialize_config_dir(_config_path(args), job_name="distill", **BASE):
         reader = _Reader(args, overrides)
-        command.multirun = reader.check(complete=args.cfg is None, writes=not dry)
-        if dry and args.cfg is None:
+        command.multirun = reader.check(complete=args.cfg is None, writes=not args.dry_run)
+        if args.dry_run and args.cfg is None:
             command.jobs = expand(reader.given, reader.compose)
             return command
     if command.multirun and not args.multirun and args.cfg is None:
         command.argv.insert(0, "--multirun")  # an experiment file asks; Hydra 1.4 does not follow it
     return command
+
+
+def _parser() -> argparse.ArgumentParser:
+    """Hydra's and --dry-run; what it refuses is a ValueError as all else."""
+
+    def refuse(message: str) -> NoReturn:
+        raise ValueError(f"{message}; --hydra-help lists the flags")
+
+    if sys.version_info >= (3, 14):  # Hydra before 1.4 gives argparse a help object that its check refuses
+        argparse.ArgumentParser._check_help = lambda self, action: None  # type: ignore[attr-defined]
+    parser = get_args_parser()
+    parser.add_argument(DRY_RUN, action="store_true")
+    parser.error = refuse  # type: ignore[method-assign]
+    return parser
 
 
 def sentence(error: BaseException) -> str:

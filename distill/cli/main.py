@@ -1,4 +1,4 @@
-"""The command line, and the only file that knows Hydra: `python -m distill [group=option] [key=value] [-m]`.
+"""A run's or a sweep's command line, handed over to Hydra: `python -m distill [group=option] [key=value] [-m]`.
 
 What is wrong with a command is said before torch is imported: one sentence and exit code 2. The exit codes
 are those of distill.errors. HYDRA_FULL_ERROR=1 adds the traceback.
@@ -6,7 +6,6 @@ are those of distill.errors. HYDRA_FULL_ERROR=1 adds the traceback.
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 import tempfile
@@ -18,19 +17,20 @@ from typing import Any
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from distill import config, errors, signals
 from distill.cli.command import BASE, Command, read, sentence
+from distill.cli.verbs import help_lines, say, show_traceback
 from distill.config.check import check
 from distill.sweep import add_launchers, failures, plan
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command `argv` (default: the program's own) and return the exit code."""
-    _let_hydra_start()
     add_launchers()
     config.register()
+    OmegaConf.register_new_resolver("verbs", help_lines, replace=True)
     sys.argv = [sys.argv[0], *(sys.argv[1:] if argv is None else argv)]
     try:
         command = read(sys.argv[1:])
@@ -40,8 +40,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.argv[1:] = command.argv
         code = _execute(command)
     except Exception as error:
-        _traceback()
-        return _say(sentence(error), errors.USAGE)
+        show_traceback()
+        return say(sentence(error), errors.USAGE)
     while signals.hand_back():  # a launcher's handler has seen the signal, and the run is to go on
         code = _execute(command)
     return code
@@ -57,7 +57,7 @@ def _execute(command: Command) -> int:
         except SystemExit as leaving:
             stopped = leaving.code
         except KeyboardInterrupt:
-            stopped = _say("interrupted", errors.INTERRUPTED)
+            stopped = say("interrupted", errors.INTERRUPTED)
         noted = failures.read(os.environ.pop(failures.VARIABLE))
     failed = _report(noted, command.multirun)
     return (stopped if isinstance(stopped, int) else errors.FAILED) or failed
@@ -76,7 +76,7 @@ def _job(cfg: DictConfig) -> float:
         _note(cfg, stop)
         sys.exit(errors.exit_code(stop))
     except Exception as error:
-        _traceback()
+        show_traceback()
         _note(cfg, error)
         return float("nan")
 
@@ -94,7 +94,7 @@ def _note(cfg: DictConfig, error: BaseException) -> None:
     what = " ".join(job.overrides.task)
     failures.note(code, what, why)
     if job.mode == RunMode.MULTIRUN:
-        _say(f"failed: {what}: {why}", code)
+        say(f"failed: {what}: {why}", code)
 
 
 def _report(noted: list[dict[str, Any]], multirun: bool) -> int:
@@ -102,24 +102,8 @@ def _report(noted: list[dict[str, Any]], multirun: bool) -> int:
     if not noted:
         return errors.DONE
     if not multirun:
-        return _say(noted[0]["why"], noted[0]["code"])
-    _say(f"{len(noted)} run{'s' * (len(noted) > 1)} of the sweep failed:", errors.FAILED)
+        return say(noted[0]["why"], noted[0]["code"])
+    say(f"{len(noted)} run{'s' * (len(noted) > 1)} of the sweep failed:", errors.FAILED)
     for failure in noted:
         print(f"  {failure['what']}: {failure['why']}", file=sys.stderr)
     return errors.USAGE if {failure["code"] for failure in noted} == {errors.USAGE} else errors.FAILED
-
-
-def _say(text: str, code: int) -> int:
-    print(f"distill: {text}", file=sys.stderr)
-    return code
-
-
-def _traceback() -> None:
-    if os.environ.get("HYDRA_FULL_ERROR") == "1":
-        traceback.print_exc()
-
-
-def _let_hydra_start() -> None:
-    """Hydra before 1.4 gives argparse a help object that Python 3.14's check refuses: skip that check."""
-    if sys.version_info >= (3, 14):
-        argparse.ArgumentParser._check_help = lambda self, action: None  # type: ignore[attr-defined]

@@ -1,6 +1,6 @@
-"""Representation transfer: `python -m distill.probe RUN --dataset stl10`, a linear layer on a frozen net.
+"""Representation transfer: `distill probe RUN --dataset stl10`, a linear layer on a frozen net.
 
-linear (features and the layer) < subject (which net) < experiment (data, recipe, result) < __main__.
+linear (features and the layer) < subject (which net) < experiment (data, recipe, result) < command.
 """
 
 from distill.probe.linear import RECIPES, Recipe, embed, fit_linear

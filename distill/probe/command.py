@@ -1,41 +1,21 @@
-"""Command line: `python -m distill.probe RUN_FOLDER|WEIGHTS ... --dataset NAME [--recipe NAME] [--teacher]`."""
+"""Train a linear layer on a frozen net's features of another data set (CRD, table 4)."""
 
 from __future__ import annotations
 
 import argparse
-import logging
-import sys
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from distill import config, runtime
-from distill.errors import DONE, USAGE
 from distill.files import read_json
 from distill.probe.experiment import probe
 from distill.probe.linear import RECIPES
 from distill.probe.subject import find
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Probe nets on one data set. Exit codes: 0 done, 2 a mistake on the command line or in the data."""
-    options = _parser().parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    config.register()
-    try:
-        _probe(options)
-    except (ValueError, OSError) as error:
-        print(f"distill.probe: {error}", file=sys.stderr)
-        return USAGE
-    return DONE
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        "python -m distill.probe",
-        description="Train a linear layer on a frozen net's features of another data set (CRD, table 4).",
-        epilog="The result lies in RUN/probe/<dataset>-<recipe>.json; python -m distill.report shows it.",
-    )
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what may follow `distill probe`."""
+    parser.epilog = "The result lies in RUN/probe/<dataset>-<recipe>.json; distill report shows it."
     add = parser.add_argument
     add("targets", nargs="+", metavar="RUN_FOLDER|WEIGHTS", help="finished runs, or files of weights")
     add("--dataset", required=True, metavar="NAME", help="such as stl10, tinyimagenet, folder, digits")
@@ -49,10 +29,11 @@ def _parser() -> argparse.ArgumentParser:
     add("--fraction", type=float, help="use this share of every class's training images")
     add("--seed", type=int, default=0, help="of the layer and the order of the images (default: 0)")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1 (default: auto)")
-    return parser
 
 
-def _probe(options: argparse.Namespace) -> None:
+def run(options: argparse.Namespace) -> None:
+    """Probe nets on one data set. Raises ValueError for a mistake in the options, the nets' files or the data."""
+    config.register()
     given = {"epochs": options.epochs, "lr": options.lr, "batch_size": options.batch_size}
     for key, value in given.items():
         if value is not None and value <= 0:
@@ -75,7 +56,3 @@ def _say(net: str, recipe: str, path: Path) -> None:
         f"{net} on {result['dataset']}, {recipe}: {accuracy['last']:.2f} % last, "
         f"{accuracy['best']:.2f} % best (epoch {accuracy['best_epoch']}); wrote {path}"
     )
-
-
-if __name__ == "__main__":
-    sys.exit(main())

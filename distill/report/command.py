@@ -1,11 +1,9 @@
-"""Command line: `python -m distill.report FOLDER ... [--table NAME] [--format FORMAT] [--out FILE]`."""
+"""Tables and pictures of finished runs, from their result.json files."""
 
 from __future__ import annotations
 
 import argparse
-import os
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -20,25 +18,9 @@ from distill.report.summary import summarize
 FORMATS = {"md": writers.markdown, "tex": writers.latex, "csv": writers.comma_separated}
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Print or write a report. Exit codes: 0 done, 2 a mistake on the command line."""
-    options = _parser().parse_args(arguments)
-    try:
-        _report(options)
-    except BrokenPipeError:  # the reader, such as `head`, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except (ValueError, OSError) as error:
-        print(f"distill.report: {error}", file=sys.stderr)
-        return 2
-    return 0
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        "python -m distill.report",
-        description="Tables and pictures of finished runs, from their result.json files.",
-        epilog="Names of published tables: an id, an alias (crd_table1) or the start of ids (dkd).",
-    )
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what may follow `distill report`."""
+    parser.epilog = "Names of published tables: an id, an alias (crd_table1) or the start of ids (dkd)."
     add = parser.add_argument
     add("folders", nargs="+", metavar="FOLDER", help="folders with runs, such as outputs/cifar100")
     add(
@@ -50,10 +32,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--format", choices=[*FORMATS, "html"], help="default: by the ending of --out, else for the terminal")
     add("--out", type=Path, metavar="FILE", help="write there instead of the terminal")
-    return parser
 
 
-def _report(options: argparse.Namespace) -> None:
+def run(options: argparse.Namespace) -> None:
+    """Print or write a report. Raises ValueError for a folder that is not there, a table or an ending not known."""
     tables = [papers.tables()[name] for asked in options.table for name in papers.resolve(asked)]
     kind = options.format or _kind(options.out)
     found = collect(options.folders)
@@ -91,7 +73,3 @@ def _write(text: str, out: Path | None) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(text, encoding="utf-8")
     print(f"Wrote {out}.")
-
-
-if __name__ == "__main__":
-    sys.exit(main())

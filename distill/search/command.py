@@ -1,4 +1,7 @@
-"""The command: draw, run, tell, until there are enough trials; then the table and the best command line."""
+"""Look for hyper-parameters on held-out training images (dataset.holdout=0.1 unless you set it), never on the test set.
+
+The same command again goes on; run it several times at once for several workers.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,6 @@ import argparse
 import logging
 import shlex
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,28 +23,9 @@ from distill.sweep import add_launchers
 GIVE_UP = 3  # failures before anything has worked
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command `argv` (default: the program's own) and return the exit code, one of distill.errors."""
-    args = _parser().parse_intermixed_args(sys.argv[1:] if argv is None else list(argv))
-    logging.basicConfig(level=logging.INFO, format="[%(asctime)s] %(message)s", datefmt="%H:%M:%S")
-    add_launchers()
-    config.register()
-    try:
-        return _search(args)
-    except (Exception, errors.Stopped, KeyboardInterrupt) as error:
-        code = errors.exit_code(error)
-        if code == errors.FAILED:
-            raise
-        print(f"distill.search: {sentence(error) or 'interrupted'}", file=sys.stderr)
-        return code
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m distill.search", description=(
-        "Look for hyper-parameters on held-out training images (dataset.holdout=0.1 unless you set it), never on the "
-        "test set. The same command again goes on; run it several times at once for several workers."
-    ))  # fmt: skip
-    example = "as for python -m distill; drawn are a=range(1,20) b=interval(0.01,0.1) c=tag(log,interval(1,9)) d=x,y"
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what may follow `distill search`."""
+    example = "as of a run; drawn are a=range(1,20) b=interval(0.01,0.1) c=tag(log,interval(1,9)) d=x,y"
     parser.add_argument("overrides", nargs="*", metavar="key=value", help=example)
     parser.add_argument("--trials", type=int, default=20, help="in all, those of earlier and other workers included")
     parser.add_argument("--storage", help="a file, or a database as sqlite:///FILE (default: a file below output)")
@@ -50,10 +33,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--startup", type=int, default=5, help="trials before a bad one is stopped early")
     parser.add_argument("--warmup", type=int, default=1, help="epochs before a trial is judged")
     parser.add_argument("--no-pruning", action="store_true", help="stop no trial early")
-    return parser
 
 
-def _search(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> int:
+    """Draw, run, tell, until there are enough trials; then show the table and the best command line."""
+    add_launchers()
+    config.register()
     try:
         import optuna
     except ImportError as error:
@@ -135,7 +120,7 @@ def _report(search: Any, fixed: list[str], drawn: dict[str, Any]) -> int:
     ]
     final_table(rows, ["trial", "held-out accuracy, %", "epochs", *drawn], f"search {search.study.study_name}")
     if not done:
-        print("distill.search: no trial was run to its end", file=sys.stderr)
+        print("distill: no trial was run to its end", file=sys.stderr)
         return errors.FAILED
     kept = [text for text in fixed if not text.startswith("dataset.holdout=")]
     command = shlex.join(["python", "-m", "distill", *kept, *words(done[0].params)])
@@ -152,7 +137,3 @@ def _outcome(trial: Any) -> str:
 
 def _shown(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-if __name__ == "__main__":
-    sys.exit(main())
