@@ -342,6 +342,6 @@ def test_options_of_a_verb_may_stand_between_its_words(tmp_path: Path, capsys: p
 def test_methods_in_whose_entry_every_word_occurs(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["methods", "hinton", "soft-target"]) == 0
     shown = capsys.readouterr().out
-    assert re.search(r"^  kd +Hinton", shown, re.MULTILINE) and not re.search(r"^  crd ", shown, re.MULTILINE)
+    assert re.search(r"^  kd +Distilling", shown, re.MULTILINE) and not re.search(r"^  crd ", shown, re.MULTILINE)
     assert main(["methods", "contrastive", "--markdown"]) == 0
     assert "| `crd` |" in capsys.readouterr().out
