@@ -52,7 +52,7 @@ class RunFolder:
 
     @property
     def tracking(self) -> Path:
-        """The run's names and its whole configuration."""
+        """The run's names, its whole configuration and its command."""
         return self.path / TRACKING
 
     @property
@@ -155,6 +155,12 @@ class RunFolder:
         known = read_json(self.tracking)
         found = known.get("config") if isinstance(known, dict) else None
         return found if isinstance(found, dict) else {}
+
+    @property
+    def command(self) -> str | None:
+        """The command that the run was last begun with; None where that is gone or not recorded."""
+        known = read_json(self.tracking)
+        return known.get("command") if isinstance(known, dict) else None
 
     @property
     def begun(self) -> bool:

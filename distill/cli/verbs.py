@@ -24,6 +24,7 @@ VERBS = {  # each verb's module, and what it does
     "probe": ("distill.probe.command", "a linear layer on a frozen net, on other data"),
     "search": ("distill.search.command", "hyper-parameters, on held-out images"),
     "methods": ("distill.cli.catalogue", "the methods and their papers"),
+    "status": ("distill.cli.status", "which runs are done, running, cut off or failed"),
 }
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from typing import Any
 
 from omegaconf import DictConfig
@@ -19,6 +17,7 @@ from distill.engine.fit import Fit
 from distill.method import Method
 from distill.models import FeatureNet, quant_file
 from distill.models.quant import plain
+from distill.record.tracker import command_line
 from distill.result import Result
 from distill.run_folder import RunFolder
 from distill.teachers.store import Teacher, compare
@@ -51,7 +50,7 @@ def describe(
         "method_params": sum(p.numel() for p in method.parameters()) - net.params(),
         "images_per_second": fit.speed.rate,
         "waiting": fit.speed.waiting,  # 0 to 1: the share of training's time in which data had not come from its files
-        "command": shlex.join(["python", "-m", "distill", *sys.argv[1:]]),
+        "command": command_line(),
         "files": {"folder": str(folder), "last": folder.student.name, "best": folder.best.name,
                   "metrics": folder.metrics.name, "config": folder.tracking.name},
     }  # fmt: skip

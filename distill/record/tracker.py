@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import math
+import shlex
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,11 @@ from distill.record.wandb_tracker import Mirror
 from distill.run_folder import RunFolder
 
 _log = logging.getLogger(__name__)
+
+
+def command_line() -> str:
+    """This program's own command, as it can be typed again."""
+    return shlex.join(["python", "-m", "distill", *sys.argv[1:]])
 
 
 class Tracker:
@@ -49,7 +56,7 @@ class Tracker:
             finish_timeout=finish_timeout,
         )
         sweep(self.folder.path)
-        write_json(self.folder.tracking, {"identity": identity, "config": config})
+        write_json(self.folder.tracking, {"identity": identity, "config": config, "command": command_line()})
         step = resume_at[-1] if isinstance(resume_at, tuple) else resume_at
         self._kept = {_key(row) for row in _drop_after(self.folder, step)}
         self._file = open(self.folder.metrics, "ab", buffering=0)  # noqa: SIM115 (open until finish)

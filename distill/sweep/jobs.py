@@ -6,10 +6,12 @@ import json
 import math
 import os
 import re
+import shlex
 import signal
 import socket
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -33,6 +35,7 @@ WORDS = {
     errors.STOPPED: "stopped",
     errors.INTERRUPTED: "stopped",
 }
+ATTEMPTS = "sweep.jsonl"  # in the output folder: a line an attempt
 _FINAL = set(WORDS) - {errors.FAILED}  # another attempt would end the same way, or is not wanted
 
 
@@ -89,7 +92,7 @@ class Sweep:
         known = f"{runs - count} done already, " if runs > count else ""
         print(f"{runs} runs: {known}{count} to run{how if count else ''}", flush=True)
         if count:
-            attempts = self.output / "sweep.jsonl"
+            attempts = self.output / ATTEMPTS
             print(f"  output of each: log.txt in its folder; attempts: {attempts}", flush=True)
 
     def finish(
@@ -116,6 +119,7 @@ class Sweep:
             "host": socket.gethostname(),
             "overrides": job.overrides,
             "folder": str(job.folder),
+            "command": shlex.join(["python", "-m", "distill", *job.argv]),
             "attempt": job.attempts,
             "outcome": word(code),
             "code": code,
@@ -124,7 +128,7 @@ class Sweep:
             "again": again,
             **where,
         }
-        handle = os.open(self.output / "sweep.jsonl", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+        handle = os.open(self.output / ATTEMPTS, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
         try:
             os.write(handle, (json.dumps(line) + "\n").encode())  # one call: lines of two sweeps do not mix
         finally:
@@ -165,6 +169,17 @@ def names(overrides: Sequence[Sequence[str]]) -> list[str]:
     """A name for each job: its overrides less those that all have."""
     shared = set(overrides[0]).intersection(*overrides) if len(overrides) > 1 else set()
     return [" ".join(text for text in one if text not in shared) for one in overrides]
+
+
+def last_attempts(output: Path) -> dict[Path, dict[str, Any]]:
+    """The last line of sweep.jsonl on each run, by the run's folder, wherever `output` has been moved since."""
+    path = output / ATTEMPTS
+    found: dict[Path, dict[str, Any]] = {}
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else ():
+        with suppress(ValueError, KeyError, TypeError):  # half a line, on a full disk
+            row = json.loads(line)
+            found[output.joinpath(*Path(row["folder"]).parts[-4:])] = row
+    return found
 
 
 def value(folder: Path) -> float:
