@@ -65,6 +65,15 @@ def cut_off(folder: Path, ended: int, **more: Any) -> None:
     (folder / "metrics.jsonl").write_text(text + '{"kind": "step", "epo')
 
 
+def test_a_damaged_result_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["-m", *TINY, "method=kd", "seed=1,2"]
+    (one, _, *_) = folders(*words)
+    finished(one)
+    (one / "result.json").write_text("{")
+    said = lines(capsys, *words)
+    assert any(re.match(r"cannot run +seed=1: .*/s1 has DONE, but its result.json is damaged", line) for line in said)
+
+
 def test_states_and_times(capsys: pytest.CaptureFixture[str]) -> None:
     words = ["-m", *TINY, "method=kd,at", "seed=1,2,3"]
     kd1, kd2, kd3, at1, *_ = folders(*words)
