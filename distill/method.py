@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from distill.batch import Batch, Source
+from distill.config.refusals import refuse_keys
 from distill.losses import full_precision, kd_loss
 
 if TYPE_CHECKING:
@@ -204,12 +205,7 @@ def refuse(method: Method | type[Method], name: str, schedule: Mapping[str, Any]
     """
     if method.one_process and processes > 1:
         raise ValueError(f"method={name} cannot be shared by {processes} processes: {method.one_process}; start one.")
-    for key, why in method.refuses.items():
-        if schedule.get(key):
-            by_rule = " (schedule=bit sets it)" if key == "mixup" and schedule.get("rule") else ""
-            raise ValueError(
-                f"method={name} cannot honour schedule.{key}={schedule[key]}{by_rule}: {why}; set schedule.{key}=0."
-            )
+    refuse_keys(name, method.refuses, schedule)
 
 
 __all__ = ["Batch", "Losses", "Method", "Phase", "Source", "Update", "full_precision", "refuse"]

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from distill.batch import Batch
 from distill.cli.main import main
+from distill.config import class_of, load
 from distill.engine.fit import train_mode
 from distill.method import Losses, Method, Phase, refuse
 from tests import tiny
@@ -68,6 +69,12 @@ def test_terms_that_read_labels_read_mixed_ones(name: str) -> None:
             assert both[term] != plain[term], f"{term} reads the label of the greater share alone"
             read.add(term)
     assert read or name == "simkd", "which learns from no labels"
+
+
+@pytest.mark.parametrize("name", tiny.METHODS)
+def test_the_yaml_says_what_the_class_refuses(name: str) -> None:
+    node = load("method", name)
+    assert dict(node.about.get("refuses") or {}) == dict(class_of(node).refuses)
 
 
 @pytest.mark.parametrize("name", tiny.METHODS)

@@ -5,11 +5,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import re
 import tempfile
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,63 +18,13 @@ from omegaconf.errors import OmegaConfBaseException
 from distill.config import protocol
 from distill.config.groups import conf_dir, did_you_mean, load, options, plain
 from distill.config.identity import from_paper, identity, taps, teacher_specs
+from distill.config.optimizer_checks import check_optimizers
+from distill.config.refusals import check_refusals
+from distill.config.rules import RULES, check_rule
 from distill.config.upstream import check_start
-
-Rule = tuple[Callable[[Any], bool], str]
-_COUNT: Rule = (lambda value: value >= 1, "must be at least 1")
-_NOT_NEGATIVE: Rule = (lambda value: 0 <= value < float("inf"), "must not be negative")
-_POSITIVE: Rule = (lambda value: 0 < value < float("inf"), "must be above 0")
-
-
-def _one_of(*names: str) -> Rule:
-    return (lambda value: str(value).lower() in names, f"must be one of {', '.join(names)}")
-
 
 MAPS = {"features", "preacts", "stem"}  # of about.taps: what only a net with stages shows
 _NOT_KEYS = {"_target_", "name", "about"}  # in every method's YAML, and nothing to set
-RULES: dict[str, Rule] = {
-    "seed": _NOT_NEGATIVE,
-    "threads": _COUNT,
-    "log_every": _COUNT,
-    "save_minutes": _NOT_NEGATIVE,
-    "device": (
-        lambda value: re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", str(value)) is not None,
-        "must be one of auto, cpu, cuda, cuda:0, cuda:1, ...",
-    ),
-    "precision": _one_of("auto", "fp32", "bf16", "fp16"),
-    "compile": _one_of("auto", "true", "false"),
-    "cuda_graphs": _one_of("auto", "true", "false"),
-    "schedule.epochs": _COUNT,
-    "schedule.batch_size": _COUNT,
-    "schedule.lr": _POSITIVE,
-    "schedule.gamma": _POSITIVE,
-    "schedule.warmup_epochs": _NOT_NEGATIVE,
-    "schedule.init_epochs": _NOT_NEGATIVE,
-    "schedule.mixup": _NOT_NEGATIVE,
-    "schedule.label_smoothing": (lambda value: 0 <= value < 1, "must be in [0, 1)"),
-    "schedule.decay": _one_of("step", "exponential", "cosine", "linear", "constant"),
-    "schedule.lr_min": _NOT_NEGATIVE,
-    "schedule.clip_grad": _POSITIVE,
-    "schedule.momentum_start": (lambda value: 0 <= value < 1, "must be in [0, 1)"),
-    "schedule.momentum_epochs": _COUNT,
-    "schedule.max_norm": _POSITIVE,
-    "schedule.optimizer.momentum": (lambda value: 0 <= value < 1, "must be in [0, 1)"),
-    "schedule.optimizer.weight_decay": _NOT_NEGATIVE,
-    "student.lr_scale": _POSITIVE,
-    "teacher.seed": _NOT_NEGATIVE,
-    "teacher.cache": _one_of("auto", "off", "false", "logits", "embedding"),
-    "method.ce": _NOT_NEGATIVE,
-    "method.kd": _NOT_NEGATIVE,
-    "method.weight": _NOT_NEGATIVE,
-    "method.temperature": _POSITIVE,
-    "dataset.pad_mode": _one_of("zeros", "reflect"),
-    "dataset.rotate": (lambda value: 0 <= value <= 180, "are degrees: it must be in [0, 180]"),
-    "dataset.randaugment": _COUNT,
-    "dataset.cutout": _COUNT,
-    "dataset.holdout": (lambda value: 0 <= value < 1, "is a fraction of the images: it must be in [0, 1)"),
-    "tracking.mode": _one_of("online", "offline", "off"),
-}
-RULES |= {f"teacher.{key}": RULES[key] for key in RULES if key.startswith("dataset.") and key != "dataset.holdout"}
 
 
 def check(cfg: DictConfig, overrides: Iterable[str] = ()) -> None:
@@ -89,9 +37,13 @@ def check(cfg: DictConfig, overrides: Iterable[str] = ()) -> None:
         check_override(cfg, key, yaml.safe_load(value))
     if from_paper(cfg):
         protocol.required(cfg)
-    for key, (valid, words) in RULES.items():
-        _check_value(cfg, key, valid, words)
+    for key, rule in RULES.items():
+        if OmegaConf.select(cfg, key, throw_on_missing=False) is not None:
+            check_rule(key, plain(cfg, key), rule)
     check_schedule(plain(cfg, "schedule"))
+    check_optimizers(cfg)
+    check_refusals(cfg)
+    check_borders(cfg)
     check_quantiser(cfg)
     check_model(cfg, "student", plain(cfg, "student.model"))
     check_start(cfg)
@@ -112,6 +64,12 @@ def check_schedule(schedule: Mapping[str, Any]) -> None:
         raise ValueError("schedule.restart starts the optimiser anew at milestones, and there are none: leave it null")
     if schedule.get("lr_min") and schedule.get("decay") not in ("cosine", "linear"):
         raise ValueError("schedule.lr_min is where decay=cosine and decay=linear end: leave it null")
+
+
+def check_borders(cfg: DictConfig) -> None:
+    """Raise ValueError where pixels around an image are to be of a kind, and there are none."""
+    if plain(cfg, "dataset").get("pad_mode") and not plain(cfg, "dataset.pad"):
+        raise ValueError("dataset.pad_mode says what the pixels around images are, and there are none: set dataset.pad")
 
 
 def check_quantiser(cfg: DictConfig) -> None:
@@ -214,18 +172,6 @@ def find_aliases() -> dict[str, str]:
         about = (load("method", name) or OmegaConf.create({})).get("about") or {}
         found.update({alias: name for alias in about.get("aliases") or [] if alias not in names})
     return found
-
-
-def _check_value(cfg: DictConfig, key: str, valid: Callable[[Any], bool], words: str) -> None:
-    """Apply one of RULES; a key that is absent or null passes."""
-    value = plain(cfg, key) if OmegaConf.select(cfg, key, throw_on_missing=False) is not None else None
-    if value is None:
-        return
-    fine = False
-    with contextlib.suppress(TypeError):
-        fine = valid(value)
-    if not fine:
-        raise ValueError(f"{key}={value}: {key} {words}")
 
 
 def _check_weights(teacher: Mapping[str, Any]) -> None:

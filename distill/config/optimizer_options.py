@@ -1,19 +1,68 @@
-"""Which options an optimiser has, without torch: what is not among them is refused and not ignored."""
+"""Which optimisers there are, their options and what these may be, without torch: what is not among them is refused and
+not ignored.
+"""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable
+import re
+from collections.abc import Callable, Iterable
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig
 
-from distill.config.groups import plain
+from distill.config.groups import did_you_mean, plain
 
 OPTIMIZER_OPTIONS = {  # of torch's own; further names are timm's, which knows their options
     "sgd": ("momentum", "dampening", "nesterov", "weight_decay"),
     "adam": ("betas", "eps", "amsgrad", "weight_decay"),
     "adamw": ("betas", "eps", "amsgrad", "weight_decay"),
 }
+_TIMMS = re.compile(r"OptimInfo\(\s*name='(\w+)'")
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _not_negative(value: Any) -> bool:
+    return _number(value) and 0 <= value < float("inf")
+
+
+def _below_one(value: Any) -> bool:
+    return _not_negative(value) and value < 1
+
+
+VALUES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "momentum": (_below_one, "must be in [0, 1)"),
+    "dampening": (_not_negative, "must not be negative"),
+    "weight_decay": (_not_negative, "must not be negative"),
+    "eps": (_not_negative, "must not be negative"),
+    "nesterov": (lambda value: isinstance(value, bool), "must be true or false"),
+    "amsgrad": (lambda value: isinstance(value, bool), "must be true or false"),
+    "betas": (
+        lambda value: isinstance(value, (list, tuple)) and len(value) > 1 and all(map(_below_one, value)),
+        "must be two numbers in [0, 1), such as [0.9,0.999]",
+    ),
+}
+
+
+@cache
+def timms_optimizers() -> tuple[str, ...]:
+    """The names of timm's optimisers, read from its source since importing it takes seconds."""
+    spec = find_spec("timm")
+    source = Path(spec.origin or "").parent / "optim" / "_optim_factory.py" if spec else Path()
+    return tuple(_TIMMS.findall(source.read_text(encoding="utf-8"))) if source.is_file() else ()
+
+
+def check_optimizer(name: str) -> None:
+    """Raise ValueError for an optimiser that is neither torch's nor, where its list can be read, timm's."""
+    known = {*OPTIMIZER_OPTIONS, *timms_optimizers()}
+    if name.lower().removeprefix("lookahead_") not in known and timms_optimizers():
+        raise ValueError(f"there is no optimiser '{name}': {did_you_mean(name, sorted(known))}")
 
 
 def takes_option(optimizer: str, key: str) -> bool:
@@ -33,6 +82,13 @@ def check_option(optimizer: str, key: str) -> None:
     if not takes_option(optimizer, key):
         takes = ", ".join(OPTIMIZER_OPTIONS.get(optimizer, ("its own",)))
         raise ValueError(f"the optimiser {optimizer} has no option {key}: it takes {takes}")
+
+
+def check_value(key: str, value: Any, label: str) -> None:
+    """Raise ValueError for a value that an option cannot have; null and options of timm's own pass."""
+    valid, words = VALUES.get(key, (lambda _: True, ""))
+    if value is not None and not valid(value):
+        raise ValueError(f"{label}={value}: {label} {words}")
 
 
 def check_typed_options(cfg: DictConfig, keys: Iterable[str]) -> None:

@@ -17,6 +17,7 @@ from torch import nn
 
 from distill import parallel
 from distill.batch import Batch, Source
+from distill.config.optimizer_checks import RATE_KEYS
 from distill.engine.checkpoint import Checkpoints, SaveError, refused
 from distill.engine.cuda_graphs import GraphedStep, Measures
 from distill.engine.meter import Meter, measured
@@ -28,10 +29,6 @@ from distill.runtime import rng_state, set_rng_state
 from distill.signals import StopSignals
 
 log = logging.getLogger(__name__)
-RATE_KEYS = (  # of any schedule
-    "lr", "decay", "milestones", "gamma", "lr_min", "warmup_epochs", "clip_grad", "momentum_start", "momentum_epochs",
-    "damped", "restart", "max_norm",
-)  # fmt: skip
 
 
 class Fit:

@@ -1,0 +1,51 @@
+"""The optimisers of a composed configuration: the schedule's, and those that a method's YAML gives its own updates."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from omegaconf import DictConfig
+
+from distill.config.groups import did_you_mean, plain
+from distill.config.optimizer_options import OPTIMIZER_OPTIONS, check_optimizer, check_option, check_value
+from distill.config.rules import RULES, check_rule
+
+RATE_KEYS = (  # of any schedule, and of an update's own optimiser
+    "lr", "decay", "milestones", "gamma", "lr_min", "warmup_epochs", "clip_grad", "momentum_start", "momentum_epochs",
+    "damped", "restart", "max_norm",
+)  # fmt: skip
+
+
+def check_optimizers(cfg: DictConfig) -> None:
+    """Raise ValueError for an optimiser that does not exist, an option that it lacks or a value that cannot be."""
+    schedule = plain(cfg, "schedule.optimizer") or {}
+    check_optimizer(str(schedule.get("name") or "sgd"))
+    for key, value in schedule.items():
+        check_value(key, value, f"schedule.optimizer.{key}")
+    bare = not schedule.get("momentum") or schedule.get("dampening")
+    if bare and schedule.get("nesterov") and str(schedule.get("name") or "sgd") == "sgd":
+        raise ValueError("schedule.optimizer.nesterov=true needs a momentum above 0 and no dampening")
+    for key, own in plain(cfg, "method").items():
+        if key.endswith("optimizer") and isinstance(own, Mapping):
+            _check_own(f"method.{key}", own, str(schedule.get("name") or "sgd"))
+
+
+def _check_own(label: str, own: Mapping[str, Any], schedules: str) -> None:
+    """An update's own optimiser: keys of a schedule, a name, and options of the optimiser of that name."""
+    name = str(own.get("name") or schedules)
+    check_optimizer(name)
+    for key, value in own.items():
+        if key in RATE_KEYS:
+            if value is not None and f"schedule.{key}" in RULES:
+                check_rule(f"{label}.{key}", value, RULES[f"schedule.{key}"])
+        elif key != "name":
+            if name in OPTIMIZER_OPTIONS and key not in OPTIMIZER_OPTIONS[name]:
+                _unknown(label, key, name)
+            check_option(name, key)
+            check_value(key, value, f"{label}.{key}")
+
+
+def _unknown(label: str, key: str, name: str) -> None:
+    takes = ("name", *OPTIMIZER_OPTIONS[name], *RATE_KEYS)
+    raise ValueError(f"{label} has no key '{key}': {did_you_mean(key, takes)} ({name} takes {', '.join(takes[1:])})")
