@@ -11,6 +11,7 @@ import json
 import math
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -153,6 +154,15 @@ def test_a_second_attempt_can_succeed_and_done_runs_are_not_started(pretended: A
     again, log, noted = pretended({}, seeds=4)
     assert [line["overrides"][1] for line in log] == ["seed=3"]
     assert [one.return_value for one in again.returns()] == [50.0] * 4
+
+
+def test_the_last_attempt_at_a_run_names_the_command_that_runs_it_alone(pretended: Any, output: Path) -> None:
+    sweep, _, _ = pretended({1: [-9, 3]}, seeds=2)
+    last = jobs.last_attempts(output)
+    assert [last[job.folder]["outcome"] for job in sweep.jobs] == ["done", "loss not finite"]
+    assert shlex.split(last[sweep.jobs[1].folder]["command"]) == ["python", "-m", "distill", *sweep.jobs[1].argv]
+    moved = output.rename(output.with_name("moved"))
+    assert [path.parents[3] for path in jobs.last_attempts(moved)] == [moved, moved]
 
 
 def test_all_failures_are_listed(pretended: Any) -> None:

@@ -104,6 +104,14 @@ def test_a_folder_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert capsys.readouterr().err.startswith("distill: there is no folder")
 
 
+def test_a_teacher_that_is_kept_is_no_run(output: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    kept = output / "teachers" / "resnet20-0123abcd-s0"
+    kept.mkdir(parents=True)
+    (kept / "result.json").write_text(json.dumps(RESULT | {"accuracy": {"last": 90.0}}))
+    assert main(["status", str(output)]) == 0
+    assert "resnet20" not in capsys.readouterr().out
+
+
 def test_no_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["status", str(tmp_path)]) == 0
     assert capsys.readouterr().out == "0 runs\n"

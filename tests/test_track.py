@@ -97,6 +97,12 @@ def test_a_resume_drops_the_rows_after_the_checkpoint(tmp_path):
     assert [path.name for path in tmp_path.glob(".*")] == []
 
 
+def test_a_run_notes_the_command_that_began_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["distill", "method=kd", "dataset.omit=[1, 2]"])
+    Tracker(tmp_path, OFF, {}, IDENTITY).finish()
+    assert RunFolder(tmp_path).command == "python -m distill method=kd 'dataset.omit=[1, 2]'"
+
+
 def test_a_run_that_starts_anew_forgets_the_old_rows(tmp_path):
     Tracker(tmp_path, OFF, {}, IDENTITY).log(row(1))
     Tracker(tmp_path, OFF, {}, IDENTITY).log(row(2))
