@@ -364,3 +364,13 @@ def test_methods_in_whose_entry_every_word_occurs(capsys: pytest.CaptureFixture[
     assert re.search(r"^  kd +Distilling", shown, re.MULTILINE) and not re.search(r"^  crd ", shown, re.MULTILINE)
     assert main(["methods", "contrastive", "--markdown"]) == 0
     assert "| `crd` |" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("argv", [["methods"], ["--help"]])
+def test_a_reader_that_has_left_is_no_failure(argv: list[str], tmp_path: Path) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    command, env = [sys.executable, "-m", "distill", *argv], os.environ | {"PYTHONPATH": SEARCH}
+    done = subprocess.run(command, cwd=tmp_path, stdout=writing, stderr=subprocess.PIPE, text=True, env=env)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (0, "")

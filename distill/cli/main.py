@@ -21,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from distill import config, errors, signals
 from distill.cli.command import BASE, Command, read, sentence
-from distill.cli.verbs import help_lines, say, show_traceback
+from distill.cli.verbs import help_lines, reader_left, say, show_traceback
 from distill.config.check import check
 from distill.sweep import add_launchers, failures, plan
 
@@ -39,6 +39,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             return errors.DONE
         sys.argv[1:] = command.argv
         code = _execute(command)
+    except BrokenPipeError:
+        return reader_left()
     except Exception as error:
         show_traceback()
         return say(sentence(error), errors.USAGE)

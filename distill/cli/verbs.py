@@ -51,9 +51,8 @@ def run(verb: str, *argv: str) -> int:
         logging.basicConfig(level=logging.INFO, format="[%(asctime)s] %(message)s", datefmt="%H:%M:%S")
         code = module.run(options) or errors.DONE
         sys.stdout.flush()
-    except BrokenPipeError:  # the reader, such as `head`, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return errors.DONE
+    except BrokenPipeError:
+        return reader_left()
     except (Exception, errors.Stopped, KeyboardInterrupt) as error:
         return _failed(error)
     return code
@@ -75,6 +74,12 @@ def _failed(error: BaseException) -> int:
         raise error
     show_traceback()
     return say(sentence(error) or "interrupted", code)
+
+
+def reader_left() -> int:
+    """What reads the output, such as `head`, has seen enough: that is no failure."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return errors.DONE
 
 
 def say(text: str, code: int) -> int:
