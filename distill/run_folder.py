@@ -73,13 +73,7 @@ class RunFolder:
     @property
     def locked(self) -> bool:
         """Whether a process works in the folder."""
-        if not (self.path / ".lock").exists():
-            return False
-        try:
-            with self.lock.acquire(timeout=0):
-                return False
-        except (Timeout, OSError):
-            return True
+        return is_locked(self.path / ".lock")
 
     @property
     def cut_off(self) -> bool:
@@ -166,6 +160,17 @@ class RunFolder:
     def begun(self) -> bool:
         """Whether a run has left anything here."""
         return any((self.path / name).exists() for name in (RESULT, DONE, METRICS, TRACKING, LOG))
+
+
+def is_locked(path: Path) -> bool:
+    """Whether a process that is alive holds a lock file; one that cannot be opened counts as held."""
+    if not path.exists():
+        return False
+    try:
+        with FileLock(path, timeout=0):
+            return False
+    except (Timeout, OSError):
+        return True
 
 
 def find_runs(top: str | Path) -> Iterator[RunFolder]:

@@ -165,6 +165,17 @@ def test_the_last_attempt_at_a_run_names_the_command_that_runs_it_alone(pretende
     assert [path.parents[3] for path in jobs.last_attempts(moved)] == [moved, moved]
 
 
+def test_a_run_whose_result_is_damaged_is_not_done(pretended: Callable[..., Outcome], output: Path) -> None:
+    """It is started, and its own process refuses it, which takes no other run down."""
+    one, _, _ = pretended({})
+    assert one.folders[1] is not None
+    (one.folders[1] / "result.json").write_text("{")
+    again, lines, failed = pretended({1: [None, 2]})
+    assert [job.name for job in again.jobs] == ["seed=1"] and [line["outcome"] for line in lines] == ["usage error"]
+    assert [math.isnan(job.return_value) for job in again.returns()] == [False, True, False]
+    assert len(failed) == 1
+
+
 def test_all_failures_are_listed(pretended: Any) -> None:
     _, _, noted = pretended({0: [2], 1: [-9, -11], 2: [3]})
     assert [failure["code"] for failure in sorted(noted, key=lambda one: one["what"])] == [2, 1, 3]

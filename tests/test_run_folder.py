@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import subprocess
 import sys
@@ -9,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from distill import run_folder
 from distill.result import BadResult, Result
-from distill.run_folder import RunFolder, find_runs
+from distill.run_folder import BEST, DONE, LOG, METRICS, RESULT, STUDENT, TRACKING, RunFolder, find_runs
 
 WHOLE = {"dataset": "digits", "student": "resnet8", "method": "kd", "accuracy": {"last": 50.0, "best": 51.0}}
 
@@ -100,6 +102,18 @@ def test_runs_are_found_whatever_state_they_are_in(tmp_path: Path) -> None:
     (tmp_path / "a" / "probe").mkdir()
     (tmp_path / "a" / "probe" / "result.json").touch()
     assert [str(run.path.relative_to(tmp_path)) for run in find_runs(tmp_path)] == ["a", "b", "c", "d/e"]
+
+
+def test_no_other_module_knows_the_names_of_its_files() -> None:
+    names = {RESULT, DONE, METRICS, TRACKING, LOG, STUDENT, BEST}
+    package = Path(run_folder.__file__).parent
+    found = {
+        (path.name, node.value)
+        for path in package.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value in names
+    }
+    assert {name for name, _ in found} == {"run_folder.py"} and {value for _, value in found} == names
 
 
 def test_it_imports_no_torch() -> None:

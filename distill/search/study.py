@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-from filelock import FileLock, Timeout
+from filelock import FileLock
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 from optuna.trial import FrozenTrial, TrialState
 
+from distill.run_folder import is_locked
 from distill.search.space import Space
 
 START = timedelta(seconds=60)  # a trial that has no worker for longer than this was left by one that was killed
@@ -81,13 +82,7 @@ class Search:
         return self.folder / f"worker-{worker}.lock"
 
     def _alive(self, worker: str) -> bool:
-        if not self._lock(worker).exists():
-            return False
-        try:
-            with FileLock(self._lock(worker), timeout=0):
-                return False
-        except Timeout:
-            return True
+        return is_locked(self._lock(worker))
 
     def _abandoned(self, trial: FrozenTrial) -> bool:
         worker = trial.user_attrs.get("worker")
