@@ -49,9 +49,11 @@ def begin(net: FeatureNet, weights: Path | None, zero_head: bool) -> None:
         if problem := mismatch(trunk, {key: value for key, value in own.items() if not key.startswith(ends)}):
             raise ValueError(f"{weights} is no start for {net.name}: {problem}")
         net.model.load_state_dict({**own, **trunk})
+        net.begun = True
     if zero_head:
         for parameter in (parameter for head in heads for parameter in head.parameters()):
             nn.init.zeros_(parameter)
+        net.begun = True
 
 
 def _heads(net: FeatureNet) -> list[nn.Module]:

@@ -12,7 +12,7 @@ from distill.batch import Batch
 from distill.data import DataInfo
 from distill.losses import kd_loss, kl_div, pool_to
 from distill.methods.crd import EPS, Memory, NegativeSampler
-from distill.methods.dml import frozen_statistics
+from distill.models.reading import frozen_statistics
 from distill.parts.heads import conv_regressor, stage
 from tests import tiny
 

@@ -23,7 +23,6 @@ from distill.methods import cat_kd, kd_proj, sskd
 from distill.methods.afd_attention import AFDAttention, afd_loss
 from distill.methods.cat_kd import CATKD, cat_loss
 from distill.methods.crd import CRD
-from distill.methods.dml import frozen_statistics
 from distill.methods.kd_proj import KDProj
 from distill.methods.mgd import MGD, mgd_loss
 from distill.methods.norm import NORM
@@ -34,6 +33,7 @@ from distill.methods.simkd import ReusedModel, SimKD, simkd_loss
 from distill.methods.srrl import SRRL, feature_matching_loss, linear_layer, softmax_regression_loss
 from distill.methods.sskd import SSKD, kept, rotate, selected_kl, similarities
 from distill.models import FeatureNet, Outputs, build
+from distill.models.reading import frozen_statistics
 from tests import tiny
 
 B, K = 8, 6
@@ -180,13 +180,34 @@ def test_reviewkd_reads_shapes_from_the_nets_and_goes_from_deep_to_shallow() -> 
     assert all(g is not None for g in grad), "the shallowest reviews all"
 
 
-def test_reviewkd_warm_up_counts_epochs_from_one() -> None:
-    method = made(ReviewKD, warmup=20).eval()
+@pytest.mark.parametrize(("first", "shares"), [(1, [1 / 20, 1 / 2, 1, 1]), (0, [0, 9 / 20, 19 / 20, 1])])
+def test_reviewkd_warm_up_counts_epochs_from_one_or_from_zero(first: int, shares: list[float]) -> None:
+    method = made(ReviewKD, warmup=20, first_epoch=first).eval()
     s, t = method.student(batch().images), method.teach(batch())
     values = []
     for method.epoch in (1, 10, 20, 35):
         values.append(method.distill(s, t, batch())["review"].item())
-    assert [v / values[-1] for v in values] == pytest.approx([1 / 20, 1 / 2, 1, 1], rel=1e-5)
+    assert [v / values[-1] for v in values] == pytest.approx(shares, rel=1e-5)
+
+
+def test_reviewkd_asks_its_teacher_as_the_authors_loop_for_the_data_set_does() -> None:
+    live, still = made(ReviewKD, teacher_mode="train"), made(ReviewKD)
+    before = {name: value.clone() for name, value in live.teacher.state_dict().items()}
+    seen, other = live.teach(batch()).embedding, still.teach(batch()).embedding
+    assert not torch.allclose(seen, other)
+    assert all(torch.equal(value, before[name]) for name, value in live.teacher.state_dict().items())
+    live.teacher.train()
+    with torch.no_grad():
+        assert torch.equal(live.teacher(batch().images).embedding, seen)
+    for words, mode in ((("dataset=cifar100",), "train"), (("dataset=imagenet", "pair=resnet34_resnet18"), "eval")):
+        assert config.plain(tiny.composed(*words, "method=reviewkd"), "method.teacher_mode") == mode
+
+
+def test_reviewkd_refuses_another_mode_and_another_first_epoch() -> None:
+    with pytest.raises(ValueError, match="teacher_mode is 'live': it is one of train, eval"):
+        made(ReviewKD, teacher_mode="live")
+    with pytest.raises(ValueError, match="first_epoch is 2"):
+        made(ReviewKD, first_epoch=2)
 
 
 def test_reviewkd_takes_a_last_batch_of_one_image() -> None:
@@ -481,6 +502,24 @@ def test_cat_kd_takes_the_students_bias_away_unless_told_otherwise() -> None:
     assert not method.student.classifier.bias.any()
     kept = made(CATKD, bias=True)
     assert "student.model.fc.bias" in changed(kept, lambda: take_steps(kept, 0))
+
+
+def test_cat_kd_starts_its_classifier_as_the_authors_convolution_starts() -> None:
+    wide = build("cifar_resnet8", 2000, seed=1)
+    cat_kd.as_a_convolution_starts(wide)
+    assert wide.classifier.weight.std().item() == pytest.approx((2 / 2000) ** 0.5, rel=0.01)
+    vgg = build("cifar_vgg8", 2000, seed=1)
+    cat_kd.as_a_convolution_starts(vgg)
+    assert vgg.classifier.weight.abs().max().item() == pytest.approx(512**-0.5, rel=0.01)
+
+
+def test_cat_kd_leaves_a_student_that_was_trained_before_as_it_is() -> None:
+    data, teacher = tiny.tiny_data(), tiny.net("cifar_resnet14")
+    for begun in (True, False):
+        student = tiny.net("cifar_resnet8")
+        student.begun, before = begun, student.classifier.weight.clone()
+        tiny.make("cat-kd", student, teacher, data)
+        assert torch.equal(student.classifier.weight, before) == begun
 
 
 def test_cat_kd_weights_of_pairs() -> None:

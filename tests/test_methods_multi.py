@@ -256,14 +256,16 @@ def test_ca_mkd_resizes_a_map_before_it_is_regressed() -> None:
     assert pointwise_regressor((3, 2, 2), (5, 4, 4))(torch.randn(2, 3, 2, 2)).shape == (2, 5, 4, 4)
 
 
-def test_ca_mkd_leaves_a_smaller_last_batch_out() -> None:
-    data = tiny.tiny_data()
-    source = data.source(batch_size=8, seed=1)
-    (phase,) = tiny.seeded_method("ca-mkd", data).phases()
-    assert [len(batch.labels) for batch in phase.source(source).epoch(1)] == [8, 8]  # of 22 images
-    pair = ("cifar_resnet14", "cifar_resnet8")
-    (phase,) = tiny.seeded_method("ca-mkd", data, pair, "method.drop_last=false").phases()
+@pytest.mark.parametrize("name, theirs", [("ca-mkd", True), ("avg-multi-teacher", True), ("aekd", False)])
+def test_a_smaller_last_batch_is_left_out_where_the_authors_do(name: str, theirs: bool) -> None:
+    data, pair = tiny.tiny_data(), ("cifar_resnet14", "cifar_resnet8")
+    (phase,) = tiny.seeded_method(name, data, pair).phases()
+    assert (phase.source is not None) == theirs
+    (phase,) = tiny.seeded_method(name, data, pair, "method.drop_last=false").phases()
     assert phase.source is None
+    (phase,) = tiny.seeded_method(name, data, pair, "method.drop_last=true").phases()
+    source = data.source(batch_size=8, seed=1)
+    assert [len(batch.labels) for batch in phase.source(source).epoch(1)] == [8, 8]  # of 22 images
 
 
 def test_ca_mkd_weighs_maps_through_the_teachers_classifier_from_epoch_two() -> None:

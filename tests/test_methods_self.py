@@ -184,14 +184,14 @@ def test_past_predictions_are_one_hot_at_first_then_those_of_the_augmented_view(
 # ---- CS-KD and its pairs
 
 
-def test_partners_are_others_of_the_class_and_all_others_are_drawn() -> None:
+def test_partners_are_of_the_class_and_all_of_it_are_drawn() -> None:
     labels = torch.tensor([0, 1, 0, 2, 0, 1, 0])
     drawn = torch.stack([same_class(labels, seeded(1, epoch)) for epoch in range(200)])
     assert torch.equal(labels[drawn], labels.expand(200, -1))
-    assert set(drawn[:, 0].tolist()) == {2, 4, 6} and set(drawn[:, 1].tolist()) == {5}
+    assert set(drawn[:, 0].tolist()) == {0, 2, 4, 6} and set(drawn[:, 1].tolist()) == {1, 5}
     assert set(drawn[:, 3].tolist()) == {3}  # alone in its class
-    counts = [(drawn[:, 4] == other).sum().item() for other in (0, 2, 6)]
-    assert min(counts) > 40  # a third of 200 each
+    counts = [(drawn[:, 4] == other).sum().item() for other in (0, 2, 4, 6)]
+    assert min(counts) > 30  # a quarter of 200 each
 
 
 def test_views_beside_leave_the_batches_alone_and_resume_inside_an_epoch() -> None:
@@ -226,7 +226,7 @@ def test_a_partner_is_a_crop_of_an_image_of_the_class_and_a_peer_view_of_the_ima
         number, label = peers.index[place], pairs.labels[place]
         own = crops_of(data.train.images[number], data.pad, source.normalise)
         assert any(torch.equal(peers.views["peer_1"][place], crop) for crop in own)
-        others = [i for i in range(tiny.IMAGES) if data.train.labels[i] == label and i != number]
+        others = [i for i in range(tiny.IMAGES) if data.train.labels[i] == label]
         images = data.train.images[others]
         crops = [crop for image in images for crop in crops_of(image, data.pad, source.normalise)]
         assert any(torch.equal(pairs.views["partner"][place], crop) for crop in crops)
@@ -240,10 +240,12 @@ def test_folders_show_partners_and_views_too(tmp_path) -> None:
         Image.fromarray(pixels).save(folder / f"{number}.png")
     cfg = {"name": "flat", "root": tmp_path, "size": 8, "mean": [0.0] * 3, "std": [1 / 255] * 3, "workers": 0}
     source = load_folder(cfg, torch.device("cpu")).source(4, 1)
+    apart = 0
     for batch in Partners(source).epoch(1):
         shade = batch.views["partner"].mean((1, 2, 3)).round()
         assert torch.equal(shade // 80, batch.labels.float())
-        assert not (shade == batch.images.mean((1, 2, 3)).round()).any()
+        apart += (shade != batch.images.mean((1, 2, 3)).round()).sum().item()
+    assert apart > 0
     whole, rest = list(PeerViews(source, 1).epoch(1)), list(PeerViews(source, 1).epoch(1, start=1))
     for a, b in zip(whole[1:], rest, strict=True):
         assert torch.equal(a.views["peer_1"], b.views["peer_1"])

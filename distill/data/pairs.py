@@ -96,9 +96,9 @@ class PeerViews(Beside):
 
 
 class Partners(Beside):
-    """views["partner"]: for every image another one of its class, drawn anew in each epoch.
+    """views["partner"]: for every image one of its class, drawn anew in each epoch; at times itself, in another crop.
 
-    An image that is alone in its class is its own partner, in another crop. The published samplers give N
+    The published samplers give N
     images followed by N partners; here the partners lie beside, so that labels, accuracy and speed count N.
     """
 
@@ -110,12 +110,9 @@ class Partners(Beside):
 
 
 def same_class(labels: Tensor, generator: torch.Generator) -> Tensor:
-    """Return for each image [N] the position of another image of its label, or its own where it is alone."""
+    """Return for each image [N] the position of one of its label, all alike: its own among them."""
     order = labels.argsort(stable=True)
     counts = labels.bincount()
     first = counts.cumsum(0) - counts  # place of each class's first image in `order`
-    place = torch.empty_like(order).scatter(0, order, torch.arange(len(order)))
-    others = counts[labels] - 1
-    ahead = 1 + (torch.rand(len(labels), generator=generator, dtype=torch.float64) * others).long()
-    rank = (place - first[labels] + ahead) % counts[labels]
+    rank = (torch.rand(len(labels), generator=generator, dtype=torch.float64) * counts[labels]).long()
     return order[first[labels] + rank]

@@ -53,8 +53,9 @@ class AEKD(SeveralTeachers):
         solver: str = "exact",
         weight: float = 0.0,
         hint_stage: int = 2,
+        drop_last: bool = False,
     ) -> None:
-        super().__init__(student, teachers, data, ce=ce, kd=kd, temperature=temperature)
+        super().__init__(student, teachers, data, ce=ce, kd=kd, temperature=temperature, drop_last=drop_last)
         if cap <= 0:
             raise ValueError(f"method.cap is {cap}: a teacher's largest weight is above 0; the usual value is 0.6.")
         if solver not in SOLVERS:

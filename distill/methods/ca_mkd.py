@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from distill.batch import Batch
 from distill.data import DataInfo
 from distill.losses import full_precision
-from distill.method import Losses, Phase, Update
+from distill.method import Losses
 from distill.models import FeatureNet, Outputs
 from distill.parts.heads import Shape
 from distill.parts.several import SeveralTeachers, kl_rows
@@ -74,16 +74,12 @@ class CAMKD(SeveralTeachers):
         weight: float = 50.0,
         drop_last: bool = True,
     ) -> None:
-        super().__init__(student, teachers, data, ce=ce, kd=kd, temperature=temperature)
-        self.weight, self.drop_last = weight, drop_last
+        super().__init__(student, teachers, data, ce=ce, kd=kd, temperature=temperature, drop_last=drop_last)
+        self.weight = weight
         for teacher in teachers if weight else ():
             _classifies_maps(teacher)
         heads = [pointwise_regressor(student.shapes[-1], t.shapes[-1]) for t in teachers] if weight else []
         self.regressors = nn.ModuleList(heads)
-
-    def phases(self) -> list[Phase]:
-        source = (lambda source: source.replace(drop_last=True)) if self.drop_last else None
-        return [Phase("distill", [Update("student", self.loss, [self])], source=source)]
 
     def learn(self, student: Outputs, teachers: Sequence[Outputs], batch: Batch) -> Losses:
         logits = [teacher.logits for teacher in teachers]

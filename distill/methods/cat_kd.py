@@ -12,10 +12,9 @@ from distill.batch import Batch
 from distill.data import DataInfo
 from distill.losses import full_precision
 from distill.method import Losses, Method
-from distill.methods.dml import frozen_statistics
 from distill.methods.srrl import linear_layer, look
 from distill.models import FeatureNet, Outputs
-from distill.models.reading import evaluating
+from distill.models.reading import evaluating, frozen_statistics
 
 
 @full_precision
@@ -57,12 +56,25 @@ def without_bias(net: FeatureNet) -> None:
         bias.requires_grad_(False)
 
 
+def as_a_convolution_starts(net: FeatureNet) -> None:
+    """Draw the classifier's weight [K,C] from N(0, sqrt(2 / K)), as the authors' 1x1 convolution is.
+
+    Their vgg and ShuffleNets leave it to torch's default, uniform within 1 / sqrt(C).
+    """
+    weight = linear_layer(net).weight
+    if "vgg" in net.name or "Shuffle" in net.name:
+        nn.init.uniform_(weight, -(weight.shape[1] ** -0.5), weight.shape[1] ** -0.5)
+    else:
+        nn.init.normal_(weight, std=(2 / len(weight)) ** 0.5)
+
+
 class CATKD(Method):
     """CE + weight L_CAT: the student's class activation maps become the teacher's. `ce=0` is the paper's CAT.
 
     The maps come from the nets as they are: the authors' nets have the classifier as a 1x1 convolution
     without bias before the pooling, so that others' checkpoints must be converted. Their student therefore has no
-    bias, and ours loses it (it stays at zero) unless `bias` says otherwise. Where the logits are not
+    bias, and ours loses it (it stays at zero) unless `bias` says otherwise, and starts as their convolution does,
+    unless the student begins with weights of its own. Where the logits are not
     the mean over positions (ViT's class token, ConvNeXt's norm after pooling) the classifier's weight is laid
     on the last map.
     """
@@ -84,6 +96,8 @@ class CATKD(Method):
         super().__init__(student, teachers, data, ce=ce, kd=kd, temperature=temperature)
         if not bias:
             without_bias(student)
+            if not student.begun:
+                as_a_convolution_starts(student)
         self.weight, self.size, self.normalize = weight, size, normalize
         for net in (student, self.teacher):
             if min(net.shapes[-1][1:]) < size:

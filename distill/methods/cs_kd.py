@@ -14,13 +14,13 @@ from distill.models import FeatureNet
 
 
 class CSKD(Method):
-    """CE(x) + kd x T^2 KL(p(x') || p(x)), x' another image of x's class, no gradient through x' (eq. 1-2).
+    """CE(x) + kd x T^2 KL(p(x') || p(x)), x' an image of x's class, no gradient through x' (eq. 1-2).
 
-    The partners pass through the net in train mode, so BatchNorm sees them too, as in the authors' code;
-    their sampler may pair an image with itself, this one does not. Partners have no cross-entropy.
+    The partners pass through the net in train mode, so BatchNorm sees them too, as in the authors' code,
+    whose sampler may pair an image with itself too. Partners have no cross-entropy.
     """
 
-    refuses = {"mixup": "the partner of an image is another one of its class, and a mixed image has two"}
+    refuses = {"mixup": "the partner of an image is one of its class, and a mixed image has two"}
 
     def __init__(
         self,

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -13,21 +12,8 @@ from distill.data import DataInfo
 from distill.losses import kl_div
 from distill.method import Losses, Method, Phase, Update
 from distill.models import FeatureNet
+from distill.models.reading import frozen_statistics
 from distill.parts.peers import make_peers, report_cohort
-
-
-@contextmanager
-def frozen_statistics(net: nn.Module) -> Iterator[None]:
-    """Leave BatchNorm's running statistics alone while a net in train mode is only being asked."""
-    batchnorms = (m for m in net.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm))
-    norms = [m for m in batchnorms if m.track_running_stats]
-    for norm in norms:
-        norm.track_running_stats = False
-    try:
-        yield
-    finally:
-        for norm in norms:
-            norm.track_running_stats = True
 
 
 class DML(Method):

@@ -14,10 +14,9 @@ from distill.batch import Batch
 from distill.data import DataInfo
 from distill.losses import full_precision
 from distill.method import Losses, Method
-from distill.methods.dml import frozen_statistics
 from distill.models import FeatureNet, Outputs
 from distill.models.cifar_net import CifarNet
-from distill.models.reading import evaluating
+from distill.models.reading import evaluating, frozen_statistics
 from distill.parts.grown import GrownModel, GrownNet
 from distill.parts.heads import he_by_fan_out
 from distill.parts.taps import used_parameters

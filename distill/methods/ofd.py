@@ -12,14 +12,11 @@ from torch.nn import functional as F
 from distill.batch import Batch
 from distill.data import DataInfo
 from distill.losses import full_precision
-from distill.method import Losses, Method
-from distill.methods.dml import frozen_statistics
+from distill.method import Losses
 from distill.models import FeatureNet, Outputs
-from distill.models.reading import evaluating
 from distill.parts.heads import he_by_fan_out
 from distill.parts.taps import before_relu, no_hidden_relu, stage_pairs, with_relu
-
-MODES = ("train", "eval")
+from distill.parts.teacher_mode import TeacherMode
 
 
 @full_precision
@@ -47,7 +44,7 @@ def margins(norm: nn.BatchNorm2d) -> Tensor:
     return m.to(norm.weight.dtype)
 
 
-class OFD(Method):
+class OFD(TeacherMode):
     """weight x sum over stages l = 1..L of 2^(l-L) x partial L2, the teacher clipped at its margins.
 
     Connectors are 1x1 convolutions and BatchNorm on the student. teacher_mode="train", the authors': the
@@ -69,23 +66,14 @@ class OFD(Method):
         teacher_mode: str = "train",
     ) -> None:
         super().__init__(student, teachers, data, ce=ce, kd=kd, temperature=temperature)
-        if teacher_mode not in MODES:
-            raise ValueError(f"method.teacher_mode is {teacher_mode!r}: it is one of {', '.join(MODES)}.")
-        self.weight, self.teacher_mode = weight, teacher_mode
+        self.set_teacher_mode(teacher_mode)
+        self.weight = weight
         pairs = stage_pairs(student, self.teacher, "ofd")
         with_relu(self.teacher, "ofd")
         no_hidden_relu(student, "ofd")
         self.connectors = nn.ModuleList(connector(s[0], t[0]) for s, t in pairs)
         for stage, norm in enumerate(norms_of(self.teacher)):
             self.register_buffer(f"margin_{stage}", margins(norm)[:, None, None], persistent=False)
-
-    def teach(self, batch: Batch, teacher: FeatureNet | None = None) -> Outputs:
-        if self.teacher_mode == "eval":
-            return super().teach(batch, teacher)
-        net = teacher or self.teacher
-        with torch.no_grad(), evaluating(net), frozen_statistics(net):
-            net.train()
-            return net.read(batch.views.get("teacher", batch.images))
 
     def distill(self, student: Outputs, teacher: Outputs, batch: Batch) -> Losses:
         mine, others = before_relu(self.student, student), before_relu(self.teacher, teacher)

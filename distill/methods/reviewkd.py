@@ -11,10 +11,11 @@ from torch.nn import functional as F
 from distill.batch import Batch
 from distill.data import DataInfo
 from distill.losses import full_precision
-from distill.method import Losses, Method
+from distill.method import Losses
 from distill.models import FeatureNet, Outputs
 from distill.parts.heads import BatchNorm
 from distill.parts.taps import no_hidden_relu
+from distill.parts.teacher_mode import TeacherMode
 
 PYRAMID = (4, 2, 1)
 
@@ -80,15 +81,15 @@ def nearest(x: Tensor, size: Sequence[int]) -> Tensor:
     return x if tuple(x.shape[2:]) == tuple(size) else F.interpolate(x, size=tuple(size), mode="nearest")
 
 
-class ReviewKD(Method):
+class ReviewKD(TeacherMode):
     """Teacher stages are compared with student stages that have reviewed all deeper ones; the last level is
     the embedding as a 1x1 map (eq. 6: CE + lambda HCL of every level, the weight rising over `warmup`
     epochs).
 
-    Teacher maps are pre-activations where the net has them. Deviation from the authors' code: the warm-up
-    counts epochs from 1, so that the first one has weight 1/warmup, as in mdistiller, instead of 0. Shapes
-    come from the nets, where all other implementations have tables of them. `width` bounds the channels in
-    the fusions.
+    Teacher maps are pre-activations where the net has them. For CIFAR-100 the authors' loop counts the warm-up's
+    epochs from 0 (`first_epoch`), so that the first one has no weight, and never puts the teacher in eval mode
+    (`teacher_mode`); their loop for ImageNet does, and mdistiller counts from 1. Shapes come from the nets, where
+    all other implementations have tables of them. `width` bounds the channels in the fusions.
     """
 
     def __init__(
@@ -102,12 +103,18 @@ class ReviewKD(Method):
         temperature: float = 4.0,
         weight: float = 5.0,
         warmup: int = 20,
+        first_epoch: int = 1,
         width: int = 512,
         student_preact: bool = False,
+        teacher_mode: str = "eval",
     ) -> None:
         super().__init__(student, teachers, data, ce=ce, kd=kd, temperature=temperature)
         self._check(student_preact)
+        self.set_teacher_mode(teacher_mode)
+        if first_epoch not in (0, 1):
+            raise ValueError(f"method.first_epoch is {first_epoch}: the warm-up counts epochs from 0 or from 1.")
         self.weight, self.warmup, self.student_preact = weight, warmup, student_preact
+        self.first_epoch = first_epoch
         inputs = [*student.channels, student.embedding_dim]
         outputs = [*self.teacher.channels, self.teacher.embedding_dim]
         middle = min(width, inputs[-1])
@@ -149,4 +156,6 @@ class ReviewKD(Method):
         targets = self.levels(teacher, preact=True)
         reviewed = self.review(self.levels(student, self.student_preact), [t.shape[2:] for t in targets])
         each = [hcl_loss(s, t) for s, t in zip(reviewed, targets, strict=True)]
-        return {"review": self.weight * self.ramp(self.warmup) * torch.stack(each).sum()}
+        epoch = self.epoch - 1 + self.first_epoch
+        rising = min(epoch / self.warmup, 1.0) if self.warmup > 0 else 1.0
+        return {"review": self.weight * rising * torch.stack(each).sum()}

@@ -43,7 +43,9 @@ def build(
             torch.default_generator.manual_seed(seed)
         model = _construct(name, num_classes, in_chans, size, pretrained, arguments)
     read_by = partial(reader_of, model, name, arguments.get("stages"))
-    return FeatureNet(model, read_by, name=name, size=size, in_chans=in_chans, recipe=recipe, build=build)
+    net = FeatureNet(model, read_by, name=name, size=size, in_chans=in_chans, recipe=recipe, build=build)
+    net.begun = pretrained
+    return net
 
 
 def reader_of(model: nn.Module, name: str, stages: Any, image: Tensor) -> Reader:

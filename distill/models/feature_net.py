@@ -38,6 +38,7 @@ class FeatureNet(nn.Module):
         self.model = model
         self.name, self.size, self.in_chans = name, size, in_chans
         self.recipe, self._build = recipe, build
+        self.begun = False  # whether its weights are given, and not drawn
         self.num_classes: int = model.num_classes  # type: ignore[assignment]
         self._compiled: Callable[[Tensor], Outputs] | None = None
         self._compiled_fits: Callable[[Tensor], bool] = lambda images: False

@@ -1,5 +1,7 @@
 """How a net is read: what a reader hands out, and what nets are told apart by."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Protocol
 
 from torch import Tensor, nn
@@ -29,6 +31,20 @@ class evaluating:  # noqa: N801 - a context manager, read as a phrase
     def __exit__(self, *_: object) -> None:
         for module, training in self.modes:
             module.training = training
+
+
+@contextmanager
+def frozen_statistics(net: nn.Module) -> Iterator[None]:
+    """Leave BatchNorm's running statistics alone while a net in train mode is only being asked."""
+    batchnorms = (m for m in net.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm))
+    norms = [m for m in batchnorms if m.track_running_stats]
+    for norm in norms:
+        norm.track_running_stats = False
+    try:
+        yield
+    finally:
+        for norm in norms:
+            norm.track_running_stats = True
 
 
 def wrong_size(name: str, size: int, in_chans: int, error: Exception) -> str:

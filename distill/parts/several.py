@@ -11,12 +11,15 @@ from torch.nn import functional as F
 from distill.batch import Batch
 from distill.data import DataInfo
 from distill.losses import full_precision
-from distill.method import Losses, Method
+from distill.method import Losses, Method, Phase, Update
 from distill.models import FeatureNet, Outputs
 
 
 class SeveralTeachers(Method):
-    """ce x CE + `learn`, which sees what every teacher says of the batch."""
+    """ce x CE + `learn`, which sees what every teacher says of the batch.
+
+    drop_last: leave out an epoch's last batch where it is smaller.
+    """
 
     def __init__(
         self,
@@ -27,13 +30,19 @@ class SeveralTeachers(Method):
         ce: float,
         kd: float,
         temperature: float,
+        drop_last: bool = False,
     ) -> None:
         super().__init__(student, teachers, data, ce=ce, kd=kd, temperature=temperature)
+        self.drop_last = drop_last
         if len(teachers) < 2:
             raise ValueError(
                 f"{type(self).__name__} learns from two or more teachers, not {len(teachers)}: name them, "
                 "teacher.models=[resnet56,resnet110], or take method=kd."
             )
+
+    def phases(self) -> list[Phase]:
+        source = (lambda source: source.replace(drop_last=True)) if self.drop_last else None
+        return [Phase("distill", [Update("student", self.loss, [self])], source=source)]
 
     def learn(self, student: Outputs, teachers: Sequence[Outputs], batch: Batch) -> Losses:
         """Return all weighted losses but the cross-entropy."""

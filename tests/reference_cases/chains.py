@@ -223,7 +223,8 @@ def fusions(ref: Reference, built: Any) -> None:
 
 
 chain(
-    "reviewkd", "method.weight=0.6", heads=fusions, single={"after_norm/*": 1e-3},
+    "reviewkd", "method.weight=0.6", "method.first_epoch=1", "method.teacher_mode=eval",  # as in mdistiller
+    heads=fusions, single={"after_norm/*": 1e-3},
     why="the norm of a bias that is zero but for rounding is among them",
 )  # fmt: skip
 

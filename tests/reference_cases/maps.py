@@ -142,7 +142,8 @@ def fusion_name(name: str) -> str:
 def reviewkd(ref: Reference) -> None:
     student = Given(features=maps(ref, "s"), embedding=ref.input("s_pool"))
     teacher = Given(features=maps(ref, "t"), embedding=ref.input("t_pool"), preacts=True)
-    built = method("reviewkd", student, [teacher], "method.weight=0.6", "method.width=64", *MAPS_ALONE)
+    words = ("method.weight=0.6", "method.width=64", "method.first_epoch=1")  # as mdistiller counts epochs
+    built = method("reviewkd", student, [teacher], *words, *MAPS_ALONE)
     for deep, fusion in enumerate(reversed(built.fusions)):  # the authors count from the deepest
         ref.load(fusion, f"abfs.{deep}.", fusion_name)
     built.epoch = ref.hyper["epoch"]

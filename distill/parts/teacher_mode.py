@@ -1,0 +1,36 @@
+"""A frozen teacher whose BatchNorms use the batch's statistics, as some authors' loops leave theirs in train mode."""
+
+from __future__ import annotations
+
+import torch
+
+from distill.batch import Batch
+from distill.method import Method
+from distill.models import FeatureNet, Outputs
+from distill.models.reading import evaluating, frozen_statistics
+
+MODES = ("train", "eval")
+
+
+class TeacherMode(Method):
+    """A method whose teacher is asked in `teacher_mode`.
+
+    "train": its BatchNorms use the batch's statistics, and its running ones stay as they are. The net itself answers
+    then: no copy with folded BatchNorms, and no cache. "eval": as every other method asks.
+    """
+
+    teacher_mode = "eval"
+
+    def set_teacher_mode(self, mode: str) -> None:
+        """Choose how the teacher is asked; ValueError for what is no mode."""
+        if mode not in MODES:
+            raise ValueError(f"method.teacher_mode is {mode!r}: it is one of {', '.join(MODES)}.")
+        self.teacher_mode = mode
+
+    def teach(self, batch: Batch, teacher: FeatureNet | None = None) -> Outputs:
+        if self.teacher_mode == "eval":
+            return super().teach(batch, teacher)
+        net = teacher or self.teacher
+        with torch.no_grad(), evaluating(net), frozen_statistics(net):
+            net.train()
+            return net.read(batch.views.get("teacher", batch.images))
