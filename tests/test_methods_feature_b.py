@@ -34,6 +34,8 @@ from distill.methods.srrl import SRRL, feature_matching_loss, linear_layer, soft
 from distill.methods.sskd import SSKD, kept, rotate, selected_kl, similarities
 from distill.models import FeatureNet, Outputs, build
 from distill.models.reading import frozen_statistics
+from distill.teachers.cache import HOLDS
+from distill.teachers.prepared import Prepared
 from tests import tiny
 
 B, K = 8, 6
@@ -201,6 +203,19 @@ def test_reviewkd_asks_its_teacher_as_the_authors_loop_for_the_data_set_does() -
         assert torch.equal(live.teacher(batch().images).embedding, seen)
     for words, mode in ((("dataset=cifar100",), "train"), (("dataset=imagenet", "pair=resnet34_resnet18"), "eval")):
         assert config.plain(tiny.composed(*words, "method=reviewkd"), "method.teacher_mode") == mode
+
+
+@pytest.mark.parametrize("name", ["ofd", "reviewkd"])
+def test_a_teacher_in_train_mode_answers_itself_and_no_folded_copy_or_cache_of_it(name: str) -> None:
+    words = ("method.teacher_mode=train",)
+    method = tiny.make(name, tiny.net("cifar_resnet8"), tiny.net("cifar_resnet14"), tiny.tiny_data(), *words)
+    wanted = method.teach(batch()).logits
+    method.consult = Prepared(list(method.teachers))
+    assert torch.equal(method.teach(batch()).logits, wanted)
+    method.teacher_mode = "eval"
+    assert not torch.allclose(method.teach(batch()).logits, wanted)
+    reads = set(config.plain(tiny.composed(f"method={name}"), "method.about.taps"))
+    assert not any(reads <= held for held in HOLDS.values()), "a cache would hold what the method reads"
 
 
 def test_reviewkd_refuses_another_mode_and_another_first_epoch() -> None:
