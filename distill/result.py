@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,12 +13,14 @@ VERSION = 1  # of the schema; the first one is not written into the file
 class BadResult(ValueError):
     """What is wrong with a result.json, as the end of a sentence that begins with its name.
 
-    foreign: it is a whole file, but of something else.
+    foreign: it is a whole file, but of something else. remedy: what to do where it should be a result.
     """
 
-    def __init__(self, message: str, *, foreign: bool = False) -> None:
+    remedy = "put the file back, or delete the folder and the same command trains it anew"
+
+    def __init__(self, message: str, *, foreign: bool = False, remedy: str = remedy) -> None:
         super().__init__(message)
-        self.foreign = foreign
+        self.foreign, self.remedy = foreign, remedy
 
 
 @dataclass(frozen=True)
@@ -76,28 +78,20 @@ class Result:
             raise BadResult(f"is not a run's (it lacks {', '.join(_lacking(content, needed))})", foreign=True)
         version = content.get("version", 1)
         if version != VERSION:
-            raise BadResult(f"has schema {version!r}, and this program reads {VERSION}: take a later distill")
+            said = f"has schema {version!r}, and this program reads {VERSION}"
+            raise BadResult(said, remedy="read it with the distill that wrote it, or a later one")
         names = {key: content[key] for key in needed[:3]}
         if wrong := [key for key, name in names.items() if not isinstance(name, str) or not name]:
             raise BadResult(f"is damaged ({wrong[0]} is no name)")
-        measured, losses = (_mapping(content.get(key)) for key in ("accuracy", "convention"))
-        best_epoch = as_number(measured.get("best_epoch"))
-        accuracy = Accuracy(
-            as_percent(measured.get("last")),
-            as_percent(measured.get("best")),
-            None if best_epoch is None else int(best_epoch),
-        )
+        measured = _mapping(content.get("accuracy"))
+        best_epoch = _count(measured.get("best_epoch"))
         return cls(
             **names,
-            accuracy=accuracy,
+            accuracy=Accuracy(as_percent(measured.get("last")), as_percent(measured.get("best")), best_epoch),
             evaluated_on=str(content.get("evaluated_on") or "test"),
             teacher=_teacher(content.get("teacher")),
             setting=_setting(content.get("setting")),
-            **{key: _word(content.get(key)) for key in _WORDS},
-            **{key: as_number(losses.get(key)) for key in ("ce", "kd", "weight")},
-            **{key: as_percent(content.get(key)) for key in ("top5", "teacher_accuracy")},
-            **{key: as_number(content.get(key)) for key in _NUMBERS},
-            **{key: _count(content.get(key)) for key in _COUNTS},
+            **_values(content),
             document=content,
         )
 
@@ -106,15 +100,27 @@ class Result:
         return dict(self.document)
 
 
-_WORDS = ("protocol", "hash", "precision", "device", "command")
-_NUMBERS = ("agreement", "images_per_second", "waiting", "seconds", "method_share_of_step")
-_COUNTS = ("seed", "epochs", "params", "macs", "method_params")
+def _values(content: dict[str, Any]) -> dict[str, Any]:
+    """What is a word or a number, each read as what it must be."""
+    read: dict[Callable[[Any], Any], tuple[str, ...]] = {
+        _word: ("protocol", "hash", "precision", "device", "command"),
+        as_percent: ("top5", "teacher_accuracy"),
+        as_number: ("agreement", "images_per_second", "waiting", "seconds", "method_share_of_step"),
+        _count: ("seed", "epochs", "params", "macs", "method_params"),
+    }
+    losses = _mapping(content.get("convention"))
+    found = {key: as_number(losses.get(key)) for key in ("ce", "kd", "weight")}
+    return {**found, **{key: make(content.get(key)) for make, keys in read.items() for key in keys}}
 
 
 def as_number(value: Any) -> float | None:
     """A finite number, or None for anything else."""
-    usable = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    return float(value) if usable else None
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return None
+    try:
+        return float(value) if math.isfinite(value) else None
+    except OverflowError:  # an integer of hundreds of digits
+        return None
 
 
 def as_percent(value: Any) -> float | None:

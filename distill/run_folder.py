@@ -98,8 +98,7 @@ class RunFolder:
         try:
             self.read_result()
         except BadResult as error:
-            remedy = "put the file back, or delete the folder and the same command trains it anew"
-            return f"{self} has DONE, but its {RESULT} {error}: {remedy}"
+            return f"{self} has DONE, but its {RESULT} {error}: {error.remedy}"
         return None
 
     @property

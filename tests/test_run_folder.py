@@ -44,10 +44,10 @@ def test_a_result_without_done_is_not_finished(finished: RunFolder) -> None:
 @pytest.mark.parametrize(
     ("content", "why"),
     [
-        (None, "is missing"),
-        ('{"dataset": "digi', "is damaged"),
+        (None, "is missing: put the file back"),
+        ('{"dataset": "digi', "is damaged: .*delete the folder"),
         ("[1]", "is not a run's"),
-        (json.dumps(WHOLE | {"version": 2}), "has schema 2, and this program reads 1: take a later distill"),
+        (json.dumps(WHOLE | {"version": 2}), "has schema 2, and this program reads 1: read it with the distill"),
     ],
 )
 def test_done_beside_a_result_that_cannot_be_read_is_named(
@@ -57,7 +57,7 @@ def test_done_beside_a_result_that_cannot_be_read_is_named(
     if content is not None:
         (finished.path / "result.json").write_text(content)
     assert not finished.done
-    with pytest.raises(ValueError, match=f"{finished} has DONE, but its result.json {why}.*delete the folder"):
+    with pytest.raises(ValueError, match=f"{finished} has DONE, but its result.json {why}"):
         _ = finished.result
 
 
@@ -68,7 +68,7 @@ def test_nothing_is_written_of_a_result_that_is_none(tmp_path: Path) -> None:
 
 
 def test_numbers_that_cannot_be_are_not_measured() -> None:
-    got = Result.from_json(WHOLE | {"accuracy": {"last": 101, "best": "a"}, "params": True, "epochs": float("nan")})
+    got = Result.from_json(WHOLE | {"accuracy": {"last": 101, "best": "a"}, "params": True, "epochs": 10**400})
     assert (got.accuracy.last, got.accuracy.best, got.params, got.epochs) == (None, None, None, None)
 
 
