@@ -205,7 +205,7 @@ def test_reviewkd_asks_its_teacher_as_the_authors_loop_for_the_data_set_does() -
         assert config.plain(tiny.composed(*words, "method=reviewkd"), "method.teacher_mode") == mode
 
 
-@pytest.mark.parametrize("name", ["ofd", "reviewkd"])
+@pytest.mark.parametrize("name", ["ofd", "reviewkd", "nkd", "wsld", "mgd"])
 def test_a_teacher_in_train_mode_answers_itself_and_no_folded_copy_or_cache_of_it(name: str) -> None:
     words = ("method.teacher_mode=train",)
     method = tiny.make(name, tiny.net("cifar_resnet8"), tiny.net("cifar_resnet14"), tiny.tiny_data(), *words)
@@ -214,7 +214,7 @@ def test_a_teacher_in_train_mode_answers_itself_and_no_folded_copy_or_cache_of_i
     assert torch.equal(method.teach(batch()).logits, wanted)
     method.teacher_mode = "eval"
     assert not torch.allclose(method.teach(batch()).logits, wanted)
-    reads = set(config.plain(tiny.composed(f"method={name}"), "method.about.taps"))
+    reads = config.reads(tiny.composed(f"method={name}", *words))
     assert not any(reads <= held for held in HOLDS.values()), "a cache would hold what the method reads"
 
 

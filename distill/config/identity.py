@@ -71,7 +71,10 @@ def has_teacher(cfg: DictConfig) -> bool:
 
 def reads(cfg: DictConfig) -> set[str]:
     """What the method reads of its teachers' outputs (method.about.taps); nothing where it loads none."""
-    return taps(cfg) if has_teacher(cfg) else set()
+    if not has_teacher(cfg):
+        return set()
+    live = OmegaConf.select(cfg, "method.teacher_mode", default=None) == "train"
+    return taps(cfg) | ({"batch's statistics"} if live else set())
 
 
 def taps(cfg: DictConfig) -> set[str]:

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from distill.batch import Batch
 from distill.data import DataInfo
 from distill.losses import full_precision, pool_to
-from distill.method import Losses, Method
+from distill.method import Losses
 from distill.models import FeatureNet, Outputs
+from distill.parts.teacher_mode import TeacherMode
 
 
 @full_precision
@@ -20,12 +21,14 @@ def mgd_loss(generated: Tensor, teacher: Tensor) -> Tensor:
     return (generated - teacher).square().sum() / len(generated)
 
 
-class MGD(Method):
+class MGD(TeacherMode):
     """The teacher's last map is generated from the student's, of which a part is masked out (eq. 2-5).
 
     For classification whole channels are masked, as in the authors' code; `mask=position` masks places, as
     for detection. Where the maps differ in size the larger is average-pooled; the authors' code refuses such
     pairs. The sum makes the loss grow with C, H and W of the teacher's map, and the weight with it.
+
+    The authors' trainer (mmcv's) puts the frozen teacher back in train mode: teacher_mode="train".
     """
 
     def __init__(
@@ -40,8 +43,10 @@ class MGD(Method):
         weight: float = 0.0012,
         ratio: float = 0.15,
         mask: str = "channel",
+        teacher_mode: str = "eval",
     ) -> None:
         super().__init__(student, teachers, data, ce=ce, kd=kd, temperature=temperature)
+        self.set_teacher_mode(teacher_mode)
         if mask not in ("channel", "position"):
             raise ValueError(f"method.mask is {mask!r}: it is one of channel, position.")
         if not 0 <= ratio < 1:

@@ -10,9 +10,10 @@ from torch.nn import functional as F
 from distill.batch import Batch
 from distill.data import DataInfo
 from distill.losses import full_precision
-from distill.method import Losses, Method
+from distill.method import Losses
 from distill.methods.dkd import other_classes
 from distill.models import FeatureNet, Outputs
+from distill.parts.teacher_mode import TeacherMode
 
 
 @full_precision
@@ -34,8 +35,11 @@ def non_target_loss(student: Tensor, teacher: Tensor, labels: Tensor, temperatur
     return -(temperature**2) * (q_teacher * log_student).sum(dim=1).mean()
 
 
-class NKD(Method):
-    """CE + weight x (target term + gamma x normalised non-target term)."""
+class NKD(TeacherMode):
+    """CE + weight x (target term + gamma x normalised non-target term).
+
+    The authors' trainer (mmcv's) puts the frozen teacher back in train mode: teacher_mode="train".
+    """
 
     def __init__(
         self,
@@ -48,8 +52,10 @@ class NKD(Method):
         temperature: float = 3.0,
         weight: float = 1.0,
         gamma: float = 3.5,
+        teacher_mode: str = "eval",
     ) -> None:
         super().__init__(student, teachers, data, ce=ce, kd=kd, temperature=temperature)
+        self.set_teacher_mode(teacher_mode)
         self.weight, self.gamma = weight, gamma
 
     def distill(self, student: Outputs, teacher: Outputs, batch: Batch) -> Losses:

@@ -11,8 +11,9 @@ from torch.nn import functional as F
 from distill.batch import Batch
 from distill.data import DataInfo
 from distill.losses import full_precision
-from distill.method import Losses, Method
+from distill.method import Losses
 from distill.models import FeatureNet, Outputs
+from distill.parts.teacher_mode import TeacherMode
 
 EPS = 1e-7
 
@@ -40,9 +41,11 @@ def wsld_loss(student: Tensor, teacher: Tensor, labels: Tensor, temperature: flo
     return temperature**2 * (sample_weights(student, teacher, labels) * cost).mean()
 
 
-class WSLD(Method):
+class WSLD(TeacherMode):
     """CE + weight x soft-label cross-entropy, each sample weighed by how far the student is behind the
     teacher.
+
+    The authors' trainer (mmcv's) puts the frozen teacher back in train mode: teacher_mode="train".
     """
 
     def __init__(
@@ -55,8 +58,10 @@ class WSLD(Method):
         kd: float = 0.0,
         temperature: float = 4.0,
         weight: float = 2.25,
+        teacher_mode: str = "eval",
     ) -> None:
         super().__init__(student, teachers, data, ce=ce, kd=kd, temperature=temperature)
+        self.set_teacher_mode(teacher_mode)
         self.weight = weight
 
     def distill(self, student: Outputs, teacher: Outputs, batch: Batch) -> Losses:
