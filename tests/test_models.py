@@ -16,9 +16,11 @@ from torch import Tensor, nn
 from distill import config
 from distill.config.net_names import OUR_NAMES, PAPER_NAMES, is_known, nearest, timm_names
 from distill.models import FeatureNet, Outputs, build
-from distill.models.cifar_net import CifarNet, SubsampledConv, conv
+from distill.models.bit_resnet import StdConv
+from distill.models.cifar_net import CifarNet, conv
 from distill.models.families import CONSTRUCTORS
 from distill.models.residual import BasicBlock
+from distill.models.subsampled import SubsampledConv
 from distill.models.timm_reader import isotropic_stages
 
 # name: parameters, MMACs, maps (stem, stages, and last the embedding), signs of maps, signs of preacts;
@@ -143,9 +145,34 @@ def test_narrow_nets_train_without_the_convolutions_that_corrupt_memory(widths: 
     strided = [m for m in net.modules() if isinstance(m, nn.Conv2d) and m.kernel_size == (1, 1) and m.stride != (1, 1)]
     assert any(isinstance(m, SubsampledConv) for m in strided)
     assert all(isinstance(m, SubsampledConv) for m in strided if m.in_channels < 8)
+    assert all(p.grad.isfinite().all() for p in trained(net).parameters())
+
+
+def trained(net: FeatureNet) -> FeatureNet:
+    """The net after backward passes on channels_last images."""
     for _ in range(5):
         net(images(4).contiguous(memory_format=torch.channels_last)).logits.square().mean().backward()
-    assert all(p.grad.isfinite().all() for p in net.parameters())
+    return net
+
+
+def test_narrow_standardised_convolutions_have_the_values_of_torch_s_and_train() -> None:
+    layer = StdConv(4, 8, 1, 2)
+    x = torch.randn(2, 4, 7, 7, generator=torch.Generator().manual_seed(0)).to(memory_format=torch.channels_last)
+    centred = layer.weight - layer.weight.mean(1, keepdim=True)
+    filters = centred / (centred.square().mean(1, keepdim=True) + 1e-10).sqrt()
+    assert torch.allclose(layer(x), F.conv2d(x, filters, stride=2), atol=1e-6)
+    for _ in range(5):
+        layer(x.requires_grad_()).square().mean().backward()
+    assert layer.weight.grad.isfinite().all()
+
+
+def test_timm_nets_with_such_convolutions_train() -> None:
+    """RepVGG's stem is one, from the image's channels: a CPU with AVX2 alone ended the process in its backward."""
+    net = build("repvgg_a0", 10, size=32, seed=0).to(memory_format=torch.channels_last)
+    stem = net.model.stem.conv_1x1.conv
+    x = images(2)
+    assert torch.allclose(stem(x), F.conv2d(x, stem.weight, stride=2), atol=1e-6)
+    assert isinstance(stem, SubsampledConv) and trained(net).model.stem.conv_1x1.conv.weight.grad.isfinite().all()
 
 
 @pytest.mark.parametrize(

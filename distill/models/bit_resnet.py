@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from distill.models.cifar_net import CifarNet
+from distill.models.subsampled import is_narrow
 
 EPSILON = 1e-10  # of the authors' standardisation; their GroupNorm has torch's 1e-5
 
@@ -27,7 +28,10 @@ class StdConv(nn.Conv2d):
         filters = self.weight.float().flatten(1)
         variance, mean = torch.var_mean(filters, 1, unbiased=False, keepdim=True)
         filters = (filters - mean) * (variance + EPSILON).rsqrt()
-        return self._conv_forward(x, filters.view_as(self.weight).to(x.dtype), None)
+        filters = filters.view_as(self.weight).to(x.dtype)
+        if is_narrow(self):
+            return F.conv2d(x[:, :, :: self.stride[0], :: self.stride[1]], filters)
+        return self._conv_forward(x, filters, None)
 
 
 def group_norm(width: int) -> nn.GroupNorm:

@@ -11,6 +11,8 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from distill.models.subsampled import NARROW, SubsampledConv
+
 
 @dataclass
 class Trace:
@@ -161,21 +163,8 @@ class CifarNet(nn.Module):
 
 def conv(inputs: int, outputs: int, kernel: int = 3, stride: int = 1, groups: int = 1) -> nn.Conv2d:
     """Convolution without bias that keeps the map's size at stride 1."""
-    kind = SubsampledConv if kernel == 1 and stride > 1 and inputs < 8 else nn.Conv2d
+    kind = SubsampledConv if kernel == 1 and stride > 1 and inputs < NARROW else nn.Conv2d
     return kind(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False)
-
-
-class SubsampledConv(nn.Conv2d):
-    """A 1x1 convolution with a stride s, computed at stride 1 from every s-th position: the same values.
-
-    torch 2.15 corrupts memory in the strided form's backward on CPUs without AVX512, where maps of fewer than
-    8 channels are channels_last; wider maps are safe, and faster as they are.
-    """
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[B, C, H, W] -> [B, outputs, ceil(H / s), ceil(W / s)]."""
-        high, wide = self.stride
-        return F.conv2d(x[:, :, ::high, ::wide], self.weight, self.bias, groups=self.groups)
 
 
 def init_convolutions(net: nn.Module) -> None:

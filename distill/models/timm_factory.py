@@ -9,6 +9,8 @@ from urllib.request import getproxies
 import timm
 from torch import nn
 
+from distill.models.subsampled import subsample_narrow
+
 
 def create(
     name: str, num_classes: int, in_chans: int, size: int, pretrained: bool, args: dict[str, Any]
@@ -25,8 +27,8 @@ def create(
         if _fixed_size(name) and "img_size" not in args:
             # a few do not know the keyword: reading the first image tells whether the size fits them
             with suppress(TypeError):
-                return timm.create_model(name, **kwargs, img_size=size)
-        return timm.create_model(name, **kwargs)
+                return subsample_narrow(timm.create_model(name, **kwargs, img_size=size))
+        return subsample_narrow(timm.create_model(name, **kwargs))
     except Exception as error:
         raise ValueError(_refusal(name, pretrained, kwargs, error)) from error
 
