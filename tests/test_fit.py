@@ -380,3 +380,10 @@ def test_short_epochs_share_a_checkpoint(tmp_path: Path) -> None:
     for _ in fit.steps():
         pass
     assert saved == [4]  # when the phase had ended
+
+
+def test_memory_that_runs_out_while_loading_says_nothing_about_the_state(tmp_path: Path) -> None:
+    data = tiny.tiny_data()
+    fit = tiny.fit(tiny.seeded_method("none", data), data, tmp_path)
+    with pytest.raises(torch.OutOfMemoryError), fit._fitting({}):
+        raise torch.OutOfMemoryError("out of memory")

@@ -252,6 +252,8 @@ class Fit:
         """Turn what a state of another version ends in into a sentence: it is whole, for its checksum was right."""
         try:
             yield
+        except torch.OutOfMemoryError:  # says nothing about the state
+            raise
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             folder = self.checkpoints.folder
             reason = textwrap.shorten(str(error), 200, placeholder=" ...")
