@@ -1,8 +1,10 @@
 """From a composed configuration to names, hashes and objects. Imports neither torch nor timm nor wandb."""
 
-from distill.config.build import build, class_of
+from distill.config.data_spec import DataSpec
+from distill.config.factory import build, class_of
+from distill.config.frozen import frozen, thawed
 from distill.config.groups import conf_dir, did_you_mean, load, nearest, options, plain, slug
-from distill.config.identity import (
+from distill.config.hashing import (
     UNHASHED,
     WHOLE,
     canonical,
@@ -17,16 +19,33 @@ from distill.config.identity import (
     teacher_specs,
 )
 from distill.config.resolvers import register
+from distill.config.run_spec import (
+    MethodSpec,
+    NetSpec,
+    RunSpec,
+    ScheduleSpec,
+    StudentSpec,
+    TeacherSpec,
+    resolve,
+)
 
 __all__ = [
     "UNHASHED",
     "WHOLE",
+    "DataSpec",
+    "MethodSpec",
+    "NetSpec",
+    "RunSpec",
+    "ScheduleSpec",
+    "StudentSpec",
+    "TeacherSpec",
     "build",
     "canonical",
     "class_of",
     "conf_dir",
     "did_you_mean",
     "from_paper",
+    "frozen",
     "has_teacher",
     "identity",
     "load",
@@ -35,10 +54,12 @@ __all__ = [
     "plain",
     "reads",
     "register",
+    "resolve",
     "science",
     "slug",
     "taps",
     "teacher_config",
     "teacher_name",
     "teacher_specs",
+    "thawed",
 ]

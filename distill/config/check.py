@@ -17,7 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from distill.config import protocol
 from distill.config.groups import conf_dir, did_you_mean, load, options, plain
-from distill.config.identity import from_paper, identity, taps, teacher_specs
+from distill.config.hashing import from_paper, identity, taps, teacher_specs
 from distill.config.optimizer_checks import check_optimizers
 from distill.config.refusals import check_refusals
 from distill.config.rules import RULES, check_rule

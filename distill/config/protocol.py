@@ -15,7 +15,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from distill.config.groups import did_you_mean, load, options, plain
-from distill.config.identity import canonical, from_paper
+from distill.config.hashing import canonical, from_paper
 
 PAPER = "paper"
 NETS = ("teacher", "student", "method")  # what values of a protocol may depend on

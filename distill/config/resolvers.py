@@ -9,7 +9,7 @@ import omegaconf
 from omegaconf import DictConfig, OmegaConf
 
 from distill.config.groups import plain
-from distill.config.identity import has_teacher, identity, teacher_specs
+from distill.config.hashing import has_teacher, identity, teacher_specs
 from distill.config.teacher_specs import label
 
 

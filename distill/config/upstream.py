@@ -9,7 +9,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from distill.config.groups import did_you_mean, load, options, plain
-from distill.config.identity import WHOLE
+from distill.config.hashing import WHOLE
 
 
 def upstream_config(cfg: DictConfig) -> DictConfig | None:

@@ -1,0 +1,51 @@
+"""A data set as a run sees it: the keys of conf/dataset/<name>.yaml, typed and read-only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from distill.config.frozen import frozen
+
+
+@dataclass(frozen=True)
+class DataSpec:
+    """What the keys stand for is said in conf/dataset. `kind` is a reader of data.readers, or folder."""
+
+    name: str
+    size: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    kind: str = ""  # empty: the name
+    root: Path = Path("data")
+    num_classes: int | None = None
+    in_chans: int = 3
+    resize: bool | int | None = None
+    pad: int = 4
+    pad_mode: str = "zeros"
+    flip: bool = True
+    rotate: float = 0.0
+    randaugment: int = 0
+    cutout: int = 0
+    holdout: float = 0.0
+    shots: int | None = None
+    classes: tuple[int | str, ...] | None = None
+    omit: tuple[int | str, ...] = ()
+    fraction: float = 1.0
+    views: Mapping[str, str | None] = field(default_factory=dict)
+    workers: int = 4
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "kind", self.kind or self.name)
+
+    @classmethod
+    def of(cls, node: Mapping[str, Any]) -> DataSpec:
+        """The data set of a plain node. Raises ValueError for a key without which there is none."""
+        known = {each.name: each for each in fields(cls)}
+        given = {key: frozen(value) for key, value in node.items() if key in known and value is not None}
+        needed = [key for key, each in known.items() if each.default is each.default_factory is MISSING]
+        if missing := [key for key in needed if key not in given]:
+            raise ValueError(f"dataset.{missing[0]} has no value: give one, dataset.{missing[0]}=...")
+        return cls(**given | ({"root": Path(str(given["root"]))} if "root" in given else {}))
