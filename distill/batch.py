@@ -5,48 +5,58 @@ Shape letters: B batch, K classes, C channels, H W map size.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Protocol, Self
 
 from torch import Tensor
+
+
+def changed(record: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """Return a dataclass, or a mapping, with `change` done to every tensor that it holds; None stays."""
+    if record is None:
+        return None
+    if isinstance(record, dict):
+        return {name: change(tensor) for name, tensor in record.items()}
+    if isinstance(record, Tensor):
+        return change(record)
+    return replace(record, **{each.name: changed(getattr(record, each.name), change) for each in fields(record)})
+
+
+@dataclass
+class Mixed:
+    """Labels of inputs that are mixed in pairs, each of its own label's and of another's."""
+
+    probabilities: Tensor  # [B,K]
+    others: Tensor  # [B] int64, the label with the smaller share; Batch.labels has the larger
+    share: Tensor  # [], the part that shows Batch.labels
 
 
 @dataclass
 class Batch:
     """One step's worth of data, on the device."""
 
-    images: Tensor  # [B,C,H,W] normalised, channels_last
+    inputs: Tensor  # [B,C,H,W] normalised, channels_last
     labels: Tensor  # [B] int64
     index: Tensor  # [B] int64, positions in the training set
     views: dict[str, Tensor] = field(default_factory=dict)  # other views of the same images, such as "teacher"
-    targets: Tensor | None = None  # [B,K] labels as probabilities, where images are mixed
-    others: Tensor | None = None  # [B] int64, of mixed images the label with the smaller share; `labels` has the larger
-    share: Tensor | None = None  # [], of mixed images the part that shows `labels`
-    view: Tensor | None = None  # [B] int64, which of the finitely many crops and flips of image `index` this is
-    epoch: int = 1  # 1-based
-    step: int = 0  # 0-based, in the epoch
-    weight: float = 1.0  # its share of the whole batch, where several processes take a part each
-    held: bool = False  # whether its tensors lie where those of every batch of its shape do (graphs)
-    logits: Tensor | None = None  # [B,K] the student's, left here by Method.loss for the running accuracy
+    targets: Mixed | None = None  # in place of labels, where inputs are mixed
 
     @property
     def truth(self) -> Tensor:
         """What a cross-entropy is taken with: labels [B], or mixed targets [B,K]."""
-        return self.labels if self.targets is None else self.targets
+        return self.labels if self.targets is None else self.targets.probabilities
 
-    def only(self, rows: Any) -> Batch:
+    def only(self, rows: Any) -> Self:
         """The samples that an index of the first dimension, such as a slice or a mask [B], takes out."""
-        return replace(
-            self,
-            images=self.images[rows],
-            labels=self.labels[rows],
-            index=self.index[rows],
-            views={name: view[rows] for name, view in self.views.items()},
-            targets=None if self.targets is None else self.targets[rows],
-            others=None if self.others is None else self.others[rows],
-            view=None if self.view is None else self.view[rows],
-        )
+        return changed(self, lambda tensor: tensor[rows] if tensor.dim() else tensor)
+
+
+@dataclass
+class CroppedBatch(Batch):
+    """A batch of crops and flips of which there are finitely many, so that what a teacher says of them can be kept."""
+
+    crop: Tensor | None = None  # [B] int64, which of them this is of image `index`
 
 
 class Source(Protocol):

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from distill.batch import Batch, Source
 from distill.config.refusals import refuse_keys
+from distill.criterion import Criterion, CrossEntropy
 from distill.losses import full_precision, kd_loss
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ Consult = Callable[["FeatureNet", Batch], "Outputs"]
 
 def consult(teacher: FeatureNet, batch: Batch) -> Outputs:
     """Run a teacher on the view of the batch that is meant for it."""
-    return teacher(batch.views.get("teacher", batch.images))
+    return teacher(batch.views.get("teacher", batch.inputs))
 
 
 @dataclass
@@ -93,8 +93,9 @@ class Method(nn.Module):
         self._teachers = tuple(teachers)
         self.data = data
         self.ce, self.kd, self.temperature = ce, kd, temperature
-        self.label_smoothing = 0.0  # the schedule's
-        self.epoch = self.epochs = 1
+        self.criterion: Criterion = CrossEntropy()  # the one home of what counts as right; peers and exits take it too
+        self.counted: tuple[Tensor, Tensor] | None = None  # logits [B,K] and labels [B], until the loop has read them
+        self.epoch, self.epochs, self.step = 1, 1, 0  # where the loop is; the step is 0-based, in the epoch
         self.consult: Consult = consult
 
     def migrated(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -121,7 +122,7 @@ class Method(nn.Module):
 
     def loss(self, batch: Batch) -> Losses:
         """Return all losses of a batch: cross-entropy, soft targets where asked for, and `distill`."""
-        student = self.student(batch.images)
+        student = self.student(batch.inputs)
         losses = self.supervised(student.logits, batch)
         if not self._teachers:
             return losses
@@ -136,19 +137,16 @@ class Method(nn.Module):
         more: logits of peers, exits or further views, whose cross-entropies are added. weight: in place of `ce`; where
         that is 0 nothing is returned.
         """
-        batch.logits, weight = logits.detach(), self.ce if weight is None else weight
+        self.count(logits, batch.labels)
+        weight = self.ce if weight is None else weight
         if not weight:
             return {}
         costs = [self.criterion(each, batch) for each in (logits, *more)]
         return {"ce": weight * (torch.stack(costs).sum() if more else costs[0])}
 
-    def criterion(self, logits: Tensor, batch: Batch, reduction: str = "mean") -> Tensor:
-        """Return the cross-entropy of logits [B,K] with the batch's labels, or its mixed targets, smoothed as the
-        schedule says: the one home of what counts as right. Unweighted; for peers, exits and further views as well.
-
-        reduction: "mean" over the batch, or "none" for each sample's own [B].
-        """
-        return F.cross_entropy(logits, batch.truth, reduction=reduction, label_smoothing=self.label_smoothing)
+    def count(self, logits: Tensor, labels: Tensor) -> None:
+        """Have the running accuracy say how many logits [B,K] name their label [B]; a step's last call stands."""
+        self.counted = logits.detach(), labels
 
     def by_label(self, loss: Callable[[Tensor], Tensor], batch: Batch) -> Tensor:
         """Return `loss(labels [B])`; of mixed images the mean of that of either label, weighted by their shares.
@@ -156,10 +154,10 @@ class Method(nn.Module):
         For losses that are defined for one label an image. A cross-entropy gives what it gives with mixed targets
         (Zhang et al., ICLR 2018, arXiv:1710.09412, section 2: it is linear in the label).
         """
-        if batch.targets is None:
+        mixed = batch.targets
+        if mixed is None:
             return loss(batch.labels)
-        assert batch.others is not None and batch.share is not None, "mixed targets come with both labels and a share"
-        return batch.share * loss(batch.labels) + (1 - batch.share) * loss(batch.others)
+        return mixed.share * loss(batch.labels) + (1 - mixed.share) * loss(mixed.others)
 
     def soft_targets(self, student: Tensor, teacher: Tensor) -> Tensor:
         """Return the unweighted soft-target loss of logits [B,K] that `kd` weighs."""

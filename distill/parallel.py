@@ -55,9 +55,9 @@ def barrier() -> None:
 
 
 class _Sharing:
-    """How many samples the batch has that the processes work on, all parts together."""
+    """How many samples the batch has that the processes work on: all parts together, and this process's."""
 
-    whole = 0
+    whole = own = 1
 
 
 class PartSource:
@@ -70,30 +70,30 @@ class PartSource:
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """Yield this process's parts of an epoch's batches, from step `start` on."""
         for batch in self.source.epoch(epoch, start):
-            _Sharing.whole = len(batch.labels)
-            yield part(batch, rank(), world())
+            cut = part(batch, rank(), world())
+            _Sharing.whole, _Sharing.own = len(batch.labels), len(cut.labels)
+            yield cut
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.source, name)
 
 
 def part(batch: Batch, number: int, count: int) -> Batch:
-    """Return every `count`-th sample from `number` on, and how much of the mean it stands for (`weight`).
+    """Return every `count`-th sample from `number` on.
 
     Raises ValueError for a batch with fewer samples than processes.
     """
     total = len(batch.labels)
     if total < count:
         raise ValueError(f"a batch of {total} images cannot be shared by {count} processes: raise schedule.batch_size.")
-    cut = batch.only(slice(number, None, count))
-    cut.weight = len(cut.labels) / total
-    return cut
+    return batch.only(slice(number, None, count))
 
 
-def reduce_gradients(parameters: Iterable[nn.Parameter], weight: float) -> None:
-    """Replace each gradient by the sum over all processes of `weight` times theirs: the whole batch's mean."""
+def reduce_gradients(parameters: Iterable[nn.Parameter]) -> None:
+    """Replace each gradient by the whole batch's mean: the sum over all processes, each by its share of the batch."""
     if world() == 1:
         return
+    weight = _Sharing.own / _Sharing.whole
     gradients = [p.grad for p in parameters if p.grad is not None]
     flat = torch.cat([gradient.flatten() for gradient in gradients]).mul_(weight)
     dist.all_reduce(flat)

@@ -18,6 +18,7 @@ from distill import config, parallel, runtime, start
 from distill.batch import Source
 from distill.config import protocol
 from distill.config.check import check_maps
+from distill.criterion import CrossEntropy
 from distill.data import Data, load
 from distill.engine import hyperrule as bit
 from distill.engine.checkpoint import Checkpoints
@@ -108,7 +109,7 @@ class Experiment:
         if parallel.rank() > 0:  # other negatives and noise than the first process
             torch.manual_seed(int(cfg.seed) + 7919 * parallel.rank())
         refuse(self.method, cfg.method.name, schedule)
-        self.method.label_smoothing = float(schedule.get("label_smoothing") or 0.0)
+        self.method.criterion = CrossEntropy(float(schedule.get("label_smoothing") or 0.0))
         batch = int(schedule["batch_size"])
         options = {key: kind(schedule[key]) for key, kind in (("mixup", float), ("drawn", int)) if schedule.get(key)}
         self.source: Source = like.source if like else self.data.source(batch_size=batch, seed=int(cfg.seed), **options)

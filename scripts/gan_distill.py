@@ -64,7 +64,7 @@ class GAN(Method):
 
     def generate(self, batch: Batch) -> Losses:
         """Pass as real, and with a teacher paint what it paints of the same noise (mean squared difference)."""
-        noise = torch.randn(len(batch.images), LATENT, device=batch.images.device)
+        noise = torch.randn(len(batch.inputs), LATENT, device=batch.inputs.device)
         images = self.student(noise)
         self._fakes = images.detach()
         losses: Losses = {"generator": real_or_fake(self.discriminator(images), True)}
@@ -76,7 +76,7 @@ class GAN(Method):
 
     def judge(self, batch: Batch) -> Losses:
         """Tell the batch from the generator's images."""
-        images = batch.images.detach().requires_grad_(True)
+        images = batch.inputs.detach().requires_grad_(True)
         real, fake = self.discriminator(images), self.discriminator(self._fakes)
         (slope,) = torch.autograd.grad(real.sum(), images, create_graph=True)
         penalty = slope.square().flatten(1).sum(1).mean() / 2
@@ -188,7 +188,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def compare(data: Data, classifier: FeatureNet, args: argparse.Namespace) -> dict[str, dict[str, float]]:
     """Train the three generators; returns distance and parameters of each, and the distance of the test digits."""
-    real = torch.cat([batch.images for batch in data.source(batch_size=512, seed=0).epoch(1)])
+    real = torch.cat([batch.inputs for batch in data.source(batch_size=512, seed=0).epoch(1)])
     test = torch.cat([images for images, _ in data.evaluation(512)])
     reference = embedded(classifier, real)
     distance = partial(_distance, classifier, reference)

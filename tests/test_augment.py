@@ -187,18 +187,18 @@ def test_batches_stay_a_function_of_seed_epoch_and_step(changes) -> None:
     tail = list(data(**changes).source(8, seed=3).epoch(2, start=1))
     plain = list(data().source(8, seed=3).epoch(2))
     for a, b in zip(whole[1:], tail, strict=True):
-        assert torch.equal(a.images, b.images)
+        assert torch.equal(a.inputs, b.inputs)
     for a, b in zip(whole, plain, strict=True):
-        assert torch.equal(a.index, b.index) and not torch.equal(a.images, b.images)
-    assert not torch.equal(whole[0].images, next(data(**changes).source(8, seed=4).epoch(2)).images)
+        assert torch.equal(a.index, b.index) and not torch.equal(a.inputs, b.inputs)
+    assert not torch.equal(whole[0].inputs, next(data(**changes).source(8, seed=4).epoch(2)).inputs)
 
 
 def test_order_crops_and_flips_stay_what_they_are_and_pixels_are_turned_after_them() -> None:
     turned, plain = (data(**changes).source(8, seed=3) for changes in ({"rotate": 15}, {}))
     matrices = turned._plan(1).augment.turns
-    for a, b in zip(turned.epoch(1), plain.epoch(1), strict=True):
-        expected = pil.warp(pixels(b.images), matrices[8 * a.step : 8 * a.step + len(a.index)])
-        assert torch.equal(pixels(a.images), expected)
+    for step, (a, b) in enumerate(zip(turned.epoch(1), plain.epoch(1), strict=True)):
+        expected = pil.warp(pixels(b.inputs), matrices[8 * step : 8 * step + len(a.index)])
+        assert torch.equal(pixels(a.inputs), expected)
 
 
 def test_views_without_number_are_not_numbered() -> None:
@@ -256,8 +256,8 @@ def test_strong_views_are_a_function_of_seed_epoch_and_step_and_leave_the_rest_a
     first, plain = views(1, 2), list(small.source(batch_size=8, seed=1).epoch(2))
     assert [len(b.labels) for b in first] == [8, 8, 6]
     for a, b in zip(first, plain, strict=True):
-        assert torch.equal(a.images, b.images) and torch.equal(a.index, b.index)
-        assert a.views["strong"].shape == a.images.shape
+        assert torch.equal(a.inputs, b.inputs) and torch.equal(a.index, b.index)
+        assert a.views["strong"].shape == a.inputs.shape
         assert a.views["strong"].is_contiguous(memory_format=torch.channels_last)
     for a, b in zip(first[1:], views(1, 2, start=1), strict=True):
         assert torch.equal(a.views["strong"], b.views["strong"])
@@ -319,7 +319,7 @@ def test_batches_by_class_repeat_resume_and_differ() -> None:
     whole, tail, other = by_class(2).epoch(3), by_class(2).epoch(3, start=1), by_class(2, seed=4).epoch(3)
     first, *rest = list(whole)
     for a, b in zip(rest, tail, strict=True):
-        assert torch.equal(a.images, b.images) and torch.equal(a.index, b.index)
+        assert torch.equal(a.inputs, b.inputs) and torch.equal(a.index, b.index)
     assert not torch.equal(first.index, next(other).index)
 
 

@@ -14,8 +14,9 @@ from safetensors.torch import load_file
 from torch import nn
 
 from distill import config
-from distill.batch import Batch
+from distill.batch import Batch, Mixed
 from distill.config.upstream import check_start, upstream_config
+from distill.criterion import CrossEntropy
 from distill.data import load, loading
 from distill.data.pairs import Partners
 from distill.data.parts import Arrays, Part
@@ -96,11 +97,11 @@ def test_the_rules_resolution_is_that_of_the_batches(
     cfg = tiny.composed("schedule=bit", f"dataset={dataset}", "dataset.flip=false")
     data = load(config.plain(cfg, "dataset"), adapt=bit.adapt(cfg))
     batch = next(data.source(batch_size=2, seed=3).epoch(1))
-    assert batch.images.shape == (2, 3, crop, crop) and data.info.size == crop and data.resize == resize
+    assert batch.inputs.shape == (2, 3, crop, crop) and data.info.size == crop and data.resize == resize
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in (data.info.mean, data.info.std))
-    shown = (batch.images * std + mean) * 255
+    shown = (batch.inputs * std + mean) * 255
     places = resize - crop + 1
-    for image, index, view in zip(shown, batch.index.tolist(), batch.view.tolist(), strict=True):
+    for image, index, view in zip(shown, batch.index.tolist(), batch.crop.tolist(), strict=True):
         whole = Image.fromarray(arrays.train.images[index]).resize((resize, resize), Image.Resampling.BILINEAR)
         top, left = divmod(view // 2, places)
         wanted = torch.from_numpy(np.array(whole)[top : top + crop, left : left + crop]).permute(2, 0, 1)
@@ -116,7 +117,7 @@ def test_crops_of_the_rule_are_numbered_for_the_teachers_cache(monkeypatch: pyte
     data = load(config.plain(cfg, "dataset"), adapt=bit.adapt(cfg))
     assert data.view_count == 2 * 33**2
     source = data.source(batch_size=20, seed=1)
-    views = torch.cat([batch.view for epoch in range(1, 5) for batch in source.epoch(epoch)])
+    views = torch.cat([batch.crop for epoch in range(1, 5) for batch in source.epoch(epoch)])
     assert 2 * 81 < int(views.max()) < data.view_count
 
 
@@ -130,7 +131,7 @@ def test_folders_are_resized_and_cropped_by_the_size_of_their_first_image(tmp_pa
     cfg = tiny.composed("schedule=bit", "dataset=folder", f"dataset.root={tmp_path}", "dataset.workers=0")
     data = load(config.plain(cfg, "dataset"), adapt=bit.adapt(cfg))
     batch = next(data.source(batch_size=3, seed=1).epoch(1))
-    assert batch.images.shape == (3, 3, 128, 128) and data.train.resize == 160
+    assert batch.inputs.shape == (3, 3, 128, 128) and data.train.resize == 160
     assert next(data.evaluation(4))[0].shape == (4, 3, 128, 128)
 
 
@@ -181,7 +182,7 @@ def test_few_images_are_drawn_with_replacement() -> None:
     assert batches[0].index.bincount(minlength=tiny.IMAGES).unique().numel() > 5, "drawn, not repeated in turn"
     assert all(torch.equal(batch.labels, data.train.labels[batch.index]) for batch in batches)
     again = next(source.epoch(1, start=2))
-    assert torch.equal(again.images, batches[2].images)
+    assert torch.equal(again.inputs, batches[2].inputs)
 
 
 def test_the_rule_draws_where_a_step_would_have_fewer_images_than_a_batch() -> None:
@@ -366,20 +367,20 @@ def test_mixup_mixes_images_views_and_labels_alike() -> None:
     mixed = list(data.source(batch_size=8, seed=1, mixup=0.8).epoch(2))
     shares = []
     for a, b in zip(plain, mixed, strict=True):
-        assert torch.equal(a.labels, b.labels) and b.targets.shape == (len(a.labels), tiny.CLASSES)
-        assert torch.allclose(b.targets.sum(1), torch.ones(len(a.labels)))
-        i = next(i for i in range(len(a.labels)) if (b.targets[i] > 0).sum() == 2)
-        share = b.targets[i, a.labels[i]].item()
+        assert torch.equal(a.labels, b.labels) and b.targets.probabilities.shape == (len(a.labels), tiny.CLASSES)
+        assert torch.allclose(b.targets.probabilities.sum(1), torch.ones(len(a.labels)))
+        i = next(i for i in range(len(a.labels)) if (b.targets.probabilities[i] > 0).sum() == 2)
+        share = b.targets.probabilities[i, a.labels[i]].item()
         partner = next(
             j
             for j in range(len(a.labels))
-            if torch.allclose(b.images[i], share * a.images[i] + (1 - share) * a.images[j], atol=1e-4)
+            if torch.allclose(b.inputs[i], share * a.inputs[i] + (1 - share) * a.inputs[j], atol=1e-4)
         )
-        assert b.targets[i, a.labels[partner]].item() == pytest.approx(1 - share, abs=1e-6)
+        assert b.targets.probabilities[i, a.labels[partner]].item() == pytest.approx(1 - share, abs=1e-6)
         shares.append(share)
     assert min(shares) >= 0.5 and len(set(shares)) == len(shares)
     rest = next(data.source(batch_size=8, seed=1, mixup=0.8).epoch(2, start=2))
-    assert torch.equal(rest.images, mixed[2].images) and torch.equal(rest.targets, mixed[2].targets)
+    assert torch.equal(rest.inputs, mixed[2].inputs) and torch.equal(rest.truth, mixed[2].truth)
     assert data.source(batch_size=8, seed=1, mixup=0.8).replace(drop_last=True).mixup == 0.8
     assert plain[0].targets is None
 
@@ -388,7 +389,7 @@ def test_soft_labels_enter_the_cross_entropy() -> None:
     method = tiny.seeded_method("none", tiny.tiny_data()).eval()
     images, labels = torch.randn(4, 3, 16, 16), torch.tensor([0, 1, 2, 3])
     targets = 0.7 * nn.functional.one_hot(labels, 6) + 0.3 * nn.functional.one_hot(labels.flip(0), 6)
-    batch = Batch(images, labels, labels, targets=targets)
+    batch = Batch(images, labels, labels, targets=Mixed(targets, labels.flip(0), torch.tensor(0.7)))
     logs = method.student(images).logits.log_softmax(1)
     wanted = -sum(0.7 * logs[i, labels[i]] + 0.3 * logs[i, labels[3 - i]] for i in range(4)) / 4
     assert method.loss(batch)["ce"].item() == pytest.approx(wanted.item(), rel=1e-5)
@@ -421,12 +422,12 @@ def test_supervised_smooths_labels_and_is_what_the_running_accuracy_counts() -> 
     data = tiny.tiny_data()
     method = tiny.seeded_method("none", data, ("cifar_resnet8", "cifar_resnet8"), "method.ce=2")
     batch, logits = next(data.source(batch_size=8, seed=1).epoch(1)), torch.randn(8, tiny.CLASSES)
-    method.label_smoothing = 0.1
+    method.criterion = CrossEntropy(0.1)
     logs = logits.log_softmax(1)
     plain, even = -logs.gather(1, batch.labels[:, None]).mean(), -logs.mean()
     wanted = 2 * (0.9 * plain + 0.1 * even).item()
     assert method.supervised(logits, batch)["ce"].item() == pytest.approx(wanted, rel=1e-5)
-    assert batch.logits is not None and torch.equal(batch.logits, logits)
+    assert torch.equal(method.counted[0], logits) and method.counted[1] is batch.labels
     method.ce = 0.0
     assert method.supervised(logits, batch) == {}
 

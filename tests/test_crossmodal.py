@@ -87,14 +87,14 @@ def test_both_sides_see_the_same_crop_and_flip(name: str, chans: int) -> None:
     mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (plain.info.mean, plain.info.std))
     for a, b in zip(ours, theirs, strict=True):
         assert "teacher" not in b.views and torch.equal(a.labels, b.labels)
-        assert torch.allclose(a.views["teacher"], b.images, atol=1e-5)
-        pixels = ((b.images * std + mean) * 255).round().byte().permute(0, 2, 3, 1)
-        assert torch.allclose(a.images, view(pixels), atol=1e-4)
-        assert a.images.shape[1] == chans and a.images.is_contiguous(memory_format=torch.channels_last)
+        assert torch.allclose(a.views["teacher"], b.inputs, atol=1e-5)
+        pixels = ((b.inputs * std + mean) * 255).round().byte().permute(0, 2, 3, 1)
+        assert torch.allclose(a.inputs, view(pixels), atol=1e-4)
+        assert a.inputs.shape[1] == chans and a.inputs.is_contiguous(memory_format=torch.channels_last)
     student, teacher = (next(viewed.evaluation(6, side))[0] for side in ("student", "teacher"))
     assert student.shape[1] == chans and torch.allclose(teacher, next(plain.evaluation(6))[0], atol=1e-5)
     again = viewed.source(batch_size=5, seed=1).replace(drop_last=True)
-    assert next(again.epoch(2)).images.shape[1] == chans and isinstance(again, ArraySource)
+    assert next(again.epoch(2)).inputs.shape[1] == chans and isinstance(again, ArraySource)
 
 
 def test_a_teachers_view_leaves_the_students_images_alone() -> None:
@@ -103,7 +103,7 @@ def test_a_teachers_view_leaves_the_students_images_alone() -> None:
         next(viewed.source(batch_size=5, seed=1).epoch(1)),
         next(data().source(batch_size=5, seed=1).epoch(1)),
     )
-    assert torch.allclose(batch.images, plain.images, atol=1e-5) and batch.views["teacher"].shape[1] == 1
+    assert torch.allclose(batch.inputs, plain.inputs, atol=1e-5) and batch.views["teacher"].shape[1] == 1
     assert viewed.info.for_teacher.in_chans == 1 and viewed.info.in_chans == 3
 
 
@@ -149,7 +149,7 @@ def test_folders_of_pairs_give_depth_with_the_same_crop(tmp_path: Path) -> None:
     assert (pairs.info.in_chans, pairs.info.for_teacher.in_chans) == (1, 3)
     for epoch in (1, 2):
         for batch in pairs.source(batch_size=3, seed=1).epoch(epoch):
-            red, depth = batch.views["teacher"][:, :1], batch.images
+            red, depth = batch.views["teacher"][:, :1], batch.inputs
             assert depth.shape[1:] == (1, 16, 16) and (red - depth).abs().max() < 0.05
     first = next(pairs.evaluation(4))[0]
     assert (next(pairs.evaluation(4, "teacher"))[0][:, :1] - first).abs().max() < 0.05

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from distill.batch import Batch
-from distill.engine.cuda_graphs import GraphedStep, GraphedTeacher, Held, without_graphs
+from distill.engine.cuda_graphs import GraphedStep, GraphedTeacher, StaticBuffers, without_graphs
 from distill.engine.fit import Fit
 from distill.engine.optim import Stepper
 from distill.engine.trace import traced
@@ -142,19 +142,19 @@ class Counting(torch.nn.Module):
 
     def __init__(self, kind: str) -> None:
         super().__init__()
-        self.kind, self.count, self.kept = kind, 0, [torch.zeros(1)]
+        self.kind, self.count, self.number, self.kept = kind, 0, 0, [torch.zeros(1)]
         self.register_buffer("sum", torch.zeros(()))
 
     def step(self, batch: Batch) -> tuple[tuple[str, ...], torch.Tensor]:
         if self.kind == "counts":
             self.count += 1
         if self.kind == "keeps":
-            self.kept[0] = batch.images.mean()[None]
+            self.kept[0] = batch.inputs.mean()[None]
         if self.kind == "reads":
-            self.sum += batch.images.mean().item()
+            self.sum += batch.inputs.mean().item()
         if self.kind == "differs":
-            self.sum += batch.step
-        self.sum += batch.images.sum()
+            self.sum += self.number
+        self.sum += batch.inputs.sum()
         return ("loss",), torch.stack([self.sum.clone()])
 
 
@@ -173,37 +173,39 @@ def test_work_that_cannot_be_repeated_is_found_out(kind: str, why: str | None) -
     graphed = GraphedStep(net.step, {"method": net}, CPU, Replay)
     for step in range(20):
         torch.manual_seed(step)
-        batch = Batch(torch.rand(2, 3), torch.zeros(2), torch.zeros(2), step=step)
+        net.number = eager.number = step
+        batch = Batch(torch.rand(2, 3), torch.zeros(2), torch.zeros(2))
         graphed(batch, lambda: None)
         eager.step(batch)
     assert graphed.why == why and net.sum == eager.sum and net.count == eager.count
     assert (graphed.replayed > 10) == (why is None)
 
 
-def test_teachers_are_asked_by_a_graph_for_held_batches_alone(tmp_path: Path) -> None:
-    data, hold, asked = tiny.tiny_data(), Held(), []
+def test_teachers_are_asked_by_a_graph_for_batches_in_static_buffers_alone(tmp_path: Path) -> None:
+    data, hold, asked, turn = tiny.tiny_data(), StaticBuffers(), [], []
     method = tiny.seeded_method("kd", data)
 
     def asks(teacher: Any, batch: Batch) -> Any:
-        asked.append(batch.step)
+        asked.append(len(turn) - 1)
         return consult(teacher, batch)
 
-    teacher = GraphedTeacher(asks, Replay)
+    teacher = GraphedTeacher(asks, hold, Replay)
     with torch.no_grad():
         for batch in data.source(batch_size=4, seed=1).epoch(1):
+            turn.append(batch)
             held = hold(batch)
             assert torch.equal(teacher(method.teacher, held).logits, consult(method.teacher, batch).logits)
             assert torch.equal(teacher(method.teacher, batch).logits, consult(method.teacher, batch).logits)
     assert asked.count(0) == asked.count(1) == 2 and asked.count(2) == 1  # recorded at the second, then replayed
 
 
-def test_a_held_batch_lies_where_the_first_of_its_shape_did() -> None:
-    data, hold = tiny.tiny_data(), Held()
+def test_a_static_batch_lies_where_the_first_of_its_shape_did() -> None:
+    data, hold = tiny.tiny_data(), StaticBuffers()
     first, second, *_, last = data.source(batch_size=4, seed=1).epoch(1)
     one, two, short = hold(first), hold(second), hold(last)
-    assert one.images is two.images and one.images is not short.images
-    assert torch.equal(two.images, second.images) and torch.equal(two.index, second.index) and two.step == 1
-    assert hold(two).images is two.images and one.images.stride() == first.images.stride()
+    assert one.inputs is two.inputs and one.inputs is not short.inputs
+    assert torch.equal(two.inputs, second.inputs) and torch.equal(two.index, second.index)
+    assert hold(two).inputs is two.inputs and one.inputs.stride() == first.inputs.stride()
 
 
 def test_a_traced_step_tells_generators_apart() -> None:

@@ -138,7 +138,7 @@ def test_fm_adversarial_is_a_ring_whose_fakes_are_a_peers_own_maps() -> None:
     train_mode(method, method.phases()[0])
     batch = next(iter(data.source(batch_size=8, seed=1).epoch(1)))
     losses = method.loss(batch)
-    maps = [net(batch.images).features[-1] for net in method.cohort]
+    maps = [net(batch.inputs).features[-1] for net in method.cohort]
     for k, (fake, real) in enumerate(method._seen):
         other = maps[(k + 1) % 3]
         assert real.shape[1] == fake.shape[1] == other.shape[1] and real.shape == fake.shape
@@ -236,7 +236,7 @@ def test_bss_follows_its_epochs_and_attacks_only_while_it_counts() -> None:
         assert method.now == pytest.approx((kd, weight), abs=1e-4)
         losses = method.loss(batch)
         assert ("bss" in losses) is (epoch < 60)
-        plain = method.student(batch.images).logits, method.teacher(batch.images).logits
+        plain = method.student(batch.inputs).logits, method.teacher(batch.inputs).logits
         p, q = ((z / 3).softmax(1).tolist() for z in reversed(plain))
         kl = mean(sum(a * math.log(a / b) for a, b in zip(x, y, strict=True)) for x, y in zip(p, q, strict=True))
         assert losses["kd"].item() == pytest.approx(kd * kl, rel=1e-2)

@@ -247,7 +247,7 @@ def test_fitnet_trains_hint_then_distils() -> None:
     (phase,) = joint.phases()
     joint.train()
     losses = phase.updates[0].loss(batch)
-    teacher, student = joint.teach(batch), joint.student(batch.images)
+    teacher, student = joint.teach(batch), joint.student(batch.inputs)
     expected = 100 * ((joint.regressor(student.features[1]) - teacher.features[1]) ** 2).mean()
     assert losses["fitnet"].item() == pytest.approx(expected.item(), rel=1e-4)
 
@@ -266,8 +266,8 @@ def test_dml_peers_see_each_other_as_just_updated() -> None:
         for p in method.student.parameters():
             p.sub_(0.1 * p.grad)
     with torch.no_grad(), frozen_statistics(method.student):
-        after = method.student(batch.images).logits
-        mine = method.others[0](batch.images).logits
+        after = method.student(batch.inputs).logits
+        mine = method.others[0](batch.inputs).logits
     losses = second.loss(batch)
     assert losses["kd_1"].item() == pytest.approx(slow_kd(mine.double(), after.double(), 1.0), rel=1e-4)
     assert losses["ce_1"].item() == pytest.approx(nn.functional.cross_entropy(mine, batch.labels).item(), rel=1e-4)

@@ -109,7 +109,7 @@ def test_at_is_the_mean_squared_gap_of_unit_attention_maps() -> None:
 def test_at_takes_every_stage_and_not_the_stem() -> None:
     method, batch = made("at", "method.weight=1000"), first_batch()
     method.eval()
-    student, teacher = method.student(batch.images), method.teach(batch)
+    student, teacher = method.student(batch.inputs), method.teach(batch)
     student.stem = teacher.stem = None
     wanted = torch.stack(
         [attention_loss(s, t) for s, t in zip(student.features, teacher.features, strict=True)]
@@ -203,7 +203,7 @@ def test_ab_is_the_papers_case_distinction() -> None:
 def test_ab_halves_shallower_stages_and_reads_preactivations() -> None:
     method, batch = made("ab"), first_batch()
     method.eval()
-    student, teacher = method.student(batch.images), method.teach(batch)
+    student, teacher = method.student(batch.inputs), method.teach(batch)
     assert student.preacts and teacher.preacts and min(float(p.min()) for p in teacher.preacts) < 0
     each = [boundary_loss(s, t) for s, t in zip(student.preacts, teacher.preacts, strict=True)]
     wanted = 3 / 1000 * (each[0] / 4 + each[1] / 2 + each[2])
@@ -277,7 +277,7 @@ def test_ofd_weighs_stages_by_depth_and_takes_margins_from_the_teachers_norms() 
         nn.init.uniform_(norm.bias, -1, 1)
     method = tiny.make("ofd", method.student, teacher, tiny.tiny_data(), "method.weight=0.5")
     method.eval()
-    student, shown = method.student(batch.images), method.teach(batch)
+    student, shown = method.student(batch.inputs), method.teach(batch)
     assert student.preacts and shown.preacts
     wanted, adapters = 0.0, list(method.get_submodule("connectors").children())
     for stage, norm in enumerate(teacher.bn_before_relu()):
@@ -295,7 +295,7 @@ def test_ofd_asks_the_teacher_with_the_batchs_statistics_and_leaves_its_own_alon
     assert not any(module.training for module in method.teacher.modules())
     method.teacher.train()
     with torch.no_grad():
-        wanted = method.teacher(batch.images).preacts
+        wanted = method.teacher(batch.inputs).preacts
     assert all(torch.equal(a, b) for a, b in zip(live, wanted, strict=True))
     assert not any(torch.allclose(a, b) for a, b in zip(live, still, strict=True))
 
@@ -513,7 +513,7 @@ def test_equal_singular_values_and_empty_maps_give_finite_gradients() -> None:
 def test_the_sign_that_a_solver_happens_to_return_does_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
     method, batch = made("kdsvd"), first_batch()
     method.eval()
-    student, teacher = method.student(batch.images), method.teach(batch)
+    student, teacher = method.student(batch.inputs), method.teach(batch)
     before = method.distill(student, teacher, batch)["kdsvd"].item()
     eigh = torch.linalg.eigh
     turned = []
@@ -644,7 +644,7 @@ def test_mhgd_clips_its_gradient_to_the_tasks_by_parameter() -> None:
 @pytest.mark.parametrize("name", MINE)
 def test_a_last_batch_of_one_is_borne(name: str) -> None:
     method, batch = made(name), first_batch()
-    one = Batch(batch.images[:1], batch.labels[:1], batch.index[:1])
+    one = Batch(batch.inputs[:1], batch.labels[:1], batch.index[:1])
     for phase in method.phases():
         if phase.begin:
             phase.begin()

@@ -165,7 +165,7 @@ def test_reviewkd_fusion_equals_the_concatenation_of_the_paper() -> None:
 
 def test_reviewkd_reads_shapes_from_the_nets_and_goes_from_deep_to_shallow() -> None:
     method = made(ReviewKD, "cifar_MobileNetV2", "cifar_vgg8", width=24)
-    student, target = method.student(batch().images), method.teach(batch())
+    student, target = method.student(batch().inputs), method.teach(batch())
     levels = method.levels(student, preact=False)
     wanted = method.levels(target, preact=True)
     assert levels[-1].shape == (B, method.student.embedding_dim, 1, 1)
@@ -185,7 +185,7 @@ def test_reviewkd_reads_shapes_from_the_nets_and_goes_from_deep_to_shallow() -> 
 @pytest.mark.parametrize(("first", "shares"), [(1, [1 / 20, 1 / 2, 1, 1]), (0, [0, 9 / 20, 19 / 20, 1])])
 def test_reviewkd_warm_up_counts_epochs_from_one_or_from_zero(first: int, shares: list[float]) -> None:
     method = made(ReviewKD, warmup=20, first_epoch=first).eval()
-    s, t = method.student(batch().images), method.teach(batch())
+    s, t = method.student(batch().inputs), method.teach(batch())
     values = []
     for method.epoch in (1, 10, 20, 35):
         values.append(method.distill(s, t, batch())["review"].item())
@@ -200,7 +200,7 @@ def test_reviewkd_asks_its_teacher_as_the_authors_loop_for_the_data_set_does() -
     assert all(torch.equal(value, before[name]) for name, value in live.teacher.state_dict().items())
     live.teacher.train()
     with torch.no_grad():
-        assert torch.equal(live.teacher(batch().images).embedding, seen)
+        assert torch.equal(live.teacher(batch().inputs).embedding, seen)
     for words, mode in ((("dataset=cifar100",), "train"), (("dataset=imagenet", "pair=resnet34_resnet18"), "eval")):
         assert config.plain(tiny.composed(*words, "method=reviewkd"), "method.teacher_mode") == mode
 
@@ -264,7 +264,7 @@ def test_srrl_losses(loss: Any) -> None:
 
 def test_srrl_goes_through_the_teachers_frozen_classifier() -> None:
     method = made(SRRL, weight=2.0, regression=0.5)
-    s, t = method.student(batch().images), method.teach(batch())
+    s, t = method.student(batch().inputs), method.teach(batch())
     method.eval()
     losses = method.distill(s, t, batch())
     projected = method.connector(s.features[-1]).mean((2, 3))
@@ -323,7 +323,7 @@ def test_semckd_gram_and_loss() -> None:
 
 def test_semckd_pairs_every_stage_with_every_stage() -> None:
     method = made(SemCKD, taught_by="cifar_vgg8", batch_size=B).eval()
-    s, t = method.student(batch().images), method.teach(batch())
+    s, t = method.student(batch().inputs), method.teach(batch())
     attention = method.attention(s.features, t.features)
     assert attention.shape == (B, 3, 4)
     torch.testing.assert_close(attention.sum(-1), torch.ones(B, 3))
@@ -363,7 +363,7 @@ def test_simkd_loss() -> None:
 )
 def test_simkd_deploys_backbone_projector_and_the_teachers_tail(pair: tuple[str, str]) -> None:
     method = made(SimKD, *pair).eval()
-    images = batch().images
+    images = batch().inputs
     deployed = method.deployed()
     seen = deployed(images)
     projected = method.projector(method.student(images).features[-1])
@@ -411,7 +411,7 @@ def test_simkd_state_holds_the_reused_classifier_and_loads_again() -> None:
     take_steps(first, 0)
     second.load_state_dict(first.state_dict())
     first.eval(), second.eval()
-    assert torch.equal(first.deployed()(batch().images).logits, second.deployed()(batch().images).logits)
+    assert torch.equal(first.deployed()(batch().inputs).logits, second.deployed()(batch().inputs).logits)
     assert isinstance(first.deployed().model, ReusedModel)
 
 
@@ -444,7 +444,7 @@ def test_mgd_masks_whole_channels_or_positions(mask: str, shape: tuple[int, ...]
 
 def test_mgd_generates_from_the_masked_map_and_aligns_other_channels() -> None:
     method = made(MGD, "cifar_resnet8", "cifar_wrn_16_2", weight=0.5, ratio=0.5)
-    s, t = method.student(batch().images), method.teach(batch())
+    s, t = method.student(batch().inputs), method.teach(batch())
     torch.manual_seed(4)
     loss = method.distill(s, t, batch())["mgd"].item()
     torch.manual_seed(4)
@@ -496,7 +496,7 @@ def test_cat_kd_moves_batchnorm_statistics_once_a_step() -> None:
     counted, plain = made(CATKD, "cifar_wrn_16_1"), net("cifar_wrn_16_1")
     train_mode(counted, counted.phases()[0])
     counted.loss(batch())
-    plain.train()(batch().images)
+    plain.train()(batch().inputs)
     key = "model.bn1.running_mean"
     torch.testing.assert_close(counted.student.state_dict()[key], plain.state_dict()[key])
     assert counted.student.state_dict()["model.bn1.num_batches_tracked"] == 1
@@ -579,7 +579,7 @@ def test_ofa_exits_follow_the_students_stages() -> None:
         sum(m.stride == (2, 2) for m in e.modules() if isinstance(m, nn.Conv2d)) for e in method.exits
     ]
     assert halvings == [2, 0], "one halving for each stage that follows"
-    s = method.student(batch().images)
+    s = method.student(batch().inputs)
     assert [leave(s.features[n - 1]).shape for leave, n in zip(method.exits, (1, 3), strict=True)] == [
         (B, K)
     ] * 2
@@ -607,7 +607,7 @@ def test_ofa_token_exits_merge_down_to_the_grid() -> None:
 def test_ofa_exits_of_a_class_token_read_it_behind_the_blocks() -> None:
     vit = dict(patch_size=4, embed_dim=32, depth=4, num_heads=2)
     method = OFAKD(net("vit_tiny_patch16_224", 1, **vit), [teacher()], info()).eval()
-    out, leave = method.student(batch().images), method.exits[1]
+    out, leave = method.student(batch().inputs), method.exits[1]
     assert out.prefixes is not None and out.prefixes[1].shape == (B, 1, 32)
     patches = leave.merge(out.features[1]).flatten(2).mT
     tokens = leave.blocks(torch.cat([out.prefixes[1], patches], 1))
@@ -619,15 +619,15 @@ def test_ofa_students_of_shifted_windows_leave_through_token_exits() -> None:
     method = OFAKD(swin, [teacher()], info(), grid=2)
     assert all(isinstance(leave, TokenExit) for leave in method.exits)
     assert [leave.classify.in_features for leave in method.exits] == [32, 32]
-    assert [tuple(logits.shape) for logits in method.leave(swin(batch().images))] == [(B, K)] * 2
+    assert [tuple(logits.shape) for logits in method.leave(swin(batch().inputs))] == [(B, K)] * 2
 
 
 def test_ofa_has_four_exits_of_mobilenetv2_the_last_behind_its_convolution() -> None:
     method = OFAKD(tiny.net("mobilenetv2_100"), [teacher()], info()).eval()
     assert [method.student.channels[number - 1] for number in method.stages] == [24, 32, 96, 320]
-    last, out = method.exits[-1], method.student(batch().images)
+    last, out = method.exits[-1], method.student(batch().inputs)
     assert last[0].in_channels == 1280 == out.embedding.shape[1]
-    final = method.student.model.forward_features(batch().images)
+    final = method.student.model.forward_features(batch().inputs)
     torch.testing.assert_close(method.leave(out)[-1], last(final), rtol=1e-4, atol=1e-5)
 
 
@@ -654,7 +654,7 @@ def test_afd_loss() -> None:
 
 def test_afd_attends_to_the_teacher_and_takes_the_mean_over_stages() -> None:
     method = made(AFDAttention, weight=500.0)
-    s, t = method.student(batch().images), method.teach(batch())
+    s, t = method.student(batch().inputs), method.teach(batch())
     each = [
         afd_loss(a, b, attend(b.mean((2, 3)))).item()
         for attend, a, b in zip(method.attention, s.features, t.features, strict=True)
@@ -749,13 +749,13 @@ def test_kd_proj_refuses_other_choices() -> None:
 def test_vkd_taps_the_patch_tokens_and_parts_labels_from_the_teacher_where_there_are_two_heads() -> None:
     student = net("deit_tiny_distilled_patch16_224", patch_size=4, embed_dim=32, depth=2, num_heads=2)
     method = KDProj(student, [teacher()], info()).eval()
-    out, labels = method.student(batch().images), batch().labels
+    out, labels = method.student(batch().inputs), batch().labels
     assert out.tokens is not None and out.heads is not None
     model = method.student.model
-    tokens = model.forward_features(batch().images)[:, 2:]
+    tokens = model.forward_features(batch().inputs)[:, 2:]
     torch.testing.assert_close(method.tapped(out), tokens.mean(1))
     losses, taught = method.loss(batch()), method.teach(batch())
-    whole = model.forward_features(batch().images)
+    whole = model.forward_features(batch().inputs)
     first, second = model.head(whole[:, 0]), model.head_dist(whole[:, 1])
     torch.testing.assert_close(out.logits, (first + second) / 2)
     assert losses["ce"].item() == pytest.approx(nn.functional.cross_entropy(first, labels).item(), rel=1e-5)
@@ -764,7 +764,7 @@ def test_vkd_taps_the_patch_tokens_and_parts_labels_from_the_teacher_where_there
 
 def test_srd_is_the_log_of_the_sum_over_batch_normalised_sides() -> None:
     method = tiny.make("srd", net(), teacher(), tiny.tiny_data())
-    s, t = method.student(batch().images), method.teach(batch())
+    s, t = method.student(batch().inputs), method.teach(batch())
     z = method.project(s.embedding)
     sides = [(x - x.mean(0)) / (x.var(0, correction=0) + 1e-4).sqrt() for x in (z, t.embedding)]
     expected = 2 * math.log((sides[0] - sides[1]).double().pow(4).sum().item())
@@ -779,7 +779,7 @@ def test_norm_puts_its_transform_into_the_student_that_is_deployed() -> None:
         method = made(NORM, name, copies=3)
         assert method.transform.widen[0].out_channels == 3 * 64
         take_steps(method, 0)
-        deployed, images = method.deployed().eval(), batch().images
+        deployed, images = method.deployed().eval(), batch().inputs
         method.eval()
         feature = method._steps[0](method.student(images).features[-1])
         torch.testing.assert_close(deployed(images).logits, method._steps[1](method.transform(feature)[1]))
@@ -792,7 +792,7 @@ def test_norm_runs_batchnorms_behind_the_last_map_on_the_transformed_map_alone()
     norm = method.student.model.bn1
     before = norm.running_mean.clone()
     with frozen_statistics(method.student):
-        feature = method.student(batch().images).features[-1]
+        feature = method.student(batch().inputs).features[-1]
         grown = method.transform(feature)[1]
     method.loss(batch())
     torch.testing.assert_close(norm.running_mean, 0.9 * before + 0.1 * grown.mean((0, 2, 3)), rtol=1e-4, atol=1e-5)
@@ -871,7 +871,7 @@ def test_selected_kl() -> None:
 
 def cropped_batch(seed: int = 0) -> Batch:
     one = batch(seed=seed)
-    one.views = {f"crop_{k}": one.images.roll(k, dims=3) for k in (1, 2, 3)}
+    one.views = {f"crop_{k}": one.inputs.roll(k, dims=3) for k in (1, 2, 3)}
     return one
 
 
@@ -879,7 +879,7 @@ def test_sskd_labels_are_learnt_from_upright_images_alone() -> None:
     method = made(SSKD).eval()
     one = cropped_batch()
     losses = method.loss(one)
-    logits = method.student(one.images).logits
+    logits = method.student(one.inputs).logits
     assert losses["ce"].item() == pytest.approx(0.1 * F.cross_entropy(logits, one.labels).item(), rel=1e-4)
     torch.testing.assert_close(one.logits, logits.detach(), rtol=1e-4, atol=1e-5)
     turned = torch.cat([torch.rot90(one.views[f"crop_{k}"], k, (2, 3)) for k in (1, 2, 3)])
@@ -913,7 +913,7 @@ def test_sskd_flips_each_image_once_and_crops_each_of_its_four_views(number: int
     source = phase.source(ArraySource(split, data, batch_size=1000, seed=1, pad=pad))
     flipped, crops = [], []
     for one in source.epoch(1):
-        views = [one.images, *(one.views[f"crop_{k}"] for k in (1, 2, 3))]
+        views = [one.inputs, *(one.views[f"crop_{k}"] for k in (1, 2, 3))]
         found = [where(view, places, pad) for view in views]
         assert all(torch.equal(flip, found[0][0]) for flip, _ in found)
         flipped.append(found[0][0])
@@ -953,7 +953,7 @@ def test_sskd_head_learns_which_image_was_turned() -> None:
     method = made(SSKD)
     one, phase = cropped_batch(), method.phases()[0]
     train_mode(method, phase)
-    views = [one.images, *one.views.values()]
+    views = [one.inputs, *one.views.values()]
     expected = F.cross_entropy(
         similarities(method.teacher_head(method.teacher(rotate(views)).embedding)),
         torch.arange(B).repeat_interleave(3),
@@ -986,6 +986,6 @@ def test_crd_kd_is_crd_with_one_times_kd() -> None:
     )
     losses = method.loss(batch())
     assert set(losses) == {"ce", "kd", "crd"}
-    s, t = (x / 4 for x in (method.student(batch().images).logits, method.teach(batch()).logits))
+    s, t = (x / 4 for x in (method.student(batch().inputs).logits, method.teach(batch()).logits))
     expected = 16 * F.kl_div(s.log_softmax(1), t.softmax(1), reduction="batchmean").item()
     assert losses["kd"].item() == pytest.approx(expected, rel=1e-4)

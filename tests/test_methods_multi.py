@@ -275,7 +275,7 @@ def test_ca_mkd_weighs_maps_through_the_teachers_classifier_from_epoch_two() -> 
     batch = next(iter(data.source(batch_size=8, seed=1).epoch(1)))
     assert method.loss(batch)["maps"].item() == 0
     method.epoch = 2
-    student, teachers = method.student(batch.images), method.teach_all(batch)
+    student, teachers = method.student(batch.inputs), method.teach_all(batch)
     slow = 0.0
     regressed = [head(student.features[-1]) for head in method.regressors]
     for i, label in enumerate(batch.labels.tolist()):
@@ -436,9 +436,9 @@ def test_residual_phases_train_student_then_assistant() -> None:
     assert groups[0] == student and not groups[1] & student
     train_mode(method, method.phases()[1])
     losses = method.assist(batch)
-    known = method.embed_student(method.student(batch.images).embedding)
-    missed = method.embed_assistant(method.assistant(batch.images).embedding)
-    target = method.teacher(batch.images).embedding
+    known = method.embed_student(method.student(batch.inputs).embedding)
+    missed = method.embed_assistant(method.assistant(batch.inputs).embedding)
+    target = method.teacher(batch.inputs).embedding
     slow = (
         sum(
             (t - k - m) ** 2
@@ -450,5 +450,5 @@ def test_residual_phases_train_student_then_assistant() -> None:
     sum(losses.values()).backward()
     assert all(p.grad is None for p in method.student.parameters())
     both = method.reported()["student+assistant"]
-    assert isinstance(both, Together) and both(batch.images).shape == (8, 6)
+    assert isinstance(both, Together) and both(batch.inputs).shape == (8, 6)
     assert method.deployed() is method.student

@@ -306,7 +306,7 @@ def test_irg_takes_logits_embeddings_and_the_last_two_stages() -> None:
 def test_a_last_batch_of_one_is_finite_with_finite_gradients(name: str) -> None:
     built = method(name).eval()
     batch = Batch(torch.randn(1, 3, 16, 16), torch.zeros(1, dtype=torch.long), torch.arange(1))
-    losses = built.distill(built.student(batch.images), built.teach(batch), batch)
+    losses = built.distill(built.student(batch.inputs), built.teach(batch), batch)
     assert all(torch.isfinite(value) for value in losses.values())
     torch.stack(list(losses.values())).sum().backward()
     assert all(torch.isfinite(p.grad).all() for p in built.parameters() if p.grad is not None)
@@ -316,7 +316,7 @@ def test_a_last_batch_of_one_is_finite_with_finite_gradients(name: str) -> None:
 def test_equal_nets_have_nothing_to_learn(name: str) -> None:
     built = method(name).eval()
     batch = Batch(torch.randn(5, 3, 16, 16), torch.zeros(5, dtype=torch.long), torch.arange(5))
-    seen = built.student(batch.images)
+    seen = built.student(batch.inputs)
     losses = built.distill(seen, seen, batch)
     assert all(value.item() == pytest.approx(0, abs=1e-6) for value in losses.values())
 

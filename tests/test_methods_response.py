@@ -444,10 +444,10 @@ def test_mlkd_crossentropy_is_of_both_views_and_the_terms_have_names() -> None:
     batch = next(iter(source.epoch(1)))
     losses = built.loss(batch)
     assert set(losses) == {"ce", "kd", "batch", "class"}
-    views = [built.student(x).logits for x in (batch.images, batch.views["strong"])]
+    views = [built.student(x).logits for x in (batch.inputs, batch.views["strong"])]
     expected = 0.1 * sum(nn.functional.cross_entropy(v, batch.labels).item() for v in views)
     assert losses["ce"].item() == pytest.approx(expected, rel=1e-5)
-    assert torch.equal(batch.logits, views[0])
+    assert torch.equal(built.counted[0], views[0])
 
 
 # ---------------------------------------------------------------- dot

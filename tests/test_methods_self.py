@@ -116,7 +116,7 @@ def test_tf_kd_self_weighs_like_the_authors_mean_over_classes_with_their_multipl
     train_mode(method, second)
     losses = second.updates[0].loss(batch)
     with torch.no_grad():
-        s, t = method.student(batch.images).logits, method.past[0](batch.images).logits
+        s, t = method.student(batch.inputs).logits, method.past[0](batch.inputs).logits
         authors = torch.nn.KLDivLoss(reduction="mean")(F.log_softmax(s / 6, 1), F.softmax(t / 6, 1)) * 36 * 50
     assert losses["kd"].item() == pytest.approx(0.95 * authors.item(), rel=1e-4)
     assert not method.past[0].training and second.evaluates and not first.evaluates
@@ -166,7 +166,7 @@ def test_past_predictions_are_one_hot_at_first_then_those_of_the_augmented_view(
     assert torch.equal(method.past.bank, F.one_hot(data.info.labels, tiny.CLASSES).float())
     assert "past.bank" in method.state_dict()
     batch = next(data.source(8, 1).epoch(1))
-    logits = method.student(batch.images).logits
+    logits = method.student(batch.inputs).logits
     first = method.loss(batch)["ce"]
     assert first.item() == pytest.approx(F.cross_entropy(logits, batch.labels).item(), rel=1e-5)
     before = method.past.bank.clone()
@@ -201,8 +201,8 @@ def test_views_beside_leave_the_batches_alone_and_resume_inside_an_epoch() -> No
         whole, rest = list(wrapped.epoch(2)), list(wrapped.epoch(2, start=1))
         assert wrapped.steps == len(whole) == len(plain)
         for a, b in zip(plain, whole, strict=True):
-            assert torch.equal(a.images, b.images) and torch.equal(a.index, b.index)
-            assert all(view.shape == b.images.shape for view in b.views.values())
+            assert torch.equal(a.inputs, b.inputs) and torch.equal(a.index, b.index)
+            assert all(view.shape == b.inputs.shape for view in b.views.values())
         for a, b in zip(whole[1:], rest, strict=True):
             assert all(torch.equal(view, b.views[name]) for name, view in a.views.items())
         again = next(wrapped.epoch(3)).views
@@ -244,12 +244,12 @@ def test_folders_show_partners_and_views_too(tmp_path) -> None:
     for batch in Partners(source).epoch(1):
         shade = batch.views["partner"].mean((1, 2, 3)).round()
         assert torch.equal(shade // 80, batch.labels.float())
-        apart += (shade != batch.images.mean((1, 2, 3)).round()).sum().item()
+        apart += (shade != batch.inputs.mean((1, 2, 3)).round()).sum().item()
     assert apart > 0
     whole, rest = list(PeerViews(source, 1).epoch(1)), list(PeerViews(source, 1).epoch(1, start=1))
     for a, b in zip(whole[1:], rest, strict=True):
         assert torch.equal(a.views["peer_1"], b.views["peer_1"])
-        assert torch.allclose(a.views["peer_1"].mean((1, 2, 3)), a.images.mean((1, 2, 3)))
+        assert torch.allclose(a.views["peer_1"].mean((1, 2, 3)), a.inputs.mean((1, 2, 3)))
 
 
 def test_a_source_of_another_kind_is_refused() -> None:
@@ -267,9 +267,9 @@ def test_cs_kd_teaches_from_the_partner_without_gradient_and_counts_the_first_ha
     losses = phase.updates[0].loss(batch)
     losses["kd"].backward()
     assert batch.views["partner"].grad is None
-    assert batch.logits.shape[0] == len(batch.labels) == 8
+    assert method.counted[0].shape[0] == len(batch.labels) == 8
     with torch.no_grad():
-        own = method.student(batch.images).logits.double().tolist()
+        own = method.student(batch.inputs).logits.double().tolist()
         partner = method.student(batch.views["partner"]).logits.double().tolist()
     assert losses["kd"].item() == pytest.approx(16 * slow_kl(own, partner, 4.0), rel=1e-3, abs=1e-4)
 
@@ -291,7 +291,7 @@ def test_exits_learn_from_the_end_which_learns_nothing_from_them() -> None:
     assert all(p.grad is not None for p in method.exits.parameters())
     assert method.student.model.layer1[0].conv1.weight.grad.abs().sum() > 0
     with torch.no_grad():
-        out = method.student(batch.images)
+        out = method.student(batch.inputs)
         exits = [head(f) for head, f in zip(method.exits, out.features[:-1], strict=True)]
     z = out.logits.double().tolist()
     kd = sum(9 * slow_kl(logits.double().tolist(), z, 3.0) for _, logits in exits)
@@ -304,14 +304,14 @@ def test_exits_learn_from_the_end_which_learns_nothing_from_them() -> None:
     assert losses["kd"].item() == pytest.approx(0.1 * kd, rel=1e-3)
     assert losses["hint"].item() == pytest.approx(1e-3 * hint, rel=1e-3)
     assert set(method.reported()) == {"exit_1", "exit_2", "ensemble"}
-    assert method.reported()["exit_1"].eval()(batch.images).shape == (8, tiny.CLASSES)
+    assert method.reported()["exit_1"].eval()(batch.inputs).shape == (8, tiny.CLASSES)
 
 
 def test_every_exit_has_cross_entropy_of_the_same_weight() -> None:
     data = tiny.tiny_data()
     method = BYOT(student(), [], data.info, kd=0.0, weight=0.0).eval()
     batch = next(data.source(8, 1).epoch(1))
-    out = method.student(batch.images)
+    out = method.student(batch.inputs)
     logits = [out.logits, *(head(f)[1] for head, f in zip(method.exits, out.features[:-1], strict=True))]
     labels = batch.labels.tolist()
     expected = sum(sum(slow_ce(each.double().tolist(), labels)) / 8 for each in logits)
@@ -353,7 +353,7 @@ def test_eskd_trains_its_teacher_first_and_drops_it_late() -> None:
         weights[method.epoch] = method.loss(batch)
     assert calls == [1, 2] and not method.guide.training
     assert set(weights[2]) == {"ce", "kd"} and set(weights[3]) == {"ce"}
-    logits = method.student(batch.images).logits
+    logits = method.student(batch.inputs).logits
     assert weights[4]["ce"].item() == pytest.approx(F.cross_entropy(logits, batch.labels).item(), rel=1e-4)
 
 
@@ -361,7 +361,7 @@ def test_eskd_without_teacher_epochs_takes_the_given_teacher() -> None:
     data, method = guided(ESKD, teacher_epochs=0)
     assert [phase.name for phase in method.phases()] == ["distill"] and method.reported() == {}
     batch = next(data.source(8, 1).epoch(1))
-    assert torch.equal(method.teach(batch).logits, method.teacher(batch.images).logits)
+    assert torch.equal(method.teach(batch).logits, method.teacher(batch.inputs).logits)
     assert not any(key.startswith("guide") for key in method.state_dict())
 
 

@@ -12,9 +12,10 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from distill.batch import Batch
+from distill.batch import Batch, Mixed
 from distill.cli.main import main
 from distill.config import class_of, load
+from distill.criterion import CrossEntropy
 from distill.engine.fit import train_mode
 from distill.method import Losses, Method, Phase, refuse
 from tests import tiny
@@ -27,7 +28,7 @@ def mixed(batch: Batch) -> Batch:
     """The same images as if they were mixed with their neighbours of another class, by a share that is not one."""
     others = batch.labels.roll(1)
     targets = SHARE * F.one_hot(batch.labels, tiny.CLASSES).float() + (1 - SHARE) * F.one_hot(others, tiny.CLASSES)
-    return replace(batch, targets=targets, others=others, share=torch.tensor(SHARE))
+    return replace(batch, targets=Mixed(targets, others, torch.tensor(SHARE)))
 
 
 def losses_of(phase: Phase, batch: Batch) -> Losses:
@@ -88,9 +89,9 @@ def test_smoothed_labels_change_a_loss_or_are_refused(name: str) -> None:
     changed = set()
     for phase in method.phases():
         batch = begun(method, data, phase)
-        method.label_smoothing = 0.0
+        method.criterion = CrossEntropy()
         plain = losses_of(phase, batch)
-        method.label_smoothing = 0.1
+        method.criterion = CrossEntropy(0.1)
         smooth = losses_of(phase, batch)
         changed |= {term for term in plain if plain[term] != smooth[term]}
     assert changed
@@ -101,11 +102,11 @@ def test_the_last_phase_leaves_what_its_running_accuracy_counts(name: str) -> No
     data = tiny.tiny_data()
     method = tiny.seeded_method(name, data)
     for phase in method.phases():
-        batch = begun(method, data, phase)
+        batch, method.counted = begun(method, data, phase), None
         for update in phase.updates:
             update.loss(batch)
-    assert batch.logits is not None and batch.logits.shape == (len(batch.labels), tiny.CLASSES)
-    assert not batch.logits.requires_grad
+    logits, labels = method.counted
+    assert logits.shape == (len(labels), tiny.CLASSES) and not logits.requires_grad
 
 
 def test_a_method_that_cannot_mix_is_refused_before_a_teacher_is_trained(output: Path, capsys) -> None:

@@ -195,7 +195,7 @@ def test_no_augmented_batch_waits_for_the_device(keys: dict[str, int]) -> None:
 def test_no_batch_of_a_folder_waits_for_the_device(tmp_path: Path) -> None:
     batches = load(folder_config(write_folder(tmp_path)), "meta").source(5, seed=1).epoch(1)
     with no_wait():
-        assert [batch.images.device.type for batch in batches] == ["meta"] * 3
+        assert [batch.inputs.device.type for batch in batches] == ["meta"] * 3
 
 
 WAITS: dict[str, Callable[[Tensor], Any]] = {

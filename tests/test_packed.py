@@ -135,7 +135,7 @@ def test_loops_in_step_share_their_batches_and_others_get_their_own() -> None:
     shared = SharedSource(**plain.settings)
     one, two = shared.epoch(2), shared.epoch(2)
     for a, b, c in zip(one, two, plain.epoch(2), strict=True):
-        assert a is not b and a.images is b.images and torch.equal(a.images, c.images) and torch.equal(a.index, c.index)
+        assert a is not b and a.inputs is b.inputs and torch.equal(a.inputs, c.inputs) and torch.equal(a.index, c.index)
     ahead = shared.epoch(1, start=2)
-    assert torch.equal(next(ahead).images, list(plain.epoch(1))[2].images)
-    assert torch.equal(next(shared.epoch(1)).images, next(plain.epoch(1)).images)
+    assert torch.equal(next(ahead).inputs, list(plain.epoch(1))[2].inputs)
+    assert torch.equal(next(shared.epoch(1)).inputs, next(plain.epoch(1)).inputs)

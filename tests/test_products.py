@@ -66,7 +66,7 @@ def test_gradients_of_maps_lie_as_the_maps_do(name: str, dtype: torch.dtype) -> 
     method = tiny.seeded_method(name, data).to(memory_format=torch.channels_last)
     batch = next(iter(data.source(batch_size=8, seed=3).epoch(1)))
     with torch.autocast("cpu", dtype=dtype, enabled=dtype is not torch.float32):
-        student, teacher = method.student(batch.images), method.teach(batch)
+        student, teacher = method.student(batch.inputs), method.teach(batch)
         student = replace(student, features=leaves(student.features), preacts=leaves(student.preacts))
         loss = torch.stack(list(method.distill(student, teacher, batch).values())).sum()
     maps = [*student.features, *(student.preacts or [])]

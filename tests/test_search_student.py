@@ -74,7 +74,7 @@ def test_the_sandwich_and_its_loss() -> None:
     assert list(losses) == ["largest", "smallest", "drawn_0", "drawn_1"]
     method.eval()
     loss, logits = method.one(1, batch, method.teach(batch).logits)
-    own = method.supernet.extract(1).eval()(batch.images).logits
+    own = method.supernet.extract(1).eval()(batch.inputs).logits
     wanted = 0.1 * F.cross_entropy(own, batch.labels) + 0.9 * kd_loss(own, method.teach(batch).logits, 4.0)
     assert loss.item() == pytest.approx(wanted.item(), rel=1e-4) and torch.allclose(logits, own, atol=1e-5)
 

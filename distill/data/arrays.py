@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from distill import parallel
-from distill.batch import Batch
+from distill.batch import Batch, CroppedBatch
 from distill.data.augment import Augment, Epoch
 from distill.data.class_batches import ClassBatches
 from distill.data.crops import bordered, brought_to, windows
@@ -36,9 +36,9 @@ def steps_for(count: int, batch_size: int, drop_last: bool) -> int:
     return steps
 
 
-def mixed(batch: Batch, alpha: float, num_classes: int, seed: int) -> Batch:
-    """The batch by MixUp of that alpha, a pure function of (seed, epoch, step); as it is for alpha 0."""
-    return mix(batch, alpha, num_classes, seeded(seed, batch.epoch, batch.step, STREAM)) if alpha else batch
+def mixed(batch: Batch, alpha: float, num_classes: int, *keys: int) -> Batch:
+    """The batch by MixUp of that alpha, a pure function of the keys (seed, epoch, step); as it is for alpha 0."""
+    return mix(batch, alpha, num_classes, seeded(*keys, STREAM)) if alpha else batch
 
 
 class Normaliser:
@@ -143,16 +143,9 @@ class ArraySource:
         if plan.augment:
             pixels = [plan.augment(each, step) for each in pixels]
         images, views = cropped(pixels, self.normalise, self.views)
-        batch = Batch(
-            images=images,
-            views=views,
-            labels=self.split.labels[rows],
-            index=rows,
-            view=None if plan.augment else draws[:, 3],
-            epoch=epoch,
-            step=step,
-        )
-        return mixed(batch, self.mixup, self.info.num_classes, self.seed)
+        crop = None if plan.augment else draws[:, 3]
+        batch = CroppedBatch(inputs=images, labels=self.split.labels[rows], index=rows, views=views, crop=crop)
+        return mixed(batch, self.mixup, self.info.num_classes, self.seed, epoch, step)
 
     def _plan(self, epoch: int) -> Plan:
         places, device = self.places, self.split.images.device
@@ -238,7 +231,7 @@ class SharedSource(ArraySource):
         super().__init__(*args, **options)
         self._prepare = prepare
         self._planned: tuple[int, Plan] | None = None
-        self._latest: Batch | None = None
+        self._latest: tuple[int, int, Batch] | None = None  # epoch and step, and the batch of that step
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """Yield the batches of an epoch (1-based) from step `start` on; loops in step get the same tensors."""
@@ -246,12 +239,13 @@ class SharedSource(ArraySource):
             yield self._shared(epoch, step)
 
     def _shared(self, epoch: int, step: int) -> Batch:
-        if self._latest is None or (self._latest.epoch, self._latest.step) != (epoch, step):
+        if self._latest is None or self._latest[:2] != (epoch, step):
             if self._planned is None or self._planned[0] != epoch:
                 self._planned = (epoch, self._plan(epoch))
             batch = self._batch(self._planned[1], epoch, step)
-            self._latest = self._prepare(batch) if self._prepare else batch
-        return replace(self._latest, views=dict(self._latest.views), logits=None)
+            self._latest = epoch, step, self._prepare(batch) if self._prepare else batch
+        latest = self._latest[2]
+        return replace(latest, views=dict(latest.views))
 
 
 def evaluation_batches(

@@ -132,8 +132,8 @@ class FolderSource:
         loaded = arrivals(self.waits.during(self._loader), self.split.device)
         for step, (pixels, labels, index) in enumerate(loaded, start):
             images, views = cropped(pixels.chunk(self.shown, dim=3), self.normalise, self.views)
-            batch = Batch(images=images, labels=labels, index=index, views=views, epoch=epoch, step=step)
-            yield mixed(batch, self.mixup, self.info.num_classes, self.seed)
+            batch = Batch(inputs=images, labels=labels, index=index, views=views)
+            yield mixed(batch, self.mixup, self.info.num_classes, self.seed, epoch, step)
 
     def _plan(self, epoch: int) -> list[list[Key]]:
         """The epoch's batches of (position, seed of the view)."""

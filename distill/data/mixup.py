@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from distill.batch import Batch
+from distill.batch import Batch, Mixed
 from distill.runtime import sent
 
 STREAM = 0x31  # tells these generators' keys from those of crops and flips
@@ -21,8 +21,7 @@ def refuse_mixed(source: Any) -> None:
 
 
 def mix(batch: Batch, alpha: float, num_classes: int, generator: torch.Generator) -> Batch:
-    """Mix each image with another of the batch: x = l x_i + (1 - l) x_j, and labels alike: `targets` [B,K],
-    or `labels`, `others` and `share`.
+    """Mix each image with another of the batch: x = l x_i + (1 - l) x_j, and labels alike, which become `targets`.
 
     One l ~ Beta(alpha, alpha) a batch, of l and 1 - l the larger, so that `labels` are those of the greater
     share; all views are mixed alike. The generator is a function of (seed, epoch, step); timm's Mixup draws
@@ -32,10 +31,12 @@ def mix(batch: Batch, alpha: float, num_classes: int, generator: torch.Generator
     share = random.beta(alpha, alpha)
     share = max(share, 1 - share)
     other = sent(torch.randperm(len(batch.labels), generator=generator), batch.labels.device)
-    batch.images = batch.images.lerp(batch.images[other], 1 - share)
-    batch.views = {name: view.lerp(view[other], 1 - share) for name, view in batch.views.items()}
-    batch.others, batch.share = batch.labels[other], sent(torch.tensor(share, dtype=torch.float32), batch.labels.device)
-    classes = F.one_hot(batch.labels, num_classes).to(batch.images.dtype)
-    batch.targets = classes.lerp(classes[other], 1 - share)
-    batch.view = None  # no longer one of the finitely many crops and flips
-    return batch
+    classes = F.one_hot(batch.labels, num_classes).to(batch.inputs.dtype)
+    targets = Mixed(
+        probabilities=classes.lerp(classes[other], 1 - share),
+        others=batch.labels[other],
+        share=sent(torch.tensor(share, dtype=torch.float32), batch.labels.device),
+    )
+    inputs = batch.inputs.lerp(batch.inputs[other], 1 - share)
+    views = {name: view.lerp(view[other], 1 - share) for name, view in batch.views.items()}
+    return Batch(inputs, batch.labels, batch.index, views, targets)  # no longer one of finitely many crops

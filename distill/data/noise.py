@@ -34,11 +34,9 @@ class NoiseSource:
             noise = torch.randn(self.batch_size, self.latent, generator=generator)
             labels = torch.randint(self.num_classes, (self.batch_size,), generator=generator)
             yield Batch(
-                images=sent(noise, self.device),
+                inputs=sent(noise, self.device),
                 labels=sent(labels, self.device),
                 index=torch.arange(self.batch_size, device=self.device),
-                epoch=epoch,
-                step=step,
             )
 
 
@@ -62,4 +60,4 @@ class MadeSource:
         for step in range(start, self.steps):
             rows = order[step * self.batch_size : (step + 1) * self.batch_size]
             chosen = images[rows].contiguous(memory_format=torch.channels_last)
-            yield Batch(images=chosen, labels=labels[rows], index=rows, epoch=epoch, step=step)
+            yield Batch(inputs=chosen, labels=labels[rows], index=rows)

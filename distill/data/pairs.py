@@ -17,6 +17,7 @@ from distill.data.waiting import Waits
 STREAM = 0x9A  # tells these generators' keys from those of the source's own plan
 
 Choice = Callable[[torch.Generator], Tensor]  # -> [N]: the image that is shown beside image i
+Shows = Callable[[Batch, int], Tensor]  # (batch, its step) -> [B,C,H,W]
 
 
 class Beside:
@@ -45,12 +46,12 @@ class Beside:
             shows = [self._from_folder(shown, epoch, start) for shown in self._folders]
         else:
             shows = [self._from_arrays(self.source, number, epoch) for number in range(len(self.names))]
-        for batch in self.source.epoch(epoch, start):
+        for step, batch in enumerate(self.source.epoch(epoch, start), start):
             for name, show in zip(self.names, shows, strict=True):
-                batch.views[name] = show(batch)
+                batch.views[name] = show(batch, step)
             yield batch
 
-    def _from_arrays(self, source: ArraySource, number: int, epoch: int) -> Callable[[Batch], Tensor]:
+    def _from_arrays(self, source: ArraySource, number: int, epoch: int) -> Shows:
         generator = seeded(source.seed, epoch, STREAM, number)
         chosen, count = self.choose(generator), len(source.split)
         crops = torch.randint(source.places, (count, 2), generator=generator)
@@ -58,16 +59,16 @@ class Beside:
         plan = torch.cat([chosen[:, None], crops, flips], dim=1).to(source.split.images.device)
         augment = source.augmented(generator)
 
-        def show(batch: Batch) -> Tensor:
+        def show(batch: Batch, step: int) -> Tensor:
             shown = plan[batch.index]
             images = source.cut(shown[:, 0], shown[:, 1:])
-            return source.normalise(augment(images, batch.step) if augment else images)
+            return source.normalise(augment(images, step) if augment else images)
 
         return show
 
-    def _from_folder(self, shown: _Shown, epoch: int, start: int) -> Callable[[Batch], Tensor]:
+    def _from_folder(self, shown: _Shown, epoch: int, start: int) -> Shows:
         batches = shown.epoch(epoch, start)
-        return lambda batch: next(batches).images
+        return lambda batch, step: next(batches).inputs
 
 
 class _Shown(FolderSource):

@@ -61,8 +61,8 @@ class StrongSource:
         flips = torch.randint(2, (count, 1), generator=generator) * int(source.flip)
         draws = torch.cat([crops, flips], dim=1).to(device)
         augment = self.augment.epoch(generator, count, size, device)
-        for batch in source.epoch(epoch, start):
-            first = batch.step * size
+        for step, batch in enumerate(source.epoch(epoch, start), start):
+            first = step * size
             images = source.cut(batch.index, draws[first : first + len(batch.index)])
-            batch.views["strong"] = source.normalise(augment(images, batch.step))
+            batch.views["strong"] = source.normalise(augment(images, step))
             yield batch

@@ -139,19 +139,19 @@ def compile_forward(net: FeatureNet, batch: int) -> None:
     options: dict[str, Any] | None = {"freezing": True} if frozen else None
     compiled: Callable[[Tensor], Outputs] = torch.compile(net.read, dynamic=False, options=options)
 
-    def fits(images: Tensor) -> bool:
-        alike = len(images) == batch and net.training is not frozen and torch.is_grad_enabled() is not frozen
+    def fits(inputs: Tensor) -> bool:
+        alike = len(inputs) == batch and net.training is not frozen and torch.is_grad_enabled() is not frozen
         return alike and not tracing()
 
-    def first(images: Tensor) -> Outputs:
+    def first(inputs: Tensor) -> Outputs:
         """Compile at the first use; a net that cannot be compiled runs as before from then on."""
         try:
-            outputs = compiled(images)
+            outputs = compiled(inputs)
         except Exception as error:
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             log.warning("%s could not be compiled and runs eagerly: %s", net.name, reason)
             net.use(net.read, lambda _: False)
-            return net.read(images)
+            return net.read(inputs)
         net.use(compiled, fits)
         return outputs
 

@@ -62,7 +62,7 @@ def pieces(method: Method, phase: Phase, batch: Batch, autocast: Autocast) -> di
 
     def student() -> None:
         with autocast():
-            loss = F.cross_entropy(method.student(batch.images).logits, batch.labels)
+            loss = F.cross_entropy(method.student(batch.inputs).logits, batch.labels)
         loss.backward()
 
     def whole() -> None:

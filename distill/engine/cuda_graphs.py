@@ -8,13 +8,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from distill.batch import Batch
+from distill.batch import Batch, changed
 from distill.engine.trace import traced
 from distill.files import first_line
 from distill.method import Consult
@@ -51,23 +51,28 @@ class CudaGraph:
         self.graph.replay()
 
 
-class Held:
+class StaticBuffers:
     """Batches of one shape in one place: their tensors are copied to where the first one's were."""
 
     def __init__(self) -> None:
         self._batches: dict[Any, Batch] = {}
+        self._inputs: set[int] = set()  # ids of the inputs that lie here
 
     def __call__(self, batch: Batch) -> Batch:
-        """Return the batch with tensors that every batch of its shape shares; those that are held already stay."""
+        """Return the batch with tensors that every batch of its shape shares; those that lie here already stay."""
         shape = shape_of(batch)
         place = self._batches.get(shape)
         if place is None:
-            place = self._batches[shape] = batch if batch.held else _each(torch.clone, batch)
-        for kept, tensor in zip(parts(place).values(), parts(batch).values(), strict=True):
+            place = self._batches[shape] = batch if batch in self else changed(batch, torch.clone)
+            self._inputs.add(id(place.inputs))
+        for kept, tensor in zip(tensors(place).values(), tensors(batch).values(), strict=True):
             if kept is not tensor:
                 kept.copy_(tensor, non_blocking=True)
-        return replace(place, views=dict(place.views), epoch=batch.epoch, step=batch.step, weight=batch.weight,
-                       logits=None, held=True)  # fmt: skip
+        return replace(place, views=dict(place.views))
+
+    def __contains__(self, batch: Batch) -> bool:
+        """Whether the inputs of a batch lie here."""
+        return id(batch.inputs) in self._inputs
 
 
 @dataclass
@@ -109,6 +114,7 @@ class GraphedStep:
         roots: Mapping[str, Any],
         device: torch.device,
         make: Callable[[Any], Graph] = CudaGraph,
+        buffers: StaticBuffers | None = None,
         *,
         why: str | None = None,
     ) -> None:
@@ -117,7 +123,7 @@ class GraphedStep:
         self.make = make
         self.why: str | None = None  # steps run eagerly
         self.replayed = 0
-        self._hold, self._seen = Held(), dict[Any, Seen]()
+        self._buffers, self._seen = buffers or StaticBuffers(), dict[Any, Seen]()
         self._generation, self._agreed, self._draws = 0, False, False
         if why:
             self._give_up(why)
@@ -134,11 +140,11 @@ class GraphedStep:
             return self.work(batch)
         with self._aside(batch):
             prepare()
-            held = self._hold(batch)
-            seen = self._seen.setdefault(shape_of(held), Seen())
+            batch = self._buffers(batch)
+            seen = self._seen.setdefault(shape_of(batch), Seen())
             recorded = seen.recorded
             if recorded is None or recorded.generation != self._generation or not self._agreed:
-                return self._watch(held, seen)
+                return self._watch(batch, seen)
             if not self._draws:
                 return self._replay(recorded)
         self.join()
@@ -153,7 +159,7 @@ class GraphedStep:
         if not self.stream:
             return nullcontext()
         self.stream.wait_stream(torch.cuda.current_stream(self.device))
-        for tensor in parts(batch).values():
+        for tensor in tensors(batch).values():
             tensor.record_stream(self.stream)
         return torch.cuda.stream(self.stream)
 
@@ -211,20 +217,20 @@ class GraphedStep:
 
 
 class GraphedTeacher:
-    """Asks teachers by a graph each, for batches that are held; other batches are asked about as before.
+    """Asks teachers by a graph each, for batches that lie in static buffers; others are asked about as before.
 
     A frozen teacher does the same at every step, so its second forward of a shape is recorded.
     """
 
-    def __init__(self, asks: Consult, make: Callable[[Any], Graph] = CudaGraph) -> None:
-        self.asks, self.make = asks, make
+    def __init__(self, asks: Consult, buffers: StaticBuffers, make: Callable[[Any], Graph] = CudaGraph) -> None:
+        self.asks, self.buffers, self.make = asks, buffers, make
         self._asked: set[Any] = set()
         self._recorded: dict[Any, tuple[Graph, Outputs]] = {}
 
     def __call__(self, teacher: FeatureNet, batch: Batch) -> Outputs:
-        key = (id(teacher), shape_of(batch))
-        if not batch.held or key not in self._asked:
-            self._asked |= {key} if batch.held else set()
+        key, static = (id(teacher), shape_of(batch)), batch in self.buffers
+        if not static or key not in self._asked:
+            self._asked |= {key} if static else set()
             return self.asks(teacher, batch)
         if key not in self._recorded:
             graph = self.make(None)
@@ -234,31 +240,22 @@ class GraphedTeacher:
         return outputs
 
 
-def parts(batch: Batch) -> dict[str, Tensor]:
+def tensors(record: Any) -> dict[str, Tensor]:
     """The tensors that a batch brings, by name."""
-    named = {
-        "images": batch.images, "labels": batch.labels, "index": batch.index, "targets": batch.targets,
-        "others": batch.others, "share": batch.share, "view": batch.view,
-        **{f"views.{name}": view for name, view in batch.views.items()},
-    }  # fmt: skip
-    return {name: tensor for name, tensor in named.items() if tensor is not None}
+    if isinstance(record, Tensor):
+        return {"": record}
+    items = record.items() if isinstance(record, dict) else [(f.name, getattr(record, f.name)) for f in fields(record)]
+    return {
+        f"{name}.{inner}".rstrip("."): tensor
+        for name, value in items
+        if isinstance(value, Tensor | dict) or is_dataclass(value)
+        for inner, tensor in tensors(value).items()
+    }
 
 
 def shape_of(batch: Batch) -> Any:
     """What batches have in common that one graph can serve."""
-    return tuple((name, tensor.shape, tensor.stride(), tensor.dtype) for name, tensor in parts(batch).items())
-
-
-def _each(change: Callable[[Tensor], Tensor], batch: Batch) -> Batch:
-    def changed(tensor: Tensor | None) -> Tensor | None:
-        return None if tensor is None else change(tensor)
-
-    return replace(
-        batch, images=change(batch.images), labels=change(batch.labels), index=change(batch.index),
-        targets=changed(batch.targets), others=changed(batch.others), share=changed(batch.share),
-        view=changed(batch.view),
-        views={name: change(view) for name, view in batch.views.items()},
-    )  # fmt: skip
+    return tuple((name, tensor.shape, tensor.stride(), tensor.dtype) for name, tensor in tensors(batch).items())
 
 
 def without_graphs(setting: Any, device: torch.device, precision: str, world: int, size: int) -> bool:

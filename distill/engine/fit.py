@@ -19,7 +19,7 @@ from distill import parallel
 from distill.batch import Batch, Source
 from distill.config.optimizer_checks import RATE_KEYS
 from distill.engine.checkpoint import Checkpoints, SaveError, refused
-from distill.engine.cuda_graphs import GraphedStep, Measures
+from distill.engine.cuda_graphs import GraphedStep, Measures, StaticBuffers
 from distill.engine.meter import Meter, measured
 from distill.engine.optim import Stepper
 from distill.engine.state import Options, Position, Score, Speed, Watcher
@@ -52,6 +52,7 @@ class Fit:
         self.at, self.score, self.meter, self.speed = Position(), Score(), Meter(), Speed()
         self.steppers: list[Stepper] = []
         self.graphed: GraphedStep | None = None
+        self.buffers = StaticBuffers()  # where a graph finds a step's batch
         self._resumed = False
         self._saved_at = time.monotonic()
 
@@ -94,7 +95,7 @@ class Fit:
             roots = {"method": self.method, "steppers": self.steppers}
             device = self.steppers[0].parameters[0].device
             why = None if self.method.steps_alike else "what a step does is drawn on the host"
-            self.graphed = GraphedStep(partial(self._work, phase), roots, device, make, why=why)
+            self.graphed = GraphedStep(partial(self._work, phase), roots, device, make, self.buffers, why=why)
 
     def _epoch(self, phase: Phase, source: Source) -> Iterator[None]:
         method, at = self.method, self.at
@@ -122,6 +123,7 @@ class Fit:
     def _step(self, phase: Phase, batch: Batch, steps: int) -> None:
         """Run every update of the phase on one batch; nothing here waits for the device."""
         at, prepare = self.at, partial(self._set_rates, phase, steps)
+        self.method.step = at.step
         if self.graphed:
             names, values = self.graphed(batch, prepare)
         else:
@@ -138,14 +140,16 @@ class Fit:
     def _work(self, phase: Phase, batch: Batch) -> Measures:
         """What a step computes; the same operations at every step, so that they can be recorded."""
         noted: dict[str, torch.Tensor] = {}
+        self.method.counted = None
         for update, stepper in zip(phase.updates, self.steppers, strict=True):
             for _ in range(update.repeat):
                 with self.options.autocast():
                     losses = update.loss(batch)
-                stepper.step(losses, batch.weight)
+                stepper.step(losses)
             noted |= losses
         self.method.after_step()
-        return measured(noted, batch.logits, batch.labels)
+        counted, self.method.counted = self.method.counted, None
+        return measured(noted, counted)
 
     def join(self) -> None:
         """Let what follows wait for the steps that the device still computes."""

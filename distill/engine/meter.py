@@ -62,11 +62,12 @@ class Meter:
         self.correct, self.judged = state["correct"], state.get("judged", state["images"])
 
 
-def measured(losses: Mapping[str, Tensor], logits: Tensor | None, labels: Tensor) -> tuple[tuple[str, ...], Tensor]:
-    """A step's losses (scalars) and, where there are logits [B,K], how many are right ("correct"), as one vector."""
+def measured(losses: Mapping[str, Tensor], counted: tuple[Tensor, Tensor] | None) -> tuple[tuple[str, ...], Tensor]:
+    """A step's losses (scalars) as one vector and, of logits [B,K] and labels [B], how many are right ("correct")."""
     values = [loss.detach().float() for loss in losses.values()]
-    if logits is None:
+    if counted is None:
         return tuple(losses), torch.stack(values)
+    logits, labels = counted
     values.append((logits.argmax(1) == labels).sum().float())
     return (*losses, "correct"), torch.stack(values)
 

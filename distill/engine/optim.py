@@ -179,11 +179,11 @@ class Stepper:
         self.lr = lr
         return lr
 
-    def step(self, losses: Mapping[str, Tensor], weight: float = 1.0) -> None:
-        """Minimise the sum of the losses by one step; `weight` is this process's share of the batch."""
+    def step(self, losses: Mapping[str, Tensor]) -> None:
+        """Minimise the sum of the losses, over the whole batch, by one step."""
         self.optimizer.zero_grad(set_to_none=True)
         self.backward(losses)
-        parallel.reduce_gradients([p for group in self.gradients for p in group], weight)
+        parallel.reduce_gradients([p for group in self.gradients for p in group])
         if self.clip:
             self.scaler.unscale_(self.optimizer)
             for group in self.gradients:

@@ -63,7 +63,7 @@ class Apprentice(Method):
     def joint_loss(self, batch: Batch) -> Losses:
         """Loss of scheme A."""
         assert self.companion is not None
-        student, teacher = self.student(batch.images).logits, self.companion(batch.images).logits
+        student, teacher = self.student(batch.inputs).logits, self.companion(batch.inputs).logits
         return {
             "ce_teacher": self.weight * self.criterion(teacher, batch),
             **self.supervised(student, batch),
@@ -72,7 +72,7 @@ class Apprentice(Method):
 
     def labels_only(self, batch: Batch) -> Losses:
         """Loss of scheme C's first phase."""
-        return self.supervised(self.student(batch.images).logits, batch, weight=1.0)
+        return self.supervised(self.student(batch.inputs).logits, batch, weight=1.0)
 
     def full_precision_student(self) -> None:
         enable(self.student, False)

@@ -116,7 +116,7 @@ class BSS(Method):
             return {}
         bases, used = self.bases(base_rank(student.logits, teacher.logits, batch.labels))
         target = draw_target(teacher.logits[bases])
-        moved = support(self.teacher, batch.images[bases], target, **self.attack)
+        moved = support(self.teacher, batch.inputs[bases], target, **self.attack)
         with torch.no_grad():
             taught = self.teacher(moved).logits
         return {"bss": factor * masked_kl(self.student(moved).logits, taught, used, self.temperature)}

@@ -45,8 +45,8 @@ class ExitNet(nn.Module):
         super().__init__()
         self.net, self.stage, self.head = net, stage, head
 
-    def forward(self, images: Tensor) -> Tensor:
-        logits: Tensor = self.head(self.net(images).features[self.stage])[1]
+    def forward(self, inputs: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.net(inputs).features[self.stage])[1]
         return logits
 
 
@@ -89,7 +89,7 @@ class BYOT(Method):
         self.exits = nn.ModuleList(Exit(shape, last, width, classes) for shape in shallow)
 
     def loss(self, batch: Batch) -> Losses:
-        student = self.student(batch.images)
+        student = self.student(batch.inputs)
         exits = [head(feature) for head, feature in zip(self.exits, student.features[:-1], strict=True)]
         logits = [each[1].float() for each in exits]
         losses = self.supervised(student.logits, batch, *logits)

@@ -205,18 +205,18 @@ class CMI(DataFree):
 
     def student_loss(self, batch: Batch) -> Losses:
         if not self.drawn:
-            self.close_round(batch)
+            self.close_round()
         rows = self.order[self.drawn * self.student_batch : (self.drawn + 1) * self.student_batch]
         self.drawn += 1
         return self.learn(batch, self.augment(self.pixels.normalised(self.pool.rows[rows])))[0]
 
-    def close_round(self, batch: Batch) -> None:
+    def close_round(self) -> None:
         """Put the round's images into the pool, which is then shuffled as often as the student's steps go through it.
 
         How full the pool is follows from the number of the round, so nothing waits for the device.
         """
         self.pool.add(self.pixels.rounded(self.images))
-        rounds = (batch.epoch - 1) * self.steps + batch.step + 1
+        rounds = (self.epoch - 1) * self.steps + self.step + 1
         filled = min(rounds * self.batch_size, len(self.pool.rows))
         passes = -(-self.student_steps * self.student_batch // filled)
         device = self.pool.rows.device

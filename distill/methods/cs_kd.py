@@ -35,7 +35,7 @@ class CSKD(Method):
         super().__init__(student, (), data, ce=ce, kd=kd, temperature=temperature)
 
     def loss(self, batch: Batch) -> Losses:
-        logits = self.student(batch.images).logits
+        logits = self.student(batch.inputs).logits
         with torch.no_grad():
             partner = self.student(batch.views["partner"]).logits
         return self.supervised(logits, batch) | {"kd": self.kd * self.soft_targets(logits, partner)}

@@ -59,10 +59,10 @@ class DAFL(DataFree):
         self.generator = self.new_generator(eps=BLOCK_EPS)
 
     def student_loss(self, batch: Batch) -> Losses:
-        return self.learn(batch, self.generator(batch.images).detach())[0]
+        return self.learn(batch, self.generator(batch.inputs).detach())[0]
 
     def generator_loss(self, batch: Batch) -> Losses:
-        teacher = self.teacher(self.generator(batch.images))
+        teacher = self.teacher(self.generator(batch.inputs))
         return {
             "certainty": self.certainty * certainty_loss(teacher.logits),
             "balance": self.balance * balance_loss(teacher.logits, 10.0),

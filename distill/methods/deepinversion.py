@@ -98,8 +98,8 @@ class DeepInversion(DataFree):
         pixels = self.canvas.pixels
         with self.seen:
             logits = self.teacher(self.jittered(pixels)).logits
-        batch.logits, batch.labels = logits.detach(), self.canvas.targets
-        losses = {"ce": F.cross_entropy(logits, batch.labels), "bn": self.bn * self.seen.loss()}
+        self.count(logits, self.canvas.targets)
+        losses = {"ce": F.cross_entropy(logits, self.canvas.targets), "bn": self.bn * self.seen.loss()}
         if self.tv:
             losses["tv"] = self.tv * variation_loss(pixels)
         if self.l2:
@@ -111,7 +111,7 @@ class DeepInversion(DataFree):
         return images.roll((down, right), (2, 3))
 
     def student_loss(self, batch: Batch) -> Losses:
-        return self.learn(batch, self.augment(batch.images))[0]
+        return self.learn(batch, self.augment(batch.inputs))[0]
 
     def before_epoch(self) -> None:
         if self.inverting:

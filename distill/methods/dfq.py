@@ -79,7 +79,7 @@ class DFQ(DataFree):
         )
 
     def generator_loss(self, batch: Batch) -> Losses:
-        images = self.generator(batch.images)
+        images = self.generator(batch.inputs)
         if self.seen is None:
             return self.terms(images, self.teacher(images))
         with self.seen:
@@ -108,7 +108,7 @@ class DFQ(DataFree):
 
     def student_loss(self, batch: Batch) -> Losses:
         with torch.no_grad(), asked(self.generator, train=False):
-            images = self.generator(torch.randn_like(batch.images))
+            images = self.generator(torch.randn_like(batch.inputs))
         return self.learn(batch, images)[0]
 
     def phases(self) -> list[Phase]:

@@ -56,24 +56,24 @@ class DML(Method):
         name = "" if k == 0 else f"_{k}"
         return {f"ce{name}": self.ce * self.criterion(mine, batch), f"kd{name}": self.kd * kl}
 
-    def ask(self, net: nn.Module, images: Tensor) -> Tensor:
+    def ask(self, net: nn.Module, inputs: Tensor) -> Tensor:
         """Return a peer's current logits [B,K], without gradients and without moving its statistics."""
         with torch.no_grad(), frozen_statistics(net):
-            return net(images).logits
+            return net(inputs).logits
 
     def update_loss(self, k: int, batch: Batch) -> Losses:
         """Loss of one turn of the alternating algorithm: peer k against the others as they are now."""
         net = self.cohort[k]
-        x = batch.images
+        x = batch.inputs
         logits = [net(x).logits if j == k else self.ask(peer, x) for j, peer in enumerate(self.cohort)]
         if k == 0:
-            batch.logits = logits[0].detach()
+            self.count(logits[0], batch.labels)
         return self.peer_loss(k, logits, batch)
 
     def loss(self, batch: Batch) -> Losses:
         """Loss of all peers from one forward pass each."""
-        logits = [net(batch.images).logits for net in self.cohort]
-        batch.logits = logits[0].detach()
+        logits = [net(batch.inputs).logits for net in self.cohort]
+        self.count(logits[0], batch.labels)
         losses: Losses = {}
         for k in range(len(logits)):
             losses |= self.peer_loss(k, logits, batch)

@@ -51,7 +51,7 @@ class ESKD(Guided):
     def loss(self, batch: Batch) -> Losses:
         if self.epoch <= self.share * self.epochs:
             return super().loss(batch)
-        return self.supervised(self.student(batch.images).logits, batch, weight=self.ce + self.kd)
+        return self.supervised(self.student(batch.inputs).logits, batch, weight=self.ce + self.kd)
 
     def phases(self) -> list[Phase]:
         distill = Phase("distill", [Update("student", self.loss, [self.student])])

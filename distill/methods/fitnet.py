@@ -55,7 +55,7 @@ class FitNet(Method):
 
     def hint_only(self, batch: Batch) -> Losses:
         """Loss of the first phase: nothing but the hint."""
-        return {"hint": self.hint(self.student(batch.images), self.teach(batch))}
+        return {"hint": self.hint(self.student(batch.inputs), self.teach(batch))}
 
     def distill(self, student: Outputs, teacher: Outputs, batch: Batch) -> Losses:
         return {"fitnet": self.weight * self.hint(student, teacher)} if self.weight else {}

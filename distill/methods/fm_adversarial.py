@@ -64,8 +64,8 @@ class FMAdversarial(Method):
         return [self.student, *self.others]  # type: ignore[list-item]
 
     def loss(self, batch: Batch) -> Losses:
-        outputs = [net(batch.images) for net in self.cohort]
-        batch.logits = outputs[0].logits.detach()
+        outputs = [net(batch.inputs) for net in self.cohort]
+        self.count(outputs[0].logits, batch.labels)
         self._seen = []
         losses: Losses = {}
         for k in range(len(outputs)):

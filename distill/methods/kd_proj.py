@@ -161,10 +161,10 @@ class KDProj(Method):
         return self.project(x)
 
     def loss(self, batch: Batch) -> Losses:
-        student, teacher = self.student(batch.images), self.teach(batch)
+        student, teacher = self.student(batch.inputs), self.teach(batch)
         for_labels, for_teacher = student.heads or (student.logits, student.logits)
         losses = self.supervised(for_labels, batch)
-        batch.logits = student.logits.detach()
+        self.count(student.logits, batch.labels)
         if self.kd:
             losses["kd"] = self.kd * self.soft_targets(for_teacher, teacher.logits)
         return losses | self.distill(student, teacher, batch)

@@ -166,9 +166,9 @@ class KDCL(Method):
         return (made / self.temperature).softmax(1)
 
     def loss(self, batch: Batch) -> Losses:
-        views = [batch.images, *(batch.views[f"peer_{k + 1}"] for k in range(len(self.others)))]
+        views = [batch.inputs, *(batch.views[f"peer_{k + 1}"] for k in range(len(self.others)))]
         logits = [net(view).logits for net, view in zip(self.cohort, views, strict=True)]
-        batch.logits = logits[0].detach()
+        self.count(logits[0], batch.labels)
         keep = (~self.held[batch.index]).float() if self.variant == "general" else None
         with torch.no_grad():
             constants = torch.stack([each.detach() for each in logits])

@@ -55,7 +55,7 @@ class LabelSmoothing(Method):
         self.epsilon, self.spread = epsilon, spread
 
     def loss(self, batch: Batch) -> Losses:
-        logits = self.student(batch.images).logits
-        batch.logits = logits.detach()
+        logits = self.student(batch.inputs).logits
+        self.count(logits, batch.labels)
         smooth = self.by_label(lambda y: smoothed_cross_entropy(logits, y, self.epsilon, self.spread), batch)
         return {"ce": self.ce * smooth}

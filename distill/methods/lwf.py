@@ -33,8 +33,8 @@ class Sequel(nn.Module):
         super().__init__()
         self.stages, self.tasks = nn.ModuleList(stages), tasks
 
-    def forward(self, images: Tensor) -> Tensor:
-        return torch.cat([net(images).logits for net in self.stages], 1)
+    def forward(self, inputs: Tensor) -> Tensor:
+        return torch.cat([net(inputs).logits for net in self.stages], 1)
 
     def measure(self, logits: Tensor, labels: Tensor) -> dict[str, float]:
         """Return percentages of logits [M,tasks x K]: each task's accuracy at the end and right after it was
@@ -99,23 +99,24 @@ class LwF(Method):
         self.old = nn.ModuleList([student.twin() for _ in range(tasks - 1)]).requires_grad_(False)
 
     def loss(self, batch: Batch) -> Losses:
-        logits = self.student(batch.images).logits
-        batch.logits = self.masked(logits.detach())
+        logits = self.student(batch.inputs).logits
+        self.count(self.masked(logits.detach()), batch.labels)
         losses = {"ce": self.ce * self.new_loss(logits, batch)}
         if self.task and self.weight:
-            losses["old"] = self.weight * self.kept(logits, batch.images)
+            losses["old"] = self.weight * self.kept(logits, batch.inputs)
         return losses
 
     def new_loss(self, logits: Tensor, batch: Batch) -> Tensor:
         """Cross-entropy among the current task's classes."""
         span = self.spans[self.task]
-        targets = None if batch.targets is None else batch.targets[:, span]
+        mixed = batch.targets
+        targets = mixed and replace(mixed, probabilities=mixed.probabilities[:, span])
         return self.criterion(logits[:, span], replace(batch, labels=batch.labels - span.start, targets=targets))
 
-    def kept(self, logits: Tensor, images: Tensor) -> Tensor:
+    def kept(self, logits: Tensor, inputs: Tensor) -> Tensor:
         """Sum over old tasks of the soft cross-entropy with the net as it was before the current task."""
         with torch.no_grad():
-            before = self.old[self.task - 1](images).logits
+            before = self.old[self.task - 1](inputs).logits
         parts = [old_loss(logits[:, c], before[:, c], self.temperature) for c in self.spans[: self.task]]
         return torch.stack(parts).sum()
 
@@ -127,8 +128,8 @@ class LwF(Method):
 
     def warm(self, batch: Batch) -> Losses:
         """Loss of a warm-up: the new classes alone."""
-        logits = self.student(batch.images).logits
-        batch.logits = self.masked(logits.detach())
+        logits = self.student(batch.inputs).logits
+        self.count(self.masked(logits.detach()), batch.labels)
         return {"ce": self.new_loss(logits, batch)}
 
     def start(self, task: int) -> None:

@@ -92,9 +92,9 @@ class MCL(Method):
         return [self.student, *feature_nets(self.others)]
 
     def loss(self, batch: Batch) -> Losses:
-        outputs: list[Outputs] = [net(batch.images) for net in self.cohort]
+        outputs: list[Outputs] = [net(batch.inputs) for net in self.cohort]
         logits = [out.logits for out in outputs]
-        batch.logits = logits[0].detach()
+        self.count(logits[0], batch.labels)
         losses = {"ce": self.ce * torch.stack([self.criterion(each, batch) for each in logits]).sum()}
         if self.kd:
             mean = torch.stack([each.detach() for each in logits]).mean(0)

@@ -81,7 +81,7 @@ class MLKD(Method):
         return [Phase("distill", [Update("student", self.loss, [self])], source=StrongSource)]
 
     def loss(self, batch: Batch) -> Losses:
-        weak, strong = self.student(batch.images).logits, self.student(batch.views["strong"]).logits
+        weak, strong = self.student(batch.inputs).logits, self.student(batch.views["strong"]).logits
         with torch.no_grad():
             teacher_weak = self.teach(batch).logits
             teacher_strong = self.teacher(batch.views["strong"]).logits

@@ -19,7 +19,7 @@ from distill.models.supernet import Supernet
 class Looking(Stepper):
     """Takes no step: its losses are only looked at."""
 
-    def step(self, losses: Mapping[str, Tensor], weight: float = 1.0) -> None:
+    def step(self, losses: Mapping[str, Tensor]) -> None:
         return
 
 
@@ -30,8 +30,8 @@ class Search(nn.Module):
         super().__init__()
         self.net, self.facts = net, facts
 
-    def forward(self, images: Tensor) -> Outputs:
-        return self.net(images)
+    def forward(self, inputs: Tensor) -> Outputs:
+        return self.net(inputs)
 
     def measure(self, logits: Tensor, labels: Tensor) -> dict[str, float]:
         return {"accuracy": 100 * (logits.argmax(1) == labels).double().mean().item(), **self.facts}
@@ -87,14 +87,15 @@ class NASKD(Method):
 
     def one(self, number: int, batch: Batch, teacher: Tensor, keep: bool = False) -> tuple[Tensor, Tensor]:
         """Return the loss and the logits [B,K] of the numbered net."""
-        logits = self.supernet.run(number, batch.images, keep).logits
+        logits = self.supernet.run(number, batch.inputs, keep).logits
         loss = self.ce * self.criterion(logits, batch)
         return loss + self.kd * self.soft_targets(logits, teacher), logits.detach()
 
     def supernet_loss(self, batch: Batch) -> Losses:
         """Loss of the largest, the smallest and some random nets (the sandwich rule, arXiv:1903.05134)."""
         teacher, last = self.teach(batch).logits, len(self.allowed) - 1
-        largest, batch.logits = self.one(last, batch, teacher)
+        largest, logits = self.one(last, batch, teacher)
+        self.count(logits, batch.labels)
         losses = {"largest": largest, "smallest": self.one(0, batch, teacher)[0]}
         drawn = torch.randint(last + 1, (self.samples,)).tolist()
         return losses | {f"drawn_{k}": self.one(number, batch, teacher)[0] for k, number in enumerate(drawn)}
@@ -107,7 +108,8 @@ class NASKD(Method):
         return {"mean": losses.mean()}
 
     def tune_loss(self, batch: Batch) -> Losses:
-        loss, batch.logits = self.one(self.chosen, batch, self.teach(batch).logits)
+        loss, logits = self.one(self.chosen, batch, self.teach(batch).logits)
+        self.count(logits, batch.labels)
         return {"loss": loss}
 
     @property

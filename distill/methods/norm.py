@@ -100,8 +100,8 @@ class ExpandedModel(GrownModel):
         self.transform, self.num_classes = transform, student.num_classes
         self._student, self._steps = (student,), steps  # in tuples: nothing of them is counted twice
 
-    def forward_features(self, images: Tensor) -> Tensor:
-        return self.transform(self._steps[0](self.last_map(images)))[1]
+    def forward_features(self, inputs: Tensor) -> Tensor:
+        return self.transform(self._steps[0](self.last_map(inputs)))[1]
 
     def finish(self, feature: Tensor) -> Tensor:
         return self._steps[1](feature)
@@ -166,7 +166,7 @@ class NORM(Method):
 
     def loss(self, batch: Batch) -> Losses:
         with frozen_statistics(self._behind[0]):
-            feature = self.student(batch.images).features[-1]
+            feature = self.student(batch.inputs).features[-1]
         expanded, grown = self.transform(self._steps[0](feature))
         return self.losses(self._steps[1](grown), expanded, self.teach(batch), batch)
 

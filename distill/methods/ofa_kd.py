@@ -175,7 +175,7 @@ class OFAKD(Method):
         return self.by_label(lambda labels: ofa_loss(logits, teacher, labels, self.eps, self.temperature), batch)
 
     def loss(self, batch: Batch) -> Losses:
-        student, teacher = self.student(batch.images), self.teach(batch)
+        student, teacher = self.student(batch.inputs), self.teach(batch)
         losses = self.supervised(student.logits, batch)
         if self.kd:
             losses["kd"] = self.kd * self.enhanced(student.logits, teacher.logits, batch)

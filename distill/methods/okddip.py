@@ -83,11 +83,11 @@ class OKDDip(Method):
 
     def forward_all(self, batch: Batch) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
         """The leader's logits [B,K], and of each peer logits [B,K] and embedding [B,D]."""
-        leader, peers = self.student(batch.images), list[Any](self.peers)
+        leader, peers = self.student(batch.inputs), list[Any](self.peers)
         if self.form == "branches":
             shared = leader.features[-2]
             return leader.logits, [peer.finish(shared) for peer in peers]
-        outputs = [peer(batch.images) for peer in peers]
+        outputs = [peer(batch.inputs) for peer in peers]
         return leader.logits, [(out.logits, out.embedding) for out in outputs]
 
     def loss(self, batch: Batch) -> Losses:

@@ -43,8 +43,8 @@ class Branched(nn.Module):
         super().__init__()
         self.net, self.branches, self.gate, self.which = net, branches, gate, which
 
-    def forward(self, images: Tensor) -> Tensor:
-        out = self.net(images)
+    def forward(self, inputs: Tensor) -> Tensor:
+        out = self.net(inputs)
         logits = [out.logits, *(branch(out.features[-2]) for branch in self.branches)]
         return logits[self.which] if self.which is not None else gated(logits, self.gate(out.features[-2]))
 
@@ -81,7 +81,7 @@ class ONE(Method):
         self.gate = Gate(student.channels[-2], branches)
 
     def loss(self, batch: Batch) -> Losses:
-        out = self.student(batch.images)
+        out = self.student(batch.inputs)
         logits = [out.logits, *(branch(out.features[-2]) for branch in self.branches)]
         ensemble = gated(logits, self.gate(out.features[-2]))
         kd = torch.stack([self.soft_targets(each, ensemble.detach()) for each in logits]).sum()

@@ -54,8 +54,8 @@ class PSKD(Method):
         self.past = MemoryBank(F.one_hot(data.labels.long(), student.num_classes).float())
 
     def loss(self, batch: Batch) -> Losses:
-        logits = self.student(batch.images).logits
-        batch.logits = logits.detach()
+        logits = self.student(batch.inputs).logits
+        self.count(logits, batch.labels)
         past, alpha = self.past[batch.index], self.alpha * self.epoch / self.epochs
         self._seen = batch.index, logits.detach()
         return {"ce": self.ce * progressive_loss(logits, batch.labels, past, alpha)}

@@ -48,20 +48,20 @@ class QKD(Method):
 
     def alone(self, batch: Batch) -> Losses:
         """Loss of self-studying."""
-        return self.supervised(self.student(batch.images).logits, batch, weight=1.0)
+        return self.supervised(self.student(batch.inputs).logits, batch, weight=1.0)
 
     def student_loss(self, batch: Batch) -> Losses:
         """Loss of the student in co-studying and tutoring."""
-        student = self.student(batch.images).logits
-        batch.logits = student.detach()
+        student = self.student(batch.inputs).logits
+        self.count(student, batch.labels)
         teacher = self.teach(batch, self.tutor).logits
         return self.both("", student, teacher, batch)
 
     def teacher_loss(self, batch: Batch) -> Losses:
         """Loss of the teacher's copy in co-studying, against the student's answer of this step."""
-        teacher = self.tutor(batch.views.get("teacher", batch.images)).logits
-        assert batch.logits is not None
-        return self.both("_teacher", teacher, batch.logits, batch)
+        teacher = self.tutor(batch.views.get("teacher", batch.inputs)).logits
+        assert self.counted is not None
+        return self.both("_teacher", teacher, self.counted[0], batch)
 
     def both(self, name: str, mine: Tensor, other: Tensor, batch: Batch) -> Losses:
         losses = {f"ce{name}": self.ce * self.criterion(mine, batch)} if self.ce else {}

@@ -27,8 +27,8 @@ class Together(nn.Module):
         super().__init__()
         self.nets, self.embeds, self.head = nn.ModuleList(nets), nn.ModuleList(embeds), head
 
-    def forward(self, images: Tensor) -> Tensor:
-        parts = [embed(net(images).embedding) for net, embed in zip(self.nets, self.embeds, strict=True)]
+    def forward(self, inputs: Tensor) -> Tensor:
+        parts = [embed(net(inputs).embedding) for net, embed in zip(self.nets, self.embeds, strict=True)]
         logits: Tensor = self.head(torch.stack(parts).sum(0))
         return logits
 
@@ -75,8 +75,8 @@ class ResidualKD(Method):
     def assist(self, batch: Batch) -> Losses:
         """Loss of the second phase."""
         with torch.no_grad():
-            known = self.embed_student(self.student(batch.images).embedding)
-        missed = self.embed_assistant(self.assistant(batch.images).embedding)
+            known = self.embed_student(self.student(batch.inputs).embedding)
+        missed = self.embed_assistant(self.assistant(batch.inputs).embedding)
         logits = self.head(known + missed)
         residual = mimic_loss(missed, self.teach(batch).embedding - known)
         return {"residual": self.weight * residual, **self.supervised(logits.float(), batch, weight=1.0)}

@@ -67,9 +67,9 @@ class ReusedModel(GrownModel):
         """The net whose classifier is reused."""
         return self._teacher[0]
 
-    def forward_features(self, images: Tensor) -> Tensor:
+    def forward_features(self, inputs: Tensor) -> Tensor:
         """images [B,C,H,W] -> the projected map [B,C_t,H',W']."""
-        return self.projector(self.last_map(images))
+        return self.projector(self.last_map(inputs))
 
     def finish(self, feature: Tensor) -> Tensor:
         return self.teacher.classify(feature)
@@ -144,7 +144,7 @@ class SimKD(Method):
 
     def loss(self, batch: Batch) -> Losses:
         """MSE of maps; `ce` and `kd` of the deployed net's logits where asked for."""
-        student, teacher = self.student(batch.images), self.teach(batch)
+        student, teacher = self.student(batch.inputs), self.teach(batch)
         projected, target = pool_to(self.projector(student.features[-1]), teacher.features[-1])
         logits = self.teacher.classify(projected if self.ce or self.kd else projected.detach())
         losses = {"simkd": self.weight * simkd_loss(projected, target)} | self.supervised(logits, batch)

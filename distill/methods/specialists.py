@@ -77,11 +77,11 @@ class Ensemble(nn.Module):
         self.register_buffer("members", members, persistent=False)
         self.register_buffer("bias", bias, persistent=False)
 
-    def forward(self, images: Tensor) -> Tensor:
-        p_g = self.generalist(images).logits.softmax(1)
+    def forward(self, inputs: Tensor) -> Tensor:
+        p_g = self.generalist(inputs).logits.softmax(1)
         rows = []
         for expert, members, bias in zip(self.experts, self.members, self.bias, strict=True):
-            logits = with_dustbin(expert(images).logits, members)
+            logits = with_dustbin(expert(inputs).logits, members)
             rows.append(torch.cat([logits[:, :-1], logits[:, -1:] + bias], dim=1).softmax(1))
         active = self.members[:, p_g.argmax(1)].T  # those whose classes hold the generalist's first choice
         return ensemble(p_g, torch.stack(rows, 1), self.members, active, self.steps).clamp_min(1e-30).log().float()
@@ -160,7 +160,7 @@ class Specialists(Method):
 
     def expert_loss(self, m: int, batch: Batch) -> Losses:
         """Loss of one specialist."""
-        logits = self.experts[m](batch.images).logits
+        logits = self.experts[m](batch.inputs).logits
         members, share = self.members[m], self.shares[m]
         loss = self.by_label(lambda labels: specialist_loss(logits, labels, members, share), batch)
         return {f"specialist_{m}": loss}
@@ -172,9 +172,9 @@ class Specialists(Method):
         return Ensemble(self.teacher, self.experts, self.members, bias, self.inner_steps).eval()
 
     def loss(self, batch: Batch) -> Losses:
-        logits = self.student(batch.images).logits
+        logits = self.student(batch.inputs).logits
         with torch.no_grad():
-            taught = self.together()(batch.views.get("teacher", batch.images))
+            taught = self.together()(batch.views.get("teacher", batch.inputs))
         return self.supervised(logits, batch) | {"kd": self.kd * kd_loss(logits, taught, self.temperature)}
 
     def phases(self) -> list[Phase]:

@@ -126,7 +126,7 @@ class SSKD(Method):
     def turned_views(self, batch: Batch, side: str) -> Tensor:
         """The batch's four crops, turned, as the "student" or the "teacher" sees them [4B,C,H,H]."""
         apart = side == "teacher" and "teacher" in batch.views
-        first, prefix = (batch.views["teacher"], "teacher_") if apart else (batch.images, "")
+        first, prefix = (batch.views["teacher"], "teacher_") if apart else (batch.inputs, "")
         return rotate([first, *(batch.views[f"{prefix}crop_{k}"] for k in range(1, ROTATIONS))])
 
     def loss(self, batch: Batch) -> Losses:

@@ -61,6 +61,6 @@ class TfKDReg(Method):
         self.register_buffer("teacher_rows", rows, persistent=False)
 
     def loss(self, batch: Batch) -> Losses:
-        logits = self.student(batch.images).logits
+        logits = self.student(batch.inputs).logits
         virtual = self.by_label(lambda labels: virtual_teacher_loss(logits, labels, self.teacher_rows), batch)
         return self.supervised(logits, batch) | {"kd": self.kd * virtual}

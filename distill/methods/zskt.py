@@ -71,12 +71,12 @@ class ZSKT(DataFree):
         return divergence(student, teacher, self.temperature)
 
     def generator_loss(self, batch: Batch) -> Losses:
-        images = self.generator(batch.images)
+        images = self.generator(batch.inputs)
         student, teacher = self.ask(images, train=True).logits, self.teacher(images).logits
         return {"adversarial": -self.soft_targets(student, teacher)}
 
     def student_loss(self, batch: Batch) -> Losses:
-        losses, student, teacher = self.learn(batch, self.generator(batch.images).detach())
+        losses, student, teacher = self.learn(batch, self.generator(batch.inputs).detach())
         return losses | self.attention(student, teacher) if self.weight else losses
 
     def attention(self, student: Outputs, teacher: Outputs) -> Losses:

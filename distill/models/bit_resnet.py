@@ -87,8 +87,8 @@ class BitResNet(CifarNet):
         self.gn = group_norm(widths[-1])
         self.describe(num_classes, channels, (4, 4, 8, 16, 32), widths[-1])
 
-    def stem(self, images: Tensor) -> Tensor:
-        return F.max_pool2d(F.pad(self.stem_conv(images), (1, 1, 1, 1)), 3, 2)
+    def stem(self, inputs: Tensor) -> Tensor:
+        return F.max_pool2d(F.pad(self.stem_conv(inputs), (1, 1, 1, 1)), 3, 2)
 
     def stage(self, index: int, x: Tensor) -> tuple[Tensor, Tensor | None]:
         return getattr(self, self.stage_names[index])(x), None

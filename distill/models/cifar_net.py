@@ -71,7 +71,7 @@ class CifarNet(nn.Module):
     def new_classifier(self) -> nn.Module:
         return nn.Linear(self.num_features, self.num_classes) if self.num_classes else nn.Identity()
 
-    def stem(self, images: Tensor) -> Tensor:
+    def stem(self, inputs: Tensor) -> Tensor:
         """images [B, C, H, W] -> [B, C_0, H_0, W_0]."""
         raise NotImplementedError
 
@@ -87,11 +87,11 @@ class CifarNet(nn.Module):
         """Last stage's output -> the map that is pooled. preact spares computing it again."""
         return feature
 
-    def trace(self, images: Tensor, stages: int | None = None) -> Trace:
+    def trace(self, inputs: Tensor, stages: int | None = None) -> Trace:
         """Run the stem and the first `stages` stages (all by default)."""
-        trace = Trace(images)
+        trace = Trace(inputs)
         if self.stem_name is not None:
-            trace.last = trace.stem = self.stem(images)
+            trace.last = trace.stem = self.stem(inputs)
         for index in range(len(self.stage_names[:stages])):
             trace.add(*self.stage(index, trace.last))
         return trace

@@ -9,9 +9,9 @@ from distill.models.outputs import Outputs
 class CifarReader:
     """Reads our own nets, which keep all their maps in one pass."""
 
-    def read(self, model: nn.Module, images: Tensor) -> Outputs:
+    def read(self, model: nn.Module, inputs: Tensor) -> Outputs:
         assert isinstance(model, CifarNet)
-        trace = model.trace(images)
+        trace = model.trace(inputs)
         embedding = model.forward_head(model.final(trace), pre_logits=True)
         logits = model.get_classifier()(embedding)
         preacts = trace.preacts if model.has_preacts else None

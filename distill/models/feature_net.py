@@ -41,7 +41,7 @@ class FeatureNet(nn.Module):
         self.begun = False  # whether its weights are given, and not drawn
         self.num_classes: int = model.num_classes  # type: ignore[assignment]
         self._compiled: Callable[[Tensor], Outputs] | None = None
-        self._compiled_fits: Callable[[Tensor], bool] = lambda images: False
+        self._compiled_fits: Callable[[Tensor], bool] = lambda inputs: False
         self.register_buffer("input_scale", None, persistent=False)
         self.register_buffer("input_shift", None, persistent=False)
         self.reader = read_by(self.probe())
@@ -71,17 +71,17 @@ class FeatureNet(nn.Module):
         """The layer from the embedding to the logits (the class token's, where there are two)."""
         return self.reader.classifier(self.model)
 
-    def forward(self, images: Tensor) -> Outputs:
+    def forward(self, inputs: Tensor) -> Outputs:
         """images [B, C, H, W], normalised for the data -> Outputs."""
-        if self._compiled is not None and self._compiled_fits(images):
-            return self._compiled(images)
-        return self.read(images)
+        if self._compiled is not None and self._compiled_fits(inputs):
+            return self._compiled(inputs)
+        return self.read(inputs)
 
-    def read(self, images: Tensor) -> Outputs:
+    def read(self, inputs: Tensor) -> Outputs:
         """What forward does, never compiled."""
         if self.input_scale is not None:
-            images = images * self.input_scale + self.input_shift
-        return self.reader.read(self.model, images)
+            inputs = inputs * self.input_scale + self.input_shift
+        return self.reader.read(self.model, inputs)
 
     def use(self, compiled: Callable[[Tensor], Outputs], fits: Callable[[Tensor], bool]) -> None:
         """From now on `compiled` takes the place of `read` for images that fit; copies of the net do not inherit it."""

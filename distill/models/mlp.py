@@ -59,10 +59,10 @@ class MLP(CifarNet):
         classifier = super().new_classifier()
         return self._initialised(classifier) if isinstance(classifier, nn.Linear) else classifier
 
-    def trace(self, images: Tensor, stages: int | None = None) -> Trace:
-        if images.shape[1:] != (self.in_chans, self.size, self.size):
+    def trace(self, inputs: Tensor, stages: int | None = None) -> Trace:
+        if inputs.shape[1:] != (self.in_chans, self.size, self.size):
             raise ValueError(f"its first layer takes {self.in_chans}x{self.size}x{self.size} images")
-        x = F.dropout(images.flatten(1), self.input_dropout, self.training)
+        x = F.dropout(inputs.flatten(1), self.input_dropout, self.training)
         for layer in self.layers:
             x = F.dropout(F.relu(layer(x)), self.dropout, self.training)
         return Trace(x)

@@ -38,8 +38,8 @@ class MobileNetV1(CifarNet):
         self.model = nn.Sequential(*layers)
         self.describe(num_classes, (32, 128, 256, 512, 1024), (2, 4, 8, 16, 32), inputs)
 
-    def stem(self, images: Tensor) -> Tensor:
-        return self.model[0](images)
+    def stem(self, inputs: Tensor) -> Tensor:
+        return self.model[0](inputs)
 
     def stage(self, index: int, x: Tensor) -> tuple[Tensor, Tensor | None]:
         start = LAST[index - 1] if index else 0

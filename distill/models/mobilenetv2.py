@@ -80,8 +80,8 @@ class MobileNetV2(CifarNet):
         nn.init.zeros_(layer.bias)
         return nn.Sequential(layer)
 
-    def stem(self, images: Tensor) -> Tensor:
-        return self.conv1(images)
+    def stem(self, inputs: Tensor) -> Tensor:
+        return self.conv1(inputs)
 
     def stage(self, index: int, x: Tensor) -> tuple[Tensor, Tensor | None]:
         for group in STAGES[index]:

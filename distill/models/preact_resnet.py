@@ -55,8 +55,8 @@ class PreActResNet(CifarNet):
             setattr(self, name, nn.Sequential(first, *(PreActBlock(WIDTHS[i], WIDTHS[i], 1) for _ in range(count - 1))))
         self.describe(num_classes, channels, REDUCTIONS, WIDTHS[-1])
 
-    def stem(self, images: Tensor) -> Tensor:
-        return F.relu(self.bn1(self.conv1(images)))
+    def stem(self, inputs: Tensor) -> Tensor:
+        return F.relu(self.bn1(self.conv1(inputs)))
 
     def stage(self, index: int, x: Tensor) -> tuple[Tensor, Tensor | None]:
         return getattr(self, self.stage_names[index])(x), None

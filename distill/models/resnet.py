@@ -55,8 +55,8 @@ class ResNet(CifarNet):
                 mode = "fan_in" if by_inputs else "fan_out"
                 nn.init.kaiming_normal_(module.weight, mode=mode, nonlinearity="relu")  # type: ignore[arg-type]
 
-    def stem(self, images: Tensor) -> Tensor:
-        return F.relu(self.bn1(self.conv1(images)), inplace=True)
+    def stem(self, inputs: Tensor) -> Tensor:
+        return F.relu(self.bn1(self.conv1(inputs)), inplace=True)
 
     def bn_before_relu(self) -> list[nn.BatchNorm2d]:
         blocks: list[Any] = [getattr(self, name)[-1] for name in self.stage_names]

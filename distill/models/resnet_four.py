@@ -44,8 +44,8 @@ class FourStageResNet(CifarNet):
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
-    def stem(self, images: Tensor) -> Tensor:
-        return F.relu(self.bn1(self.conv1(images)), inplace=True)
+    def stem(self, inputs: Tensor) -> Tensor:
+        return F.relu(self.bn1(self.conv1(inputs)), inplace=True)
 
     def bn_before_relu(self) -> list[nn.BatchNorm2d]:
         stages: list[Any] = [getattr(self, name) for name in self.stage_names]

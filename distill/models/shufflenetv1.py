@@ -67,8 +67,8 @@ class ShuffleV1(CifarNet):
             inputs = outputs
         self.describe(num_classes, (STEM, *widths), (1, 2, 4, 8), inputs)
 
-    def stem(self, images: Tensor) -> Tensor:
-        return F.relu(self.bn1(self.conv1(images)), inplace=True)
+    def stem(self, inputs: Tensor) -> Tensor:
+        return F.relu(self.bn1(self.conv1(inputs)), inplace=True)
 
     def bn_before_relu(self) -> list[nn.BatchNorm2d]:
         raise ValueError(

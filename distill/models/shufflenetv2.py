@@ -84,8 +84,8 @@ class ShuffleV2(CifarNet):
         self.bn2 = nn.BatchNorm2d(last)
         self.describe(num_classes, (STEM, *widths), (1, 2, 4, 8), last)
 
-    def stem(self, images: Tensor) -> Tensor:
-        return F.relu(self.bn1(self.conv1(images)), inplace=True)
+    def stem(self, inputs: Tensor) -> Tensor:
+        return F.relu(self.bn1(self.conv1(inputs)), inplace=True)
 
     def tail(self, feature: Tensor, preact: Tensor | None = None) -> Tensor:
         return F.relu(self.bn2(self.conv2(feature)), inplace=True)

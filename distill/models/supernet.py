@@ -82,7 +82,7 @@ class Supernet:
             name: shared[name][tuple(slice(0, n) for n in tensor.shape)] for name, tensor in wanted.items()
         }
 
-    def run(self, number: int, images: Tensor, keep_statistics: bool = False) -> Outputs:
+    def run(self, number: int, inputs: Tensor, keep_statistics: bool = False) -> Outputs:
         """Run the numbered net in the supernet's mode; `keep_statistics` leaves running statistics as they
         are.
         """
@@ -91,7 +91,7 @@ class Supernet:
             buffers = dict(self.net.named_buffers())
             tensors |= {name: tensors[name].clone() for name in tensors if name in buffers}
         skeleton = self.skeletons[number].train(self.net.training)
-        outputs: Outputs = functional_call(skeleton, tensors, (images,))
+        outputs: Outputs = functional_call(skeleton, tensors, (inputs,))
         return outputs
 
     @torch.no_grad()

@@ -100,16 +100,16 @@ class TimmReader:
             return False
         return found.shape == embedding.shape and _close(found, embedding)
 
-    def read(self, model: Any, images: Tensor) -> Outputs:
+    def read(self, model: Any, inputs: Tensor) -> Outputs:
         for tap in self.relu_taps:
             tap.arm()
-        final, maps = model.forward_intermediates(images, indices=self.indices, **self.asks)
+        final, maps = model.forward_intermediates(inputs, indices=self.indices, **self.asks)
         prefixes = [prefix for _, prefix in maps] if self.asks else None
         maps = [feature for feature, _ in maps] if self.asks else maps
-        inputs = [tap.take() for tap in self.relu_taps]
+        before = [tap.take() for tap in self.relu_taps]
         logits, embedding, heads = self._head(model, final)
         stem, features = (maps[0], maps[1:]) if self.has_stem else (None, list(maps))
-        preacts = [x for x in inputs if x is not None]
+        preacts = [x for x in before if x is not None]
         tokens = final[:, getattr(model, "num_prefix_tokens", 0) :] if final.ndim == 3 else None
         return Outputs(logits.float(), features, embedding.float(), preacts or None, stem, tokens, prefixes, heads)
 

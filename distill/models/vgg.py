@@ -35,8 +35,8 @@ class VGG(CifarNet):
             nn.init.zeros_(classifier.bias)
         return classifier
 
-    def stem(self, images: Tensor) -> Tensor:
-        return F.relu(self.block0(images))
+    def stem(self, inputs: Tensor) -> Tensor:
+        return F.relu(self.block0(inputs))
 
     def stage(self, index: int, x: Tensor) -> tuple[Tensor, Tensor | None]:
         # after three poolings an image of 64 pixels has a map of 8

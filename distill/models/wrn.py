@@ -84,16 +84,16 @@ class WideResNet(CifarNet):
             nn.init.zeros_(classifier.bias)
         return classifier
 
-    def stem(self, images: Tensor) -> Tensor:
-        return self.conv1(images)
+    def stem(self, inputs: Tensor) -> Tensor:
+        return self.conv1(inputs)
 
     def stage(self, index: int, x: Tensor) -> tuple[Tensor, Tensor | None]:
         # alone: the BatchNorm that gives the pre-activation belongs to what follows, and is not run
         group: Group = getattr(self, self.stage_names[index])
         return group(x, group.norm(x)), None
 
-    def trace(self, images: Tensor, stages: int | None = None) -> Trace:
-        x = self.stem(images)
+    def trace(self, inputs: Tensor, stages: int | None = None) -> Trace:
+        x = self.stem(inputs)
         trace = Trace(x, x)
         groups: list[Group] = [getattr(self, name) for name in self.stage_names[:stages]]
         normed = groups[0].norm(x) if groups else x

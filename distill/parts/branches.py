@@ -46,8 +46,8 @@ class Divided(nn.Module):
         super().__init__()
         self.net, self.branch = net, branch
 
-    def forward(self, images: Tensor) -> Tensor:
-        logits: Tensor = self.branch(self.net(images).features[-2])
+    def forward(self, inputs: Tensor) -> Tensor:
+        logits: Tensor = self.branch(self.net(inputs).features[-2])
         return logits
 
 

@@ -154,13 +154,12 @@ class DataFree(Method):
     def learn(self, batch: Batch, images: Tensor) -> tuple[Losses, Outputs, Outputs]:
         """Return the student's soft-target loss on images that take no gradient, and both nets' outputs.
 
-        The batch's labels become the teacher's answers, so that the running accuracy is the agreement with
-        it.
+        The running accuracy is the agreement with the teacher.
         """
         with torch.no_grad():
             teacher = self.teacher(images)
         student = self.student(images)
-        batch.logits, batch.labels = student.logits.detach(), teacher.logits.argmax(1)
+        self.count(student.logits, teacher.logits.argmax(1))
         return {"kd": self.kd * self.soft_targets(student.logits, teacher.logits)}, student, teacher
 
     def ask(self, images: Tensor, train: bool) -> Outputs:

@@ -47,13 +47,13 @@ class Generations(Method):
 
     def first_loss(self, batch: Batch) -> Losses:
         """Loss of the first generation: labels alone."""
-        return self.supervised(self.student(batch.images).logits, batch, weight=1.0)
+        return self.supervised(self.student(batch.inputs).logits, batch, weight=1.0)
 
     def next_loss(self, generation: int, batch: Batch) -> Losses:
         """Loss of a later generation."""
-        logits = self.student(batch.images).logits
+        logits = self.student(batch.inputs).logits
         with torch.no_grad():
-            taught = self.past[generation - 1](batch.images).logits
+            taught = self.past[generation - 1](batch.inputs).logits
         return self.supervised(logits, batch) | {"kd": self.kd * self.inherit(logits, taught, batch)}
 
     def inherit(self, logits: Tensor, taught: Tensor, batch: Batch) -> Tensor:

@@ -24,12 +24,12 @@ class GrownModel(nn.Module, ABC):
         self.backbone: Any = student.model
         self.unused = {f"backbone.{name}" for name in unused}
 
-    def last_map(self, images: Tensor) -> Tensor:
+    def last_map(self, inputs: Tensor) -> Tensor:
         """images [B,C,H,W] -> the student's last map [B,C,H',W']."""
-        return self.backbone.forward_intermediates(images, indices=1, intermediates_only=True)[-1]
+        return self.backbone.forward_intermediates(inputs, indices=1, intermediates_only=True)[-1]
 
     @abstractmethod
-    def forward_features(self, images: Tensor) -> Tensor:
+    def forward_features(self, inputs: Tensor) -> Tensor:
         """images [B,C,H,W] -> the map from which `finish` makes logits."""
 
     @abstractmethod
@@ -40,8 +40,8 @@ class GrownModel(nn.Module, ABC):
     def classifier(self) -> nn.Module:
         """The layer from the embedding to the logits."""
 
-    def forward(self, images: Tensor) -> Tensor:
-        return self.finish(self.forward_features(images))
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.finish(self.forward_features(inputs))
 
     def used(self) -> list[nn.Parameter]:
         """The parameters that the logits depend on."""
@@ -55,9 +55,9 @@ class GrownModel(nn.Module, ABC):
 class GrownReader:
     """Reads a GrownModel: its only stage is the map that `finish` takes."""
 
-    def read(self, model: nn.Module, images: Tensor) -> Outputs:
+    def read(self, model: nn.Module, inputs: Tensor) -> Outputs:
         assert isinstance(model, GrownModel)
-        feature, seen = model.forward_features(images), []
+        feature, seen = model.forward_features(inputs), []
         hook = model.classifier().register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
         try:
             logits = model.finish(feature)

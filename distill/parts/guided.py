@@ -36,7 +36,7 @@ class Guided(Method):
 
     def guide_loss(self, batch: Batch) -> Losses:
         """Loss of the first phase."""
-        return self.supervised(self.guide(batch.images).logits, batch, weight=1.0)
+        return self.supervised(self.guide(batch.inputs).logits, batch, weight=1.0)
 
     def guide_phase(self) -> Phase:
         """Return the phase that trains the guide."""

@@ -18,8 +18,8 @@ class Ensemble(nn.Module):
         super().__init__()
         self.nets = nn.ModuleList(nets)
 
-    def forward(self, images: Tensor) -> Tensor:
-        outputs = [net(images) for net in self.nets]
+    def forward(self, inputs: Tensor) -> Tensor:
+        outputs = [net(inputs) for net in self.nets]
         logits = [each if isinstance(each, Tensor) else each.logits for each in outputs]
         return mean_log_probability(logits)
 

@@ -53,7 +53,7 @@ class SeveralTeachers(Method):
         return [self.teach(batch, teacher) for teacher in self.teachers]
 
     def loss(self, batch: Batch) -> Losses:
-        student = self.student(batch.images)
+        student = self.student(batch.inputs)
         return self.supervised(student.logits, batch) | self.learn(student, self.teach_all(batch), batch)
 
 

@@ -33,4 +33,4 @@ class TeacherMode(Method):
         net = teacher or self.teacher
         with torch.no_grad(), evaluating(net), frozen_statistics(net):
             net.train()
-            return net.read(batch.views.get("teacher", batch.images))
+            return net.read(batch.views.get("teacher", batch.inputs))

@@ -59,7 +59,7 @@ class InitThenTrain(Method):
 
     def match_only(self, batch: Batch) -> Losses:
         """Loss of the first phase."""
-        return {self.key: self.match(self.student(batch.images), self.teach(batch))}
+        return {self.key: self.match(self.student(batch.inputs), self.teach(batch))}
 
     def distill(self, student: Outputs, teacher: Outputs, batch: Batch) -> Losses:
         return {self.key: self.weight * self.match(student, teacher)} if self.weight else {}
@@ -67,7 +67,7 @@ class InitThenTrain(Method):
     def loss(self, batch: Batch) -> Losses:
         if self.weight or self.kd:
             return super().loss(batch)
-        return self.supervised(self.student(batch.images).logits, batch)
+        return self.supervised(self.student(batch.inputs).logits, batch)
 
     def freeze_tail(self) -> None:
         """Fix the student's parameters behind its last map; modules of nothing else are then in eval mode."""

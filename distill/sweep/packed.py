@@ -19,7 +19,7 @@ from distill.batch import Batch, Source
 from distill.config.check import check
 from distill.data import ArraySource
 from distill.data.arrays import SharedSource
-from distill.engine.cuda_graphs import GraphedTeacher, Held
+from distill.engine.cuda_graphs import GraphedTeacher, StaticBuffers
 from distill.engine.state import Options
 from distill.method import Consult
 from distill.models import FeatureNet
@@ -71,7 +71,9 @@ class Member:
             if damage := RunFolder(job.folder).damage:
                 raise ValueError(damage)
             self.experiment = Experiment(cfg, job.folder, stop, like=like, reads=reads, quiet=True)
-            if like is None:
+            if like:
+                self.experiment.fit.buffers = like.fit.buffers
+            else:
                 share(self.experiment)
             self.exits.enter_context(self.experiment.logged())
             self.rng = runtime.rng_state()
@@ -95,23 +97,23 @@ class Member:
 def share(first: Experiment) -> None:
     """Let the first run's batches and teachers serve the runs that are built like it."""
     nets = [teacher.net for teacher in first.teachers]
-    first.method.consult, first.source = shared(first.method.consult, first.source, nets, first.fit.options)
-    first.fit.source = first.source
+    fit = first.fit
+    first.method.consult, first.source = shared(first.method.consult, first.source, nets, fit.options, fit.buffers)
+    fit.source = first.source
 
 
 def shared(
-    asks: Consult, source: Source, teachers: Sequence[FeatureNet], options: Options
+    asks: Consult, source: Source, teachers: Sequence[FeatureNet], options: Options, buffers: StaticBuffers
 ) -> tuple[Consult, Source]:
     """Return a way of asking teachers, and a source, that loops in step can share.
 
     Where steps are recorded, all loops find a batch in one place, and what the teachers say of it in another: they
     are asked, by graphs of their own, before any of the loops takes its step.
     """
-    remembered = Remembered(GraphedTeacher(asks, options.graph) if options.graph else asks)
-    hold = Held()
+    remembered = Remembered(GraphedTeacher(asks, buffers, options.graph) if options.graph else asks)
 
     def prepare(batch: Batch) -> Batch:
-        batch = hold(batch)
+        batch = buffers(batch)
         with options.autocast(), torch.no_grad():
             for teacher in teachers:
                 remembered(teacher, batch)

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from distill.batch import Batch
+from distill.batch import Batch, CroppedBatch
 from distill.data import Data
 from distill.method import Consult
 from distill.models import FeatureNet, Outputs
@@ -34,7 +34,7 @@ class Cached:
     """Looks up what a teacher says of a view of an image, and asks only about those it has not been asked about.
 
     Values are half floats, those that are asked for now too: a run's numbers do not depend on what others left here.
-    Only batches with Batch.view, in the run's precision, are looked up; a look-up waits for the device.
+    Only batches of a CroppedBatch's crops, in the run's precision, are looked up; a look-up waits for the device.
 
     asks: how the live teacher is asked. files: one for each teacher, in the order of `teachers`.
     whole_from: the share of unknown views from which the whole batch is asked about, since a compiled teacher takes
@@ -56,22 +56,22 @@ class Cached:
         self.asked = self.found = 0
 
     def __call__(self, teacher: FeatureNet, batch: Batch) -> Outputs:
-        file = self._files.get(id(teacher))
-        if file is None or batch.view is None or self.half != torch.is_autocast_enabled(batch.images.device.type):
+        file, crop = self._files.get(id(teacher)), batch.crop if isinstance(batch, CroppedBatch) else None
+        if file is None or crop is None or self.half != torch.is_autocast_enabled(batch.inputs.device.type):
             return self.asks(teacher, batch)
-        keys = (batch.index * self.views + batch.view).cpu().numpy()
+        keys = (batch.index * self.views + crop).cpu().numpy()
         values, known = file.read(keys)
         self.asked, self.found = self.asked + len(keys), self.found + int(known.sum())
         if not known.all():
             new = ~known if 1 - known.mean() < self.whole_from else np.ones_like(known)
             values[new] = answer = self._ask(teacher, batch, torch.from_numpy(new), file.width)
             file.write(keys[new], answer)
-        rows = torch.from_numpy(values).to(batch.images.device).float()
+        rows = torch.from_numpy(values).to(batch.inputs.device).float()
         classes = teacher.num_classes
         return Outputs(rows[:, :classes], NotKept("features"), rows[:, classes:])
 
     def _ask(self, teacher: FeatureNet, batch: Batch, rows: Tensor, width: int) -> Any:
-        outputs = self.asks(teacher, batch if rows.all() else batch.only(rows.to(batch.images.device)))
+        outputs = self.asks(teacher, batch if rows.all() else batch.only(rows.to(batch.inputs.device)))
         values = torch.cat([outputs.logits, outputs.embedding], 1)[:, :width]
         return values.half().cpu().numpy()
 

@@ -25,7 +25,7 @@ class Prepared:
             half_weights(copy, dtype)
 
     def __call__(self, teacher: FeatureNet, batch: Batch) -> Outputs:
-        if self.half and not torch.is_autocast_enabled(batch.images.device.type):
+        if self.half and not torch.is_autocast_enabled(batch.inputs.device.type):
             return consult(teacher, batch)
         return consult(self.copies.get(id(teacher), teacher), batch)
 
@@ -38,7 +38,7 @@ class Remembered:
         self._answers: dict[int, tuple[torch.Tensor, int, Outputs]] = {}
 
     def __call__(self, teacher: FeatureNet, batch: Batch) -> Outputs:
-        images, version = batch.images, batch.images._version
+        images, version = batch.inputs, batch.inputs._version
         known = self._answers.get(id(teacher))
         if known is None or known[0] is not images or known[1] != version:
             self._answers[id(teacher)] = known = (images, version, self.consult(teacher, batch))

@@ -49,7 +49,7 @@ class Batches:
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         for step in range(start, STEPS):
             images, labels, index = (self.file[f"batch{step}/{part}"] for part in ("images", "labels", "index"))
-            yield Batch(images.float(), labels, index, epoch=epoch, step=step)
+            yield Batch(images.float(), labels, index)
 
 
 def net(file: Reference, name: str) -> FeatureNet:

@@ -118,7 +118,7 @@ def sskd(ref: Reference) -> None:
     built.student_head = built.teacher_head = torch.nn.Identity()
     labels, hyper = ref.input("label"), ref.hyper
     seen = batch(labels)
-    seen.views = {f"crop_{k}": seen.images for k in (1, 2, 3)}
+    seen.views = {f"crop_{k}": seen.inputs for k in (1, 2, 3)}
     losses = built.loss(seen)
     for name, ours in {"ce": "ce", "kd": "kd", "tf": "turned", "ss": "similar"}.items():
         ref.value(name, losses[ours] / hyper[f"{name}_weight"])

@@ -128,7 +128,7 @@ def mlkd(ref: Reference, *settings: str) -> None:
     more = (f"method.temperatures={temperatures}", f"method.standardize={hyper['standardize']}")
     built = method("mlkd", student, [teacher], *weights, *more, *settings)
     asked = batch(ref.input("label"))
-    asked.views["strong"] = asked.images
+    asked.views["strong"] = asked.inputs
     parts = built.loss(asked)
     for ours, theirs in (("ce", "ce"), ("kd", "kd"), ("class", "cc"), ("batch", "bc")):
         ref.value(theirs, parts[ours])

@@ -15,7 +15,7 @@ def cs_kd(ref: Reference) -> None:
     partner = Outputs(ref.input("partner"), [], ref.input("partner"))
     built = method("cs-kd", Given(ref.input("s"), more=[partner]))
     seen = batch(ref.input("label"))
-    seen.views["partner"] = seen.images
+    seen.views["partner"] = seen.inputs
     losses = built.loss(seen)
     ref.value("ce", losses["ce"])
     ref.value("kd", losses["kd"])
