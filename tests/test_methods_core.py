@@ -252,6 +252,16 @@ def test_fitnet_trains_hint_then_distils() -> None:
     assert losses["fitnet"].item() == pytest.approx(expected.item(), rel=1e-4)
 
 
+def test_the_soft_targets_of_fitnet_fall_from_lambda_4_to_1() -> None:
+    """TeacherDecayOverEpoch of the authors: start 5, saturate 400 of 500 epochs; lambda is 9 of ours, T^2."""
+    method = tiny.seeded_method("fitnet", tiny.tiny_data())
+    method.epochs = 500
+    for epoch, theirs in ((1, 4.0), (4, 4.0), (5, 4 - 3 / 396), (202, 2.5), (400, 1.0), (500, 1.0)):
+        method.epoch = epoch
+        method.before_epoch()
+        assert method.kd * 9 == pytest.approx(theirs, rel=1e-6), epoch
+
+
 def test_dml_peers_see_each_other_as_just_updated() -> None:
     """Alternating: the second peer mimics the first peer's logits after the first peer's step."""
     data = tiny.tiny_data()
