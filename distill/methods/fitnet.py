@@ -53,7 +53,7 @@ class FitNet(Method):
         if not weight and not hint_epochs:
             raise ValueError("fitnet would never use its hint: set method.hint_epochs or method.weight above 0.")
         if not 0 <= kd_fall <= 1:
-            raise ValueError(f"method.kd_fall is {kd_fall}: it is the share of kd that is left at the end, from 0 to 1.")
+            raise ValueError(f"method.kd_fall is {kd_fall}: give the share of kd that is left at the end, 0 to 1.")
         self.kd_start, self.kd_fall = kd, kd_fall
         self.weight, self.hint_stage, self.hint_epochs = weight, hint_stage, hint_epochs
         guided = stage(student.shapes, hint_stage, student.name)
