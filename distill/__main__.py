@@ -6,6 +6,8 @@ import sys
 from collections.abc import Sequence
 
 from distill.cli import verbs
+from distill.errors import Stopped, exit_code
+from distill.signals import StopSignals
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -13,9 +15,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = sys.argv[1:] if argv is None else list(argv)
     if words and (verbs.is_verb(words[0]) or not verbs.is_setting(words[0])):
         return verbs.run(*words)
-    from distill.cli.main import main as train  # Hydra, which no verb but search needs
+    try:
+        with StopSignals(at_once=True):  # the import takes long enough to be stopped in it
+            from distill.cli.main import main as train  # Hydra, which no verb but search needs
 
-    return train(argv)
+            return train(argv)
+    except (Stopped, KeyboardInterrupt) as stop:
+        return verbs.say(str(stop) or "interrupted", exit_code(stop))
 
 
 if __name__ == "__main__":

@@ -21,8 +21,11 @@ class OtherVersion(NoValidCheckpoint):
     """A checkpoint is whole, and another version of the program made it; the message says which, and what to do."""
 
 
-class Stopped(Exception):
-    """A signal asked the run to stop, and it saved first. `code` is the exit code (130 after SIGINT)."""
+class Stopped(BaseException):
+    """A signal asked the run to stop, and nothing is lost. `code` is the exit code (130 after SIGINT).
+
+    No Exception, as KeyboardInterrupt is none: it may come anywhere, and is no failure of what it cuts off.
+    """
 
     def __init__(self, message: str = "stopped and saved", code: int = STOPPED) -> None:
         super().__init__(message)

@@ -55,15 +55,14 @@ def run(cfg: DictConfig, folder: str | Path, *, table: bool = True) -> dict[str,
     """
     place = RunFolder(folder)
     parallel.start(str(cfg.device))
-    with only_here(place.path):
+    with StopSignals(at_once=True) as stop, only_here(place.path):
         result = place.result
         if result is None:
-            with StopSignals() as stop:
-                experiment = Experiment(cfg, place.path, stop)
-                with experiment.logged():
-                    for _ in experiment.fit.steps():
-                        pass
-                    result = experiment.finish()
+            experiment = Experiment(cfg, place.path, stop)
+            with experiment.logged():
+                for _ in experiment.fit.steps():
+                    pass
+                result = experiment.finish()
         elif table:
             log.info("%s is done already: this is its result", place)
     result = result or place.result  # the processes after the first read what that has written

@@ -1,30 +1,46 @@
-"""Signals that ask a run to stop: it saves at the next step and leaves with a code of its own."""
+"""Signals that ask a run to stop: a step of training is finished and saved first, anything else is left at once."""
 
 from __future__ import annotations
 
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any
 
-from distill.errors import Stopped
+from distill.errors import INTERRUPTED, STOPPED, Stopped
 
 STOPPING = ("SIGTERM", "SIGUSR1", "SIGUSR2", "SIGINT")
 
 
+class _Process:
+    """What all contexts of the process share: a teacher that a run trains is stopped by the run's signal."""
+
+    contexts: list[StopSignals] = []
+    held = 0  # blocks that are open in which a signal is only noted
+    stopped_by: int | None = None  # the signal that a run of this process saved and left for
+
+
 class StopSignals:
-    """Within the context, the first signal sets `received`; a second SIGINT interrupts at once.
+    """Within the context, the first signal sets `received`, in contexts around it too; a second SIGINT interrupts.
+
+    at_once: what happens here can be left at any moment, so that a signal raises Stopped where it comes, unless a
+    `held` block is open: a run that waits for a lock, loads, measures or writes its result loses nothing.
 
     Handlers can only be set in the main thread; elsewhere the context does nothing. `previous` keeps what was
     installed before, so that a launcher's own handler can be called after the state is saved.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, at_once: bool = False) -> None:
+        self.at_once = at_once
         self.received: int | None = None
         self.previous: dict[int, Any] = {}
 
     def __enter__(self) -> StopSignals:
         if threading.current_thread() is threading.main_thread():
+            self.received = _Process.contexts[-1].received if _Process.contexts else None
+            _Process.contexts.append(self)
             for name in STOPPING:
                 if number := getattr(signal, name, None):
                     self.previous[number] = signal.signal(number, self._handle)
@@ -32,20 +48,56 @@ class StopSignals:
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGINT and self.received == signal.SIGINT:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)  # a third one ends the process
             raise KeyboardInterrupt
-        self.received = number
+        for context in (self, *_Process.contexts):
+            context.received = number
+        _leave()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        global _stopped_by
         for number, handler in self.previous.items():
             signal.signal(number, handler)
-        if isinstance(error, Stopped):
-            _stopped_by = self.received
+        if self in _Process.contexts:
+            _Process.contexts.remove(self)
+        if isinstance(error, Stopped) and self.received is not None:
+            _Process.stopped_by = self.received
 
 
-_stopped_by: int | None = None  # the signal that a run of this process saved and left for
+def stopped(number: int, what: str = "the same command goes on from here") -> Stopped:
+    """The exception that ends a run for a signal; what: becomes of it."""
+    code = INTERRUPTED if number == signal.SIGINT else STOPPED
+    return Stopped(f"stopped by {signal.Signals(number).name}: {what}", code)
+
+
+@contextmanager
+def held() -> Iterator[None]:
+    """A block that a signal does not cut off: who is in it looks at `received`, saves, and raises Stopped."""
+    _Process.held += 1
+    try:
+        yield
+    finally:
+        _Process.held -= 1
+    _leave()
+
+
+@contextmanager
+def released() -> Iterator[None]:
+    """Within a `held` block, one that may be left at once, if that is the only one: other runs may be training."""
+    _Process.held -= 1
+    try:
+        _leave()
+        yield
+    finally:
+        _Process.held += 1
+
+
+def _leave() -> None:
+    """Raise Stopped where a signal has come and nothing holds it."""
+    innermost = _Process.contexts[-1] if _Process.contexts else None
+    if innermost and innermost.at_once and innermost.received is not None and not _Process.held:
+        raise stopped(innermost.received)
 
 
 def hand_back() -> bool:
@@ -54,10 +106,10 @@ def hand_back() -> bool:
     To be called once the run has saved and let go of everything. Returns True when the handler returned: then
     the run should go on. False where no run was stopped, or nobody else had a handler for the signal.
     """
-    global _stopped_by
-    number, _stopped_by = _stopped_by, None
+    number, _Process.stopped_by = _Process.stopped_by, None
     handler = signal.getsignal(number) if number is not None else None
-    if number is None or not callable(handler) or handler is signal.default_int_handler:
+    ours = isinstance(getattr(handler, "__self__", None), StopSignals)
+    if number is None or not callable(handler) or ours or handler is signal.default_int_handler:
         return False
     handler(number, None)
     return True

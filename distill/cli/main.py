@@ -28,25 +28,44 @@ from distill.sweep import add_launchers, failures, plan
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command `argv` (default: the program's own) and return the exit code."""
-    add_launchers()
-    config.register()
-    OmegaConf.register_new_resolver("verbs", help_lines, replace=True)
     sys.argv = [sys.argv[0], *(sys.argv[1:] if argv is None else argv)]
+    given = sys.argv[1:]
+    code = _stoppable(given)
+    while signals.hand_back():  # a launcher's handler has seen the signal, and the run is to go on
+        code = _stoppable(given)
+    return code
+
+
+def _stoppable(argv: Sequence[str]) -> int:
+    """The exit code of a command that a signal may end at any moment, as early as here."""
     try:
-        command = read(sys.argv[1:])
+        with signals.StopSignals(at_once=True) as stop:
+            return _understood(argv, stop)
+    except errors.Stopped as stopped:
+        return say(str(stopped), stopped.code)
+    except KeyboardInterrupt:
+        return say("interrupted", errors.INTERRUPTED)
+
+
+def _understood(argv: Sequence[str], stop: signals.StopSignals) -> int:
+    """Read a command, carry it out, and say what is wrong with it."""
+    try:
+        add_launchers()
+        config.register()
+        OmegaConf.register_new_resolver("verbs", help_lines, replace=True)
+        command = read(argv)
         if command.jobs is not None:
             plan.show(command.jobs)
             return errors.DONE
         sys.argv[1:] = command.argv
-        code = _execute(command)
+        return _execute(command)
     except BrokenPipeError:
         return reader_left()
     except Exception as error:
+        if stop.received is not None:  # some libraries turn the end of their work into errors of their own
+            raise signals.stopped(stop.received) from error
         show_traceback()
         return say(sentence(error), errors.USAGE)
-    while signals.hand_back():  # a launcher's handler has seen the signal, and the run is to go on
-        code = _execute(command)
-    return code
 
 
 def _execute(command: Command) -> int:
@@ -58,8 +77,6 @@ def _execute(command: Command) -> int:
             hydra.main(**BASE, config_path=str(config.conf_dir()), config_name="config")(_job)()
         except SystemExit as leaving:
             stopped = leaving.code
-        except KeyboardInterrupt:
-            stopped = say("interrupted", errors.INTERRUPTED)
         noted = failures.read(os.environ.pop(failures.VARIABLE))
     failed = _report(noted, command.multirun)
     return (stopped if isinstance(stopped, int) else errors.FAILED) or failed

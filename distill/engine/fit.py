@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import logging
-import signal
 import textwrap
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict
 from functools import partial
 from typing import Any
@@ -26,7 +25,7 @@ from distill.engine.state import Options, Position, Score, Speed, Watcher
 from distill.errors import Stopped
 from distill.method import Method, Phase
 from distill.runtime import rng_state, set_rng_state
-from distill.signals import StopSignals
+from distill.signals import StopSignals, held, released, stopped
 
 log = logging.getLogger(__name__)
 
@@ -69,8 +68,9 @@ class Fit:
             source = phase.source(self.source) if phase.source else self.source
             if parallel.world() > 1:
                 source = parallel.PartSource(source)
-            while self.at.epoch <= self.epochs(phase):
-                yield from self._epoch(phase, source)
+            with held():  # from the first step on there is something to save
+                while self.at.epoch <= self.epochs(phase):
+                    yield from self._epoch(phase, source)
             self.at.phase, self.at.epoch = self.at.phase + 1, 1
 
     def epochs(self, phase: Phase) -> int:
@@ -102,7 +102,8 @@ class Fit:
         method.epoch, method.epochs = at.epoch, self.epochs(phase)
         if at.step == 0:
             self.meter = Meter()
-            method.before_epoch()
+            with self._left_at_once():
+                method.before_epoch()
         train_mode(method, phase)
         if self.graphed:
             self.graphed.begin_epoch()
@@ -117,8 +118,14 @@ class Fit:
                 waiting = 0
             self._save_or_stop(phase)
             yield
-        method.after_epoch()
+        if not at.over:
+            method.after_epoch()
+            at.over = True
         self._finish_epoch(phase)
+
+    def _left_at_once(self) -> AbstractContextManager[None]:
+        """A block that a signal may cut off, where this process need not agree with others on it."""
+        return released() if parallel.world() == 1 else nullcontext()
 
     def _step(self, phase: Phase, batch: Batch, steps: int) -> None:
         """Run every update of the phase on one batch; nothing here waits for the device."""
@@ -173,8 +180,7 @@ class Fit:
         saved = self._save()
         if received is not None:
             kept = "its state is saved, the same command goes on from here" if saved else "its last step is not saved"
-            raise Stopped(f"stopped by {signal.Signals(received).name}: {kept}",
-                          130 if received == signal.SIGINT else 75)
+            raise stopped(received, kept)
 
     def _received(self) -> int | None:
         """Return the signal to stop for; several processes agree on it whenever losses are read."""
@@ -187,17 +193,26 @@ class Fit:
         row: dict[str, Any] = {"phase": phase.name, "epoch": at.epoch, "epochs": epochs, "step": at.total}
         row |= {"lr": self.steppers[0].lr, **self.meter.means()}
         if phase.evaluates and (at.epoch % self.options.evaluate_every == 0 or at.epoch == epochs):
-            row["test_accuracy"] = self._evaluate()
+            row["test_accuracy"] = self._measure()
             row["best_accuracy"] = self.score.best
         self.watch.epoch(row | self.speed.told())
-        at.epoch, at.step = at.epoch + 1, 0
+        at.epoch, at.step, at.over = at.epoch + 1, 0, False
         if at.epoch > epochs or time.monotonic() - self._saved_at >= self.options.epoch_seconds:
             self._save()
+
+    def _measure(self) -> float:
+        """Evaluate; a signal cuts that off, and the epoch is saved as one that is still to be measured."""
+        try:
+            return self._evaluate()
+        except Stopped:
+            self._save()
+            raise
 
     def _evaluate(self) -> float:
         parallel.same_buffers(self.method)
         net = self.method.deployed()
-        accuracy = self.evaluate(net)
+        with self._left_at_once():
+            accuracy = self.evaluate(net)
         self.score.last = accuracy
         if self.score.best is None or accuracy > self.score.best:
             self.score.best, self.score.best_epoch = accuracy, self.at.epoch

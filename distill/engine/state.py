@@ -32,6 +32,7 @@ class Position:
     epoch: int = 1  # 1-based, in the phase
     step: int = 0  # 0-based, in the epoch
     total: int = 0  # steps done in all phases
+    over: bool = False  # the epoch's steps are done, and what the method does after them
 
 
 @dataclass

@@ -32,23 +32,22 @@ def run_trial(trial: optuna.Trial, cfg: DictConfig) -> float | None:
     assert float(cfg.dataset.holdout) > 0, "a search never looks at the test set"
     folder = Path(config.identity(cfg)["folder"])
     trial.set_user_attr("folder", str(folder))
-    with only_here(folder):
+    with StopSignals(at_once=True) as stop, only_here(folder):
         judge = Judge(trial)
         judge.recall(folder)
-        result = RunFolder(folder).result or _train(judge, cfg, folder)
+        result = RunFolder(folder).result or _train(judge, cfg, folder, stop)
     return None if result is None else result.accuracy.last
 
 
-def _train(judge: Judge, cfg: DictConfig, folder: Path) -> Result | None:
-    with StopSignals() as stop:
-        experiment = Experiment(cfg, folder, stop, quiet=True)
-        assert experiment.data.info.evaluated_on == "holdout" and isinstance(experiment.watch, Watch)
-        judge.watch, experiment.fit.watch = experiment.watch, judge
-        with experiment.logged():
-            for _ in experiment.fit.steps():
-                if judge.bad:
-                    return None
-            return experiment.finish()
+def _train(judge: Judge, cfg: DictConfig, folder: Path, stop: StopSignals) -> Result | None:
+    experiment = Experiment(cfg, folder, stop, quiet=True)
+    assert experiment.data.info.evaluated_on == "holdout" and isinstance(experiment.watch, Watch)
+    judge.watch, experiment.fit.watch = experiment.watch, judge
+    with experiment.logged():
+        for _ in experiment.fit.steps():
+            if judge.bad:
+                return None
+        return experiment.finish()
 
 
 class Judge:

@@ -109,7 +109,7 @@ class Sweep:
         again = again and not stopping and code not in _FINAL and job.attempts <= self.retries
         self._write(job, code, why, again, where)
         self._print(job, code, why, again)
-        if code != errors.DONE and not again and not (stopping and code == errors.STOPPED):
+        if code != errors.DONE and not again and not (stopping and code in (errors.STOPPED, errors.INTERRUPTED)):
             failures.note(code if code >= 0 else errors.FAILED, job.name, f"{why} (log: {job.log})")
         return again
 

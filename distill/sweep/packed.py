@@ -7,7 +7,7 @@ import logging
 import os
 import traceback
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -153,7 +153,7 @@ class Pack:
                     continue
                 members.append(member)
                 _join(members)
-            except Exception as error:
+            except (Exception, errors.Stopped) as error:
                 self._failed(job, error)
             left = free_memory()
             largest, free = max(largest, free - left), left
@@ -170,12 +170,11 @@ class Pack:
             self._failed(member.job, error)
         return False
 
-    def _failed(self, job: Job, error: Exception) -> None:
-        with open(job.log, "a", encoding="utf-8") as file:
+    def _failed(self, job: Job, error: BaseException) -> None:
+        with suppress(OSError), open(job.log, "a", encoding="utf-8") as file:
             traceback.print_exception(error, file=file)
-        self.sweep.finish(
-            job, errors.exit_code(error), " ".join(str(error).split()) or type(error).__name__, again=False
-        )
+        why, stopping = " ".join(str(error).split()) or type(error).__name__, isinstance(error, errors.Stopped)
+        self.sweep.finish(job, errors.exit_code(error), why, again=False, stopping=stopping)
 
 
 def _join(members: Sequence[Member]) -> None:
@@ -205,7 +204,8 @@ def free_memory() -> int:
 
 def run_all(sweep: Sweep, configs: dict[int, DictConfig], most: int | None) -> Iterator[Any]:
     """Run a sweep's jobs pack by pack; `configs` by the id of their job. Yields after each pack."""
-    with StopSignals() as stop:
+    with StopSignals(at_once=True) as stop:
         for jobs in packs([(job, configs[id(job)]) for job in sweep.jobs]):
-            Pack(sweep, jobs, most).run(stop)
+            with suppress(errors.Stopped):  # it came between two runs
+                Pack(sweep, jobs, most).run(stop)
             yield stop.received

@@ -1,0 +1,118 @@
+"""Stop signals: training saves first, anything else is left at once, and a launcher hears of each of them."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from distill import errors, signals
+from distill.cli import main as cli
+from tests import tiny
+
+
+@pytest.fixture
+def heard() -> Iterator[list[int]]:
+    """The signals that a launcher's own handler of USR2 was called with."""
+    told: list[int] = []
+    old = signal.signal(signal.SIGUSR2, lambda number, _: told.append(number))
+    yield told
+    signal.signal(signal.SIGUSR2, old)
+
+
+def send(number: int = signal.SIGUSR2) -> None:
+    os.kill(os.getpid(), number)
+
+
+def test_what_can_be_left_is_left_where_the_signal_comes() -> None:
+    with pytest.raises(errors.Stopped, match="SIGTERM") as stop, signals.StopSignals(at_once=True):
+        send(signal.SIGTERM)
+        pytest.fail("it went on")
+    assert stop.value.code == errors.STOPPED
+
+
+def test_a_block_that_holds_is_finished_first() -> None:
+    done = []
+    with pytest.raises(errors.Stopped), signals.StopSignals(at_once=True) as stop:
+        with signals.held():
+            send()
+            done.append(stop.received)
+        pytest.fail("it went on")
+    assert done == [signal.SIGUSR2]
+
+
+@pytest.mark.parametrize("others", [0, 1])
+def test_a_measurement_within_training_is_left_unless_other_runs_are_training(others: int) -> None:
+    done = []
+    with pytest.raises(errors.Stopped), signals.StopSignals(at_once=True), ExitStack() as training:
+        for _ in range(1 + others):
+            training.enter_context(signals.held())
+        with signals.released():
+            send()
+            done.append("went on")
+    assert len(done) == others
+
+
+def test_a_signal_in_a_teachers_own_run_reaches_the_launcher(heard: list[int]) -> None:
+    with pytest.raises(errors.Stopped), signals.StopSignals(at_once=True), signals.StopSignals(at_once=True):
+        send()
+    assert signals.hand_back() and heard == [signal.SIGUSR2] and not signals.hand_back()
+
+
+def test_a_run_that_waits_for_another_can_be_stopped(tmp_path: Path) -> None:
+    from distill.run import only_here
+
+    with open(tmp_path / ".lock", "w") as file, signals.StopSignals(at_once=True), pytest.raises(errors.Stopped):
+        fcntl.flock(file, fcntl.LOCK_EX)  # as another process would
+        timer = threading.Timer(0.2, send, (signal.SIGTERM,))
+        timer.start()
+        with only_here(tmp_path):
+            pytest.fail("it had the lock")
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGUSR2, 75), (signal.SIGINT, 130)])
+def test_a_signal_while_the_command_is_read_is_no_usage_error(
+    number: int, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nor where a library makes an error of its own of being cut off."""
+
+    def cut_off(_: object) -> None:
+        try:
+            send(number)
+        except errors.Stopped:
+            raise SystemError("error return without exception set") from None
+
+    before = signal.getsignal(number)
+    monkeypatch.setattr("sys.argv", ["distill"])
+    monkeypatch.setattr(cli, "read", cut_off)
+    assert cli.main([]) == code
+    assert capsys.readouterr().err == f"distill: stopped by {signal.Signals(number).name}: " \
+        "the same command goes on from here\n"  # fmt: skip
+    assert signal.getsignal(number) is before and not signals.hand_back()
+
+
+def test_an_epoch_cut_off_while_it_is_measured_is_measured_again_and_no_more(tmp_path: Path) -> None:
+    data, ended = tiny.tiny_data(), []
+
+    def made() -> tuple[object, object]:
+        method = tiny.seeded_method("kd", data)
+        method.after_epoch = lambda: ended.append(fit.at.epoch)  # type: ignore[method-assign]
+        fit = tiny.fit(method, data, tmp_path)
+        return fit, fit.evaluate
+
+    fit, measure = made()
+    fit.evaluate = lambda net: send() or measure(net)
+    with pytest.raises(errors.Stopped), signals.StopSignals(at_once=True) as fit.stop:
+        for _ in fit.steps():
+            pass
+    again, _ = made()
+    assert again.restore() == 3 and again.at.over and ended == [1]
+    for _ in again.steps():
+        pass
+    assert ended == [1, 2] and [row["epoch"] for row in again.watch.rows] == [1, 2]
