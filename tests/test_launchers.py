@@ -382,6 +382,7 @@ def test_a_sweep_of_real_runs(output: Path) -> None:
     again = start(output, "schedule.epochs=6", "schedule.lr=0.05,0.06")
     out, err = again.communicate()
     assert (again.returncode, err) == (0, "") and "2 runs: 2 done already, 0 to run" in out
+    assert out.count("Trained alone") == 2 and f"python -m distill report {output} --out" in out  # the comparison
     assert len(attempts(output)) == 4
 
 

@@ -23,7 +23,7 @@ from distill.report.compare import base_method, lay_beside, model_name
 from distill.report.overview import overview
 from distill.report.stats import ABOVE, BELOW, FEW, MISSING, VARIANT, WITHIN, Sample, compare, sample
 from distill.report.summary import summarize
-from distill.report.writers import show
+from distill.report.terminal import show
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -66,7 +66,9 @@ def test_mean_and_sample_standard_deviation_over_seeds(tmp_path: Path) -> None:
 
 def test_share_of_the_gap_that_is_closed(tmp_path: Path) -> None:
     write_run(tmp_path, last=71.0)
-    write_run(tmp_path, last=69.0, method="none", teacher=None, teacher_accuracy=None, convention={"ce": 1.0})
+    alone: dict[str, Any] = {"method": "none", "teacher": None, "teacher_accuracy": None}
+    for seed, last in ((1, 68.9), (2, 69.1)):
+        write_run(tmp_path, seed, last, convention={"ce": 1.0}, **alone)
     for other in (
         {"dataset": "digits"},
         {"epochs": 3, "hash": "b"},
@@ -377,24 +379,31 @@ def test_markdown_and_latex_escape_what_would_break_them(
 ) -> None:
     write_run(tmp_path, student="a|b_c", method="50%&$x")
     assert main([str(tmp_path), "--format", "md"]) == 0
-    table = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
-    assert r"a\|b\_c" in table[2]
-    assert len({line.replace(r"\|", "").count("|") for line in table}) == 1
+    lines = capsys.readouterr().out.splitlines()
+    table = [line for line in lines[: lines.index("</details>")] if line.startswith("| ")]
+    assert r"### resnet56 → a\|b\_c" in lines and r"50%&$x" in table[-1]
+    assert len({line.replace(r"\|", "").count("|") for line in table[:4]}) == 1
     assert main([str(tmp_path), "--format", "tex"]) == 0
     text = capsys.readouterr().out
     assert r"50\%\&\$x" in text and r"a|b\_c" in text
-    assert text.count(r"\toprule") == text.count(r"\bottomrule") == text.count(r"\midrule") == 1
+    assert text.count(r"\toprule") == text.count(r"\bottomrule") == text.count(r"\midrule") == 2
+
+
+def shown(folder: Path, **terminal: Any) -> str:
+    """What a terminal of some width shows of the runs in a folder."""
+    found, out = collect([folder]), io.StringIO()
+    show(overview(found, summarize(found.runs)), Console(file=out, force_terminal=True, color_system=None, **terminal))
+    return out.getvalue()
 
 
 def test_a_narrow_terminal_leaves_columns_out_and_says_so(tmp_path: Path) -> None:
-    write_run(tmp_path)
-    found = collect([tmp_path])
-    out = io.StringIO()
-    show(overview(found, summarize(found.runs)), Console(width=100, file=out))
-    text = out.getvalue()
-    assert "70.00" in text  # the accuracy stays
-    assert "Not shown, for width: hash, best epoch" in text
-    assert max(map(len, text.splitlines())) <= 100
+    for seed in range(3):
+        write_run(tmp_path, seed, 70 + seed)
+        write_run(tmp_path, seed, 60 + seed / 2, method="none", teacher=None, teacher_accuracy=None)
+    text = shown(tmp_path, width=60)
+    assert "71.00 ± 0.58" in text and "+10.50 ± 0.29" in text  # accuracy and gain stay
+    assert "Not shown, for width: 95 % interval, verdict, closed %" in " ".join(text.split())
+    assert max(map(len, text.splitlines())) <= 60
 
 
 def test_csv_holds_full_precision(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -23,7 +23,7 @@ from distill import config, errors, signals
 from distill.cli.command import BASE, Command, read, sentence
 from distill.cli.verbs import help_lines, reader_left, say, show_traceback
 from distill.config.check import check
-from distill.sweep import add_launchers, failures, plan
+from distill.sweep import add_launchers, failures, launched, plan
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -73,10 +73,15 @@ def _execute(command: Command) -> int:
     with tempfile.TemporaryDirectory(prefix="distill-") as folder:
         os.environ[failures.VARIABLE] = str(Path(folder) / "failures.jsonl")
         stopped: Any = 0
+        launched.take()
         try:
             hydra.main(**BASE, config_path=str(config.conf_dir()), config_name="config")(_job)()
         except SystemExit as leaving:
             stopped = leaving.code
+        if command.multirun and stopped == 0:
+            from distill.report.ended import comparison  # after the runs: scipy takes its time
+
+            comparison(launched.take())
         noted = failures.read(os.environ.pop(failures.VARIABLE))
     failed = _report(noted, command.multirun)
     return (stopped if isinstance(stopped, int) else errors.FAILED) or failed
@@ -86,6 +91,7 @@ def _job(cfg: DictConfig) -> float:
     """One run. A failure is noted and does not reach Hydra, so that the other jobs of a sweep go on."""
     try:
         check(cfg)
+        launched.note([Path(config.identity(cfg)["folder"]).absolute()])
         # torch is imported here, after everything that can be wrong with the command
         from distill.run import run
 

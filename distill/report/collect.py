@@ -51,6 +51,7 @@ class Run:
     images_per_second: float | None
     seconds: float | None
     by_hand: tuple[str, ...]  # settings of the schedule and the data set that the command changed
+    command: str | None = None
     departs: str | None = None  # what the method does otherwise than its paper
 
     @property
@@ -153,7 +154,7 @@ def _run(folder: Path, result: Result) -> Run | None:
 
 _AS_THEY_ARE = (
     "ce", "kd", "weight", "teacher", "student", "method", "epochs", "top5", "teacher_accuracy", "agreement", "params",
-    "macs", "method_params", "images_per_second", "seconds",
+    "macs", "method_params", "images_per_second", "seconds", "command",
 )  # fmt: skip
 
 

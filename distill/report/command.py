@@ -6,14 +6,13 @@ import argparse
 import sys
 from pathlib import Path
 
-from rich.console import Console
-
 from distill import papers
 from distill.report import writers
 from distill.report.collect import collect
 from distill.report.overview import overview
 from distill.report.papers_view import paper_document
 from distill.report.summary import summarize
+from distill.report.terminal import console, show
 
 FORMATS = {"md": writers.markdown, "tex": writers.latex, "csv": writers.comma_separated}
 
@@ -31,6 +30,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         help="a published table to compare with; repeatable",
     )
     add("--format", choices=[*FORMATS, "html"], help="default: by the ending of --out, else for the terminal")
+    add("--all", action="store_true", help="on the terminal, every row, and the details of every configuration")
     add("--out", type=Path, metavar="FILE", help="write there instead of the terminal")
 
 
@@ -42,7 +42,7 @@ def run(options: argparse.Namespace) -> None:
     rows = summarize(found.runs)
     document = paper_document(tables, rows, found.line()) if tables else overview(found, rows)
     if kind is None:
-        writers.show(document, _console())
+        show(document, console(), options.all)
     elif kind == "html":
         from distill.report.page import page  # the only format that needs Jinja2
 
@@ -59,11 +59,6 @@ def _kind(out: Path | None) -> str | None:
         endings = ", .".join([*FORMATS, "html"])
         raise ValueError(f"No format belongs to the ending of {out}: end it in .{endings} or give --format.")
     return kind
-
-
-def _console() -> Console:
-    """As wide as the terminal; wide enough for whole rows when the output goes to a file or a pipe."""
-    return Console() if sys.stdout.isatty() else Console(width=220)
 
 
 def _write(text: str, out: Path | None) -> None:

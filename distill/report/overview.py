@@ -1,127 +1,203 @@
-"""The plain report: every configuration with mean ± std, n, last and best epoch, its gap to the teacher."""
+"""The plain report: for each pair who won, by how much, and whether it is more than the noise of the seeds."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import groupby
-from typing import Any
 
+from distill.report import gains
 from distill.report.collect import Found
+from distill.report.gains import Gain
+from distill.report.names import STUDENT_ALONE
 from distill.report.probes import probe_table
-from distill.report.summary import ALONE, Place, Row, convention, place, place_title
-from distill.report.table import Cell, Document, Table, number, numeric_columns, spread, word
+from distill.report.published import Published, published
+from distill.report.ranking import Entry, Ranking, best_two, rankings
+from distill.report.record import record
+from distill.report.stats import BELOW, MISSING
+from distill.report.stats import RULE as PUBLISHED_RULE
+from distill.report.summary import Place, Row, convention, place_title
+from distill.report.table import (
+    Cell,
+    Document,
+    Table,
+    mean_and_error,
+    number,
+    numeric_columns,
+    spread,
+    without_empty,
+    word,
+)
 
-COLUMNS = [
-    "method",
-    "teacher",
-    "student",
-    "convention",
-    "hash",
-    "n",
-    "last",
-    "best",
-    "best epoch",
-    "teacher acc",
-    "gap",
-    "closed %",
-    "params M",
-    "MACs M",
-    "minutes",
-]
-OPTIONAL = frozenset(map(COLUMNS.index, ["hash", "best epoch", "params M", "MACs M", "minutes"]))
+COLUMNS = ["method", "n", "accuracy", "Δ alone", "95 % interval", "verdict", "closed %", "published"]
+COLUMNS += ["beside published"]
+OPTIONAL = ["published", "beside published", "closed %", "95 % interval"]  # in this order they give way on a terminal
+DETAILS = ["method", "last", "best", "best epoch", "teacher acc", "gap", "loss weights", "hash", "seeds"]
+DETAILS += ["params M", "MACs M", "minutes"]
+FIRST = 12  # rows of a pair that are shown before the fold
 EXPLAIN = (
-    "Accuracies are top-1 test accuracy in %, mean ± sample standard deviation over n seeds. "
-    "last: the last epoch; best: the best one (chosen on the test set, so flattering). gap = teacher - last. "
-    "closed: share of the gap between the student alone (method none, last epoch) and the teacher. "
-    "Rows are never averaged over configurations."
+    "Accuracies are top-1 test accuracy in % at the last epoch, mean ± standard error over n seeds; best first. "
+    "closed: share of the way from the student alone to its teacher, blank where that way is inside its own 95 % "
+    "interval. Rows are never averaged over configurations. In the details ± is the sample standard deviation, and "
+    "the best epoch is chosen on the test set, which flatters."
 )
 
 
 def overview(found: Found, rows: list[Row]) -> Document:
-    """One table a data set, protocol and length, so that rows of different protocols never meet."""
-    tables = [_table(where, list(group)) for where, group in groupby(rows, place)]
+    """One ranking a pair, below a heading a data set, protocol and length: rows of different protocols never meet."""
+    ranked, beside = rankings(rows), published(rows)
+    tables: list[Table] = []
+    for _, group in groupby(ranked, lambda ranking: ranking.where):
+        members = list(group)
+        tables += [across] if (across := matrix(members)) else []
+        for ranking in members:
+            tables += [table(ranking, f"r{ranked.index(ranking)}", beside), details(ranking)]
     tables += [probed] if (probed := probe_table(rows)) else []
-    notes = [found.line(), EXPLAIN] if rows else [found.line()]
-    return Document("Distillation runs", tables, notes + below(rows), [record(row) for row in rows])
+    legend = [EXPLAIN, gains.RULE] if rows else []
+    legend += [PUBLISHED_RULE] if beside else []
+    return Document("Distillation runs", tables, [found.line(), *below(ranked)], records(ranked), legend)
 
 
-def _table(where: Place, rows: list[Row]) -> Table:
-    cells = [_cells(row) for row in rows]
-    conventions = {convention(row.one) for row in rows if row.one.method != ALONE}
-    several = f"{len(conventions)} loss conventions: compare rows of one convention."
-    notes = [several] if len(conventions) > 1 else []
-    numeric = numeric_columns(cells, len(COLUMNS))
-    return Table("runs", place_title(where), COLUMNS, cells, notes, numeric, OPTIONAL)
+def table(ranking: Ranking, key: str, beside: dict[int, Published]) -> Table:
+    """The ranking as a table: the teacher, then all entries, best first."""
+    best = best_two(entry.row.last.mean for entry in ranking.entries)
+    cells = [_cells(entry, best, beside.get(id(entry.row))) for entry in ranking.entries]
+    if ranking.taught_by:
+        teacher = [Cell(f"teacher {ranking.teacher}", tone="mild"), word(None), mean_and_error(ranking.taught_by)]
+        cells.insert(0, teacher + [word(None)] * (len(COLUMNS) - len(teacher)))
+    columns, cells = without_empty(COLUMNS if ranking.taught else ["net", *COLUMNS[1:]], cells)
+    optional = frozenset(columns.index(name) for name in OPTIONAL if name in columns)
+    shown = Table(key, ranking.title, columns, cells, _notes(ranking), numeric_columns(cells, len(columns)), optional)
+    return _headed(shown, ranking.where)
 
 
-def _cells(row: Row) -> list[Cell]:
-    seconds = row.mean("seconds")
-    worse = row.below_alone()
-    return [
-        Cell(row.one.method, tone="bad" if worse else "", title="below the student alone" if worse else ""),
-        word(row.one.teacher),
-        word(row.one.student),
-        word(convention(row.one)),
-        word(row.one.hash),
-        number(row.n, 0),
-        spread(row.last),
-        spread(row.best),
-        number(row.best_epoch, 0),
-        spread(row.teacher),
-        number(row.gap),
-        number(_scaled(row.closed, 100), 0),
-        number(_scaled(row.one.params, 1e-6), 3),
-        number(_scaled(row.one.macs, 1e-6), 1),
-        number(_scaled(seconds, 1 / 60), 1),
-    ]
+def _headed(table: Table, where: Place) -> Table:
+    """Below the heading of a place; a long one with its first rows and the student alone."""
+    pinned = frozenset(place for place, row in enumerate(table.rows) if row[0].tone == "alone")
+    first = FIRST if len(table.rows) > FIRST + 3 and not table.folded else None
+    return replace(table, heading=place_title(where), first=first, pinned=pinned)
 
 
-def _scaled(value: float | None, factor: float) -> float | None:
-    return None if value is None else value * factor
+def _cells(entry: Entry, best: tuple[float | None, float | None], beside: Published | None) -> list[Cell]:
+    row = entry.row
+    name = Cell(entry.name, tone="alone" if entry.alone else "", title=row.one.departs or "")
+    accuracy = mean_and_error(row.last)
+    rank = 1 + best.index(row.last.mean) if row.last.mean in best else 0
+    accuracy = Cell(accuracy.text, accuracy.value, "", accuracy.title, rank)
+    return [name, number(row.n, 0), accuracy, *_gained(entry.gain), _closed(row.closed), *_beside(beside)]
 
 
-def below(rows: Sequence[Row]) -> list[str]:
+def _gained(gain: Gain | None) -> list[Cell]:
+    """Difference, interval and verdict."""
+    if gain is None:
+        return [word(None)] * 3
+    text = f"{gain.difference:+.2f}" + (f" ± {gain.error:.2f}" if gain.error is not None else "")
+    tone = "bad" if gain.difference < 0 else ""
+    interval = word(None)
+    if gain.half:
+        low, high = gain.difference - gain.half, gain.difference + gain.half
+        interval = Cell(f"{low:+.2f} … {high:+.2f}", gain.half, title="smallest half width first")
+    sure = {gains.BETTER: "good", gains.WORSE: "bad"}.get(gain.verdict.partition(",")[0], "mild")
+    p = "" if gain.corrected is None else f"p = {gain.corrected:.2g} after Holm, {gain.p:.2g} alone; {gain.test}"
+    return [Cell(text, gain.difference, tone), interval, Cell(gain.verdict, tone=sure, title=p)]
+
+
+def _closed(share: float | None) -> Cell:
+    return number(None if share is None else 100 * share, 0)
+
+
+def _beside(beside: Published | None) -> list[Cell]:
+    """The published value and the verdict on ours."""
+    if beside is None or beside.cell.published is None or beside.cell.verdict.word == MISSING:
+        return [word(None)] * 2
+    cell = beside.cell
+    spreads = f" ± {cell.published.std:.2f}" if cell.published.std is not None else ""
+    said = f"{cell.verdict.word} (best epoch)" if cell.selection == "best" else cell.verdict.word
+    printed = Cell(f"{cell.published.mean:.2f}{spreads}", cell.published.mean, title=beside.table.title)
+    return [printed, Cell(said, tone="bad" if cell.verdict.word == BELOW else "", title=beside.table.title)]
+
+
+def _notes(ranking: Ranking) -> list[str]:
+    notes = []
+    if ranking.comparisons > 1:
+        together = f"verdicts hold for all {ranking.comparisons} together (Holm)"
+        notes.append(f"Intervals are of one comparison each; {together}.")
+    if gains.WELCH in gains.tests_used(entry.gain for entry in ranking.entries):
+        notes.append("Where it says Welch, the seeds differ from those of the student alone.")
+    kinds = {convention(entry.row.one) for entry in ranking.entries if not entry.alone}
+    if len(kinds) > 1:
+        notes.append(f"{len(kinds)} combinations of loss weights, which the details name.")
+    if ranking.teacher and ranking.alone is None:
+        notes.append(f"Nothing to measure by: run method=none student={ranking.student} with the same settings.")
+    return notes
+
+
+def details(ranking: Ranking) -> Table:
+    """What else is known of each entry: spreads, best epochs, loss weights, hashes and cost."""
+    cells = []
+    for entry in ranking.entries:
+        row, run = entry.row, entry.row.one
+        cost = [(run.params, 1e-6, 3), (run.macs, 1e-6, 1), (row.mean("seconds"), 1 / 60, 1)]
+        cells.append(
+            [
+                word(entry.name), spread(row.last), spread(row.best), number(row.best_epoch, 0), spread(row.teacher),
+                number(row.gap), word(convention(run)), word(run.hash), word(" ".join(one.seed for one in row.runs)),
+                *(number(None if value is None else value * factor, digits) for value, factor, digits in cost),
+            ]
+        )  # fmt: skip
+    columns, cells = without_empty(DETAILS, cells)
+    title = f"{ranking.title}: loss weights, hash, best epoch, cost"
+    shown = Table("details", title, columns, cells, [], numeric_columns(cells, len(columns)), folded=True)
+    return _headed(shown, ranking.where)
+
+
+def matrix(members: Sequence[Ranking]) -> Table | None:
+    """Methods down, pairs across, by the mean gain over the student alone; None where one of them is a single one."""
+    taught = [one for one in members if one.taught]
+    by_name = {one.title: {entry.name: entry for entry in one.entries} for one in taught}
+    names = list(dict.fromkeys(name for entries in by_name.values() for name in entries))
+    if len(taught) < 2 or len(names) < 2:
+        return None
+    best = {pair: best_two(entry.row.last.mean for entry in entries.values()) for pair, entries in by_name.items()}
+    lines = []
+    for name in names:
+        got = {pair: entries[name] for pair, entries in by_name.items() if name in entries}
+        mean = [entry.gain.difference for entry in got.values() if entry.gain]
+        average = sum(mean) / len(mean) if mean else None
+        cells = [_across(got.get(pair), best[pair]) for pair in by_name]
+        called = Cell(name, tone="alone" if name == STUDENT_ALONE else "")
+        lines.append([called, *cells, number(average, sign=True), number(len(got), 0)])
+    lines.sort(key=lambda line: -(line[-2].value if line[-2].value is not None else 0.0))
+    columns = ["method", *by_name, "mean Δ alone", "pairs"]
+    notes = ["Cells: accuracy ± its standard error, and the difference to the student alone; best and second best of a "
+             "pair are marked. Best mean difference first."]  # fmt: skip
+    shown = Table("matrix", "Methods by pairs", columns, lines, notes, numeric_columns(lines, len(columns)))
+    return _headed(shown, members[0].where)
+
+
+def _across(entry: Entry | None, best: tuple[float | None, float | None]) -> Cell:
+    if entry is None:
+        return word(None)
+    plain = mean_and_error(entry.row.last)
+    more = f" ({entry.gain.difference:+.2f})" if entry.gain else ""
+    rank = 1 + best.index(entry.row.last.mean) if entry.row.last.mean in best else 0
+    return Cell(plain.text + more, plain.value, "bad" if entry.below else "", plain.title, rank)
+
+
+def below(ranked: Sequence[Ranking]) -> list[str]:
     """A warning when distillation made students worse than training alone."""
-    worse = [row for row in rows if row.below_alone()]
+    worse = [(ranking, entry) for ranking in ranked for entry in ranking.entries if entry.below]
     if not worse:
         return []
-    names = ", ".join(f"{row.one.method} ({row.pair}, {row.one.dataset})" for row in worse[:8])
+    named = ", ".join(f"{entry.name} ({one.title}, {entry.row.one.dataset})" for one, entry in worse[:8])
     more = f" and {len(worse) - 8} more" if len(worse) > 8 else ""
-    return [f"Below the student trained alone: {names}{more}."]
+    return [f"Below the student trained alone: {named}{more}."]
 
 
-def record(row: Row) -> dict[str, Any]:
-    """The row as flat raw values, for CSV."""
-    run = row.one
-    best = row.best
-    return {
-        "dataset": run.dataset,
-        "measured_on": run.part,
-        "protocol": run.protocol,
-        "ce": run.ce,
-        "kd": run.kd,
-        "weight": run.weight,
-        "teacher": run.teacher,
-        "student": run.student,
-        "method": run.method,
-        "hash": run.hash,
-        "n": row.n,
-        "seeds": " ".join(one.seed for one in row.runs),
-        "last_mean": row.last.mean,
-        "last_std": row.last.std,
-        "best_mean": best.mean if best else None,
-        "best_std": best.std if best else None,
-        "best_epoch": row.best_epoch,
-        "teacher_accuracy": row.teacher.mean if row.teacher else None,
-        "gap": row.gap,
-        "closed": row.closed,
-        "student_alone": row.alone.mean if row.alone else None,
-        "top5": row.mean("top5"),
-        "agreement": row.mean("agreement"),
-        "params": run.params,
-        "macs": run.macs,
-        "method_params": run.method_params,
-        "images_per_second": row.mean("images_per_second"),
-        "seconds": row.mean("seconds"),
-        "epochs": run.epochs,
-    }
+def records(ranked: Sequence[Ranking]) -> list[dict[str, object]]:
+    """A flat record a configuration; of one that stands in several rankings, as in the first."""
+    first: dict[int, dict[str, object]] = {}
+    for ranking in ranked:
+        for entry in ranking.entries:
+            first.setdefault(id(entry.row), record(entry))
+    return list(first.values())

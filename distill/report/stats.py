@@ -64,13 +64,13 @@ def compare(
         return Verdict(FEW, difference)
     error, freedom, test = ours.std**2 / ours.n, float(ours.n - 1), "t"
     if std is not None and runs is not None and runs > 1:
-        error, freedom, test = *_welch(ours.std**2 / ours.n, ours.n, std**2 / runs, runs), "Welch"
+        error, freedom, test = *welch(ours.std**2 / ours.n, ours.n, std**2 / runs, runs), "Welch"
     half = float(stdtrit(freedom, 0.5 + LEVEL / 2)) * math.sqrt(error) + ROUNDING
     word = WITHIN if abs(difference) <= half else ABOVE if difference > 0 else BELOW
     return Verdict(word, difference, half, test)
 
 
-def _welch(a: float, n: int, b: float, m: int) -> tuple[float, float]:
+def welch(a: float, n: int, b: float, m: int) -> tuple[float, float]:
     """Squared standard error of a difference of means and Welch-Satterthwaite degrees of freedom."""
     if a + b == 0:
         return 0.0, float(n + m - 2)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from distill.report.collect import Run
+from distill.report.gains import Gain, gain, share
 from distill.report.stats import Sample, sample
 
 ALONE = "none"  # the method that trains a student without a teacher
@@ -15,15 +16,19 @@ ALONE = "none"  # the method that trains a student without a teacher
 
 @dataclass(frozen=True)
 class Row:
-    """Seeds of one configuration. Accuracies, gaps: percent; `closed`: a share (1 = teacher reached)."""
+    """Seeds of one configuration. Accuracies, gaps: percent; `closed`: a share (1 = teacher reached).
+
+    baseline: the student alone that the row is measured by; None for such a student itself, or where there is none.
+    """
 
     runs: tuple[Run, ...]
     last: Sample
     best: Sample | None
     best_epoch: float | None
     teacher: Sample | None
-    alone: Sample | None = None
+    baseline: Row | None = None
     gap: float | None = None
+    gain: Gain | None = None
     closed: float | None = None
 
     @property
@@ -36,6 +41,16 @@ class Row:
         return len(self.runs)
 
     @property
+    def alone(self) -> Sample | None:
+        """The accuracy of the student alone."""
+        return self.baseline.last if self.baseline else None
+
+    @property
+    def by_seed(self) -> dict[str, float]:
+        """The last accuracy of each seed."""
+        return {run.seed: run.last for run in self.runs}
+
+    @property
     def pair(self) -> str:
         return f"{self.one.teacher} → {self.one.student}" if self.one.teacher else self.one.student
 
@@ -46,7 +61,7 @@ class Row:
 
     def below_alone(self) -> bool:
         """Does the distilled student end below the student trained alone?"""
-        return self.one.method != ALONE and self.alone is not None and self.last.mean < self.alone.mean
+        return self.alone is not None and self.last.mean < self.alone.mean
 
 
 Place = tuple[Any, ...]
@@ -66,7 +81,8 @@ def student_place(row: Row) -> Place:
 def place_title(where: Place) -> str:
     """`cifar100, protocol crd, 240 epochs`."""
     dataset, part, protocol, epochs, by_hand = where
-    words = [dataset, f"protocol {protocol}", *([f"{epochs:g} epochs"] if epochs is not None else [])]
+    length = [] if epochs is None else [f"{epochs:g} epoch{'s' * (epochs != 1)}"]
+    words = [dataset, f"protocol {protocol}", *length]
     return ", ".join(words + ([f"measured on {part}"] if part != "test" else []) + list(by_hand))
 
 
@@ -95,7 +111,7 @@ def _row(runs: list[Run]) -> Row:
     return Row(tuple(runs), last, sample([run.best for run in runs]), epoch.mean if epoch else None, teacher)
 
 
-def _baselines(rows: list[Row]) -> dict[Place, Sample]:
+def _baselines(rows: list[Row]) -> dict[Place, Row]:
     """The student alone of each place and student: of several configurations, the one with most seeds."""
     chosen: dict[Place, Row] = {}
     for row in rows:
@@ -104,18 +120,16 @@ def _baselines(rows: list[Row]) -> dict[Place, Sample]:
         held = chosen.get(student_place(row))
         if held is None or (-row.n, row.one.hash) < (-held.n, held.one.hash):
             chosen[student_place(row)] = row
-    return {place: row.last for place, row in chosen.items()}
+    return chosen
 
 
-def _against(row: Row, alone: Sample | None) -> Row:
-    if row.teacher is None:
-        return replace(row, alone=alone)
-    gap = row.teacher.mean - row.last.mean
-    between = row.teacher.mean - alone.mean if alone else 0.0
-    closed = (
-        (row.last.mean - alone.mean) / between if alone and between > 0 and row.one.method != ALONE else None
-    )
-    return replace(row, alone=alone, gap=gap, closed=closed)
+def _against(row: Row, alone: Row | None) -> Row:
+    """The row with its distances to its teacher and to the student alone."""
+    gap = row.teacher.mean - row.last.mean if row.teacher else None
+    if alone is None or row.one.method == ALONE:
+        return replace(row, gap=gap)
+    more = gain(row.by_seed, alone.by_seed)
+    return replace(row, baseline=alone, gap=gap, gain=more, closed=share(row.last.mean, alone.last, row.teacher))
 
 
 def _order(row: Row) -> tuple[Any, ...]:

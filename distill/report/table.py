@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from distill.report.gains import standard_error
 from distill.report.stats import Sample
 
 NOTHING = "–"
@@ -12,19 +13,25 @@ NOTHING = "–"
 
 @dataclass(frozen=True)
 class Cell:
-    """What is printed, what it sorts by (None: last), a tone (good, bad, mild) and a longer text on hover."""
+    """What is printed, what it sorts by (None: last), a tone (good, bad, mild) and a longer text on hover.
+
+    rank: 1 for the best of its kind and 2 for the second best, which are set apart.
+    """
 
     text: str
     value: float | None = None
     tone: str = ""
     title: str = ""
+    rank: int = 0
 
 
 @dataclass
 class Table:
     """`columns` are headings; each row holds one Cell a column. `key` is a short name for it.
 
-    Numeric columns are set to the right and sort by value; optional ones give way on a narrow terminal.
+    Numeric columns are set to the right and sort by value; optional ones give way on a narrow terminal. heading: of
+    all tables that follow each other with the same one. folded: an addition to the table before it, which a reader
+    asks for. first: so many rows are shown, and those that are pinned; the others when they are asked for (None: all).
     """
 
     key: str
@@ -34,6 +41,15 @@ class Table:
     notes: list[str] = field(default_factory=list)
     numeric: frozenset[int] = frozenset()
     optional: frozenset[int] = frozenset()
+    heading: str = ""
+    folded: bool = False
+    first: int | None = None
+    pinned: frozenset[int] = frozenset()
+
+    @property
+    def hidden(self) -> frozenset[int]:
+        """The rows that are shown when they are asked for."""
+        return frozenset(range(len(self.rows) if self.first is None else self.first, len(self.rows))) - self.pinned
 
 
 @dataclass
@@ -44,6 +60,7 @@ class Document:
     tables: list[Table]
     notes: list[str]
     records: list[dict[str, Any]]
+    legend: list[str] = field(default_factory=list)  # how to read the tables
 
 
 def word(text: str | None) -> Cell:
@@ -57,10 +74,19 @@ def number(value: float | None, digits: int = 2, sign: bool = False) -> Cell:
 
 
 def spread(got: Sample | None) -> Cell:
-    """`74.92 ± 0.21`; a single run has no spread and prints without."""
+    """`74.92 ± 0.21`: mean and standard deviation; a single run has no spread and prints without."""
+    return _plus_minus(got, got.std if got else None)
+
+
+def mean_and_error(got: Sample | None) -> Cell:
+    """`74.92 ± 0.12`: mean and its standard error."""
+    return _plus_minus(got, standard_error(got))
+
+
+def _plus_minus(got: Sample | None, more: float | None) -> Cell:
     if got is None:
         return Cell(NOTHING)
-    text = f"{got.mean:.2f}" + (f" ± {got.std:.2f}" if got.std is not None else "")
+    text = f"{got.mean:.2f}" + (f" ± {more:.2f}" if more is not None else "")
     return Cell(text, got.mean, title=f"n = {got.n}")
 
 
@@ -72,3 +98,9 @@ def numeric_columns(rows: list[list[Cell]], width: int) -> frozenset[int]:
         if cells and all(cell.value is not None for cell in cells):
             found.add(column)
     return frozenset(found)
+
+
+def without_empty(columns: list[str], rows: list[list[Cell]]) -> tuple[list[str], list[list[Cell]]]:
+    """The columns that say something, and their cells."""
+    kept = [index for index in range(len(columns)) if any(row[index].text != NOTHING for row in rows)]
+    return [columns[index] for index in kept], [[row[index] for index in kept] for row in rows]

@@ -1,18 +1,15 @@
-"""A Document as Markdown, LaTeX (booktabs), CSV or on the terminal."""
+"""A Document as Markdown, LaTeX (booktabs) or CSV."""
 
 from __future__ import annotations
 
 import csv
 import io
-
-from rich.console import Console, JustifyMethod
-from rich.markup import escape
-from rich.table import Table as RichTable
-from rich.text import Text
+from collections.abc import Iterable
 
 from distill.report.table import Document, Table
 
-TONES = {"good": "green", "bad": "red", "over": "yellow", "mild": "dim"}
+MARKDOWN_RANKS = ("{}", "**{}**", "*{}*")
+LATEX_RANKS = ("{}", r"\textbf{{{}}}", r"\underline{{{}}}")
 LATEX = {
     "\\": r"\textbackslash{}",
     "&": r"\&",
@@ -26,6 +23,9 @@ LATEX = {
     "^": r"\textasciicircum{}",
     "±": r"$\pm$",
     "→": r"$\rightarrow$",
+    "Δ": r"$\Delta$",
+    "…": r"\dots{}",
+    "◇": r"$\diamond$",
     "–": "--",
     "·": r"$\cdot$",
     "×": r"$\times$",
@@ -40,17 +40,25 @@ LATEX = {
 
 
 def markdown(document: Document) -> str:
-    """GitHub's table syntax."""
+    """GitHub's table syntax; what is folded on a page lies in <details>."""
     parts = [f"# {_md(document.title)}", *map(_md, document.notes)]
+    heading = ""
     for table in document.tables:
-        parts += [f"## {_md(table.title)}", _markdown_table(table), *map(_md, table.notes)]
-    return "\n\n".join(parts) + "\n"
+        if table.heading and table.heading != heading:
+            parts.append(f"## {_md(table.heading)}")
+        heading = table.heading
+        content = [_markdown_table(table), *map(_md, table.notes)]
+        if table.folded:
+            parts += [f"<details><summary>{_md(table.title)}</summary>", *content, "</details>"]
+        else:
+            parts += [f"{'###' if heading else '##'} {_md(table.title)}", *content]
+    return "\n\n".join([*parts, *map(_md, document.legend)]) + "\n"
 
 
 def _markdown_table(table: Table) -> str:
     rule = ["---:" if column in table.numeric else "---" for column in range(len(table.columns))]
-    rows = [[cell.text for cell in row] for row in table.rows]
-    lines = [[_md(text) for text in line] for line in [table.columns, *rows]]
+    lines = [[_md(text) for text in table.columns]]
+    lines += [[MARKDOWN_RANKS[cell.rank].format(_md(cell.text)) for cell in row] for row in table.rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in [lines[0], rule, *lines[1:]])
 
 
@@ -62,7 +70,7 @@ def _md(text: str) -> str:
 
 def latex(document: Document) -> str:
     """One table environment a table; needs the booktabs package (and T1 fonts for quotation marks)."""
-    parts = [f"% {line}" for line in " ".join([document.title, *document.notes]).splitlines()]
+    parts = [f"% {line}" for line in " ".join([document.title, *document.notes, *document.legend]).splitlines()]
     parts.append(r"% \usepackage{booktabs} \usepackage[T1]{fontenc}")
     for table in document.tables:
         parts.append(_latex_table(table))
@@ -71,17 +79,14 @@ def latex(document: Document) -> str:
 
 def _latex_table(table: Table) -> str:
     columns = "".join("r" if column in table.numeric else "l" for column in range(len(table.columns)))
-    lines = [
-        _latex_line(table.columns),
-        r"\midrule",
-        *(_latex_line([cell.text for cell in row]) for row in table.rows),
-    ]
-    notes = "".join(f"\n\\par\\footnotesize {_tex(note)}" for note in table.notes)
+    lines = [_latex_line(map(tex, table.columns)), r"\midrule"]
+    lines += [_latex_line(LATEX_RANKS[cell.rank].format(tex(cell.text)) for cell in row) for row in table.rows]
+    notes = "".join(f"\n\\par\\footnotesize {tex(note)}" for note in table.notes)
     return "\n".join(
         [
             r"\begin{table}",
             r"\centering",
-            rf"\caption{{{_tex(table.title)}}}",
+            rf"\caption{{{tex(', '.join(filter(None, [table.title, table.heading])))}}}",
             rf"\begin{{tabular}}{{{columns}}}",
             r"\toprule",
             *lines,
@@ -92,11 +97,12 @@ def _latex_table(table: Table) -> str:
     )
 
 
-def _latex_line(texts: list[str]) -> str:
-    return " & ".join(map(_tex, texts)) + r" \\"
+def _latex_line(texts: Iterable[str]) -> str:
+    return " & ".join(texts) + r" \\"
 
 
-def _tex(text: str) -> str:
+def tex(text: str) -> str:
+    """Plain text as LaTeX."""
     return "".join(LATEX.get(letter, letter) for letter in text.replace("\n", " "))
 
 
@@ -108,39 +114,3 @@ def comma_separated(document: Document) -> str:
     writer.writeheader()
     writer.writerows(document.records)
     return out.getvalue()
-
-
-def show(document: Document, console: Console) -> None:
-    """Rich tables, as wide as `console`: columns that do not fit are left out from the right, and named."""
-    for table in document.tables:
-        columns = _fitting(table, console.width)
-        console.print(_rich(table, columns))
-        left_out = ", ".join(name for index, name in enumerate(table.columns) if index not in columns)
-        notes = [*table.notes, f"Not shown, for width: {left_out}."] if left_out else table.notes
-        for note in notes:
-            console.print(escape(note), style="dim", highlight=False)
-    for note in document.notes:
-        console.print(escape(note), highlight=False)
-
-
-def _fitting(table: Table, width: int) -> list[int]:
-    """The columns that fit from the left, at least four; optional ones give way first."""
-    needed = [max(map(len, [name, *(row[index].text for row in table.rows)])) + 3
-              for index, name in enumerate(table.columns)]  # fmt: skip
-    kept = list(range(len(needed)))
-    for index in [*sorted(table.optional, reverse=True), *range(len(needed) - 1, 3, -1)]:
-        if sum(needed[one] for one in kept) + 1 <= width:
-            break
-        if index in kept and len(kept) > 4:
-            kept.remove(index)
-    return kept
-
-
-def _rich(table: Table, columns: list[int]) -> RichTable:
-    shown = RichTable(title=escape(table.title), title_justify="left")
-    for index in columns:
-        justify: JustifyMethod = "right" if index in table.numeric else "left"
-        shown.add_column(escape(table.columns[index]), justify=justify, overflow="fold")
-    for row in table.rows:
-        shown.add_row(*(Text(row[index].text, style=TONES.get(row[index].tone, "")) for index in columns))
-    return shown

@@ -23,7 +23,7 @@ from omegaconf import DictConfig
 from distill import config, errors
 from distill.record.progress import clock
 from distill.run_folder import RunFolder
-from distill.sweep import failures
+from distill.sweep import failures, launched
 from distill.sweep.compose import Composer, command_line, left_out
 
 WORDS = {
@@ -83,6 +83,7 @@ class Sweep:
             if folder is not None and folder not in seen and not RunFolder(folder).done:
                 self.jobs.append(Job(name, one, command_line(master, one), folder))
             seen.add(folder)
+        launched.note(self.folders)
         self.output.mkdir(parents=True, exist_ok=True)
         self._started = time.monotonic()
 

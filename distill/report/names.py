@@ -1,0 +1,52 @@
+"""What configurations are called, shortly and so that no two of a list share a name."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+
+from distill.report.summary import ALONE, Row
+
+STUDENT_ALONE = "student alone"
+WEIGHTS = ("kd", "ce", "weight")
+
+
+def names(rows: Sequence[Row]) -> dict[int, str]:
+    """A name for each row (by id): its method, and what tells it from others of that method.
+
+    That is what their commands set otherwise, else their loss weights, else their hash.
+    """
+    found = {}
+    for row in rows:
+        alike = [one for one in rows if one.one.method == row.one.method]
+        told = _told(row, alike)
+        called = STUDENT_ALONE if row.one.method == ALONE else row.one.method
+        found[id(row)] = f"{called} ({', '.join(told)})" if told else called
+    return found
+
+
+def _told(row: Row, alike: Sequence[Row]) -> list[str]:
+    if len(alike) == 1:
+        return []
+    commands = {id(one): settings(one) for one in alike}
+    if len({frozenset(words) for words in commands.values()}) == len(alike):
+        shared = set.intersection(*map(set, commands.values()))
+        own = [word for word in commands[id(row)] if word not in shared]
+        return [word.removeprefix("method.") for word in own] or ["as in its YAML"]
+    differ = [key for key in WEIGHTS if len({getattr(one.one, key) for one in alike}) > 1]
+    told = [f"{key} {getattr(row.one, key):g}" for key in differ if getattr(row.one, key) is not None]
+    same = [one for one in alike if all(getattr(one.one, key) == getattr(row.one, key) for key in differ)]
+    return told + ([row.one.hash[:6]] if len(same) > 1 else [])
+
+
+def settings(row: Row) -> list[str]:
+    """What the commands of all seeds of a row set of its method, student, teacher and precision."""
+    kept = []
+    for run in row.runs:
+        try:
+            words = shlex.split(run.command or "")
+        except ValueError:
+            words = []
+        own = [word.lstrip("+") for word in words if "=" in word and "," not in word.partition("=")[0]]
+        kept.append([word for word in own if word.startswith(("method.", "student.", "teacher.", "precision="))])
+    return [word for word in kept[0] if all(word in other for other in kept)]

@@ -1,0 +1,37 @@
+"""The published value of each configuration of ours, where a table of a paper has one of its own kind."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from distill import papers
+from distill.papers import PaperTable
+from distill.report.compare import Cell, lay_beside, model_name
+from distill.report.summary import Row
+
+
+@dataclass(frozen=True)
+class Published:
+    """What a table says of a configuration, and the verdict on ours."""
+
+    cell: Cell
+    table: PaperTable
+
+
+def published(rows: Sequence[Row]) -> dict[int, Published]:
+    """For each row (by id) the first published table that it can be compared with, without a mark."""
+    found: dict[int, Published] = {}
+    for table in papers.tables().values():
+        if not (table.comparable and table.dataset):
+            continue
+        fit = [row for row in rows if model_name(row.one.dataset) == model_name(table.dataset)]
+        for cell in _cells(table, fit) if fit else ():
+            if cell.row is not None and cell.published is not None and not cell.marks:
+                found.setdefault(id(cell.row), Published(cell, table))
+    return found
+
+
+def _cells(table: PaperTable, rows: Sequence[Row]) -> Iterable[Cell]:
+    comparison = lay_beside(table, rows)
+    return [*comparison.cells.values(), *comparison.extra]

@@ -1,0 +1,60 @@
+"""A configuration as flat raw values, for CSV."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from distill.report.gains import standard_error
+from distill.report.ranking import Entry
+
+
+def record(entry: Entry) -> dict[str, Any]:
+    """What an entry is, its accuracies, its gain over the student alone, and its cost."""
+    row, run, best = entry.row, entry.row.one, entry.row.best
+    return {
+        "dataset": run.dataset,
+        "measured_on": run.part,
+        "protocol": run.protocol,
+        "ce": run.ce,
+        "kd": run.kd,
+        "weight": run.weight,
+        "teacher": run.teacher,
+        "student": run.student,
+        "method": run.method,
+        "name": entry.name,
+        "hash": run.hash,
+        "n": row.n,
+        "seeds": " ".join(one.seed for one in row.runs),
+        "last_mean": row.last.mean,
+        "last_std": row.last.std,
+        "last_error": standard_error(row.last),
+        "best_mean": best.mean if best else None,
+        "best_std": best.std if best else None,
+        "best_epoch": row.best_epoch,
+        "teacher_accuracy": row.teacher.mean if row.teacher else None,
+        "gap": row.gap,
+        "closed": row.closed,
+        "student_alone": row.alone.mean if row.alone else None,
+        **_gain(entry),
+        "top5": row.mean("top5"),
+        "agreement": row.mean("agreement"),
+        "params": run.params,
+        "macs": run.macs,
+        "method_params": run.method_params,
+        "images_per_second": row.mean("images_per_second"),
+        "seconds": row.mean("seconds"),
+        "epochs": run.epochs,
+    }
+
+
+def _gain(entry: Entry) -> dict[str, Any]:
+    got = entry.gain
+    return {
+        "gain": got.difference if got else None,
+        "gain_error": got.error if got else None,
+        "gain_half_interval": got.half if got else None,
+        "gain_p": got.p if got else None,
+        "gain_p_holm": got.corrected if got else None,
+        "gain_test": got.test if got else None,
+        "gain_verdict": got.verdict if got else None,
+    }
