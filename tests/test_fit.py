@@ -194,7 +194,7 @@ def test_betas_of_the_command_line_reach_adam(key: str, tmp_path: Path) -> None:
     if key.startswith("method"):
         schedule = merge(schedule, config.plain(cfg, key))
     stepper = Stepper([torch.nn.Linear(2, 2)], schedule)
-    assert type(stepper.optimizer) is torch.optim.Adam and stepper.optimizer.param_groups[0]["betas"] == (0.5, 0.99)
+    assert isinstance(stepper.optimizer, torch.optim.Adam) and stepper.optimizer.param_groups[0]["betas"] == (0.5, 0.99)
 
 
 def test_another_optimiser_leaves_out_what_the_schedules_file_says_of_sgd() -> None:

@@ -92,6 +92,7 @@ import sys
 from distill.cli.main import main
 code = main(sys.argv[1:])
 others = {"torchvision", "timm", "wandb", "PIL", "sklearn", "scipy", "pandas", "matplotlib", "huggingface_hub"}
+others |= {"torch._dynamo", "torch._inductor", "sympy"}  # a second of torch's compiler
 print(code, sorted(others & set(sys.modules)))
 """
     arguments = command(tmp_path, "method=kd", "teacher=resnet8", "schedule.epochs=1", "tracking=off")[3:]

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from distill import parallel
 from distill.config.optimizer_options import OPTIMIZER_OPTIONS, check_option, takes_option
+from distill.engine import eager_optimizers
 
 Schedule = Mapping[str, Any]
 
@@ -71,10 +72,10 @@ def make_optimizer(
     if name not in OPTIMIZER_OPTIONS:
         return _timm_optimizer(name, parameters, options, float(lr))
     if name == "sgd":
-        return torch.optim.SGD(parameters, lr=lr, fused=True, **options)
+        return eager_optimizers.SGD(parameters, lr=lr, fused=True, **options)
     if "betas" in options:
         options["betas"] = tuple(options["betas"])
-    kind = torch.optim.Adam if name == "adam" else torch.optim.AdamW
+    kind = eager_optimizers.Adam if name == "adam" else eager_optimizers.AdamW
     recorded = isinstance(lr, Tensor)  # in a graph, some steps before which run without
     warnings.filterwarnings("ignore", "This instance was constructed with capturable=True")
     return kind(parameters, lr=lr, fused=True, capturable=recorded, **options)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from distill.data import DataInfo
+from distill.engine import eager_optimizers
 from distill.engine.optim import Stepper
 from distill.method import Phase, Update
 from distill.methods.kd import KD
@@ -41,7 +42,7 @@ class DotStepper(Stepper):
         task = {"params": self.parameters, "momentum": momentum - delta}
         distill = {"params": self.twins, "momentum": momentum + delta, "weight_decay": 0.0}
         rest = {"momentum": momentum, "lr": self.rate, "fused": True, **options}
-        return torch.optim.SGD([task, distill], **rest)
+        return eager_optimizers.SGD([task, distill], **rest)
 
     def backward(self, losses: Mapping[str, Tensor]) -> None:
         """Leave the distillation's gradients in the twins and the task's in the parameters."""

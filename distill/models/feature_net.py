@@ -156,12 +156,11 @@ class FeatureNet(nn.Module):
 
     def macs(self) -> int:
         """Multiply-accumulates of one image in convolutions and matrix products."""
-        from torch.utils.flop_counter import FlopCounterMode
+        from distill.models.macs import MacCounter  # not needed to train
 
-        counter = FlopCounterMode(display=False)
-        with torch.no_grad(), evaluating(self.model), counter:
+        with torch.no_grad(), evaluating(self.model), MacCounter() as counter:
             self.model(self.probe())
-        return counter.get_total_flops() // 2
+        return counter.macs
 
 
 def _shape(feature: Tensor) -> Shape:
