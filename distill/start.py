@@ -70,7 +70,7 @@ def own_constants(net: FeatureNet, spec: Mapping[str, Any], info: DataInfo) -> N
     if None in given and (spec.get("pretrained") or spec.get("weights") == "pretrained"):
         from distill.models.timm_factory import constants  # imports timm, which takes seconds
 
-        given = constants(spec["model"], net.in_chans)
+        given = constants(net.model, spec["model"], net.in_chans)
     mean, std = given
     if mean is None or std is None or _same((mean, std), (info.mean, info.std)):
         return

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
 
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["WANDB_MODE"] = "disabled"
+os.environ["DISTILL_CACHE"] = tempfile.mkdtemp(prefix="distill-cache-")
 os.environ.pop("HYDRA_FULL_ERROR", None)
 
 

@@ -575,7 +575,7 @@ def test_folder_errors(tmp_path):
     with pytest.raises(ValueError, match="val: there is no such folder"):
         load(folder_config(tmp_path))
     write_folder(tmp_path, parts=("val",), classes=("cat", "dog"))
-    with pytest.raises(ValueError, match=r"different classes \(eel\)"):
+    with pytest.raises(ValueError, match="different classes .eel is in train alone"):
         load(folder_config(tmp_path))
     (tmp_path / "val" / "eel").mkdir()
     with pytest.raises(ValueError, match="eel") as caught:

@@ -76,8 +76,10 @@ def resize_of(cfg: Mapping[str, Any]) -> int:
 
 
 def check_classes(cfg: Mapping[str, Any], class_names: list[str]) -> None:
-    """ValueError when dataset.num_classes is given and is not what the files hold."""
+    """ValueError when dataset.num_classes is given and is not what the files hold, and for a single class."""
     given = cfg.get("num_classes")
+    if len(class_names) < 2:
+        raise ValueError(f"{cfg['name']} has one class, {class_names[0]}, and nothing to tell apart: give it another")
     if given is not None and given != len(class_names):
         found = f"{cfg['name']} has {len(class_names)} classes"
         raise ValueError(f"dataset.num_classes is {given} but {found}: correct the key")

@@ -15,12 +15,15 @@ from torch.utils.data import DataLoader
 
 from distill import parallel
 from distill.batch import Batch
+from distill.content.decode import Reading, reading_of
+from distill.content.index import indexed
 from distill.data.arrays import Normaliser, cropped, mixed, order_of, seeded, steps_for
 from distill.data.class_batches import ClassBatches
 from distill.data.dataset import Adapt, Data, check_classes, describe, resize_of
 from distill.data.info import DataInfo
 from distill.data.modality import Views, views_of
 from distill.data.select import of_classes, select, split_holdout
+from distill.data.told import Part, tell
 from distill.data.views import Images, Key, collate, shape_of
 from distill.data.waiting import Waits
 
@@ -33,9 +36,9 @@ class FolderSplit:
     labels: np.ndarray
     workers: int
     device: torch.device
-    chans: int = 3  # of the images as they are read
     depth: list[str] | None = None  # paths of the N depth images that belong to them
     resize: int = 0  # pixels that images are brought to, of which crops are drawn; 0: random resized crops
+    reading: Reading = Reading()  # how files become pixels
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -150,7 +153,7 @@ def loader(
 ) -> DataLoader:
     ahead: dict[str, Any] = {"prefetch_factor": 4, "persistent_workers": persistent} if split.workers else {}
     return DataLoader(
-        Images(split.paths, split.labels, info.size, split.chans, flip, split.depth, crops, split.resize),
+        Images(split.paths, split.labels, info.size, split.reading, flip, split.depth, crops, split.resize),
         batch_sampler=keys,
         num_workers=split.workers,
         collate_fn=collate,
@@ -174,44 +177,60 @@ def arrivals(batches: Iterator[Any], device: torch.device) -> Iterator[list[Tens
 def load_folder(cfg: Mapping[str, Any], device: torch.device, adapt: Adapt | None = None) -> FolderData:
     """root/train/<class>/* and root/val/<class>/*; val is not read when dataset.holdout is above 0.
 
-    adapt: changes keys by the size of the first image.
-
-    Raises ValueError for folders that are missing or empty, and for train and val with different classes.
+    All images are looked at before the first is decoded, see `content.index`. adapt: changes keys by the size of the
+    first image. Raises ValueError for folders that are missing or empty, for train and val with different classes, for
+    images that are damaged, and for values that do not fit them.
     """
     root, workers = Path(cfg.get("root") or "data"), int(cfg.get("workers", 4))
-    names, paths, labels = listing(root / "train")
+    trained = indexed(root / "train", workers)
+    names, whole = trained.listing.classes, trained.whole(cfg.get("damaged") or "refuse")
     check_classes(cfg, names)
     if adapt:
-        cfg = {**cfg, **adapt(*shape_of(str(paths[0])))}
+        cfg = {**cfg, **adapt(*shape_of(str(trained.listing.paths()[whole[0]])))}
     check_settings(cfg, workers)
-    paths, labels, kept_names = chosen_of(cfg, paths, labels, names)
+    rows, labels, kept_names = chosen_of(cfg, whole, trained.listing.labels[whole], names)
     kept, held_out = split_holdout(labels, cfg.get("holdout") or 0.0)
-    test_paths, test_labels = paths[held_out], labels[held_out]
-    if not len(held_out):
-        test_names, test_paths, test_labels = listing(root / "val")
-        same_classes(root, names, test_names)
-        test_paths, test_labels, _ = chosen_of(cfg, test_paths, test_labels, names)
+    shown = Part(trained, rows[held_out], labels[held_out]) if len(held_out) else validation(cfg, root, workers, names)
     kept = kept[select(labels[kept], cfg, kept_names)]
+    seen = Part(trained, rows[kept], labels[kept])
     info = describe(cfg, labels[kept], kept_names, held_out=bool(len(held_out)))
-    wanted = "depth" in (cfg.get("views") or {}).values()
-    chosen = ((paths[kept], labels[kept]), (test_paths, test_labels))
-    beside = (depth_of(p, root) if wanted else None for p, _ in chosen)
-    train, test = (
-        FolderSplit([str(path) for path in p], y, workers, device, info.in_chans, depth, resize_of(cfg))
-        for (p, y), depth in zip(chosen, beside, strict=True)
-    )
-    seen, views = views_of(cfg, info, depth=wanted)
-    return FolderData(seen, train, test, pad=0, flip=bool(cfg.get("flip", True)), views=views)
+    reading = reading_of(cfg)
+    tell(seen, shown, reading)
+    depth = "depth" in (cfg.get("views") or {}).values()
+    train, test = (_split(part, root if depth else None, workers, device, reading, cfg) for part in (seen, shown))
+    described, views = views_of(cfg, info, depth=depth)
+    return FolderData(described, train, test, pad=0, flip=bool(cfg.get("flip", True)), views=views)
+
+
+def validation(cfg: Mapping[str, Any], root: Path, workers: int, names: list[str]) -> Part:
+    """The images of root/val. Raises ValueError where it has not the classes `names`."""
+    if not (root / "val").is_dir():
+        raise ValueError(
+            f"{root}/val: there is no such folder: put images into {root}/val/<class>/, or keep a part of the training "
+            "images for it, dataset.holdout=0.1"
+        )
+    index = indexed(root / "val", workers)
+    same_classes(root, names, index.listing.classes)
+    whole = index.whole(cfg.get("damaged") or "refuse")
+    return Part(index, *chosen_of(cfg, whole, index.listing.labels[whole], names)[:2])
+
+
+def _split(
+    part: Part, depth: Path | None, workers: int, device: torch.device, reading: Reading, cfg: Mapping[str, Any]
+) -> FolderSplit:
+    paths = part.paths()
+    beside = depth_of(paths, depth) if depth else None
+    return FolderSplit(paths, part.labels, workers, device, beside, resize_of(cfg), reading)
 
 
 def chosen_of(
-    cfg: Mapping[str, Any], paths: np.ndarray, labels: np.ndarray, names: list[str]
+    cfg: Mapping[str, Any], rows: np.ndarray, labels: np.ndarray, names: list[str]
 ) -> tuple[np.ndarray, np.ndarray, list[str]]:
-    """Paths [N] and labels [N] of dataset.classes alone, counted anew, and their names. Raises ValueError."""
+    """Rows [N] and labels [N] of dataset.classes alone, counted anew, and their names. Raises ValueError."""
     if cfg.get("classes") is None:
-        return paths, labels, names
-    rows, anew, kept = of_classes(labels, cfg["classes"], names)
-    return paths[rows], anew, kept
+        return rows, labels, names
+    chosen, anew, kept = of_classes(labels, cfg["classes"], names)
+    return rows[chosen], anew, kept
 
 
 def depth_of(paths: Iterable[str], root: Path) -> list[str]:
@@ -243,23 +262,13 @@ def check_settings(cfg: Mapping[str, Any], workers: int) -> None:
         raise ValueError(f"dataset.in_chans is {cfg['in_chans']}: images of a folder are read with 1 or 3")
 
 
-def listing(folder: Path) -> tuple[list[str], np.ndarray, np.ndarray]:
-    """(class names, paths [N], labels int64 [N]) of folder/<class>/*. ValueError when a class is empty."""
-    from torchvision.datasets import ImageFolder
-
-    try:
-        found = ImageFolder(str(folder))
-    except FileNotFoundError as error:
-        why = str(error).split("Supported")[0].strip(". ") if folder.is_dir() else "there is no such folder"
-        remedy = f"put images into {folder}/<class>/, or set dataset.root"
-        raise ValueError(f"{folder}: {why}: {remedy}") from error
-    paths, labels = zip(*found.samples, strict=True)
-    return found.classes, np.array(paths), np.array(labels, dtype=np.int64)
-
-
 def same_classes(root: Path, train: list[str], val: list[str]) -> None:
+    """Raise ValueError where a class folder is in one of root/train and root/val alone."""
     if train != val:
-        odd = ", ".join(sorted(set(train) ^ set(val))[:5])
+        alone = [f"{name} is in {split} alone" for split, here, there in (("train", train, val), ("val", val, train))
+                 for name in here if name not in there]  # fmt: skip
+        more = f" and {len(alone) - 3} more" if len(alone) > 3 else ""
         raise ValueError(
-            f"{root}/train and {root}/val have different classes ({odd}): give both the same class folders"
+            f"{root}/train and {root}/val have different classes ({', '.join(alone[:3])}{more}): give both the same "
+            "class folders"
         )

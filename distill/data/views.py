@@ -5,12 +5,17 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
+
+from distill.content.decode import UNREADABLE, Reading, decoded, pixels, turned
+from distill.content.examine import reason
 
 Key = tuple[int, int | None]  # (position of the image, seed of its crop and flip; None: the evaluation view)
 
@@ -27,30 +32,26 @@ class Images(Dataset[tuple[Tensor, int, int] | str]):
         paths: list[str],
         labels: np.ndarray,
         size: int,
-        in_chans: int,
+        reading: Reading,
         flip: bool,
         depth: list[str] | None = None,
         crops: int = 1,
         resize: int = 0,
     ) -> None:
         self.paths, self.labels, self.size, self.flip = paths, labels, size, flip
-        self.mode, self.depth = "L" if in_chans == 1 else "RGB", depth
+        self.reading, self.depth = reading, depth
         self.crops, self.resize = crops, resize
 
     def __getitem__(self, key: Key) -> tuple[Tensor, int, int] | str:
-        from PIL import Image
-
         position, view = key
         path = self.paths[position]
         try:
-            with Image.open(path) as file:
-                images = [file.convert(self.mode)]
+            images = [decoded(path, self.reading)]
             if self.depth is not None:
                 path = self.depth[position]
-                with Image.open(path) as file:
-                    images.append(eight_bits(file).resize(images[0].size, Image.Resampling.NEAREST))
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            return f"{path} cannot be decoded ({error}): replace the image or remove it"
+                images.append(depth_beside(images[0], path, self.reading))
+        except UNREADABLE as error:
+            return f"{path} cannot be decoded ({reason(error)}): replace the image or remove it"
         shown = [self._pixels(image, view, crop) for crop in range(self.crops) for image in images]
         pixels = np.concatenate(shown, axis=2)
         return torch.from_numpy(pixels), int(self.labels[position]), position
@@ -67,13 +68,20 @@ class Images(Dataset[tuple[Tensor, int, int] | str]):
         return np.array(image, dtype=np.uint8).reshape(size, size, -1)
 
 
-def eight_bits(depth: Any) -> Any:
-    """A depth image as 8-bit grey: of 16 bits the upper eight."""
-    from PIL import Image
+def depth_beside(image: Image.Image, path: str, reading: Reading) -> Image.Image:
+    """The depth image of a file as 8-bit grey, of 16 bits the upper eight, in the size of the image that it belongs to.
 
-    if not depth.mode.startswith("I"):
-        return depth.convert("L")
-    return Image.fromarray((np.asarray(depth).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8))
+    Raises ValueError where one of the two stands and the other lies.
+    """
+    with Image.open(path) as file:
+        if file.mode.startswith("I"):
+            deep = np.asarray(turned(file, reading.exif)).astype(np.int64) >> 8
+            depth = Image.fromarray(deep.clip(0, 255).astype(np.uint8))
+        else:
+            depth = pixels(file, replace(reading, mode="L"))
+    if (depth.width - depth.height) * (image.width - image.height) < 0:
+        raise ValueError("it is on its side beside its image: see dataset.exif")
+    return depth.resize(image.size, Image.Resampling.NEAREST)
 
 
 def random_view(image: Any, size: int, flip: bool, seed: int, crop: int = 0) -> Any:
@@ -81,8 +89,6 @@ def random_view(image: Any, size: int, flip: bool, seed: int, crop: int = 0) -> 
 
     crop: 0, or the number of a further crop, which has the same flip.
     """
-    from PIL import Image
-
     draw = random.Random(seed)
     box = random_crop(image.width, image.height, draw)
     mirrored = draw.random() < 0.5 and flip
@@ -94,15 +100,11 @@ def random_view(image: Any, size: int, flip: bool, seed: int, crop: int = 0) -> 
 
 def squeezed(image: Any, side: int) -> Any:
     """The whole PIL image at side x side, whatever its shape was."""
-    from PIL import Image
-
     return image.resize((side, side), Image.Resampling.BILINEAR)
 
 
 def random_window(image: Any, size: int, flip: bool, seed: int, crop: int = 0) -> Any:
     """RandomCrop(size) and a horizontal flip of a PIL image, drawn from the seed; `crop` as in `random_view`."""
-    from PIL import Image
-
     draw = random.Random(seed)
     left, top, mirrored = *(draw.randint(0, side - size) for side in image.size), draw.random() < 0.5 and flip
     if crop:
@@ -114,13 +116,11 @@ def random_window(image: Any, size: int, flip: bool, seed: int, crop: int = 0) -
 
 def shape_of(path: str) -> tuple[int, int]:
     """Height and width of an image file. Raises ValueError where it is none."""
-    from PIL import Image
-
     try:
         with Image.open(path) as file:
             return file.height, file.width
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{path} cannot be decoded ({error}): replace the image or remove it") from error
+    except UNREADABLE as error:
+        raise ValueError(f"{path} cannot be decoded ({reason(error)}): replace the image or remove it") from error
 
 
 def random_crop(width: int, height: int, draw: random.Random) -> tuple[int, int, int, int]:
@@ -142,8 +142,6 @@ def random_crop(width: int, height: int, draw: random.Random) -> tuple[int, int,
 
 def evaluation_view(image: Any, size: int) -> Any:
     """The shorter side to size * 256 / 224, then the centre: torchvision's Resize and CenterCrop."""
-    from PIL import Image
-
     short = size * 256 // 224
     long = int(short * max(image.size) / min(image.size))
     shape = (short, long) if image.width <= image.height else (long, short)

@@ -33,15 +33,17 @@ def create(
         raise ValueError(_refusal(name, pretrained, kwargs, error)) from error
 
 
-def constants(name: str, in_chans: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def constants(net: nn.Module, name: str, in_chans: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and std of the images that a pretrained net of timm was trained on; of grey images, those of all channels.
 
     Raises ValueError for a net whose weights do not say.
     """
     known = timm.get_pretrained_cfg(name, allow_unregistered=True)
-    if known is None or not known.mean or not known.std:
+    own: Any = getattr(net, "pretrained_cfg", None) or (known.to_dict() if known else {})  # by an overlay, it may be another
+    found = own.get("mean"), own.get("std")
+    if not all(found):
         raise ValueError(f"timm does not say how images of {name} are normalised: give its mean and std")
-    mean, std = ((sum(v) / len(v),) * in_chans if len(v) != in_chans else tuple(v) for v in (known.mean, known.std))
+    mean, std = ((sum(v) / len(v),) * in_chans if len(v) != in_chans else tuple(v) for v in found)
     return mean, std
 
 

@@ -1,0 +1,92 @@
+"""A look at one image file: a digest of its content, what decoding will change, and whether it is whole."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import time
+import warnings
+from typing import NamedTuple
+
+from PIL import Image
+
+from distill.content.decode import DEEP, UNREADABLE, limits_of, orientation
+
+TURNED, ALPHA, DEEP16, UNBOUNDED, INK, FRAMES, COLOUR16 = (1 << k for k in range(7))
+"""What a file may be: turned by EXIF, with alpha, of one channel of 16 bits, of values without a known range, CMYK, of
+several frames, of several channels of 16 bits.
+"""
+DIGEST = 16  # bytes
+PNG_EXIF = (b"eXIf", b"Raw profile type", b"xmp")  # one of these is in a PNG that says how it is turned
+START_OF_SCAN, END = 0xDA, b"\xff\xd9"
+
+
+class Look(NamedTuple):
+    """What a look at a file found; seen: when it began, in ns; damage: why it cannot be decoded, or nothing."""
+
+    seen: int
+    digest: bytes
+    flags: int = 0
+    damage: str = ""
+
+
+def examine(path: str) -> Look:
+    """Look at an image file: all of it is read, its header is parsed; of JPEGs the end is looked for, not decoded."""
+    seen = time.time_ns()
+    try:
+        with open(path, "rb") as file:
+            content = file.read()
+    except OSError as error:
+        return Look(0, bytes(DIGEST), damage=error.strerror or type(error).__name__)
+    digest = hashlib.blake2b(content, digest_size=DIGEST).digest()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # large images, odd metadata
+            return Look(seen, digest, _header(content))
+    except (*UNREADABLE, AttributeError) as error:
+        return Look(seen, digest, damage=reason(error))
+
+
+def reason(error: BaseException) -> str:
+    """Why a file cannot be decoded, in a few words."""
+    if isinstance(error, Image.UnidentifiedImageError):
+        return "no image of a known kind"
+    words = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return words if len(words) <= 100 else f"{words[:97]}..."
+
+
+def _header(content: bytes) -> int:
+    with Image.open(io.BytesIO(content)) as file:
+        flags = _flags(file, content)
+        if file.format in ("JPEG", "MPO"):
+            if not _has_end(content):
+                file.load()
+        elif file.format == "PNG":
+            with Image.open(io.BytesIO(content)) as again:
+                again.verify()  # the checksums of all its parts
+        else:
+            file.load()
+    return flags
+
+
+def _flags(file: Image.Image, content: bytes) -> int:
+    flags = ALPHA * file.has_transparency_data | INK * (file.mode == "CMYK")
+    if file.format != "PNG" or any(mark in content for mark in PNG_EXIF):  # asking a PNG decodes it
+        flags |= TURNED * (orientation(file) != 1)
+    if file.mode in DEEP:
+        flags |= DEEP16 if limits_of(file) else UNBOUNDED
+    elif any(";16" in str(tile[3]) for tile in getattr(file, "tile", ())):
+        flags |= COLOUR16
+    if getattr(file, "is_animated", False) and file.format != "MPO":
+        flags |= FRAMES
+    return flags
+
+
+def _has_end(jpeg: bytes) -> bool:
+    """Whether a JPEG has its end marker: walks its segments up to the first scan, in which none is by chance."""
+    at = 2
+    while at + 4 <= len(jpeg) and jpeg[at] == 0xFF:
+        if jpeg[at + 1] == START_OF_SCAN:
+            return jpeg.find(END, at) > 0
+        at += 2 + int.from_bytes(jpeg[at + 2 : at + 4], "big")
+    return False

@@ -1,0 +1,190 @@
+"""What is known of every image of a folder, kept on disk: a second start looks at what has changed alone.
+
+A file counts as unchanged while its size and both of its times are, and while it had not been written to just before
+it was looked at. The index lies in the user's cache (`DISTILL_CACHE`, else `XDG_CACHE_HOME/distill`), a file a folder.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import logging
+import os
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from distill.content.examine import DIGEST, Look, examine
+from distill.content.listing import Listing, listed
+from distill.files import SaveError, replacing
+
+log = logging.getLogger(__name__)
+VERSION = 1  # of what `examine` tells
+RACY = 2 * 10**9  # ns: a file changed this shortly before a look may have been changed again in the same tick
+TOLD, KEPT = 10.0, 60.0  # seconds between two lines on the progress, and between two savings
+FEW = 512  # files for which no processes are started
+
+
+@dataclass
+class Index:
+    """What is known of a listing's N files. digests uint8 [N,16], flags int64 [N]; damage: why a row is none."""
+
+    listing: Listing
+    digests: np.ndarray
+    flags: np.ndarray
+    seen: np.ndarray  # int64 [N]: when each was looked at, in ns; 0: not yet
+    damage: dict[int, str] = field(default_factory=dict)
+
+    def digest(self) -> str:
+        """A hash of names and contents: equal for equal folders, wherever they lie."""
+        hashed = hashlib.sha256("\0".join(self.listing.names).encode(errors="surrogateescape"))
+        hashed.update(self.digests.tobytes())
+        return hashed.hexdigest()
+
+    def whole(self, damaged: str = "refuse") -> np.ndarray:
+        """The rows of the files that can be decoded. Raises ValueError where some cannot, unless they are to be skipped
+        (dataset.damaged=skip), and where no class or not every class is left.
+        """
+        if not self.damage:
+            return np.arange(len(self.seen))
+        first = min(self.damage)
+        path = self.listing.folder / self.listing.names[first]
+        many = f"{path} cannot be decoded ({self.damage[first]})"
+        many += f", nor can {len(self.damage) - 1} more" if len(self.damage) > 1 else ""
+        if damaged != "skip":
+            raise ValueError(f"{many}: replace or remove what is damaged, or leave it out, dataset.damaged=skip")
+        log.warning("%s: left out, as dataset.damaged=skip asks for", many)
+        rows = np.setdiff1d(np.arange(len(self.seen)), list(self.damage))
+        if lost := set(range(len(self.listing.classes))) - set(self.listing.labels[rows].tolist()):
+            raise ValueError(f"{self.listing.folder}: all images of {self.listing.classes[min(lost)]} are damaged")
+        return rows
+
+
+def indexed(folder: Path, workers: int = 0) -> Index:
+    """Look at every image of a folder that has changed since the last time, in `workers` processes where it is many.
+
+    Raises ValueError as `listed` does.
+    """
+    listing = listed(folder)
+    index = _known(listing)
+    stale = np.flatnonzero(_stale(index))
+    if len(stale):
+        try:
+            _look(index, stale, min(workers, os.cpu_count() or 1))
+        finally:
+            _keep(index)
+    return index
+
+
+def _look(index: Index, rows: np.ndarray, workers: int) -> None:
+    """Look at the files of some rows, saying how far it is."""
+    began = told = kept = time.monotonic()
+    paths = [os.path.join(index.listing.folder, index.listing.names[row]) for row in rows]
+    for done, (row, look) in enumerate(zip(rows.tolist(), _looks(paths, workers), strict=True), 1):
+        index.digests[row] = np.frombuffer(look.digest, np.uint8)
+        index.flags[row], index.seen[row] = look.flags, look.seen
+        if look.damage:
+            index.damage[row] = look.damage
+        now = time.monotonic()
+        if now - told > TOLD:
+            left = (now - began) / done * (len(rows) - done)
+            log.info("looked at %d of %d images in %s, %.0f s left", done, len(rows), index.listing.folder, left)
+            told = now
+        if now - kept > KEPT:
+            _keep(index)
+            kept = now
+
+
+def _looks(paths: Sequence[str], workers: int) -> Iterator[Look]:
+    if workers < 2 or len(paths) < FEW:
+        yield from map(examine, paths)
+        return
+    with ProcessPoolExecutor(workers) as pool:
+        yield from pool.map(examine, paths, chunksize=32)
+
+
+def _stale(index: Index) -> np.ndarray:
+    """Which rows [N] are to be looked at."""
+    changed = index.listing.stats[:, 1:].max(axis=1)
+    return (index.seen == 0) | (changed > index.seen - RACY)
+
+
+def _known(listing: Listing) -> Index:
+    """What an earlier look has left on the files that are as they were."""
+    count = len(listing.names)
+    index = Index(listing, np.zeros((count, DIGEST), np.uint8), np.zeros(count, np.int64), np.zeros(count, np.int64))
+    stored = _read(place_of(listing.folder))
+    if not stored:
+        return index
+    names, old = stored
+    if names == listing.names:
+        here = there = np.arange(count)
+    else:
+        rows = {name: row for row, name in enumerate(names)}
+        there = np.array([rows.get(name, -1) for name in listing.names])
+        here = np.flatnonzero(there >= 0)
+        there = there[here]
+    same = (listing.stats[here] == old["stats"][there]).all(axis=1)
+    here, there = here[same], there[same]
+    for key in ("digests", "flags", "seen"):
+        getattr(index, key)[here] = old[key][there]
+    damage = json.loads(old["damage"].tobytes() or b"{}")
+    back = dict(zip(there.tolist(), here.tolist(), strict=True)) if damage else {}
+    index.damage = {back[int(row)]: why for row, why in damage.items() if int(row) in back}
+    return index
+
+
+def _read(path: Path) -> tuple[list[str], dict[str, np.ndarray]] | None:
+    """Names and columns of a kept index; None where there is none that can be used."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            old = {key: file[key] for key in ("version", "names", "stats", "digests", "flags", "seen", "damage")}
+        names = old["names"].tobytes().decode(errors="surrogateescape").split("\0")
+        shapes = {"stats": (len(names), 3), "digests": (len(names), DIGEST), "flags": (len(names),)}
+        whole = all(old[key].shape == shape for key, shape in {**shapes, "seen": (len(names),)}.items())
+        return (names, old) if whole and int(old["version"]) == VERSION else None
+    except Exception:  # whatever a damaged file makes numpy or zipfile say: it is made anew
+        return None
+
+
+def _keep(index: Index) -> None:
+    """Write the index; where that cannot be, the next start looks at all files again."""
+    text = "\0".join(index.listing.names).encode(errors="surrogateescape")
+    columns = {
+        "version": np.array(VERSION),
+        "names": np.frombuffer(text, np.uint8),
+        "stats": index.listing.stats,
+        "digests": index.digests,
+        "flags": index.flags,
+        "seen": index.seen,
+        "damage": np.frombuffer(json.dumps(index.damage).encode(), np.uint8),
+    }
+    path = place_of(index.listing.folder)
+    try:
+        with replacing(path) as file:
+            np.savez(file, **columns)  # type: ignore[arg-type]
+    except SaveError as error:
+        log.warning("what was found in %s is not kept (%s)", index.listing.folder, error)
+
+
+def place_of(folder: Path) -> Path:
+    """The file that keeps what is known of a folder."""
+    name = hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:16]
+    return cache_folder() / "folders" / f"{name}.npz"
+
+
+def cache_folder() -> Path:
+    """Where what can be found again is kept."""
+    if given := os.environ.get("DISTILL_CACHE"):
+        return Path(given)
+    base = os.environ.get("XDG_CACHE_HOME")
+    if base:
+        return Path(base) / "distill"
+    with contextlib.suppress(RuntimeError):  # no home
+        return Path.home() / ".cache" / "distill"
+    return Path(".cache") / "distill"

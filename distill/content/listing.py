@@ -1,0 +1,90 @@
+"""The images of a folder of class folders, in torchvision's order, with what a stat tells of each."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp",
+              ".gif", ".jfif", ".jp2", ".avif")  # fmt: skip
+"""What counts as an image: torchvision's, and others that Pillow decodes."""
+
+
+@dataclass
+class Listing:
+    """N images below a folder. names [N]: relative paths; labels int64 [N]; stats int64 [N,3]: size, and the times of
+    the last change of content and of the file, in nanoseconds; left_out: how many other files, by their endings.
+    """
+
+    folder: Path
+    classes: list[str]
+    names: list[str]
+    labels: np.ndarray
+    stats: np.ndarray
+    left_out: Counter[str]
+
+    def paths(self) -> np.ndarray:
+        """Their paths [N]."""
+        return np.array([os.path.join(self.folder, name) for name in self.names])
+
+
+def listed(folder: Path) -> Listing:
+    """List folder/<class>/**/*. Raises ValueError where there is no such folder, or a class without an image."""
+    remedy = f"put images into {folder}/<class>/, or set dataset.root"
+    if not folder.is_dir():
+        raise ValueError(f"{folder}: there is no such folder: {remedy}")
+    left_out: Counter[str] = Counter()
+    try:
+        with os.scandir(folder) as entries:
+            inside = sorted(entries, key=lambda entry: entry.name)
+        classes = [entry.name for entry in inside if entry.is_dir()]
+        left_out.update(_ending(entry.name) for entry in inside if not entry.is_dir())
+        found = [list(_images(folder, name, left_out)) for name in classes]
+    except OSError as error:
+        raise ValueError(f"{error.filename or folder} cannot be listed ({error.strerror}): {remedy}") from error
+    if empty := [name for name, images in zip(classes, found, strict=True) if not images]:
+        many = f"{', '.join(empty[:3])}{f' and {len(empty) - 3} more' if len(empty) > 3 else ''}"
+        raise ValueError(f"{folder}: no image in class {many}: {remedy}, or remove the class's folder")
+    if not classes:
+        raise ValueError(f"{folder}: no class folder is in it: {remedy}")
+    images = [image for each in found for image in each]
+    labels = np.repeat(np.arange(len(classes), dtype=np.int64), [len(each) for each in found])
+    stats = np.array([stat for _, stat in images], dtype=np.int64)
+    return Listing(folder, classes, [name for name, _ in images], labels, stats, left_out)
+
+
+def _images(folder: Path, name: str, left_out: Counter[str]) -> Iterator[tuple[str, tuple[int, int, int]]]:
+    """The images of one class, and of the folders in it: folders by their paths, files by their names."""
+    found: list[tuple[str, str, tuple[int, int, int]]] = []
+    waiting: list[tuple[str, frozenset[str]]] = [(name, frozenset())]
+    while waiting:
+        below, above = waiting.pop()
+        with os.scandir(os.path.join(folder, below)) as entries:
+            for entry in entries:
+                if entry.is_dir():
+                    real = os.path.realpath(entry.path)
+                    if real not in above:  # a link to a folder around it has no end
+                        waiting.append((os.path.join(below, entry.name), above | {real}))
+                elif entry.name.startswith(".") or not entry.name.lower().endswith(EXTENSIONS):
+                    left_out[_ending(entry.name)] += 1
+                else:
+                    found.append((below, entry.name, _stat(entry)))
+    yield from ((os.path.join(below, file), stat) for below, file, stat in sorted(found))
+
+
+def _stat(entry: os.DirEntry[str]) -> tuple[int, int, int]:
+    """Size and times of a file; zeros for a link to nothing, which a look will tell of."""
+    try:
+        stat = entry.stat()
+    except OSError:
+        return 0, 0, 0
+    return stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
+
+
+def _ending(name: str) -> str:
+    return "hidden" if name.startswith(".") else os.path.splitext(name)[1] or name

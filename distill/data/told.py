@@ -1,0 +1,81 @@
+"""What is said of a folder's images before training: what is done to them that is not plain reading, once a kind."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+import numpy as np
+
+from distill.content import examine
+from distill.content.decode import Reading
+from distill.content.index import Index
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Part:
+    """The images [M] of an index's rows that are used, and their labels int64 [M]."""
+
+    index: Index
+    rows: np.ndarray
+    labels: np.ndarray
+
+    def paths(self) -> list[str]:
+        """Their paths."""
+        return [str(path) for path in self.index.listing.paths()[self.rows]]
+
+    def digests(self) -> np.ndarray:
+        """A digest of the content of each [M], as a text of bytes that can be compared."""
+        return np.ascontiguousarray(self.index.digests[self.rows]).view(f"V{self.index.digests.shape[1]}").ravel()
+
+
+def tell(train: Part, test: Part, reading: Reading) -> None:
+    """Log what decoding changes, which files are left out, and which images are in both parts.
+
+    Raises ValueError for images whose range of values is not known, and for a dataset.value_range that none needs.
+    """
+    flags = np.concatenate([part.index.flags[part.rows] for part in (train, test)])
+    check_range(flags, reading, [*train.paths(), *test.paths()])
+    for flag, words in _words(reading).items():
+        if count := int((flags & flag).astype(bool).sum()):
+            log.info("%d of %d images %s", count, len(flags), words)
+    for index in {id(part.index): part.index for part in (train, test)}.values():
+        if left_out := index.listing.left_out:
+            kinds = ", ".join(f"{count} {kind}" for kind, count in left_out.most_common(4))
+            log.info("%s: %d files are no images and are left out (%s)", index.listing.folder, left_out.total(), kinds)
+    twice = np.isin(test.digests(), train.digests())
+    if twice.any():
+        example = test.paths()[int(np.flatnonzero(twice)[0])]
+        log.warning("%d of the %d images that are evaluated are training images too, such as %s: the accuracy is too "
+                    "high", int(twice.sum()), len(twice), example)  # fmt: skip
+
+
+def check_range(flags: np.ndarray, reading: Reading, paths: list[str]) -> None:
+    """Raise ValueError where values have no known range, or one is given that is not used."""
+    unknown = np.flatnonzero(flags & examine.UNBOUNDED)
+    if len(unknown) and not reading.value_range:
+        raise ValueError(
+            f"{paths[unknown[0]]} and {len(unknown) - 1} more have floating-point or 32-bit values of no known range: "
+            "give that of black and white, such as dataset.value_range=[0,1]"
+        )
+    if reading.value_range and (flags & examine.COLOUR16).any():
+        raise ValueError("dataset.value_range is for images of one channel, and some have colours of 16 bits: null it")
+    if reading.value_range and not (flags & (examine.UNBOUNDED | examine.DEEP16)).any():
+        raise ValueError("dataset.value_range is for images of more than 8 bits, and there are none: leave it null")
+
+
+def _words(reading: Reading) -> dict[int, str]:
+    """What is said of each kind of file."""
+    low, high = reading.value_range or (0, 65535)
+    turned = "are turned as EXIF says (dataset.exif=false: as they are stored)"
+    return {
+        examine.TURNED: turned if reading.exif else "are turned by EXIF and shown as they are stored (dataset.exif)",
+        examine.ALPHA: f"have transparent parts, laid on the colour {list(reading.background)} (dataset.background)",
+        examine.DEEP16: f"are of 16 bits, scaled to 8: {low} is black and {high} white (dataset.value_range)",
+        examine.COLOUR16: "have colours of 16 bits, of which the upper 8 are taken",
+        examine.UNBOUNDED: f"are scaled to 8 bits: {low} is black and {high} white (dataset.value_range)",
+        examine.INK: "are CMYK and are converted to RGB, by their colour profiles where they bring one",
+        examine.FRAMES: "have several frames or pages, of which the first is taken",
+    }
