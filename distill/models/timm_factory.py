@@ -39,7 +39,7 @@ def constants(net: nn.Module, name: str, in_chans: int) -> tuple[tuple[float, ..
     Raises ValueError for a net whose weights do not say.
     """
     known = timm.get_pretrained_cfg(name, allow_unregistered=True)
-    own: Any = getattr(net, "pretrained_cfg", None) or (known.to_dict() if known else {})  # by an overlay, it may be another
+    own: Any = getattr(net, "pretrained_cfg", None) or (known.to_dict() if known else {})
     found = own.get("mean"), own.get("std")
     if not all(found):
         raise ValueError(f"timm does not say how images of {name} are normalised: give its mean and std")
