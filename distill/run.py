@@ -35,7 +35,7 @@ from distill.models.quant import quantize_as
 from distill.record import summary
 from distill.record.reporter import Nobody, Watch, make_tracker
 from distill.record.result import describe, finish
-from distill.record.wandb_tracker import outside_sweep
+from distill.record.wandb_logger import outside_sweep
 from distill.result import Result
 from distill.run_folder import RunFolder
 from distill.signals import StopSignals

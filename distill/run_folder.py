@@ -56,6 +56,11 @@ class RunFolder:
         return self.path / TRACKING
 
     @property
+    def events(self) -> Path:
+        """The folder of TensorBoard's event files."""
+        return self.path / "tensorboard"
+
+    @property
     def log(self) -> Path:
         """What a run of a sweep printed."""
         return self.path / LOG

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from distill.files import read_json
-from distill.record.wandb_tracker import Mirror
+from distill.record.wandb_logger import WandbLogger
 from distill.run_folder import RunFolder, find_runs
 
 
@@ -45,7 +45,7 @@ def _finished(folder: Path) -> Iterator[RunFolder]:
 
 def _send(run: RunFolder, tracking: dict[str, str | bool | None]) -> bool:
     known, result = read_json(run.tracking, {}), run.read_result().to_json()
-    mirror = Mirror(run.path, tracking, known["config"], known["identity"])
+    mirror = WandbLogger(run.path, tracking, known["config"], known["identity"])
     if mirror.run is None or mirror.online != (tracking["mode"] == "online"):
         mirror.finish(1, {})
         print(f"{run}: not sent")

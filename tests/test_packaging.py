@@ -75,7 +75,7 @@ def test_constraints_pin_what_is_declared_and_name_no_host() -> None:
 
 
 # of extras, or of torch's CUDA builds: never imported at the top of a file
-OPTIONAL = {"triton", "submitit", "ray", "torchao", "optuna"}
+OPTIONAL = {"triton", "submitit", "ray", "optuna"}
 ROOMS = {"search": "optuna"}  # packages that are nothing without an extra, which their command.py asks for first
 
 
@@ -88,11 +88,29 @@ def imported(file: Path) -> Iterator[tuple[str, bool]]:
             yield node.module.split(".")[0], node.col_offset == 0
 
 
+MODULES = {  # of packages whose modules are called otherwise, or are reached through another's
+    "scikit-learn": "sklearn", "hydra-core": "hydra", "pyyaml": "yaml", "pillow": "PIL",
+    "hydra-submitit-launcher": "hydra_plugins.hydra_submitit_launcher", "tensorboard": "torch.utils.tensorboard",
+}  # fmt: skip
+
+
+def module_of(requirement: str) -> str:
+    """The module by which a declared package is imported."""
+    name = Requirement(requirement).name.lower()
+    return MODULES.get(name, name.replace("-", "_"))
+
+
+def test_all_that_is_declared_is_imported() -> None:
+    project = tomllib.loads((REPO / "pyproject.toml").read_text())["project"]
+    declared = [*project["dependencies"], *sum(project["optional-dependencies"].values(), [])]
+    text = "\n".join(file.read_text() for file in (REPO / "distill").rglob("*.py"))
+    unused = [line for line in declared if not re.search(rf"^ *(import|from) {module_of(line)}\b", text, re.MULTILINE)]
+    assert unused == []
+
+
 def test_all_third_party_imports_are_declared() -> None:
     project = tomllib.loads((REPO / "pyproject.toml").read_text())
-    declared = {Requirement(line).name.lower() for line in project["project"]["dependencies"]}
-    names = {"scikit-learn": "sklearn", "hydra-core": "hydra", "pyyaml": "yaml", "pillow": "PIL"}
-    modules = {names.get(name, name.replace("-", "_")) for name in declared}
+    modules = {module_of(line) for line in project["project"]["dependencies"]}
     modules |= {"distill", "hydra_plugins"} | sys.stdlib_module_names  # Hydra finds plugins in that namespace
     for file in (REPO / "distill").rglob("*.py"):
         room = ROOMS.get(file.relative_to(REPO / "distill").parts[0]) if file.name != "command.py" else None

@@ -18,7 +18,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from distill.record import wandb_tracker as mirror
+from distill.record import wandb_logger
 from distill.record.progress import Progress, clock, final_table, status
 from distill.record.tracker import Tracker
 from distill.run_folder import RunFolder
@@ -88,7 +88,7 @@ def test_a_resume_drops_the_rows_after_the_checkpoint(tmp_path):
     with open(tmp_path / "metrics.jsonl", "a") as file:  # killed in the middle of a write
         file.write('{"kind": "epoch", "step": 6, "lo')
     assert [r["step"] for r in RunFolder(tmp_path).rows()] == [1, 2, 3, 4, 5]
-    again = Tracker(tmp_path, OFF, {}, IDENTITY, resume_at=("distill", 3, 3))
+    again = Tracker(tmp_path, OFF, {}, IDENTITY, resume_at=3)
     assert RunFolder(tmp_path).rows() == [row(1), row(2), row(3)]
     again.log(row(3))  # the kill came between the row and the checkpoint
     again.log(row(4))
@@ -139,11 +139,11 @@ def test_a_full_disk_keeps_rows_for_later(tmp_path, caplog):
 
 def test_the_config_files_ask_for_what_their_names_say():
     modes = {path.stem: OmegaConf.load(path).mode for path in (ROOT / "conf" / "tracking").glob("*.yaml")}
-    assert modes == {"wandb": "online", "offline": "offline", "off": "off"}
+    assert modes == {"wandb": "online", "offline": "offline", "tensorboard": "tensorboard", "off": "off"}
 
 
 def test_an_unknown_mode_is_a_clear_error(tmp_path):
-    with pytest.raises(ValueError, match="tracking.mode is 'onlin': take one of online, offline, off"):
+    with pytest.raises(ValueError, match="tracking.mode is 'onlin': take one of online, offline, tensorboard, off"):
         Tracker(tmp_path, OFF | {"mode": "onlin"}, {}, IDENTITY)
 
 
@@ -154,13 +154,12 @@ def test_an_unknown_mode_is_a_clear_error(tmp_path):
         ("online", "disabled", "off"),
         ("offline", "online", "offline"),
         ("off", "online", "off"),
-        (False, "", "off"),
         ("online", "", "online"),
     ],
 )
 def test_the_environment_may_only_ask_for_less(monkeypatch, mode, asked, expected):
     monkeypatch.setenv("WANDB_MODE", asked)
-    assert mirror._mode({"mode": mode}) == expected
+    assert wandb_logger._mode(mode) == expected
 
 
 def test_off_imports_neither_wandb_nor_torch(tmp_path):
@@ -192,7 +191,7 @@ def test_a_missing_package_says_how_to_get_it_and_keeps_the_rows(tmp_path, monke
 def test_offline_runs_are_written_one_for_each_tracker(tmp_path, wandb):
     for number in (1, 2):
         tracker = Tracker(tmp_path / str(number), OFFLINE, {"lr": 0.1}, IDENTITY | {"id": f"abc-{number}"})
-        run = tracker.mirror.run
+        run = tracker.logger.run
         assert (run.id, run.group, run.job_type, run.name, tuple(run.tags)) == (
             f"abc-{number}",
             "digits/kd",
@@ -220,7 +219,7 @@ def test_offline_runs_are_written_one_for_each_tracker(tmp_path, wandb):
 def test_a_tracker_that_was_never_finished_does_not_swallow_the_next(tmp_path, wandb):
     first = Tracker(tmp_path / "1", OFFLINE, {}, IDENTITY)
     second = Tracker(tmp_path / "2", OFFLINE, {}, IDENTITY | {"id": "abc-2"})
-    assert (first.mirror.run.id, second.mirror.run.id) == ("abc-1", "abc-2")
+    assert (first.logger.run.id, second.logger.run.id) == ("abc-1", "abc-2")
     second.finish()
     first.finish()
 
@@ -244,7 +243,7 @@ def test_an_unreachable_server_means_an_offline_run_and_one_warning(
         tracker.log(row(1))
         tracker.finish(1)
     assert time.monotonic() - start < 80  # W&B's own patience is 90 seconds for the start alone
-    ours = [record for record in caplog.records if record.name == "distill.record.wandb_tracker"]
+    ours = [record for record in caplog.records if record.name == "distill.record.wandb_logger"]
     assert [record.levelno for record in ours if record.levelno > logging.INFO] == [logging.WARNING]
     assert "tracking this run offline" in caplog.text
     assert len(list(tmp_path.glob("wandb/offline-run-*/run-abc-1.wandb"))) == 1 and RunFolder(tmp_path).rows() == [
@@ -276,12 +275,12 @@ def test_a_server_that_dies_during_the_run_delays_the_end_by_the_timeout(
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     unreachable(monkeypatch, server.server_port)
-    caplog.set_level(logging.INFO, "distill.record.wandb_tracker")
+    caplog.set_level(logging.INFO, "distill.record.wandb_logger")
     tracker = Tracker(tmp_path, ONLINE, {}, IDENTITY, init_timeout=600, finish_timeout=1)
     server.shutdown()
     server.server_close()
     thread.join()
-    assert tracker.mirror.online
+    assert tracker.logger.online
     start = time.monotonic()
     for step in range(200):
         tracker.log(row(step))
@@ -295,7 +294,7 @@ def test_without_a_key_nobody_is_asked_even_on_a_terminal(tmp_path, wandb):
     code = f"""
 from distill.record.tracker import Tracker
 tracker = Tracker({str(tmp_path / "run")!r}, {ONLINE!r}, {{}}, {IDENTITY!r}, init_timeout=1, finish_timeout=1)
-print("online", tracker.mirror.online, "run", tracker.mirror.run is not None)
+print("online", tracker.logger.online, "run", tracker.logger.run is not None)
 tracker.finish()
 """
     ours, theirs = pty.openpty()
@@ -320,7 +319,7 @@ def test_a_package_too_old_for_the_settings_ends_the_mirror(tmp_path, monkeypatc
         def Settings(**_):  # noqa: N802, N805
             raise ValueError("finish_timeout: extra inputs are not permitted")
 
-    monkeypatch.setattr(mirror, "_import_wandb", lambda: Old)
+    monkeypatch.setattr(wandb_logger, "_import_wandb", lambda: Old)
     monkeypatch.delenv("WANDB_MODE", raising=False)
     tracker = Tracker(tmp_path, ONLINE, {}, IDENTITY)
     tracker.log(row(1))
@@ -338,12 +337,12 @@ class Broken:
 
 
 def test_an_error_in_the_mirror_ends_the_mirror_with_one_warning(tmp_path, caplog):
-    tracker = Tracker(tmp_path, OFF, {}, IDENTITY)
-    tracker.mirror.run = Broken()
+    tracker = Tracker(tmp_path, OFFLINE, {}, IDENTITY)
+    tracker.logger.run = Broken()
     for step in (1, 2, 3):
         tracker.log(row(step))
-    assert tracker.mirror.run is None and len(caplog.records) == 1 and "log broke" in caplog.text
-    tracker.mirror.run = Broken()
+    assert tracker.logger.run is None and len(caplog.records) == 1 and "log broke" in caplog.text
+    tracker.logger.run = Broken()
     tracker.finish(1)
     assert "summary broke" in caplog.text and RunFolder(tmp_path).rows() == [row(1), row(2), row(3)]
 
@@ -367,7 +366,7 @@ def test_what_a_fresh_and_a_resumed_run_ask_of_the_server(tmp_path, monkeypatch)
     class Fake:
         Settings, init = dict, Run
 
-    monkeypatch.setattr(mirror, "_import_wandb", lambda: Fake)
+    monkeypatch.setattr(wandb_logger, "_import_wandb", lambda: Fake)
     monkeypatch.delenv("WANDB_MODE", raising=False)
     for resume_at in (None, 3):
         tracker = Tracker(tmp_path, ONLINE, {}, IDENTITY, resume_at)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Collection, Iterable, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from distill.config.rules import RULES, check_rule
 from distill.config.upstream import check_start
 
 MAPS = {"features", "preacts", "stem"}  # of about.taps: what only a net with stages shows
+LOGGERS = {"online": "wandb", "offline": "wandb", "tensorboard": "tensorboard"}  # the package of a tracking.mode
 _NOT_KEYS = {"_target_", "name", "about"}  # in every method's YAML, and nothing to set
 
 
@@ -40,6 +42,7 @@ def check(cfg: DictConfig, overrides: Iterable[str] = ()) -> None:
     for key, rule in RULES.items():
         if OmegaConf.select(cfg, key, throw_on_missing=False) is not None:
             check_rule(key, plain(cfg, key), rule)
+    check_tracking(plain(cfg, "tracking.mode"))
     check_schedule(plain(cfg, "schedule"))
     check_optimizers(cfg)
     check_refusals(cfg)
@@ -50,6 +53,13 @@ def check(cfg: DictConfig, overrides: Iterable[str] = ()) -> None:
     check_teachers(cfg)
     check_maps(cfg.method.name, taps(cfg), [plain(cfg, "student.model"), *(t.get("model") for t in teacher_specs(cfg))])
     identity(cfg)  # names the first value that is missing or cannot be resolved
+
+
+def check_tracking(mode: Any) -> None:
+    """Raise ValueError where the package that shows the rows is not installed, before anything is trained."""
+    package = LOGGERS.get(str(mode))
+    if package and find_spec(package) is None:
+        raise ValueError(f"tracking.mode={mode} wants the package {package}: `pip install {package}`, or tracking=off")
 
 
 def check_schedule(schedule: Mapping[str, Any]) -> None:

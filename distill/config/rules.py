@@ -60,7 +60,7 @@ RULES: dict[str, Rule] = {
     "dataset.randaugment": _WHOLE,
     "dataset.cutout": _WHOLE,
     "dataset.holdout": (lambda value: 0 <= value < 1, "is a fraction of the images: it must be in [0, 1)"),
-    "tracking.mode": _one_of("online", "offline", "off"),
+    "tracking.mode": _one_of("online", "offline", "tensorboard", "off"),
 }
 RULES |= {f"teacher.{key}": RULES[key] for key in RULES if key.startswith("dataset.") and key != "dataset.holdout"}
 

@@ -1,4 +1,4 @@
-"""The numbers of a run: metrics.jsonl in its folder is the truth, Weights & Biases a mirror that may fail."""
+"""The numbers of a run: metrics.jsonl in its folder is the truth; a logger (W&B, TensorBoard) may fail."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from distill.files import plain, sweep, write_json, write_text
-from distill.record.wandb_tracker import Mirror
+from distill.record.logger import make_logger
 from distill.run_folder import RunFolder
 
 _log = logging.getLogger(__name__)
@@ -24,13 +24,13 @@ def command_line() -> str:
 
 
 class Tracker:
-    """Writes each row to metrics.jsonl and shows it to W&B.
+    """Writes each row to metrics.jsonl and shows it to a logger.
 
-    cfg_tracking: mode (online, offline or off), project, entity. config: the run's resolved config, for W&B.
+    cfg_tracking: mode, as make_logger takes it, and what that mode reads. config: the run's resolved one, shown.
     identity: group, id, name, job_type, tags. resume_at: the global step of the checkpoint that the run goes
-    on from (or a tuple that ends in it): rows of later steps are dropped, since they will be written again;
-    None is a run that starts anew and drops all. Log the row of an epoch before the checkpoint of its end is
-    saved. Raises ValueError for an unknown mode and when tracking is wanted but wandb is not installed.
+    on from: rows of later steps are dropped, since they will be written again; None is a run that starts anew and drops
+    all. Log the row of an epoch before the checkpoint of its end is
+    saved. Raises ValueError as make_logger does.
     """
 
     def __init__(
@@ -39,26 +39,15 @@ class Tracker:
         cfg_tracking: Mapping[str, Any],
         config: Mapping[str, Any],
         identity: Mapping[str, Any],
-        resume_at: int | tuple[Any, ...] | None = None,
-        *,
-        init_timeout: float = 20,
-        finish_timeout: float = 60,
+        resume_at: int | None = None,
+        **timeouts: float,
     ) -> None:
         self.folder = RunFolder(folder)
         self.folder.path.mkdir(parents=True, exist_ok=True)
-        self.mirror = Mirror(
-            self.folder.path,
-            cfg_tracking,
-            config,
-            identity,
-            resume=resume_at is not None,
-            init_timeout=init_timeout,
-            finish_timeout=finish_timeout,
-        )
+        self.logger = make_logger(self.folder.path, cfg_tracking, config, identity, resume_at=resume_at, **timeouts)
         sweep(self.folder.path)
         write_json(self.folder.tracking, {"identity": identity, "config": config, "command": command_line()})
-        step = resume_at[-1] if isinstance(resume_at, tuple) else resume_at
-        self._kept = {_key(row) for row in _drop_after(self.folder, step)}
+        self._kept = {_key(row) for row in _drop_after(self.folder, resume_at)}
         self._file = open(self.folder.metrics, "ab", buffering=0)  # noqa: SIM115 (open until finish)
         self._pending, self._warned = b"", False
 
@@ -72,14 +61,14 @@ class Tracker:
         values = plain(row)
         self._pending += json.dumps(values, allow_nan=False).encode() + b"\n"
         self._write()
-        self.mirror.log(values)
+        self.logger.log(values)
 
     def finish(self, exit_code: int = 0, summary: Mapping[str, Any] | None = None) -> None:
-        """Close file and mirror, in bounded time. summary: last and best numbers. Safe to call twice."""
+        """Close file and logger, in bounded time. summary: last and best numbers. Safe to call twice."""
         if not self._file.closed:
             self._write()
             self._file.close()
-        self.mirror.finish(exit_code, plain(summary or {}))
+        self.logger.finish(exit_code, plain(summary or {}))
 
     def _write(self) -> None:
         """One write a row, so that a kill leaves whole lines; what a full disk refuses waits for the next."""

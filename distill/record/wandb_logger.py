@@ -18,6 +18,7 @@ from types import ModuleType
 from typing import Any
 
 from distill.files import first_line, plain
+from distill.record.rows import flat
 from distill.result import Result
 from distill.run_folder import RunFolder
 
@@ -26,10 +27,10 @@ SWEEP = ("WANDB_SWEEP_PARAM_PATH", "WANDB_RUN_ID", "WANDB_SWEEP_ID")  # what W&B
 _log = logging.getLogger(__name__)
 
 
-class Mirror:
+class WandbLogger:
     """A W&B run that never raises after construction. `run` is None when there is none (any more).
 
-    resume: the run goes on from a checkpoint. Raises ValueError as Tracker does.
+    resume: the run goes on from a checkpoint. Raises ValueError where wandb is not installed.
     """
 
     def __init__(
@@ -46,7 +47,7 @@ class Mirror:
         self.run: Any = None
         self.folder, self.artifact = folder, bool(cfg.get("artifact"))
         self.online, self._finish_timeout = False, finish_timeout
-        mode = _mode(cfg)
+        mode = _mode(cfg["mode"])
         if mode == "off":
             return
         wandb = _import_wandb()
@@ -60,9 +61,8 @@ class Mirror:
         """Hand a row to W&B, which sends it from another process and passes over steps it already has."""
         if self.run is None:
             return
-        prefix = "step/" if row.get("kind") == "step" else ""
         try:
-            self.run.log(_flat(row, prefix), step=row["step"])
+            self.run.log(flat(row), step=row["step"])
         except Exception as error:
             self._give_up(error)
 
@@ -76,7 +76,7 @@ class Mirror:
             return
         start, sent = time.monotonic(), False
         try:
-            run.summary.update(_flat(summary, ""))
+            run.summary.update(flat(summary))
             if exit_code == 0:
                 self._hand_in(run)
             run.finish(exit_code=exit_code)
@@ -116,13 +116,10 @@ class Mirror:
         _log.warning("W&B failed (%s): going on without it, metrics.jsonl has all rows", first_line(error))
 
 
-def _mode(cfg: Mapping[str, Any]) -> str:
-    """The mode asked for; the environment's WANDB_MODE may only ask for less."""
-    mode = cfg.get("mode") or "off"  # YAML reads a bare off as false
-    if mode not in MODES:
-        raise ValueError(f"tracking.mode is {mode!r}: take one of {', '.join(MODES)}")
-    asked = {"offline": 1, "dryrun": 1, "disabled": 2}.get(os.environ.get("WANDB_MODE", ""), 0)
-    return MODES[max(MODES.index(mode), asked)]
+def _mode(asked: str) -> str:
+    """The mode asked for, online or offline; the environment's WANDB_MODE may only ask for less."""
+    least = {"offline": 1, "dryrun": 1, "disabled": 2}.get(os.environ.get("WANDB_MODE", ""), 0)
+    return MODES[max(MODES.index(asked), least)]
 
 
 def _import_wandb() -> ModuleType:
@@ -176,7 +173,7 @@ def _axes(run: Any) -> None:
 def _hand_in(wandb: ModuleType, run: Any, folder: RunFolder, result: Result, artifact: bool) -> None:
     """The final table, one row of all that result.json holds in single values; and the student's weights."""
     skipped = ("command", "files/", "versions/")
-    values = {name: value for name, value in _flat(result.document, "").items() if not name.startswith(skipped)}
+    values = {name: value for name, value in flat(result.document).items() if not name.startswith(skipped)}
     single = {name: value for name, value in values.items() if isinstance(value, (bool, int, float, str))}
     run.log({"result": wandb.Table(columns=list(single), data=[list(single.values())])})
     if not artifact:
@@ -199,20 +196,3 @@ def outside_sweep() -> Iterator[None]:
         os.environ.update(hidden)
         if hidden and "wandb" in sys.modules:
             sys.modules["wandb"].teardown()  # or it would go by the environment that it saw first
-
-
-def _flat(row: Mapping[str, Any], prefix: str) -> dict[str, Any]:
-    """{"a": {"b": 1}} as {"a/b": 1}, without nulls; phase, epoch and step stay unprefixed."""
-    return {
-        name if name in ("phase", "epoch", "step") else prefix + name: value
-        for name, value in _leaves(row)
-        if value is not None and name != "kind"
-    }
-
-
-def _leaves(row: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    for name, value in row.items():
-        if isinstance(value, Mapping):
-            yield from ((f"{name}/{below}", leaf) for below, leaf in _leaves(value))
-        else:
-            yield name, value
