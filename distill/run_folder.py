@@ -86,6 +86,11 @@ class RunFolder:
         return any(self.checkpoints.glob("*.ckpt"))
 
     @property
+    def is_run(self) -> bool:
+        """Whether this is a run, finished or not: a teacher that is kept for others has a result and weights alone."""
+        return self.marked or any(path.exists() for path in (self.metrics, self.tracking, self.log))
+
+    @property
     def marked(self) -> bool:
         """Whether the run said that it was done, whatever has become of its result since."""
         return (self.path / DONE).exists()

@@ -147,6 +147,8 @@ def test_damaged_foreign_and_half_written_files_are_counted(tmp_path: Path) -> N
         (tmp_path / name / "DONE").touch()
     (tmp_path / "running").mkdir()
     (tmp_path / "running" / "metrics.jsonl").write_text("{}\n")
+    (tmp_path / "kept").mkdir()  # a teacher for others, and no run
+    (tmp_path / "kept" / "result.json").write_text("{}")
     found = collect([tmp_path])
     assert len(found.runs) == 1
     assert found.skipped == {"damaged": 7, "foreign": 2, "unfinished": 1, "unmeasured": 3}

@@ -48,17 +48,12 @@ def statuses(top: Path) -> list[Status]:
     """The status of every run below `top`, by state and name. Raises ValueError where there is no such folder."""
     if not top.is_dir():
         raise ValueError(f"there is no folder {top}: give the output folder of some runs, such as outputs")
-    runs = {folder.path.resolve(): folder for folder in find_runs(top) if _has_begun(folder)}
+    runs = {folder.path.resolve(): folder for folder in find_runs(top) if folder.is_run}
     attempts: dict[Path, dict[str, Any]] = {}
     for output in {top.resolve(), *(path.parents[3] for path in runs if len(path.parents) > 3)}:
         attempts |= last_attempts(output)
     found = [_status(top, folder, attempts.get(path, {})) for path, folder in runs.items()]
     return sorted(found, key=lambda one: (STATES.index(one.state), one.name))
-
-
-def _has_begun(folder: RunFolder) -> bool:
-    """Whether this is a run rather than a teacher that is kept: a result and weights alone."""
-    return folder.marked or any(path.exists() for path in (folder.metrics, folder.tracking, folder.log))
 
 
 def _status(top: Path, folder: RunFolder, attempt: Mapping[str, Any]) -> Status:

@@ -100,7 +100,7 @@ def collect(folders: Iterable[str | Path]) -> Found:
                 f"There is no folder {folder}: give the output folder of some runs, such as outputs/digits."
             )
         for run in find_runs(folder):
-            if run.path.resolve() not in seen:  # the same folder may be reached by two arguments
+            if run.is_run and run.path.resolve() not in seen:  # the same folder may be reached by two arguments
                 seen.add(run.path.resolve())
                 _add(found, run)
     return _without_copies(found)
