@@ -25,6 +25,7 @@ from torch.utils._pytree import tree_leaves
 from distill.data import Data, Split, augment, load
 from distill.data.modality import views_of
 from distill.data.pairs import PeerViews
+from distill.engine import eager_optimizers
 from distill.engine.fit import train_mode
 from distill.method import Method
 from distill.methods.kd import KD
@@ -132,7 +133,7 @@ def meta_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     autocast = torch.autocast
     monkeypatch.setattr(torch, "autocast", lambda kind, **more: autocast("cpu" if kind == "meta" else kind, **more))
     for name in ("SGD", "Adam", "AdamW"):
-        monkeypatch.setattr(torch.optim, name, partial(_unfused, getattr(torch.optim, name)))
+        monkeypatch.setattr(eager_optimizers, name, partial(_unfused, getattr(torch.optim, name)))
 
 
 def second_step(case: str, number: int, folder: Path, allowed: Set[Any] = frozenset()) -> tuple[int, Set[Any]]:

@@ -117,6 +117,8 @@ def _attributes(owner: Any, path: str, seen: set[int]) -> Iterator[tuple[str, An
         yield path, len(owner)
         for number, value in enumerate(owner):
             yield from _attributes(value, f"{path}[{number}]", seen)
+    elif isinstance(owner, torch.optim.Optimizer):
+        return  # its state is tensors in place, and numbers that a capture keeps there
     elif isinstance(owner, nn.Module) or type(owner).__module__.startswith("distill."):
         for name, value in getattr(owner, "__dict__", {}).items():
             yield from _attributes(value, f"{path}.{name}", seen)
