@@ -98,6 +98,11 @@ class Method(nn.Module):
         self.epoch, self.epochs, self.step = 1, 1, 0  # where the loop is; the step is 0-based, in the epoch
         self.consult: Consult = consult
 
+    @classmethod
+    def refused(cls, settings: Mapping[str, Any]) -> Mapping[str, str]:
+        """Return what the method refuses of a schedule under these settings of its YAML; default: `refuses`."""
+        return cls.refuses
+
     def migrated(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return the method's part of an older checkpoint under the names of today."""
         return {self.renamed.get(name, name): value for name, value in state.items()}
@@ -197,13 +202,20 @@ class Method(nn.Module):
         return min(self.epoch / epochs, 1.0) if epochs > 0 else 1.0
 
 
-def refuse(method: Method | type[Method], name: str, schedule: Mapping[str, Any], processes: int = 1) -> None:
+def refuse(
+    method: Method | type[Method],
+    name: str,
+    schedule: Mapping[str, Any],
+    processes: int = 1,
+    settings: Mapping[str, Any] | None = None,
+) -> None:
     """Raise ValueError where the schedule asks for something that the method cannot honour, or more than one process
-    works on a run that takes one.
+    works on a run that takes one. settings: of a method that is not built yet.
     """
     if method.one_process and processes > 1:
         raise ValueError(f"method={name} cannot be shared by {processes} processes: {method.one_process}; start one.")
-    refuse_keys(name, method.refuses, schedule)
+    refuses = method.refuses if isinstance(method, Method) else method.refused(settings or {})
+    refuse_keys(name, refuses, schedule)
 
 
 __all__ = ["Batch", "Losses", "Method", "Phase", "Source", "Update", "full_precision", "refuse"]

@@ -1,11 +1,12 @@
-"""One experiment, from its configuration to result.json. Read this first."""
+"""One experiment, from its RunSpec to result.json. Read this first."""
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,23 +15,24 @@ import torch
 from filelock import Timeout
 from omegaconf import DictConfig
 
-from distill import config, parallel, runtime, start
+from distill import parallel, runtime, start
 from distill.batch import Source
-from distill.config import protocol
+from distill.config import RunSpec, ScheduleSpec, build, class_of, frozen, resolve, thawed
 from distill.config.check import check_maps
 from distill.criterion import CrossEntropy
 from distill.data import Data, load
-from distill.engine import hyperrule as bit
+from distill.engine import hyperrule
 from distill.engine.checkpoint import Checkpoints
-from distill.engine.compiling import ASKED, compile_forward, gains, why_compile
-from distill.engine.cuda_graphs import CudaGraph, without_graphs
+from distill.engine.compiling import Compiling
+from distill.engine.cuda_graphs import CudaGraph, Graph, StaticBuffers, without_graphs
 from distill.engine.evaluate import accuracy
 from distill.engine.fit import Fit
 from distill.engine.optim import without_sgds
 from distill.engine.state import Options
 from distill.errors import exit_code
 from distill.method import Method, refuse
-from distill.models import FeatureNet, build
+from distill.models import FeatureNet
+from distill.models import build as build_net
 from distill.models.quant import quantize_as
 from distill.record import summary
 from distill.record.reporter import Nobody, Watch, make_tracker
@@ -39,26 +41,27 @@ from distill.record.wandb_logger import outside_sweep
 from distill.result import Result
 from distill.run_folder import RunFolder
 from distill.signals import StopSignals
-from distill.teachers.cache import Cached, cached
-from distill.teachers.prepared import Prepared
-from distill.teachers.store import Teacher, get_teachers
+from distill.teachers.prepared import Teachers, prepare
 
 log = logging.getLogger(__name__)
 EPOCH_SECONDS = 15.0  # on a GPU, where an epoch may take one: more frequent checkpoints would be what it takes
 
 
-def run(cfg: DictConfig, folder: str | Path, *, table: bool = True) -> dict[str, Any]:
-    """Run the experiment that `cfg` describes in `folder`, or find it done already; return what result.json holds.
+def run(cfg: DictConfig | RunSpec, folder: str | Path | None = None, *, table: bool = True) -> dict[str, Any]:
+    """Run the experiment that `cfg` describes, or find it done already; return what result.json holds.
 
-    Cut off, it goes on from its last checkpoint. Two processes on one folder take turns. The end shows a small table.
-    Raises ValueError for what the user can mend, NonFinite, NoValidCheckpoint, Stopped.
+    folder: where, in place of the run's own. Cut off, it goes on from its last checkpoint. Two processes on one folder
+    take turns. The end shows a small table. Raises ValueError for what the user can mend, NonFinite, NoValidCheckpoint,
+    Stopped.
     """
-    place = RunFolder(folder)
-    parallel.start(str(cfg.device))
+    spec = cfg if isinstance(cfg, RunSpec) else resolve(cfg)
+    spec = replace(spec, folder=Path(folder or spec.folder))
+    place = RunFolder(spec.folder)
+    parallel.start(spec.machine.device)
     with StopSignals(at_once=True) as stop, only_here(place.path):
         result = place.result
         if result is None:
-            experiment = Experiment(cfg, place.path, stop)
+            experiment = Experiment(spec, stop)
             with experiment.logged():
                 for _ in experiment.fit.steps():
                     pass
@@ -67,118 +70,59 @@ def run(cfg: DictConfig, folder: str | Path, *, table: bool = True) -> dict[str,
             log.info("%s is done already: this is its result", place)
     result = result or place.result  # the processes after the first read what that has written
     if table and result and parallel.rank() == 0:
-        summary.show(cfg, result)
+        summary.show(spec, result)
     return result.to_json() if result else {}
+
+
+def run_first(spec: RunSpec) -> None:
+    """Run what another run needs: the training of a teacher, or of a student before. It is of no W&B sweep."""
+    with outside_sweep():
+        run(spec, table=False)
 
 
 class Experiment:
     """A run with its data, nets and loop built, and its state restored.
 
-    like: a run on the same data, batches and teachers, which are then shared instead of loaded again.
-    reads: what of its teachers' outputs it and the runs like it read; default: what its own method does.
+    inputs: what it trains on, where runs like it share that; default: its own.
     quiet: no progress on the terminal, for runs side by side.
     """
 
     def __init__(
-        self,
-        cfg: DictConfig,
-        folder: Path,
-        stop: StopSignals,
-        *,
-        like: Experiment | None = None,
-        reads: Collection[str] | None = None,
-        quiet: bool | None = None,
+        self, spec: RunSpec, stop: StopSignals, *, inputs: Inputs | None = None, quiet: bool | None = None
     ) -> None:
-        self.cfg, self.folder, self.started = cfg, folder, time.time()
-        if line := protocol.note(cfg):
-            log.info(line)
-        runtime.keep_pages()
-        self.device = runtime.pick_device(parallel.start(str(cfg.device)))
-        self.precision = runtime.pick_precision(str(cfg.precision), self.device)
-        if cfg.threads:
-            torch.set_num_threads(int(cfg.threads))
-        self.data: Data = like.data if like else load(config.plain(cfg, "dataset"), self.device, bit.adapt(cfg))
-        schedule = bit.resolve(make_schedule(cfg), self.data.info.num_train)
-        refuse(config.class_of(cfg.method), cfg.method.name, schedule, parallel.world())
-        self.teachers: list[Teacher] = like.teachers if like else self._get_teachers()
-        with outside_sweep():
-            begins = start.weights_of(cfg, train=partial(run, table=False))
-        runtime.seed_everything(int(cfg.seed))
-        self.method = make_method(cfg, self.data, self.teachers, self.device, begins)
+        self.spec, self.started = spec, time.time()
+        if spec.note:
+            log.info(spec.note)
+        self.inputs = inputs = inputs or make_inputs(spec)
+        schedule = make_schedule(spec, inputs.data.info.num_train)
+        begins = start.weights_of(spec.student, train=run_first)
+        runtime.seed_everything(spec.seed)
+        self.method = make_method(spec, inputs.data, inputs.teachers, inputs.device, begins)
+        self.method.criterion = CrossEntropy(schedule.label_smoothing)
         if parallel.rank() > 0:  # other negatives and noise than the first process
-            torch.manual_seed(int(cfg.seed) + 7919 * parallel.rank())
-        refuse(self.method, cfg.method.name, schedule)
-        self.method.criterion = CrossEntropy(float(schedule.get("label_smoothing") or 0.0))
-        batch = int(schedule["batch_size"])
-        options = {key: kind(schedule[key]) for key, kind in (("mixup", float), ("drawn", int)) if schedule.get(key)}
-        self.source: Source = like.source if like else self.data.source(batch_size=batch, seed=int(cfg.seed), **options)
-        self._hasten(batch, self.source.steps * int(schedule["epochs"]), like)
-        reads = config.reads(cfg) if reads is None else reads
-        self.cache: Cached | None = like.cache if like else self._remember(reads, "mixup" in options)
-        how = self._options()
-        self.watch = Watch(folder, quiet) if parallel.rank() == 0 else Nobody()
-        self.fit = Fit(
-            self.method,
-            self.source,
-            partial(accuracy, data=self.data, autocast=how.autocast),
-            schedule,
-            how,
-            Checkpoints(RunFolder(folder).checkpoints),
-            self.watch,
-            stop,
-        )
-        teacher = config.teacher_name(cfg) if self.teachers else None
+            torch.manual_seed(spec.seed + 7919 * parallel.rank())
+        inputs.compiling(net for net in self.method.modules() if isinstance(net, FeatureNet))
+        self.watch = Watch(spec.folder, quiet) if parallel.rank() == 0 else Nobody()
+        self.fit = self._make_fit(schedule, stop)
         resumed = self.fit.restore()
         if isinstance(self.watch, Watch):
-            self.watch.tracker = make_tracker(cfg, folder, resumed, teacher)
+            self.watch.tracker = make_tracker(spec, resumed)
 
-    def _get_teachers(self) -> list[Teacher]:
-        with outside_sweep():
-            return get_teachers(self.cfg, self.data, self.device, train=partial(run, table=False))
-
-    def _hasten(self, batch: int, steps: int, like: Experiment | None) -> None:
-        """Fold and cast the teachers; compile teachers and trained nets where the run is long enough to pay for it."""
-        self.compiled, why = why_compile(self.cfg.compile, steps, self.device)
-        nets = [net for net in self.method.modules() if isinstance(net, FeatureNet)]
-        if like:
-            self.method.consult = like.method.consult
-        else:
-            prepared = Prepared([teacher.net for teacher in self.teachers], runtime.DTYPES[self.precision])
-            nets += prepared.copies.values()
-            self.method.consult = prepared
-            log.info("%s: %s", "compiling the nets that gain by it" if self.compiled else "nets run eagerly", why)
-        for net in nets if self.compiled else ():
-            if why == ASKED or gains(net, self.device):
-                compile_forward(net, batch)
-
-    def _remember(self, reads: Collection[str], mixup: bool) -> Cached | None:
-        """Put the teachers' cache in front of them, where there is to be one."""
-        if not self.teachers:
-            return None
-        cache = cached(
-            self.cfg.teacher.get("cache"),
-            self.method.consult,
-            self.teachers,
-            self.data,
-            reads=reads,
-            precision=self.precision,
-            folder=Path(str(self.cfg.output)) / self.data.info.name / "teachers",
-            compiled=self.compiled,
-            mixup=mixup,
+    def _make_fit(self, schedule: ScheduleSpec, stop: StopSignals) -> Fit:
+        inputs, folder = self.inputs, RunFolder(self.spec.folder)
+        options = Options(
+            inputs.autocast,
+            scale=inputs.precision == "fp16",
+            log_every=self.spec.log_every,
+            save_seconds=60 * self.spec.save_minutes,
+            epoch_seconds=EPOCH_SECONDS if inputs.device.type == "cuda" else 0.0,
+            graph=inputs.graph,
         )
-        self.method.consult = cache or self.method.consult
-        return cache
-
-    def _options(self) -> Options:
-        size, world = self.data.info.size, parallel.world()
-        return Options(
-            partial(runtime.autocast, self.device, self.precision),
-            scale=self.precision == "fp16",
-            log_every=int(self.cfg.log_every),
-            save_seconds=60 * float(self.cfg.save_minutes),
-            epoch_seconds=EPOCH_SECONDS if self.device.type == "cuda" else 0.0,
-            graph=None if without_graphs(self.cfg.cuda_graphs, self.device, self.precision, world, size) else CudaGraph,
-        )
+        evaluate = partial(accuracy, data=inputs.data, autocast=inputs.autocast)
+        settings, saves = thawed(schedule.settings), Checkpoints(folder.checkpoints)
+        fit = Fit(self.method, inputs.source, evaluate, settings, options, saves, self.watch, stop)
+        fit.buffers = inputs.buffers
+        return fit
 
     @contextmanager
     def logged(self) -> Iterator[None]:
@@ -196,12 +140,53 @@ class Experiment:
         """Measure the trained student, write the result and return it; None in the processes after the first."""
         if parallel.rank() > 0:
             return None
-        folder = RunFolder(self.folder)
-        result = describe(self.cfg, folder, self.data, self.teachers, self.method, self.fit)
-        found = self.cache.share_found() if self.cache else None
-        result |= {"teacher_cache_found": found, "precision": self.precision, **runtime.describe(self.device)}
+        inputs, teachers = self.inputs, self.inputs.teachers
+        result = describe(self.spec, inputs.data, teachers.members, self.method, self.fit)
+        found = teachers.cache.share_found() if teachers.cache else None
+        result |= {"teacher_cache_found": found, "precision": inputs.precision, **runtime.describe(inputs.device)}
         result["seconds"] = time.time() - self.started
-        return finish(folder, result, self.method, self.fit)
+        return finish(RunFolder(self.spec.folder), result, self.method, self.fit)
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a run trains on, and with what: all that runs side by side may share."""
+
+    device: torch.device
+    precision: str  # fp32, bf16 or fp16
+    graph: Callable[[Any], Graph] | None  # makes what steps are recorded in; None: they run eagerly
+    data: Data
+    source: Source  # of training batches
+    compiling: Compiling
+    teachers: Teachers
+    buffers: StaticBuffers = field(default_factory=StaticBuffers)  # where a graph finds a step's batch
+
+    @property
+    def autocast(self) -> Callable[[], AbstractContextManager[Any]]:
+        """The context that nets are run in."""
+        return partial(runtime.autocast, self.device, self.precision)
+
+
+def make_inputs(spec: RunSpec, reads: Collection[str] | None = None) -> Inputs:
+    """Load what a run trains on. Teachers that are not there yet are trained first.
+
+    reads: what the runs that are to share this read of the teachers' outputs; default: what the run's own method does.
+    """
+    machine = spec.machine
+    runtime.keep_pages()
+    device = runtime.pick_device(parallel.start(machine.device))
+    precision = runtime.pick_precision(machine.precision, device)
+    if machine.threads:
+        torch.set_num_threads(machine.threads)
+    data = load(spec.dataset, device, hyperrule.adapt(spec.schedule, spec.dataset))
+    schedule = make_schedule(spec, data.info.num_train)
+    given = {key: value for key in ("mixup", "drawn") if (value := getattr(schedule, key))}
+    source = data.source(batch_size=schedule.batch_size, seed=spec.seed, **given)
+    compiling = Compiling.of(machine.compile, schedule.batch_size, source.steps * schedule.epochs, device)
+    teachers = prepare(spec, data, device, train=run_first, compiling=compiling, mixed="mixup" in given, reads=reads)
+    log.info("%s: %s", "compiling the nets that gain by it" if compiling.asked else "nets run eagerly", compiling.why)
+    eager = without_graphs(machine.cuda_graphs, device, precision, parallel.world(), data.info.size)
+    return Inputs(device, precision, None if eager else CudaGraph, data, source, compiling, teachers)
 
 
 @contextmanager
@@ -234,32 +219,36 @@ def only_here(folder: Path) -> Iterator[None]:
 
 
 def make_method(
-    cfg: DictConfig, data: Data, teachers: list[Teacher], device: torch.device, begins: Path | None = None
+    spec: RunSpec, data: Data, teachers: Teachers, device: torch.device, begins: Path | None = None
 ) -> Method:
     """Build student and method, seeded by the caller, on the device. begins: the file of weights to start from."""
-    spec, info = config.plain(cfg, "student"), data.info
-    student = build(
-        spec["model"],
+    given, info = spec.student, data.info
+    student = build_net(
+        given.model,
         info.num_classes,
         in_chans=info.in_chans,
         size=info.size,
-        pretrained=bool(spec.get("pretrained")),
-        args=spec.get("args") or {},
-        seed=int(cfg.seed),
+        pretrained=given.pretrained,
+        args=thawed(given.args),
+        seed=spec.seed,
     )
-    start.own_constants(student, spec, info)
-    start.begin(student, begins, bool(cfg.schedule.get("zero_head")))
-    if spec.get("quantize"):
-        quantize_as(student, spec["quantize"])
-    nets = [t.net for t in teachers]
-    check_maps(cfg.method.name, config.taps(cfg), [student.name, *(net.name for net in nets)])
-    method: Method = config.build(cfg.method, student=student, teachers=nets, data=info)
+    start.own_constants(student, given, info)
+    start.begin(student, begins, spec.schedule.zero_head)
+    if given.quantize:
+        quantize_as(student, given.quantize)
+    check_maps(spec.method.name, spec.method.taps, [student.name, *(net.name for net in teachers.nets)])
+    method: Method = build(spec.method.node, student=student, teachers=teachers.nets, data=info)
+    method.consult = teachers
     return method.to(device).to(memory_format=torch.channels_last)
 
 
-def make_schedule(cfg: DictConfig) -> dict[str, Any]:
-    """Return the schedule with the student's learning-rate factor put in (0.2 for the mobile nets' 0.01)."""
-    schedule: dict[str, Any] = config.plain(cfg, "schedule")
-    given = {key: value for key, value in schedule["optimizer"].items() if value is not None}
-    optimizer, scale = without_sgds(given), float(cfg.student.get("lr_scale") or 1.0)
-    return schedule | {"optimizer": optimizer, "lr": float(schedule["lr"]) * scale}
+def make_schedule(spec: RunSpec, images: int) -> ScheduleSpec:
+    """Return the schedule for so many training images: with the student's learning-rate factor put in (0.2 for the
+    mobile nets' 0.01), and a rule carried out. Raises ValueError for what the method cannot honour.
+    """
+    settings = spec.schedule.settings
+    optimizer = without_sgds({key: value for key, value in settings["optimizer"].items() if value is not None})
+    scaled = {**settings, "optimizer": optimizer, "lr": float(settings["lr"]) * spec.student.lr_scale}
+    fitted = hyperrule.resolve(scaled, images)
+    refuse(class_of(spec.method.node), spec.method.name, fitted, parallel.world(), spec.method.node)
+    return ScheduleSpec(frozen(fitted))

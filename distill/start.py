@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig
 from torch import nn
 
-from distill import config
-from distill.config.upstream import upstream_config
+from distill.config import NetSpec, RunSpec, StudentSpec
 from distill.data import DataInfo
 from distill.models import FeatureNet
 from distill.models.weights import mismatch, read_state
@@ -21,18 +19,17 @@ from distill.run_folder import RunFolder
 log = logging.getLogger(__name__)
 
 
-def weights_of(cfg: DictConfig, train: Callable[[DictConfig, Path], Any]) -> Path | None:
-    """The file that the student's weights come from, or None; `train(cfg, folder)` is its earlier training, which
-    is done once (student.upstream).
+def weights_of(student: StudentSpec, train: Callable[[RunSpec], None]) -> Path | None:
+    """The file that the student's weights come from, or None; `train(spec)` is its earlier training, which is done
+    once (student.upstream).
     """
-    before = upstream_config(cfg)
+    before = student.upstream
     if before is None:
-        weights = config.plain(cfg, "student").get("weights")
-        return Path(str(weights)) if weights else None
-    folder = RunFolder(config.identity(before)["folder"])
+        return student.weights
+    folder = RunFolder(before.folder)
     if not folder.marked:
         log.info("the student's first training is not stored yet: it takes place in %s", folder)
-    train(before, folder.path)
+    train(before)
     return folder.student
 
 
@@ -61,16 +58,16 @@ def _heads(net: FeatureNet) -> list[nn.Module]:
     return list(found) if isinstance(found, (tuple, list)) else [found]
 
 
-def own_constants(net: FeatureNet, spec: Mapping[str, Any], info: DataInfo) -> None:
+def own_constants(net: FeatureNet, spec: NetSpec, info: DataInfo) -> None:
     """Let a net see its images by the mean and std that it was trained with, where those are not the data's.
 
-    spec: its node; mean and std there, else for pretrained weights of timm their own (0.5 and 0.5 for BiT's, say).
+    spec: its own mean and std, else for pretrained weights of timm theirs (0.5 and 0.5 for BiT's, say).
     """
-    given = spec.get("mean"), spec.get("std")
-    if None in given and (spec.get("pretrained") or spec.get("weights") == "pretrained"):
+    given: Any = spec.mean, spec.std
+    if None in given and spec.pretrained:
         from distill.models.timm_factory import constants  # imports timm, which takes seconds
 
-        given = constants(net.model, spec["model"], net.in_chans)
+        given = constants(net.model, spec.model, net.in_chans)
     mean, std = given
     if mean is None or std is None or _same((mean, std), (info.mean, info.std)):
         return

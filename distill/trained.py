@@ -6,27 +6,28 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 from safetensors import SafetensorError, safe_open
 
-from distill import config
+from distill.config import RunSpec, identity, register, resolve, thawed
 from distill.data import Data, load
-from distill.engine import hyperrule as bit
+from distill.engine import hyperrule
 from distill.models import FeatureNet, build, load_weights
 from distill.models.weights import mismatch, read_state
 from distill.result import Result
 from distill.run import make_method
 from distill.run_folder import STUDENT, RunFolder
 from distill.start import own_constants
+from distill.teachers.prepared import Teachers
 from distill.teachers.store import Teacher, get_teachers
 
 
 @dataclass
 class Trained:
-    """A finished run. `cfg` is resolved anew, so that `dataset.root` follows this machine's DISTILL_DATA."""
+    """A finished run. `spec` is resolved anew, so that `dataset.root` follows this machine's DISTILL_DATA."""
 
     folder: Path
-    cfg: DictConfig
+    spec: RunSpec
     result: Result
 
     @property
@@ -46,26 +47,22 @@ def open_run(folder: str | Path, root: str | Path | None = None) -> Trained:
     if result is None:
         why = "is not finished" if opened.begun else "is no run's folder"
         raise ValueError(f"{folder} {why}: give a folder with result.json and DONE, outputs/.../s<seed>")
-    config.register()
-    cfg = OmegaConf.create(opened.config)
-    if not {"dataset", "student", "method", "schedule", "precision"} <= cfg.keys():
+    register()
+    recorded = OmegaConf.create(opened.config)
+    if not {"dataset", "student", "method", "schedule", "precision"} <= recorded.keys():
         raise ValueError(f"{opened.tracking} does not hold the run's configuration: run it again")
     if root is not None:
-        cfg.dataset.root = str(root)
-    cfg.output = str(_output(folder, cfg))
-    return Trained(folder, cfg, result)
-
-
-def _output(folder: Path, cfg: DictConfig) -> Path:
-    """The folder that the run's own lies below, wherever both have been moved since."""
-    below = Path(config.identity(cfg)["below"]).parts
-    here = folder.resolve()
-    return here.parents[len(below) - 1] if here.parts[-len(below) :] == below else Path(str(cfg.output))
+        recorded.dataset.root = str(root)
+    below, here = Path(identity(recorded)["below"]).parts, folder.resolve()
+    if here.parts[-len(below) :] == below:  # wherever run and output folder have been moved since
+        recorded.output = str(here.parents[len(below) - 1])
+    return Trained(folder, resolve(recorded), result)
 
 
 def get_data(run: Trained, device: torch.device) -> Data:
     """The data set that the run was trained on. Raises ValueError as `load` does."""
-    return load(config.plain(run.cfg, "dataset"), device, bit.adapt(run.cfg))
+    spec = run.spec
+    return load(spec.dataset, device, hyperrule.adapt(spec.schedule, spec.dataset))
 
 
 def student(run: Trained, device: torch.device, weights: str | Path = STUDENT) -> FeatureNet:
@@ -75,16 +72,16 @@ def student(run: Trained, device: torch.device, weights: str | Path = STUDENT) -
     student (simkd) is built by the method, with its teachers. Raises ValueError when file and configuration
     do not fit.
     """
-    path, spec = run.folder / weights, config.plain(run.cfg, "student")
-    if exported_as(run.folder / STUDENT) in (None, spec["model"]):
+    path, spec = run.folder / weights, run.spec.student
+    if exported_as(run.folder / STUDENT) in (None, spec.model):
         classes, in_chans, size = _shape(run, device)
-        net = build(spec["model"], classes, in_chans=in_chans, size=size, args=spec.get("args") or {}, seed=0)
+        net = build(spec.model, classes, in_chans=in_chans, size=size, args=thawed(spec.args), seed=0)
         load_weights(net, path)
-        if spec.get("pretrained") or spec.get("mean") is not None:
+        if spec.pretrained or spec.mean is not None:
             own_constants(net, spec, get_data(run, device).info)
     else:
         data = get_data(run, device)
-        net = make_method(run.cfg, data, teachers(run, data, device), device).deployed()
+        net = make_method(run.spec, data, Teachers(teachers(run, data, device)), device).deployed()
         _fill(net, path)
     net.requires_grad_(False).eval()
     return net.to(device).to(memory_format=torch.channels_last)
@@ -92,10 +89,10 @@ def student(run: Trained, device: torch.device, weights: str | Path = STUDENT) -
 
 def _shape(run: Trained, device: torch.device) -> tuple[int, int, int]:
     """Classes, input channels, image size; the data is opened only where the configuration does not tell."""
-    node = config.plain(run.cfg, "dataset")
-    as_told = not (node.get("classes") or run.cfg.schedule.get("rule") or any((node.get("views") or {}).values()))
-    if node.get("num_classes") and as_told:
-        return int(node["num_classes"]), int(node.get("in_chans", 3)), int(node["size"])
+    spec = run.spec.dataset
+    as_told = not (spec.classes or run.spec.schedule.settings.get("rule") or any(spec.views.values()))
+    if spec.num_classes and as_told:
+        return spec.num_classes, spec.in_chans, spec.size
     info = get_data(run, device).info
     return info.num_classes, info.in_chans, info.size
 
@@ -103,16 +100,16 @@ def _shape(run: Trained, device: torch.device) -> tuple[int, int, int]:
 def teachers(run: Trained, data: Data, device: torch.device) -> list[Teacher]:
     """The run's teachers as it had them; none are trained. Raises ValueError where one is gone."""
 
-    def missing(cfg: DictConfig, folder: Path) -> None:
-        if RunFolder(folder).result is None:
+    def missing(spec: RunSpec) -> None:
+        if RunFolder(spec.folder).result is None:
             raise ValueError(
-                f"the teacher of {run.folder} is not in {folder} any more: put it back, or train it with "
-                f"method=none student={cfg.student.name} seed={cfg.seed} and the run's other options"
+                f"the teacher of {run.folder} is not in {spec.folder} any more: put it back, or train it with "
+                f"method=none student={spec.student.name} seed={spec.seed} and the run's other options"
             )
 
-    if not config.has_teacher(run.cfg) or not run.result.teacher:
+    if not run.result.teacher:
         return []
-    return get_teachers(run.cfg, data, device, train=missing)
+    return get_teachers(run.spec, data, device, train=missing)
 
 
 def exported_as(path: Path) -> str | None:

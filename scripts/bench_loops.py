@@ -98,12 +98,13 @@ def own(args: argparse.Namespace, device: torch.device, data: Data, method: str,
     """This program's loop on a method, as run.Experiment puts it together; `like` shares batches and teacher."""
     names = [f"method={method}", "dataset=cifar100", f"teacher={args.teacher}", f"student={args.student}"]
     with initialize_config_dir(str(config.conf_dir()), version_base="1.3"):
-        cfg = compose("config", [*names, f"schedule.batch_size={args.batch}"])
+        spec = config.resolve(compose("config", [*names, f"schedule.batch_size={args.batch}"]))
     precision = runtime.pick_precision(args.precision, device)
-    teachers = [net(args.teacher, device, 0).eval().requires_grad_(False)] if config.has_teacher(cfg) else []
+    teachers = [net(args.teacher, device, 0).eval().requires_grad_(False)] if spec.teachers else []
     if like:
         teachers = list(like.method.teachers)[: len(teachers)]
-    made = config.build(cfg.method, student=net(args.student, device, 1), teachers=teachers, data=data.info)
+    student = net(args.student, device, 1)
+    made = config.build(spec.method.node, student=student, teachers=teachers, data=data.info)
     made = made.to(device).to(memory_format=torch.channels_last)
     compiled = [each for each in made.modules() if isinstance(each, FeatureNet)]
     if like:
@@ -120,12 +121,14 @@ def own(args: argparse.Namespace, device: torch.device, data: Data, method: str,
         graph=CudaGraph if device.type == "cuda" and precision != "fp16" else None,
     )
     checkpoints = Checkpoints(Path(tempfile.mkdtemp(prefix="distill-bench-")))
-    return Fit(made, source, lambda _: 0.0, make_schedule(cfg), options, checkpoints, Nobody(), StopSignals())
+    settings = config.thawed(make_schedule(spec, data.info.num_train).settings)
+    return Fit(made, source, lambda _: 0.0, settings, options, checkpoints, Nobody(), StopSignals())
 
 
 def sharing(fit: Fit) -> Fit:
     """Make a loop one whose batches and teacher others can share."""
-    fit.method.consult, fit.source = shared(fit.method.consult, fit.source, fit.method.teachers, fit.options)
+    method = fit.method
+    method.consult, fit.source = shared(method.consult, fit.source, method.teachers, fit.options, fit.buffers)
     return fit
 
 
@@ -136,7 +139,7 @@ def cached(fit: Fit, data: Data, steps: int, half: bool) -> Fit:
     folder = Path(tempfile.mkdtemp(prefix="distill-bench-"))
     file = RowFile(folder / "random.logits", len(data.train) * views, teacher.num_classes)
     for batch in islice(fit.source.epoch(1), steps):
-        keys = (batch.index * views + batch.view).cpu().numpy()
+        keys = (batch.index * views + batch.crop).cpu().numpy()
         file.write(keys, np.random.default_rng(batch.step).normal(size=(len(keys), file.width)).astype(np.float16))
     fit.method.consult = Cached(fit.method.consult, [teacher], [file], views=views, half=half)
     return fit

@@ -16,7 +16,7 @@ import sys
 import tarfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from itertools import groupby
 from pathlib import Path
@@ -222,8 +222,8 @@ def keep(run: Run, output: Path) -> Path | None:
     folder = RunFolder(place(run, output)[1])
     if not run.keep or not folder.done or folder.student.stat().st_size > BIGGEST:
         return None
-    cfg = composed(run.words, output)
-    return None if kept.is_kept(cfg) else kept.keep(cfg, folder.path)
+    spec = replace(config.resolve(composed(run.words, output)), folder=folder.path)
+    return None if kept.is_kept(spec) else kept.keep(spec)
 
 
 def write(names: Sequence[str], output: Path) -> None:

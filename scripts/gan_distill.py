@@ -175,7 +175,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     cfg = configuration(args)
     folder = Path(config.identity(cfg)["folder"])
     run(cfg, folder, table=False)
-    data = load(config.plain(cfg, "dataset"))
+    data = load(config.resolve(cfg).dataset)
     classifier = build("cifar_resnet8", 10, in_chans=1, size=8)
     load_weights(classifier, folder / "student.safetensors")
     classifier.requires_grad_(False).eval()

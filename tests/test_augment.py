@@ -11,6 +11,7 @@ import torchvision.transforms.v2.functional as V
 from PIL import Image, ImageDraw, ImageEnhance, ImageOps
 from torch import Tensor, nn
 
+from distill.config import DataSpec
 from distill.data import ArraySource, Data, pil
 from distill.data.arrays import bordered, seeded
 from distill.data.augment import Augment, of, square, square_up_to, staged
@@ -144,7 +145,7 @@ def test_the_square_of_randaugment_is_pils_rectangle() -> None:
 
 
 def test_cutout_blanks_a_square_about_a_pixel_drawn_anywhere() -> None:
-    augment = of({"cutout": 4}, 8, 1, (0.2,))
+    augment = of(DataSpec("toy", 8, (0.2,), (1.0,), cutout=4), 8, 1, (0.2,))
     assert augment is not None
     made = augment.epoch(seeded(0), 4000, 4000, CPU)(torch.full((4000, 8, 8, 1), 255, dtype=torch.uint8), 0)
     blank = made.squeeze(3) == 51
@@ -173,8 +174,8 @@ def data(**changes) -> Data:
     images = torch.stack([natural(k, 16) for k in range(22)]).permute(0, 2, 3, 1).numpy()
     labels = np.arange(22) % 6
     part = Part(np.ascontiguousarray(images), labels)
-    cfg = {"name": "toy", "in_chans": 3, "size": 16, "mean": [0.5] * 3, "std": [0.25] * 3, "pad": 2, **changes}
-    return from_arrays(Arrays(part, part, [str(k) for k in range(6)]), cfg, CPU)
+    spec = DataSpec("toy", 16, (0.5,) * 3, (0.25,) * 3, **{"pad": 2, **changes})
+    return from_arrays(Arrays(part, part, [str(k) for k in range(6)]), spec, CPU)
 
 
 def pixels(batch_images: Tensor) -> Tensor:
@@ -203,7 +204,7 @@ def test_order_crops_and_flips_stay_what_they_are_and_pixels_are_turned_after_th
 
 def test_views_without_number_are_not_numbered() -> None:
     turned = data(rotate=15)
-    assert turned.view_count is None and next(turned.source(8, seed=0).epoch(1)).view is None
+    assert turned.view_count is None and next(turned.source(8, seed=0).epoch(1)).crop is None
     assert data(pad_mode="reflect").view_count == data().view_count == 50
 
 
@@ -241,7 +242,7 @@ def test_what_cannot_be_is_refused(changes, text) -> None:
 
 def test_randaugment_needs_grey_or_colour() -> None:
     with pytest.raises(ValueError, match="1 or 3 channels"):
-        of({"randaugment": 2}, 16, 2, (0.5, 0.5))
+        of(DataSpec("toy", 16, (0.5,) * 2, (1.0,) * 2, randaugment=2), 16, 2, (0.5, 0.5))
 
 
 # ---- the strong view ----

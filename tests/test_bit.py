@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from distill import config
 from distill.batch import Batch, Mixed
 from distill.config.upstream import check_start, upstream_config
 from distill.criterion import CrossEntropy
-from distill.data import load, loading
+from distill.data import Adapt, load, loading
 from distill.data.pairs import Partners
 from distill.data.parts import Arrays, Part
 from distill.data.strong import StrongSource
@@ -34,6 +35,7 @@ from distill.run import make_method, run
 from distill.start import begin, own_constants
 from distill.sweep.plan import items_of
 from distill.sweep.speeds import Speeds
+from distill.teachers.prepared import Teachers
 from distill.trained import open_run, student
 from tests import tiny
 
@@ -94,8 +96,8 @@ def test_the_rules_resolution_is_that_of_the_batches(
     """stl10 is stored at 96 x 96 and configured at 32: what counts is how it is stored."""
     arrays = images_of(20, side)
     monkeypatch.setattr(loading, "fetched", lambda *_: arrays)
-    cfg = tiny.composed("schedule=bit", f"dataset={dataset}", "dataset.flip=false")
-    data = load(config.plain(cfg, "dataset"), adapt=bit.adapt(cfg))
+    spec = config.resolve(tiny.composed("schedule=bit", f"dataset={dataset}", "dataset.flip=false"))
+    data = load(spec.dataset, adapt=bit.adapt(spec.schedule, spec.dataset))
     batch = next(data.source(batch_size=2, seed=3).epoch(1))
     assert batch.inputs.shape == (2, 3, crop, crop) and data.info.size == crop and data.resize == resize
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in (data.info.mean, data.info.std))
@@ -113,8 +115,8 @@ def test_the_rules_resolution_is_that_of_the_batches(
 
 def test_crops_of_the_rule_are_numbered_for_the_teachers_cache(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loading, "fetched", lambda *_: images_of(20, 32))
-    cfg = tiny.composed("schedule=bit", "dataset=cifar10")
-    data = load(config.plain(cfg, "dataset"), adapt=bit.adapt(cfg))
+    spec = config.resolve(tiny.composed("schedule=bit", "dataset=cifar10"))
+    data = load(spec.dataset, adapt=bit.adapt(spec.schedule, spec.dataset))
     assert data.view_count == 2 * 33**2
     source = data.source(batch_size=20, seed=1)
     views = torch.cat([batch.crop for epoch in range(1, 5) for batch in source.epoch(epoch)])
@@ -129,7 +131,8 @@ def test_folders_are_resized_and_cropped_by_the_size_of_their_first_image(tmp_pa
                 pixels = np.full((60, 80, 3), 100 * k, dtype=np.uint8)
                 Image.fromarray(pixels).save(tmp_path / part / name / f"{k}.png")
     cfg = tiny.composed("schedule=bit", "dataset=folder", f"dataset.root={tmp_path}", "dataset.workers=0")
-    data = load(config.plain(cfg, "dataset"), adapt=bit.adapt(cfg))
+    spec = config.resolve(cfg)
+    data = load(spec.dataset, adapt=bit.adapt(spec.schedule, spec.dataset))
     batch = next(data.source(batch_size=3, seed=1).epoch(1))
     assert batch.inputs.shape == (3, 3, 128, 128) and data.train.resize == 160
     assert next(data.evaluation(4))[0].shape == (4, 3, 128, 128)
@@ -150,23 +153,29 @@ def test_a_crop_of_a_folders_image_is_a_window_of_the_resized_one() -> None:
     assert len(seen) > 30 and {mirrored for *_, mirrored in seen} == {False, True}
 
 
+def adapt(*overrides: str) -> Adapt | None:
+    """What the rule makes of the dataset's keys."""
+    spec = config.resolve(tiny.composed(*overrides))
+    return bit.adapt(spec.schedule, spec.dataset)
+
+
 @pytest.mark.parametrize("override", ["dataset.size=128", "+dataset.resize=true", "dataset.pad=2"])
 def test_a_resolution_of_the_users_is_refused_beside_the_rule(override: str) -> None:
     key = override.strip("+").split("=")[0]
     with pytest.raises(ValueError, match=rf"{key}=.* give schedule.resize and schedule.crop"):
-        bit.adapt(tiny.composed("schedule=bit", "dataset=cifar10", override.strip("+")))
+        adapt("schedule=bit", "dataset=cifar10", override.strip("+"))
 
 
 def test_a_resolution_of_the_schedules_is_taken() -> None:
-    adapt = bit.adapt(tiny.composed("schedule=bit", "dataset=cifar10", "schedule.resize=40", "schedule.crop=32"))
-    assert adapt is not None and adapt(32, 32) == {"size": 32, "resize": 40, "pad": 0}
-    assert bit.adapt(tiny.composed("dataset=cifar10", "dataset.size=36")) is None
+    keys = adapt("schedule=bit", "dataset=cifar10", "schedule.resize=40", "schedule.crop=32")
+    assert keys is not None and keys(32, 32) == {"size": 32, "resize": 40, "pad": 0}
+    assert adapt("dataset=cifar10", "dataset.size=36") is None
 
 
 def test_a_crop_larger_than_the_image_is_refused() -> None:
-    cfg = {**config.plain(tiny.composed(), "dataset"), "size": 64, "resize": 40, "pad": 0}
+    spec = replace(config.resolve(tiny.composed()).dataset, size=64, resize=40, pad=0)
     with pytest.raises(ValueError, match="crops of 64 pixels do not fit in images of 40"):
-        load(cfg)
+        load(spec)
 
 
 # ---- few shots
@@ -198,7 +207,8 @@ def test_the_rule_draws_where_a_step_would_have_fewer_images_than_a_batch() -> N
 def test_the_head_starts_at_zero_and_nothing_else_does() -> None:
     data = tiny.tiny_data()
     for overrides, zero in (("schedule=bit", True), ("schedule=digits", False)):
-        method = make_method(tiny.composed("method=none", overrides), data, [], torch.device("cpu"))
+        spec = config.resolve(tiny.composed("method=none", overrides))
+        method = make_method(spec, data, Teachers(), torch.device("cpu"))
         weights = method.student.classifier.weight
         assert bool((weights == 0).all()) is zero
         others = [p for p in method.student.model.parameters() if p.ndim == 4]
@@ -275,20 +285,20 @@ def test_a_start_that_cannot_be_is_refused(overrides: list[str], words: str) -> 
 def test_pretrained_nets_of_bit_see_images_by_their_own_constants() -> None:
     net, info = build("cifar_resnet8", 6, size=16, seed=1), tiny.tiny_data().info
     image = torch.rand(2, 3, 16, 16)
-    spec = {"model": "resnetv2_50x1_bit.goog_in21k", "pretrained": True}
+    spec = replace(config.resolve(tiny.composed()).student, model="resnetv2_50x1_bit.goog_in21k", pretrained=True)
     plain = net((image - 0.5) / 0.5).logits
     own_constants(net, spec, info)
     seen = net((image - torch.tensor(info.mean).view(3, 1, 1)) / torch.tensor(info.std).view(3, 1, 1)).logits
     assert torch.allclose(seen, plain, atol=1e-5)
     assert [value for values in net.constants(info.mean, info.std) for value in values] == pytest.approx([0.5] * 6)
     other = build("cifar_resnet8", 6, size=16, seed=1)
-    own_constants(other, {"model": "resnetv2_50x1_bit.goog_in21k", "weights": "auto"}, info)
+    own_constants(other, replace(spec, pretrained=False), info)
     assert other.input_scale is None
 
 
 def test_classes_are_kept_in_training_and_evaluation_and_counted_anew() -> None:
-    node = config.plain(tiny.composed(), "dataset")
-    whole, some = load(node), load({**node, "classes": [7, 2]})
+    spec = config.resolve(tiny.composed()).dataset
+    whole, some = load(spec), load(replace(spec, classes=(7, 2)))
     assert some.info.class_names == ["7", "2"] and some.info.num_classes == 2
     for part in ("train", "test"):
         labels, all_labels = getattr(some, part).labels, getattr(whole, part).labels
@@ -296,7 +306,7 @@ def test_classes_are_kept_in_training_and_evaluation_and_counted_anew() -> None:
         assert torch.equal(getattr(some, part).images[labels == 1], getattr(whole, part).images[all_labels == 2])
     for classes, words in (([1], "two classes or more"), ([1, 1], "each once"), ([1, 10], "names class 10")):
         with pytest.raises(ValueError, match=words):
-            load({**node, "classes": classes})
+            load(replace(spec, classes=tuple(classes)))
 
 
 # ---- the net

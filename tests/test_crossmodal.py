@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from distill import config
+from distill.config import DataSpec
 from distill.data import load
 from distill.data.arrays import ArraySource
 from distill.data.loading import from_arrays
@@ -30,7 +31,7 @@ CFG = {"name": "pairs", "in_chans": 3, "size": 8, "mean": (0.4, 0.5, 0.6), "std"
 def data(**views):
     random = np.random.RandomState(0)
     parts = [Part(random.randint(256, size=(n, 8, 8, 3), dtype=np.uint8), np.arange(n) % 3) for n in (12, 6)]
-    return from_arrays(Arrays(*parts, ["a", "b", "c"]), {**CFG, "views": views}, torch.device("cpu"))
+    return from_arrays(Arrays(*parts, ["a", "b", "c"]), DataSpec.of({**CFG, "views": views}), torch.device("cpu"))
 
 
 def slow_lab(r: float, g: float, b: float) -> list[float]:
@@ -119,7 +120,7 @@ def test_a_teachers_view_leaves_the_students_images_alone() -> None:
 def test_views_that_cannot_be_made_are_refused(views: dict[str, str], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         data(**views)
-    grey = {**CFG, "in_chans": 1, "mean": (0.5,), "std": (0.2,), "views": {"student": "ab"}}
+    grey = DataSpec.of({**CFG, "in_chans": 1, "mean": (0.5,), "std": (0.2,), "views": {"student": "ab"}})
     part = Part(np.zeros((3, 8, 8, 1), np.uint8), np.arange(3))
     with pytest.raises(ValueError, match="made of 3 channels"):
         from_arrays(Arrays(part, part, ["a", "b", "c"]), grey, torch.device("cpu"))
@@ -140,12 +141,12 @@ def folder(root: Path) -> Path:
 
 
 def test_folders_of_pairs_give_depth_with_the_same_crop(tmp_path: Path) -> None:
-    cfg = {
+    spec = DataSpec.of({
         "name": "rgbd", "kind": "folder", "root": str(folder(tmp_path)), "size": 16, "in_chans": 3,
         "workers": 0,
         "mean": (0.5,) * 3, "std": (0.25,) * 3, "views": {"student": "depth"},
-    }  # fmt: skip
-    pairs = load(cfg)
+    })  # fmt: skip
+    pairs = load(spec)
     assert (pairs.info.in_chans, pairs.info.for_teacher.in_chans) == (1, 3)
     for epoch in (1, 2):
         for batch in pairs.source(batch_size=3, seed=1).epoch(epoch):
@@ -155,7 +156,7 @@ def test_folders_of_pairs_give_depth_with_the_same_crop(tmp_path: Path) -> None:
     assert (next(pairs.evaluation(4, "teacher"))[0][:, :1] - first).abs().max() < 0.05
     (tmp_path / "depth" / "train" / "cat" / "2.png").unlink()
     with pytest.raises(ValueError, match="needs one depth image"):
-        load(cfg)
+        load(spec)
 
 
 def test_transfer_loss_and_stages() -> None:

@@ -19,6 +19,7 @@ from sklearn.datasets import load_digits
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as V
 
+from distill.config import DataSpec
 from distill.data import ArraySource, DataInfo, Split, evaluation_batches, load
 from distill.data import readers as readers_module
 from distill.data.arrays import seeded
@@ -34,9 +35,17 @@ real_data = pytest.mark.skipif(
 )
 
 
-def config(file: str, **changes) -> dict:
-    node = OmegaConf.merge(OmegaConf.load(CONF / "dataset" / f"{file}.yaml"), changes)
-    return OmegaConf.to_container(node, resolve=True)
+def node(file: str, **changes) -> dict:
+    merged = OmegaConf.merge(OmegaConf.load(CONF / "dataset" / f"{file}.yaml"), changes)
+    return OmegaConf.to_container(merged, resolve=True)
+
+
+def config(file: str, **changes) -> DataSpec:
+    return DataSpec.of(node(file, **changes))
+
+
+def part(**changes) -> DataSpec:
+    return DataSpec("toy", 8, MEAN, STD, **changes)
 
 
 def toy(count: int = 50, size: int = 8, classes: int = 5, **options) -> ArraySource:
@@ -188,10 +197,10 @@ def test_holdout_is_a_partition():
 def test_smaller_subsets_lie_in_larger_ones():
     labels, names = np.arange(300) % 3, ["a", "b", "c"]
     for key, small, large in (("shots", 2, 5), ("fraction", 0.1, 0.3)):
-        inner, outer = (set(select(labels, {key: value}, names)) for value in (small, large))
+        inner, outer = (set(select(labels, part(**{key: value}), names)) for value in (small, large))
         assert inner < outer
-    assert np.bincount(labels[select(labels, {"shots": 4}, names)]).tolist() == [4, 4, 4]
-    assert np.bincount(labels[select(labels, {"fraction": 0.25, "omit": ["b"]}, names)]).tolist() == [
+    assert np.bincount(labels[select(labels, part(shots=4), names)]).tolist() == [4, 4, 4]
+    assert np.bincount(labels[select(labels, part(fraction=0.25, omit=("b",)), names)]).tolist() == [
         25,
         0,
         25,
@@ -492,7 +501,7 @@ def write_folder(root: Path, parts=("train", "val"), classes=("cat", "dog", "eel
     return root
 
 
-def folder_config(root: Path, **changes) -> dict:
+def folder_config(root: Path, **changes) -> DataSpec:
     return config("folder", **{"root": str(root), "size": 14, "workers": 0, "name": "pets", **changes})
 
 
@@ -607,7 +616,7 @@ def test_undecodable_image_is_named(tmp_path, workers):
 
 @pytest.mark.parametrize("path", sorted((CONF / "dataset").glob("*.yaml")), ids=lambda p: p.stem)
 def test_dataset_files_hold_every_key(path):
-    cfg = config(path.stem)
+    cfg = node(path.stem)
     assert {
         "name",
         "root",
@@ -673,5 +682,5 @@ def test_the_crd_protocol():
         "init_epochs": 30,
         "optimizer": {"name": "sgd", "momentum": 0.9, "nesterov": False, "weight_decay": 0.0005},
     }
-    data = config("cifar100")
+    data = node("cifar100")
     assert (data["mean"], data["std"], data["pad"], data["flip"]) == ([*MEAN], [*STD], 4, True)

@@ -135,7 +135,7 @@ def test_cmyk_without_and_with_a_profile(tmp_path):
 ])  # fmt: skip
 def test_keys_that_cannot_be(key, value):
     with pytest.raises(ValueError, match=f"dataset.{key}"):
-        reading_of({key: value})
+        reading_of(**{key: value})
 
 
 # ---- what is said, and what is refused, before anything is decoded ----

@@ -161,15 +161,15 @@ def measured(student: str, seconds: float, rate: float, dataset: str = "digits")
 def test_estimates_scale_with_the_work_where_the_pair_is_new() -> None:
     plan = read([*TINY, "method=kd", "student=resnet20", "--dry-run"]).jobs
     assert plan is not None
-    (_, cfg) = plan[0]
-    near = Speeds([measured("resnet8", 1.0, 100.0)]).estimate(cfg)
+    spec = config.resolve(plan[0][1])
+    near = Speeds([measured("resnet8", 1.0, 100.0)]).estimate(spec)
     old, new = 26.7 + 3 * 12.5, 26.7 * 0 + 3 * 40.8 + MMACS["resnet14"]
     assert near.source == "scaled by MACs"
     assert near.seconds == pytest.approx(4 * 143.7 / 100 * new / old)
-    far = Speeds([measured("resnet8", 1.0, 100.0, "cifar10")]).estimate(cfg)
+    far = Speeds([measured("resnet8", 1.0, 100.0, "cifar10")]).estimate(spec)
     assert "rough" in far.source and far.seconds == pytest.approx((near.seconds or 0) / 16)  # 8 x 8 against 32 x 32
-    assert Speeds([measured("resnet8", 1.0, 0.0)]).estimate(cfg).seconds is None
-    assert Speeds([]).estimate(cfg).source == "no estimate"
+    assert Speeds([measured("resnet8", 1.0, 0.0)]).estimate(spec).seconds is None
+    assert Speeds([]).estimate(spec).source == "no estimate"
 
 
 def test_the_work_of_several_teachers_and_of_chains() -> None:

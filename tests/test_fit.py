@@ -190,7 +190,7 @@ def test_betas_of_the_command_line_reach_adam(key: str, tmp_path: Path) -> None:
     name = "adam" if key.startswith("schedule") else "sgd"
     texts = ["method=dafl", "student=resnet8", "teacher=resnet8", f"schedule.optimizer.name={name}"]
     cfg = tiny.composed(*read([*texts, f"{key}.betas=[0.5,0.99]", f"output={tmp_path}"]).argv)
-    schedule = make_schedule(cfg)
+    schedule = make_schedule(config.resolve(cfg), 100).settings
     if key.startswith("method"):
         schedule = merge(schedule, config.plain(cfg, key))
     stepper = Stepper([torch.nn.Linear(2, 2)], schedule)

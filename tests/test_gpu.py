@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from distill.config import resolve
 from distill.data import Data, Split
 from distill.engine.cuda_graphs import CudaGraph
 from distill.engine.fit import Fit
@@ -20,7 +21,7 @@ from distill.signals import StopSignals
 from tests import tiny
 from tests.replay import Replay
 from tests.test_graphs import EAGER
-from tests.test_packed import SMALL, pack, together
+from tests.test_packed import SMALL, pack, together, within
 
 THERE = torch.cuda.is_available()
 REHEARSAL = not THERE and os.environ.get("DISTILL_REHEARSAL") == "1"
@@ -98,12 +99,12 @@ def test_nothing_in_a_step_waits(name: str, tmp_path: Path) -> None:
 
 def test_packed_runs_overlap_and_give_what_runs_alone_give(tmp_path: Path) -> None:
     options = [*SMALL, "teacher.weights=none", "schedule.batch_size=8", f"device={DEVICE}", f"output={tmp_path}"]
-    configs = [tiny.composed(*options, f"method={name}") for name in ("kd", "crd", "at")]
+    specs = [resolve(tiny.composed(*options, f"method={name}")) for name in ("kd", "crd", "at")]
     with StopSignals() as stop:
-        alone = [Experiment(cfg, tmp_path / f"alone{k}", stop, quiet=True) for k, cfg in enumerate(configs)]
+        alone = [Experiment(within(spec, tmp_path / "alone"), stop, quiet=True) for spec in specs]
         for one in alone:
             together([one])
-        packed = pack(configs, tmp_path, stop)
+        packed = pack(specs, tmp_path, stop)
         together(packed)
     for one, other in zip(alone, packed, strict=True):
         assert REHEARSAL or (other.fit.graphed and other.fit.graphed.replayed > 20)

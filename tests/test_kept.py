@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,11 @@ from tests.tiny import composed
 COMMON = ("device=cpu", "dataset=digits", "student=resnet8", "schedule.batch_size=256", "schedule.milestones=[]")
 
 
+def trained(*overrides: str, folder: Path = Path("never")) -> config.RunSpec:
+    """The run that trains a teacher, in a folder."""
+    return replace(config.resolve(composed("method=none", *overrides, *COMMON)), folder=folder)
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A trained teacher's folder, in an output folder of its own."""
@@ -30,7 +36,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def store(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(kept, "KEPT", tmp_path / "kept")
-    return kept.keep(composed("method=none", "seed=0", *COMMON), folder)
+    return kept.keep(trained("seed=0", folder=folder))
 
 
 def test_a_run_takes_the_kept_teacher_and_trains_none(store: Path, folder: Path, output: Path) -> None:
@@ -47,14 +53,14 @@ def test_weights_that_are_not_those_of_their_checksum_are_refused(store: Path, o
     data[-1] ^= 1
     (store / "student.safetensors").write_bytes(data)
     with pytest.raises(ValueError, match="damaged"):
-        kept.restore(composed("method=none", "seed=0", *COMMON), output / "run")
+        kept.restore(trained("seed=0", folder=output / "run"))
     assert not (output / "run").exists()
 
 
 def test_another_seed_or_schedule_is_not_taken(store: Path) -> None:
-    assert kept.is_kept(composed("method=none", "seed=0", *COMMON))
-    assert not kept.is_kept(composed("method=none", "seed=1", *COMMON))
-    assert not kept.is_kept(composed("method=none", "seed=0", "schedule.lr=0.3", *COMMON))
+    assert kept.is_kept(trained("seed=0"))
+    assert not kept.is_kept(trained("seed=1"))
+    assert not kept.is_kept(trained("seed=0", "schedule.lr=0.3"))
 
 
 def test_no_path_of_the_machine_is_kept(store: Path) -> None:

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
+from distill.config import DataSpec
 from distill.data.arrays import seeded
 from distill.data.folder import load_folder
 from distill.data.pairs import Partners, PeerViews, same_class
@@ -238,8 +239,8 @@ def test_folders_show_partners_and_views_too(tmp_path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         pixels = np.full((12, 12, 3), 80 * label + number, dtype=np.uint8)  # flat: every crop is the image
         Image.fromarray(pixels).save(folder / f"{number}.png")
-    cfg = {"name": "flat", "root": tmp_path, "size": 8, "mean": [0.0] * 3, "std": [1 / 255] * 3, "workers": 0}
-    source = load_folder(cfg, torch.device("cpu")).source(4, 1)
+    spec = DataSpec("flat", 8, (0.0,) * 3, (1 / 255,) * 3, root=tmp_path, workers=0)
+    source = load_folder(spec, torch.device("cpu")).source(4, 1)
     apart = 0
     for batch in Partners(source).epoch(1):
         shade = batch.views["partner"].mean((1, 2, 3)).round()

@@ -7,9 +7,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from distill.config import resolve
 from distill.config.check import check
 from distill.models import FeatureNet, build
 from distill.run import make_method
+from distill.teachers.prepared import Teachers
 from tests import tiny
 
 LENETS = {"mnist_lenet5": (6, 16, 120, 84), "mnist_lenet5_half": (3, 8, 60, 42)}  # DAFL's lenet.py
@@ -127,7 +129,7 @@ def test_a_command_that_reads_maps_of_an_mlp_is_refused_before_a_teacher_is_trai
     with pytest.raises(ValueError, match="byot reads maps, and mnist_mlp has none"):
         check(byot)
     with pytest.raises(ValueError, match="byot reads maps, and mnist_mlp has none"):
-        make_method(byot, tiny.tiny_data(), [], torch.device("cpu"))
+        make_method(resolve(byot), tiny.tiny_data(), Teachers(), torch.device("cpu"))
     with pytest.raises(ValueError, match="at reads maps, and mnist_mlp has none"):
         check(tiny.composed("dataset=mnist", "teacher=mlp300", "student=LeNet5", "method=at"))
     check(tiny.composed("dataset=mnist", "pair=mlp1200_mlp30", "method=kd"))

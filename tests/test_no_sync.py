@@ -22,6 +22,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from distill.config import DataSpec
 from distill.data import Data, Split, augment, load
 from distill.data.modality import views_of
 from distill.data.pairs import PeerViews
@@ -176,7 +177,7 @@ def test_no_step_waits_for_the_device(case: str, tmp_path: Path, meta_steps: Non
 @pytest.mark.parametrize("view", ["gray", "L", "ab", "low-4"])
 def test_no_batch_waits_for_the_device(view: str) -> None:
     data = on_meta(tiny.tiny_data())
-    views = views_of({"views": {"student": view, "teacher": "ab"}}, data.info)[1]
+    views = views_of({"student": view, "teacher": "ab"}, data.info)[1]
     batches = data.source(batch_size=8, seed=1, views=views, mixup=0.2).epoch(1)
     next(batches)
     with no_wait():
@@ -186,7 +187,8 @@ def test_no_batch_waits_for_the_device(view: str) -> None:
 @pytest.mark.parametrize("keys", [{"rotate": 15}, {"randaugment": 2}, {"cutout": 4}])
 def test_no_augmented_batch_waits_for_the_device(keys: dict[str, int]) -> None:
     data = on_meta(tiny.tiny_data())
-    source = data.source(batch_size=8, seed=1, augment=augment.of(keys, tiny.SIZE, 3, data.info.mean))
+    spec = DataSpec("tiny", tiny.SIZE, data.info.mean, data.info.std, **keys)
+    source = data.source(batch_size=8, seed=1, augment=augment.of(spec, tiny.SIZE, 3, data.info.mean))
     batches = PeerViews(source, 1).epoch(1)
     next(batches)
     with no_wait():

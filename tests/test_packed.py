@@ -6,16 +6,17 @@ import json
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from omegaconf import DictConfig
 from safetensors.torch import load_file
 
 from distill import run, runtime
+from distill.config import RunSpec, resolve
 from distill.data.arrays import SharedSource
-from distill.run import Experiment
+from distill.run import Experiment, Inputs, make_inputs
 from distill.signals import StopSignals
 from distill.sweep.packed import packs, share
 from tests import tiny
@@ -59,13 +60,13 @@ def test_packed_runs_are_bit_identical_to_runs_alone(tmp_path: Path) -> None:
 def test_packed_runs_that_are_recorded_are_bit_identical_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """All find the batch, and what the teacher says of it, in one place."""
     options = [*SMALL, "teacher.weights=none", "schedule.batch_size=8", f"output={tmp_path}"]
-    configs = [tiny.composed(*options, f"method={name}") for name in ("kd", "crd", "at")]
+    specs = [resolve(tiny.composed(*options, f"method={name}")) for name in ("kd", "crd", "at")]
     with StopSignals() as stop:
-        alone = [Experiment(cfg, tmp_path / f"alone{k}", stop, quiet=True) for k, cfg in enumerate(configs)]
+        alone = [Experiment(within(spec, tmp_path / "alone"), stop, quiet=True) for spec in specs]
         together(alone)
         monkeypatch.setattr(run, "without_graphs", lambda *_: False)
         monkeypatch.setattr(run, "CudaGraph", Replay)
-        packed = pack(configs, tmp_path, stop)
+        packed = pack(specs, tmp_path, stop)
         together(packed)
     assert all(each.fit.graphed and each.fit.graphed.replayed > 20 for each in packed)
     for one, other in zip(alone, packed, strict=True):
@@ -73,15 +74,15 @@ def test_packed_runs_that_are_recorded_are_bit_identical_too(tmp_path: Path, mon
         assert all(torch.equal(value, state[key]) for key, value in one.method.state_dict().items())
 
 
-def pack(configs: Sequence[DictConfig], folder: Path, stop: StopSignals) -> list[Experiment]:
+def within(spec: RunSpec, folder: Path) -> RunSpec:
+    """The run in a folder of its own below `folder`."""
+    return replace(spec, folder=folder / spec.method.name)
+
+
+def pack(specs: Sequence[RunSpec], folder: Path, stop: StopSignals) -> list[Experiment]:
     """Runs that share the first one's batches and teacher."""
-    packed: list[Experiment] = []
-    for k, cfg in enumerate(configs):
-        like, reads = (packed or [None])[0], {"logits", "embedding", "features"}
-        packed.append(Experiment(cfg, folder / f"packed{k}", stop, like=like, reads=reads, quiet=True))
-        if like is None:
-            share(packed[0])
-    return packed
+    inputs: Inputs = share(make_inputs(specs[0], {"logits", "embedding", "features"}))
+    return [Experiment(within(spec, folder / "packed"), stop, inputs=inputs, quiet=True) for spec in specs]
 
 
 def together(runs: list[Experiment]) -> None:
@@ -110,7 +111,7 @@ def test_a_member_that_fails_is_dropped_and_named(tmp_path: Path) -> None:
 
 def test_jobs_are_packed_by_what_they_share() -> None:
     def job(*overrides: str):
-        return overrides, tiny.composed(*overrides)
+        return overrides, resolve(tiny.composed(*overrides))
 
     jobs = [
         job("method=kd"),

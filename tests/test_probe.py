@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from distill import config, trained
 from distill.cli import verbs
+from distill.config import DataSpec
 from distill.data import load
 from distill.data.parts import Arrays, Part
 from distill.data.small_images import read_stl10, read_tinyimagenet, resized
@@ -164,7 +165,7 @@ def test_no_statistics_move_and_features_are_those_of_eval_mode(name: str) -> No
 def test_the_net_sees_the_images_that_the_result_names(finished: Path) -> None:
     net = tiny.build("cifar_resnet8", 10, size=32, seed=0)
     node = data_node("digits", net, RECIPES["distillers"], {"fraction": 0.1})
-    data = load(node)
+    data = load(DataSpec.of(node))
     assert data.test.images.shape == (360, 32, 32, 3) and node["mean"] == [0.305861] * 3
     cfg = {"stl10": ((0.5,) * 3, (0.5,) * 3), "tinyimagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))}
     for name, (mean, std) in cfg.items():
@@ -367,7 +368,7 @@ def test_tiny_imagenet_is_read_as_published_or_sorted(tmp_path: Path, listed: bo
 def test_tiny_imagenet_that_is_not_there_says_where_it_comes_from(tmp_path: Path) -> None:
     node = OmegaConf.to_container(OmegaConf.load(config.conf_dir() / "dataset" / "tinyimagenet.yaml"), resolve=True)
     with pytest.raises(ValueError, match=r"tiny-imagenet-200.zip\) under"):
-        load({**node, "root": str(tmp_path)})  # type: ignore[dict-item]
+        load(DataSpec.of({**node, "root": str(tmp_path)}))  # type: ignore[dict-item]
 
 
 # ---- the report

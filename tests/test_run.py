@@ -247,6 +247,6 @@ def test_the_published_teacher_measures_its_published_accuracy() -> None:
     file = Path(os.environ["DISTILL_TEACHERS"]) / "resnet56-4bfd9763.th"
     cfg = tiny.composed("dataset=cifar10", "teacher=resnet56_a", f"teacher.weights={file}", "output=/nonexistent/never")
     cfg.output = str(Path(os.environ.get("TMPDIR", "/tmp")) / f"distill-teacher-{os.getpid()}")
-    data = load(config.plain(cfg, "dataset"), "cpu")
-    (teacher,) = get_teachers(cfg, data, torch.device("cpu"), train=None)
+    spec = config.resolve(cfg)
+    (teacher,) = get_teachers(spec, load(spec.dataset, "cpu"), torch.device("cpu"), train=None)
     assert teacher.accuracy == pytest.approx(93.39, abs=0.02)

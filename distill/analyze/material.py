@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from distill import config, trained
+from distill import trained
 from distill.analyze.numbers import attention
+from distill.config import slug
 from distill.data import Data, DataInfo
 from distill.models import FeatureNet
 from distill.models.reading import evaluating
@@ -71,7 +72,7 @@ class Material:
     @property
     def temperature(self) -> float:
         """Of the run's method, 4 where it has none."""
-        return float(self.run.cfg.method.get("temperature") or 4.0)
+        return float(self.run.spec.method.temperature or 4.0)
 
 
 def gather(run: Trained, device: torch.device, images: int = 10_000) -> Material:
@@ -169,10 +170,10 @@ def shown(data: Data, rows: Tensor) -> np.ndarray:
 
 def pair_rows(run: Trained) -> list[Row]:
     """The finished runs of the run's data set and pair, and those of the student alone, over seeds."""
-    here, depth = run.folder.resolve(), len(Path(config.identity(run.cfg)["below"]).parts)
+    here, spec = run.folder.resolve(), run.spec
     folders: Sequence[Path] = sorted(path for path in here.parent.glob("s*") if path.is_dir())
-    if here == (Path(str(run.cfg.output)) / config.identity(run.cfg)["below"]).resolve() and depth > 3:
-        alone = here.parents[2] / f"{ALONE}-{config.slug(run.cfg.student.name)}"
+    if here == spec.folder.resolve() and len(Path(spec.below).parts) > 3:
+        alone = here.parents[2] / f"{ALONE}-{slug(spec.student.name)}"
         folders = [here.parents[1], *([alone] if alone.is_dir() and alone != here.parents[1] else [])]
     rows = summarize(collect(folders).runs)
     return [row for row in rows if row.one.student == run.result.student]

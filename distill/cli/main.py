@@ -95,7 +95,7 @@ def _job(cfg: DictConfig) -> float:
         # torch is imported here, after everything that can be wrong with the command
         from distill.run import run
 
-        result = run(cfg, config.identity(cfg)["folder"])
+        result = run(cfg)
         return float(result["accuracy"]["last"] or "nan")  # what a hyper-parameter search maximises
     except (errors.Stopped, KeyboardInterrupt) as stop:
         _note(cfg, stop)

@@ -9,6 +9,8 @@ from typing import Any
 
 from distill.config.frozen import frozen
 
+NEVER_NULL = ("in_chans", "pad", "flip", "workers", "damaged", "exif", "background")  # beside what must be given
+
 
 @dataclass(frozen=True)
 class DataSpec:
@@ -36,16 +38,21 @@ class DataSpec:
     fraction: float = 1.0
     views: Mapping[str, str | None] = field(default_factory=dict)
     workers: int = 4
+    damaged: str = "refuse"
+    exif: bool = True
+    background: tuple[int, ...] = (255, 255, 255)
+    value_range: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "kind", self.kind or self.name)
 
     @classmethod
     def of(cls, node: Mapping[str, Any]) -> DataSpec:
-        """The data set of a plain node. Raises ValueError for a key without which there is none."""
+        """The data set of a plain node; keys that are null stand for nothing. Raises ValueError where none may be."""
         known = {each.name: each for each in fields(cls)}
         given = {key: frozen(value) for key, value in node.items() if key in known and value is not None}
         needed = [key for key, each in known.items() if each.default is each.default_factory is MISSING]
-        if missing := [key for key in needed if key not in given]:
+        empty = [key for key in NEVER_NULL if node.get(key, "") is None]
+        if missing := [key for key in needed if key not in given] + empty:
             raise ValueError(f"dataset.{missing[0]} has no value: give one, dataset.{missing[0]}=...")
         return cls(**given | ({"root": Path(str(given["root"]))} if "root" in given else {}))

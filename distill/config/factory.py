@@ -5,11 +5,13 @@ from __future__ import annotations
 import importlib
 import inspect
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from omegaconf import DictConfig
 
-from distill.config.groups import _container, did_you_mean, plain
+from distill.config.frozen import thawed
+from distill.config.groups import _container, did_you_mean
 
 
 def build(node: DictConfig | Mapping[str, Any], **objects: Any) -> Any:
@@ -17,7 +19,7 @@ def build(node: DictConfig | Mapping[str, Any], **objects: Any) -> Any:
 
     Raises ValueError for a target outside distill, a key that the class does not take or one that it misses.
     """
-    arguments = _container(node)
+    arguments = _container(thawed(node) if isinstance(node, MappingProxyType) else node)
     target = str(arguments.pop("_target_", ""))
     label = str(arguments.pop("name", target))
     arguments.pop("about", None)
@@ -32,9 +34,9 @@ def build(node: DictConfig | Mapping[str, Any], **objects: Any) -> Any:
     return kind(**objects, **arguments)
 
 
-def class_of(node: DictConfig) -> Any:
+def class_of(node: DictConfig | Mapping[str, Any]) -> Any:
     """The class that a config node names. Raises ValueError for a target outside distill."""
-    return _locate(plain(node, "_target_"), plain(node, "name"))
+    return _locate(str(node["_target_"]), str(node["name"]))
 
 
 def _locate(target: str, label: str) -> type:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import struct
 import zlib
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,17 +41,18 @@ class Reading:
     value_range: tuple[float, float] | None = None
 
 
-def reading_of(cfg: Mapping[str, Any]) -> Reading:
+def reading_of(
+    *, background: Any = (255, 255, 255), value_range: Any = None, exif: Any = True, in_chans: int = 3
+) -> Reading:
     """The Reading that a data set's keys ask for. Raises ValueError for a background or a value_range that is none."""
-    background, values = cfg.get("background", [255, 255, 255]), cfg.get("value_range")
+    values = value_range
     if not _numbers(background, 3) or any(int(v) != v or not 0 <= v <= 255 for v in background):
         raise ValueError(f"dataset.background={background}: give a colour such as [255,255,255], which is white")
     if values is not None and (not _numbers(values, 2) or not values[0] < values[1]):
         raise ValueError(f"dataset.value_range={values}: give the values of black and white, such as [0,4095], or null")
-    exif = cfg.get("exif", True)
     if not isinstance(exif, bool):
         raise ValueError(f"dataset.exif={exif}: give true or false")
-    mode = "L" if cfg.get("in_chans", 3) == 1 else "RGB"
+    mode = "L" if in_chans == 1 else "RGB"
     red, green, blue = map(int, background)
     return Reading(mode, exif, (red, green, blue), None if values is None else (values[0], values[1]))
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
 from torch import Generator, Tensor
 
 import distill.data.pil as pil
+from distill.config import DataSpec
 
 Boxes = Callable[[int, Generator], Tensor]  # (count, generator) -> [count,4] int64: first and last row, column
 
@@ -125,9 +126,9 @@ def square_up_to(share: float, size: int) -> Boxes:
     return boxes
 
 
-def of(cfg: Mapping[str, Any], size: int, chans: int, mean: tuple[float, ...]) -> Augment | None:
+def of(spec: DataSpec, size: int, chans: int, mean: tuple[float, ...]) -> Augment | None:
     """What dataset.rotate, randaugment and cutout ask for; None where they ask for nothing. Raises ValueError."""
-    rotate, operations, side = (cfg.get(key) or 0 for key in ("rotate", "randaugment", "cutout"))
+    rotate, operations, side = spec.rotate, spec.randaugment, spec.cutout
     if not (rotate or operations or side):
         return None
     if not 0 <= rotate <= 180 or not math.isfinite(rotate):

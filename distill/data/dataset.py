@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,13 +10,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from distill.config import DataSpec
 from distill.data.arrays import ArraySource, evaluation_batches, places
 from distill.data.augment import Augment
 from distill.data.info import DataInfo, Split
 from distill.data.modality import View, Views
 
 Adapt = Callable[[int, int], dict[str, Any]]
-"""What a recipe makes of dataset's keys, given height and width of the images as they are stored (bit.adapt)."""
+"""What a recipe makes of dataset's keys, given height and width of the images as they are stored (hyperrule)."""
 
 
 @dataclass
@@ -65,9 +66,9 @@ class Data:
         return getattr(self.views, side) if self.views else None
 
 
-def resize_of(cfg: Mapping[str, Any]) -> int:
+def resize_of(spec: DataSpec) -> int:
     """dataset.resize where it is a number of pixels, else 0. Raises ValueError for what is no whole number above 0."""
-    given = cfg.get("resize")
+    given = spec.resize
     if given is None or isinstance(given, bool):
         return 0
     if int(given) != given or given < 1:
@@ -75,31 +76,31 @@ def resize_of(cfg: Mapping[str, Any]) -> int:
     return int(given)
 
 
-def check_classes(cfg: Mapping[str, Any], class_names: list[str]) -> None:
+def check_classes(spec: DataSpec, class_names: list[str]) -> None:
     """ValueError when dataset.num_classes is given and is not what the files hold, and for a single class."""
-    given = cfg.get("num_classes")
+    given = spec.num_classes
     if len(class_names) < 2:
-        raise ValueError(f"{cfg['name']} has one class, {class_names[0]}, and nothing to tell apart: give it another")
+        raise ValueError(f"{spec.name} has one class, {class_names[0]}, and nothing to tell apart: give it another")
     if given is not None and given != len(class_names):
-        found = f"{cfg['name']} has {len(class_names)} classes"
+        found = f"{spec.name} has {len(class_names)} classes"
         raise ValueError(f"dataset.num_classes is {given} but {found}: correct the key")
 
 
-def describe(cfg: Mapping[str, Any], labels: np.ndarray, class_names: list[str], held_out: bool) -> DataInfo:
+def describe(spec: DataSpec, labels: np.ndarray, class_names: list[str], held_out: bool) -> DataInfo:
     """DataInfo of the kept training labels [N]. ValueError when mean or std have not one value a channel."""
-    chans = int(cfg.get("in_chans", 3))
-    mean, std = (tuple(float(v) for v in cfg[key]) for key in ("mean", "std"))
+    chans = int(spec.in_chans)
+    mean, std = (tuple(float(v) for v in values) for values in (spec.mean, spec.std))
     if len(mean) != chans or len(std) != chans or min(std) <= 0:
         raise ValueError(
             f"dataset.mean {mean} and dataset.std {std} need {chans} values each (dataset.in_chans), "
             "those of std above 0"
         )
     return DataInfo(
-        name=str(cfg["name"]),
+        name=spec.name,
         num_classes=len(class_names),
         num_train=len(labels),
         in_chans=chans,
-        size=int(cfg["size"]),
+        size=int(spec.size),
         mean=mean,
         std=std,
         labels=torch.from_numpy(labels),

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import glob
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 
 from distill import parallel
 from distill.batch import Batch
+from distill.config import DataSpec
 from distill.content.decode import Reading, reading_of
 from distill.content.index import indexed
 from distill.data.arrays import Normaliser, cropped, mixed, order_of, seeded, steps_for
@@ -174,62 +175,62 @@ def arrivals(batches: Iterator[Any], device: torch.device) -> Iterator[list[Tens
         yield [part.to(device, non_blocking=True) for part in batch]
 
 
-def load_folder(cfg: Mapping[str, Any], device: torch.device, adapt: Adapt | None = None) -> FolderData:
+def load_folder(spec: DataSpec, device: torch.device, adapt: Adapt | None = None) -> FolderData:
     """root/train/<class>/* and root/val/<class>/*; val is not read when dataset.holdout is above 0.
 
     All images are looked at before the first is decoded, see `content.index`. adapt: changes keys by the size of the
     first image. Raises ValueError for folders that are missing or empty, for train and val with different classes, for
     images that are damaged, and for values that do not fit them.
     """
-    root, workers = Path(cfg.get("root") or "data"), int(cfg.get("workers", 4))
-    trained = indexed(root / "train", workers)
-    names, whole = trained.listing.classes, trained.whole(cfg.get("damaged") or "refuse")
-    check_classes(cfg, names)
+    root = spec.root
+    trained = indexed(root / "train", spec.workers)
+    names, whole = trained.listing.classes, trained.whole(spec.damaged)
+    check_classes(spec, names)
     if adapt:
-        cfg = {**cfg, **adapt(*shape_of(str(trained.listing.paths()[whole[0]])))}
-    check_settings(cfg, workers)
-    rows, labels, kept_names = chosen_of(cfg, whole, trained.listing.labels[whole], names)
-    kept, held_out = split_holdout(labels, cfg.get("holdout") or 0.0)
-    shown = Part(trained, rows[held_out], labels[held_out]) if len(held_out) else validation(cfg, root, workers, names)
-    kept = kept[select(labels[kept], cfg, kept_names)]
+        spec = replace(spec, **adapt(*shape_of(str(trained.listing.paths()[whole[0]]))))
+    check_settings(spec)
+    rows, labels, kept_names = chosen_of(spec, whole, trained.listing.labels[whole], names)
+    kept, held_out = split_holdout(labels, spec.holdout)
+    shown = Part(trained, rows[held_out], labels[held_out]) if len(held_out) else validation(spec, names)
+    kept = kept[select(labels[kept], spec, kept_names)]
     seen = Part(trained, rows[kept], labels[kept])
-    info = describe(cfg, labels[kept], kept_names, held_out=bool(len(held_out)))
-    reading = reading_of(cfg)
+    info = describe(spec, labels[kept], kept_names, held_out=bool(len(held_out)))
+    keys = ("background", "value_range", "exif", "in_chans")
+    reading = reading_of(**{key: getattr(spec, key) for key in keys})
     tell(seen, shown, reading)
-    depth = "depth" in (cfg.get("views") or {}).values()
-    train, test = (_split(part, root if depth else None, workers, device, reading, cfg) for part in (seen, shown))
-    described, views = views_of(cfg, info, depth=depth)
-    return FolderData(described, train, test, pad=0, flip=bool(cfg.get("flip", True)), views=views)
+    depth = "depth" in spec.views.values()
+    train, test = (_split(part, spec, reading, device, depth) for part in (seen, shown))
+    described, views = views_of(spec.views, info, depth=depth)
+    return FolderData(described, train, test, pad=0, flip=bool(spec.flip), views=views)
 
 
-def validation(cfg: Mapping[str, Any], root: Path, workers: int, names: list[str]) -> Part:
+def validation(spec: DataSpec, names: list[str]) -> Part:
     """The images of root/val. Raises ValueError where it has not the classes `names`."""
+    root = spec.root
     if not (root / "val").is_dir():
         raise ValueError(
             f"{root}/val: there is no such folder: put images into {root}/val/<class>/, or keep a part of the training "
             "images for it, dataset.holdout=0.1"
         )
-    index = indexed(root / "val", workers)
+    index = indexed(root / "val", spec.workers)
     same_classes(root, names, index.listing.classes)
-    whole = index.whole(cfg.get("damaged") or "refuse")
-    return Part(index, *chosen_of(cfg, whole, index.listing.labels[whole], names)[:2])
+    whole = index.whole(spec.damaged)
+    return Part(index, *chosen_of(spec, whole, index.listing.labels[whole], names)[:2])
 
 
-def _split(
-    part: Part, depth: Path | None, workers: int, device: torch.device, reading: Reading, cfg: Mapping[str, Any]
-) -> FolderSplit:
+def _split(part: Part, spec: DataSpec, reading: Reading, device: torch.device, depth: bool) -> FolderSplit:
     paths = part.paths()
-    beside = depth_of(paths, depth) if depth else None
-    return FolderSplit(paths, part.labels, workers, device, beside, resize_of(cfg), reading)
+    beside = depth_of(paths, spec.root) if depth else None
+    return FolderSplit(paths, part.labels, spec.workers, device, beside, resize_of(spec), reading)
 
 
 def chosen_of(
-    cfg: Mapping[str, Any], rows: np.ndarray, labels: np.ndarray, names: list[str]
+    spec: DataSpec, rows: np.ndarray, labels: np.ndarray, names: list[str]
 ) -> tuple[np.ndarray, np.ndarray, list[str]]:
     """Rows [N] and labels [N] of dataset.classes alone, counted anew, and their names. Raises ValueError."""
-    if cfg.get("classes") is None:
+    if spec.classes is None:
         return rows, labels, names
-    chosen, anew, kept = of_classes(labels, cfg["classes"], names)
+    chosen, anew, kept = of_classes(labels, spec.classes, names)
     return rows[chosen], anew, kept
 
 
@@ -246,20 +247,21 @@ def depth_of(paths: Iterable[str], root: Path) -> list[str]:
     return found
 
 
-def check_settings(cfg: Mapping[str, Any], workers: int) -> None:
+def check_settings(spec: DataSpec) -> None:
     """ValueError for workers, size, in_chans or views that no folder can be read with."""
+    usual = {each.name: each.default for each in fields(spec)}
     for key in ("pad_mode", "rotate", "randaugment", "cutout"):
-        if cfg.get(key):
+        if (value := getattr(spec, key)) != usual[key]:
             raise ValueError(
-                f"dataset.{key}={cfg[key]}: images of a folder are cropped, resized and flipped and no more: "
+                f"dataset.{key}={value}: images of a folder are cropped, resized and flipped and no more: "
                 f"leave dataset.{key}=null, or use a data set that lies in memory, such as dataset=cifar100"
             )
-    if 0 < resize_of(cfg) < int(cfg["size"]):
-        raise ValueError(f"crops of {cfg['size']} pixels do not fit in images of {cfg['resize']}: raise dataset.resize")
-    if workers < 0 or int(cfg["size"]) < 1:
-        raise ValueError(f"dataset.workers={workers} and dataset.size={cfg['size']}: give at least 0 and 1")
-    if cfg.get("in_chans", 3) not in (1, 3):
-        raise ValueError(f"dataset.in_chans is {cfg['in_chans']}: images of a folder are read with 1 or 3")
+    if 0 < resize_of(spec) < int(spec.size):
+        raise ValueError(f"crops of {spec.size} pixels do not fit in images of {spec.resize}: raise dataset.resize")
+    if spec.workers < 0 or int(spec.size) < 1:
+        raise ValueError(f"dataset.workers={spec.workers} and dataset.size={spec.size}: give at least 0 and 1")
+    if spec.in_chans not in (1, 3):
+        raise ValueError(f"dataset.in_chans is {spec.in_chans}: images of a folder are read with 1 or 3")
 
 
 def same_classes(root: Path, train: list[str], val: list[str]) -> None:

@@ -1,15 +1,14 @@
-"""`load`: from a dataset's configuration to the data that a run sees."""
+"""`load`: from a data set's spec to the data that a run sees."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
 import torch
 
+from distill.config import DataSpec
 from distill.data.arrays import places
 from distill.data.augment import of as augment_of
 from distill.data.crops import bordered
@@ -22,43 +21,42 @@ from distill.data.select import of_classes, select, split_holdout
 from distill.data.small_images import resized
 
 
-def load(cfg: Mapping[str, Any], device: torch.device | str = "cpu", adapt: Adapt | None = None) -> Data:
-    """The data set that conf/dataset/<name>.yaml describes, on the device, with the keys that `adapt` changes.
+def load(spec: DataSpec, device: torch.device | str = "cpu", adapt: Adapt | None = None) -> Data:
+    """The data set that a spec describes, on the device, with the keys that `adapt` changes.
 
     Downloads what is missing. Raises ValueError for an unknown name, files that are missing or damaged, and
     values that do not fit the data; the text names the file or key and the remedy.
     """
-    kind = cfg.get("kind") or cfg["name"]
-    if kind == "folder":
+    if spec.kind == "folder":
         from distill.data.folder import load_folder
 
-        return load_folder(cfg, torch.device(device), adapt)
-    if kind not in READERS:
+        return load_folder(spec, torch.device(device), adapt)
+    if spec.kind not in READERS:
         known = [*READERS, "folder"]
-        near = difflib.get_close_matches(str(kind), known, 1)
+        near = difflib.get_close_matches(spec.kind, known, 1)
         hint = f"did you mean {near[0]!r}?" if near else f"choose from {', '.join(known)}"
-        raise ValueError(f"dataset {kind!r} is not known: {hint}")
-    arrays = fetched(kind, Path(cfg.get("root") or "data"))
+        raise ValueError(f"dataset {spec.kind!r} is not known: {hint}")
+    arrays = fetched(spec.kind, spec.root)
     if adapt:
-        cfg = {**cfg, **adapt(*arrays.train.images.shape[1:3])}
-    if cfg.get("resize") is True:
-        arrays = resized(arrays, int(cfg["size"]))
-    return from_arrays(arrays, cfg, torch.device(device))
+        spec = replace(spec, **adapt(*arrays.train.images.shape[1:3]))
+    if spec.resize is True:
+        arrays = resized(arrays, int(spec.size))
+    return from_arrays(arrays, spec, torch.device(device))
 
 
-def from_arrays(arrays: Arrays, cfg: Mapping[str, Any], device: torch.device) -> Data:
-    """Select, pad and move; ValueError when the configuration does not fit the arrays."""
-    check_classes(cfg, arrays.class_names)
-    train, test, names = only(arrays, cfg)
-    kept, held_out = split_holdout(train.labels, cfg.get("holdout") or 0.0)
+def from_arrays(arrays: Arrays, spec: DataSpec, device: torch.device) -> Data:
+    """Select, pad and move; ValueError when the spec does not fit the arrays."""
+    check_classes(spec, arrays.class_names)
+    train, test, names = only(arrays, spec)
+    kept, held_out = split_holdout(train.labels, spec.holdout)
     if len(held_out):
         test = Part(train.images[held_out], train.labels[held_out])
-    kept = kept[select(train.labels[kept], cfg, names)]
+    kept = kept[select(train.labels[kept], spec, names)]
     train = Part(train.images[kept], train.labels[kept])
-    info = describe(cfg, train.labels, names, held_out=bool(len(held_out)))
-    seen, views = views_of(cfg, info)
-    pad, pad_mode = int(cfg.get("pad", 4)), str(cfg.get("pad_mode") or "zeros")
-    resize = resize_of(cfg)
+    info = describe(spec, train.labels, names, held_out=bool(len(held_out)))
+    seen, views = views_of(spec.views, info)
+    pad, pad_mode = int(spec.pad), spec.pad_mode
+    resize = resize_of(spec)
     shown = on_device(train, info, device, as_stored=bool(resize))
     bordered(shown.images[:0], pad, pad_mode)  # says now what cannot be
     places(resize or info.size, pad, info.size)
@@ -68,20 +66,20 @@ def from_arrays(arrays: Arrays, cfg: Mapping[str, Any], device: torch.device) ->
         on_device(test, info, device, as_stored=bool(resize)),
         views=views,
         pad=pad,
-        flip=bool(cfg.get("flip", True)),
+        flip=bool(spec.flip),
         pad_mode=pad_mode,
-        augment=augment_of(cfg, info.size, info.in_chans, info.mean),
+        augment=augment_of(spec, info.size, info.in_chans, info.mean),
         resize=resize,
     )
 
 
-def only(arrays: Arrays, cfg: Mapping[str, Any]) -> Arrays:
+def only(arrays: Arrays, spec: DataSpec) -> Arrays:
     """The images of dataset.classes alone, renumbered from 0; all of them where it is null. Raises ValueError."""
-    if cfg.get("classes") is None:
+    if spec.classes is None:
         return arrays
     parts, names = [], list(arrays.class_names)
     for part in (arrays.train, arrays.test):
-        rows, labels, names = of_classes(part.labels, cfg["classes"], arrays.class_names)
+        rows, labels, names = of_classes(part.labels, spec.classes, arrays.class_names)
         parts.append(Part(part.images[rows], labels))
     train, test = parts
     return Arrays(train, test, names)

@@ -129,11 +129,10 @@ def colour_view(name: str, base: DataInfo) -> View:
     return View(name, lambda x: to_lab(x[:, :3])[:, 1:], (0.0, 0.0), (20.0, 20.0))
 
 
-def views_of(cfg: Mapping[str, Any], base: DataInfo, depth: bool = False) -> tuple[DataInfo, Views | None]:
-    """DataInfo as the student sees it, `teacher` within, and both views; (base, None) where dataset.views
+def views_of(asked: Mapping[str, Any], base: DataInfo, depth: bool = False) -> tuple[DataInfo, Views | None]:
+    """DataInfo as the student sees it, `teacher` within, and both views; (base, None) where `asked`, dataset.views,
     asks for none.
     """
-    asked = cfg.get("views") or {}
     if unknown := set(asked) - {"teacher", "student"}:
         raise ValueError(
             f"dataset.views has no {', '.join(sorted(unknown))}: its keys are teacher and student."

@@ -6,10 +6,11 @@ is used because its streams are frozen for good.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
+
+from distill.config import DataSpec
 
 
 def shuffled_classes(labels: np.ndarray, salt: int) -> dict[int, np.ndarray]:
@@ -44,16 +45,16 @@ def split_holdout(labels: np.ndarray, holdout: float) -> tuple[np.ndarray, np.nd
     return np.flatnonzero(~mask), np.flatnonzero(mask)
 
 
-def select(labels: np.ndarray, cfg: Mapping[str, Any], class_names: Sequence[str]) -> np.ndarray:
+def select(labels: np.ndarray, spec: DataSpec, class_names: Sequence[str]) -> np.ndarray:
     """Sorted positions [M] in labels [N] after dataset.omit, then dataset.fraction, then dataset.shots.
 
     Smaller fractions and fewer shots are subsets of larger ones. ValueError when a value is out of range.
     """
-    rows = np.flatnonzero(~np.isin(labels, numbers(cfg.get("omit") or [], class_names)))
+    rows = np.flatnonzero(~np.isin(labels, numbers(spec.omit, class_names)))
     if not len(rows):
         raise ValueError("dataset.omit names every class: leave at least one in the training set")
-    rows = rows[fraction_of(labels[rows], cfg.get("fraction"))]
-    return rows[shots_of(labels[rows], cfg.get("shots"))]
+    rows = rows[fraction_of(labels[rows], spec.fraction)]
+    return rows[shots_of(labels[rows], spec.shots)]
 
 
 def of_classes(

@@ -7,6 +7,7 @@ import logging
 import os
 import shutil
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -89,6 +90,27 @@ def half_weights(net: FeatureNet, dtype: torch.dtype) -> FeatureNet:
         if isinstance(module, nn.Conv2d | nn.Linear):
             module.to(dtype)
     return net
+
+
+@dataclass(frozen=True)
+class Compiling:
+    """Whether a run's nets are compiled, for batches of one size, and why."""
+
+    asked: bool
+    why: str
+    batch: int
+    device: torch.device
+
+    @classmethod
+    def of(cls, setting: str, batch: int, steps: int, device: torch.device) -> Compiling:
+        """For a run of so many steps; `setting` is auto, true or false."""
+        return cls(*why_compile(setting, steps, device), batch, device)
+
+    def __call__(self, nets: Iterable[FeatureNet]) -> None:
+        """Compile those of the nets that gain by it: all where that was asked for."""
+        for net in nets if self.asked else ():
+            if self.why == ASKED or gains(net, self.device):
+                compile_forward(net, self.batch)
 
 
 def why_compile(setting: Any, steps: int, device: torch.device) -> tuple[bool, str]:

@@ -12,9 +12,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from omegaconf import DictConfig
-
-from distill import config
+from distill.config import DataSpec, ScheduleSpec, load
 from distill.data import Adapt
 
 SMALL, MEDIUM = 20_000, 500_000  # training images below which a data set is small, or medium-sized
@@ -53,31 +51,30 @@ def asked(schedule: Mapping[str, Any]) -> bool:
     return rule is not None
 
 
-def adapt(cfg: DictConfig) -> Adapt | None:
+def adapt(schedule: ScheduleSpec, dataset: DataSpec) -> Adapt | None:
     """What the rule makes of dataset's keys by the images' own size; None for a schedule without it.
 
     Raises ValueError where the command sets one of these keys: it would be overruled without a word.
     """
-    schedule = config.plain(cfg, "schedule")
-    if not asked(schedule):
+    if not asked(schedule.settings):
         return None
-    node = config.plain(cfg, "dataset")
-    usual: Any = config.load("dataset", str(node.get("kind") or node["name"])) or {}
+    usual: Any = load("dataset", dataset.kind) or {}
     for key in RESOLUTION:
-        if node.get(key) != usual.get(key, node.get(key)):
+        if (value := getattr(dataset, key)) != usual.get(key, value):
             raise ValueError(
-                f"dataset.{key}={node[key]} beside schedule={schedule['name']}, whose rule takes the resolution from "
+                f"dataset.{key}={value} beside schedule={schedule.name}, whose rule takes the resolution from "
                 "the images as they are stored: give schedule.resize and schedule.crop in its place."
             )
 
     def keys(height: int, width: int) -> dict[str, Any]:
         resize, crop = resolution(height, width)
-        return {"size": schedule.get("crop") or crop, "resize": schedule.get("resize") or resize, "pad": 0}
+        own = schedule.settings
+        return {"size": own.get("crop") or crop, "resize": own.get("resize") or resize, "pad": 0}
 
     return keys
 
 
-def resolve(schedule: dict[str, Any], images: int) -> dict[str, Any]:
+def resolve(schedule: Mapping[str, Any], images: int) -> Mapping[str, Any]:
     """A schedule with the rule as one in epochs of so many training images; any other as it is.
 
     Warm-up and milestones are fractions of epochs, exact to the step; the last epoch is run to its end, at a

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -101,7 +102,7 @@ class SimKD(Method):
     ) -> None:
         super().__init__(student, teachers, data, ce=ce, kd=kd, temperature=temperature)
         teacher, self.weight = self.teacher, weight
-        self.refuses = {} if ce else {"label_smoothing": "it reads no labels unless method.ce is above 0"}
+        self.refuses = self.refused({"ce": ce})
         if student.num_classes != teacher.num_classes:
             raise ValueError(
                 f"simkd reuses the teacher's classifier, but {teacher.name} knows {teacher.num_classes} "
@@ -117,6 +118,11 @@ class SimKD(Method):
         self._deployed = (
             GrownNet(model, name=f"{student.name}+{teacher.name}", size=student.size, in_chans=student.in_chans),
         )
+
+    @classmethod
+    def refused(cls, settings: Mapping[str, Any]) -> Mapping[str, str]:
+        unread = {"label_smoothing": "it reads no labels unless method.ce is above 0"}
+        return {} if settings.get("ce") else unread
 
     def _teacher_head(self, feature: Tensor) -> nn.ModuleDict:
         """The teacher's modules behind its last map [1,C,H,W], frozen, by their names."""

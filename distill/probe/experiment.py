@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from distill import config, runtime
+from distill.config import DataSpec
 from distill.data import Data, load
 from distill.files import write_json
 from distill.models import FeatureNet
@@ -34,7 +35,7 @@ def probe(
     net.register_buffer("input_scale", None)  # it sees images as the result says
     net.register_buffer("input_shift", None)
     node = data_node(dataset, net, recipe, changes)
-    data = load(node, device)
+    data = load(DataSpec.of(node), device)
     train = embed(net, replace(data, test=data.train).evaluation(256))
     test = embed(net, data.evaluation(256))
     log.info("%d and %d images, each as %d numbers", len(train.labels), len(test.labels), net.embedding_dim)

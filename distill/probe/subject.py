@@ -53,12 +53,11 @@ def _of_run(folder: Path, device: torch.device, teacher: bool, weights: str = ST
         if len(found) != 1:
             raise ValueError(f"{folder} has {len(found) or 'no'} teachers: --teacher probes a single one")
         about = {"net": "teacher", "weights": found[0].origin, **shared}
-        scale = config.teacher_specs(run.cfg)[0].get("lr_scale")
-        return Subject(found[0].net, folder, "-teacher", about, float(scale or 1.0))
+        return Subject(found[0].net, folder, "-teacher", about, run.spec.teachers[0].lr_scale)
     suffix = "" if weights == STUDENT else f"-{Path(weights).stem}"
     about = {"net": f"student{suffix}", "weights": weights, **shared}
     net = trained.student(run, device, weights)
-    return Subject(net, folder, suffix, about, float(run.cfg.student.get("lr_scale") or 1.0))
+    return Subject(net, folder, suffix, about, run.spec.student.lr_scale)
 
 
 def _of_file(path: Path, device: torch.device, model: str | None) -> Subject:

@@ -7,9 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
-
-from distill import config
+from distill.config import RunSpec
 from distill.engine.checkpoint import export
 from distill.engine.fit import Fit
 from distill.models import FeatureNet
@@ -71,17 +69,15 @@ class Nobody:
     def close(self, code: int, fit: Fit) -> None: ...
 
 
-def make_tracker(cfg: DictConfig, folder: Path, resume_at: int | None, teacher: str | None) -> Tracker:
+def make_tracker(spec: RunSpec, resume_at: int | None) -> Tracker:
     """Return the run's tracker: one W&B run a (configuration, seed), grouped by configuration."""
-    who = config.identity(cfg)
-    pair = f"{teacher}-{cfg.student.name}" if teacher else str(cfg.student.name)
+    student, dataset, method = spec.student.name, spec.dataset.name, spec.method.name
+    pair = f"{spec.teacher}-{student}" if spec.teacher else student
     names = {
-        "group": f"{cfg.dataset.name}/{pair}/{cfg.method.name}-{who['hash']}",
-        "id": f"{who['hash']}-s{cfg.seed}",
-        "name": f"{cfg.method.name}-{pair}-s{cfg.seed}",
-        "job_type": "distill" if teacher else "teacher",
-        "tags": [str(cfg.method.name), str(cfg.student.name), str(cfg.dataset.name)],
+        "group": f"{dataset}/{pair}/{method}-{spec.hash}",
+        "id": f"{spec.hash}-s{spec.seed}",
+        "name": f"{method}-{pair}-s{spec.seed}",
+        "job_type": "distill" if spec.teacher else "teacher",
+        "tags": [method, student, dataset],
     }
-    tracking = {key: cfg.tracking[key] for key in cfg.tracking}
-    shown = OmegaConf.to_container(cfg, resolve=False)
-    return Tracker(folder, tracking, shown, names, resume_at)  # type: ignore[arg-type]
+    return Tracker(spec.folder, spec.tracking, spec.composed, names, resume_at)

@@ -4,11 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from omegaconf import DictConfig
-
-from distill import config
-from distill.config import upstream
-from distill.config.departs import departs
+from distill.config import RunSpec
 from distill.data import Data
 from distill.engine.checkpoint import export
 from distill.engine.cost import step_share
@@ -23,21 +19,19 @@ from distill.run_folder import RunFolder
 from distill.teachers.store import Teacher, compare
 
 
-def describe(
-    cfg: DictConfig, folder: RunFolder, data: Data, teachers: list[Teacher], method: Method, fit: Fit
-) -> dict[str, Any]:
+def describe(spec: RunSpec, data: Data, teachers: list[Teacher], method: Method, fit: Fit) -> dict[str, Any]:
     """Return what result.json holds, but for times and the machine."""
-    net = method.deployed()
+    folder, net = RunFolder(spec.folder), method.deployed()
     logits, labels = predict(net, data.evaluation(512), fit.options.autocast)
     measured = scores(logits, labels)
     return {
-        "dataset": str(cfg.dataset.name), "evaluated_on": data.info.evaluated_on,
-        "teacher": config.teacher_name(cfg) if teachers else None, "student": str(cfg.student.name),
-        "method": str(cfg.method.name), "hash": config.identity(cfg)["hash"], "seed": int(cfg.seed),
-        "protocol": str(cfg.schedule.name),
-        "setting": setting(cfg),
-        "departs": departs(cfg.method),
-        "convention": {key: cfg.method.get(key) for key in ("ce", "kd", "weight") if key in cfg.method},
+        "dataset": spec.dataset.name, "evaluated_on": data.info.evaluated_on,
+        "teacher": spec.teacher, "student": spec.student.name,
+        "method": spec.method.name, "hash": spec.hash, "seed": spec.seed,
+        "protocol": spec.schedule.name,
+        "setting": list(spec.setting),
+        "departs": spec.method.departs,
+        "convention": spec.method.convention,
         "accuracy": {"last": fit.score.last, "best": fit.score.best, "best_epoch": fit.score.best_epoch},
         "errors": measured["errors"], "top5": measured["top5"], "nll": measured["nll"], "ece": measured["ece"],
         "also": {key: told(more, data, fit.options.autocast) for key, more in method.reported().items()},
@@ -60,28 +54,6 @@ def takes(net: FeatureNet, data: Data) -> dict[str, Any]:
     """Return what the exported net takes: pixels of 0 to 1 at this size, less mean, by std."""
     mean, std = net.constants(data.info.mean, data.info.std)
     return {"size": data.info.size, "channels": data.info.in_chans, "mean": mean, "std": std}
-
-
-def setting(cfg: DictConfig) -> list[str]:
-    """Return what makes a run another task than its data set's plain one: fewer images, other views, few bits."""
-    usual: dict[str, Any] = {
-        "shots": None,
-        "omit": [],
-        "fraction": 1.0,
-        "holdout": 0.0,
-        "views": {"teacher": None, "student": None},
-    }
-    data = config.plain(cfg, "dataset")
-    found = [
-        f"dataset.{key}={data[key]}"
-        for key in ("shots", "omit", "fraction", "holdout")
-        if data.get(key, usual[key]) != usual[key]
-    ]
-    found += [f"dataset.views.{side}={view}" for side, view in (data.get("views") or {}).items() if view]
-    found += [f"dataset.classes={data['classes']}"] if data.get("classes") else []
-    found += upstream.names(cfg)
-    bits = config.plain(cfg, "student").get("quantize")
-    return sorted(found + ([f"student.quantize={bits}"] if bits else []))
 
 
 def finish(folder: RunFolder, result: dict[str, Any], method: Method, fit: Fit) -> Result:

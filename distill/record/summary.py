@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from omegaconf import DictConfig, OmegaConf
-
-from distill import config
+from distill.config import RunSpec
 from distill.record.progress import NEGLIGIBLE, clock, final_table
 from distill.result import Accuracy, Result
 from distill.run_folder import RunFolder
 
 
-def show(cfg: DictConfig, result: Result) -> None:
+def show(spec: RunSpec, result: Result) -> None:
     """Print who taught whom, how well, at what cost, and where the files are."""
     rows: list[tuple[str, str]] = []
     if result.teacher and result.teacher_accuracy is not None:
         rows.append((f"teacher {result.teacher}", f"{result.teacher_accuracy:.2f} %"))
-    if (alone := student_alone(cfg)) is not None:
+    if (alone := student_alone(spec)) is not None:
         rows.append((f"student {result.student} alone", _last_and_best(alone.accuracy)))
     rows.append((f"student {result.student}, {result.method}", _last_and_best(result.accuracy)))
     if result.agreement is not None:
@@ -25,21 +23,16 @@ def show(cfg: DictConfig, result: Result) -> None:
         ("parameters", f"{result.params:,}{_own_parts(result)}"),
         ("multiply-accumulates an image", f"{(result.macs or 0) / 1e6:.1f} M"),
         ("training", _training(result)),
-        ("files", str(files.get("folder") or config.identity(cfg)["folder"])),
+        ("files", str(files.get("folder") or spec.folder)),
     ]
     where = "held-out part" if result.evaluated_on == "holdout" else "test set"
     final_table(rows, title=f"{result.dataset}, {where}, seed {result.seed}")
 
 
-def student_alone(cfg: DictConfig) -> Result | None:
+def student_alone(spec: RunSpec) -> Result | None:
     """Return the finished `none` run of the same student, data, schedule, precision and seed, if there is one."""
-    if str(cfg.method.name) == "none":
-        return None
-    alone = cfg.copy()
-    OmegaConf.set_struct(alone, False)
-    alone["method"] = config.load("method", "none")
-    folder = RunFolder(config.identity(alone)["folder"])
-    return folder.result if folder.done else None
+    folder = RunFolder(spec.alone) if spec.alone else None
+    return folder.result if folder and folder.done else None
 
 
 def _training(result: Result) -> str:

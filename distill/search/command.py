@@ -9,11 +9,9 @@ import argparse
 import logging
 import shlex
 import sys
-from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
-from omegaconf import DictConfig
 
 from distill import config, errors
 from distill.cli.command import BASE, read, sentence
@@ -50,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
     fixed, drawn = space.split(overrides)
     first = _compose(fixed)
     fixed += with_holdout(first)
-    output, name = Path(str(config.plain(first, "output"))), study.name_of(fixed, drawn)
+    output, name = first.output, study.name_of(fixed, drawn)
     where = args.storage or str(output / "search" / f"{name}.journal")
     if "://" not in where:
         study.mend(where)
@@ -103,9 +101,9 @@ def _give_up(search: Any) -> None:
         raise ValueError(f"the first {len(trials)} trials all failed, the last with: {why}")
 
 
-def _compose(overrides: list[str]) -> DictConfig:
+def _compose(overrides: list[str]) -> config.RunSpec:
     with initialize_config_dir(str(config.conf_dir()), job_name="distill", **BASE):
-        return compose("config", overrides)
+        return config.resolve(compose("config", overrides))
 
 
 def _report(search: Any, fixed: list[str], drawn: dict[str, Any]) -> int:

@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-from omegaconf import DictConfig
 
-from distill import config
+from distill.config import RunSpec
 from distill.models import FeatureNet
 from distill.record.reporter import Watch
 from distill.result import Result
@@ -19,29 +18,29 @@ from distill.signals import StopSignals
 HOLDOUT = 0.1
 
 
-def with_holdout(cfg: DictConfig) -> list[str]:
+def with_holdout(spec: RunSpec) -> list[str]:
     """The override that keeps a search off the test set, where the command has none of its own."""
-    return [] if float(cfg.dataset.get("holdout") or 0) > 0 else [f"dataset.holdout={HOLDOUT}"]
+    return [] if spec.dataset.holdout > 0 else [f"dataset.holdout={HOLDOUT}"]
 
 
-def run_trial(trial: optuna.Trial, cfg: DictConfig) -> float | None:
-    """Run `cfg` to its end, or from where it was cut off, and return its last held-out accuracy in percent.
+def run_trial(trial: optuna.Trial, spec: RunSpec) -> float | None:
+    """Run `spec` to its end, or from where it was cut off, and return its last held-out accuracy in percent.
 
     None for a trial that was stopped early. Raises what run() raises.
     """
-    assert float(cfg.dataset.holdout) > 0, "a search never looks at the test set"
-    folder = Path(config.identity(cfg)["folder"])
+    assert spec.dataset.holdout > 0, "a search never looks at the test set"
+    folder = spec.folder
     trial.set_user_attr("folder", str(folder))
     with StopSignals(at_once=True) as stop, only_here(folder):
         judge = Judge(trial)
         judge.recall(folder)
-        result = RunFolder(folder).result or _train(judge, cfg, folder, stop)
+        result = RunFolder(folder).result or _train(judge, spec, stop)
     return None if result is None else result.accuracy.last
 
 
-def _train(judge: Judge, cfg: DictConfig, folder: Path, stop: StopSignals) -> Result | None:
-    experiment = Experiment(cfg, folder, stop, quiet=True)
-    assert experiment.data.info.evaluated_on == "holdout" and isinstance(experiment.watch, Watch)
+def _train(judge: Judge, spec: RunSpec, stop: StopSignals) -> Result | None:
+    experiment = Experiment(spec, stop, quiet=True)
+    assert experiment.inputs.data.info.evaluated_on == "holdout" and isinstance(experiment.watch, Watch)
     judge.watch, experiment.fit.watch = experiment.watch, judge
     with experiment.logged():
         for _ in experiment.fit.steps():

@@ -8,14 +8,16 @@ import os
 import traceback
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from omegaconf import DictConfig
 
-from distill import config, errors, runtime
+from distill import errors, runtime
 from distill.batch import Batch, Source
+from distill.config import RunSpec, resolve
 from distill.config.check import check
 from distill.data import ArraySource
 from distill.data.arrays import SharedSource
@@ -23,7 +25,7 @@ from distill.engine.cuda_graphs import GraphedTeacher, StaticBuffers
 from distill.engine.state import Options
 from distill.method import Consult
 from distill.models import FeatureNet
-from distill.run import Experiment, only_here
+from distill.run import Experiment, Inputs, make_inputs, only_here
 from distill.run_folder import RunFolder
 from distill.signals import StopSignals
 from distill.sweep.jobs import Job, Sweep
@@ -31,29 +33,28 @@ from distill.teachers.prepared import Remembered
 
 log = logging.getLogger(__name__)
 BATCHES = ("batch_size", "epochs", "mixup", "rule", "resize", "crop")  # of schedule: what batches depend on, and length
-SHARED = ("dataset", "precision", "device", "threads", "compile", "seed")
 
 
-def pack_key(cfg: DictConfig) -> str:
+def pack_key(spec: RunSpec) -> str:
     """What runs must have in common to be packed: data, teachers, order and size of the batches, length, machine."""
-    science = {key: config.plain(cfg, key) for key in SHARED}
-    teachers = config.teacher_specs(cfg) if config.has_teacher(cfg) else None
-    schedule = {key: cfg.schedule.get(key) for key in BATCHES}
-    return json.dumps([science, teachers, schedule], sort_keys=True, default=str)
+    common = [spec.dataset, spec.machine, spec.seed]
+    teachers = [[replace(each, training=None), each.training and each.training.hash] for each in spec.teachers] or None
+    schedule = {key: spec.schedule.settings.get(key) for key in BATCHES}
+    return json.dumps([common, teachers, schedule], sort_keys=True, default=str)
 
 
-def packs(jobs: Sequence[tuple[Job, DictConfig]]) -> list[list[tuple[Job, DictConfig]]]:
+def packs(jobs: Sequence[tuple[Job, RunSpec]]) -> list[list[tuple[Job, RunSpec]]]:
     """Group jobs by `pack_key`; those without a teacher join the first pack that agrees in all the rest."""
-    found: dict[str, list[tuple[Job, DictConfig]]] = {}
-    for job, cfg in sorted(jobs, key=lambda pair: not config.has_teacher(pair[1])):
-        key = pack_key(cfg)
+    found: dict[str, list[tuple[Job, RunSpec]]] = {}
+    for job, spec in sorted(jobs, key=lambda pair: not pair[1].teachers):
+        key = pack_key(spec)
         rest = json.loads(key)
         if rest[1] is None:
             joined = (
                 other for other in found if [json.loads(other)[0], json.loads(other)[2]] == [rest[0], rest[2]]
             )
             key = next(joined, key)
-        found.setdefault(key, []).append((job, cfg))
+        found.setdefault(key, []).append((job, spec))
     return list(found.values())
 
 
@@ -61,20 +62,16 @@ class Member:
     """One run of a pack. Its random numbers are its own: what the others draw does not reach it."""
 
     def __init__(
-        self, job: Job, cfg: DictConfig, stop: StopSignals, like: Experiment | None, reads: Collection[str]
+        self, job: Job, spec: RunSpec, stop: StopSignals, inputs: Inputs | None, reads: Collection[str]
     ) -> None:
         self.job, self.exits = job, ExitStack()
         job.start()
         with self.exits:
-            check(cfg)
             self.exits.enter_context(only_here(job.folder))
             if damage := RunFolder(job.folder).damage:
                 raise ValueError(damage)
-            self.experiment = Experiment(cfg, job.folder, stop, like=like, reads=reads, quiet=True)
-            if like:
-                self.experiment.fit.buffers = like.fit.buffers
-            else:
-                share(self.experiment)
+            inputs = inputs or share(make_inputs(spec, reads))
+            self.experiment = Experiment(replace(spec, folder=job.folder), stop, inputs=inputs, quiet=True)
             self.exits.enter_context(self.experiment.logged())
             self.rng = runtime.rng_state()
             self.steps = self.experiment.fit.steps()
@@ -94,12 +91,11 @@ class Member:
         self.exits.__exit__(type(error) if error else None, error, error.__traceback__ if error else None)
 
 
-def share(first: Experiment) -> None:
-    """Let the first run's batches and teachers serve the runs that are built like it."""
-    nets = [teacher.net for teacher in first.teachers]
-    fit = first.fit
-    first.method.consult, first.source = shared(first.method.consult, first.source, nets, fit.options, fit.buffers)
-    fit.source = first.source
+def share(inputs: Inputs) -> Inputs:
+    """Let batches and teachers serve several runs that step in turn."""
+    options, teachers = Options(inputs.autocast, graph=inputs.graph), inputs.teachers
+    asks, source = shared(teachers, inputs.source, teachers.nets, options, inputs.buffers)
+    return replace(inputs, source=source, teachers=teachers.asked_by(asks))
 
 
 def shared(
@@ -127,9 +123,9 @@ def shared(
 class Pack:
     """Runs the jobs of one group, as many at a time as fit."""
 
-    def __init__(self, sweep: Sweep, jobs: Sequence[tuple[Job, DictConfig]], most: int | None) -> None:
+    def __init__(self, sweep: Sweep, jobs: Sequence[tuple[Job, RunSpec]], most: int | None) -> None:
         self.sweep, self.waiting, self.most = sweep, list(jobs), most
-        self.reads = set().union(*(config.reads(cfg) for _, cfg in jobs))
+        self.reads = frozenset().union(*(spec.method.reads for _, spec in jobs))
 
     def run(self, stop: StopSignals) -> None:
         """Run all jobs to their ends. A member that fails is dropped and reported; the others go on."""
@@ -146,15 +142,15 @@ class Pack:
         while self.waiting and (self.most is None or len(members) < self.most):
             if self.most is None and members and 3 * largest > free:
                 break
-            job, cfg = self.waiting.pop(0)
+            job, spec = self.waiting.pop(0)
             try:
-                member = Member(job, cfg, stop, members[0].experiment if members else None, self.reads)
+                member = Member(job, spec, stop, members[0].experiment.inputs if members else None, self.reads)
                 if self.most is None and not self._step(member):  # a step shows what a run needs
                     continue
                 members.append(member)
                 _join(members)
             except (Exception, errors.Stopped) as error:
-                self._failed(job, error)
+                failed(self.sweep, job, error)
             left = free_memory()
             largest, free = max(largest, free - left), left
         return members
@@ -167,14 +163,16 @@ class Pack:
             self.sweep.finish(member.job, errors.DONE)
         except (Exception, errors.Stopped) as error:
             _close(member, error)
-            self._failed(member.job, error)
+            failed(self.sweep, member.job, error)
         return False
 
-    def _failed(self, job: Job, error: BaseException) -> None:
-        with suppress(OSError), open(job.log, "a", encoding="utf-8") as file:
-            traceback.print_exception(error, file=file)
-        why, stopping = " ".join(str(error).split()) or type(error).__name__, isinstance(error, errors.Stopped)
-        self.sweep.finish(job, errors.exit_code(error), why, again=False, stopping=stopping)
+
+def failed(sweep: Sweep, job: Job, error: BaseException) -> None:
+    """Report what a job failed of; it is not tried again."""
+    with suppress(OSError), open(job.log, "a", encoding="utf-8") as file:
+        traceback.print_exception(error, file=file)
+    why, stopping = " ".join(str(error).split()) or type(error).__name__, isinstance(error, errors.Stopped)
+    sweep.finish(job, errors.exit_code(error), why, again=False, stopping=stopping)
 
 
 def _join(members: Sequence[Member]) -> None:
@@ -205,7 +203,20 @@ def free_memory() -> int:
 def run_all(sweep: Sweep, configs: dict[int, DictConfig], most: int | None) -> Iterator[Any]:
     """Run a sweep's jobs pack by pack; `configs` by the id of their job. Yields after each pack."""
     with StopSignals(at_once=True) as stop:
-        for jobs in packs([(job, configs[id(job)]) for job in sweep.jobs]):
+        for jobs in packs(list(_resolved(sweep, configs))):
             with suppress(errors.Stopped):  # it came between two runs
                 Pack(sweep, jobs, most).run(stop)
             yield stop.received
+
+
+def _resolved(sweep: Sweep, configs: dict[int, DictConfig]) -> Iterator[tuple[Job, RunSpec]]:
+    """The jobs that can run, each with what it is; the others are reported."""
+    for job in sweep.jobs:
+        try:
+            check(configs[id(job)])
+            spec = resolve(configs[id(job)])
+        except ValueError as error:
+            job.start()
+            failed(sweep, job, error)
+        else:
+            yield job, spec

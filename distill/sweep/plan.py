@@ -9,9 +9,8 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from distill import config
+from distill.config import RunSpec, plain, resolve
 from distill.config.check import check
-from distill.config.upstream import upstream_config
 from distill.record.progress import clock
 from distill.run_folder import RunFolder
 from distill.sweep.compose import Plan
@@ -37,7 +36,7 @@ class Item:
 
 def show(plan: Plan) -> None:
     """Print the runs of a command, the teachers that they need among them, and the time for each state."""
-    output = str(config.plain(plan[0][1], "output")) if plan else "outputs"
+    output = str(plain(plan[0][1], "output")) if plan else "outputs"
     speeds = Speeds(read(output))
     items = list(items_of(plan, speeds))
     width = max((len(_label(item)) for item in items), default=0)
@@ -49,21 +48,22 @@ def show(plan: Plan) -> None:
 def items_of(plan: Plan, speeds: Speeds) -> Iterator[Item]:
     """Each run once, teachers that are not there yet before the first run that needs them."""
     seen: set[Path] = set()
-    wanted = {_folder(cfg) for _, cfg in plan if _refusal(cfg) is None}
-    for name, (_, cfg) in zip(names([job for job, _ in plan]), plan, strict=True):
-        if why := _refusal(cfg):
-            yield Item(name or "this run", None, CANNOT, why)
+    specs = [_resolved(cfg) for _, cfg in plan]
+    wanted = {_folder(spec) for spec in specs if isinstance(spec, RunSpec)}
+    for name, spec in zip(names([job for job, _ in plan]), specs, strict=True):
+        if isinstance(spec, str):
+            yield Item(name or "this run", None, CANNOT, spec)
             continue
-        for words, needed in before(cfg):
+        for words, needed in before(spec):
             folder = _folder(needed)
             taught = words.startswith("teacher")
             if folder not in seen | wanted and not (RunFolder(folder).done or taught and is_kept(needed)):
                 yield _item(words, needed, speeds, teacher=taught)
             seen.add(folder)
-        if _folder(cfg) not in seen - wanted:
-            yield _item(name or "this run", cfg, speeds)
-            wanted.discard(_folder(cfg))
-            seen.add(_folder(cfg))
+        if _folder(spec) not in seen - wanted:
+            yield _item(name or "this run", spec, speeds)
+            wanted.discard(_folder(spec))
+            seen.add(_folder(spec))
 
 
 def summary(items: Iterable[Item], speeds: Speeds) -> list[str]:
@@ -83,24 +83,24 @@ def summary(items: Iterable[Item], speeds: Speeds) -> list[str]:
     return [*lines, f"Measured on {speeds.device}." if speeds.device else "No finished run to measure by yet."]
 
 
-def _item(name: str, cfg: DictConfig, speeds: Speeds, teacher: bool = False) -> Item:
-    folder = _folder(cfg)
+def _item(name: str, spec: RunSpec, speeds: Speeds, teacher: bool = False) -> Item:
+    folder = _folder(spec)
     run = RunFolder(folder)
     if run.done:
         return Item(name, folder, DONE, teacher=teacher)
     if damage := run.damage:
         return Item(name, folder, CANNOT, damage, teacher=teacher)
-    state, more, left = TO_RUN, "", speeds.estimate(cfg)
+    state, more, left = TO_RUN, "", speeds.estimate(spec)
     if run.cut_off:
-        state, more, left = CUT_OFF, *_progress(run.rows("epoch"), cfg, left)
+        state, more, left = CUT_OFF, *_progress(run.rows("epoch"), spec, left)
     if run.locked:
         state = RUNNING
     return Item(name, folder, state, more, left, teacher)
 
 
-def _progress(rows: list[dict[str, Any]], cfg: DictConfig, whole: Estimate) -> tuple[str, Estimate]:
+def _progress(rows: list[dict[str, Any]], spec: RunSpec, whole: Estimate) -> tuple[str, Estimate]:
     """Where a run was cut off, in words, and the time that is left of the whole, or by its own speed so far."""
-    epochs = int(config.plain(cfg, "schedule.epochs"))
+    epochs = spec.schedule.epochs
     if not rows:
         return f"at epoch 0 of {epochs}", whole
     last, phases = rows[-1], {row.get("phase"): int(row.get("epochs", epochs)) for row in rows}
@@ -108,42 +108,41 @@ def _progress(rows: list[dict[str, Any]], cfg: DictConfig, whole: Estimate) -> t
     phase = f" of phase {last.get('phase')}" if phases != {last.get("phase"): epochs} else ""
     words, share = f"at epoch {last.get('epoch')} of {last.get('epochs', epochs)}{phase}", len(rows) / total
     if rate := last.get("images_per_second"):
-        images = float(last["step"]) * int(config.plain(cfg, "schedule.batch_size"))
+        images = float(last["step"]) * spec.schedule.batch_size
         return words, Estimate(images / rate * (1 / share - 1), "measured, the run itself")
     return words, Estimate(None if whole.seconds is None else whole.seconds * (1 - share), whole.source)
 
 
-def before(cfg: DictConfig) -> Iterator[tuple[str, DictConfig]]:
+def before(spec: RunSpec) -> Iterator[tuple[str, RunSpec]]:
     """The runs that must be done before one, each with a name: its teachers, and its student's first training."""
-    yield from ((_teacher_name(teacher), teacher) for teacher in _teachers(cfg))
-    if (upstream := upstream_config(cfg)) is not None:
-        yield f"upstream {config.plain(upstream, 'student.name')} seed={cfg.seed}", upstream
+    yield from ((_teacher_name(teacher), teacher) for teacher in _teachers(spec))
+    if (upstream := spec.student.upstream) is not None:
+        yield f"upstream {upstream.student.name} seed={spec.seed}", upstream
 
 
-def _teachers(cfg: DictConfig) -> Iterator[DictConfig]:
+def _teachers(spec: RunSpec) -> Iterator[RunSpec]:
     """The runs that train a run's teachers, those that they learn from first."""
-    for spec in config.teacher_specs(cfg):
-        if spec.get("weights") == "auto":
-            teacher = config.teacher_config(cfg, spec)
-            yield from _teachers(teacher)
-            yield teacher
+    for teacher in (each.training for each in spec.teachers if each.training):
+        yield from _teachers(teacher)
+        yield teacher
 
 
-def _teacher_name(cfg: DictConfig) -> str:
-    taught = f" taught by {config.teacher_name(cfg)}" if config.has_teacher(cfg) else ""
-    return f"teacher {config.plain(cfg, 'student.name')}{taught} seed={cfg.seed}"
+def _teacher_name(spec: RunSpec) -> str:
+    taught = f" taught by {spec.teacher}" if spec.teacher else ""
+    return f"teacher {spec.student.name}{taught} seed={spec.seed}"
 
 
-def _refusal(cfg: DictConfig) -> str | None:
+def _resolved(cfg: DictConfig) -> RunSpec | str:
+    """The run that a configuration describes, or why there is none."""
     try:
         check(cfg)
+        return resolve(cfg)
     except ValueError as error:
         return str(error)
-    return None
 
 
-def _folder(cfg: DictConfig) -> Path:
-    return Path(config.identity(cfg)["folder"]).absolute()
+def _folder(spec: RunSpec) -> Path:
+    return spec.folder.absolute()
 
 
 def _label(item: Item) -> str:

@@ -9,9 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-from omegaconf import DictConfig
-
-from distill import config
+from distill.config import RunSpec, load
 from distill.result import Result
 from distill.run_folder import RunFolder
 
@@ -84,14 +82,13 @@ class Speeds:
         """What the runs were measured on."""
         return self.runs[0].device if self.runs else None
 
-    def estimate(self, cfg: DictConfig) -> Estimate:
-        """The time of a whole run of `cfg`, and in words what it was measured on."""
-        mine = run_names(cfg)
-        epochs = int(config.plain(cfg, "schedule.epochs"))
+    def estimate(self, spec: RunSpec) -> Estimate:
+        """The time of a whole run, and in words what it was measured on."""
+        mine, epochs = run_names(spec), spec.schedule.epochs
         for source, fits in self._levels(mine):
             if times := [run.seconds for run in self.runs if fits(run)]:
                 return Estimate(epochs * median(times), source)
-        return self._by_macs(mine, epochs, images(cfg))
+        return self._by_macs(mine, epochs, images(spec))
 
     def _levels(self, mine: dict[str, str]) -> Iterator[tuple[str, Callable[[Measured], bool]]]:
         def same(*keys: str) -> Callable[[Measured], bool]:
@@ -111,19 +108,18 @@ class Speeds:
         return Estimate(None, NOT_KNOWN)
 
 
-def run_names(cfg: DictConfig) -> dict[str, str]:
+def run_names(spec: RunSpec) -> dict[str, str]:
     """dataset, teacher, student, method and hash of a run, spelled as in its result.json."""
-    teacher = config.teacher_name(cfg) if config.has_teacher(cfg) else "None"
-    names = {key: str(config.plain(cfg, f"{key}.name")) for key in ("dataset", "student", "method")}
-    return {**names, "teacher": teacher, "hash": config.identity(cfg)["hash"]}
+    names = {"dataset": spec.dataset.name, "student": spec.student.name, "method": spec.method.name}
+    return {**names, "teacher": str(spec.teacher), "hash": spec.hash}
 
 
-def images(cfg: DictConfig) -> float | None:
+def images(spec: RunSpec) -> float | None:
     """The images of an epoch, less those held out or left out; None where nobody knows before they are read."""
-    count = IMAGES.get(str(config.plain(cfg, "dataset.name")))
+    count = IMAGES.get(spec.dataset.name)
     if count is None:
         return None
-    return count * (1 - float(cfg.dataset.get("holdout") or 0)) * float(cfg.dataset.get("fraction") or 1)
+    return count * (1 - spec.dataset.holdout) * spec.dataset.fraction
 
 
 def image_work(dataset: str, teacher: str, student: str) -> float | None:
@@ -132,7 +128,7 @@ def image_work(dataset: str, teacher: str, student: str) -> float | None:
     teacher: as in a result, such as 3xresnet56+resnet110, or resnet110-resnet20 for a chain. None where the data set
     or one of the nets is not known here.
     """
-    node, own = config.load("dataset", dataset), MMACS.get(student)
+    node, own = load("dataset", dataset), MMACS.get(student)
     total = 3 * own if own else 0.0
     for part in [] if teacher == "None" else teacher.split("+"):
         several = re.match(r"(\d+)x", part)

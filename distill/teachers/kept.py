@@ -11,40 +11,37 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig
-
-from distill import config
+from distill.config import RunSpec, conf_dir, slug
 from distill.files import read_json, replacing, write_json
 from distill.run_folder import RESULT, RunFolder
 
 log = logging.getLogger(__name__)
-KEPT = config.conf_dir().parent / "outputs" / "reference" / "teachers"
+KEPT = conf_dir().parent / "outputs" / "reference" / "teachers"
 PATHS = ("command", "files")  # of a result: where it was made, which is nobody's business
 
 
-def folder_of(cfg: DictConfig) -> RunFolder:
+def folder_of(spec: RunSpec) -> RunFolder:
     """Where the net of a run would be kept."""
-    name = f"{config.slug(config.plain(cfg, 'student.name'))}-{config.identity(cfg)['hash']}-s{cfg.seed}"
-    return RunFolder(KEPT / name)
+    return RunFolder(KEPT / f"{slug(spec.student.name)}-{spec.hash}-s{spec.seed}")
 
 
-def is_kept(cfg: DictConfig) -> bool:
+def is_kept(spec: RunSpec) -> bool:
     """Whether a run's net comes with the checkout."""
-    return folder_of(cfg).student.is_file()
+    return folder_of(spec).student.is_file()
 
 
-def restore(cfg: DictConfig, folder: Path) -> bool:
+def restore(spec: RunSpec) -> bool:
     """Put a kept net into the folder of the run that trains it, as that would have left it; False where none is kept.
 
     Raises ValueError for weights that are not those of their checksum.
     """
-    if not is_kept(cfg):
+    if not is_kept(spec):
         return False
-    source = folder_of(cfg)
+    source = folder_of(spec)
     weights, result = source.student.read_bytes(), read_json(source.path / RESULT, {})
     if hashlib.sha256(weights).hexdigest() != result.get("sha256"):
         raise ValueError(f"{source} is damaged: check it out again, or delete it and the teacher will be trained")
-    run = RunFolder(folder)
+    run = RunFolder(spec.folder)
     run.path.mkdir(parents=True, exist_ok=True)
     with replacing(run.student) as file:
         file.write(weights)
@@ -53,9 +50,9 @@ def restore(cfg: DictConfig, folder: Path) -> bool:
     return True
 
 
-def keep(cfg: DictConfig, folder: Path) -> Path:
+def keep(spec: RunSpec) -> Path:
     """Keep the net of a finished run. Returns where."""
-    run, target = RunFolder(folder), folder_of(cfg)
+    run, target = RunFolder(spec.folder), folder_of(spec)
     weights, found = run.student.read_bytes(), run.read_result().to_json()
     result: dict[str, Any] = {key: value for key, value in found.items() if key not in PATHS}
     target.path.mkdir(parents=True, exist_ok=True)

@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig
 from torch import Tensor
 
-from distill import config
+from distill.config import RunSpec, TeacherSpec, thawed
 from distill.data import Data
 from distill.engine.evaluate import agreement, predict, scores
 from distill.files import read_json, write_json
@@ -37,28 +36,22 @@ class Teacher:
     fingerprint: str  # of the net
 
 
-def get_teachers(
-    cfg: DictConfig, data: Data, device: torch.device, train: Callable[[DictConfig, Path], Any]
-) -> list[Teacher]:
-    """Return the run's teachers, frozen, in eval mode, measured; `train(cfg, folder)` trains one that is missing.
+def get_teachers(spec: RunSpec, data: Data, device: torch.device, train: Callable[[RunSpec], None]) -> list[Teacher]:
+    """Return the run's teachers, frozen, in eval mode, measured; `train(spec)` trains one that is missing.
 
     Raises ValueError for a teacher whose classes are not the data's, or whose accuracy is that of guessing.
     """
-    return [_teacher(cfg, spec, data, device, train) for spec in config.teacher_specs(cfg)]
+    return [_teacher(spec.output, teacher, data, device, train) for teacher in spec.teachers]
 
 
 def _teacher(
-    cfg: DictConfig, spec: dict[str, Any], data: Data, device: torch.device, train: Callable[[DictConfig, Path], Any]
+    output: Path, spec: TeacherSpec, data: Data, device: torch.device, train: Callable[[RunSpec], None]
 ) -> Teacher:
-    if not spec.get("model"):
-        raise ValueError(
-            f"method={cfg.method.name} needs a teacher: pass teacher=<name>, for example teacher=resnet56."
-        )
-    net, origin = _make(cfg, spec, data, train)
+    net, origin = _make(spec, data, train)
     net.requires_grad_(False).eval().to(device).to(memory_format=torch.channels_last)
     own_constants(net, spec, data.info.for_teacher)
     fingerprint = net.fingerprint()
-    teacher = Teacher(net, *_accuracy(net, fingerprint, data, Path(str(cfg.output))), origin, fingerprint)
+    teacher = Teacher(net, *_accuracy(net, fingerprint, data, output), origin, fingerprint)
     _refuse_guessing(teacher, spec, data)
     return teacher
 
@@ -81,26 +74,23 @@ def compare(teachers: list[Teacher], student: Tensor, data: Data, autocast: Any)
     return {"teacher_accuracy": accuracy, "teacher_origin": "ensemble", "teachers": each, **agreement(student, mean)}
 
 
-def _make(
-    cfg: DictConfig, spec: dict[str, Any], data: Data, train: Callable[[DictConfig, Path], Any]
-) -> tuple[FeatureNet, str]:
-    weights, info = str(spec["weights"]), data.info.for_teacher
+def _make(spec: TeacherSpec, data: Data, train: Callable[[RunSpec], None]) -> tuple[FeatureNet, str]:
+    info = data.info.for_teacher
     net = build(
-        spec["model"], info.num_classes, in_chans=info.in_chans, size=info.size,
-        pretrained=weights == "pretrained", args=spec.get("args") or {}, seed=int(spec.get("seed") or 0),
+        spec.model, info.num_classes, in_chans=info.in_chans, size=info.size,
+        pretrained=spec.pretrained, args=thawed(spec.args), seed=spec.seed,
     )  # fmt: skip
-    if weights == "pretrained":
+    if spec.pretrained:
         return net, "timm"
-    if weights == "none":
+    if spec.weights == "none":
         return net, "random"
-    if weights != "auto":
-        load_weights(net, weights)
-        return net, f"file {weights}"
-    teacher_cfg = config.teacher_config(cfg, spec)
-    folder = RunFolder(config.identity(teacher_cfg)["folder"])
-    if not folder.marked and not restore(teacher_cfg, folder.path):
-        log.info("teacher %s is not stored yet: training it in %s", spec["name"], folder)
-    train(teacher_cfg, folder.path)
+    if spec.training is None:
+        load_weights(net, spec.weights)
+        return net, f"file {spec.weights}"
+    folder = RunFolder(spec.training.folder)
+    if not folder.marked and not restore(spec.training):
+        log.info("teacher %s is not stored yet: training it in %s", spec.name, folder)
+    train(spec.training)
     load_weights(net, folder.student)
     return net, f"trained in {folder}"
 
@@ -119,13 +109,13 @@ def _accuracy(net: FeatureNet, fingerprint: str, data: Data, output: Path) -> tu
     return accuracy, len(labels)
 
 
-def _refuse_guessing(teacher: Teacher, spec: dict[str, Any], data: Data) -> None:
+def _refuse_guessing(teacher: Teacher, spec: TeacherSpec, data: Data) -> None:
     classes = data.info.num_classes
     chance = 1 / classes
     limit = 100 * (chance + 3 * (chance * (1 - chance) / teacher.seen) ** 0.5)
-    log.info("teacher %s (%s): %.2f %% on %s", spec["name"], teacher.origin, teacher.accuracy, data.info.name)
+    log.info("teacher %s (%s): %.2f %% on %s", spec.name, teacher.origin, teacher.accuracy, data.info.name)
     if teacher.accuracy <= limit and teacher.origin != "random":
         raise ValueError(
-            f"teacher {spec['name']} ({teacher.origin}) is right in {teacher.accuracy:.2f} % of {data.info.name}, "
+            f"teacher {spec.name} ({teacher.origin}) is right in {teacher.accuracy:.2f} % of {data.info.name}, "
             f"which is guessing among {classes} classes: check teacher.weights, teacher.mean and teacher.std."
         )
