@@ -1,0 +1,67 @@
+"""SGD that keeps a momentum buffer for each part of the losses, as DOT and DeepKD train."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from distill.engine import eager_optimizers
+from distill.engine.optim import Stepper
+
+
+@dataclass(frozen=True)
+class Part:
+    """Losses whose gradient has a momentum of its own. losses: their names, or () for all that no other part names."""
+
+    losses: tuple[str, ...]
+    momentum: float
+    decays: bool = False  # whether the weight decay is added to this part's gradient
+
+
+class SplitStepper(Stepper):
+    """v_i <- m_i v_i + g_i for each part i of the losses, then theta -= lr sum_i v_i; a backward pass a part.
+
+    The buffers of all parts but the first belong to parameters that share their memory with the model's, in further
+    groups of one torch SGD, so that state, learning rate and fp16 scaling are the optimiser's own. `clip_grad` clips
+    each part's gradient. Subclasses say which `parts` there are.
+    """
+
+    method = "this method"
+
+    def parts(self, momentum: float, options: dict[str, Any]) -> list[Part]:
+        """Return the parts, for the schedule's momentum; what the method set is popped from `options`."""
+        raise NotImplementedError
+
+    def new_optimizer(self, options: dict[str, Any]) -> torch.optim.Optimizer:
+        if options.pop("name", "sgd") != "sgd":
+            raise ValueError(
+                f"{self.method} splits SGD's momentum: set schedule.optimizer.name=sgd, or use method=kd."
+            )
+        if self.schedule.get("momentum_start") is not None or self.schedule.get("damped"):
+            raise ValueError(
+                f"{self.method} splits a momentum that stays: leave schedule.momentum_start and damped null."
+            )
+        momentum = float(options.pop("momentum", 0.0))
+        self.split = self.parts(momentum, options)
+        others = [[nn.Parameter(p.detach()) for p in self.parameters] for _ in self.split[1:]]
+        self.gradients = [self.parameters, *others]
+        groups = [
+            {"params": held, "momentum": part.momentum} | ({} if part.decays else {"weight_decay": 0.0})
+            for part, held in zip(self.split, self.gradients, strict=True)
+        ]
+        return eager_optimizers.SGD(groups, **{"momentum": momentum, "lr": self.rate, "fused": True, **options})
+
+    def backward(self, losses: Mapping[str, Tensor]) -> None:
+        """Leave each part's gradients in its own parameters, the first part's in the model's."""
+        named = {name for part in self.split for name in part.losses}
+        for part, held in reversed(list(zip(self.split, self.gradients, strict=True))):
+            own = [loss for name, loss in losses.items() if (name in part.losses if part.losses else name not in named)]
+            last = held is self.parameters
+            self.scaler.scale(torch.stack(own).sum()).backward(retain_graph=not last)
+            if not last:
+                for parameter, twin in zip(self.parameters, held, strict=True):
+                    twin.grad, parameter.grad = parameter.grad, None
