@@ -28,6 +28,8 @@ FLOORS = (  # from the ground up; rooms on one floor do not import each other
     {"__main__"},
 )
 UPWARD = {("sweep", "cli")}  # a worker starts the program itself
+COMPOSED = ("config.", "cli.", "sweep.plan.", "sweep.compose.", "sweep.jobs.", "sweep.launchers.", "run.run.")
+"""Who may take a composed configuration: what reads and checks it, plans with it, and run.run, which resolves it."""
 
 
 def modules() -> dict[str, Path]:
@@ -86,3 +88,33 @@ def test_no_room_imports_a_room_above_it() -> None:
 
 def test_every_module_has_its_floor() -> None:
     assert {name.split(".")[0] for name in graph()} == set().union(*FLOORS)
+
+
+def test_the_configuration_goes_no_further_than_run() -> None:
+    """Below run.run a RunSpec is all that is seen."""
+    takers = {
+        f"{name}.{function.name}."
+        for name, path in modules().items()
+        for function in ast.walk(ast.parse(path.read_text()))
+        if isinstance(function, ast.FunctionDef) and any(map(is_composed, ast.walk(function.args)))
+    }
+    assert [name for name in takers if not name.startswith(COMPOSED)] == [] and "run.run." in takers
+
+
+def is_composed(node: ast.AST) -> bool:
+    """Whether a parameter is a composed configuration, by its name or its type."""
+    type_of = ast.unparse(node.annotation) if isinstance(node, ast.arg) and node.annotation else ""
+    return isinstance(node, ast.arg) and (node.arg in ("cfg", "_root_") or "DictConfig" in type_of)
+
+
+def test_no_package_hides_a_module_of_its_own() -> None:
+    hidden = [
+        f"{name}.{alias.asname or alias.name}"
+        for name, path in modules().items()
+        if path.name == "__init__.py"
+        for node in ast.parse(path.read_text()).body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+        if (path.parent / f"{alias.asname or alias.name}.py").exists()
+    ]
+    assert hidden == []

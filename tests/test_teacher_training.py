@@ -9,7 +9,7 @@ import pytest
 
 from distill import config
 from distill.config.check import check
-from distill.config.teacher_specs import training
+from distill.config.teacher_nodes import training
 from distill.run import run
 from distill.run_folder import RunFolder
 from tests.tiny import composed

@@ -9,7 +9,7 @@ import torch
 
 from distill import config
 from distill.config.check import check
-from distill.config.teacher_specs import expand, label
+from distill.config.teacher_nodes import expand, label
 from distill.engine.evaluate import best_bias, predict, without_classes
 from distill.models import build, load_weights
 from distill.run import run

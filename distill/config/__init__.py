@@ -2,7 +2,6 @@
 
 from distill.config.data_spec import DataSpec
 from distill.config.factory import build, class_of
-from distill.config.frozen import frozen, thawed
 from distill.config.groups import conf_dir, did_you_mean, load, nearest, options, plain, slug
 from distill.config.hashing import (
     UNHASHED,
@@ -18,6 +17,7 @@ from distill.config.hashing import (
     teacher_name,
     teacher_specs,
 )
+from distill.config.read_only import frozen, thawed
 from distill.config.resolvers import register
 from distill.config.run_spec import (
     MethodSpec,

@@ -7,7 +7,7 @@ from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from distill.config.frozen import frozen
+from distill.config.read_only import frozen
 
 NEVER_NULL = ("in_chans", "pad", "flip", "workers", "damaged", "exif", "background")  # beside what must be given
 

@@ -10,8 +10,8 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from distill.config.frozen import thawed
 from distill.config.groups import _container, did_you_mean
+from distill.config.read_only import thawed
 
 
 def build(node: DictConfig | Mapping[str, Any], **objects: Any) -> Any:

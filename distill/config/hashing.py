@@ -22,7 +22,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from distill.config.groups import _container, did_you_mean, load, options, plain, slug
-from distill.config.teacher_specs import OWN, Spec, expand, label, named, training
+from distill.config.teacher_nodes import OWN, Spec, expand, label, named, training
 
 UNHASHED = {  # what may change without changing the result; everything else of these nodes is hashed
     "dataset": {"root", "workers", "download"},

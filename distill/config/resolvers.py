@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from distill.config.groups import plain
 from distill.config.hashing import has_teacher, identity, teacher_specs
-from distill.config.teacher_specs import label
+from distill.config.teacher_nodes import label
 
 
 def register() -> None:

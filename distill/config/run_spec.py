@@ -15,11 +15,11 @@ from omegaconf import DictConfig, OmegaConf
 from distill.config import protocol, upstream
 from distill.config.data_spec import DataSpec
 from distill.config.departs import departs
-from distill.config.frozen import frozen
 from distill.config.groups import load, plain
 from distill.config.hashing import from_paper, identity, reads, taps, teacher_config, teacher_specs
+from distill.config.read_only import frozen
 from distill.config.setting import setting
-from distill.config.teacher_specs import Spec, label
+from distill.config.teacher_nodes import Spec, label
 
 AUTO = "auto"  # of teacher.weights: trained by this program, and kept
 

@@ -26,7 +26,7 @@ def command_line() -> str:
 class Tracker:
     """Writes each row to metrics.jsonl and shows it to a logger.
 
-    cfg_tracking: mode, as make_logger takes it, and what that mode reads. config: the run's resolved one, shown.
+    tracking: mode, as make_logger takes it, and what that mode reads. config: the run's resolved one, shown.
     identity: group, id, name, job_type, tags. resume_at: the global step of the checkpoint that the run goes
     on from: rows of later steps are dropped, since they will be written again; None is a run that starts anew and drops
     all. Log the row of an epoch before the checkpoint of its end is
@@ -36,7 +36,7 @@ class Tracker:
     def __init__(
         self,
         folder: str | Path,
-        cfg_tracking: Mapping[str, Any],
+        tracking: Mapping[str, Any],
         config: Mapping[str, Any],
         identity: Mapping[str, Any],
         resume_at: int | None = None,
@@ -44,7 +44,7 @@ class Tracker:
     ) -> None:
         self.folder = RunFolder(folder)
         self.folder.path.mkdir(parents=True, exist_ok=True)
-        self.logger = make_logger(self.folder.path, cfg_tracking, config, identity, resume_at=resume_at, **timeouts)
+        self.logger = make_logger(self.folder.path, tracking, config, identity, resume_at=resume_at, **timeouts)
         sweep(self.folder.path)
         write_json(self.folder.tracking, {"identity": identity, "config": config, "command": command_line()})
         self._kept = {_key(row) for row in _drop_after(self.folder, resume_at)}

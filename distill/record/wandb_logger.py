@@ -36,7 +36,7 @@ class WandbLogger:
     def __init__(
         self,
         folder: Path,
-        cfg: Mapping[str, Any],
+        tracking: Mapping[str, Any],
         config: Mapping[str, Any],
         identity: Mapping[str, Any],
         *,
@@ -45,14 +45,14 @@ class WandbLogger:
         finish_timeout: float = 60,
     ) -> None:
         self.run: Any = None
-        self.folder, self.artifact = folder, bool(cfg.get("artifact"))
+        self.folder, self.artifact = folder, bool(tracking.get("artifact"))
         self.online, self._finish_timeout = False, finish_timeout
-        mode = _mode(cfg["mode"])
+        mode = _mode(tracking["mode"])
         if mode == "off":
             return
         wandb = _import_wandb()
         try:
-            arguments = _arguments(wandb, folder, cfg, config, identity, init_timeout, finish_timeout)
+            arguments = _arguments(wandb, folder, tracking, config, identity, init_timeout, finish_timeout)
             self._start(wandb, mode, resume, arguments)
         except Exception as error:
             self._give_up(error)
@@ -141,7 +141,7 @@ def _import_wandb() -> ModuleType:
 def _arguments(
     wandb: ModuleType,
     folder: Path,
-    cfg: Mapping[str, Any],
+    tracking: Mapping[str, Any],
     config: Mapping[str, Any],
     identity: Mapping[str, Any],
     init_timeout: float,
@@ -154,8 +154,8 @@ def _arguments(
     return {
         **names,
         "tags": [str(tag)[:64] for tag in identity["tags"] if tag],
-        "project": cfg.get("project"),
-        "entity": cfg.get("entity"),
+        "project": tracking.get("project"),
+        "entity": tracking.get("entity"),
         "dir": str(folder),
         "config": plain(config),
         "settings": wandb.Settings(reinit="create_new", **bounds, **still),

@@ -4,8 +4,3 @@ Reads `result.json` files (and `metrics.jsonl` beside them for the learning curv
 collect (files to runs) > summary (runs to rows over seeds) > overview, compare
 (rows to tables) > writers, page.
 """
-
-from distill.report.collect import Found, Run, collect
-from distill.report.summary import Row, summarize
-
-__all__ = ["Found", "Row", "Run", "collect", "summarize"]

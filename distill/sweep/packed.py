@@ -13,12 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig
 
 from distill import errors, runtime
 from distill.batch import Batch, Source
-from distill.config import RunSpec, resolve
-from distill.config.check import check
+from distill.config import RunSpec
 from distill.data import ArraySource
 from distill.data.arrays import SharedSource
 from distill.engine.cuda_graphs import GraphedTeacher, StaticBuffers
@@ -200,23 +198,10 @@ def free_memory() -> int:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
 
 
-def run_all(sweep: Sweep, configs: dict[int, DictConfig], most: int | None) -> Iterator[Any]:
-    """Run a sweep's jobs pack by pack; `configs` by the id of their job. Yields after each pack."""
+def run_all(sweep: Sweep, runs: Sequence[tuple[Job, RunSpec]], most: int | None) -> Iterator[Any]:
+    """Run jobs of a sweep pack by pack. Yields after each pack."""
     with StopSignals(at_once=True) as stop:
-        for jobs in packs(list(_resolved(sweep, configs))):
+        for jobs in packs(runs):
             with suppress(errors.Stopped):  # it came between two runs
                 Pack(sweep, jobs, most).run(stop)
             yield stop.received
-
-
-def _resolved(sweep: Sweep, configs: dict[int, DictConfig]) -> Iterator[tuple[Job, RunSpec]]:
-    """The jobs that can run, each with what it is; the others are reported."""
-    for job in sweep.jobs:
-        try:
-            check(configs[id(job)])
-            spec = resolve(configs[id(job)])
-        except ValueError as error:
-            job.start()
-            failed(sweep, job, error)
-        else:
-            yield job, spec

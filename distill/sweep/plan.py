@@ -48,7 +48,7 @@ def show(plan: Plan) -> None:
 def items_of(plan: Plan, speeds: Speeds) -> Iterator[Item]:
     """Each run once, teachers that are not there yet before the first run that needs them."""
     seen: set[Path] = set()
-    specs = [_resolved(cfg) for _, cfg in plan]
+    specs = [resolved(cfg) for _, cfg in plan]
     wanted = {_folder(spec) for spec in specs if isinstance(spec, RunSpec)}
     for name, spec in zip(names([job for job, _ in plan]), specs, strict=True):
         if isinstance(spec, str):
@@ -132,7 +132,7 @@ def _teacher_name(spec: RunSpec) -> str:
     return f"teacher {spec.student.name}{taught} seed={spec.seed}"
 
 
-def _resolved(cfg: DictConfig) -> RunSpec | str:
+def resolved(cfg: DictConfig) -> RunSpec | str:
     """The run that a configuration describes, or why there is none."""
     try:
         check(cfg)

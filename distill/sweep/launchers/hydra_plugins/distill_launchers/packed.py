@@ -33,10 +33,18 @@ class PackedLauncher(Launcher):
         sweep.announce(", packed")
         if not sweep.jobs:
             return sweep.returns()
-        from distill.sweep.packed import run_all
+        from distill.sweep.packed import failed, run_all
+        from distill.sweep.plan import resolved
 
-        configs = {id(job): self.composer.load_sweep_config(self.config, job.overrides) for job in sweep.jobs}
-        for received in run_all(sweep, configs, self.most):
+        runs = []
+        for job in sweep.jobs:
+            spec = resolved(self.composer.load_sweep_config(self.config, job.overrides))
+            if isinstance(spec, str):
+                job.start()
+                failed(sweep, job, ValueError(spec))
+            else:
+                runs.append((job, spec))
+        for received in run_all(sweep, runs, self.most):
             if received is not None:
                 name = signal.Signals(received).name
                 print(f"distill: stopped by {name}; the same command goes on", file=sys.stderr)

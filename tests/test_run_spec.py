@@ -1,0 +1,89 @@
+"""A run, resolved once: what trains its teachers lies within, and nothing of it can be changed."""
+
+from __future__ import annotations
+
+from dataclasses import FrozenInstanceError
+from pathlib import Path
+
+import pytest
+
+from distill import config
+from distill.config import DataSpec, RunSpec, frozen, resolve, thawed
+from tests.tiny import composed
+
+
+def test_a_spec_has_the_names_and_the_folder_of_its_configuration() -> None:
+    cfg = composed("method=crd", "teacher=resnet14", "student=resnet8", "seed=3")
+    spec, who = resolve(cfg), config.identity(cfg)
+    assert (spec.hash, str(spec.folder), spec.below, spec.seed) == (who["hash"], who["folder"], who["below"], 3)
+    assert (spec.dataset.name, spec.teacher, spec.student.name, spec.method.name) == (
+        "digits", "resnet14", "resnet8", "crd",
+    )  # fmt: skip
+
+
+def test_the_runs_that_train_a_chain_lie_within_one_another() -> None:
+    cfg = composed("method=kd", "teacher.chain=[resnet20,resnet14,resnet8]")
+    last = resolve(cfg).teachers[0].training
+    assert last is not None and (last.method.name, last.student.name, last.teacher) == (
+        "takd", "resnet8", "resnet20-resnet14",
+    )  # fmt: skip
+    middle = last.teachers[0].training
+    first = middle and middle.teachers[0].training
+    assert first is not None and (first.method.name, first.student.name, first.teachers) == ("none", "resnet20", ())
+    assert last.hash == config.identity(config.teacher_config(cfg))["hash"]
+
+
+@pytest.mark.parametrize("weights", ["pretrained", "none", "some.pt"])
+def test_weights_that_are_not_trained_here_have_no_run(weights: str) -> None:
+    (teacher,) = resolve(composed("method=kd", f"teacher.weights={weights}")).teachers
+    assert teacher.training is None and teacher.weights == weights and teacher.pretrained is (weights == "pretrained")
+
+
+def test_a_students_first_training_is_a_run_of_its_own() -> None:
+    before = resolve(composed("student.upstream={dataset:{classes:[0,1]},schedule:digits}")).student.upstream
+    assert before is not None and before.dataset.classes == (0, 1) and before.student.upstream is None
+
+
+@pytest.mark.parametrize("protocol", ["schedule=digits", "dataset=cifar100 schedule=paper"])
+def test_the_student_alone_is_found_where_method_none_puts_it(protocol: str) -> None:
+    alone = resolve(composed("method=kd", *protocol.split())).alone
+    by_hand = composed("method=none", *protocol.replace("paper", "crd").split())
+    assert alone == Path(config.identity(by_hand)["folder"])
+    assert resolve(composed("method=none")).alone is None
+
+
+def test_nothing_of_a_spec_can_be_changed() -> None:
+    spec = resolve(composed("method=crd"))
+    with pytest.raises(FrozenInstanceError):
+        spec.seed = 2  # type: ignore[misc]
+    for mapping in (spec.method.node, spec.schedule.settings, spec.schedule.settings["optimizer"], spec.composed):
+        with pytest.raises(TypeError, match="does not support item assignment"):
+            mapping["name"] = "other"  # type: ignore[index]
+
+
+def test_what_is_thawed_is_a_copy() -> None:
+    given = {"a": [1, {"b": [2]}], "c": None}
+    kept = frozen(given)
+    copy = thawed(kept)
+    copy["a"][1]["b"].append(3)
+    assert thawed(kept) == given and kept["a"][1]["b"] == (2,)
+
+
+@pytest.mark.parametrize("key", ["size", "mean", "pad", "flip"])
+def test_a_data_set_without_a_value_that_it_needs_is_refused(key: str) -> None:
+    node = config.plain(composed(), "dataset")
+    with pytest.raises(ValueError, match=f"dataset.{key} has no value: give one, dataset.{key}="):
+        DataSpec.of({**node, key: None})
+
+
+def test_a_method_that_needs_a_teacher_says_so() -> None:
+    cfg = composed("method=kd")
+    cfg.teacher = None
+    with pytest.raises(ValueError, match="method=kd needs a teacher"):
+        resolve(cfg)
+
+
+def test_the_words_of_the_machine_are_those_of_the_command_line() -> None:
+    spec: RunSpec = resolve(composed("compile=true", "cuda_graphs=false", "teacher.cache=off", "threads=2"))
+    machine = spec.machine
+    assert (machine.compile, machine.cuda_graphs, spec.cache, machine.threads) == ("true", "false", "off", 2)
