@@ -69,7 +69,7 @@ def test_holm_corrects_for_the_number_of_methods() -> None:
     # by hand: 4 * 0.005, 3 * 0.01, 2 * 0.03, then not less than the one before
     expected = [0.03, None, 0.06, 0.06, 0.02]
     assert [one and one.corrected for one in got] == [p and pytest.approx(p) for p in expected]
-    assert [one.verdict for one in got if one] == ["above", "within noise (above)", "within noise (above)", "above"]
+    assert [one.verdict for one in got if one] == ["above", *["above before correction"] * 2, "above"]
 
 
 def test_a_share_of_a_gap_inside_its_own_error_is_blank() -> None:

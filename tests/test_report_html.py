@@ -1,77 +1,39 @@
-"""The HTML report: self-contained, escaped, with well-formed charts; a real browser sorts and filters it."""
+"""The HTML report: self-contained, escaped, with charts that say what the runs do."""
 
 from __future__ import annotations
 
 import json
 import re
-import shutil
-import subprocess
 from collections.abc import Sequence
 from html.parser import HTMLParser
+from itertools import pairwise
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 from test_report import write_run
 
+from distill import charts
+from distill.charts import svg
 from distill.cli import verbs
-from distill.report import svg
 from distill.report.collect import collect
 from distill.report.curves import POINTS, curve
-from distill.report.figures import names, sections
+from distill.report.figures import Shown, colours, shown
+from distill.report.names import names
+from distill.report.ranking import rankings
 from distill.report.summary import summarize
 
-CHROMIUM = next(
-    (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
-)
-FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]
-FLAGS += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
 
-
-class Page(HTMLParser):
-    """Reads back the tables: headings with aria-sort, rows with their cells, and whether rows are hidden."""
+class Tags(HTMLParser):
+    """The tags of a page."""
 
     def __init__(self, html: str) -> None:
         super().__init__()
-        self.tables: list[list[list[str]]] = []
-        self.hidden: list[list[bool]] = []
-        self.sorted: list[tuple[str, str]] = []
         self.tags: list[str] = []
-        self.theme: str | None = None
-        self._text: list[str] | None = None
         self.feed(html)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        found = dict(attrs)
         self.tags.append(tag)
-        if tag == "html":
-            self.theme = found.get("data-theme")
-        if tag == "tbody":
-            self.tables.append([])
-            self.hidden.append([])
-        if tag == "tr" and self.tables:
-            self.tables[-1].append([])
-            self.hidden[-1].append("hidden" in found)
-        if tag in ("td", "th"):
-            self._text = []
-            if found.get("aria-sort"):
-                self.sorted.append((tag, str(found["aria-sort"])))
-
-    def handle_data(self, data: str) -> None:
-        if self._text is not None:
-            self._text.append(data)
-
-    def handle_endtag(self, tag: str) -> None:
-        if tag == "td" and self._text is not None and self.tables:
-            self.tables[-1][-1].append("".join(self._text))
-            self._text = None
-        if tag == "tr" and self.tables and not self.tables[-1][-1]:  # the heading of the next table
-            self.tables[-1].pop()
-            self.hidden[-1].pop()
-
-    def shown(self, column: int, table: int = 0) -> list[str]:
-        rows = zip(self.tables[table], self.hidden[table], strict=True)
-        return [row[column] for row, hidden in rows if not hidden]
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -85,7 +47,7 @@ def runs(tmp_path: Path) -> Path:
     for method, last in (("kd", 70.0), ("crd", 71.0), ("at", 69.5), ("none", 69.0)):
         for seed in range(2):
             teacher = {"teacher": None, "teacher_accuracy": None} if method == "none" else {}
-            here = write_run(folder, seed, last + seed, method=method, seconds=last, **teacher)
+            here = write_run(folder, seed, last + seed, method=method, seconds=60 * (last - 60), **teacher)
             rows = [{"kind": "step", "phase": "distill", "epoch": 1, "step": 1, "loss": 3.0}]
             for epoch in range(1, 11):
                 accuracy = last + seed - 10 + epoch
@@ -110,39 +72,11 @@ def write_page(runs: Path, *arguments: str) -> Path:
     return target
 
 
-def browse(page: Path, fragment: str, profile: Path) -> Page:
-    """The DOM after the scripts have run in a headless browser that opened the file."""
-    if CHROMIUM is None:
-        pytest.skip("no chromium on PATH")
-    command = [CHROMIUM, *FLAGS, f"--user-data-dir={profile}", "--dump-dom", f"file://{page}{fragment}"]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return Page(done.stdout)
-
-
-def test_browser_sorts_by_a_column_with_missing_values_last(runs: Path, tmp_path: Path) -> None:
-    page = write_page(runs)
-    upwards = browse(page, "#sort=6", tmp_path / "a")  # last
-    assert upwards.shown(0) == ["none", "at", "kd", "crd"]
-    assert upwards.sorted == [("th", "ascending")]
-    downwards = browse(page, "#sort=10&down=1", tmp_path / "b")  # gap: the student alone has none
-    assert downwards.shown(0) == ["at", "kd", "crd", "none"]
-    assert browse(page, "#sort=0", tmp_path / "c").shown(0) == ["at", "crd", "kd", "none"]  # words
-
-
-def test_browser_filters_rows(runs: Path, tmp_path: Path) -> None:
-    page = browse(write_page(runs), "#sort=6&filter=resnet56%20aaaa1111%20d&theme=dark", tmp_path / "profile")
-    assert page.shown(0) == ["at", "kd", "crd"] and len(page.tables[0]) == 4
-    assert page.theme == "dark"
-    one = browse(write_page(runs, "--table", "crd_table1"), "#filter=fitnet", tmp_path / "other")
-    assert one.shown(0) == ["fitnet"]
-
-
 def test_page_needs_nothing_from_outside(runs: Path) -> None:
     text = write_page(runs, "--table", "crd_table1").read_text()
     assert not re.search(r"""(src|href)=["'](?!#)|@import|url\(|https?:""", text)
     assert "default-src 'none'" in text
-    assert not {"link", "img", "iframe", "base"} & set(Page(text).tags)
+    assert not {"link", "img", "iframe", "base"} & set(Tags(text).tags)
 
 
 def test_everything_from_files_is_escaped(tmp_path: Path) -> None:
@@ -169,29 +103,16 @@ def test_everything_from_files_is_escaped(tmp_path: Path) -> None:
         }
         file.write_text(json.dumps({**result, **changed, "params": 10**6 + int(result["hash"])}))
     text = write_page(tmp_path / "o").read_text()
-    assert Page(text).tags.count("script") == 1
+    assert Tags(text).tags.count("script") == 1
     assert "<script>alert" not in text and "&lt;script&gt;alert" in text
     for drawing in re.findall(r"<svg.*?</svg>", text, flags=re.S):
         ElementTree.fromstring(drawing)
 
 
-def test_charts_show_what_is_there(runs: Path) -> None:
-    found = {section.title: section.figures for section in sections(summarize(collect([runs]).runs))}
-    assert list(found) == ["Accuracy against cost", "Gap to the teacher", "Learning curves"]
-    cost = ElementTree.fromstring(found["Accuracy against cost"][-1].drawing)
-    assert len(cost.findall("circle")) == 4  # against time; all params are equal, so there is no such chart
-    assert len(found["Accuracy against cost"]) == 1
-    (gaps,) = found["Gap to the teacher"]
-    titles = [title.text or "" for title in ElementTree.fromstring(gaps.drawing).iter("title")]
-    assert [title.split(",")[0] for title in titles] == ["crd", "kd", "at", "none"]  # the smallest gap first
-    (curves,) = found["Learning curves"]
-    assert [name for _, name in curves.legend] == ["none", "crd", "kd", "at"]
-
-
 def test_no_charts_without_runs(tmp_path: Path) -> None:
-    assert sections([]) == []
     (tmp_path / "empty").mkdir()
-    assert "0 runs read." in write_page(tmp_path / "empty").read_text()
+    text = write_page(tmp_path / "empty").read_text()
+    assert "0 runs read." in text and "<svg" not in text
 
 
 def test_curves_count_epochs_over_phases_and_survive_damage(tmp_path: Path) -> None:
@@ -238,6 +159,87 @@ def test_names_tell_configurations_apart(tmp_path: Path) -> None:
     write_run(tmp_path)
     called = names(summarize(collect([tmp_path]).runs))
     assert sorted(called.values()) == ["crd (kd 0)", "crd (kd 1, three3)", "crd (kd 1, two222)", "kd"]
+
+
+# ---------------------------------------------------------------- charts
+
+
+def shapes(drawing: str, kind: str) -> list[ElementTree.Element]:
+    """The elements of a class in a chart's wide drawing."""
+    root = ElementTree.fromstring(drawing[drawing.index("<svg") : drawing.index("</div>")])
+    return [element for element in root.iter() if kind in (element.get("class") or "").split()]
+
+
+def charts_of(runs: Path) -> Shown:
+    ranked = rankings(summarize(collect([runs]).runs))
+    return shown(ranked[0], colours(ranked))
+
+
+def test_a_pair_is_ranked_with_the_teacher_and_the_student_alone_as_lines(runs: Path) -> None:
+    chart, curves = charts_of(runs).open
+    named = [(element.text or "") for element in shapes(chart.drawing, "name")]
+    assert [name for name in named if "alone" not in name and "teacher" not in name] == ["crd", "kd", "at"]
+    assert {"teacher resnet56 72.34", "student alone 69.50"} <= set(named)
+    xs = [float(dot.get("cx", 0)) for kind in ("open", "sure") for dot in shapes(chart.drawing, kind)]
+    (alone,) = (line for line in shapes(chart.drawing, "mark") if "alone" in line.get("class", ""))
+    assert len(xs) == 4 and float(alone.get("x1", 0)) == pytest.approx(min(xs))
+    ends = [element.text for element in shapes(curves.drawing, "name")]
+    assert ends == ["crd 71.50", "kd 70.50", "at 70.00", "student alone 69.50", "teacher resnet56 72.34"]
+
+
+def test_one_colour_a_method_in_all_charts(runs: Path) -> None:
+    found: dict[str, set[str]] = {}
+    pictures = charts_of(runs)
+    for figure in pictures.open + pictures.folded:
+        for element in shapes(figure.drawing, "name"):
+            method = (element.text or "").split()[0]
+            found.setdefault(method, set()).add((element.get("class") or "").split()[1])
+    assert {method: len(kinds) for method, kinds in found.items() if method != "teacher"} == dict.fromkeys(
+        ("crd", "kd", "at", "student"), 1
+    )
+    assert len(set.union(*found.values())) == len(found)
+
+
+def test_every_point_of_the_cost_chart_is_named(runs: Path) -> None:
+    (cost,) = charts_of(runs).folded
+    assert cost.title == "Accuracy against minutes of a run"
+    named = [element.text or "" for element in shapes(cost.drawing, "name")]
+    assert sorted(named) == ["at", "crd", "kd", "student alone"]
+
+
+def test_a_chart_of_one_vertical_line_is_not_drawn(tmp_path: Path) -> None:
+    for method in ("kd", "crd"):
+        write_run(tmp_path, method=method)
+    assert charts_of(tmp_path).folded == []
+
+
+def test_of_many_the_first_are_drawn_with_the_student_alone(tmp_path: Path) -> None:
+    write_run(tmp_path, last=10.0, method="none", teacher=None, teacher_accuracy=None)
+    for number in range(40):
+        write_run(tmp_path, last=50.0 + number / 10, method=f"m{number}")
+    pictures = charts_of(tmp_path)
+    named = [element.text for element in shapes(pictures.open[0].drawing, "name")]
+    assert named.count("student alone") == 1 and "m39" in named and "m0" not in named and len(named) == 14
+    assert len([one for one in shapes(pictures.folded[0].drawing, "name") if (one.text or "")[0] == "m"]) == 40
+
+
+def test_the_axis_of_curves_is_that_of_their_last_quarter() -> None:
+    curve = charts.Curve("kd", range(101), [*range(100), 99.0], [*range(100), 99.0], [*range(100), 99.0], "s0")
+    drawing = charts.curves([curve], [], ("epoch", "accuracy"), "x")(600)
+    ticks = [float(text) for text in re.findall(r'text-anchor="end">([-\d.]+)<', str(drawing))]
+    assert min(ticks) >= 70 and max(ticks) <= 102
+
+
+def test_a_ranking_is_not_dwarfed_by_one_that_failed() -> None:
+    dots = [charts.Dot(str(value), value, "s0") for value in (71.0, 70.5, 70.0, 69.5, 1.0)]
+    drawing = str(charts.ranked(dots, [], "accuracy", "x")(600))
+    assert drawing.count("<circle") == 4 and "◂" in drawing and ">1.00<" in drawing
+
+
+@pytest.mark.parametrize("wanted", [[5, 5, 5], [0, 0, 50], [49, 50, 50], [10, 20, 30], [7]])
+def test_names_that_would_meet_move_apart(wanted: list[float]) -> None:
+    got = svg.spread_out(wanted, 10, 0, 50)
+    assert all(b - a >= 10 - 1e-9 for a, b in pairwise(got)) and min(got) >= 0 and max(got) <= 50
 
 
 @pytest.mark.parametrize(("low", "high"), [(0, 1), (68.2, 78.9), (-3, 12), (0.001, 0.0012), (1e5, 9e6)])

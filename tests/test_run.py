@@ -91,7 +91,7 @@ def test_a_run_on_arrays_imports_what_it_needs_alone(tmp_path: Path) -> None:
 import sys
 from distill.cli.main import main
 code = main(sys.argv[1:])
-others = {"torchvision", "timm", "wandb", "PIL", "sklearn", "scipy", "matplotlib", "huggingface_hub"}
+others = {"torchvision", "timm", "wandb", "PIL", "sklearn", "scipy", "huggingface_hub"}
 others |= {"torch._dynamo", "torch._inductor", "sympy"}  # a second of torch's compiler
 print(code, sorted(others & set(sys.modules)))
 """

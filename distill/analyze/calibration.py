@@ -2,36 +2,34 @@
 
 from __future__ import annotations
 
-import numpy as np
+from markupsafe import Markup
 
 from distill.analyze.material import Material, Seen
 from distill.analyze.numbers import Reliability, reliability
-from distill.analyze.style import STUDENT, TEACHER, Picture, blank, grid
+from distill.analyze.style import STUDENT, TEACHER, Picture
+from distill.charts import svg
+from distill.charts.panels import panels
 from distill.engine.evaluate import calibration_error
 
 BINS, RARE = 15, 0.01  # bins; share of the images below which a bar says little
+TOP, UPPER, LOWER = 44, 220, 60
 
 
 def draw(material: Material) -> Picture:
-    """A column a net: accuracy by confidence, and below how many images have it."""
-    nets = material.nets
-    figure, axes = blank(2, len(nets), (4.4 * len(nets), 4.8), height_ratios=[3, 1], sharex=True, sharey="row")
-    numbers = {}
-    for column, (name, net) in enumerate(nets):
+    """A panel a net: accuracy by confidence, and below how many images have it."""
+    numbers, drawn = {}, []
+    for name, net in material.nets:
         got = reliability(net.logits, material.labels, BINS)
         numbers[name] = _described(net, material, got)
-        _panel(axes[:, column], got, TEACHER if name == "teacher" else STUDENT)
-        axes[0, column].set_title(f"{name}: expected calibration error {numbers[name]['ece']:.2f} %")
-        axes[1, column].set_xlabel("confidence of the predicted class")
-    axes[0, 0].set_ylabel("accuracy")
-    axes[1, 0].set_ylabel("share of\nimages")
-    axes[0, 0].legend(loc="upper left")
+        title = f"{name}: expected calibration error {numbers[name]['ece']:.2f} %"
+        drawn.append(_panel(got, TEACHER if name == "teacher" else STUDENT, title))
     caption = (
-        f"Test images in {BINS} bins of equal width by the predicted class's probability; pale: under 1 % "
-        "of the images. Bars below the line are overconfident answers; the error is the mean distance from "
-        "the line, weighted by images."
+        f"Above: accuracy of the test images in {BINS} bins of equal width by the predicted class's probability; pale: "
+        "under 1 % of the images. Bars below the line are overconfident answers; the error is the mean distance from "
+        "the line, weighted by images. Below: the share of the images in each bin."
     )
-    return Picture("calibration", "Reliability", caption, figure, numbers, wide=True)
+    drawing = panels(drawn, "Accuracy by confidence")
+    return Picture("calibration", "Reliability", caption, drawing, numbers, wide=len(drawn) > 1)
 
 
 def _described(net: Seen, material: Material, got: Reliability) -> dict[str, object]:
@@ -39,16 +37,22 @@ def _described(net: Seen, material: Material, got: Reliability) -> dict[str, obj
     return {"ece": ece, "images": got.images, "confidence": got.confidence, "accuracy": got.accuracy}
 
 
-def _panel(axes, got: Reliability, colour: str) -> None:  # type: ignore[no-untyped-def]
-    images, accuracy = got.images.numpy(), got.accuracy.numpy()
-    middle, full = (np.arange(BINS) + 0.5) / BINS, images > 0
-    upper, lower = axes
-    share = images / images.sum()
-    for some, alpha in ((full & (share >= RARE), 1.0), (full & (share < RARE), 0.35)):
-        label = "accuracy" if alpha == 1 else None
-        upper.bar(middle[some], accuracy[some], 0.92 / BINS, color=colour, alpha=alpha, label=label)
-    upper.plot([0, 1], [0, 1], color="#333333", linestyle="--", linewidth=1.2, label="perfectly calibrated")
-    upper.set(xlim=(0, 1), ylim=(0, 1))
-    lower.bar(middle, share, 0.92 / BINS, color="#9A9A9A")
-    grid(upper)
-    grid(lower, "y")
+def _panel(got: Reliability, kind: str, title: str) -> svg.Drawing:
+    share = (got.images / got.images.sum()).tolist()
+    bars = [(place, accuracy, share[place]) for place, accuracy in enumerate(got.accuracy.tolist()) if share[place] > 0]
+
+    def draw(width: float) -> Markup:
+        upper = svg.Frame(40, TOP, width - 52, UPPER, (0, 1))
+        lower = svg.Frame(40, TOP + UPPER + 14, width - 52, LOWER, (0, 1), (0, max(share)))
+        parts = [svg.text(0, 13, title, kind="axis"), svg.text(0, 32, "accuracy"), upper.y_axis("")]
+        parts += [lower.x_axis("confidence of the predicted class"), svg.text(44, lower.top + 10, "share of images")]
+        for place, accuracy, part in bars:
+            x, wide = upper.at_x((place + 0.04) / BINS), 0.92 * upper.width / BINS
+            y, low = upper.at_y(accuracy), lower.at_y(part)
+            said = f"{accuracy:.1%} right of {part:.1%} of the images"
+            parts.append(svg.rect(x, y, wide, upper.bottom - y, kind + " pale" * (part < RARE), said))
+            parts.append(svg.rect(x, low, wide, lower.bottom - low, "rest"))
+        diagonal = svg.line(upper.left, upper.bottom, upper.right, upper.top, "mark alone")
+        return svg.svg([*parts, diagonal], width, lower.bottom + 40, title)
+
+    return draw

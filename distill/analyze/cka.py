@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from distill.analyze.material import SIDE, Material, Seen
 from distill.analyze.numbers import cka_table
-from distill.analyze.style import Picture, blank
+from distill.analyze.style import Picture
+from distill.charts import heat
+from distill.charts.panels import panels
 
 
 def draw(material: Material) -> Picture | None:
@@ -17,26 +19,15 @@ def draw(material: Material) -> Picture | None:
         pairs.append(("teacher", material.teacher))
     pairs.append(("student", student))
     tables = {name: cka_table(student.stages, net.stages).numpy() for name, net in pairs}
-    figure, axes = blank(1, len(pairs), (4.2 * len(pairs) + 0.6, 3.8))
-    for place, (name, net) in zip(axes[0], pairs, strict=True):
-        table = tables[name]
-        image = place.imshow(table, cmap="cividis", vmin=0, vmax=1, origin="lower")
-        for (row, column), value in ((at, table[at]) for at in _cells(table.shape)):
-            colour = "black" if value > 0.55 else "white"
-            place.text(
-                column, row, f"{round(float(value), 2) + 0.0:.2f}", ha="center", va="center", color=colour, fontsize=9
-            )
-        place.set_xticks(range(len(net.stages)), range(1, len(net.stages) + 1))
-        place.set_yticks(range(len(student.stages)), range(1, len(student.stages) + 1))
-        place.set(xlabel=f"stage of the {name}", ylabel="stage of the student", title=f"student and {name}")
-        place.tick_params(length=0)
-    figure.colorbar(image, ax=axes[0].tolist(), shrink=0.85).set_label("linear CKA")
+    drawn = []
+    for name, net in pairs:
+        names = [f"{stage + 1}" for stage in range(len(net.stages))], [f"{n + 1}" for n in range(len(student.stages))]
+        sides, title = (f"stage of the {name}", "stage of the student"), f"student and {name}"
+        pixels = heat.shares(tables[name]) // [1, 1, 1, 2]  # half as full, so that numbers can be read on it
+        drawn.append(heat.matrix(pixels.astype("uint8"), title, sides, names, title, tables[name], largest=260))
     caption = (
         f"Debiased linear CKA over {len(student.stages[0])} test images, maps averaged down to at most "
         f"{SIDE}×{SIDE}. 1: the same up to rotation and scale; 0: unrelated."
     )
-    return Picture("cka", "Similarity of stages", caption, figure, tables)
-
-
-def _cells(shape: tuple[int, ...]) -> list[tuple[int, int]]:
-    return [(row, column) for row in range(shape[0]) for column in range(shape[1])]
+    drawing = panels(drawn, "Similarity of stages")
+    return Picture("cka", "Similarity of stages", caption, drawing, tables)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import torch
-from matplotlib.figure import Figure
+from markupsafe import Markup
 from torch import Tensor
 
 from distill.analyze.material import Material
 from distill.analyze.numbers import class_accuracy
-from distill.analyze.style import STUDENT, TEACHER, Picture, blank, grid
+from distill.analyze.style import STUDENT, TEACHER, Picture
+from distill.charts import svg
 
 FEW, NAMED = 30, 5
+ROW, TOP = 20, 30
 
 
 def draw(material: Material) -> Picture:
@@ -19,64 +21,70 @@ def draw(material: Material) -> Picture:
     teacher = class_accuracy(material.teacher.logits, material.labels) if material.teacher else None
     names = material.info.class_names
     if teacher is not None and len(names) > FEW:
-        figure, caption = _cloud(student, teacher, names)
+        drawing, caption = _cloud(student, teacher, names), f"One point a class; the {NAMED} with the largest gap "
+        caption += "either way are named. On the line the student is as good as the teacher."
     else:
-        figure, caption = _pairs(student, teacher, names)
+        drawing = _pairs(student, teacher, names)
+        what = "sorted by the student's distance to the teacher" if teacher is not None else "sorted by accuracy"
+        caption = f"Test accuracy on the images of each class, {what}. Filled: student"
+        caption += "; hollow: teacher." if teacher is not None else "."
     numbers = {name: {"student": s} for name, s in zip(names, student.tolist(), strict=True)}
     for name, value in zip(names, teacher.tolist() if teacher is not None else [], strict=False):
         numbers[name]["teacher"] = value
-    return Picture("classes", "Accuracy by class", caption, figure, {"accuracy": numbers})
+    return Picture("classes", "Accuracy by class", caption, drawing, {"accuracy": numbers})
 
 
-def _pairs(student: Tensor, teacher: Tensor | None, names: list[str]) -> tuple[Figure, str]:
+def _pairs(student: Tensor, teacher: Tensor | None, names: list[str]) -> svg.Drawing:
     """One line a class, sorted by the gap (or by accuracy, without a teacher)."""
-    order = (student if teacher is None else student - teacher).nan_to_num(0).argsort(descending=True)[: 2 * FEW]
-    figure, axes = blank(1, 1, (6.4, 1.4 + 0.25 * len(order)))
-    place, lines = axes[0, 0], range(len(order))
-    if teacher is not None:
-        place.hlines(lines, student[order], teacher[order], color="#B5B5B5", linewidth=2.2, zorder=1)
-        place.scatter(
-            teacher[order],
-            lines,
-            facecolors="white",
-            edgecolors=TEACHER,
-            marker="D",
-            s=70,
-            linewidths=1.6,
-            label="teacher",
-            zorder=2,
-        )
-    place.scatter(student[order], lines, color=STUDENT, s=26, label="student", zorder=3)
-    place.set_yticks(lines, [names[k][:20] for k in order.tolist()])
-    place.set(xlabel="test accuracy on the class, %", title="Accuracy by class")
-    figure.legend(*place.get_legend_handles_labels(), loc="outside lower center", ncols=2)
-    grid(place)
-    what = "sorted by the student's distance to the teacher" if teacher is not None else "sorted by accuracy"
-    return figure, f"Test accuracy on the images of each class, {what}."
+    order = (student if teacher is None else student - teacher).nan_to_num(0).argsort()[: 2 * FEW].tolist()
+    lines = [(names[k], student[k].item(), None if teacher is None else teacher[k].item()) for k in order]
+    ends = [value for _, *pair in lines for value in pair if value is not None and value == value]
+
+    def draw(width: float) -> Markup:
+        left = 12 + min(max(svg.width_of(name) for name, _, _ in lines), width * 0.35)
+        low, high = svg.padded(min(ends), max(ends), 0.05)
+        frame = svg.Frame(left, TOP, width - left - 16, ROW * len(lines), (max(low, -1), min(high, 101)))
+        parts = [frame.x_axis("test accuracy on the class, %"), svg.text(left, 14, "student", kind=f"name {STUDENT}")]
+        parts += [svg.text(left + 66, 14, "teacher", kind=f"name {TEACHER}")] if teacher is not None else []
+        for place, (name, ours, theirs) in enumerate(lines):
+            parts += _pair(frame, TOP + ROW * (place + 0.5), name, ours, theirs)
+        return svg.svg(parts, width, frame.bottom + 40, "Accuracy of each class")
+
+    return draw
 
 
-def _cloud(student: Tensor, teacher: Tensor, names: list[str]) -> tuple[Figure, str]:
-    figure, axes = blank(1, 1, (5.6, 5.4))
-    place, gap = axes[0, 0], (student - teacher).nan_to_num(0)
+def _pair(frame: svg.Frame, y: float, name: str, ours: float, theirs: float | None) -> list[Markup]:
+    """A class: nan, where it has no images, is not drawn."""
+    parts = [svg.text(frame.left - 8, y + 4, svg.cut(name, frame.left - 10), "end")]
+    both = theirs is not None and theirs == theirs and ours == ours
+    if theirs is not None and both:
+        parts.append(svg.line(frame.at_x(ours), y, frame.at_x(theirs), y, "grid"))
+    if theirs is not None and theirs == theirs:
+        parts.append(svg.dot(frame.at_x(theirs), y, f"open {TEACHER}", f"teacher, {name}: {theirs:.2f} %", 6.5))
+    if ours == ours:
+        parts.append(svg.dot(frame.at_x(ours), y, f"sure {STUDENT}", f"student, {name}: {ours:.2f} %", 4))
+    return parts
+
+
+def _cloud(student: Tensor, teacher: Tensor, names: list[str]) -> svg.Drawing:
+    order = (student - teacher).nan_to_num(0).argsort()
+    extreme = set(torch.cat([order[:NAMED], order[-NAMED:]]).tolist())
     low = min(student.nan_to_num(100).min(), teacher.nan_to_num(100).min()).item() - 4
-    place.plot([low, 101], [low, 101], color="#333333", linestyle="--", linewidth=1, label="as good as the teacher")
-    place.scatter(teacher, student, color=STUDENT, s=22, alpha=0.75, linewidths=0)
-    order = gap.argsort()
-    for k in torch.cat([order[:NAMED], order[-NAMED:]]).tolist():
-        x, y = teacher[k].item(), student[k].item()
-        left = x > low + 0.8 * (101 - low)  # room for the name is on the left only
-        offset = (-6 if left else 6, -8 if gap[k] < 0 else 4)
-        place.scatter(x, y, color=STUDENT, s=22, edgecolors="#222222", linewidths=0.9, zorder=3)
-        place.annotate(
-            names[k][:18],
-            (x, y),
-            xytext=offset,
-            textcoords="offset points",
-            fontsize=7.5,
-            ha="right" if left else "left",
-        )
-    place.set(xlabel="teacher's accuracy, %", ylabel="student's accuracy, %", title="Accuracy by class")
-    place.set(xlim=(low, 101), ylim=(low, 101), aspect="equal")
-    place.legend(loc="upper left")
-    grid(place)
-    return figure, f"One point a class; the {NAMED} with the largest gap either way are named."
+    there = [k for k in range(len(names)) if student[k] == student[k] and teacher[k] == teacher[k]]
+
+    def draw(width: float) -> Markup:
+        side = min(width - 60, 420)
+        frame = svg.Frame(46, TOP, side, side, (low, 101), (low, 101))
+        parts = [frame.x_axis("teacher's accuracy, %"), frame.y_axis("student's accuracy, %")]
+        parts.append(svg.line(frame.left, frame.bottom, frame.right, frame.top, "mark alone"))
+        for k in there:
+            x, y = frame.at(teacher[k].item(), student[k].item())
+            said = f"{names[k]}: student {student[k]:.2f} %, teacher {teacher[k]:.2f} %"
+            parts.append(svg.dot(x, y, f"sure {STUDENT}", said, 4))
+            if k in extreme:
+                after = x < (frame.left + frame.right) / 2
+                at = x + 8 if after else x - 8
+                parts.append(svg.text(at, y + 4, names[k][:24], "start" if after else "end", f"small name {STUDENT}"))
+        return svg.svg(parts, width, frame.bottom + 40, "Accuracy of each class, student against teacher")
+
+    return draw

@@ -10,7 +10,7 @@ from distill import runtime
 from distill.analyze.gallery import PICTURES, draw
 from distill.analyze.material import gather
 from distill.analyze.page import page
-from distill.analyze.style import rendered, save
+from distill.analyze.style import file_of
 from distill.files import write_json, write_text
 from distill.trained import open_run
 
@@ -22,7 +22,6 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("run", metavar="RUN_FOLDER", help="outputs/<dataset>/<teacher>-<student>/<method>-<hash>/s<seed>")
     add("--out", type=Path, metavar="FOLDER", help="default: RUN_FOLDER/analysis")
-    add("--format", choices=("png", "svg"), default="png", help="of the pictures (default: png)")
     add("--only", nargs="+", choices=[*PICTURES], metavar="NAME", help=f"of {', '.join(PICTURES)}")
     add("--images", type=int, default=10_000, help="test images looked at, at most (default: 10000)")
     add("--root", metavar="FOLDER", help="where the data is (default: as in the run)")
@@ -36,12 +35,10 @@ def run(options: argparse.Namespace) -> None:
     trained = open_run(options.run, options.root)
     out: Path = options.out or trained.folder / "analysis"
     material = gather(trained, runtime.pick_device(options.device), options.images)
-    pictures, data = {}, {}
-    for picture in draw(material, options.only):
-        pictures[picture.name] = picture
-        data[picture.name] = rendered(picture, options.format)
-        save(data[picture.name], out / f"{picture.name}.{options.format}")
-        log.info("%s: %s", picture.title, out / f"{picture.name}.{options.format}")
+    pictures = {picture.name: picture for picture in draw(material, options.only)}
+    for picture in pictures.values():
+        write_text(out / f"{picture.name}.svg", file_of(picture))
+        log.info("%s: %s", picture.title, out / f"{picture.name}.svg")
     write_json(out / "numbers.json", {name: picture.numbers for name, picture in pictures.items()})
-    write_text(out / "index.html", page(material, pictures, data, options.format))
+    write_text(out / "index.html", page(material, pictures))
     log.info("all on one page: %s", out / "index.html")

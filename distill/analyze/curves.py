@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from matplotlib.axes import Axes
-from matplotlib.ticker import MaxNLocator
-
+from distill import charts
 from distill.analyze.material import Material
-from distill.analyze.style import ALONE, COLOURS, STUDENT, TEACHER, Picture, blank, grid
+from distill.analyze.style import ALONE, STUDENT, Picture
+from distill.charts.panels import panels
+from distill.charts.svg import Drawing
 from distill.report.curves import curve
 from distill.report.summary import ALONE as NONE
 from distill.report.summary import Row, student_place
@@ -25,14 +25,11 @@ def draw(material: Material) -> Picture | None:
     row = material.row
     if row is None or (got := curve(row)) is None:
         return None
-    histories = [RunFolder(run.folder).rows("epoch") for run in row.runs]
-    terms = losses(histories)
-    figure, axes = blank(1, 1 + bool(terms), (9.6 if terms else 5.4, 3.6))
-    _accuracies(axes[0, 0], material, row)
-    if terms:
-        _losses(axes[0, 1], terms)
+    terms = losses([RunFolder(run.folder).rows("epoch") for run in row.runs])
+    drawn = [_accuracies(material, row), *([_losses(terms)] if terms else [])]
     seeds = "one seed" if got.n == 1 else f"mean and range over {got.n} seeds"
-    caption = f"Left: accuracy on the test images after each epoch, {seeds}. Right: each term of the training loss."
+    caption = f"Accuracy on the test images after each epoch, {seeds}; the axis is that of the last quarter."
+    caption += " Then each term of the training loss." * bool(terms)
     numbers = {
         "epochs": got.epochs,
         "mean": got.mean,
@@ -41,22 +38,18 @@ def draw(material: Material) -> Picture | None:
         "seeds": got.n,
         "losses": terms,
     }
-    return Picture("curves", "Learning curves", caption, figure, numbers, wide=True)
+    return Picture("curves", "Learning curves", caption, panels(drawn, "Learning curves"), numbers, wide=bool(terms))
 
 
-def _accuracies(axes: Axes, material: Material, row: Row) -> None:
+def _accuracies(material: Material, row: Row) -> Drawing:
     alike = [one for one in material.rows if one.one.method == NONE and student_place(one) == student_place(row)]
     drawn = [(row, STUDENT, row.one.method)] + [(one, ALONE, "student alone") for one in alike[:1] if one is not row]
-    for one, colour, label in drawn:
+    shown = []
+    for one, kind, label in drawn:
         if (got := curve(one)) is not None:
-            axes.plot(got.epochs, got.mean, color=colour, label=f"{label}, n = {got.n}", linewidth=1.8)
-            axes.fill_between(got.epochs, got.low, got.high, color=colour, alpha=0.2, linewidth=0)
-    if row.teacher:
-        axes.axhline(row.teacher.mean, color=TEACHER, linestyle="--", linewidth=1.4, label=f"teacher {row.one.teacher}")
-    axes.set(xlabel="epoch", ylabel="test accuracy, %", title="Test accuracy")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.legend(loc="best")
-    grid(axes)
+            shown.append(charts.Curve(f"{label}, n = {got.n}:", got.epochs, got.mean, got.low, got.high, kind))
+    marks = [charts.Mark(f"teacher {row.one.teacher}", row.teacher.mean, "teacher")] if row.teacher else []
+    return charts.curves(shown, marks, ("epoch", "test accuracy, %"), "Test accuracy after each epoch")
 
 
 def losses(histories: Sequence[Sequence[Mapping[str, Any]]]) -> dict[str, dict[str, list[float]]]:
@@ -83,16 +76,12 @@ def losses(histories: Sequence[Sequence[Mapping[str, Any]]]) -> dict[str, dict[s
     return found
 
 
-def _losses(axes: Axes, terms: Mapping[str, Mapping[str, list[float]]]) -> None:
+def _losses(terms: Mapping[str, Mapping[str, list[float]]]) -> Drawing:
     kept = dict(list(terms.items())[:TERMS])
-    for colour, (name, term) in zip(COLOURS[2:], kept.items(), strict=False):
-        dots = "o" if len(term["epochs"]) == 1 else None
-        axes.plot(term["epochs"], term["mean"], color=colour, label=name, linewidth=1.6, marker=dots)
-        axes.fill_between(term["epochs"], term["low"], term["high"], color=colour, alpha=0.2, linewidth=0)
-    values = [value for term in kept.values() for value in (*term["low"], *term["high"])]
-    wide = min(values) > 0 and max(values) > 10 * min(values)
-    axes.set(xlabel="epoch", ylabel="weighted loss", title="Training loss by term")
-    axes.set_yscale("log" if wide else "linear")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.legend(loc="best")
-    grid(axes)
+    drawn = [
+        charts.Curve(name, term["epochs"], term["mean"], term["low"], term["high"], f"s{2 + place}")
+        for place, (name, term) in enumerate(kept.items())
+    ]
+    ends = [value for term in kept.values() for value in (*term["low"], *term["high"])]
+    log = min(ends) > 0 and max(ends) > 10 * min(ends)
+    return charts.curves(drawn, [], ("epoch", "weighted loss"), "Terms of the training loss", last=1.0, log=log)

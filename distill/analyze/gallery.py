@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 from distill.analyze import calibration, cka, classes, correlation, curves, gaps, maps, probabilities, tsne
 from distill.analyze.material import Material
-from distill.analyze.style import Picture, styled
+from distill.analyze.style import Picture
 
 PICTURES: dict[str, Callable[[Material], Picture | None]] = {
     "curves": curves.draw,
@@ -29,7 +29,5 @@ SECTIONS = {
 def draw(material: Material, names: Iterable[str] | None = None) -> Iterator[Picture]:
     """The pictures that the run has something for; names: only these."""
     for name in PICTURES if names is None else names:
-        with styled():
-            picture = PICTURES[name](material)
-        if picture is not None:
+        if (picture := PICTURES[name](material)) is not None:
             yield picture

@@ -1,43 +1,39 @@
-"""How far each method's student stays below the teacher."""
+"""How each method's student stands on the run's pair, between the student alone and the teacher."""
 
 from __future__ import annotations
 
+from distill import charts
 from distill.analyze.material import Material
-from distill.analyze.style import ALONE, OTHER, STUDENT, Picture, blank, grid
-from distill.report.figures import names
+from distill.analyze.style import ALONE, OTHER, STUDENT, Picture
+from distill.report.gains import standard_error
+from distill.report.names import names
+from distill.report.stats import half_interval
 from distill.report.summary import ALONE as NONE
 from distill.report.summary import place
 
-BARS = 30
+ROWS = 30
 
 
 def draw(material: Material) -> Picture | None:
-    """A bar for each configuration of the run's pair and protocol; None for a run without a teacher."""
+    """A row for each configuration of the run's pair and protocol; None for a run without a teacher."""
     row = material.row
     if row is None or row.teacher is None:
         return None
     alike = [one for one in material.rows if place(one) == place(row) and one.one.teacher in (row.one.teacher, None)]
-    best = sorted(alike, key=lambda one: one.last.mean, reverse=True)[:BARS]
+    best = sorted(alike, key=lambda one: one.last.mean, reverse=True)[:ROWS]
     shown = best if row in best else [*best[:-1], row]
     called = names(shown)
-    figure, axes = blank(1, 1, (6.4, 1.3 + 0.32 * len(shown)))
-    gaps = {}
-    for at, one in enumerate(reversed(shown)):
-        gap = row.teacher.mean - one.last.mean
-        alone = one.one.method == NONE
-        colour = STUDENT if one is row else ALONE if alone else OTHER
-        label = f"student alone, n = {one.n}" if alone else f"{called[id(one)]}, n = {one.n}"
-        axes[0, 0].barh(at, gap, xerr=one.last.std, color=colour, height=0.68, ecolor="#333333", capsize=2)
+    gaps, dots = {}, []
+    for one in shown:
+        kind = STUDENT if one is row else ALONE if one.one.method == NONE else OTHER
+        label, gap = f"{called[id(one)]}, n = {one.n}", row.teacher.mean - one.last.mean
+        error, half = standard_error(one.last), half_interval(one.last)
+        dots.append(charts.Dot(label, one.last.mean, kind, error, half, one is row, f"{-gap:+.2f}"))
         gaps[label] = gap
-    axes[0, 0].set_yticks(range(len(shown)), list(gaps))
-    axes[0, 0].axvline(0, color="#333333", linewidth=0.9)
-    axes[0, 0].set(
-        xlabel=f"percentage points below the teacher ({row.teacher.mean:.2f} %)",
-        title=f"Gap to {row.one.teacher}",
-    )
-    grid(axes[0, 0], "x")
+    marks = [charts.Mark(f"teacher {row.one.teacher}", row.teacher.mean, "teacher")]
     caption = (
-        "Teacher's minus student's test accuracy at the last epoch, mean over seeds; whiskers are one "
-        "standard deviation. Dark blue: this run's configuration; left of zero is above the teacher."
+        "Test accuracy at the last epoch: mean, standard error (thick) and 95 % interval of the mean (thin), then the "
+        "difference to the teacher. The filled dot is this run's configuration."
     )
-    return Picture("gaps", "Gap to the teacher", caption, figure, {"gaps": gaps})
+    drawing = charts.ranked(dots, marks, "test accuracy, %", "Accuracy of each method of the pair")
+    return Picture("gaps", "Gap to the teacher", caption, drawing, {"gaps": gaps})

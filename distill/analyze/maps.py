@@ -2,40 +2,44 @@
 
 from __future__ import annotations
 
+from markupsafe import Markup
+
 from distill.analyze.material import Material
-from distill.analyze.style import STUDENT, TEACHER, Picture, bare, blank
+from distill.analyze.style import STUDENT, TEACHER, Picture
+from distill.charts import heat, svg
+
+GAP, HEAD = 4, 34
 
 
 def draw(material: Material) -> Picture | None:
     """A row an image: the image, then each stage of the student, then each stage of the teacher; None without maps."""
     nets = [("student", material.student, STUDENT)]
     nets += [("teacher", material.teacher, TEACHER)] if material.teacher else []
-    columns = [(name, net, colour, stage) for name, net, colour in nets for stage in range(len(net.attention))]
+    columns = [(name, stage, kind, maps) for name, net, kind in nets for stage, maps in enumerate(net.attention)]
     if not columns:
         return None
-    count = len(material.images)
-    figure, axes = blank(count, 1 + len(columns), (1.05 * (1 + len(columns)) + 0.5, 1.05 * count + 0.6))
-    for row in range(count):
-        place = axes[row, 0]
-        place.imshow(material.images[row], interpolation="nearest")
-        place.set_ylabel(
-            _short(material.info.class_names[int(material.labels[material.chosen.shown[row]])]), fontsize=8
-        )
-        for column, (_, net, _, stage) in enumerate(columns, start=1):
-            axes[row, column].imshow(net.attention[stage][row].numpy(), cmap="viridis", interpolation="nearest")
-    for place in axes.flat:
-        bare(place)
-    axes[0, 0].set_title("image", fontsize=9)
-    for column, (name, net, colour, stage) in enumerate(columns, start=1):
-        height, width = net.attention[stage].shape[1:]
-        axes[0, column].set_title(f"{name}\nstage {stage + 1}\n{height}×{width}", color=colour, fontsize=8)
+
+    def drawn(width: float) -> Markup:
+        side = min((width - GAP * len(columns)) / (1 + len(columns)), 120.0)
+        parts = [svg.text(0, 26, "image", kind="small")]
+        for place, (name, stage, kind, maps) in enumerate(columns, start=1):
+            x = place * (side + GAP)
+            height, wide = maps.shape[1:]
+            parts.append(svg.text(x, 12, svg.cut(name, side), kind=f"small name {kind}"))
+            parts.append(svg.text(x, 26, svg.cut(f"{stage + 1}: {height}×{wide}", side), kind="small"))
+        for row, image in enumerate((255 * material.images).round().astype("uint8")):
+            y = HEAD + row * (side + GAP + 14)
+            label = material.info.class_names[int(material.labels[material.chosen.shown[row]])]
+            parts += [heat.picture(image, 0, y, side, side), svg.text(0, y + side + 11, label[:40], kind="small")]
+            for place, (_, _, _, maps) in enumerate(columns, start=1):
+                pixels = heat.viridis(maps[row].numpy())
+                parts.append(heat.picture(pixels, place * (side + GAP), y, side, side))
+        return svg.svg(parts, width, HEAD + len(material.images) * (side + GAP + 14), "Attention maps of some images")
+
     caption = (
-        "Mean over channels of squared activations of each stage, for one image each of some classes; every "
-        "map from its own smallest (dark) to its own largest value (bright)."
+        "Mean over channels of squared activations of each stage, for one image each of some classes (named below it); "
+        "every map from its own smallest (dark) to its own largest value (bright). Above each column: the stage and "
+        "the size of its maps."
     )
     numbers = {name: [list(stage.shape[1:]) for stage in net.attention] for name, net, _ in nets}
-    return Picture("attention", "Attention maps", caption, figure, {"sizes": numbers}, wide=True)
-
-
-def _short(name: str) -> str:
-    return name if len(name) <= 14 else f"{name[:13]}…"
+    return Picture("attention", "Attention maps", caption, drawn, {"sizes": numbers}, wide=True)

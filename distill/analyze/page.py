@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from base64 import b64encode
 from collections.abc import Mapping
-
-from markupsafe import Markup
 
 from distill.analyze.gallery import SECTIONS
 from distill.analyze.material import Material, Seen
 from distill.analyze.numbers import class_accuracy
 from distill.analyze.style import Picture
+from distill.charts import both
 from distill.engine.evaluate import scores
-from distill.report.figures import Figure, Section, sections
+from distill.report.figures import Figure
 from distill.report.page import render
 from distill.report.table import Cell, Document, Table, number, numeric_columns, word
 
-MEDIA = {"png": "image/png", "svg": "image/svg+xml"}
+FIRST = 12  # classes that are shown before the fold
 QUANTITIES = {
     "accuracy": "accuracy, %",
     "top5": "top-5 accuracy, %",
@@ -25,22 +23,17 @@ QUANTITIES = {
 }
 
 
-def page(material: Material, pictures: Mapping[str, Picture], data: Mapping[str, bytes], kind: str) -> str:
-    """One self-contained page. data: each picture's file by its name, of `kind` png or svg."""
-    shown = []
+def page(material: Material, pictures: Mapping[str, Picture]) -> str:
+    """One self-contained page."""
+    shown = {}
     for title, names in SECTIONS.items():
-        figures = [_figure(pictures[name], data[name], kind) for name in names if name in pictures]
-        shown += [Section(title, figures)] if figures else []
-    cost = [section for section in sections(material.rows) if section.title == "Accuracy against cost"]
+        shown[title] = [_figure(pictures[name]) for name in names if name in pictures]
     document = Document(material.run.name, [_summary(material), _by_class(material)], _notes(material), [])
-    return render(document, [*shown, *cost])
+    return render(document, {}, {title: figures for title, figures in shown.items() if figures})
 
 
-def _figure(picture: Picture, data: bytes, kind: str) -> Figure:
-    image = Markup('<img class="{}" alt="{}" src="data:{};base64,{}"><p class="note">{}</p>').format(
-        "wide" if picture.wide else "", picture.title, MEDIA[kind], b64encode(data).decode(), picture.caption
-    )
-    return Figure(picture.title, image, [])
+def _figure(picture: Picture) -> Figure:
+    return Figure(picture.title, both(picture.draw, picture.width), note=picture.caption, wide=picture.wide)
 
 
 def _notes(material: Material) -> list[str]:
@@ -82,4 +75,6 @@ def _by_class(material: Material) -> Table:
         gap = there[-1] - there[0] if len(there) == 2 and None not in there else None  # type: ignore[operator]
         rows.append([word(name), *(number(value) for value in there), number(gap, sign=True)])
     columns = ["class", *(f"{name}, %" for name, _ in nets), "student − teacher"]
-    return Table("classes", "Accuracy by class", columns, rows, [], numeric_columns(rows, len(columns)))
+    numeric = numeric_columns(rows, len(columns))
+    first = FIRST if len(rows) > FIRST + 3 else None
+    return Table("classes", "Accuracy by class", columns, rows, [], numeric, first=first)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
+from markupsafe import Markup
 from torch import Tensor
 
 from distill.analyze.material import Material
 from distill.analyze.numbers import entropy, softened
-from distill.analyze.style import STUDENT, TEACHER, Picture, blank, grid
+from distill.analyze.style import STUDENT, TEACHER, Picture
+from distill.charts import svg
+from distill.charts.panels import panels
 
 IMAGES, CLASSES = 4, 10
 
@@ -17,29 +19,23 @@ def draw(material: Material) -> Picture:
     """A row an image, from one that the teacher is sure of to one that it is not; columns T = 1 and T."""
     temperatures = [1.0, material.temperature] if material.temperature != 1 else [1.0, 4.0]
     reference = (material.teacher or material.student).logits
-    rows = by_certainty(reference, temperatures[1])
-    figure, axes = blank(len(rows), 2, (9.6, 1.75 * len(rows) + 0.7))
-    for line, row in enumerate(rows.tolist()):
+    drawn = []
+    for row in by_certainty(reference, temperatures[1]).tolist():
         leading = reference[row].argsort(descending=True)[:CLASSES].sort().values
-        for column, temperature in enumerate(temperatures):
-            _bars(axes[line, column], material, row, leading, temperature)
-        axes[line, 0].set_ylabel(f"label: {material.info.class_names[int(material.labels[row])][:14]}\nprobability")
-    for column, temperature in enumerate(temperatures):
-        axes[0, column].set_title(f"T = {temperature:g}")
-    handles, called = axes[0, 0].get_legend_handles_labels()
-    figure.legend(handles, called, loc="outside upper center", ncols=2)
+        drawn += [_bars(material, row, leading, temperature) for temperature in temperatures]
     who = "the teacher" if material.teacher else "the student"
     some = "" if reference.shape[1] <= CLASSES else f" the {CLASSES} classes that {who} finds most likely;"
     caption = (
         f"softmax(logits / T) of some test images;{some} from one that {who} is sure of (top) to one that it "
-        "is not. Each panel has its own scale. "
+        "is not. Blue: student, orange: teacher. Each panel has its own scale. "
         "What T brings out is what a student can learn beyond the label."
     )
     means = {
         name: {f"T={t:g}": entropy(softened(net.logits, t)).mean().item() for t in temperatures}
         for name, net in material.nets
     }
-    return Picture("probabilities", "Softened probabilities", caption, figure, {"mean_entropy_nats": means}, wide=True)
+    numbers, drawing = {"mean_entropy_nats": means}, panels(drawn, "Class probabilities", columns=2)
+    return Picture("probabilities", "Softened probabilities", caption, drawing, numbers, wide=True)
 
 
 def by_certainty(logits: Tensor, temperature: float) -> Tensor:
@@ -49,15 +45,23 @@ def by_certainty(logits: Tensor, temperature: float) -> Tensor:
     return order[wanted.round().long()]
 
 
-def _bars(axes, material: Material, row: int, classes: Tensor, temperature: float) -> None:  # type: ignore[no-untyped-def]
-    nets = material.nets
-    width = 0.8 / len(nets)
-    for index, (name, net) in enumerate(nets):
-        values = softened(net.logits[row : row + 1], temperature)[0, classes].numpy()
-        places = np.arange(len(classes)) + (index - (len(nets) - 1) / 2) * width
-        axes.bar(places, values, width, color=TEACHER if name == "teacher" else STUDENT, label=name)
-    names = [material.info.class_names[int(k)][:11] for k in classes]
-    turned = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"} if max(map(len, names)) > 3 else {}
-    axes.set_xticks(range(len(names)), names, fontsize=8, **turned)
-    axes.tick_params(axis="x", length=0)
-    grid(axes, "y")
+def _bars(material: Material, row: int, classes: Tensor, temperature: float) -> svg.Drawing:
+    one = slice(row, row + 1)
+    nets = [(name, softened(net.logits[one], temperature)[0, classes].tolist()) for name, net in material.nets]
+    names = [material.info.class_names[int(k)] for k in classes]
+    title = f"T = {temperature:g}, label {material.info.class_names[int(material.labels[row])][:30]}"
+
+    def draw(width: float) -> Markup:
+        frame = svg.Frame(46, 24, width - 52, 110, (0, len(names)), (0, 1.05 * max(max(values) for _, values in nets)))
+        parts = [svg.text(0, 13, title, kind="axis"), frame.y_axis("")]
+        bar = 0.8 * frame.width / len(names) / len(nets)
+        for place, name in enumerate(names):
+            for index, (net, values) in enumerate(nets):
+                x, y = frame.at_x(place + 0.1) + index * bar, frame.at_y(values[place])
+                said = f"{net}, {name}: {values[place]:.1%}"
+                parts.append(svg.rect(x, y, bar, frame.bottom - y, TEACHER if net == "teacher" else STUDENT, said))
+            room = frame.width / len(names)
+            parts.append(svg.text(frame.at_x(place + 0.5), frame.bottom + 13, svg.cut(name, room), "middle", "small"))
+        return svg.svg(parts, width, frame.bottom + 20, title)
+
+    return draw

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import numpy as np
+from markupsafe import Markup
 from sklearn.manifold import TSNE
 from torch import Tensor
 
 from distill.analyze.material import Material
-from distill.analyze.style import COLOURS, MARKERS, Picture, bare, blank
+from distill.analyze.style import Picture
+from distill.charts import svg
+from distill.charts.panels import panels
+
+KINDS = (*(f"s{index}" for index in range(8)), "rest", "alone")  # of the ten classes at most
 
 
 def draw(material: Material) -> Picture | None:
@@ -16,24 +21,32 @@ def draw(material: Material) -> Picture | None:
     if len(labels) < 10:
         return None
     nets, classes = material.nets, np.unique(labels)
-    figure, axes = blank(1, len(nets), (4.6 * len(nets) + 1.2, 4.4))
-    for place, (name, net) in zip(axes[0], nets, strict=True):
-        points = flat(net.embeddings)
-        for index, k in enumerate(classes):
-            mine, label = points[labels == k], material.info.class_names[int(k)]
-            options = {"color": COLOURS[index], "marker": MARKERS[index], "linewidths": 0, "alpha": 0.8}
-            place.scatter(mine[:, 0], mine[:, 1], s=14, label=label, **options)
-        place.set_title(f"{name} ({net.name}, {net.embeddings.shape[1]} dimensions)")
-        bare(place)
-        for spine in place.spines.values():
-            spine.set(visible=True, color="#CCCCCC")
-    handles, called = axes[0, 0].get_legend_handles_labels()
-    figure.legend(handles, called, loc="outside right center", title="class", markerscale=1.5)
+    names = {int(k): material.info.class_names[int(k)] for k in classes}
+    titles = [f"{name} ({net.name}, {net.embeddings.shape[1]} dimensions)" for name, net in nets]
+    drawn = [_plane(flat(net.embeddings), labels, names, title) for (_, net), title in zip(nets, titles, strict=True)]
     caption = (
-        f"Embeddings (what enters the classifier) of {len(labels)} test images of {len(classes)} "
-        "classes. Axes have no unit; distances between far groups mean little."
+        f"Embeddings (what enters the classifier) of {len(labels)} test images of {len(classes)} classes, each named "
+        "at its middle. Axes have no unit; distances between far groups mean little."
     )
-    return Picture("tsne", "Embeddings", caption, figure, {"images": len(labels), "classes": classes}, wide=True)
+    drawing, numbers = panels(drawn, "Embeddings in the plane"), {"images": len(labels), "classes": classes}
+    return Picture("tsne", "Embeddings", caption, drawing, numbers, wide=len(drawn) > 1)
+
+
+def _plane(points: np.ndarray, labels: np.ndarray, names: dict[int, str], title: str) -> svg.Drawing:
+    kinds = dict(zip(names, KINDS, strict=False))
+    (left, low), (right, high) = points.min(0).tolist(), points.max(0).tolist()
+
+    def draw(width: float) -> Markup:
+        frame = svg.Frame(6, 26, width - 12, min(width, 460) * 0.85, (left, right), (low, high))
+        parts = [svg.text(0, 13, title, kind="axis")]
+        for (x, y), k in zip(points.tolist(), labels.tolist(), strict=True):
+            parts.append(svg.dot(*frame.at(x, y), f"sure pale {kinds[k]}", radius=2.6))
+        for k, name in names.items():
+            x, y = np.median(points[labels == k], 0).tolist()
+            parts.append(svg.text(frame.at_x(x), frame.at_y(y) + 4, name[:24], "middle", f"name {kinds[k]}"))
+        return svg.svg(parts, width, frame.bottom + 8, title)
+
+    return draw
 
 
 def flat(embeddings: Tensor) -> np.ndarray:

@@ -11,6 +11,7 @@ from distill.report import writers
 from distill.report.collect import collect
 from distill.report.overview import overview
 from distill.report.papers_view import paper_document
+from distill.report.ranking import rankings
 from distill.report.summary import summarize
 from distill.report.terminal import console, show
 
@@ -46,7 +47,7 @@ def run(options: argparse.Namespace) -> None:
     elif kind == "html":
         from distill.report.page import page  # the only format that needs Jinja2
 
-        _write(page(document, rows), options.out)
+        _write(page(document, [] if tables else rankings(rows)), options.out)
     else:
         _write(FORMATS[kind](document), options.out)
 

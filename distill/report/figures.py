@@ -1,162 +1,145 @@
-"""Which charts a report shows: accuracy against cost, gaps to the teacher, learning curves."""
+"""Which charts a report shows: each pair's ranking, its learning curves, and what accuracy costs."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from itertools import groupby
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from markupsafe import Markup
 
-from distill.report import svg
-from distill.report.curves import Curve, curve
-from distill.report.summary import ALONE, Place, Row, convention, place, place_title
+from distill import charts
+from distill.charts import theme
+from distill.report import curves
+from distill.report.gains import BETTER, WORSE, standard_error
+from distill.report.ranking import Entry, Ranking, first
+from distill.report.stats import half_interval
+from distill.report.summary import Row
 
-CURVES, CHARTS, BARS = 8, 16, 40  # curves in a chart, charts of a kind, bars in a chart
-COSTS: list[tuple[str, str, Callable[[Row], float | None]]] = [
-    ("parameters", "parameters of the student", lambda row: row.one.params),
-    ("MACs", "multiply-accumulates of an image", lambda row: row.one.macs),
-    ("time", "seconds of a run", lambda row: row.mean("seconds")),
-]
+FIRST, CURVES = 12, 8  # entries of a chart, curves of one
+APART = 1.05  # the factor between costs below which a chart of them says nothing
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A chart with its legend: (colour index, name)."""
+    """A chart; `note` says how it is read, `legend` holds (class, name)."""
 
     title: str
     drawing: Markup
-    legend: list[tuple[int, str]]
+    legend: list[tuple[str, str]] = field(default_factory=list)
     note: str = ""
+    wide: bool = False
 
 
 @dataclass(frozen=True)
-class Section:
-    title: str
-    figures: list[Figure]
-    note: str = ""
+class Shown:
+    """The charts of a ranking: at first sight, and behind a fold."""
+
+    open: list[Figure]
+    folded: list[Figure]
 
 
-def sections(rows: Sequence[Row]) -> list[Section]:
-    """The sections that have anything to show."""
-    every = [_costs(rows), _gaps(rows), _curves(rows)]
-    return [section for section in every if section.figures]
+Colours = Mapping[str, str]  # method -> class
 
 
-def names(rows: Sequence[Row]) -> dict[int, str]:
-    """A name for each row (by id): its method, and what tells it from others of that method."""
-    found = {}
-    for row in rows:
-        alike = [one for one in rows if one.one.method == row.one.method]
-        differ = [key for key in ("kd", "ce", "weight") if len({getattr(one.one, key) for one in alike}) > 1]
-        told = [f"{key} {getattr(row.one, key):g}" for key in differ if getattr(row.one, key) is not None]
-        same = [one for one in alike if all(getattr(one.one, key) == getattr(row.one, key) for key in differ)]
-        told += [row.one.hash[:6]] if len(same) > 1 else []
-        found[id(row)] = f"{row.one.method} ({', '.join(told)})" if told else row.one.method
-    return found
+def colours(ranked: Sequence[Ranking]) -> dict[str, str]:
+    """One colour a method on the whole page: those with the greatest gains have one of their own."""
+    most: dict[str, float] = {}
+    for ranking in ranked:
+        for place, entry in enumerate(entry for entry in ranking.entries if not entry.alone):
+            worth = -place + (entry.gain.difference if entry.gain else 0.0) / 1000
+            most[entry.row.one.method] = max(most.get(entry.row.one.method, -1e9), worth)
+    return {method: theme.kind(index) for index, method in enumerate(sorted(most, key=lambda one: -most[one]))}
 
 
-def _groups(rows: Iterable[Row]) -> list[tuple[str, list[Row]]]:
-    """By data set, protocol and pair; the student alone joins each of its pairs."""
-    ordered = [row for row in rows if row.one.method != ALONE and row.one.teacher]
-    alone: dict[tuple[Place, str], list[Row]] = {}
-    for row in rows:
-        if row.one.method == ALONE:
-            alone.setdefault((place(row), row.one.student), []).append(row)
-    groups = []
-    for (where, pair, student), group in groupby(
-        ordered, lambda row: (place(row), row.pair, row.one.student)
-    ):
-        groups.append((f"{pair}, {place_title(where)}", [*alone.get((where, student), []), *group]))
-    return groups
+def shown(ranking: Ranking, kinds: Colours) -> Shown:
+    """The charts of a ranking that say something."""
+    top = first(ranking.entries, FIRST)
+    several = len(ranking.entries) > 1 and ranking.taught
+    opened = [_ranked(ranking, top, kinds)] if several else []
+    drawn = _curves(ranking, kinds)
+    folded = [_ranked(ranking, ranking.entries, kinds)] if several and len(top) < len(ranking.entries) else []
+    cost = _cost(ranking, top, kinds)
+    return Shown(opened + ([drawn] if drawn else []), folded + ([cost] if cost else []))
 
 
-def _costs(rows: Sequence[Row]) -> Section:
-    figures = []
-    for where, group in groupby(rows, place):
-        members = list(group)
-        pairs = list(dict.fromkeys(row.pair for row in members if row.one.method != ALONE))
-        colour = {pair: index for index, pair in enumerate(pairs)}
-        for short, title, cost in COSTS:
-            points = [
-                svg.Point(
-                    value, row.last.mean, colour.get(row.pair, svg.SERIES), _describe(row), row.last.std
-                )
-                for row in members
-                if (value := cost(row)) is not None and value > 0
-            ]
-            if len({point.x for point in points}) > 1:
-                legend = [(index, pair) for index, pair in enumerate(pairs[: svg.SERIES])]
-                legend.append(
-                    (svg.SERIES, "student alone" + (", other pairs" if len(pairs) > svg.SERIES else ""))
-                )
-                drawing = svg.scatter(points, title, "test accuracy, %")
-                figures.append(Figure(f"accuracy against {short}, {place_title(where)}", drawing, legend))
-    return Section(
-        "Accuracy against cost", figures[: 3 * CHARTS], "Last epoch; whiskers are one standard deviation."
+def kind_of(entry: Entry, kinds: Colours) -> str:
+    """The class of an entry's colour."""
+    return "alone" if entry.alone else kinds.get(entry.row.one.method, "rest")
+
+
+def _ranked(ranking: Ranking, entries: Sequence[Entry], kinds: Colours) -> Figure:
+    dots = [_dot(entry, kinds) for entry in entries]
+    whole = len(entries) == len(ranking.entries)
+    title = f"{ranking.title}, best first" if whole else f"{ranking.title}, the best {FIRST} of {len(ranking.entries)}"
+    drawing = charts.ranked(dots, _marks(ranking), "test accuracy, %", f"Accuracy of each method, {title}")
+    return Figure(title, charts.both(drawing), note=(
+        "Thick: ± standard error; thin: 95 % interval of the mean. A filled dot differs from the student alone by more "
+        "than the noise of the seeds."
+    ))  # fmt: skip
+
+
+def _dot(entry: Entry, kinds: Colours) -> charts.Dot:
+    row, gain = entry.row, entry.gain
+    sure = entry.alone or (gain is not None and gain.verdict.partition(",")[0] in (BETTER, WORSE))
+    more = f"{gain.difference:+.2f}" if gain else ""
+    beside = f", {more} against alone: {gain.verdict}" if gain else ""
+    title = f"{entry.name}: {row.last.mean:.2f} %, n = {row.n}{beside}"
+    half = half_interval(row.last)
+    return charts.Dot(
+        entry.name, row.last.mean, kind_of(entry, kinds), standard_error(row.last), half, sure, more, title
     )
 
 
-def _describe(row: Row) -> str:
-    spread = f" ± {row.last.std:.2f}" if row.last.std is not None else ""
-    return f"{row.one.method}, {row.pair}: {row.last.mean:.2f}{spread} %, n = {row.n}, {convention(row.one)}"
+def _marks(ranking: Ranking) -> list[charts.Mark]:
+    """The teacher and the student alone."""
+    marks = []
+    if ranking.taught_by:
+        marks.append(charts.Mark(f"teacher {ranking.teacher}", ranking.taught_by.mean, "teacher"))
+    if ranking.alone:
+        marks.append(charts.Mark("student alone", ranking.alone.row.last.mean, "alone"))
+    return marks
 
 
-def _gaps(rows: Sequence[Row]) -> Section:
-    figures = []
-    for title, group in _groups(rows):
-        teacher = next((row.teacher for row in group if row.teacher), None)
-        if teacher is None:
-            continue
-        called = names(group)
-        ordered = sorted(group, key=lambda row: row.last.mean, reverse=True)[:BARS]
-        values = []
-        for row in ordered:
-            gap = (row.teacher or teacher).mean - row.last.mean
-            values.append(
-                svg.Bar(
-                    called[id(row)], gap, 1 if row.one.method == ALONE else 0, _describe(row), row.last.std
-                )
-            )
-        legend = [(0, "distilled"), (1, "student alone")]
-        note = f"the best {BARS} of {len(group)}" if len(group) > BARS else ""
-        figures.append(Figure(title, svg.bars(values, "percent points below the teacher"), legend, note))
-    note = "Teacher minus student, last epoch; shorter is better, left of zero is above the teacher."
-    return Section("Gap to the teacher", figures[:CHARTS], note + _left_out(len(figures)))
+def _curves(ranking: Ranking, kinds: Colours) -> Figure | None:
+    entries = sorted(first(ranking.entries, CURVES), key=lambda entry: -entry.row.last.mean)
+    drawn, seen = [], dict.fromkeys(kinds.values(), 0)
+    for entry in entries:
+        if (got := curves.curve(entry.row)) is not None:
+            kind = kind_of(entry, kinds)
+            dash = f" d{min(seen.get(kind, 0), 2)}" if kind != "rest" else ""  # configurations of one method
+            seen[kind] = seen.get(kind, 0) + 1
+            drawn.append(charts.Curve(entry.name, got.epochs, got.mean, got.low, got.high, kind + dash))
+    if not drawn:
+        return None
+    marks = [mark for mark in _marks(ranking) if mark.kind == "teacher"]
+    label = f"Test accuracy after each epoch, {ranking.title}"
+    drawing = charts.curves(drawn, marks, ("epoch", "test accuracy, %"), label)
+    note = "Mean over seeds; the band: from the lowest to the highest seed. The axis is that of the last quarter."
+    many = f", {len(drawn)} of {len(ranking.entries)}" if len(drawn) < len(ranking.entries) else ""
+    return Figure(f"Learning curves{many}", charts.both(drawing), note=note)
 
 
-def _curves(rows: Sequence[Row]) -> Section:
-    groups = _groups(rows)
-    figures: list[Figure] = []
-    colours: dict[str, int] = {}
-    for title, group in groups:
-        if len(figures) == CHARTS:
-            break
-        called = names(group)
-        ordered = sorted(group, key=lambda row: (row.one.method != ALONE, -row.last.mean))[:CURVES]
-        drawn = [(row, got) for row in ordered if (got := curve(row)) is not None]
-        if drawn:
-            shown = _coloured([called[id(row)] for row, _ in drawn], colours)
-            curves = [_line(index, name, got) for (index, name), (_, got) in zip(shown, drawn, strict=True)]
-            cut = f"the student alone and the best, {CURVES} of {len(group)}" if len(group) > CURVES else ""
-            figures.append(Figure(title, svg.lines(curves, "epoch", "test accuracy, %"), shown, cut))
-    note = "Mean over seeds; the band is the range from the lowest to the highest seed."
-    return Section("Learning curves", figures, note + (_left_out(len(groups)) if figures else ""))
+def _cost(ranking: Ranking, entries: Sequence[Entry], kinds: Colours) -> Figure | None:
+    """Accuracy against the time of a run; of the untaught, whose nets differ, against their parameters."""
+    title, cost = ("minutes of a run", _minutes) if ranking.taught else ("parameters", _parameters)
+    known = [(entry, value) for entry in entries if (value := cost(entry.row))]
+    values = [value for _, value in known]
+    if len(known) < 2 or max(values) < APART * min(values):
+        return None
+    points = [
+        charts.Point(entry.name, value, entry.row.last.mean, kind_of(entry, kinds), standard_error(entry.row.last))
+        for entry, value in known
+    ]
+    label = f"Accuracy against {title}, {ranking.title}"
+    drawing = charts.both(charts.scatter(points, (title, "test accuracy, %"), label))
+    note = "Mean and standard error over seeds." + " Times compare on one idle machine only." * ranking.taught
+    return Figure(f"Accuracy against {title}", drawing, note=note)
 
 
-def _coloured(labels: Sequence[str], colours: dict[str, int]) -> list[tuple[int, str]]:
-    """A colour for each label, the same in all charts as far as the colours reach (at most CURVES labels)."""
-    shown: list[tuple[int, str]] = []
-    for label in labels:
-        taken = {index for index, _ in shown}
-        wanted = colours.setdefault(label, len(colours)) % CURVES
-        shown.append((next(i for i in [wanted, *range(CURVES)] if i not in taken), label))
-    return shown
+def _minutes(row: Row) -> float | None:
+    seconds = row.mean("seconds")
+    return seconds / 60 if seconds else None
 
 
-def _line(index: int, name: str, got: Curve) -> svg.Line:
-    return svg.Line(got.epochs, got.mean, got.low, got.high, index, f"{name}, n = {got.n}")
-
-
-def _left_out(count: int) -> str:
-    return f" The first {CHARTS} of {count} pairs are drawn." if count > CHARTS else ""
+def _parameters(row: Row) -> float | None:
+    return row.one.params

@@ -16,12 +16,14 @@ from distill.report.stats import LEVEL, Sample, sample, welch
 
 PAIRED, WELCH = "paired", "Welch"
 BETTER, WORSE, NOISE_ABOVE, NOISE_BELOW = "above", "below", "within noise (above)", "within noise (below)"
+UNCORRECTED = "before correction"
 EQUAL, ONE_SEED, NO_SPREAD = "within noise (equal)", "n = 1, no verdict", "no spread, no verdict"
 RULE = (
     "Δ alone: ours minus the student alone, both at the last epoch, ± its standard error; beside it the two-sided 95 % "
     "t-interval. Where both have the same seeds, the differences seed by seed are tested (seeds share their batches); "
     "elsewhere Welch's test is used, and the verdict says so. Verdicts are corrected for the number of methods of the "
-    "pair (Holm, family-wise 5 %), the intervals are not. One seed has no spread and gets no verdict; nor do "
+    "pair (Holm, family-wise 5 %), the intervals are not: 'before correction' is what only holds for a method that "
+    "had been tested alone. One seed has no spread and gets no verdict; nor do "
     "differences that are all equal."
 )
 
@@ -45,11 +47,11 @@ class Gain:
             return ONE_SEED
         if self.p is None:
             return NO_SPREAD if self.difference else EQUAL
-        sure = (self.p if self.corrected is None else self.corrected) <= 1 - LEVEL
-        if self.difference > 0:
-            said = BETTER if sure else NOISE_ABOVE
-        else:
-            said = (WORSE if sure else NOISE_BELOW) if self.difference else EQUAL
+        said = (BETTER if self.difference > 0 else WORSE) if self.difference else EQUAL
+        if self.p > 1 - LEVEL and self.difference:
+            said = NOISE_ABOVE if self.difference > 0 else NOISE_BELOW
+        elif self.corrected is not None and self.corrected > 1 - LEVEL:
+            said = f"{said} {UNCORRECTED}"
         return said if self.test == PAIRED else f"{said}, {self.test}"
 
 

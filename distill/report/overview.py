@@ -60,7 +60,7 @@ def overview(found: Found, rows: list[Row]) -> Document:
 
 def table(ranking: Ranking, key: str, beside: dict[int, Published]) -> Table:
     """The ranking as a table: the teacher, then all entries, best first."""
-    best = best_two(entry.row.last.mean for entry in ranking.entries)
+    best = best_two(entry.row.last.mean for entry in ranking.entries if ranking.taught)
     cells = [_cells(entry, best, beside.get(id(entry.row))) for entry in ranking.entries]
     if ranking.taught_by:
         teacher = [Cell(f"teacher {ranking.teacher}", tone="mild"), word(None), mean_and_error(ranking.taught_by)]
@@ -110,10 +110,10 @@ def _beside(beside: Published | None) -> list[Cell]:
     """The published value and the verdict on ours."""
     if beside is None or beside.cell.published is None or beside.cell.verdict.word == MISSING:
         return [word(None)] * 2
-    cell = beside.cell
-    spreads = f" ± {cell.published.std:.2f}" if cell.published.std is not None else ""
+    cell, value = beside.cell, beside.cell.published
+    spreads = f" ± {value.std:.2f}" if value.std is not None else ""
     said = f"{cell.verdict.word} (best epoch)" if cell.selection == "best" else cell.verdict.word
-    printed = Cell(f"{cell.published.mean:.2f}{spreads}", cell.published.mean, title=beside.table.title)
+    printed = Cell(f"{value.mean:.2f}{spreads}", value.mean, title=beside.table.title)
     return [printed, Cell(said, tone="bad" if cell.verdict.word == BELOW else "", title=beside.table.title)]
 
 
@@ -185,13 +185,17 @@ def _across(entry: Entry | None, best: tuple[float | None, float | None]) -> Cel
 
 
 def below(ranked: Sequence[Ranking]) -> list[str]:
-    """A warning when distillation made students worse than training alone."""
+    """A warning when distillation made students worse than training alone: what is certain first."""
     worse = [(ranking, entry) for ranking in ranked for entry in ranking.entries if entry.below]
-    if not worse:
-        return []
-    named = ", ".join(f"{entry.name} ({one.title}, {entry.row.one.dataset})" for one, entry in worse[:8])
-    more = f" and {len(worse) - 8} more" if len(worse) > 8 else ""
-    return [f"Below the student trained alone: {named}{more}."]
+    sure = [one for one in worse if one[1].gain and one[1].gain.verdict.startswith(gains.WORSE)]
+    rest = [one for one in worse if one not in sure]
+    said = [("", sure), (", though not beyond the noise of the seeds, or on a single one", rest)]
+    return [f"Below the student trained alone{how}: {_listed(some)}." for how, some in said if some]
+
+
+def _listed(some: Sequence[tuple[Ranking, Entry]]) -> str:
+    named = ", ".join(f"{entry.name} ({one.title}, {entry.row.one.dataset})" for one, entry in some[:5])
+    return named + (f" and {len(some) - 5} more" if len(some) > 5 else "")
 
 
 def records(ranked: Sequence[Ranking]) -> list[dict[str, object]]:

@@ -2,32 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from distill.report.figures import Section, sections
-from distill.report.summary import Row
+from distill.charts import theme
+from distill.report.figures import Figure, Shown, colours, shown
+from distill.report.ranking import Ranking
 from distill.report.table import Document
 
 
-def page(document: Document, rows: Sequence[Row]) -> str:
-    """The document's tables, and figures of `rows`."""
-    return render(document, sections(rows))
+def page(document: Document, ranked: Sequence[Ranking]) -> str:
+    """The document's tables, each ranking below its charts."""
+    kinds = colours(ranked)
+    return render(document, {f"r{place}": shown(ranking, kinds) for place, ranking in enumerate(ranked)})
 
 
-def render(document: Document, figures: Sequence[Section]) -> str:
-    """The document's tables, and sections of figures. Everything that comes from a file is escaped."""
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
+def render(
+    document: Document, figures: Mapping[str, Shown], sections: Mapping[str, Sequence[Figure]] | None = None
+) -> str:
+    """The document's tables, with the figures of those of a key above them, then sections of figures by their titles.
+
+    Everything that comes from a file is escaped.
+    """
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string(_asset("page.html.j2"))
     return template.render(
         document=document,
-        sections=figures,
-        style=Markup(_asset("page.css")),
+        figures=figures,
+        nothing=Shown([], []),
+        sections=sections or {},
+        style=Markup(theme.of_page() + _asset("page.css")),
         script=Markup(_asset("page.js")),
     )
 

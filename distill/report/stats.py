@@ -43,6 +43,13 @@ def sample(values: Sequence[float | None]) -> Sample | None:
     return Sample(mean, std, n)
 
 
+def half_interval(got: Sample) -> float | None:
+    """Half of the two-sided 95 % t-interval of a mean; None where there is no spread."""
+    if got.std is None:
+        return None
+    return float(stdtrit(got.n - 1.0, 0.5 + LEVEL / 2)) * got.std / math.sqrt(got.n)
+
+
 @dataclass(frozen=True)
 class Verdict:
     """Ours against a published value: `difference` = ours - published, `half` = half of the interval."""

@@ -37,7 +37,8 @@
         shown += row.hidden ? 0 : 1;
       }
     }
-    count.textContent = `${shown} of ${all} rows`;
+    if (count) count.textContent = `${shown} of ${all} rows`;
+    document.body.classList.toggle("unfolded", words.length > 0);  // what is looked for is not left in a fold
   }
 
   for (const table of tables) {
@@ -49,7 +50,16 @@
       });
     });
   }
-  box.addEventListener("input", () => filter(box.value));
+  box?.addEventListener("input", () => filter(box.value));
+
+  for (const button of document.querySelectorAll(".unfold")) {
+    const closed = button.textContent;
+    button.addEventListener("click", () => {
+      const open = button.previousElementSibling.classList.toggle("unfolded");
+      button.setAttribute("aria-expanded", String(open));
+      button.textContent = open ? "Fewer rows" : closed;
+    });
+  }
 
   const root = document.documentElement;
   const remember = (value) => { try { localStorage.setItem("distill-theme", value); } catch { /* not from every file:// */ } };
@@ -67,8 +77,8 @@
     if (theme === "light" || theme === "dark") root.dataset.theme = theme;
     const table = tables[Number(wanted.get("table") || 0)];
     if (table && wanted.has("sort")) sort(table, Number(wanted.get("sort")), wanted.get("down") === "1");
-    if (wanted.has("filter")) box.value = wanted.get("filter");
-    filter(box.value);
+    if (box && wanted.has("filter")) box.value = wanted.get("filter");
+    filter(box ? box.value : "");
   }
   addEventListener("hashchange", view);
   view();

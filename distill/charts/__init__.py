@@ -1,0 +1,11 @@
+"""Charts as SVG text, drawn for a width in pixels; their colours come from classes that theme.css sets.
+
+A page holds each chart twice, wide and narrow, and shows the one that fits, so that text keeps its size on a phone.
+"""
+
+from distill.charts.curves import Curve, curves
+from distill.charts.ranked import Dot, Mark, ranked
+from distill.charts.scatter import Point, scatter
+from distill.charts.svg import NARROW, WIDE, Drawing, both
+
+__all__ = ["NARROW", "WIDE", "Curve", "Dot", "Drawing", "Mark", "Point", "both", "curves", "ranked", "scatter"]

@@ -1,0 +1,90 @@
+"""Curves with bands, each named at its end. The axis is that of their last quarter, where they are told apart."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from markupsafe import Markup
+
+from distill.charts import svg
+from distill.charts.ranked import Mark
+
+HEIGHT, TOP, BOTTOM = 260, 26, 40
+LAST = 0.25  # of the x axis: what the y axis is made for
+
+
+@dataclass(frozen=True)
+class Curve:
+    """y over x, with a band from low to high."""
+
+    name: str
+    x: Sequence[float]
+    y: Sequence[float]
+    low: Sequence[float]
+    high: Sequence[float]
+    kind: str
+
+
+def curves(
+    drawn: Sequence[Curve], marks: Sequence[Mark], titles: tuple[str, str], label: str, last: float = LAST,
+    log: bool = False,
+) -> svg.Drawing:  # fmt: skip
+    """The curves, and level lines for `marks`.
+
+    titles: of x and of y; last: the share of x that sets the y axis; log: that axis is logarithmic.
+    """
+
+    def draw(width: float) -> Markup:
+        ends = [f"{one.name} {one.y[-1]:.2f}" for one in drawn]
+        said = ends + [f"{mark.name} {mark.value:.2f}" for mark in marks]
+        room = min(max(map(svg.width_of, said), default=0) + 14, width * 0.4)
+        xs = [x for one in drawn for x in (one.x[0], one.x[-1])]
+        span = (min(xs), max(xs)) if min(xs) < max(xs) else svg.padded(min(xs), max(xs), 0.1)
+        frame = svg.Frame(46, TOP, width - 46 - room, HEIGHT, span, _range(drawn, marks, last, log), log_y=log)
+        shown = [mark for mark in marks if frame.y[0] < mark.value < frame.y[1]]
+        levels = [(frame.at_y(mark.value), mark.kind) for mark in shown]
+        lines = [svg.line(frame.left, y, frame.right, y, f"mark {kind}") for y, kind in levels]
+        parts = [frame.x_axis(titles[0]), frame.y_axis(titles[1]), svg.inside(frame, lines + _lines(frame, drawn))]
+        return svg.svg([*parts, *_names(frame, drawn, ends, shown, room)], width, TOP + HEIGHT + BOTTOM, label)
+
+    return draw
+
+
+def _lines(frame: svg.Frame, drawn: Sequence[Curve]) -> list[Markup]:
+    parts = []
+    for one in drawn:
+        upper = [frame.at(x, y) for x, y in zip(one.x, one.high, strict=True)]
+        lower = [frame.at(x, y) for x, y in zip(one.x, one.low, strict=True)]
+        parts.append(svg.path([*upper, *reversed(lower)], f"band {one.kind}", closed=True))
+    for one in drawn:
+        points = [frame.at(x, y) for x, y in zip(one.x, one.y, strict=True)]
+        parts += [svg.dot(*points[0], f"sure {one.kind}", one.name, 3)] if len(points) == 1 else []
+        parts.append(svg.path(points, f"line {one.kind}", one.name))
+    return parts
+
+
+def _names(
+    frame: svg.Frame, drawn: Sequence[Curve], ends: Sequence[str], marks: Sequence[Mark], room: float
+) -> list[Markup]:
+    """At the right end of each curve, moved apart where curves end together."""
+    said = [(frame.at_y(one.y[-1]), words, one.kind) for one, words in zip(drawn, ends, strict=True)]
+    said += [(frame.at_y(mark.value), f"{mark.name} {mark.value:.2f}", mark.kind) for mark in marks]
+    places = svg.spread_out([min(max(y, frame.top), frame.bottom) for y, _, _ in said], 14, frame.top, frame.bottom)
+    return [
+        svg.text(frame.right + 8, y + 4, svg.cut(words, room - 8), kind=f"name {kind}")
+        for y, (_, words, kind) in zip(places, said, strict=True)
+    ]
+
+
+def _range(drawn: Sequence[Curve], marks: Sequence[Mark], last: float, log: bool) -> tuple[float, float]:
+    """What the curves reach in the last quarter; a line for comparison where it is not far."""
+    ends = []
+    for one in drawn:
+        begin = one.x[-1] - last * (one.x[-1] - one.x[0])
+        ends += [end for x, *pair in zip(one.x, one.low, one.high, strict=True) if x >= begin for end in pair]
+    low, high = min(ends), max(ends)
+    if log:
+        return low / 1.2, high * 1.2
+    near = [mark.value for mark in marks if low - (high - low) <= mark.value <= high + (high - low)]
+    return svg.padded(min([low, *near]), max([high, *near]), 0.08)
