@@ -249,6 +249,6 @@ def make_schedule(spec: RunSpec, images: int) -> ScheduleSpec:
     settings = spec.schedule.settings
     optimizer = without_sgds({key: value for key, value in settings["optimizer"].items() if value is not None})
     scaled = {**settings, "optimizer": optimizer, "lr": float(settings["lr"]) * spec.student.lr_scale}
-    fitted = hyperrule.resolve(scaled, images)
+    fitted = hyperrule.by_rule(scaled, images)
     refuse(class_of(spec.method.node), spec.method.name, fitted, parallel.world(), spec.method.node)
     return ScheduleSpec(frozen(fitted))

@@ -25,7 +25,7 @@ from distill.data.strong import StrongSource
 from distill.data.views import random_window, squeezed
 from distill.engine import hyperrule as bit
 from distill.engine.checkpoint import export
-from distill.engine.hyperrule import resolve
+from distill.engine.hyperrule import by_rule
 from distill.engine.optim import learning_rate
 from distill.method import refuse
 from distill.methods.crd import CRD
@@ -62,7 +62,7 @@ def schedule(*overrides: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize("images", [40, 1_437, 50_000])
 def test_the_schedule_falls_at_the_rules_steps(images: int) -> None:
-    made = resolve(schedule(), images)
+    made = by_rule(schedule(), images)
     epoch = made["drawn"] or -(-images // 512)
     warm, *falls, end = bit.steps(images)
     assert (made["epochs"] - 1) * epoch < end <= made["epochs"] * epoch
@@ -74,7 +74,7 @@ def test_the_schedule_falls_at_the_rules_steps(images: int) -> None:
     for k, fall in enumerate(falls):
         assert rate(fall - 1) == pytest.approx(0.003 / 10**k) and rate(fall) == pytest.approx(0.003 / 10 ** (k + 1))
     assert made["mixup"] == (0.1 if images >= 20_000 else 0.0) and bool(made["drawn"]) == (images < 512)
-    assert resolve(schedule("schedule.mixup=0.3"), images)["mixup"] == 0.3
+    assert by_rule(schedule("schedule.mixup=0.3"), images)["mixup"] == 0.3
     assert (made["optimizer"]["momentum"], made["optimizer"]["weight_decay"]) == (0.9, 0.0)
 
 
@@ -195,9 +195,9 @@ def test_few_images_are_drawn_with_replacement() -> None:
 
 
 def test_the_rule_draws_where_a_step_would_have_fewer_images_than_a_batch() -> None:
-    made = resolve(schedule(), 511)
+    made = by_rule(schedule(), 511)
     assert (made["drawn"], made["epochs"], made["warmup_epochs"]) == (100, 5, 1.0)
-    made = resolve(schedule(), 512)
+    made = by_rule(schedule(), 512)
     assert (made["drawn"], made["epochs"], made["milestones"]) == (0, 500, [200, 300, 400, 500])
 
 
@@ -362,9 +362,9 @@ def test_the_thin_bit_net_learns_alike_whatever_else_is_in_the_batch() -> None:
 
 def test_other_schedules_stay_and_other_rules_are_refused() -> None:
     plain = config.plain(tiny.composed(), "schedule")
-    assert resolve(plain, 100) is plain
+    assert by_rule(plain, 100) is plain
     with pytest.raises(ValueError, match="the only rule is hyperrule"):
-        resolve({**plain, "rule": "bot"}, 100)
+        by_rule({**plain, "rule": "bot"}, 100)
     for step in (0, 11, 12, 13, 200):
         assert learning_rate({"lr": 1.0, "milestones": [4], "gamma": 0.1}, step, 3, 10) == (
             1.0 if step < 12 else 0.1
@@ -413,9 +413,9 @@ def test_a_further_view_beside_mixed_images_is_refused(beside) -> None:
 
 def test_the_rules_own_mixup_is_refused_for_a_method_that_cannot_mix() -> None:
     bit = config.plain(tiny.composed("schedule=bit"), "schedule")
-    refuse(CRD, "crd", resolve(bit, 10_000))
+    refuse(CRD, "crd", by_rule(bit, 10_000))
     with pytest.raises(ValueError, match="cannot honour schedule.mixup=0.1 .schedule=bit sets it.: its memory"):
-        refuse(CRD, "crd", resolve(bit, 50_000))
+        refuse(CRD, "crd", by_rule(bit, 50_000))
 
 
 def test_a_loss_by_label_is_the_mean_over_both_labels_of_a_mixed_image() -> None:

@@ -18,7 +18,7 @@ from distill.config import RunSpec, resolve
 from distill.data.arrays import SharedSource
 from distill.run import Experiment, Inputs, make_inputs
 from distill.signals import StopSignals
-from distill.sweep.packed import packs, share
+from distill.sweep.packed import packs, shared_inputs
 from tests import tiny
 from tests.replay import Replay
 
@@ -81,7 +81,7 @@ def within(spec: RunSpec, folder: Path) -> RunSpec:
 
 def pack(specs: Sequence[RunSpec], folder: Path, stop: StopSignals) -> list[Experiment]:
     """Runs that share the first one's batches and teacher."""
-    inputs: Inputs = share(make_inputs(specs[0], {"logits", "embedding", "features"}))
+    inputs: Inputs = shared_inputs(make_inputs(specs[0], {"logits", "embedding", "features"}))
     return [Experiment(within(spec, folder / "packed"), stop, inputs=inputs, quiet=True) for spec in specs]
 
 

@@ -71,9 +71,12 @@ def value(key: str, *, _root_: DictConfig) -> Any:
 
 
 def note(cfg: DictConfig) -> str | None:
-    """One line on the method's own protocol for the data set, None where it has none or the run follows it."""
+    """One line on the method's own protocol for the data set, None where it has none or the run follows it.
+
+    None as well for one that is no file of ours, as in the record of a run of long ago.
+    """
     name = None if from_paper(cfg) else name_of(cfg)
-    if name is None:
+    if name is None or name not in options("schedule"):
         return None
     theirs = read(cfg, name)
     usual = _dataset(str(cfg.dataset.name))

@@ -74,7 +74,7 @@ def adapt(schedule: ScheduleSpec, dataset: DataSpec) -> Adapt | None:
     return keys
 
 
-def resolve(schedule: Mapping[str, Any], images: int) -> Mapping[str, Any]:
+def by_rule(schedule: Mapping[str, Any], images: int) -> Mapping[str, Any]:
     """A schedule with the rule as one in epochs of so many training images; any other as it is.
 
     Warm-up and milestones are fractions of epochs, exact to the step; the last epoch is run to its end, at a

@@ -68,7 +68,7 @@ class Member:
             self.exits.enter_context(only_here(job.folder))
             if damage := RunFolder(job.folder).damage:
                 raise ValueError(damage)
-            inputs = inputs or share(make_inputs(spec, reads))
+            inputs = inputs or shared_inputs(make_inputs(spec, reads))
             self.experiment = Experiment(replace(spec, folder=job.folder), stop, inputs=inputs, quiet=True)
             self.exits.enter_context(self.experiment.logged())
             self.rng = runtime.rng_state()
@@ -89,7 +89,7 @@ class Member:
         self.exits.__exit__(type(error) if error else None, error, error.__traceback__ if error else None)
 
 
-def share(inputs: Inputs) -> Inputs:
+def shared_inputs(inputs: Inputs) -> Inputs:
     """Let batches and teachers serve several runs that step in turn."""
     options, teachers = Options(inputs.autocast, graph=inputs.graph), inputs.teachers
     asks, source = shared(teachers, inputs.source, teachers.nets, options, inputs.buffers)
