@@ -50,13 +50,13 @@ def composed(overrides: tuple[str, ...], hydra: bool = False) -> DictConfig:
 
 
 @cache
-def hashes(overrides: tuple[str, ...]) -> dict[str, DictConfig]:
-    """The hashes of the run that overrides stand for and of the runs it needs before, with their configurations."""
-    cfg = composed(overrides)
-    return {config.identity(each)["hash"]: each for each in (cfg, *(needed for _, needed in before(cfg)))}
+def hashes(overrides: tuple[str, ...]) -> dict[str, config.RunSpec]:
+    """The run that overrides stand for and the runs that it needs before, by their hashes."""
+    spec = config.resolve(composed(overrides))
+    return {each.hash: each for each in (spec, *(needed for _, needed in before(spec)))}
 
 
-def known(row: Row) -> dict[str, DictConfig]:
+def known(row: Row) -> dict[str, config.RunSpec]:
     """`hashes` of a row; the seed is no part of them."""
     return hashes(_seedless(row["overrides"]))
 
@@ -176,7 +176,7 @@ def told_apart(rows: list[Row]) -> None:
         key = (_experiment(row), row["method"], str(row.get("teacher")), row["student"])
         groups.setdefault(key, {}).setdefault(row["hash"], []).append(row)
     for group in groups.values():
-        flat = {digest: _flat(config.science(known(some[0])[digest])) for digest, some in group.items()}
+        flat = {digest: _flat(config.thawed(known(some[0])[digest].hashed)) for digest, some in group.items()}
         keys = sorted({key for values in flat.values() for key in values})
         differing = [key for key in keys if len({str(values.get(key)) for values in flat.values()}) > 1]
         for digest, some in group.items():

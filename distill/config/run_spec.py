@@ -16,7 +16,7 @@ from distill.config import protocol, upstream
 from distill.config.data_spec import DataSpec
 from distill.config.departs import departs
 from distill.config.groups import load, plain
-from distill.config.hashing import from_paper, identity, reads, taps, teacher_config, teacher_specs
+from distill.config.hashing import from_paper, identity, reads, science, taps, teacher_config, teacher_specs
 from distill.config.read_only import frozen
 from distill.config.setting import setting
 from distill.config.teacher_nodes import Spec, label
@@ -136,6 +136,7 @@ class RunSpec:
     """
 
     hash: str
+    hashed: Mapping[str, Any]  # all that changes the result, but for the seed
     below: str  # the part of `folder` below `output`
     folder: Path
     output: Path
@@ -162,6 +163,7 @@ def resolve(cfg: DictConfig) -> RunSpec:
     who, specs = identity(cfg), teacher_specs(cfg)
     return RunSpec(
         hash=who["hash"],
+        hashed=frozen(science(cfg)),
         below=who["below"],
         folder=Path(who["folder"]),
         output=Path(str(plain(cfg, "output"))),
