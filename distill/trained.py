@@ -75,7 +75,8 @@ def student(run: Trained, device: torch.device, weights: str | Path = STUDENT) -
     path, spec = run.folder / weights, run.spec.student
     if exported_as(run.folder / STUDENT) in (None, spec.model):
         classes, in_chans, size = _shape(run, device)
-        net = build(spec.model, classes, in_chans=in_chans, size=size, args=thawed(spec.args), seed=0)
+        args = run.result.document.get("args") or thawed(spec.args)
+        net = build(spec.model, classes, in_chans=in_chans, size=size, args=args, seed=0)
         load_weights(net, path)
         if spec.pretrained or spec.mean is not None:
             own_constants(net, spec, get_data(run, device).info)

@@ -24,7 +24,7 @@ FLOORS = (  # from the ground up; rooms on one floor do not import each other
     {"sweep"},
     {"report"},
     {"cli"},
-    {"probe", "analyze", "search"},
+    {"probe", "analyze", "search", "export"},
     {"__main__"},
 )
 UPWARD = {("sweep", "cli")}  # a worker starts the program itself

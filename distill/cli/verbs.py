@@ -23,6 +23,9 @@ VERBS = {  # each verb's module, and what it does
     "analyze": ("distill.analyze.command", "pictures of a finished run"),
     "probe": ("distill.probe.command", "a linear layer on a frozen net, on other data"),
     "search": ("distill.search.command", "hyper-parameters, on held-out images"),
+    "export": ("distill.export.command", "a student as a folder for timm and ONNX"),
+    "eval": ("distill.export.evaluate", "a run or an exported folder, measured on data"),
+    "predict": ("distill.export.predict", "classes of image files, as CSV"),
     "methods": ("distill.cli.catalogue", "the methods and their papers"),
     "status": ("distill.cli.status", "which runs are done, running, cut off or failed"),
 }

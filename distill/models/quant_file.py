@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from distill.files import replacing
 from distill.models import FeatureNet, build
@@ -61,30 +63,78 @@ def write_quantized(net: FeatureNet, path: str | Path) -> None:
         file.write(safetensors.torch.save(tensors, {"distill": json.dumps(about)}))
 
 
-def read_quantized(path: str | Path, like: FeatureNet) -> FeatureNet:
+class Decoded(nn.Module):
+    """Parametrisation of a weight that is kept as bytes [G,n]: the tensor that they stand for."""
+
+    scale: Tensor
+    offset: Tensor
+
+    def __init__(self, codes: Codes, shape: torch.Size) -> None:
+        super().__init__()
+        self.shape = shape
+        self.register_buffer("scale", codes.scale)
+        self.register_buffer("offset", codes.offset)
+
+    def forward(self, values: Tensor) -> Tensor:
+        return Codes(values.float(), self.scale, self.offset).tensor(self.shape)
+
+
+def named_by_bits(path: str | Path) -> str:
+    """How a file of whole numbers is called by the bits of most of its weights, and of most layers' inputs: w4a8."""
+    about = _about(path)
+    weights, inputs = Counter[int](), Counter[int]()
+    for entry in about["weights"].values():
+        weights[entry["bits"]] += entry["count"]
+    for entry in about["inputs"].values():
+        inputs[entry["bits"]] += 1
+    return "".join(f"{mark}{bits.most_common(1)[0][0]}" for mark, bits in (("w", weights), ("a", inputs)) if bits)
+
+
+def _about(path: str | Path) -> dict[str, Any]:
+    """What a file of whole numbers says of itself. Raises ValueError for a file of another kind."""
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            metadata = file.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path} is missing or damaged ({error}): run the command in result.json again") from error
+    if "distill" not in metadata:
+        raise ValueError(f"{path} holds no quantised student: give a {FILE} of a run with quantisation.")
+    about: dict[str, Any] = json.loads(metadata["distill"])
+    return about
+
+
+def read_quantized(path: str | Path, like: FeatureNet, coded: bool = False) -> FeatureNet:
     """Return a net of `like`'s architecture from a file of whole numbers: weights dequantised, inputs
     rounded.
 
     The arithmetic itself runs in floating point, on exactly the numbers that whole-number arithmetic would
-    stand for. Raises ValueError for a file of another kind.
+    stand for. coded: weights stay bytes, and are decoded whenever they are read. Raises ValueError for a file of
+    another kind.
     """
-    with safe_open(str(path), framework="pt") as file:
-        metadata = file.metadata() or {}
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
-    if "distill" not in metadata:
-        raise ValueError(f"{path} holds no quantised student: give a {FILE} of a run with quantisation.")
-    about = json.loads(metadata["distill"])
+    about, tensors = _about(path), safetensors.torch.load_file(path)
+    kept: dict[str, tuple[Codes, torch.Size]] = {}
     for name, entry in about["weights"].items():
         parts = [tensors.pop(f"{name}.{part}") for part in ("codes", "scale", "offset")]
-        values = unpack(parts[0], entry["bits"], entry["count"]).float().view(len(parts[1]), -1)
-        tensors[name] = Codes(values, parts[1], parts[2]).tensor(torch.Size(entry["shape"]))
+        values = unpack(parts[0], entry["bits"], entry["count"]).view(len(parts[1]), -1)
+        kept[name] = Codes(values, parts[1], parts[2]), torch.Size(entry["shape"])
+        tensors[name] = Decoded(*kept[name])(values)
     assert like.recipe is not None
     net = build(**like.recipe)
     net.model.load_state_dict(tensors)
     net.input_scale, net.input_shift = like.input_scale, like.input_shift
+    for name, (codes, shape) in kept.items() if coded else ():
+        _keep_codes(net.model, name, codes, shape)
     for name, entry in about["inputs"].items():
         _fixed_input(net.model.get_submodule(name), **entry)
     return net.to(next(like.parameters()).device).eval()
+
+
+def _keep_codes(model: nn.Module, name: str, codes: Codes, shape: torch.Size) -> None:
+    layer, _, key = name.rpartition(".")
+    module = model.get_submodule(layer)
+    delattr(module, key)
+    module.register_buffer(key, codes.values)
+    parametrize.register_parametrization(module, key, Decoded(codes, shape), unsafe=True)  # bytes in, floats out
 
 
 def _fixed_input(module: Any, bits: int, signed: bool, step: float) -> None:

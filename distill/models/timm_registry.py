@@ -1,8 +1,11 @@
-"""Puts our nets into timm's registry: import this, and `timm.create_model("cifar_resnet20")` works."""
+"""Puts our nets into timm's registry: import this, and `timm.create_model("cifar_resnet20")` works, and so does
+`timm.create_model("local-dir:FOLDER", pretrained=True)` for a folder that `distill export` wrote.
+"""
 
+from dataclasses import asdict, is_dataclass
 from typing import Any
 
-from timm.models import register_model
+from timm.models import load_pretrained, register_model
 from timm.models._registry import is_model
 
 from distill.models.cifar_net import CifarNet
@@ -19,14 +22,25 @@ def _register(name: str) -> None:
         cache_dir: Any = None,
         **kwargs: Any,
     ) -> CifarNet:
+        kwargs.pop("pretrained_model_args", None)  # what timm says of the net that a folder's weights are of
+        known = {**_plain(pretrained_cfg), **(pretrained_cfg_overlay or {})}
+        if pretrained and not known.get("source"):
+            raise ValueError(f"{name} has no published weights: give a checkpoint with checkpoint_path=<file>")
+        net = CONSTRUCTORS[name](**kwargs)
+        if known:
+            net.pretrained_cfg = known  # type: ignore[assignment]
         if pretrained:
-            raise ValueError(
-                f"{name} has no published weights: give a checkpoint with checkpoint_path=<file>"
+            load_pretrained(
+                net, known, num_classes=net.num_classes, in_chans=known["input_size"][0], cache_dir=cache_dir
             )
-        return CONSTRUCTORS[name](**kwargs)
+        return net
 
     entry.__name__ = entry.__qualname__ = name
     register_model(entry)
+
+
+def _plain(known: Any) -> dict[str, Any]:
+    return asdict(known) if is_dataclass(known) and not isinstance(known, type) else dict(known or {})
 
 
 for _name in CONSTRUCTORS:

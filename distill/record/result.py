@@ -39,7 +39,8 @@ def describe(spec: RunSpec, data: Data, teachers: list[Teacher], method: Method,
         **compare(teachers, logits, data, fit.options.autocast),
         **without_classes(logits, labels, data.info.labels),
         **quant_file.report(net, folder.path, lambda made: accuracy(made, data, fit.options.autocast)),
-        "input": takes(plain(net), data),
+        "input": takes(plain(net), data), "classes": list(data.info.class_names),  # in the order of the logits
+        "args": (plain(net).recipe or {}).get("args") or None,  # of the net, which a method may have chosen
         "params": plain(net).params(), "macs": plain(net).macs(),
         "method_params": sum(p.numel() for p in method.parameters()) - net.params(),
         "images_per_second": fit.speed.rate,

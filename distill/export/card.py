@@ -1,0 +1,138 @@
+"""The model card of an exported folder: where the net comes from, what it is worth, how to use it. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from distill import config
+from distill.export.facts import SQUASH, Facts
+from distill.record.progress import clock
+from distill.trained import Trained
+
+NOT_STATED = "not stated"
+
+
+def card(run: Trained, facts: Facts, file: str | None, measured: Mapping[str, Any]) -> str:
+    """The text of README.md. file: what timm loads, or what holds a quantised net; measured: of the ONNX file."""
+    title = f"{facts.student}, {run.result.method} on {run.result.dataset}"
+    parts = [_front(facts), f"# {_md(title)}", _origin(run), _table(_rows(run, facts, measured))]
+    parts += ["## Use", *_use(facts, file, measured), "## Command", f"```\n{run.result.command or NOT_STATED}\n```"]
+    return "\n\n".join(parts) + "\n"
+
+
+def _front(facts: Facts) -> str:
+    """What the Hub reads; the licence is left to who publishes the net."""
+    library = ["library_name: timm"] if facts.model and not facts.bits else []
+    tags = ["image-classification", "knowledge-distillation"]
+    return "\n".join(["---", *library, "pipeline_tag: image-classification", "tags:", *(f"- {t}" for t in tags), "---"])
+
+
+def _origin(run: Trained) -> str:
+    result = run.result
+    taught = (
+        f"distilled from {result.teacher} by `{result.method}`" if result.teacher else f"trained by `{result.method}`"
+    )
+    paper = (config.plain(run.cfg, "method").get("about") or {}).get("paper")
+    return f"A {_md(result.student)} that was {_md(taught)}{f' ({_md(str(paper))})' if paper else ''}."
+
+
+def _rows(run: Trained, facts: Facts, measured: Mapping[str, Any]) -> dict[str, Any]:
+    result = run.result
+    on = f"{result.evaluated_on} of {result.dataset}"
+    rows = {
+        f"accuracy, {on}": f"{facts.accuracy:.2f} % ({facts.weights})" if facts.accuracy is not None else None,
+        "teacher": result.teacher,
+        f"teacher's accuracy, {on}": f"{result.teacher_accuracy:.2f} %"
+        if result.teacher_accuracy is not None
+        else None,
+        "licence of the teacher": "; ".join(licences(run)) if result.teacher else None,
+        "data": ", ".join([result.dataset, *result.setting]),
+        "protocol": f"{result.protocol}, {result.epochs} epochs, seed {result.seed}",
+        "departs from its paper": result.document.get("departs"),
+        "parameters": f"{result.params:,}" if result.params else None,
+        "multiply-accumulates an image": f"{result.macs / 1e6:.1f} M" if result.macs else None,
+        "bits": facts.bits,
+        "trained in": f"{clock(result.seconds)} on {result.device}, {result.precision}" if result.seconds else None,
+        "images": f"{' x '.join(map(str, facts.shape))}, mean {_numbers(facts.mean)}, std {_numbers(facts.std)}",
+        "what the net sees of them": facts.view,
+        "classes": f"{len(facts.classes)}, in the order of label names in config.json",
+    }
+    return {**rows, **_of_onnx(measured)}
+
+
+def _of_onnx(measured: Mapping[str, Any]) -> dict[str, Any]:
+    if not measured:
+        return {}
+    taught = {f"latency of the teacher {name}": said for name, said in measured["teachers"].items()}
+    return {
+        "ONNX beside the net": f"{measured['difference']:.1e} at most, of logits up to {measured['largest']:.1f}",
+        "latency in onnxruntime": f"{measured['milliseconds']:.3f} ms an image, {measured['threads']} CPU thread(s)",
+        **{key: said if isinstance(said, str) else f"{said:.3f} ms" for key, said in taught.items()},
+    }
+
+
+def licences(run: Trained) -> list[str]:
+    """What is known of the terms under which each net stands that the student learned from."""
+    return [f"{spec.get('name')}: {_licence(spec)}" for spec in config.teacher_specs(run.cfg)]
+
+
+def _licence(spec: Mapping[str, Any]) -> str:
+    weights = str(spec.get("weights"))
+    if weights == "auto":
+        return "trained by this program on the same data, no other terms"
+    if weights == "none":
+        return "untrained"
+    if weights != "pretrained":
+        return f"{NOT_STATED} in its file"
+    import timm
+
+    known = timm.get_pretrained_cfg(str(spec.get("model")), allow_unregistered=True)
+    return str((known.license if known else None) or f"{NOT_STATED} by timm")
+
+
+def _use(facts: Facts, file: str | None, measured: Mapping[str, Any]) -> list[str]:
+    found = []
+    if facts.model and not facts.bits:
+        found.append(_timm(facts))
+    elif file:
+        found.append(f"`{file}` holds weights of {facts.bits} for `distill eval` and `distill predict`.")
+    if measured:
+        shape = ",".join(map(str, ("B", *facts.shape)))
+        found.append(f"`{measured['file']}` takes `images` [{shape}], normalised as above, and gives `logits`.")
+    return [*found, "`distill predict FOLDER IMAGES` asks either, `distill eval FOLDER` measures it."]
+
+
+def _timm(facts: Facts) -> str:
+    from distill.config.net_names import OUR_NAMES
+
+    ours = ["import distill.models.timm_registry  # pip install distill: puts this net into timm's registry"]
+    mode = "L" if facts.channels == 1 else "RGB"
+    lines = [
+        "import timm",
+        *(ours if facts.model in OUR_NAMES else []),
+        "from PIL import Image",
+        "",
+        'net = timm.create_model("local-dir:FOLDER", pretrained=True).eval()   # or hf-hub:OWNER/NAME',
+        "seen = timm.data.create_transform(**timm.data.resolve_model_data_config(net))",
+        f'logits = net(seen(Image.open("image.png").convert("{mode}"))[None])',
+        'print(net.pretrained_cfg["label_names"][logits.argmax()])',
+    ]
+    how = "whole" if facts.crop == SQUASH else "by the middle of their shorter side's square"
+    return "```python\n" + "\n".join(lines) + f"\n```\n\nImages are shown {how}."
+
+
+def _numbers(values: tuple[float, ...]) -> str:
+    return ", ".join(f"{value:.6g}" for value in values)
+
+
+def _table(rows: Mapping[str, Any]) -> str:
+    lines = [f"| {_md(name)} | {_md(str(value))} |" for name, value in rows.items() if value is not None]
+    return "\n".join(["| | |", "|---|---|", *lines])
+
+
+def _md(text: str) -> str:
+    """Text of anybody's as a table of Markdown shows it."""
+    for mark in "\\|*_<>`[]":
+        text = text.replace(mark, "\\" + mark)
+    return " ".join(text.split())

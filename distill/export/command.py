@@ -1,0 +1,51 @@
+"""Write a finished run's student as a folder that timm and the Hub load: config.json, model.safetensors, README.md."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from distill import config, trained
+from distill.export.facts import KEY
+from distill.export.write import write
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what may follow `distill export`."""
+    add = parser.add_argument
+    parser.epilog = (
+        "Anywhere: timm.create_model('local-dir:FOLDER', pretrained=True), for our own nets after "
+        "import distill.models.timm_registry. distill eval and distill predict take the folder, too."
+    )
+    add("run", metavar="RUN", help="a finished run, outputs/.../s<seed>")
+    add("--to", type=Path, metavar="FOLDER", help="where to (default: RUN/export)")
+    add("--onnx", action="store_true", help="an ONNX file besides, compared with the net and timed beside its teacher")
+    add("--best", action="store_true", help="the student after its best epoch, not its last")
+    add("--threads", type=int, default=1, metavar="N", help="CPU threads of the timing (default: %(default)s)")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Export, and say what was written. Raises ValueError as `write` does."""
+    config.register()
+    if options.threads < 1:
+        raise ValueError(f"--threads is {options.threads}: give at least 1")
+    opened = trained.open_run(options.run)
+    folder = options.to or opened.folder / "export"
+    content = write(opened, folder, with_onnx=options.onnx, best=options.best, threads=options.threads)
+    print("\n".join(_said(folder, content)))
+
+
+def _said(folder: Path, content: dict[str, Any]) -> list[str]:
+    told = content[KEY]
+    bits = told["facts"]["bits"]
+    lines = [f"wrote {folder}: {content.get('architecture', told['facts']['student'])}{f', {bits}' if bits else ''}, "
+             f"{content['num_classes']} classes"]  # fmt: skip
+    if "timm" in told:
+        lines.append(f"  timm loads it: logits differ by {told['timm']['difference']:.1e} at most")
+    if onnx := told.get("onnx"):
+        lines.append(f"  {onnx['file']}: logits differ by {onnx['difference']:.1e} at most, of {onnx['largest']:.1f}")
+        lines.append(f"  {onnx['milliseconds']:.3f} ms an image, {onnx['threads']} thread(s)")
+        for name, taught in onnx["teachers"].items():
+            lines.append(f"  teacher {name}: {taught if isinstance(taught, str) else f'{taught:.3f} ms'}")
+    return lines

@@ -1,0 +1,114 @@
+"""The images that a shipped net is asked about: a data set's, or files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from omegaconf import OmegaConf
+from torch import Tensor
+
+from distill import config
+from distill.data import Data, DataInfo, load
+from distill.data.modality import View, make_view
+from distill.data.views import Images
+from distill.export.facts import CENTER, Facts
+
+ENDINGS = {".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp", ".gif"}
+
+
+def data_of(facts: Facts, settings: Sequence[str], device: torch.device) -> Data:
+    """The data set to measure on: the net's own, or that of `settings`, such as dataset=NAME and dataset.root=FOLDER.
+
+    Raises ValueError for a setting or data set that is not known, and for data of other classes than the net's.
+    """
+    data = load(node_of(facts, settings), device)
+    if data.info.class_names != list(facts.classes):
+        pairs = zip(data.info.class_names, facts.classes, strict=False)
+        odd = next((f"'{one}' in place of '{other}'" for one, other in pairs if one != other), "others")
+        count = f"{len(data.info.class_names)} classes, {len(facts.classes)} expected"
+        raise ValueError(f"{data.info.name} has other classes than {facts.student} knows ({count}, {odd})")
+    return data
+
+
+def node_of(facts: Facts, settings: Sequence[str]) -> dict[str, Any]:
+    """The node of that data set: another one is brought to size, channels, constants and views of the net's own."""
+    asked = {key: value for key, _, value in (text.partition("=") for text in settings)}
+    name = asked.pop("dataset", None) or str(facts.dataset["name"])
+    known: Any = config.load("dataset", name)
+    if name != facts.dataset["name"]:
+        if known is None:
+            raise ValueError(f"there is no dataset '{name}': {config.did_you_mean(name, config.options('dataset'))}")
+        shown = {
+            key: facts.dataset[key] for key in ("size", "in_chans", "mean", "std", "views") if key in facts.dataset
+        }
+        whole = {} if known.get("kind") == "folder" else {"resize": True}
+        node = {str(key): config.plain(known, str(key)) for key in known} | shown | whole
+    else:
+        kind: Any = known or config.load("dataset", str(facts.dataset.get("kind"))) or {}
+        where = {key: config.plain(kind, key) for key in ("root", "workers") if key in kind}
+        node = {**where, **facts.dataset}
+    for key, value in asked.items():
+        _set(node, key, value)
+    return node
+
+
+def _set(node: dict[str, Any], setting: str, text: str) -> None:
+    group, _, key = setting.partition(".")
+    if group != "dataset" or key not in node:
+        known = [f"dataset.{name}" for name in node]
+        raise ValueError(f"there is no key '{setting}' here: {config.did_you_mean(setting, known)}")
+    node[key] = OmegaConf.to_object(OmegaConf.from_dotlist([f"value={text}"]))["value"]  # type: ignore[index,call-overload]
+
+
+def files_of(given: Sequence[str]) -> list[Path]:
+    """The given image files, and all below given folders. Raises ValueError where there are none."""
+    found: list[Path] = []
+    for path in map(Path, given):
+        if path.is_dir():
+            found += sorted(file for file in path.rglob("*") if file.suffix.lower() in ENDINGS and file.is_file())
+        elif path.is_file():
+            found.append(path)
+        else:
+            raise ValueError(f"there is no {path}: give image files, or folders of them")
+    if not found:
+        raise ValueError(f"there are no images in {', '.join(given)}")
+    return found
+
+
+def batches(facts: Facts, files: Sequence[Path], device: torch.device, size: int = 64) -> Iterator[Tensor]:
+    """Images [B,C,S,S] of files as the data set of the net would give them.
+
+    Raises ValueError for a file that cannot be decoded, and for a net that does not see images of files.
+    """
+    read, seen = _reader(facts, files), _view(facts)
+    for start in range(0, len(files), size):
+        items = [read[position, None] for position in range(start, min(start + size, len(files)))]
+        if wrong := next((item for item in items if isinstance(item, str)), None):
+            raise ValueError(wrong)
+        yield seen(torch.stack([item[0] for item in items if not isinstance(item, str)]).to(device))
+
+
+def _reader(facts: Facts, files: Sequence[Path]) -> Images:
+    chans, none = int(facts.dataset["in_chans"]), np.zeros(len(files), dtype=np.int64)
+    if facts.view == "depth" or chans not in (1, 3):
+        raise ValueError(f"{facts.student} takes {facts.channels} channels, which image files do not hold")
+    resize = 0 if facts.crop == CENTER else facts.size
+    return Images([str(file) for file in files], none, facts.size, chans, False, resize=resize)
+
+
+def _view(facts: Facts) -> View:
+    """What the net sees of pixels, and by which mean and std."""
+    node = facts.dataset
+    mean, std = tuple(node["mean"]), tuple(node["std"])
+    pixels = DataInfo("files", 0, 0, int(node["in_chans"]), facts.size, mean, std, torch.empty(0), [])
+    return make_view(facts.view, pixels, depth=False)
+
+
+def constants(facts: Facts) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """The mean and std by which the net's data set gives it images."""
+    view = _view(facts)
+    return view.mean, view.std

@@ -1,0 +1,88 @@
+"""Measure a run's student, an exported folder or an ONNX file on a data set (default: what it was trained on)."""
+
+from __future__ import annotations
+
+import argparse
+from contextlib import nullcontext
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from distill import config, runtime, trained
+from distill.data import Data
+from distill.engine.evaluate import predict, scores
+from distill.export import onnx_file
+from distill.export.data import data_of
+from distill.export.shipped import Shipped, open_shipped
+from distill.files import write_json
+from distill.models import FeatureNet
+from distill.record.progress import final_table
+
+EQUAL = 0.005  # in percent: half of the last digit that is shown
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what may follow `distill eval`."""
+    add = parser.add_argument
+    add("target", metavar="RUN|FOLDER|FILE.onnx", help="a finished run, or what distill export made of one")
+    add(
+        "settings",
+        nargs="*",
+        metavar="dataset=NAME dataset.KEY=VALUE",
+        help="other data; dataset.root, say where it is",
+    )
+    add("--best", action="store_true", help="a run's student after its best epoch")
+    add("--device", default="auto", help="auto, cpu, cuda, cuda:1 (default: auto)")
+    add("--out", type=Path, metavar="FILE", help="write the numbers as JSON, too")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Measure and say how the result compares with the recorded one. Raises ValueError."""
+    config.register()
+    device = runtime.pick_device(options.device)
+    shipped = open_shipped(options.target, device, options.best)
+    data = _data(shipped, options.settings, device)
+    found = {_called(shipped): measure(shipped, data, device)}
+    if shipped.also:
+        beside = Shipped(shipped.also, onnx_file.Session(shipped.also), shipped.facts)
+        found[_called(beside)] = measure(beside, data, device)
+    own = not options.settings or data.info.name == shipped.facts.dataset["name"]
+    print(shipped.path)
+    final_table(
+        [(name, *_row(scored, shipped.facts.accuracy if own else None)) for name, scored in found.items()],
+        ("net", "top-1", "top-5", "errors", "nll", "beside the record"),
+        title=f"{shipped.facts.student}, {data.info.name}, {data.info.evaluated_on}, {len(data.test):,} images",
+    )
+    if options.out:
+        write_json(options.out, found)
+
+
+def _called(shipped: Shipped) -> str:
+    """Who gives the answers."""
+    if shipped.run is not None or isinstance(shipped.net, FeatureNet):
+        return "distill"
+    return "onnxruntime" if isinstance(shipped.net, onnx_file.Session) else "timm"
+
+
+def measure(shipped: Shipped, data: Data, device: torch.device) -> dict[str, float]:
+    """Top-1, top-5, errors, cross-entropy and calibration of a net on what is evaluated of a data set."""
+    net, precision = shipped.for_data(data.info.mean, data.info.std).to(device), shipped.facts.precision
+    how = partial(runtime.autocast, device, precision) if shipped.run is not None else nullcontext  # a run's own way
+    logits, labels = predict(net, data.evaluation(512), how)
+    return scores(logits.to(labels.device), labels)
+
+
+def _data(shipped: Shipped, settings: list[str], device: torch.device) -> Data:
+    if shipped.run is not None and not settings:
+        return trained.get_data(shipped.run, device)
+    return data_of(shipped.facts, settings, device)
+
+
+def _row(scored: dict[str, float], recorded: float | None) -> tuple[Any, ...]:
+    equal = recorded is not None and abs(scored["accuracy"] - recorded) < EQUAL
+    beside = "" if recorded is None else "equal" if equal else f"{recorded:.2f} %"
+    return (
+        f"{scored['accuracy']:.2f} %", f"{scored['top5']:.2f} %", scored["errors"], f"{scored['nll']:.4f}", beside,
+    )  # fmt: skip

@@ -1,0 +1,102 @@
+"""What a shipped net has to say of itself: what it takes, what its answers stand for, what it was worth. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from distill import config
+from distill.config import UNHASHED
+from distill.trained import Trained
+
+KEY = "distill"  # of config.json: what timm does not read
+SQUASH, CENTER = "squash", "center"  # timm's names of how an image is brought to its size
+CROP = {SQUASH: 1.0, CENTER: 224 / 256}  # share of the resized image's side that is shown
+
+
+@dataclass(frozen=True)
+class Facts:
+    """A shipped net in words and numbers.
+
+    model, args: its name in timm's registry, ours included, and its constructor's keywords; None where it is none of
+    these, and has an ONNX file alone.
+    crop: SQUASH for images that are taken whole, CENTER where the middle is cut out of them. dataset: the node of
+    the data set that it was trained on, less where that lies. accuracy: in percent, as result.json has it.
+    bits: such as w4a8 for a quantised net.
+    """
+
+    model: str | None
+    student: str
+    classes: tuple[str, ...]
+    size: int
+    channels: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    crop: str
+    dataset: Mapping[str, Any]
+    accuracy: float | None
+    evaluated_on: str
+    precision: str
+    weights: str
+    bits: str | None = None
+    args: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Of an image: (C, S, S)."""
+        return self.channels, self.size, self.size
+
+    @property
+    def view(self) -> str | None:
+        """What the net sees in place of the images as they are (dataset.views.student)."""
+        return (self.dataset.get("views") or {}).get("student")
+
+    def to_json(self) -> dict[str, Any]:
+        """For config.json."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, content: Any, where: Any) -> Facts:
+        """Read what to_json wrote. Raises ValueError for anything else."""
+        try:
+            read: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in content.items()}
+            made = cls(**read)
+            fits = len(made.mean) == len(made.std) == made.channels and made.crop in CROP and made.size > 0
+        except (TypeError, AttributeError):
+            fits = False
+        if not fits:
+            raise ValueError(f"{where} is no folder that distill export wrote, or of another version: export it again")
+        return made
+
+
+def facts_of(
+    run: Trained, model: str | None, args: Mapping[str, Any], classes: list[str], bits: str | None, best: bool
+) -> Facts:
+    """What is known of a finished run's student. Raises ValueError for a run that did not record its input."""
+    told = run.result.document
+    takes = told.get("input")
+    if not isinstance(takes, dict) or not {"size", "channels", "mean", "std"} <= takes.keys():
+        raise ValueError(f"{run.folder} does not say what its student takes: it is of an earlier version, run it again")
+    node = {key: value for key, value in config.plain(run.cfg, "dataset").items() if key not in UNHASHED["dataset"]}
+    if run.cfg.schedule.get("rule"):  # it has set the resolution
+        node |= {"size": takes["size"], "resize": takes["size"]}
+    whole = node.get("kind") != "folder" or bool(node.get("resize"))
+    accuracy = run.result.accuracy
+    return Facts(
+        model=model,
+        student=run.result.student,
+        classes=tuple(classes),
+        size=int(takes["size"]),
+        channels=int(takes["channels"]),
+        mean=tuple(takes["mean"]),
+        std=tuple(takes["std"]),
+        crop=SQUASH if whole else CENTER,
+        dataset=node,
+        accuracy=accuracy.best if best else accuracy.last,
+        evaluated_on=run.result.evaluated_on,
+        precision=run.result.precision or "fp32",
+        weights="best epoch" if best else "last epoch",
+        bits=bits,
+        args=args,
+    )

@@ -1,0 +1,77 @@
+"""Classify image files by a run's student, an exported folder or an ONNX file: a line of CSV for each image."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+
+from distill import config, runtime
+from distill.export.data import batches, constants, files_of
+from distill.export.shipped import Shipped, open_shipped
+from distill.files import write_text
+
+FORMULAS = ("=", "+", "-", "@")  # what a spreadsheet takes for one when a cell begins with it
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what may follow `distill predict`."""
+    add = parser.add_argument
+    add("target", metavar="RUN|FOLDER|FILE.onnx", help="a finished run, or what distill export made of one")
+    add("images", nargs="+", metavar="IMAGE", help="image files, or folders of them")
+    add("--top", type=int, default=1, metavar="K", help="the K most probable classes, a line each (default: 1)")
+    add("--best", action="store_true", help="a run's student after its best epoch")
+    add("--device", default="auto", help="auto, cpu, cuda, cuda:1 (default: auto)")
+    add("--out", type=Path, metavar="FILE", help="write there instead of the terminal")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Print `file,class,probability`. Raises ValueError for a net or an image that cannot be read."""
+    config.register()
+    device = runtime.pick_device(options.device)
+    shipped = open_shipped(options.target, device, options.best)
+    if not 1 <= options.top <= len(shipped.facts.classes):
+        known = len(shipped.facts.classes)
+        raise ValueError(f"--top is {options.top}, and {shipped.facts.student} knows {known} classes")
+    text = as_csv(predictions(shipped, files_of(options.images), device, options.top))
+    if options.out:
+        write_text(options.out, text)
+    else:
+        sys.stdout.write(text)
+
+
+@torch.no_grad()
+def predictions(
+    shipped: Shipped, files: Sequence[Path], device: torch.device, top: int = 1
+) -> Iterator[tuple[Path, str, float]]:
+    """(file, class, probability) of the `top` most probable classes of each image, most probable first."""
+    facts, rest = shipped.facts, iter(files)
+    net = shipped.for_data(*constants(facts)).to(device)
+    for images in batches(facts, files, device):
+        output = net(images)
+        logits = output if isinstance(output, torch.Tensor) else output.logits
+        for probabilities in logits.float().softmax(1).cpu():
+            file = next(rest)
+            best = probabilities.topk(top)
+            for probability, index in zip(best.values.tolist(), best.indices.tolist(), strict=True):
+                yield file, facts.classes[index], probability
+
+
+def as_csv(rows: Iterator[tuple[Path, str, float]]) -> str:
+    """A heading and a line a row; names that are not ours can neither move a terminal's cursor nor be formulas."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(("file", "class", "probability"))
+    writer.writerows((harmless(str(file)), harmless(name), f"{value:.6f}") for file, name, value in rows)
+    return out.getvalue()
+
+
+def harmless(name: str) -> str:
+    """A name without control characters, and with an apostrophe in front where a spreadsheet would compute it."""
+    shown = "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in name)
+    return f"'{shown}" if shown.startswith(FORMULAS) else shown

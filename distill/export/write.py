@@ -1,0 +1,172 @@
+"""Writes a run's student as a folder that timm and the Hub load, verified before it is believed."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from distill import config
+from distill.engine.checkpoint import export
+from distill.export import onnx_file
+from distill.export.card import card
+from distill.export.facts import CROP, KEY, Facts
+from distill.export.shipped import CONFIG, WEIGHTS, as_timm_loads, of_run, packed, student
+from distill.files import plain, write_json, write_text
+from distill.models import FeatureNet, build
+from distill.models.families import CONSTRUCTORS, SIZED
+from distill.models.quant_file import FILE
+from distill.trained import Trained
+
+CPU = torch.device("cpu")
+TOLERANCE = 1e-3  # of the largest logit: what a file's answers may differ by from the net's
+VIEWED = {"gray": 1, "L": 1, "depth": 1, "ab": 2}  # channels of dataset.views
+ROUNDING = 0.1  # the same where inputs are rounded: a value near a half may fall to either side
+
+
+def write(run: Trained, folder: Path, *, with_onnx: bool, best: bool = False, threads: int = 1) -> dict[str, Any]:
+    """Write config.json, weights, README.md, and an ONNX file where asked; return config.json.
+
+    Raises ValueError for a student that timm cannot make where no ONNX file is asked for, and for files whose answers
+    are not the net's.
+    """
+    shipped = of_run(run, CPU, best)
+    facts, net = shipped.facts, shipped.net
+    assert isinstance(net, FeatureNet)
+    if facts.bits is None and facts.model is None and not with_onnx:
+        raise ValueError(f"{net.name}, which {run.result.method} leaves, is no net that timm can make: add --onnx")
+    if with_onnx:
+        onnx_file.needs()
+    folder.mkdir(parents=True, exist_ok=True)
+    content = _config(facts, net)
+    write_json(folder / CONFIG, content)
+    file, told = _weights(run, facts, net, folder), content[KEY]
+    if file == WEIGHTS:
+        told["timm"] = compared(as_timm_loads(folder), Answers(net), facts, folder)
+    if with_onnx:
+        told["onnx"] = _onnx(run, facts, net, folder, best, threads)
+    write_json(folder / CONFIG, content)
+    write_text(folder / "README.md", card(run, facts, file, told.get("onnx") or {}))
+    return content
+
+
+class Answers(nn.Module):
+    """The net as it is shipped: images normalised by its own constants -> logits."""
+
+    def __init__(self, net: FeatureNet) -> None:
+        super().__init__()
+        self.model = net.model.eval()
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.model(images)
+        return logits.float()
+
+
+def _config(facts: Facts, net: FeatureNet) -> dict[str, Any]:
+    """config.json as timm and the Hub read it, and what we keep beside."""
+    found: dict[str, Any] = {
+        "architecture": facts.model,
+        "num_classes": len(facts.classes),
+        "num_features": net.embedding_dim,
+        "label_names": list(facts.classes),
+        "model_args": _arguments(net) if facts.model else None,
+        "pretrained_cfg": {
+            "input_size": list(facts.shape),
+            "fixed_input_size": _is_fixed(net),
+            "interpolation": "bilinear",
+            "crop_pct": CROP[facts.crop],
+            "crop_mode": facts.crop,
+            "mean": list(facts.mean),
+            "std": list(facts.std),
+            "num_classes": len(facts.classes),
+            "first_conv": _known(net).get("first_conv"),
+            "classifier": _known(net).get("classifier"),
+        },
+        KEY: {"facts": facts.to_json()},
+    }
+    return {key: value for key, value in found.items() if value is not None}
+
+
+def _arguments(net: FeatureNet) -> dict[str, Any]:
+    """The keywords that make the net again, whatever its name's own are."""
+    recipe, made = net.recipe or {}, getattr(net.model, "_model_args", {})
+    known = {**made, **recipe.get("args", {}), "in_chans": net.in_chans, "num_classes": net.num_classes}
+    if net.name in SIZED:
+        known["size"] = net.size
+    elif net.name not in CONSTRUCTORS and _is_fixed(net):
+        known.setdefault("img_size", net.size)
+    own = ("stages", "pretrained", "cache_dir", "checkpoint_path")
+    return {key: value for key, value in plain(known).items() if key not in own and not key.startswith("pretrained_")}
+
+
+def _known(net: FeatureNet) -> dict[str, Any]:
+    """What timm says of its own net; of ours, the classifier's name."""
+    ours = {"classifier": getattr(net.model, "classifier_name", None)}
+    return getattr(net.model, "pretrained_cfg", None) or ours
+
+
+def _is_fixed(net: FeatureNet) -> bool:
+    return bool(_known(net).get("fixed_input_size")) or net.name in SIZED
+
+
+def _weights(run: Trained, facts: Facts, net: FeatureNet, folder: Path) -> str | None:
+    """Write the weights; returns the file's name, None for a net that an ONNX file alone can hold."""
+    if facts.bits:
+        name = packed(facts.bits)
+        shutil.copyfile(run.folder / FILE, folder / name)
+        return name
+    if facts.model is None:
+        return None
+    export(net.model, folder / WEIGHTS, {"format": "pt", "model": net.name})
+    return WEIGHTS
+
+
+def _onnx(run: Trained, facts: Facts, net: FeatureNet, folder: Path, best: bool, threads: int) -> dict[str, Any]:
+    """Write the ONNX file, compare its answers with the net's, time it beside the teachers'."""
+    name = f"model.{facts.bits}.onnx" if facts.bits else "model.onnx"
+    coded = student(run, CPU, best, coded=True)[0] if facts.bits else net
+    onnx_file.write(Answers(coded), facts.shape, folder / name, net.name)
+    session = onnx_file.Session(folder / name, threads)
+    return {
+        "file": name,
+        "bytes": (folder / name).stat().st_size,
+        **compared(session, Answers(net), facts, folder / name),
+        "milliseconds": session.milliseconds(facts.shape),
+        "threads": threads,
+        "teachers": {spec["name"]: _taught(run, spec, len(facts.classes), threads) for spec in _teachers(run)},
+    }
+
+
+def compared(made: nn.Module, net: nn.Module, facts: Facts, where: Path) -> dict[str, float]:
+    """How far the answers of a written file are from the net's. Raises ValueError where that is no rounding."""
+    difference, largest = onnx_file.difference(net, made, facts.shape)
+    if not difference <= largest * (ROUNDING if facts.bits else TOLERANCE):
+        raise ValueError(
+            f"{where} answers otherwise than {facts.student}: by {difference:.3g}, of logits up to {largest:.3g}"
+        )
+    return {"difference": difference, "largest": largest}
+
+
+def _teachers(run: Trained) -> list[dict[str, Any]]:
+    specs = config.teacher_specs(run.cfg) if run.result.teacher else []
+    return [spec for spec in specs if spec.get("model")]
+
+
+def _taught(run: Trained, spec: dict[str, Any], classes: int, threads: int) -> float | str:
+    """Milliseconds of an image in a teacher's architecture, or why they were not measured; weights do not matter."""
+    node = config.plain(run.cfg, "dataset")
+    view = (node.get("views") or {}).get("teacher")
+    chans = VIEWED.get(str(view), int(node["in_chans"]))
+    size = int(run.result.document["input"]["size"])
+    with TemporaryDirectory() as made:
+        file = Path(made) / "teacher.onnx"
+        try:
+            net = build(spec["model"], classes, in_chans=chans, size=size, args=spec.get("args") or {}, seed=0)
+            onnx_file.write(net.model, (chans, size, size), file, net.name)
+        except ValueError as error:
+            return f"not measured ({error})"
+        return onnx_file.Session(file, threads).milliseconds((chans, size, size))
