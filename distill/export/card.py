@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from distill import config
+from distill.config.net_names import OUR_NAMES
+from distill.config.run_spec import TeacherSpec
 from distill.export.facts import SQUASH, Facts
 from distill.record.progress import clock
 from distill.trained import Trained
@@ -30,10 +31,8 @@ def _front(facts: Facts) -> str:
 
 def _origin(run: Trained) -> str:
     result = run.result
-    taught = (
-        f"distilled from {result.teacher} by `{result.method}`" if result.teacher else f"trained by `{result.method}`"
-    )
-    paper = (config.plain(run.cfg, "method").get("about") or {}).get("paper")
+    taught = f"distilled from {result.teacher} by {result.method}" if result.teacher else "trained without a teacher"
+    paper = (run.spec.method.node.get("about") or {}).get("paper")
     return f"A {_md(result.student)} that was {_md(taught)}{f' ({_md(str(paper))})' if paper else ''}."
 
 
@@ -74,20 +73,19 @@ def _of_onnx(measured: Mapping[str, Any]) -> dict[str, Any]:
 
 def licences(run: Trained) -> list[str]:
     """What is known of the terms under which each net stands that the student learned from."""
-    return [f"{spec.get('name')}: {_licence(spec)}" for spec in config.teacher_specs(run.cfg)]
+    return [f"{spec.name}: {_licence(spec)}" for spec in run.spec.teachers]
 
 
-def _licence(spec: Mapping[str, Any]) -> str:
-    weights = str(spec.get("weights"))
-    if weights == "auto":
+def _licence(spec: TeacherSpec) -> str:
+    if spec.training:
         return "trained by this program on the same data, no other terms"
-    if weights == "none":
+    if spec.weights == "none":
         return "untrained"
-    if weights != "pretrained":
+    if not spec.pretrained:
         return f"{NOT_STATED} in its file"
     import timm
 
-    known = timm.get_pretrained_cfg(str(spec.get("model")), allow_unregistered=True)
+    known = timm.get_pretrained_cfg(spec.model, allow_unregistered=True)
     return str((known.license if known else None) or f"{NOT_STATED} by timm")
 
 
@@ -104,8 +102,6 @@ def _use(facts: Facts, file: str | None, measured: Mapping[str, Any]) -> list[st
 
 
 def _timm(facts: Facts) -> str:
-    from distill.config.net_names import OUR_NAMES
-
     ours = ["import distill.models.timm_registry  # pip install distill: puts this net into timm's registry"]
     mode = "L" if facts.channels == 1 else "RGB"
     lines = [

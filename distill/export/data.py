@@ -12,6 +12,8 @@ from omegaconf import OmegaConf
 from torch import Tensor
 
 from distill import config
+from distill.config import DataSpec
+from distill.content.decode import reading_of
 from distill.data import Data, DataInfo, load
 from distill.data.modality import View, make_view
 from distill.data.views import Images
@@ -34,7 +36,7 @@ def data_of(facts: Facts, settings: Sequence[str], device: torch.device) -> Data
     return data
 
 
-def node_of(facts: Facts, settings: Sequence[str]) -> dict[str, Any]:
+def node_of(facts: Facts, settings: Sequence[str]) -> DataSpec:
     """The node of that data set: another one is brought to size, channels, constants and views of the net's own."""
     asked = {key: value for key, _, value in (text.partition("=") for text in settings)}
     name = asked.pop("dataset", None) or str(facts.dataset["name"])
@@ -53,7 +55,7 @@ def node_of(facts: Facts, settings: Sequence[str]) -> dict[str, Any]:
         node = {**where, **facts.dataset}
     for key, value in asked.items():
         _set(node, key, value)
-    return node
+    return DataSpec.of(node)
 
 
 def _set(node: dict[str, Any], setting: str, text: str) -> None:
@@ -93,11 +95,14 @@ def batches(facts: Facts, files: Sequence[Path], device: torch.device, size: int
 
 
 def _reader(facts: Facts, files: Sequence[Path]) -> Images:
-    chans, none = int(facts.dataset["in_chans"]), np.zeros(len(files), dtype=np.int64)
-    if facts.view == "depth" or chans not in (1, 3):
+    spec, none = DataSpec.of(facts.dataset), np.zeros(len(files), dtype=np.int64)
+    if facts.view == "depth" or spec.in_chans not in (1, 3):
         raise ValueError(f"{facts.student} takes {facts.channels} channels, which image files do not hold")
+    reading = reading_of(
+        background=spec.background, value_range=spec.value_range, exif=spec.exif, in_chans=spec.in_chans
+    )
     resize = 0 if facts.crop == CENTER else facts.size
-    return Images([str(file) for file in files], none, facts.size, chans, False, resize=resize)
+    return Images([str(file) for file in files], none, facts.size, reading, False, resize=resize)
 
 
 def _view(facts: Facts) -> View:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-from distill import config
-from distill.config import UNHASHED
+from distill.config import DataSpec, thawed
 from distill.trained import Trained
 
+HERE = ("root", "workers")  # of a data set: where it lies, and how it is read there
 KEY = "distill"  # of config.json: what timm does not read
 SQUASH, CENTER = "squash", "center"  # timm's names of how an image is brought to its size
 CROP = {SQUASH: 1.0, CENTER: 224 / 256}  # share of the resized image's side that is shown
@@ -78,8 +78,8 @@ def facts_of(
     takes = told.get("input")
     if not isinstance(takes, dict) or not {"size", "channels", "mean", "std"} <= takes.keys():
         raise ValueError(f"{run.folder} does not say what its student takes: it is of an earlier version, run it again")
-    node = {key: value for key, value in config.plain(run.cfg, "dataset").items() if key not in UNHASHED["dataset"]}
-    if run.cfg.schedule.get("rule"):  # it has set the resolution
+    node = {f.name: thawed(getattr(run.spec.dataset, f.name)) for f in fields(DataSpec) if f.name not in HERE}
+    if run.spec.schedule.settings.get("rule"):  # it has set the resolution
         node |= {"size": takes["size"], "resize": takes["size"]}
     whole = node.get("kind") != "folder" or bool(node.get("resize"))
     accuracy = run.result.accuracy

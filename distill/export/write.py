@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from distill import config
+from distill.config import thawed
+from distill.config.run_spec import TeacherSpec
 from distill.engine.checkpoint import export
 from distill.export import onnx_file
 from distill.export.card import card
@@ -137,7 +138,7 @@ def _onnx(run: Trained, facts: Facts, net: FeatureNet, folder: Path, best: bool,
         **compared(session, Answers(net), facts, folder / name),
         "milliseconds": session.milliseconds(facts.shape),
         "threads": threads,
-        "teachers": {spec["name"]: _taught(run, spec, len(facts.classes), threads) for spec in _teachers(run)},
+        "teachers": {each.name: _taught(run, each, len(facts.classes), threads) for each in run.spec.teachers},
     }
 
 
@@ -151,21 +152,15 @@ def compared(made: nn.Module, net: nn.Module, facts: Facts, where: Path) -> dict
     return {"difference": difference, "largest": largest}
 
 
-def _teachers(run: Trained) -> list[dict[str, Any]]:
-    specs = config.teacher_specs(run.cfg) if run.result.teacher else []
-    return [spec for spec in specs if spec.get("model")]
-
-
-def _taught(run: Trained, spec: dict[str, Any], classes: int, threads: int) -> float | str:
+def _taught(run: Trained, spec: TeacherSpec, classes: int, threads: int) -> float | str:
     """Milliseconds of an image in a teacher's architecture, or why they were not measured; weights do not matter."""
-    node = config.plain(run.cfg, "dataset")
-    view = (node.get("views") or {}).get("teacher")
-    chans = VIEWED.get(str(view), int(node["in_chans"]))
+    data = run.spec.dataset
+    chans = VIEWED.get(str(data.views.get("teacher")), data.in_chans)
     size = int(run.result.document["input"]["size"])
     with TemporaryDirectory() as made:
         file = Path(made) / "teacher.onnx"
         try:
-            net = build(spec["model"], classes, in_chans=chans, size=size, args=spec.get("args") or {}, seed=0)
+            net = build(spec.model, classes, in_chans=chans, size=size, args=thawed(spec.args), seed=0)
             onnx_file.write(net.model, (chans, size, size), file, net.name)
         except ValueError as error:
             return f"not measured ({error})"

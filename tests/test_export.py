@@ -1,0 +1,217 @@
+"""A student outside: by timm, in onnxruntime, as a file of few bits, from image files; the same answers everywhere."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from distill import trained
+from distill.__main__ import main
+from distill.config import identity
+from distill.export.predict import harmless
+from distill.export.shipped import as_timm_loads, open_shipped
+from distill.export.shipped import student as student_of
+from distill.files import read_json
+from distill.run import run
+from tests import tiny
+
+CPU = torch.device("cpu")
+SHORT = (
+    "schedule.epochs=1",
+    "schedule.batch_size=32",
+    "precision=fp32",
+    "threads=1",
+    "device=cpu",
+    "dataset.workers=0",
+)
+
+
+def finished(output: Path, *overrides: str) -> Path:
+    """The folder of a run that was just made."""
+    added = [text for text in SHORT if "dataset=folder" in overrides or "workers" not in text]
+    cfg = tiny.composed(*added, f"output={output}", *overrides)
+    folder = Path(identity(cfg)["folder"])
+    run(cfg, folder, table=False)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def taught(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A student that learned from a teacher, and sees images by constants of its own."""
+    own = ("student.mean=[0.5]", "student.std=[0.25]", "dataset.fraction=0.1")
+    nets = ("method=kd", "student=resnet8", "teacher=resnet14", "teacher.weights=none")
+    return finished(tmp_path_factory.mktemp("taught"), *nets, *own)
+
+
+@pytest.fixture(scope="module")
+def few_bits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A student of 4 bits, inputs of 8."""
+    bits = "student.quantize={weights: 4, activations: 8}"
+    return finished(tmp_path_factory.mktemp("bits"), "method=none", "student=resnet8", "dataset.fraction=0.05", bits)
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Image files of two classes, wide and high, in colour."""
+    top, draw = tmp_path_factory.mktemp("pictures"), np.random.default_rng(0)
+    for part, name, k in [(p, n, k) for p in ("train", "val") for n in ("=ant", "bee") for k in range(4)]:
+        folder = top / part / name
+        folder.mkdir(parents=True, exist_ok=True)
+        shape = (40 + 9 * k, 60, 3) if k % 2 else (48, 48, 3)
+        Image.fromarray(draw.integers(256, size=shape, dtype=np.uint8)).save(folder / f"{k}.png")
+    return top
+
+
+@pytest.fixture(scope="module")
+def of_files(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A net of timm's that was trained on image files."""
+    data = ("dataset=folder", f"dataset.root={pictures}", "dataset.size=32", "schedule.batch_size=4")
+    return finished(tmp_path_factory.mktemp("files"), "method=none", "student=timm", "student.model=test_resnet", *data)
+
+
+@pytest.fixture(scope="module")
+def folder(taught: Path) -> Path:
+    """The exported folder, with an ONNX file."""
+    pytest.importorskip("onnxscript")
+    pytest.importorskip("onnxruntime")
+    assert main(["export", str(taught), "--onnx"]) == 0
+    return taught / "export"
+
+
+def test_timm_and_onnxruntime_are_as_right_as_the_record_says(
+    taught: Path, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recorded = read_json(taught / "result.json")
+    for target, who in (
+        (taught, {"distill"}),
+        (folder, {"timm", "onnxruntime"}),
+        (folder / "model.onnx", {"onnxruntime"}),
+    ):
+        assert main(["eval", str(target), "--device", "cpu", "--out", str(tmp_path / "measured.json")]) == 0
+        measured = read_json(tmp_path / "measured.json")
+        assert set(measured) == who
+        for scored in measured.values():
+            assert scored["errors"] == recorded["errors"] and scored["accuracy"] == pytest.approx(
+                recorded["accuracy"]["last"]
+            )
+    assert capsys.readouterr().out.count("equal") == 4
+
+
+def test_constants_of_its_own_go_along_with_a_net(taught: Path, folder: Path) -> None:
+    net = as_timm_loads(folder)
+    opened = trained.open_run(taught)
+    images, _ = next(trained.get_data(opened, CPU).evaluation(16))
+    spec = opened.spec.dataset
+    raw = images * spec.std[0] + spec.mean[0]
+    assert net.pretrained_cfg["mean"] == pytest.approx([0.5]) and net.pretrained_cfg["std"] == pytest.approx([0.25])
+    expected = trained.student(opened, CPU)(images).logits
+    assert torch.allclose(net((raw - 0.5) / 0.25), expected, atol=1e-4)
+
+
+def test_config_json_says_what_the_hub_needs(folder: Path) -> None:
+    found = read_json(folder / "config.json")
+    assert found["architecture"] == "cifar_resnet8" and found["label_names"] == [str(k) for k in range(10)]
+    known = found["pretrained_cfg"]
+    assert (known["input_size"], known["crop_pct"], known["interpolation"]) == ([1, 8, 8], 1.0, "bilinear")
+    onnx = found["distill"]["onnx"]
+    assert onnx["difference"] < 1e-3 * onnx["largest"] and onnx["milliseconds"] > 0 and onnx["teachers"]["resnet14"] > 0
+
+
+def test_a_card_says_who_taught_what_and_under_which_terms(taught: Path, folder: Path) -> None:
+    text, recorded = (folder / "README.md").read_text(), read_json(taught / "result.json")
+    for said in (
+        "distilled from resnet14 by kd", "| licence of the teacher | resnet14: untrained |", "dataset.fraction=0.1",
+        f"| accuracy, test of digits | {recorded['accuracy']['last']:.2f} % (last epoch) |", recorded["command"],
+        "import distill.models.timm", "latency of the teacher resnet14", f"{recorded['params']:,}",
+    ):  # fmt: skip
+        assert said in text.replace("\\_", "_"), said
+
+
+def test_other_classes_replace_the_head_as_with_any_net_of_timms(folder: Path) -> None:
+    import timm
+
+    import distill.models.timm_registry  # noqa: F401
+
+    net = timm.create_model(f"local-dir:{folder}", pretrained=True, num_classes=3)
+    assert net.fc.weight.shape[0] == 3
+    assert torch.equal(net.conv1.weight, as_timm_loads(folder).conv1.weight)
+
+
+def test_few_bits_stay_few_bits(few_bits: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert main(["export", str(few_bits), "--to", str(tmp_path / "few")]) == 0
+    assert "w4a8" in capsys.readouterr().out and not (tmp_path / "few" / "model.safetensors").exists()
+    assert (tmp_path / "few" / "model.w4a8.safetensors").stat().st_size < 70_000  # 310 kB in floats
+    opened, shipped = trained.open_run(few_bits), open_shipped(tmp_path / "few", CPU)
+    image = torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    coded, bits = student_of(opened, CPU, coded=True)
+    assert bits == "w4a8" and coded.model.conv1.parametrizations.weight.original.dtype == torch.uint8
+    assert torch.equal(coded(image).logits, shipped.net(image).logits)
+    assert main(["eval", str(tmp_path / "few"), "--device", "cpu"]) == 0
+    assert "equal" in capsys.readouterr().out
+
+
+def test_files_are_classified_as_timms_own_transform_lets_the_net_see_them(
+    of_files: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import timm
+
+    assert main(["export", str(of_files), "--to", str(tmp_path / "made")]) == 0
+    capsys.readouterr()
+    told = []
+    for target in (of_files, tmp_path / "made"):
+        assert main(["predict", str(target), str(pictures / "val"), "--device", "cpu"]) == 0
+        told.append(list(csv.DictReader(io.StringIO(capsys.readouterr().out))))
+    net = timm.create_model(f"local-dir:{tmp_path / 'made'}", pretrained=True).eval()
+    seen = timm.data.create_transform(**timm.data.resolve_model_data_config(net))
+    assert len(told[0]) == len(told[1]) == 8
+    for inside, outside in zip(*told, strict=True):
+        with torch.no_grad():
+            expected = net(seen(Image.open(inside["file"]).convert("RGB"))[None]).softmax(1)[0]
+        assert inside["class"] == outside["class"] == ["'=ant", "bee"][int(expected.argmax())]
+        assert float(inside["probability"]) == pytest.approx(expected.max().item(), abs=1e-5)
+        assert float(outside["probability"]) == pytest.approx(expected.max().item(), abs=1e-5)
+
+
+def test_foreign_names_are_made_harmless() -> None:
+    assert [harmless(name) for name in ("=1+1", "-x", "a\x1b[2Jb", "é b")] == ["'=1+1", "'-x", "a\\x1b[2Jb", "é b"]
+
+
+def test_data_of_other_classes_is_refused(folder: Path, pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["eval", str(folder), "dataset=folder", f"dataset.root={pictures}", "dataset.workers=0"]) == 2
+    assert "folder has other classes than resnet8 knows (2 classes, 10 expected" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        ("eval {folder} dataset.rot=x", "there is no key 'dataset.rot' here: did you mean dataset.root"),
+        ("eval {folder} dataset=digitz", "there is no dataset 'digitz': did you mean digits"),
+        ("eval nowhere", "there is no folder nowhere: give a finished run"),
+        ("predict {folder} nothing.png", "there is no nothing.png: give image files"),
+        ("predict {folder} {folder}/config.json", "cannot be decoded"),
+        ("predict {folder} {folder} --top 99", "--top is 99, and resnet8 knows 10 classes"),
+        ("export {folder}", "is no run's folder"),
+    ],
+)
+def test_mistakes_are_one_sentence(argv: str, said: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(argv.format(folder=folder).split()) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_a_damaged_folder_is_refused(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    content = json.loads((folder / "config.json").read_text())
+    content["distill"]["facts"]["mean"] = []
+    (tmp_path / "config.json").write_text(json.dumps(content))
+    assert main(["eval", str(tmp_path)]) == 2
+    assert "is no folder that distill export wrote" in capsys.readouterr().err
+
+
+def test_the_classes_of_a_data_set_are_recorded_in_order(of_files: Path) -> None:
+    assert read_json(of_files / "result.json")["classes"] == ["=ant", "bee"]
