@@ -75,7 +75,7 @@ def test_constraints_pin_what_is_declared_and_name_no_host() -> None:
 
 
 # of extras, or of torch's CUDA builds: never imported at the top of a file
-OPTIONAL = {"triton", "submitit", "ray", "optuna"}
+OPTIONAL = {"triton", "submitit", "ray", "optuna", "onnxruntime", "onnxscript"}
 ROOMS = {"search": "optuna"}  # packages that are nothing without an extra, which their command.py asks for first
 
 
