@@ -7,6 +7,8 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from distill.record.screen import Screen, bar, fitting
+
 MARKS = {
     "loss": "loss {:.3f}",
     "train_accuracy": "train {:.1f} %",
@@ -15,6 +17,8 @@ MARKS = {
     "images_per_second": "{:.0f} images/s",
     "waiting": "waiting for data {:.0%}",
 }
+ON_A_LINE = ("test_accuracy", "best_accuracy", "loss", "train_accuracy", "images_per_second", "waiting")  # by weight
+ENOUGH = 10_000  # columns: in a file or a pipe nothing is broken over lines
 NEGLIGIBLE = 0.05  # share of the time waited for data that nobody needs to know of
 
 
@@ -29,9 +33,9 @@ class Progress:
     def __init__(self, total_epochs: int, steps: int, quiet: bool | None = None) -> None:
         self.total, self.steps, self.done = total_epochs, max(steps, 1), 0
         self._lines = quiet is False or (quiet is None and not sys.stdout.isatty())
-        self._title, self._seen = "", dict.fromkeys(MARKS)
+        self._title, self._seen, self._completed = "", dict.fromkeys(MARKS), 0.0
         self._start = time.monotonic()
-        self._bar = _bar(total_epochs) if quiet is None and not self._lines else None
+        self._screen = Screen(lambda width: [self.line(width)]) if quiet is None and not self._lines else None
 
     def __enter__(self) -> Progress:
         return self
@@ -42,7 +46,7 @@ class Progress:
     def epoch_start(self, phase: str, epoch: int, epochs: int, steps: int | None = None) -> None:
         """`epoch` of `epochs` (1-based, in the phase) begins; `steps` where this phase has its own number."""
         self._title, self.steps = f"{phase} epoch {epoch}/{epochs}", max(steps or self.steps, 1)
-        self._show(self.done)
+        self._completed = self.done
 
     def update(
         self, step: int, loss: float, accuracy: float | None, images_per_second: float, waiting: float | None = None
@@ -50,31 +54,32 @@ class Progress:
         """`step` steps of the epoch are done. Not for each step: reading the numbers waits for the device."""
         self._seen |= {"loss": loss, "train_accuracy": accuracy, "images_per_second": images_per_second}
         self._seen["waiting"] = waiting
-        self._show(self.done + min(step / self.steps, 1.0))
+        self._completed = self.done + min(step / self.steps, 1.0)
 
     def epoch_end(self, row: Mapping[str, Any]) -> None:
         """The epoch is over; `row` may hold the numbers that MARKS names, and others."""
         self.done += 1
         self._seen |= {name: row.get(name, self._seen[name]) for name in MARKS}
-        self._show(self.done)
+        self._completed = self.done
         if self._lines:
             print(self._title, status(row), f"{self._left()} left", sep="  ", flush=True)
 
     def close(self) -> None:
         """Leave the bar as it stands and give the terminal back. Safe to call twice."""
-        if self._bar is not None:
-            self._bar.stop()
-            self._bar = None
+        if self._screen is not None:
+            self._screen.close()
+            self._screen = None
 
-    def _show(self, completed: float) -> None:
-        if self._bar is not None:
-            fields = {"description": self._title, "status": status(self._seen)}
-            self._bar.update(self._bar.task_ids[0], completed=completed, **fields)
+    def line(self, width: int) -> str:
+        """What a terminal of a width shows: the epoch and the time left always, then the rest as far as it fits."""
+        left = f"{self._left()} left" if self._completed else "-:-- left"
+        known = [status({name: self._seen[name]}) for name in ON_A_LINE]
+        return fitting([self._title, left, *known[:2], bar(self._completed / max(self.total, 1)), *known[2:]], width)
 
     def _left(self) -> str:
-        """Time for the epochs left, at the pace of those done."""
-        seconds = (time.monotonic() - self._start) / self.done * max(self.total - self.done, 0)
-        return clock(seconds)
+        """Time for the epochs left, at the pace so far."""
+        pace = (time.monotonic() - self._start) / self._completed
+        return clock(pace * max(self.total - self._completed, 0))
 
 
 def status(values: Mapping[str, Any]) -> str:
@@ -82,6 +87,8 @@ def status(values: Mapping[str, Any]) -> str:
     known = {name: values[name] for name in MARKS if values.get(name) is not None}
     if known.get("waiting", 0) < NEGLIGIBLE:
         known.pop("waiting", None)
+    if known.get("images_per_second") == 0:  # not known yet
+        known.pop("images_per_second")
     return "  ".join(MARKS[name].format(value) for name, value in known.items())
 
 
@@ -105,20 +112,5 @@ def final_table(
         table.add_column(head, overflow="fold")
     for line in lines:
         table.add_row(*("" if cell is None else str(cell) for cell in line))
-    Console(markup=False, highlight=False, soft_wrap=True).print(table)
-
-
-def _bar(total: int) -> Any:
-    from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bar
-
-    bar = Bar(
-        TextColumn("{task.description}", markup=False),
-        BarColumn(bar_width=20),
-        TextColumn("{task.fields[status]}", markup=False),
-        TimeRemainingColumn(elapsed_when_finished=True),
-        refresh_per_second=4,
-    )
-    bar.add_task("", total=total, status="")
-    bar.start()
-    return bar
+    width = None if sys.stdout.isatty() else ENOUGH
+    Console(markup=False, highlight=False, width=width).print(table)

@@ -23,10 +23,10 @@ def show(spec: RunSpec, result: Result) -> None:
         ("parameters", f"{result.params:,}{_own_parts(result)}"),
         ("multiply-accumulates an image", f"{(result.macs or 0) / 1e6:.1f} M"),
         ("training", _training(result)),
-        ("files", str(files.get("folder") or spec.folder)),
     ]
     where = "held-out part" if result.evaluated_on == "holdout" else "test set"
     final_table(rows, title=f"{result.dataset}, {where}, seed {result.seed}")
+    print("files:", files.get("folder") or spec.folder, flush=True)  # not in the table, which would break it
 
 
 def student_alone(spec: RunSpec) -> Result | None:
@@ -37,7 +37,8 @@ def student_alone(spec: RunSpec) -> Result | None:
 
 def _training(result: Result) -> str:
     """How fast it was, and how much of it went by in waiting, where that is something."""
-    told = f"{result.images_per_second or 0:,.0f} images/s, {result.precision}, {clock(result.seconds or 0)}"
+    rate = f"{result.images_per_second:,.0f}" if result.images_per_second else "–"  # of a run too short to tell
+    told = f"{rate} images/s, {result.precision}, {clock(result.seconds or 0)}"
     waiting = result.waiting or 0
     return f"{told}, {waiting:.0%} waiting for data" if waiting >= NEGLIGIBLE else told
 

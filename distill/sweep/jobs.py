@@ -49,6 +49,7 @@ class Job:
     folder: Path
     attempts: int = 0
     started: float = 0.0
+    running: bool = False  # or handed in
     mark: int = 0  # where this attempt's part of the log begins
 
     @property
@@ -57,7 +58,7 @@ class Job:
 
     def start(self) -> None:
         """Note that an attempt begins now."""
-        self.attempts, self.started = self.attempts + 1, time.time()
+        self.attempts, self.started, self.running = self.attempts + 1, time.time(), True
         self.mark = self.log.stat().st_size if self.log.exists() else 0
 
 
@@ -104,6 +105,7 @@ class Sweep:
         code: an exit code, or a signal's number with a minus; again: whether crashes may be tried again;
         stopping: the whole sweep was told to stop; where: more for the line of sweep.jsonl.
         """
+        job.running = False
         if code == errors.DONE and not RunFolder(job.folder).done:
             code, why = errors.FAILED, "it ended without a result"
         why = "" if code == errors.DONE else why or reason(job.log, job.mark, code)

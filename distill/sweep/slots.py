@@ -17,6 +17,7 @@ from typing import Any
 
 from distill import errors
 from distill.signals import StopSignals
+from distill.sweep.board import Board
 from distill.sweep.jobs import Job, Sweep
 from distill.sweep.worker import process
 
@@ -37,7 +38,7 @@ class Slots:
 
     def run(self) -> None:
         """Run all jobs. A first signal lets them save and raises SystemExit, a second SIGINT kills them."""
-        with StopSignals() as stop:
+        with StopSignals() as stop, Board(self.sweep, len(self.free)):
             told = False
             try:
                 while self.running or (self.waiting and stop.received is None):

@@ -33,6 +33,7 @@ class PackedLauncher(Launcher):
         sweep.announce(", packed")
         if not sweep.jobs:
             return sweep.returns()
+        from distill.sweep.board import Board
         from distill.sweep.packed import failed, run_all
         from distill.sweep.plan import resolved
 
@@ -44,9 +45,10 @@ class PackedLauncher(Launcher):
                 failed(sweep, job, ValueError(spec))
             else:
                 runs.append((job, spec))
-        for received in run_all(sweep, runs, self.most):
-            if received is not None:
-                name = signal.Signals(received).name
-                print(f"distill: stopped by {name}; the same command goes on", file=sys.stderr)
-                sys.exit(errors.INTERRUPTED if received == signal.SIGINT else errors.STOPPED)
+        with Board(sweep):
+            received = next((one for one in run_all(sweep, runs, self.most) if one is not None), None)
+        if received is not None:
+            name = signal.Signals(received).name
+            print(f"distill: stopped by {name}; the same command goes on", file=sys.stderr)
+            sys.exit(errors.INTERRUPTED if received == signal.SIGINT else errors.STOPPED)
         return sweep.returns()

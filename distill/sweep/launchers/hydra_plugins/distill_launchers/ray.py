@@ -53,10 +53,11 @@ class RayLauncher(Launcher):
         import ray
 
         from distill.signals import StopSignals
+        from distill.sweep.board import Board
         from distill.sweep.worker import run_in
 
         task = ray.remote(**self.remote, max_calls=1, max_retries=0)(run_in)
-        with StopSignals() as stop:
+        with StopSignals() as stop, Board(sweep):
             running = {_start(task, job): job for job in sweep.jobs}
             told = False
             while running:

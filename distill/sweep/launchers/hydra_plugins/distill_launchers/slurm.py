@@ -48,12 +48,13 @@ class SlurmLauncher(_Base):  # type: ignore[misc, valid-type]
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         from distill.signals import StopSignals
+        from distill.sweep.board import Board
         from distill.sweep.jobs import Sweep
 
         sweep = Sweep(self.config, self.composer, job_overrides, self.retries)
         sweep.announce(" on Slurm")
         left = sweep.jobs
-        with StopSignals() as stop:
+        with StopSignals() as stop, Board(sweep):
             while left and stop.received is None:
                 queue = self._submit(left, sweep.output)
                 left = []
