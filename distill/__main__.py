@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
+from distill import terminal
 from distill.cli import verbs
 from distill.errors import Stopped, exit_code
 from distill.signals import StopSignals
@@ -12,6 +13,8 @@ from distill.signals import StopSignals
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Do what `argv` (default: the program's own) says, and return the exit code, one of distill.errors."""
+    if argv is None:
+        terminal.last()
     words = sys.argv[1:] if argv is None else list(argv)
     if words and (verbs.is_verb(words[0]) or not verbs.is_setting(words[0])):
         return verbs.run(*words)

@@ -5,15 +5,81 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
+import logging
 import math
 import os
-from collections.abc import Iterator, Mapping
+import platform
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
+
+from distill.strict_json import parse_json
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+# refusals of a disk that end once there is space, or a server answers: worth waiting for
+PASSING = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENOBUFS}
+HOST = re.sub(r"\W", "", platform.node())[:24]
+LONGEST_WAIT = 60.0  # seconds between two tries
 
 
 class SaveError(RuntimeError):
-    """A file could not be written (disk full, quota, read-only ...); what was there before is untouched."""
+    """A file could not be written (disk full, quota, read-only ...); what was there before is untouched.
+
+    passing: whether waiting may help, as it does for a full disk.
+    """
+
+    passing = False
+
+
+class Backoff:
+    """When to try again what has failed: after a second, then two, four ... LONGEST_WAIT."""
+
+    def __init__(self) -> None:
+        self.wait, self._next = 0.0, 0.0
+
+    @property
+    def due(self) -> bool:
+        """Whether something has failed and should be tried again by now."""
+        return self.wait > 0 and time.monotonic() >= self._next
+
+    def failed(self) -> float:
+        """Note a failure; returns the seconds to wait."""
+        self.wait = min(max(2 * self.wait, 1.0), LONGEST_WAIT)
+        self._next = time.monotonic() + self.wait
+        return self.wait
+
+    def worked(self) -> None:
+        """Note that it is well again."""
+        self.wait = 0.0
+
+
+def persist(write: Callable[[], T]) -> T:
+    """Do `write`, and again with growing pauses as long as a full disk refuses it, saying so. Raises other SaveErrors.
+
+    For what must be written at the end, when there is nothing else to do; a signal ends the wait.
+    """
+    backoff = Backoff()
+    while True:
+        try:
+            return write()
+        except SaveError as error:
+            if not error.passing:
+                raise
+            log.warning("%s; tried again in %.0f s", error, backoff.failed())
+            time.sleep(backoff.wait)
+
+
+def spare(write: Callable[[], Any]) -> bool:
+    """Do `write`, of something that only saves work later: that it cannot be written is said, and no more."""
+    try:
+        write()
+    except SaveError as error:
+        log.warning("%s; it is not needed", error)
+        return False
+    return True
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -28,11 +94,17 @@ def write_json(path: str | Path, obj: Any) -> None:
 
 
 def read_json(path: str | Path, default: Any = None) -> Any:
-    """The content of a JSON file, or `default` when it is missing, unreadable or not JSON."""
+    """The content of a JSON file, or `default` when it is missing, unreadable or not JSON as `parse_json` takes it."""
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        return parse_json(Path(path).read_bytes())
     except (OSError, ValueError):
         return default
+
+
+def read_mapping(path: str | Path) -> dict[str, Any]:
+    """The object in a JSON file; an empty one where there is none."""
+    found = read_json(path)
+    return found if isinstance(found, dict) else {}
 
 
 def plain(obj: Any) -> Any:
@@ -57,7 +129,7 @@ def replacing(path: str | Path) -> Iterator[BinaryIO]:
     refuses (torch.save reports a full disk as RuntimeError, not OSError).
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{HOST}-{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, "wb") as file:
@@ -67,20 +139,47 @@ def replacing(path: str | Path) -> Iterator[BinaryIO]:
         os.replace(temporary, path)
         _sync_folder(path.parent)
     except (OSError, RuntimeError) as error:
-        raise SaveError(
-            f"{path} could not be written ({first_line(error)}): free some space or check the "
-            "permissions; what was saved before is untouched"
-        ) from error
+        raise refusal(path, error) from error
     finally:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
 
 
-def sweep(folder: str | Path) -> None:
-    """Remove the temporary files that a killed writer left in `folder`."""
+def refusal(path: str | Path, error: OSError | RuntimeError) -> SaveError:
+    """What a disk that refuses to write `path` is said to do."""
+    said = SaveError(
+        f"{path} could not be written ({getattr(error, 'strerror', None) or first_line(error)}): free some space or "
+        "check the permissions; what was saved before is untouched"
+    )
+    said.passing = getattr(error, "errno", None) in PASSING
+    return said
+
+
+def sweep(folder: str | Path, *, shared: bool = False) -> None:
+    """Remove the temporary files that a killed writer left in `folder`; in one that is shared, those of no process."""
     for temporary in Path(folder).glob(".*.tmp"):
         with contextlib.suppress(OSError):
-            os.unlink(temporary)
+            if not shared or _is_nobodys(temporary):
+                os.unlink(temporary)
+
+
+def _is_nobodys(temporary: Path) -> bool:
+    """Whether the process that began a temporary file is gone; of another machine's, whether it is a day old."""
+    host, _, number = temporary.suffixes[-2].lstrip(".").rpartition("-")
+    if host != HOST or not number.isdecimal():
+        return time.time() - temporary.stat().st_mtime > 86_400
+    return not is_running(int(number))
+
+
+def is_running(pid: int) -> bool:
+    """Whether this machine has such a process, as far as can be told."""
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:
+        pass
+    return True
 
 
 def _sync_folder(folder: Path) -> None:

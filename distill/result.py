@@ -83,11 +83,11 @@ class Result:
         names = {key: content[key] for key in needed[:3]}
         if wrong := [key for key, name in names.items() if not isinstance(name, str) or not name]:
             raise BadResult(f"is damaged ({wrong[0]} is no name)")
-        measured = _mapping(content.get("accuracy"))
-        best_epoch = _count(measured.get("best_epoch"))
+        measured = _mapping(content, "accuracy")
+        last, best = (_read(as_percent, measured, key) for key in ("last", "best"))
         return cls(
             **names,
-            accuracy=Accuracy(as_percent(measured.get("last")), as_percent(measured.get("best")), best_epoch),
+            accuracy=Accuracy(last, best, _read(_count, measured, "best_epoch")),
             evaluated_on=str(content.get("evaluated_on") or "test"),
             teacher=_teacher(content.get("teacher")),
             setting=_setting(content.get("setting")),
@@ -108,9 +108,18 @@ def _values(content: dict[str, Any]) -> dict[str, Any]:
         as_number: ("agreement", "images_per_second", "waiting", "seconds", "method_share_of_step"),
         _count: ("seed", "epochs", "params", "macs", "method_params"),
     }
-    losses = _mapping(content.get("convention"))
-    found = {key: as_number(losses.get(key)) for key in ("ce", "kd", "weight")}
-    return {**found, **{key: make(content.get(key)) for make, keys in read.items() for key in keys}}
+    losses = _mapping(content, "convention")
+    found = {key: _read(as_number, losses, key) for key in ("ce", "kd", "weight")}
+    return {**found, **{key: _read(make, content, key) for make, keys in read.items() for key in keys}}
+
+
+def _read(make: Callable[[Any], Any], content: dict[str, Any], key: str) -> Any:
+    """A value as what it must be, None where there is none. Raises BadResult for another kind of value."""
+    value = content.get(key)
+    found = make(value)
+    if found is None and value not in (None, ""):
+        raise BadResult(f"is damaged ({key} is {str(value)[:40]!r})")
+    return found
 
 
 def as_number(value: Any) -> float | None:
@@ -135,11 +144,14 @@ def _count(value: Any) -> int | None:
 
 
 def _word(value: Any) -> str | None:
-    return None if value in (None, "") else str(value)
+    return str(value) if isinstance(value, str | int) and not isinstance(value, bool) and value != "" else None
 
 
-def _mapping(value: Any) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}
+def _mapping(content: dict[str, Any], key: str) -> dict[str, Any]:
+    value = content.get(key)
+    if not isinstance(value, dict | None):
+        raise BadResult(f"is damaged ({key} is {str(value)[:40]!r})")
+    return value or {}
 
 
 def _teacher(value: Any) -> str | None:

@@ -66,8 +66,10 @@ def run(cfg: DictConfig | RunSpec, folder: str | Path | None = None, *, table: b
                 for _ in experiment.fit.steps():
                     pass
                 result = experiment.finish()
-        elif table:
-            log.info("%s is done already: this is its result", place)
+        else:
+            place.tidy()
+            if table:
+                log.info("%s is done already: this is its result", place)
     result = result or place.result  # the processes after the first read what that has written
     if table and result and parallel.rank() == 0:
         summary.show(spec, result)

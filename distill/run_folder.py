@@ -6,17 +6,18 @@ run is not done, and is not trained again either before somebody has looked at i
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
-from distill.files import plain, read_json, write_json, write_text
+from distill.files import plain, read_mapping, sweep, write_json, write_text
 from distill.result import BadResult, Result
+from distill.strict_json import parse_json
 
 BIGGEST = 8 * 2**20  # bytes; a result.json is a few kilobytes, so anything larger is not ours
 RESULT, DONE, METRICS, TRACKING, LOG = "result.json", "DONE", "metrics.jsonl", "tracking.json", "log.txt"
@@ -124,13 +125,15 @@ class RunFolder:
         try:
             if path.stat().st_size > BIGGEST:
                 raise BadResult("is too large to be a run's", foreign=True)
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = parse_json(path.read_bytes())
         except FileNotFoundError as error:
             raise BadResult("is missing") from error
         except BadResult:
             raise
-        except (OSError, ValueError, RecursionError) as error:
-            raise BadResult("is damaged") from error
+        except OSError as error:
+            raise BadResult(f"cannot be read ({error.strerror})") from error
+        except ValueError as error:
+            raise BadResult(f"is damaged ({error})") from error
         return Result.from_json(content)
 
     def finish(self, content: Mapping[str, Any]) -> Result:
@@ -139,6 +142,14 @@ class RunFolder:
         write_json(self.path / RESULT, result.to_json())
         write_text(self.path / DONE, "")
         return result
+
+    def tidy(self) -> None:
+        """Remove what a finished run has no more use for: checkpoints, and what killed processes left half-written."""
+        for folder in (self.path, self.checkpoints):
+            sweep(folder)
+        for path in self.checkpoints.glob("step-*.ckpt*"):
+            with suppress(OSError):
+                path.unlink()
 
     def rows(self, kind: str | None = None) -> list[dict[str, Any]]:
         """The rows of metrics.jsonl, or those of a kind (step, epoch), in order; none where there is no file.
@@ -155,15 +166,14 @@ class RunFolder:
     @property
     def config(self) -> dict[str, Any]:
         """The run's configuration as it was recorded; empty where that is gone or damaged."""
-        known = read_json(self.tracking)
-        found = known.get("config") if isinstance(known, dict) else None
+        found = read_mapping(self.tracking).get("config")
         return found if isinstance(found, dict) else {}
 
     @property
     def command(self) -> str | None:
         """The command that the run was last begun with; None where that is gone or not recorded."""
-        known = read_json(self.tracking)
-        return known.get("command") if isinstance(known, dict) else None
+        found = read_mapping(self.tracking).get("command")
+        return found if isinstance(found, str) else None
 
     @property
     def begun(self) -> bool:
@@ -202,7 +212,7 @@ def _may_be(line: str, kind: str | None) -> bool:
 
 def _row(line: str) -> dict[str, Any] | None:
     try:
-        row = json.loads(line)
-    except (ValueError, RecursionError):
+        row = parse_json(line)
+    except ValueError:
         return None
     return row if isinstance(row, dict) else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -74,13 +75,44 @@ def test_a_run_leaves_what_it_promises(shared: Path, capsys: pytest.CaptureFixtu
     assert "teacher resnet14" in shown and "agreement" in shown and f"{tested[-1]:.2f} % last" in shown
 
 
+def test_a_disk_that_is_full_for_a_while_ends_nothing_and_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Metrics are written; best weights, checkpoints, the student and the result are refused, each several times."""
+    folders = [small(tmp_path / name, "method=none", "schedule.epochs=2") for name in ("whole", "full")]
+    run(*folders[0], table=False)
+    sync, calls = os.fsync, iter(range(1000))
+
+    def refuse(handle: int) -> None:
+        if (number := next(calls)) > 1 and number // 8 % 2 == 0:  # the first two are of the start
+            raise OSError(errno.ENOSPC, "No space left on device")
+        sync(handle)
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    monkeypatch.setattr("distill.files.time.sleep", lambda _: None)
+    result = run(*folders[1], table=False)
+    assert "tried again" in caplog.text and result["accuracy"] == run(*folders[0], table=False)["accuracy"]
+    for name in ("student.safetensors", "best.safetensors"):
+        assert (folders[0][1] / name).read_bytes() == (folders[1][1] / name).read_bytes()
+    assert not [*folders[1][1].rglob("*.tmp"), *folders[1][1].rglob("*.ckpt")]
+
+
+def test_what_a_kill_left_of_a_finished_run_is_swept(shared: Path) -> None:
+    cfg, folder = small(shared, "method=kd")
+    for name in ("checkpoints/step-000000009.ckpt", ".result.json.here-1.tmp"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).touch()
+    run(cfg, folder, table=False)
+    assert not [*folder.rglob("*.tmp"), *folder.rglob("*.ckpt")]
+
+
 def test_a_damaged_result_is_named_and_not_trained_again(shared: Path, tmp_path: Path) -> None:
     cfg, folder = small(shared, "method=kd")
     copy = tmp_path / folder.relative_to(shared)
     shutil.copytree(folder, copy)
     (copy / "result.json").write_text('{"dataset": "digi')
     before = {path.name: path.stat().st_mtime_ns for path in copy.iterdir() if path.name != ".lock"}
-    with pytest.raises(ValueError, match=f"{copy} has DONE, but its result.json is damaged: put the file back"):
+    with pytest.raises(ValueError, match=f"{copy} has DONE, but its result.json is damaged .*: put the file back"):
         run(cfg, copy)
     assert {path.name: path.stat().st_mtime_ns for path in copy.iterdir() if path.name != ".lock"} == before
 

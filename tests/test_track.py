@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import pty
+import shutil
 import socket
 import subprocess
 import sys
@@ -18,6 +19,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
+from distill.files import SaveError
 from distill.record import wandb_logger
 from distill.record.progress import Progress, clock, final_table, status
 from distill.record.tracker import Tracker
@@ -113,10 +115,10 @@ def test_a_run_that_starts_anew_forgets_the_old_rows(tmp_path):
 
 def test_a_full_disk_keeps_rows_for_later(tmp_path, caplog):
     tracker = Tracker(tmp_path, OFF, {}, IDENTITY)
-    real = tracker._file
+    real = tracker._rows._file
 
     class Full:
-        name, closed, room = "metrics.jsonl", False, 10
+        closed, room, fileno = False, 10, real.fileno
 
         def write(self, data):
             if not self.room:
@@ -124,14 +126,29 @@ def test_a_full_disk_keeps_rows_for_later(tmp_path, caplog):
             written, self.room = real.write(data[: self.room]), 0
             return written
 
-    tracker._file = Full()
+    tracker._rows._file = Full()
     for step in (1, 2):
         tracker.log(row(step))
     assert len(caplog.records) == 1 and "No space left" in caplog.text
-    tracker._file = real
+    with pytest.raises(SaveError, match="No space left"):  # which keeps a checkpoint from being ahead of its rows
+        tracker.flush()
+    tracker._rows._file = real
     tracker.log(row(3))
     tracker.finish()
     assert RunFolder(tmp_path).rows() == [row(1), row(2), row(3)]
+
+
+def test_rows_that_are_deleted_or_cut_in_mid_run_are_said_to_be(tmp_path, caplog):
+    tracker = Tracker(tmp_path / "run", OFF, {}, IDENTITY)
+    tracker.log(row(1))
+    shutil.rmtree(tmp_path / "run")
+    tracker.log(row(2))
+    assert RunFolder(tmp_path / "run").rows() == [row(1), row(2)] and "was deleted or replaced" in caplog.text
+    os.truncate(tmp_path / "run" / "metrics.jsonl", 0)
+    for step in (3, 4):
+        tracker.log(row(step))
+    assert RunFolder(tmp_path / "run").rows() == [row(3), row(4)]
+    assert len(caplog.records) == 2 and "rows are missing" in caplog.records[1].message
 
 
 # --- the configuration

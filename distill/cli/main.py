@@ -6,11 +6,10 @@ are those of distill.errors. HYDRA_FULL_ERROR=1 adds the traceback.
 
 from __future__ import annotations
 
-import os
 import sys
-import tempfile
 import traceback
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,9 @@ from distill import config, errors, signals
 from distill.cli.command import BASE, Command, read, sentence
 from distill.cli.verbs import help_lines, reader_left, say, show_traceback
 from distill.config.check import check
+from distill.files import SaveError
 from distill.sweep import add_launchers, failures, launched, plan
+from distill.terminal import printable
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -65,15 +66,14 @@ def _understood(argv: Sequence[str], stop: signals.StopSignals) -> int:
         if stop.received is not None:  # some libraries turn the end of their work into errors of their own
             raise signals.stopped(stop.received) from error
         show_traceback()
-        return say(sentence(error), errors.USAGE)
+        return say(sentence(error), errors.FAILED if isinstance(error, SaveError) else errors.USAGE)
 
 
 def _execute(command: Command) -> int:
     """Hand over to Hydra, which calls `_job` once a run; then report what failed."""
-    with tempfile.TemporaryDirectory(prefix="distill-") as folder:
-        os.environ[failures.VARIABLE] = str(Path(folder) / "failures.jsonl")
-        stopped: Any = 0
-        launched.take()
+    stopped: Any = 0
+    launched.take()
+    with failures.noted() as noted:
         try:
             hydra.main(**BASE, config_path=str(config.conf_dir()), config_name="config")(_job)()
         except SystemExit as leaving:
@@ -82,7 +82,6 @@ def _execute(command: Command) -> int:
             from distill.report.ended import comparison  # after the runs: scipy takes its time
 
             comparison(launched.take())
-        noted = failures.read(os.environ.pop(failures.VARIABLE))
     failed = _report(noted, command.multirun)
     return (stopped if isinstance(stopped, int) else errors.FAILED) or failed
 
@@ -111,9 +110,9 @@ def _note(cfg: DictConfig, error: BaseException) -> None:
     code = errors.exit_code(error)
     job = HydraConfig.get()
     why = sentence(error) or type(error).__name__
-    if code == errors.FAILED:
+    if code == errors.FAILED and not isinstance(error, SaveError):
         log = Path(job.runtime.output_dir) / f"{job.job.name}.log"
-        with open(log, "a", encoding="utf-8") as file:
+        with suppress(OSError), open(log, "a", encoding="utf-8", errors="backslashreplace") as file:
             traceback.print_exception(error, file=file)
         why = f"{type(error).__name__}: {why} (traceback in {log})"
     what = " ".join(job.overrides.task)
@@ -130,5 +129,5 @@ def _report(noted: list[dict[str, Any]], multirun: bool) -> int:
         return say(noted[0]["why"], noted[0]["code"])
     say(f"{len(noted)} run{'s' * (len(noted) > 1)} of the sweep failed:", errors.FAILED)
     for failure in noted:
-        print(f"  {failure['what']}: {failure['why']}", file=sys.stderr)
+        print(printable(f"  {failure['what']}: {failure['why']}"), file=sys.stderr)
     return errors.USAGE if {failure["code"] for failure in noted} == {errors.USAGE} else errors.FAILED

@@ -12,6 +12,7 @@ from distill import errors
 from distill.run_folder import RunFolder, find_runs
 from distill.sweep.jobs import last_attempts
 from distill.sweep.plan import CUT_OFF, DONE, RUNNING
+from distill.terminal import printable
 
 FAILED = "failed"
 STATES = (DONE, RUNNING, CUT_OFF, FAILED)  # in this order: what asks for something is read last
@@ -41,7 +42,7 @@ def run(options: argparse.Namespace) -> None:
     """List the runs below some folders. Raises ValueError where there is no such folder."""
     found = [one for folder in options.folders or ["outputs"] for one in statuses(Path(folder))]
     found = [one for one in found if options.only in (None, one.state.replace(" ", "-"))]
-    print("\n".join([*table(found), *how_to_go_on(found)]))
+    print(printable("\n".join([*table(found), *how_to_go_on(found)])))
 
 
 def statuses(top: Path) -> list[Status]:

@@ -17,6 +17,7 @@ from typing import NoReturn
 
 from distill import errors
 from distill.config.groups import did_you_mean
+from distill.terminal import printable
 
 VERBS = {  # each verb's module, and what it does
     "report": ("distill.report.command", "tables of finished runs, beside published values"),
@@ -87,7 +88,7 @@ def reader_left() -> int:
 
 def say(text: str, code: int) -> int:
     """Print a sentence to standard error and return `code`."""
-    print(f"distill: {text}", file=sys.stderr)
+    print(f"distill: {printable(text)}", file=sys.stderr)
     return code
 
 

@@ -23,9 +23,11 @@ from distill.config.optimizer_checks import check_optimizers
 from distill.config.refusals import check_refusals
 from distill.config.rules import RULES, check_rule
 from distill.config.upstream import check_start
+from distill.files import PASSING, refusal
 
 MAPS = {"features", "preacts", "stem"}  # of about.taps: what only a net with stages shows
 LOGGERS = {"online": "wandb", "offline": "wandb", "tensorboard": "tensorboard"}  # the package of a tracking.mode
+NEEDED = 2**16  # bytes that must be free for a run to begin
 _NOT_KEYS = {"_target_", "name", "about"}  # in every method's YAML, and nothing to set
 
 
@@ -166,9 +168,11 @@ def check_output(folder: str | Path) -> None:
     """Make the output folder and raise ValueError when nothing can be written there."""
     try:
         os.makedirs(folder, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(bytes(NEEDED))
     except OSError as error:
+        if error.errno in PASSING:
+            raise refusal(folder, error) from error
         reason = error.strerror or type(error).__name__
         sentence = f"output={folder} cannot be written ({reason}): choose another folder with output=..."
         raise ValueError(sentence) from error

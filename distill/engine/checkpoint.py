@@ -177,10 +177,15 @@ class Checkpoints:
 
 def export(model: torch.nn.Module, path: str | Path, metadata: Mapping[str, Any] | None = None) -> None:
     """Write model.state_dict() as safetensors, atomically, and `metadata` as strings. Raises SaveError."""
-    tensors = {name: value.detach().cpu().contiguous().clone() for name, value in model.state_dict().items()}
-    data = safetensors.torch.save(tensors, {key: str(value) for key, value in (metadata or {}).items()})
+    data = exported(model, metadata)
     with replacing(path) as file:
         file.write(data)
+
+
+def exported(model: torch.nn.Module, metadata: Mapping[str, Any] | None = None) -> bytes:
+    """What `export` writes."""
+    tensors = {name: value.detach().cpu().contiguous().clone() for name, value in model.state_dict().items()}
+    return safetensors.torch.save(tensors, {key: str(value) for key, value in (metadata or {}).items()})
 
 
 def _digest(number: int, data: memoryview) -> bytes:

@@ -17,12 +17,13 @@ from torch import nn
 from distill import parallel
 from distill.batch import Batch, Source
 from distill.config.optimizer_checks import RATE_KEYS
-from distill.engine.checkpoint import Checkpoints, SaveError, refused
+from distill.engine.checkpoint import Checkpoints, refused
 from distill.engine.cuda_graphs import GraphedStep, Measures, StaticBuffers
 from distill.engine.meter import Meter, measured
 from distill.engine.optim import Stepper
 from distill.engine.state import Options, Position, Score, Speed, Watcher
 from distill.errors import Stopped
+from distill.files import Backoff, SaveError
 from distill.method import Method, Phase
 from distill.runtime import rng_state, set_rng_state
 from distill.signals import StopSignals, held, released, stopped
@@ -54,6 +55,7 @@ class Fit:
         self.buffers = StaticBuffers()  # where a graph finds a step's batch
         self._resumed = False
         self._saved_at = time.monotonic()
+        self._refused = Backoff()  # by the disk, the last time
 
     def steps(self) -> Iterator[None]:
         """Train from where `restore` left it, or the start, to the end; yield after each step.
@@ -171,7 +173,7 @@ class Fit:
         self.watch.step(row | self.speed.told(lately=True) | self.meter.means())
 
     def _save_or_stop(self, phase: Phase) -> None:
-        due = time.monotonic() - self._saved_at > self.options.save_seconds
+        due = time.monotonic() - self._saved_at > self.options.save_seconds or self._refused.due
         received = self._received()
         if not due and received is None:
             return
@@ -233,10 +235,12 @@ class Fit:
         }
         self._saved_at = time.monotonic()
         try:
+            self.watch.flush()
             self.checkpoints.save(state, self.at.total)
         except SaveError as error:
-            log.warning("%s; training goes on, and the next save tries again", error)
+            log.warning("%s; training goes on, and it is tried again in %.0f s", error, self._refused.failed())
             return False
+        self._refused.worked()
         return True
 
     def restore(self) -> int | None:

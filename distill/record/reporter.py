@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from distill.config import RunSpec
-from distill.engine.checkpoint import export
+from distill.engine.checkpoint import exported
 from distill.engine.fit import Fit
+from distill.files import replacing
 from distill.models import FeatureNet
 from distill.models.quant import plain
 from distill.record.progress import Progress
@@ -29,6 +30,7 @@ class Watch:
         self.folder, self.quiet = folder, quiet
         self.progress: Progress | None = None
         self._warned = False
+        self._best: bytes | None = None  # weights that are to be written
 
     def begin_epoch(self, phase: str, epoch: int, epochs: int, epochs_left: int, steps: int) -> None:
         if self.progress is None:
@@ -51,7 +53,14 @@ class Watch:
             log.warning("%.0f %% of the time was spent in waiting for data: %s", 100 * waiting, remedy)
 
     def best(self, net: FeatureNet) -> None:
-        export(plain(net).model, RunFolder(self.folder).best)
+        self._best = exported(plain(net).model)
+
+    def flush(self) -> None:
+        self.tracker.flush()
+        if self._best is not None:
+            with replacing(RunFolder(self.folder).best) as file:
+                file.write(self._best)
+            self._best = None
 
     def close(self, code: int, fit: Fit) -> None:
         if self.progress:
@@ -66,6 +75,7 @@ class Nobody:
     def step(self, row: dict[str, Any]) -> None: ...
     def epoch(self, row: dict[str, Any]) -> None: ...
     def best(self, net: FeatureNet) -> None: ...
+    def flush(self) -> None: ...
     def close(self, code: int, fit: Fit) -> None: ...
 
 

@@ -10,6 +10,7 @@ from distill.engine.checkpoint import export
 from distill.engine.cost import step_share
 from distill.engine.evaluate import accuracy, predict, scores, told, without_classes
 from distill.engine.fit import Fit
+from distill.files import persist
 from distill.method import Method
 from distill.models import FeatureNet, quant_file
 from distill.models.quant import plain
@@ -38,7 +39,7 @@ def describe(spec: RunSpec, data: Data, teachers: list[Teacher], method: Method,
         "epochs": int(fit.schedule["epochs"]),
         **compare(teachers, logits, data, fit.options.autocast),
         **without_classes(logits, labels, data.info.labels),
-        **quant_file.report(net, folder.path, lambda made: accuracy(made, data, fit.options.autocast)),
+        **persist(lambda: quant_file.report(net, folder.path, lambda made: accuracy(made, data, fit.options.autocast))),
         "input": takes(plain(net), data), "classes": list(data.info.class_names),  # in the order of the logits
         "args": (plain(net).recipe or {}).get("args") or None,  # of the net, which a method may have chosen
         "params": plain(net).params(), "macs": plain(net).macs(),
@@ -59,8 +60,9 @@ def takes(net: FeatureNet, data: Data) -> dict[str, Any]:
 
 def finish(folder: RunFolder, result: dict[str, Any], method: Method, fit: Fit) -> Result:
     """Write the student and the result, which is returned; DONE comes last, then the checkpoints are given up."""
-    student = plain(method.deployed())
-    export(student.model, folder.student, {"model": student.name})
-    finished = folder.finish(result | {"method_share_of_step": step_share(fit)})
+    student, whole = plain(method.deployed()), result | {"method_share_of_step": step_share(fit)}
+    persist(fit.watch.flush)
+    persist(lambda: export(student.model, folder.student, {"model": student.name}))
+    finished = persist(lambda: folder.finish(whole))
     fit.checkpoints.clear()
     return finished

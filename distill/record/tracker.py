@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import logging
 import math
+import os
 import shlex
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from distill.files import plain, sweep, write_json, write_text
+from distill.files import SaveError, plain, refusal, replacing, sweep, write_json, write_text
 from distill.record.logger import make_logger
 from distill.run_folder import RunFolder
 
@@ -48,8 +49,7 @@ class Tracker:
         sweep(self.folder.path)
         write_json(self.folder.tracking, {"identity": identity, "config": config, "command": command_line()})
         self._kept = {_key(row) for row in _drop_after(self.folder, resume_at)}
-        self._file = open(self.folder.metrics, "ab", buffering=0)  # noqa: SIM115 (open until finish)
-        self._pending, self._warned = b"", False
+        self._rows = Rows(self.folder.metrics)
 
     def log(self, row: Mapping[str, Any]) -> None:
         """Append `row` (kind, phase, epoch, step = the global one, numbers); null for what is not finite.
@@ -59,26 +59,80 @@ class Tracker:
         if _key(row) in self._kept:
             return
         values = plain(row)
-        self._pending += json.dumps(values, allow_nan=False).encode() + b"\n"
-        self._write()
+        self._rows.add(json.dumps(values, allow_nan=False))
         self.logger.log(values)
+
+    def flush(self) -> None:
+        """Write the rows that a full disk has refused so far. Raises SaveError."""
+        self._rows.flush()
 
     def finish(self, exit_code: int = 0, summary: Mapping[str, Any] | None = None) -> None:
         """Close file and logger, in bounded time. summary: last and best numbers. Safe to call twice."""
-        if not self._file.closed:
-            self._write()
-            self._file.close()
+        self._rows.close()
         self.logger.finish(exit_code, plain(summary or {}))
 
-    def _write(self) -> None:
-        """One write a row, so that a kill leaves whole lines; what a full disk refuses waits for the next."""
+
+class Rows:
+    """A file of lines while it is written: one write a line, so that a kill leaves whole ones.
+
+    What a full disk refuses waits for the next line. A file that is deleted or cut meanwhile is said to be, and what
+    can be had of it, which is all of a deleted one, is written anew.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._file = open(path, "a+b", buffering=0)  # noqa: SIM115 (open until close)
+        self._length = os.fstat(self._file.fileno()).st_size
+        self._pending, self._failed = b"", False
+
+    def add(self, line: str) -> None:
+        """Append a line, now or with a later one."""
+        self._pending += line.encode() + b"\n"
         try:
+            self.flush()
+        except SaveError as error:
+            if not self._failed:
+                _log.warning("%s; its rows wait for the next", error)
+            self._failed = True
+
+    def flush(self) -> None:
+        """Write the lines that wait. Raises SaveError."""
+        try:
+            self._look()
             while self._pending:
-                self._pending = self._pending[self._file.write(self._pending) :]
+                written = self._file.write(self._pending)
+                self._pending, self._length = self._pending[written:], self._length + written
         except OSError as error:
-            if not self._warned:
-                _log.warning("%s cannot be written (%s): its rows wait for the next", self._file.name, error)
-            self._warned = True
+            raise refusal(self.path, error) from error
+        self._failed = False
+
+    def close(self) -> None:
+        """Write what waits, if that can be. Safe to call twice."""
+        if not self._file.closed:
+            self.add("") if self._pending else None
+            self._file.close()
+
+    def _look(self) -> None:
+        try:
+            there = os.stat(self.path)
+        except FileNotFoundError:
+            return self._write_anew()
+        if there.st_ino != os.fstat(self._file.fileno()).st_ino:
+            return self._write_anew()
+        if there.st_size < self._length:
+            _log.warning("%s was cut to %d of %d bytes while the run goes on: rows are missing", self.path,
+                         there.st_size, self._length)  # fmt: skip
+            self._length = there.st_size
+
+    def _write_anew(self) -> None:
+        """A deleted file is still there for who has it open."""
+        self._file.seek(0)
+        content = self._file.read()
+        with replacing(self.path) as file:
+            file.write(content)
+        self._file.close()
+        self._file = open(self.path, "a+b", buffering=0)  # noqa: SIM115
+        _log.warning("%s was deleted or replaced while the run goes on: it is written anew, with all rows", self.path)
 
 
 def _drop_after(folder: RunFolder, step: int | None) -> list[dict[str, Any]]:

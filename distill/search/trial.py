@@ -86,3 +86,6 @@ class Judge:
 
     def best(self, net: FeatureNet) -> None:
         self.watch.best(net)
+
+    def flush(self) -> None:
+        self.watch.flush()

@@ -4,20 +4,59 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from distill.files import HOST, is_running
+
 VARIABLE = "DISTILL_FAILURES"  # the environment variable that names the file
+PREFIX = f"distill-{HOST}-"  # of its folder, whose name ends in the process's number
+_unwritten: list[dict[str, Any]] = []  # what a full disk refused
 
 
 def note(code: int, what: str, why: str) -> None:
     """Add one failure: the exit code, the job's overrides, and the reason in a sentence."""
-    with open(os.environ[VARIABLE], "a", encoding="utf-8") as file:
-        file.write(json.dumps({"code": code, "what": what, "why": why}) + "\n")
+    line = {"code": code, "what": what, "why": why}
+    try:
+        with open(os.environ[VARIABLE], "a", encoding="utf-8", errors="backslashreplace") as file:
+            file.write(json.dumps(line) + "\n")
+    except OSError:
+        _unwritten.append(line)
 
 
 def read(path: str | Path) -> list[dict[str, Any]]:
     """All failures that were noted, in order."""
     path = Path(path)
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    return [json.loads(line) for line in lines]
+    found = [json.loads(line) for line in lines]
+    return found + [_unwritten.pop(0) for _ in tuple(_unwritten)]
+
+
+@contextmanager
+def noted() -> Iterator[list[dict[str, Any]]]:
+    """A list that holds, after the block, what failed in it, in this process and those that it started."""
+    found: list[dict[str, Any]] = []
+    folder = Path(tempfile.gettempdir(), f"{PREFIX}{os.getpid()}")
+    _clear(folder.parent)
+    with suppress(OSError):
+        folder.mkdir(mode=0o700, exist_ok=True)
+    os.environ[VARIABLE] = str(folder / "failures.jsonl")
+    try:
+        yield found
+        found += read(os.environ[VARIABLE])
+    finally:
+        os.environ.pop(VARIABLE, None)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _clear(folder: Path) -> None:
+    """Remove what killed processes of this machine and user left in the folder of temporary files."""
+    for left in folder.glob(f"{PREFIX}*"):
+        number = left.name.removeprefix(PREFIX)
+        with suppress(OSError):
+            if number.isdecimal() and not is_running(int(number)) and left.stat().st_uid == os.getuid():
+                shutil.rmtree(left, ignore_errors=True)

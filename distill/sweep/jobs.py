@@ -21,10 +21,13 @@ from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig
 
 from distill import config, errors
+from distill.files import PASSING
 from distill.record.progress import clock
 from distill.run_folder import RunFolder
+from distill.strict_json import parse_json
 from distill.sweep import failures, launched
 from distill.sweep.compose import Composer, command_line, left_out
+from distill.terminal import printable
 
 WORDS = {
     errors.DONE: "done",
@@ -61,6 +64,19 @@ class Job:
         self.attempts, self.started, self.running = self.attempts + 1, time.time(), True
         self.mark = self.log.stat().st_size if self.log.exists() else 0
 
+    @property
+    def obstacle(self) -> str | None:
+        """What keeps the job's process from its folder and its log, in a sentence; None where nothing does."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with open(self.log, "a", encoding="utf-8"):
+                return None
+        except OSError as error:
+            if error.errno in PASSING:  # a full disk: the run itself waits for it
+                return None
+            where = error.filename or self.folder
+            return f"{where} cannot be written ({error.strerror}): take away what lies there, or choose another output="
+
 
 class Sweep:
     """All jobs of one launch. `jobs` are those to run: not what is done, and each run once.
@@ -76,13 +92,17 @@ class Sweep:
         self.folders: list[Path | None] = []
         self.jobs: list[Job] = []
         self.ended = 0
+        self._unwritten: list[bytes] = []  # lines of sweep.jsonl
         seen: set[Path | None] = {None}
         for one, name in zip(self.overrides, names(self.overrides), strict=True):
             skip = left_out(master, one)
             folder = None if skip else _folder(composer.load_sweep_config(master, one), name)
             self.folders.append(folder)
-            if folder is not None and folder not in seen and not RunFolder(folder).done:
-                self.jobs.append(Job(name, one, command_line(master, one), folder))
+            if folder is not None and folder not in seen:
+                if RunFolder(folder).done:
+                    RunFolder(folder).tidy()
+                else:
+                    self.jobs.append(Job(name, one, command_line(master, one), folder))
             seen.add(folder)
         launched.note(self.folders)
         self.output.mkdir(parents=True, exist_ok=True)
@@ -131,16 +151,27 @@ class Sweep:
             "again": again,
             **where,
         }
-        handle = os.open(self.output / ATTEMPTS, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+        self._unwritten.append((json.dumps(line) + "\n").encode())
+        self._append()
+
+    def _append(self) -> None:
+        """Write the lines that there are, one a call so that those of two sweeps do not mix; what is refused waits."""
+        path = self.output / ATTEMPTS
         try:
-            os.write(handle, (json.dumps(line) + "\n").encode())  # one call: lines of two sweeps do not mix
-        finally:
-            os.close(handle)
+            handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+            try:
+                while self._unwritten:
+                    os.write(handle, self._unwritten[0])
+                    self._unwritten.pop(0)
+            finally:
+                os.close(handle)
+        except OSError as error:
+            print(f"  {path} cannot be written ({error.strerror}): its lines wait for the next", flush=True)
 
     def _print(self, job: Job, code: int, why: str, again: bool) -> None:
         took = clock(time.time() - job.started)
         if again:
-            print(f"  {word(code)} after {took}, to be tried again: {job.name}: {why}", flush=True)
+            print(printable(f"  {word(code)} after {took}, to be tried again: {job.name}: {why}"), flush=True)
             return
         self.ended += 1
         result = f"{value(job.folder):.2f} %" if code == errors.DONE else word(code).upper()
@@ -148,7 +179,7 @@ class Sweep:
         pace = (time.monotonic() - self._started) / self.ended
         took += f", about {clock(pace * left)} left" if left else ""
         tail = f": {why}" if why else ""
-        print(f"[{self.ended}/{len(self.jobs)}] {result}  {job.name}  ({took}){tail}", flush=True)
+        print(printable(f"[{self.ended}/{len(self.jobs)}] {result}  {job.name}  ({took}){tail}"), flush=True)
 
     def returns(self) -> list[JobReturn]:
         """What the sweeper gets, job by job: the last test accuracy in percent, NaN where it failed."""
@@ -180,7 +211,7 @@ def last_attempts(output: Path) -> dict[Path, dict[str, Any]]:
     found: dict[Path, dict[str, Any]] = {}
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else ():
         with suppress(ValueError, KeyError, TypeError):  # half a line, on a full disk
-            row = json.loads(line)
+            row = parse_json(line)
             found[output.joinpath(*Path(row["folder"]).parts[-4:])] = row
     return found
 

@@ -60,6 +60,9 @@ class Slots:
         if self.threads and not any(text.lstrip("+").startswith("threads=") for text in argv):
             argv.append(f"threads={self.threads}")
         job.start()
+        if why := job.obstacle:
+            self.sweep.finish(job, errors.USAGE, why)
+            return self.free.append(slot)
         child: Any = self.context.Process(target=process, args=(argv, str(job.folder), env), name=job.name)
         child.start()
         self.running[child] = (job, slot)

@@ -15,9 +15,11 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from multiprocessing import connection, parent_process
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
+from distill.files import PASSING
 from distill.run_folder import RunFolder
+from distill.terminal import Lasting
 
 
 def process(argv: list[str], folder: str, env: Mapping[str, str]) -> None:
@@ -75,17 +77,30 @@ def _follow_parent() -> None:
 @contextmanager
 def _output_to(path: Path) -> Iterator[None]:
     """Append standard output and error, those of subprocesses too, to a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     sys.stdout.flush()
     sys.stderr.flush()
     kept = [os.dup(number) for number in (1, 2)]
-    with open(path, "a", buffering=1, encoding="utf-8") as file:
+    with _opened(path) as file:
         for number in (1, 2):
             os.dup2(file.fileno(), number)
         try:
-            with redirect_stdout(file), redirect_stderr(file):  # a worker of Ray's has streams of its own
+            shown: Any = Lasting(file)  # what a full disk refuses is not in the log, and no end of the run
+            with redirect_stdout(shown), redirect_stderr(shown):  # a worker of Ray's has streams of its own
                 yield
+                shown.flush()
         finally:
             for number, old in zip((1, 2), kept, strict=True):
                 os.dup2(old, number)
                 os.close(old)
+
+
+def _opened(path: Path) -> TextIO:
+    """The log, or nowhere on a disk that is full. Raises OSError for what stays in the way."""
+    how: dict[str, Any] = {"buffering": 1, "encoding": "utf-8", "errors": "backslashreplace"}
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return open(path, "a", **how)
+    except OSError as error:
+        if error.errno not in PASSING:
+            raise
+        return open(os.devnull, "a", **how)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from distill.config import RunSpec, conf_dir, slug
-from distill.files import read_json, replacing, write_json
+from distill.files import read_mapping, replacing, write_json
 from distill.run_folder import RESULT, RunFolder
 
 log = logging.getLogger(__name__)
@@ -38,7 +38,7 @@ def restore(spec: RunSpec) -> bool:
     if not is_kept(spec):
         return False
     source = folder_of(spec)
-    weights, result = source.student.read_bytes(), read_json(source.path / RESULT, {})
+    weights, result = source.student.read_bytes(), read_mapping(source.path / RESULT)
     if hashlib.sha256(weights).hexdigest() != result.get("sha256"):
         raise ValueError(f"{source} is damaged: check it out again, or delete it and the teacher will be trained")
     run = RunFolder(spec.folder)

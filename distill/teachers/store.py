@@ -15,9 +15,10 @@ from torch import Tensor
 from distill.config import RunSpec, TeacherSpec, thawed
 from distill.data import Data
 from distill.engine.evaluate import agreement, predict, scores
-from distill.files import read_json, write_json
+from distill.files import read_mapping, spare, sweep, write_json
 from distill.models import FeatureNet, build, load_weights
 from distill.parts.peers import mean_log_probability
+from distill.result import as_number, as_percent
 from distill.run_folder import RunFolder
 from distill.start import own_constants
 from distill.teachers.kept import restore
@@ -101,11 +102,15 @@ def _accuracy(net: FeatureNet, fingerprint: str, data: Data, output: Path) -> tu
     known_by = f"{fingerprint}/{info.name}/{info.evaluated_on}/{info.num_train}/{info.mean}{info.view or ''}"
     digest = hashlib.sha256(f"{known_by}/{info.size}/{info.class_names}".encode())
     known = output / data.info.name / "teachers" / f"{digest.hexdigest()[:16]}.json"
-    if (stored := read_json(known)) and {"accuracy", "images"} <= stored.keys():
-        return float(stored["accuracy"]), int(stored["images"])
+    stored = read_mapping(known)
+    if (measured := as_percent(stored.get("accuracy"))) is not None and as_number(stored.get("images")):
+        return measured, int(stored["images"])
+    if known.exists():
+        log.warning("%s is damaged: the teacher is measured again", known)
+    sweep(known.parent, shared=True)
     logits, labels = predict(net, data.evaluation(256, "teacher"))
     accuracy = scores(logits, labels)["accuracy"]
-    write_json(known, {"model": net.name, "accuracy": accuracy, "images": len(labels)})
+    spare(lambda: write_json(known, {"model": net.name, "accuracy": accuracy, "images": len(labels)}))
     return accuracy, len(labels)
 
 

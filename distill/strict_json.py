@@ -1,0 +1,72 @@
+"""JSON that others may have written, or damaged."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+DEEPEST = 30
+BEYOND = "it holds a number beyond 64 bits"
+_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
+
+
+class _Strange(ValueError):
+    """What JSON does not allow, though Python reads it."""
+
+
+def parse_json(text: bytes | str) -> Any:
+    """The content of a JSON text, to be trusted no more than who wrote it: what could end a reader is refused.
+
+    That is NaN and Infinity, which JSON lacks, a key that comes twice, numbers beyond 64 bits, text that is no Unicode
+    or holds control characters, and more than DEEPEST levels. Raises ValueError, the end of a sentence.
+    """
+    try:
+        decoded = text if isinstance(text, str) else text.decode()
+        content = json.loads(decoded, object_pairs_hook=_without_doubles, parse_constant=_no_number)
+    except UnicodeDecodeError as error:
+        raise ValueError("it is no text in UTF-8") from error
+    except json.JSONDecodeError as error:
+        raise ValueError(f"it is no JSON from line {error.lineno} on") from error
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+    except _Strange:
+        raise
+    except ValueError as error:  # thousands of digits
+        raise ValueError(BEYOND) from error
+    if strange := _strange(content):
+        raise ValueError(strange)
+    return content
+
+
+def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise _Strange("it holds a key twice")
+    return found
+
+
+def _no_number(name: str) -> Any:
+    raise _Strange(f"it holds {name}, which is no number")
+
+
+def _strange(content: Any) -> str:
+    """What is wrong with the content of a JSON text; empty where nothing is."""
+    level = [content]
+    for _ in range(DEEPEST):
+        if not level:
+            return ""
+        texts = [one for one in level if isinstance(one, str)]
+        texts += [key for one in level if isinstance(one, dict) for key in one]
+        if any(not text.isprintable() and _CONTROL.search(text) for text in texts):
+            return "it holds control characters or text that is no Unicode"
+        if any(isinstance(one, int | float) and not -(2.0**63) <= one < 2.0**64 for one in level):
+            return BEYOND
+        level = [below for one in level for below in _below(one)]
+    return "it is nested too deeply"
+
+
+def _below(value: Any) -> list[Any]:
+    if isinstance(value, dict):
+        return list(value.values())
+    return value if isinstance(value, list) else []
