@@ -21,8 +21,8 @@ from distill.config.groups import conf_dir, did_you_mean, load, options, plain
 from distill.config.hashing import from_paper, identity, taps, teacher_specs
 from distill.config.optimizer_checks import check_optimizers
 from distill.config.refusals import check_refusals
-from distill.config.rules import RULES, check_rule
 from distill.config.upstream import check_start
+from distill.config.values import check_values
 from distill.files import PASSING, refusal
 
 MAPS = {"features", "preacts", "stem"}  # of about.taps: what only a net with stages shows
@@ -41,9 +41,7 @@ def check(cfg: DictConfig, overrides: Iterable[str] = ()) -> None:
         check_override(cfg, key, yaml.safe_load(value))
     if from_paper(cfg):
         protocol.required(cfg)
-    for key, rule in RULES.items():
-        if OmegaConf.select(cfg, key, throw_on_missing=False) is not None:
-            check_rule(key, plain(cfg, key), rule)
+    check_values(cfg)
     check_tracking(plain(cfg, "tracking.mode"))
     check_schedule(plain(cfg, "schedule"))
     check_optimizers(cfg)

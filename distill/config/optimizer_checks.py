@@ -22,6 +22,8 @@ def check_optimizers(cfg: DictConfig) -> None:
     schedule = plain(cfg, "schedule.optimizer") or {}
     check_optimizer(str(schedule.get("name") or "sgd"))
     for key, value in schedule.items():
+        if key != "name" and value is not None and not any(key in options for options in OPTIMIZER_OPTIONS.values()):
+            check_option(str(schedule.get("name") or "sgd"), key)
         check_value(key, value, f"schedule.optimizer.{key}")
     bare = not schedule.get("momentum") or schedule.get("dampening")
     if bare and schedule.get("nesterov") and str(schedule.get("name") or "sgd") == "sgd":

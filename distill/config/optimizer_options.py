@@ -5,6 +5,7 @@ not ignored.
 from __future__ import annotations
 
 import contextlib
+import inspect
 import re
 from collections.abc import Callable, Iterable
 from functools import cache
@@ -15,17 +16,19 @@ from typing import Any
 from omegaconf import DictConfig
 
 from distill.config.groups import did_you_mean, plain
+from distill.config.rules import is_number
 
 OPTIMIZER_OPTIONS = {  # of torch's own; further names are timm's, which knows their options
     "sgd": ("momentum", "dampening", "nesterov", "weight_decay"),
     "adam": ("betas", "eps", "amsgrad", "weight_decay"),
     "adamw": ("betas", "eps", "amsgrad", "weight_decay"),
 }
+TIMMS_OWN = ("weight_decay",)  # which every optimiser of timm is given
 _TIMMS = re.compile(r"OptimInfo\(\s*name='(\w+)'")
 
 
 def _number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+    return is_number(value)
 
 
 def _not_negative(value: Any) -> bool:
@@ -66,15 +69,19 @@ def check_optimizer(name: str) -> None:
 
 
 def takes_option(optimizer: str, key: str) -> bool:
-    """Whether an optimiser has an option; of timm's, whose own options they know, it is asked of SGD's two alone."""
+    """Whether an optimiser has an option; of timm's by the signature of its class."""
     if optimizer in OPTIMIZER_OPTIONS:
         return key in OPTIMIZER_OPTIONS[optimizer]
-    if key == "momentum":
-        from timm.optim import get_optimizer_info  # imports torch
+    if key in TIMMS_OWN:
+        return True
+    from timm.optim import get_optimizer_class, get_optimizer_info  # imports torch
 
-        with contextlib.suppress(ValueError):
+    with contextlib.suppress(ValueError):
+        if key == "momentum":
             return get_optimizer_info(optimizer).has_momentum
-    return key != "nesterov"
+        parameters = inspect.signature(get_optimizer_class(optimizer, bind_defaults=False).__init__).parameters
+        return key in parameters and key not in ("self", "params", "lr")
+    return False
 
 
 def check_option(optimizer: str, key: str) -> None:

@@ -1,4 +1,8 @@
-"""What single values of a configuration may be: a rule a key, without torch."""
+"""What the value of a key may be: a kind and a range for every key but a method's own, without torch.
+
+A method's keys are of the kind of their defaults in conf/method/<name>.yaml, unless `about.values` there names one of
+KINDS; see `distill.config.values`.
+"""
 
 from __future__ import annotations
 
@@ -8,68 +12,217 @@ from collections.abc import Callable
 from typing import Any
 
 Rule = tuple[Callable[[Any], bool], str]
-_COUNT: Rule = (lambda value: value >= 1, "must be at least 1")
-_WHOLE: Rule = (lambda value: value >= 1 and value == int(value), "must be a whole number, at least 1")
-_NOT_NEGATIVE: Rule = (lambda value: 0 <= value < float("inf"), "must not be negative")
-_POSITIVE: Rule = (lambda value: 0 < value < float("inf"), "must be above 0")
+MOST, LARGEST = 10**9, 1e12  # of whole numbers, of others: what is above stands for no count and no rate
+
+
+def is_number(value: Any) -> bool:
+    """Whether this is a finite number that a computation can be done with; true and false are none."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= LARGEST
+
+
+def _number(fits: Callable[[float], bool], words: str) -> Rule:
+    return (lambda value: is_number(value) and fits(value), words)
+
+
+def _whole(low: int, high: int = MOST) -> Rule:
+    words = f"must be a whole number, at least {low}" + (f" and at most {high}" if high < MOST else "")
+    return (lambda value: is_number(value) and value == int(value) and low <= value <= high, words)
 
 
 def _one_of(*names: str) -> Rule:
-    return (lambda value: str(value).lower() in names, f"must be one of {', '.join(names)}")
+    return (lambda value: isinstance(value, (str, bool)) and str(value).lower() in names,
+            f"must be one of {', '.join(names)}")  # fmt: skip
 
 
-RULES: dict[str, Rule] = {
-    "seed": _NOT_NEGATIVE,
-    "threads": _COUNT,
-    "log_every": _COUNT,
-    "save_minutes": _NOT_NEGATIVE,
-    "device": (
-        lambda value: re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", str(value)) is not None,
-        "must be one of auto, cpu, cuda, cuda:0, cuda:1, ...",
-    ),
+def _list(item: Rule, example: str) -> Rule:
+    return (lambda value: isinstance(value, (list, tuple)) and all(item[0](v) for v in value), f"must be a list, such "
+            f"as {example}")  # fmt: skip
+
+
+def or_null(rule: Rule) -> Rule:
+    """The same, or no value."""
+    return (lambda value: value is None or rule[0](value), f"{rule[1]}, or null")
+
+
+def _either(one: Rule, other: Rule) -> Rule:
+    return (lambda value: one[0](value) or other[0](value), f"{one[1]}, or {other[1].removeprefix('must be ')}")
+
+
+NUMBER = _number(lambda value: True, "must be a number")
+NOT_NEGATIVE = _number(lambda value: value >= 0, "must be a number, not negative")
+POSITIVE = _number(lambda value: value > 0, "must be a number above 0")
+SHARE = _number(lambda value: 0 <= value <= 1, "must be in [0, 1]")
+BELOW_ONE = _number(lambda value: 0 <= value < 1, "must be in [0, 1)")
+FRACTION = _number(lambda value: 0 < value <= 1, "is a fraction: it must be above 0 and at most 1")
+WHOLE, COUNT, BITS = _whole(0), _whole(1), _whole(2, 8)
+INDEX: Rule = (lambda value: is_number(value) and value == int(value) and abs(value) <= MOST, "must be a whole number")
+FLAG: Rule = (lambda value: isinstance(value, bool), "must be true or false")
+TEXT: Rule = (lambda value: isinstance(value, str) and 0 < len(value.strip()) <= 1000, "must be a text")
+WORD = _either(TEXT, WHOLE)  # 1 is a name too
+NODE: Rule = (lambda value: isinstance(value, dict), "must be a dictionary {key: value}")
+ANY_LIST: Rule = (lambda value: isinstance(value, (list, tuple)), "must be a list [a, b]")
+NUMBERS, POSITIVES = _list(NUMBER, "[0.5,0.5,0.5]"), _list(POSITIVE, "[0.5,0.5,0.5]")
+NAMES = _list(WORD, "[0,cat]")
+EPOCHS = _list(POSITIVE, "[150,180]")
+SEED = _whole(0, 2**32 - 1)
+VIEW: Rule = (
+    lambda value: re.fullmatch(r"gray|L|ab|depth|low-\d{1,5}", str(value)) is not None,
+    "must be gray, L, ab, low-<pixels> or depth",
+)
+DEVICE: Rule = (
+    lambda value: re.fullmatch(r"auto|cpu|mps|cuda(:\d{1,3})?", str(value)) is not None,
+    "must be one of auto, cpu, cuda, cuda:0, cuda:1, ...",
+)
+COLOUR: Rule = (
+    lambda value: isinstance(value, (list, tuple)) and len(value) == 3 and all(_whole(0, 255)[0](v) for v in value),
+    "must be a colour such as [255,255,255], which is white",
+)
+RANGE: Rule = (
+    lambda value: isinstance(value, (list, tuple))
+    and len(value) == 2
+    and all(map(is_number, value))
+    and value[0] < value[1],
+    "must be the values of black and white, such as [0,4095]",
+)
+KINDS = {  # what about.values of a method's YAML may name, each also as `<kind> or null`
+    "number": NUMBER,
+    "not negative": NOT_NEGATIVE,
+    "positive": POSITIVE,
+    "share": SHARE,
+    "whole": WHOLE,
+    "count": COUNT,
+    "index": INDEX,
+    "bits": BITS,
+    "flag": FLAG,
+    "text": TEXT,
+    "names": NAMES,
+    "shares": _list(NOT_NEGATIVE, "[0.5,1]"),
+    "counts": _list(COUNT, "[1,2]"),
+}
+KINDS |= {f"{name} or null": or_null(rule) for name, rule in list(KINDS.items())}
+
+AT_THE_TOP: dict[str, Rule] = {
+    "seed": SEED,
+    "threads": or_null(_whole(1, 4096)),
+    "log_every": COUNT,
+    "save_minutes": NOT_NEGATIVE,
+    "device": DEVICE,
     "precision": _one_of("auto", "fp32", "bf16", "fp16"),
     "compile": _one_of("auto", "true", "false"),
     "cuda_graphs": _one_of("auto", "true", "false"),
-    "schedule.epochs": _COUNT,
-    "schedule.batch_size": _COUNT,
-    "schedule.lr": _POSITIVE,
-    "schedule.gamma": _POSITIVE,
-    "schedule.milestones": (lambda value: all(0 < epoch < float("inf") for epoch in value), "must be a list of epochs"),
-    "schedule.warmup_epochs": _NOT_NEGATIVE,
-    "schedule.init_epochs": _NOT_NEGATIVE,
-    "schedule.mixup": _NOT_NEGATIVE,
-    "schedule.label_smoothing": (lambda value: 0 <= value < 1, "must be in [0, 1)"),
-    "schedule.decay": _one_of("step", "exponential", "cosine", "linear", "constant"),
-    "schedule.lr_min": _NOT_NEGATIVE,
-    "schedule.clip_grad": _POSITIVE,
-    "schedule.momentum_start": (lambda value: 0 <= value < 1, "must be in [0, 1)"),
-    "schedule.momentum_epochs": _COUNT,
-    "schedule.max_norm": _POSITIVE,
-    "schedule.optimizer.momentum": (lambda value: 0 <= value < 1, "must be in [0, 1)"),
-    "schedule.optimizer.weight_decay": _NOT_NEGATIVE,
-    "student.lr_scale": _POSITIVE,
-    "teacher.seed": _NOT_NEGATIVE,
-    "teacher.cache": _one_of("auto", "off", "false", "logits", "embedding"),
-    "method.ce": _NOT_NEGATIVE,
-    "method.kd": _NOT_NEGATIVE,
-    "method.weight": _NOT_NEGATIVE,
-    "method.temperature": _POSITIVE,
-    "dataset.pad": _NOT_NEGATIVE,
-    "dataset.pad_mode": _one_of("zeros", "reflect"),
-    "dataset.rotate": (lambda value: 0 <= value <= 180, "are degrees: it must be in [0, 180]"),
-    "dataset.randaugment": _WHOLE,
-    "dataset.cutout": _WHOLE,
-    "dataset.holdout": (lambda value: 0 <= value < 1, "is a fraction of the images: it must be in [0, 1)"),
-    "tracking.mode": _one_of("online", "offline", "tensorboard", "off"),
+    "output": TEXT,
 }
-RULES |= {f"teacher.{key}": RULES[key] for key in RULES if key.startswith("dataset.") and key != "dataset.holdout"}
+SCHEDULE: dict[str, Rule] = {
+    "name": TEXT,
+    "epochs": COUNT,
+    "batch_size": COUNT,
+    "lr": POSITIVE,
+    "gamma": POSITIVE,
+    "milestones": EPOCHS,
+    "warmup_epochs": NOT_NEGATIVE,
+    "init_epochs": WHOLE,
+    "mixup": or_null(_number(lambda value: 0 <= value <= 1000, "is an alpha: it must be in [0, 1000]")),
+    "label_smoothing": or_null(BELOW_ONE),
+    "decay": _one_of("step", "exponential", "cosine", "linear", "constant"),
+    "lr_min": or_null(NOT_NEGATIVE),
+    "clip_grad": or_null(POSITIVE),
+    "momentum_start": or_null(BELOW_ONE),
+    "momentum_epochs": or_null(POSITIVE),
+    "damped": or_null(FLAG),
+    "restart": or_null(FLAG),
+    "max_norm": or_null(POSITIVE),
+    "rule": or_null(_one_of("hyperrule")),
+    "resize": or_null(COUNT),
+    "crop": or_null(COUNT),
+    "zero_head": or_null(FLAG),
+    "optimizer": NODE,
+}
+DATASET: dict[str, Rule] = {
+    "name": TEXT,
+    "kind": or_null(TEXT),
+    "root": TEXT,
+    "num_classes": or_null(_whole(2)),
+    "in_chans": _whole(1, 1024),
+    "size": _whole(1, 10**5),
+    "mean": NUMBERS,
+    "std": POSITIVES,
+    "resize": or_null(_either(FLAG, _whole(1, 10**5))),
+    "pad": _whole(0, 10**5),
+    "pad_mode": or_null(_one_of("zeros", "reflect")),
+    "flip": FLAG,
+    "rotate": or_null(_number(lambda value: 0 <= value <= 180, "are degrees: it must be in [0, 180]")),
+    "randaugment": or_null(_whole(1, 1000)),
+    "cutout": or_null(COUNT),
+    "holdout": _number(lambda value: 0 <= value < 1, "is a fraction of the images: it must be in [0, 1)"),
+    "shots": or_null(COUNT),
+    "classes": or_null(NAMES),
+    "omit": NAMES,
+    "fraction": FRACTION,
+    "views": NODE,
+    "views.teacher": or_null(VIEW),
+    "views.student": or_null(VIEW),
+}
+FOLDERS: dict[str, Rule] = {  # keys of dataset that only folders of images have
+    "workers": _whole(0, 4096),
+    "damaged": _one_of("refuse", "skip"),
+    "exif": FLAG,
+    "background": COLOUR,
+    "value_range": or_null(RANGE),
+}
+IN_MEMORY = ("pad_mode", "rotate", "randaugment", "cutout")  # keys of dataset that only data sets in memory honour
+NET: dict[str, Rule] = {
+    "name": WORD,
+    "model": or_null(TEXT),
+    "args": NODE,
+    "lr_scale": POSITIVE,
+    "mean": or_null(NUMBERS),
+    "std": or_null(POSITIVES),
+    "weights": or_null(WORD),
+}
+STUDENT: dict[str, Rule] = NET | {
+    "pretrained": FLAG,
+    "upstream": or_null(NODE),
+    "quantize": or_null(NODE),
+    "quantize.weights": BITS,
+    "quantize.activations": or_null(BITS),
+    "quantize.ends": or_null(BITS),
+    "quantize.bucket": or_null(COUNT),
+    "quantize.everything": FLAG,
+}
+TEACHER: dict[str, Rule] = NET | {
+    "weights": WORD,
+    "seed": SEED,
+    "models": or_null(ANY_LIST),
+    "seeds": or_null(_list(SEED, "[0,1]")),
+    "chain": or_null(ANY_LIST),
+    "schedule": or_null(TEXT),
+    "dataset": or_null(NODE),
+    "cache": or_null(_one_of("auto", "off", "false", "logits", "embedding")),
+    **{f"dataset.{key}": or_null(rule) for key, rule in DATASET.items() if "." not in key and key != "holdout"},
+}
+TRACKING: dict[str, Rule] = {
+    "mode": _one_of("online", "offline", "tensorboard", "off", "false"),
+    "project": TEXT,
+    "entity": or_null(TEXT),
+    "artifact": FLAG,
+}
+GROUPS = {"schedule": SCHEDULE, "dataset": DATASET | FOLDERS, "student": STUDENT, "teacher": TEACHER,
+          "tracking": TRACKING}  # fmt: skip
+RULES: dict[str, Rule] = AT_THE_TOP | {f"{group}.{key}": rule for group, own in GROUPS.items()
+                                       for key, rule in own.items()}  # fmt: skip
 
 
 def check_rule(key: str, value: Any, rule: Rule) -> None:
-    """Raise ValueError for a value of `key` that its rule does not allow; null passes, true is no number."""
+    """Raise ValueError for a value of `key` that its rule does not allow."""
     valid, words = rule
-    fine = value is None
-    with contextlib.suppress(TypeError):
-        fine = fine or (valid(value) and (not isinstance(value, bool) or valid(str(value))))
+    fine = False
+    with contextlib.suppress(TypeError, ValueError, OverflowError):
+        fine = valid(value)
     if not fine:
-        raise ValueError(f"{key}={value}: {key} {words}")
+        raise ValueError(f"{key}={shown(value)}: {key} {words}")
+
+
+def shown(value: Any) -> str:
+    """A value as it was typed, no more of it than helps."""
+    text = "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."

@@ -1,0 +1,128 @@
+"""Every key has a kind and a range: what is wrong for it is refused, and so is a key that nothing reads."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from omegaconf import OmegaConf
+
+from distill import config
+from distill.config.check import check
+from distill.config.rules import BITS, FLAG, GROUPS, KINDS, RULES, check_rule
+from distill.config.values import NOT_A_METHODS, _method_rules, check_values
+from tests import tiny
+
+NAN, INF = float("nan"), math.inf
+NOT_NUMBERS = ("x", "", [], {}, [1, "x"], True, NAN, INF, -INF, 1e300, 10**400)
+WRONG = {  # by the kind of the default: what no key with such a default can be
+    bool: ("x", "", [], {}, 3, 0.5, NAN, None),
+    int: (*NOT_NUMBERS, 0.5, -7.0, None),
+    float: (*NOT_NUMBERS, -0.5, None),
+    str: ("", [], {}, NAN, -1, 0.5, True, None),
+    list: ("x", 3, {}, None, [NAN], [{}], [INF]),
+}
+FINE = {  # what a key may be, though its default is of another kind
+    *(("schedule." + key, "None") for key in ("rule", "zero_head", "restart", "damped", "momentum_start", "max_norm",
+                                              "momentum_epochs", "label_smoothing")),
+    *((key, "None") for key in ("dataset.num_classes", "dataset.kind", "dataset.resize", "student.model",
+                                "teacher.model", "teacher.mean", "teacher.std")),
+    ("schedule.warmup_epochs", "0.5"), ("schedule.momentum_epochs", "0.5"), ("save_minutes", "0.5"),
+    ("dataset.resize", "3"), ("method.stage", "-7.0"),
+    *((key, "True") for key in ("compile", "cuda_graphs", "tracking.mode")),  # words that are flags too
+}  # fmt: skip
+
+
+def keys() -> Iterator[tuple[str, Any, Any]]:
+    """Each key of each YAML with its default and its rule."""
+    for name in config.options("method"):
+        rules = _method_rules(name)
+        for key, default in OmegaConf.to_container(config.load("method", name), resolve=False).items():
+            if key not in NOT_A_METHODS:
+                yield f"method.{key}", default, rules[key]
+    for group in GROUPS:
+        for name in config.options(group):
+            node = config.load(group, name)
+            for key, default in OmegaConf.to_container(node.get("schedule", node), resolve=False).items():
+                if not isinstance(default, dict) and key != "defaults":
+                    yield f"{group}.{key}", default, RULES[f"{group}.{key}"]
+    top = OmegaConf.to_container(OmegaConf.load(config.conf_dir() / "config.yaml"), resolve=False)
+    for key, default in top.items():
+        if key not in (*GROUPS, "hydra", "defaults"):
+            yield key, default, RULES[key]
+
+
+def refused(key: str, value: Any, rule: Any) -> bool:
+    try:
+        check_rule(key, value, rule)
+    except ValueError as error:
+        assert key in str(error) and len(str(error)) < 300
+        return True
+    return False
+
+
+def test_values_of_another_kind_or_out_of_range_are_refused():
+    passed, tried = [], 0
+    for key, default, rule in keys():
+        if default is None or isinstance(default, dict) or (isinstance(default, str) and "${" in default):
+            continue
+        for value in WRONG[type(default)]:
+            tried += 1
+            if not refused(key, value, rule) and (key, str(value)) not in FINE:
+                passed.append((key, value, default))
+    assert passed == [] and tried > 5000
+
+
+def test_a_null_default_takes_no_nonsense():
+    passed = [(key, value) for key, default, rule in keys() if default is None
+              for value in ("", {}, NAN, INF, -3, [NAN], 1e300) if not refused(key, value, rule)]  # fmt: skip
+    allowed = [("student.upstream", {}), ("student.quantize", {}), ("teacher.dataset", {})]
+    assert set(map(str, passed)) <= set(map(str, allowed))
+
+
+def test_every_default_is_allowed():
+    odd = [(key, default) for key, default, rule in keys()
+           if not (isinstance(default, str) and ("${" in default or default == "???")) and refused(key, default, rule)]
+    assert odd == []
+
+
+@pytest.mark.parametrize("key", [
+    "schedule.ema", "dataset.cutmix", "student.foo", "teacher.foo", "method.foo", "tracking.foo", "foo",
+    "student.quantize.foo", "dataset.views.foo", "schedule.optimizer.foo",
+])  # fmt: skip
+def test_an_added_key_that_nothing_reads_is_refused(key):
+    cfg = tiny.composed()
+    OmegaConf.set_struct(cfg, False)
+    OmegaConf.update(cfg, key, 0.5, force_add=True)
+    with pytest.raises(ValueError, match="foo|ema|cutmix"):
+        check(cfg)
+
+
+@pytest.mark.parametrize(("changes", "words"), [
+    ({"dataset.workers": 2}, "dataset.workers=2 is for a data set of image files"),
+    ({"dataset.damaged": "skip"}, "dataset.damaged=skip is for a data set of image files"),
+    ({"dataset.mean": [0.1, 0.2]}, "dataset.mean=.* needs 1 values"),
+    ({"dataset.views": {"student": "colour"}}, "must be gray, L, ab"),
+    ({"teacher.mean": [0.5]}, "teacher.mean and teacher.std belong together"),
+    ({"student.quantize": {"weights": 1}}, "student.quantize.weights=1"),
+    ({"student.quantize": {"weights": 4, "activations": "x"}}, "student.quantize.activations=x"),
+])  # fmt: skip
+def test_keys_beside_others(changes, words):
+    cfg = tiny.composed()
+    OmegaConf.set_struct(cfg, False)
+    for key, value in changes.items():
+        OmegaConf.update(cfg, key, value, force_add=True)
+    with pytest.raises(ValueError, match=words):
+        check_values(cfg)
+
+
+def test_an_optimisers_options_are_its_classes():
+    from distill.config.optimizer_options import takes_option
+
+    assert takes_option("lamb", "betas") and not takes_option("lamb", "nesterov") and not takes_option("lion", "foo")
+
+
+def test_kinds_by_name_and_a_null():
+    assert KINDS["bits"] is BITS and KINDS["flag or null"][0](None) and not FLAG[0](None)
