@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
@@ -92,7 +91,7 @@ class Experiment:
     def __init__(
         self, spec: RunSpec, stop: StopSignals, *, inputs: Inputs | None = None, quiet: bool | None = None
     ) -> None:
-        self.spec, self.started = spec, time.time()
+        self.spec = spec
         if spec.note:
             log.info(spec.note)
         self.inputs = inputs = inputs or make_inputs(spec)
@@ -146,7 +145,7 @@ class Experiment:
         result = describe(self.spec, inputs.data, teachers.members, self.method, self.fit)
         found = teachers.cache.share_found() if teachers.cache else None
         result |= {"teacher_cache_found": found, "precision": inputs.precision, **runtime.describe(inputs.device)}
-        result["seconds"] = time.time() - self.started
+        result["seconds"] = self.fit.speed.spent
         return finish(RunFolder(self.spec.folder), result, self.method, self.fit)
 
 

@@ -15,6 +15,7 @@ from distill.cli.command import read
 from distill.engine.checkpoint import SaveError, load, save
 from distill.engine.fit import merge, train_mode
 from distill.engine.optim import Stepper, learning_rate, make_optimizer, without_sgds
+from distill.engine.state import Speed
 from distill.errors import NonFinite, OtherVersion, Stopped
 from distill.method import Phase, Update
 from distill.run import make_schedule
@@ -387,3 +388,17 @@ def test_memory_that_runs_out_while_loading_says_nothing_about_the_state(tmp_pat
     fit = tiny.fit(tiny.seeded_method("none", data), data, tmp_path)
     with pytest.raises(torch.OutOfMemoryError), fit._fitting({}):
         raise torch.OutOfMemoryError("out of memory")
+
+
+def test_speed_counts_all_sessions_and_is_unknown_before_two_reads() -> None:
+    speed = Speed()
+    speed.resume()
+    speed.read(100)
+    assert speed.rate is None and speed.told()["images_per_second"] is None
+    speed.images, speed.seconds, speed.waited, speed.began = 600, 3.0, 1.5, speed.began - 40
+    later = Speed()
+    later.load_state_dict(speed.state_dict())
+    assert later.rate == 200 and later.waited == 1.5 and 40 <= later.spent < 45
+    later.resume()
+    later.read(100)  # warms up again
+    assert later.images == 600

@@ -77,7 +77,7 @@ def test_an_empty_range_is_refused(text: str) -> None:
     [
         (["method=kd"], "nothing to search"),
         (["method=kd", "method.temprature=range(1,3)"], "did you mean method.temperature"),
-        (["method=kd", "method.temperature=range(-3,2)"], "must be above 0"),
+        (["method=kd", "method.temperature=range(-3,2)"], "must be a number above 0"),
         ([*TINY, *SPACE, "--storage", "nope://x"], "cannot be opened"),
     ],
 )

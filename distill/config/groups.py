@@ -72,6 +72,8 @@ def plain(cfg: DictConfig, key: str) -> Any:
         raise ValueError(f"{name} has no value: give one, {name}=...") from error
     except OmegaConfBaseException as error:
         reason = (str(error.msg or error).strip() or type(error).__name__).splitlines()[0]
+        if lacking := re.search(r"Missing mandatory value: ([\w.]+)$", reason):  # what the key takes over
+            raise ValueError(f"{lacking[1]} has no value: give one, {lacking[1]}=...") from error
         if reason.startswith(OURS):
             raise ValueError(reason.removeprefix(OURS)) from error
         raise ValueError(f"{error.full_key or key} cannot be resolved: {reason}") from error

@@ -96,6 +96,7 @@ KINDS = {  # what about.values of a method's YAML may name, each also as `<kind>
     "flag": FLAG,
     "text": TEXT,
     "names": NAMES,
+    "numbers": NUMBERS,
     "shares": _list(NOT_NEGATIVE, "[0.5,1]"),
     "counts": _list(COUNT, "[1,2]"),
 }

@@ -228,6 +228,7 @@ class Fit:
             "at": asdict(self.at),
             "score": asdict(self.score),
             "meter": self.meter.state_dict(),
+            "speed": self.speed.state_dict(),
             "method": self.method.state_dict(),
             "steppers": [stepper.state_dict() for stepper in self.steppers],
             "rng": rng_state(),
@@ -264,6 +265,8 @@ class Fit:
             for stepper, saved in zip(self.steppers, state["steppers"], strict=True):
                 stepper.load_state_dict(saved)
             self.meter.load_state_dict(state["meter"])
+            if "speed" in state:  # of versions before, none
+                self.speed.load_state_dict(state["speed"])
         set_rng_state(state["rng"])
         if parallel.rank() > 0:  # the state is the first process's
             torch.manual_seed(1000 * self.at.total + parallel.rank())

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from distill.models import FeatureNet
@@ -60,8 +60,9 @@ class Options:
 
 @dataclass
 class Speed:
-    """Training rate: images and seconds between reads of the meter, the first read (warm-up) left out.
+    """Training rate: images and seconds between reads of the meter, of each session the first (warm-up) left out.
 
+    Over all sessions of a run; `before` are the seconds of those that are over, up to the state that was restored.
     `waited` of the seconds went by without a batch to train on. Sources that read files note that in `waits`.
     """
 
@@ -69,6 +70,8 @@ class Speed:
     seconds: float = 0.0
     waited: float = 0.0
     lately: float = 0.0  # the share that was waited before the last read
+    before: float = 0.0
+    began: float = field(default_factory=time.monotonic)
     _waits: Waits | None = None
     _warm: bool = False
     _mark: float = 0.0
@@ -90,8 +93,22 @@ class Speed:
         self._warm, self._mark = True, now
 
     @property
-    def rate(self) -> float:
-        return self.images / self.seconds if self.seconds else 0.0
+    def rate(self) -> float | None:
+        """Images a second; None where too few reads were made to tell."""
+        return self.images / self.seconds if self.seconds else None
+
+    @property
+    def spent(self) -> float:
+        """Seconds of the run, in all of its sessions."""
+        return self.before + time.monotonic() - self.began
+
+    def state_dict(self) -> dict[str, float]:
+        """Return what a later session goes on counting from."""
+        return {"images": self.images, "seconds": self.seconds, "waited": self.waited, "before": self.spent}
+
+    def load_state_dict(self, state: Mapping[str, float]) -> None:
+        self.images, self.seconds = int(state["images"]), state["seconds"]
+        self.waited, self.before = state["waited"], state["before"]
 
     @property
     def waiting(self) -> float | None:
@@ -101,4 +118,4 @@ class Speed:
     def told(self, *, lately: bool = False) -> dict[str, float | None]:
         """Return what a row of the log says: means over the run, or how much was waited since the read before."""
         share = {"waiting": self.lately if lately else self.waiting} if self._waits else {}
-        return {"images_per_second": self.rate or None, **share}
+        return {"images_per_second": self.rate, **share}

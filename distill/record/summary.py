@@ -21,7 +21,7 @@ def show(spec: RunSpec, result: Result) -> None:
     files = result.document.get("files") or {}  # none in one that came with the checkout
     rows += [
         ("parameters", f"{result.params:,}{_own_parts(result)}"),
-        ("multiply-accumulates an image", f"{(result.macs or 0) / 1e6:.1f} M"),
+        ("multiply-accumulates an image", f"{result.macs / 1e6:.1f} M" if result.macs else "–"),
         ("training", _training(result)),
     ]
     where = "held-out part" if result.evaluated_on == "holdout" else "test set"
@@ -38,7 +38,7 @@ def student_alone(spec: RunSpec) -> Result | None:
 def _training(result: Result) -> str:
     """How fast it was, and how much of it went by in waiting, where that is something."""
     rate = f"{result.images_per_second:,.0f}" if result.images_per_second else "–"  # of a run too short to tell
-    told = f"{rate} images/s, {result.precision}, {clock(result.seconds or 0)}"
+    told = f"{rate} images/s, {result.precision}, {clock(result.seconds) if result.seconds else '–'}"
     waiting = result.waiting or 0
     return f"{told}, {waiting:.0%} waiting for data" if waiting >= NEGLIGIBLE else told
 
