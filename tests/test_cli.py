@@ -24,8 +24,10 @@ import contextlib, io, json, os, sys, types
 from distill import errors
 from distill.cli import main as cli
 
-def run(cfg, folder):
+def run(cfg):
+    from distill import config
     from hydra.core.hydra_config import HydraConfig
+    folder = config.identity(cfg)["folder"]
     print("RAN", cfg.method.name, cfg.seed, folder, os.environ.get("HYDRA_FULL_ERROR"))
     failures = {90: ValueError("no such data: put it there"), 91: errors.NonFinite("ce is NaN at step 3"),
                 92: errors.NoValidCheckpoint("all bad"), 93: errors.Stopped(),
