@@ -17,6 +17,7 @@ import numpy as np
 
 from distill import config
 from distill.config.departs import departs_by_name
+from distill.config.protocol import unscheduled
 from distill.files import write_text
 from distill.papers import settings
 from tests.reference_cases import FOLDER, Differences, cases, run
@@ -66,9 +67,12 @@ def stated(method: str) -> str:
 
 
 def protocol(method: str) -> str:
-    """The schedule of the method's own paper for each data set."""
-    found = (_node(method).get("about") or {}).get("protocol") or {}
-    return ", ".join(f"{dataset}: {name}" for dataset, name in found.items()) or "none published"
+    """The schedule of the method's own paper for each data set, or why there is none."""
+    about = _node(method).get("about") or {}
+    told = [f"{dataset}: {name}" for dataset, name in (about.get("protocol") or {}).items()]
+    told += [f"{dataset}: none ({why})" for dataset, why in unscheduled(about).items()]
+    reasons = settings.raw()["unscheduled"] | settings.raw()["unstated"]
+    return ", ".join(told) or f"none: {reasons[method]}"
 
 
 def known(method: str) -> dict[str, str]:

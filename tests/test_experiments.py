@@ -80,32 +80,6 @@ def test_every_experiment_composes(name: str) -> None:
             assert config.identity(cfg)["folder"].startswith("outputs/")
 
 
-def included(schedule: str) -> list[str]:
-    """The schedule files that one is made of."""
-    text = (config.conf_dir() / "schedule" / f"{schedule}.yaml").read_text()
-    return [str(name) for name in OmegaConf.create(text).get("defaults", [])]
-
-
-def test_every_schedule_is_used_by_an_experiment() -> None:
-    """By name, as its data set's, through schedule=paper, or as a part; what is nothing but another counts as it."""
-    used: set[str] = set()
-    for name in EXPERIMENTS:
-        params, file = swept(name), loaded(name)
-        chosen = (
-            {key: str(value) for entry in file.defaults for key, value in entry.items()} if "defaults" in file else {}
-        )
-        datasets = params.get("dataset") or [chosen["override /dataset"]]
-        schedules = params.get("schedule") or [chosen.get("override /schedule")]
-        used |= {schedule or dataset for schedule in schedules for dataset in datasets}
-        used |= {str(OmegaConf.select(file, "teacher.schedule"))}
-        if "paper" in schedules:
-            methods = [config.load("method", method) for method in params["method"]]
-            used |= {str(node.about.protocol[dataset]) for node in methods if node for dataset in datasets}
-    used |= {part for schedule in used & set(config.options("schedule")) for part in included(schedule)}
-    used |= {name for name in config.options("schedule") if set(included(name)) & used}
-    assert set(config.options("schedule")) - used == set()
-
-
 @pytest.mark.parametrize("name", TABLES)
 def test_tables_have_the_published_name_five_seeds_and_a_twin_for_the_cpu(name: str) -> None:
     assert papers.resolve(name)

@@ -34,14 +34,21 @@ def name_of(cfg: DictConfig) -> str | None:
 
 
 def required(cfg: DictConfig) -> str:
-    """As `name_of`. Raises ValueError where there is none, with the data sets that have one."""
+    """As `name_of`. Raises ValueError where there is none, with the reason and the data sets that have one."""
     found = name_of(cfg)
     if found is None:
         method, dataset = plain(cfg, "method.name"), plain(cfg, "dataset.name")
         known = list(OmegaConf.select(cfg, ABOUT, default=None) or ())
         has = f"has a published protocol for {', '.join(known)} alone" if known else "has no published protocol"
+        if why := unscheduled(plain(cfg, "method.about")).get(dataset):
+            has = f"has a protocol that is not offered ({why})"
         raise ValueError(f"schedule=paper dataset={dataset}: method={method} {has}: choose a schedule by its name")
     return found
+
+
+def unscheduled(about: Mapping[str, Any]) -> dict[str, str]:
+    """Why a published protocol is not in conf/schedule, by data set: `about.unscheduled` of a method's YAML."""
+    return {name: " ".join(str(why).split()) for name, why in (about.get("unscheduled") or {}).items()}
 
 
 def read(cfg: DictConfig, name: str) -> dict[str, dict[str, Any]]:
