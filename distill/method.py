@@ -197,6 +197,13 @@ class Method(nn.Module):
         """
         return {}
 
+    def rivals(self) -> Sequence[FeatureNet]:
+        """Return nets beside the deployed one among which the paper's numbers are the best, each epoch anew.
+
+        They are evaluated as often as it is; the best of them all is told as "best_net".
+        """
+        return ()
+
     def ramp(self, epochs: int) -> float:
         """Return min(epoch / epochs, 1) with 1-based epochs: a linear warm-up that starts at 1/epochs."""
         return min(self.epoch / epochs, 1.0) if epochs > 0 else 1.0

@@ -532,3 +532,15 @@ def test_variants_resume_to_the_same_bits(name: str, override: str, tmp_path) ->
     assert second.watch.rows[-1] == whole.watch.rows[-1]
     for key, value in whole.method.state_dict().items():
         assert torch.equal(value, second.method.state_dict()[key]), key
+
+
+def test_mcl_tells_the_best_net_of_the_best_epoch(tmp_path) -> None:
+    """As its authors print it: max over epochs of the best net's accuracy, whichever net that is."""
+    data = tiny.tiny_data()
+    method = tiny.seeded_method("mcl", data, ("cifar_resnet8", "cifar_resnet8"))
+    fit = tiny.fit(method, data, tmp_path)
+    measured = {id(method.student): iter((40.0, 60.0)), id(method.others[0]): iter((70.0, 50.0))}
+    fit.evaluate = lambda net: next(measured[id(net)])
+    list(fit.steps())
+    assert (fit.score.last, fit.score.best, fit.score.best_net) == (60.0, 60.0, 70.0)
+    assert len(list(tiny.seeded_method("dml", data).rivals())) == 0

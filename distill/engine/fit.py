@@ -215,7 +215,10 @@ class Fit:
         net = self.method.deployed()
         with self._left_at_once():
             accuracy = self.evaluate(net)
+            rivals = [self.evaluate(rival) for rival in self.method.rivals()]
         self.score.last = accuracy
+        if rivals:
+            self.score.best_net = max(accuracy, *rivals, self.score.best_net or 0.0)
         if self.score.best is None or accuracy > self.score.best:
             self.score.best, self.score.best_epoch = accuracy, self.at.epoch
             self.watch.best(net)

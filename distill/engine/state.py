@@ -38,11 +38,12 @@ class Position:
 
 @dataclass
 class Score:
-    """Test accuracy in percent: of the last epoch, and of the best."""
+    """Test accuracy in percent: of the last epoch, of the best, and of the best of all nets that may be chosen."""
 
     last: float | None = None
     best: float | None = None
     best_epoch: int | None = None
+    best_net: float | None = None  # None where there is one net to choose
 
 
 @dataclass

@@ -125,5 +125,9 @@ class MCL(Method):
         changed: Source = source.replace(per_class=next(fits, self.per_class))
         return changed
 
+    def rivals(self) -> list[FeatureNet]:
+        """The other peers: the authors print the best net of the best epoch (main_cifar.py, max(acc1[:-1]))."""
+        return feature_nets(self.others)
+
     def reported(self) -> dict[str, nn.Module]:
         return report_cohort(self.cohort)
