@@ -197,7 +197,7 @@ class Method(nn.Module):
         """
         return {}
 
-    def rivals(self) -> Sequence[FeatureNet]:
+    def rivals(self) -> Sequence[nn.Module]:
         """Return nets beside the deployed one among which the paper's numbers are the best, each epoch anew.
 
         They are evaluated as often as it is; the best of them all is told as "best_net".

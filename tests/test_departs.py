@@ -241,9 +241,9 @@ def test_lwfs_old_answers_are_those_to_the_crop() -> None:
     method.start(1)
     recorded = next(iter(replace(data, pad=0, flip=False).source(batch_size=22, seed=1).epoch(1)))
     crops = first_batch()
-    assert torch.equal(recorded.index, crops.index) and not torch.equal(recorded.images, crops.images)
+    assert torch.equal(recorded.index, crops.index) and not torch.equal(recorded.inputs, crops.inputs)
     with torch.no_grad():
-        told = [method.old[0].eval()(batch.images).logits for batch in (crops, recorded)]
+        told = [method.old[0].eval()(batch.inputs).logits for batch in (crops, recorded)]
     assert apart(*told) == pytest.approx(0.25, abs=0.01)
 
 

@@ -18,8 +18,8 @@ from distill.methods.ab import boundary_loss
 from distill.methods.at import attention_loss
 from distill.methods.fsp import fsp_loss
 from distill.methods.ft import factor_loss, published_rate
-from distill.methods.kdsvd import rbf_loss
-from distill.methods.mhgd import Attention, ClippedStepper, Estimator, graph_loss
+from distill.methods.kdsvd import ClippedStepper, rbf_loss
+from distill.methods.mhgd import Attention, Estimator, graph_loss
 from distill.methods.nst import nst_loss, prefers_positions
 from distill.methods.ofd import margins, partial_l2
 from distill.methods.vid import Regressor, vid_loss
@@ -680,3 +680,10 @@ def test_pairs_of_different_families_train(name: str) -> None:
     form = ["method.form=paper"] if name == "ft" else []
     method = made(name, *form, pair=("cifar_vgg8", "cifar_MobileNetV2"))
     assert all(run(method, phase, steps=1) for phase in method.phases())
+
+
+def test_kdsvd_of_its_first_authors_is_a_clipped_sum_over_the_batch() -> None:
+    clipped, plain = (made("kdsvd", f"method.clip={clip}", "method.weight=128") for clip in ("true", "false"))
+    assert [one.phases()[0].updates[0].stepper for one in (clipped, plain)] == [ClippedStepper, None]
+    with pytest.raises(ValueError, match="kdsvd clips to them: set one, or clip=false"):
+        made("kdsvd", "method.clip=true", "method.ce=0")

@@ -544,3 +544,23 @@ def test_mcl_tells_the_best_net_of_the_best_epoch(tmp_path) -> None:
     list(fit.steps())
     assert (fit.score.last, fit.score.best, fit.score.best_net) == (60.0, 60.0, 70.0)
     assert len(list(tiny.seeded_method("dml", data).rivals())) == 0
+
+
+def test_mcls_branches_share_the_first_stage_and_nothing_else() -> None:
+    data = tiny.tiny_data()
+    method = tiny.seeded_method(
+        "mcl", data, ("cifar_resnet8", "cifar_resnet8"), "method.peers=4", "method.form=branches"
+    )
+    whole, branch = (sum(p.numel() for p in net.parameters()) for net in (method.student, method.others[0]))
+    stem = sum(
+        p.numel() for name, p in method.student.named_parameters() if name.split(".")[1] in ("conv1", "bn1", "layer1")
+    )
+    assert len(method.others) == 3 and branch == whole - stem
+    phase, batch = first_batch(method, data)
+    answers = method.answers(batch)
+    shown = [net(batch.inputs) for net in method.cohort[1:]]
+    assert all(torch.equal(one, other) for (one, _), other in zip(answers[1:], shown, strict=True))
+    (grad,) = torch.autograd.grad(answers[3][0].sum(), next(method.student.parameters()))
+    assert grad.abs().sum() > 0, "the shared stage learns from every branch"
+    with pytest.raises(ValueError, match="has none that branches could share"):
+        Branch(tiny.net("cifar_resnet8"), stages=3)

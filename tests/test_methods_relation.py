@@ -12,7 +12,7 @@ from torch import Tensor
 
 from distill.batch import Batch
 from distill.engine.fit import merge
-from distill.methods import cc, irg, mhgd, pkt, rkd, sp
+from distill.methods import cc, irg, kdsvd, pkt, rkd, sp
 from distill.models import Outputs
 from tests import tiny
 
@@ -325,7 +325,7 @@ def test_clipped_steps_pair_gradients_with_parameters_of_any_layout() -> None:
     """A fused optimiser goes through memory in order: a gradient laid out otherwise would move other weights."""
     schedule = {"lr": 0.1, "optimizer": {"name": "sgd"}}
     conv = torch.nn.Conv2d(3, 4, 3, bias=False).to(memory_format=torch.channels_last)
-    before, stepper = conv.weight.detach().clone(), mhgd.ClippedStepper([conv], schedule)
+    before, stepper = conv.weight.detach().clone(), kdsvd.ClippedStepper([conv], schedule)
     slope = torch.arange(float(conv.weight.numel())).view(4, 3, 3, 3)
     stepper.step({"ce": (conv.weight * slope).sum(), "mhgd": (conv.weight * 0).sum()})
     assert torch.allclose(conv.weight, before - 0.1 * slope)

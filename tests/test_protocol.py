@@ -310,6 +310,6 @@ def test_new_optimisers_reflected_borders_and_turned_images_are_where_the_author
     reflected = {name for name, node in nodes.items() if node["dataset"].get("pad_mode") == "reflect"}
     assert reflected == {"ofd", "dml", "kdzoo"}
     turned = {name: node["dataset"]["rotate"] for name, node in nodes.items() if node["dataset"].get("rotate")}
-    assert turned == {"tf-kd": 15, "dot-tinyimagenet": 20}
+    assert turned == {"tf-kd": 15, "dot-tinyimagenet": 20, "tinyimagenet": 20}
     rising = [momentum(nodes["hinton_mnist"]["schedule"], epoch) for epoch in (0, 250, 500)]
     assert rising == pytest.approx([0.5, 0.745, 0.99])

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
 import torch
@@ -11,12 +12,14 @@ from torch.nn import functional as F
 
 from distill.batch import Batch
 from distill.data import DataInfo
+from distill.engine.optim import Stepper
 from distill.losses import full_precision
-from distill.method import Losses, Method
+from distill.method import Losses, Method, Phase, Update
 from distill.models import FeatureNet, Outputs
 from distill.parts.svd import align, leading_vectors
 from distill.parts.taps import equal_channels, stage_pairs
 
+TASK = ("ce", "kd")
 CANDIDATES = 3
 """Student vectors beyond `k` among which the teacher's partners are sought."""
 
@@ -49,14 +52,53 @@ def rbf(shallow: Tensor, deep: Tensor) -> Tensor:
     return torch.exp((deep[:, :, None] - shallow[:, None]).square() / -8)
 
 
+class ClippedStepper(Stepper):
+    """Clips the gradient of a method's own losses, parameter by parameter, to the norm of the task's.
+
+    The task is ce and kd. The bound rises as sigmoid(epoch), from a half in the first epoch on, as in the
+    authors' code. Costs a second backward pass through the student.
+    """
+
+    rise = 0.5
+
+    def set_lr(self, step: int, steps: int, epochs: int) -> float:
+        self.rise = 1 / (1 + math.exp(-(step // steps)))
+        return super().set_lr(step, steps, epochs)
+
+    def backward(self, losses: Mapping[str, Tensor]) -> None:
+        task = self.scaler.scale(torch.stack([loss for name, loss in losses.items() if name in TASK]).sum())
+        own = self.scaler.scale(
+            torch.stack([loss for name, loss in losses.items() if name not in TASK]).sum()
+        )
+        mains = torch.autograd.grad(task, self.parameters, retain_graph=True, allow_unused=True)
+        extras = torch.autograd.grad(own, self.parameters, allow_unused=True)
+        for parameter, main, extra in zip(self.parameters, mains, extras, strict=True):
+            grad = main if extra is None or main is None else main + clipped(extra, main, self.rise)
+            # laid out as the parameter is, as backward() does: fused optimisers on a GPU ask for that
+            parameter.grad = None if grad is None else torch.empty_like(parameter).copy_(grad)
+
+
+def clipped(extra: Tensor, main: Tensor, rise: float) -> Tensor:
+    """Return `extra`, shortened to `rise` x the norm of `main` where it is longer."""
+    bound = rise * torch.linalg.vector_norm(main)
+    return extra * (bound / torch.linalg.vector_norm(extra).clamp_min(1e-12)).clamp_max(1.0)
+
+
+def clipping(clip: bool, ce: float, kd: float, method: str) -> None:
+    """ValueError where there is nothing to clip to."""
+    if clip and not (ce or kd):
+        raise ValueError(f"method.ce and method.kd are 0, and {method} clips to them: set one, or clip=false.")
+
+
 class KDSVD(Method):
     """ce x CE + weight x sum over adjacent stages of the RBF loss between their leading singular vectors.
 
     Deviations: the sign of the teacher's vectors, which an SVD leaves open and the loss depends on, is fixed
-    (see distill.parts.svd), as are gradients near equal singular values. The first authors clip this gradient to
-    the size of the task's; as in the CRD tables' code, it is not clipped here. There is no published number: the
-    matrices (positions by channels) are those of the CRD tables' code, the weight of 1 is mdistiller's, whose
-    matrices (channels and rows by columns) give values about a fifth as large.
+    (see distill.parts.svd), as are gradients near equal singular values. As in the CRD tables' code, the gradient is
+    not clipped, and the weight of 1 is mdistiller's, whose matrices (channels and rows by columns, in place of
+    positions by channels) give values about a fifth as large; neither prints a number. The first authors' number
+    (sseung0703/KD_methods_with_TF) is of a sum over the batch, whose gradient is clipped to the size of the task's:
+    `weight` their batch size and `clip`, as experiment=mhgd has them.
     """
 
     def __init__(
@@ -70,9 +112,11 @@ class KDSVD(Method):
         temperature: float = 4.0,
         weight: float = 1.0,
         k: int = 1,
+        clip: bool = False,
     ) -> None:
         super().__init__(student, teachers, data, ce=ce, kd=kd, temperature=temperature)
-        self.weight, self.k = weight, k
+        self.weight, self.k, self.clip = weight, k, clip
+        clipping(clip, ce, kd, "kdsvd")
         check(student, self.teacher, k, "kdsvd")
 
     def distill(self, student: Outputs, teacher: Outputs, batch: Batch) -> Losses:
@@ -80,6 +124,10 @@ class KDSVD(Method):
         vectors = [compress(s, t, self.k) for s, t in stages]
         losses = [rbf_loss((a[0], b[0]), (a[1], b[1])) for a, b in pairwise(vectors)]
         return {"kdsvd": self.weight * torch.stack(losses).sum()}
+
+    def phases(self) -> list[Phase]:
+        stepper = ClippedStepper if self.clip else None
+        return [Phase("distill", [Update("student", self.loss, [self], stepper=stepper)])]
 
 
 def check(student: FeatureNet, teacher: FeatureNet, k: int, method: str) -> None:

@@ -14,7 +14,8 @@ from distill.batch import Batch, Source
 from distill.data import DataInfo
 from distill.losses import full_precision, kd_loss
 from distill.method import Losses, Method, Phase, Update
-from distill.models import FeatureNet, Outputs
+from distill.models import FeatureNet
+from distill.parts.branches import Branch, Divided
 from distill.parts.peers import feature_nets, make_peers, report_cohort
 
 
@@ -49,9 +50,10 @@ class MCL(Method):
     VCL contrasts embeddings within a net, ICL those of one net with those of another, in both directions; the
     soft terms let each net mimic the others' similarity distributions by T^2 KL. Terms are summed over nets
     and ordered pairs of nets. kd adds the authors' logit distillation from the mean of all logits: to both of
-    two nets, of more to the deployed one alone. A batch has `per_class` images of each of its classes, so that
-    at 2, the authors', an anchor has one positive; where the data has too few classes, the least number above
-    that divides the batch among them.
+    two nets, of more to the deployed one alone. form="branches", the authors' for more than two nets, has the peers
+    share the student's first stage (ResNet_b of their models/resnet.py). A batch has `per_class` images of each of
+    its classes, so that at 2, the authors', an anchor has one positive; where the data has too few classes, the least
+    number above that divides the batch among them.
     """
 
     refuses = {"mixup": "it contrasts images of one class with those of others, and a mixed image has two"}
@@ -69,6 +71,7 @@ class MCL(Method):
         weight_svcl: float = 1.0,
         weight_icl: float = 0.1,
         weight_sicl: float = 1.0,
+        form: str = "networks",
         peers: int = 2,
         models: Sequence[str] = (),
         rates: Sequence[float] | None = None,
@@ -82,26 +85,49 @@ class MCL(Method):
         if per_class < 2:
             raise ValueError(f"method.per_class is {per_class}: an image needs another of its class, so 2 or more.")
         self.weights = {"vcl": weight_vcl, "svcl": weight_svcl, "icl": weight_icl, "sicl": weight_sicl}
-        self.others = make_peers(student, peers, models, rates)
+        self.others = self._peers(form, peers, models, rates)
         self.tau, self.per_class = tau, per_class
-        self.heads = nn.ModuleList(projection(net.embedding_dim, dim) for net in self.cohort)
+        nets = [each.net if isinstance(each, Branch) else each for each in self.others]
+        self.heads = nn.ModuleList(projection(net.embedding_dim, dim) for net in feature_nets([student, *nets]))
+
+    def _peers(self, form: str, peers: int, models: Sequence[str], rates: Sequence[float] | None) -> nn.ModuleList:
+        if form == "networks":
+            return make_peers(self.student, peers, models, rates)
+        if form != "branches" or models or peers < 2:
+            raise ValueError(
+                f"method.form is {form!r} with {peers} peers and method.models={list(models)}: give networks, or "
+                "branches of the student, 2 or more."
+            )
+        return nn.ModuleList(Branch(self.student, len(self.student.shapes) - 1) for _ in range(peers - 1))
 
     @property
-    def cohort(self) -> list[FeatureNet]:
-        """All peers, the student first."""
-        return [self.student, *feature_nets(self.others)]
+    def cohort(self) -> list[nn.Module]:
+        """All peers as they are evaluated, the student first."""
+        others = [Divided(self.student, each) if isinstance(each, Branch) else each for each in self.others]
+        return [self.student, *others]
+
+    def answers(self, batch: Batch) -> list[tuple[Tensor, Tensor]]:
+        """Logits [M,K] and embedding [M,D] of all peers."""
+        first = self.student(batch.inputs)
+        found = [(first.logits, first.embedding)]
+        for each in self.others:
+            if isinstance(each, Branch):
+                found.append(each.finish(first.features[0]))
+            else:
+                out = each(batch.inputs)
+                found.append((out.logits, out.embedding))
+        return found
 
     def loss(self, batch: Batch) -> Losses:
-        outputs: list[Outputs] = [net(batch.inputs) for net in self.cohort]
-        logits = [out.logits for out in outputs]
+        logits, embeddings = zip(*self.answers(batch), strict=True)
         self.count(logits[0], batch.labels)
         losses = {"ce": self.ce * torch.stack([self.criterion(each, batch) for each in logits]).sum()}
         if self.kd:
             mean = torch.stack([each.detach() for each in logits]).mean(0)
             taught = logits if len(logits) == 2 else logits[:1]
             losses["kd"] = self.kd * torch.stack([self.soft_targets(each, mean) for each in taught]).sum()
-        embeddings = [head(out.embedding) for head, out in zip(self.heads, outputs, strict=True)]
-        return losses | self.contrastive(similarities(embeddings, self.tau), batch.labels)
+        heads = [head(each) for head, each in zip(self.heads, embeddings, strict=True)]
+        return losses | self.contrastive(similarities(heads, self.tau), batch.labels)
 
     def contrastive(self, s: list[list[Tensor]], labels: Tensor) -> Losses:
         """Return the four weighted terms, of the similarities [M,M] between nets."""
@@ -125,9 +151,9 @@ class MCL(Method):
         changed: Source = source.replace(per_class=next(fits, self.per_class))
         return changed
 
-    def rivals(self) -> list[FeatureNet]:
+    def rivals(self) -> list[nn.Module]:
         """The other peers: the authors print the best net of the best epoch (main_cifar.py, max(acc1[:-1]))."""
-        return feature_nets(self.others)
+        return self.cohort[1:]
 
     def reported(self) -> dict[str, nn.Module]:
         return report_cohort(self.cohort)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
@@ -12,15 +11,12 @@ from torch.nn import functional as F
 
 from distill.batch import Batch
 from distill.data import DataInfo
-from distill.engine.optim import Stepper
 from distill.losses import full_precision
 from distill.method import Losses, Method, Phase, Update
-from distill.methods.kdsvd import check, compress
+from distill.methods.kdsvd import ClippedStepper, check, clipping, compress
 from distill.models import FeatureNet, Outputs
 from distill.parts.svd import leading_vectors
 from distill.parts.two_phase import CONSTANT
-
-TASK = ("ce", "kd")
 
 
 @full_precision
@@ -85,38 +81,6 @@ class Estimator(nn.Module):
         return self.out(gathered.transpose(0, 1).flatten(1))
 
 
-class ClippedStepper(Stepper):
-    """Clips the gradient of a method's own losses, parameter by parameter, to the norm of the task's.
-
-    The task is ce and kd. The bound rises as sigmoid(epoch), from a half in the first epoch on, as in the
-    authors' code. Costs a second backward pass through the student.
-    """
-
-    rise = 0.5
-
-    def set_lr(self, step: int, steps: int, epochs: int) -> float:
-        self.rise = 1 / (1 + math.exp(-(step // steps)))
-        return super().set_lr(step, steps, epochs)
-
-    def backward(self, losses: Mapping[str, Tensor]) -> None:
-        task = self.scaler.scale(torch.stack([loss for name, loss in losses.items() if name in TASK]).sum())
-        own = self.scaler.scale(
-            torch.stack([loss for name, loss in losses.items() if name not in TASK]).sum()
-        )
-        mains = torch.autograd.grad(task, self.parameters, retain_graph=True, allow_unused=True)
-        extras = torch.autograd.grad(own, self.parameters, allow_unused=True)
-        for parameter, main, extra in zip(self.parameters, mains, extras, strict=True):
-            grad = main if extra is None or main is None else main + clipped(extra, main, self.rise)
-            # laid out as the parameter is, as backward() does: fused optimisers on a GPU ask for that
-            parameter.grad = None if grad is None else torch.empty_like(parameter).copy_(grad)
-
-
-def clipped(extra: Tensor, main: Tensor, rise: float) -> Tensor:
-    """Return `extra`, shortened to `rise` x the norm of `main` where it is longer."""
-    bound = rise * torch.linalg.vector_norm(main)
-    return extra * (bound / torch.linalg.vector_norm(extra).clamp_min(1e-12)).clamp_max(1.0)
-
-
 class MHGD(Method):
     """Attention heads learn how the teacher's stages relate samples; then the student learns those relations.
 
@@ -126,8 +90,8 @@ class MHGD(Method):
     the teacher's.
 
     Taken from the authors' TensorFlow code: tanh, direction and sum of the KL, widths, dropped heads,
-    clipping. Deviations: signs and gradients of the SVD (see distill.parts.svd), stages alone are tapped, and the
-    run's schedule (theirs: 40 epochs of heads and 100 of student). The sum grows with the batch, and graphs
+    clipping. Deviations: signs and gradients of the SVD (see distill.parts.svd), and the run's schedule (theirs: 40
+    epochs of heads and 100 of student). The sum grows with the batch, and graphs
     hold the samples of one device's batch only.
     """
 
@@ -151,10 +115,7 @@ class MHGD(Method):
             raise ValueError(
                 "method.init_epochs is 0, but mhgd compares graphs of heads that were trained: use 30."
             )
-        if clip and not (ce or kd):
-            raise ValueError(
-                "method.ce and method.kd are 0, and mhgd clips to them: set one, or clip=false."
-            )
+        clipping(clip, ce, kd, "mhgd")
         check(student, self.teacher, 1, "mhgd")
         self.weight, self.clip, self.init_epochs = weight, clip, init_epochs
         self.heads_weight_decay = heads_weight_decay

@@ -1,4 +1,4 @@
-"""Further copies of a net's last stage and classifier, side by side on the same map (ONE, OKDDip)."""
+"""Further copies of a net's last stages and classifier, side by side on the same map (ONE, OKDDip, MCL)."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from distill.models.reading import evaluating
 
 
 class Branch(nn.Module):
-    """The last stage and all that follows it, newly initialised; what comes before is not kept.
+    """The last stages and all that follows them, newly initialised; what comes before is not kept.
 
-    Raises ValueError for a net whose last stage is not a module on the map before it.
+    Raises ValueError for a net with no stage before them, or whose last ones are not modules on the map before.
     """
 
-    def __init__(self, net: FeatureNet) -> None:
+    def __init__(self, net: FeatureNet, stages: int = 1) -> None:
         super().__init__()
-        check_divides(net)
-        self.net = net.twin()
-        keep_used(self, torch.ones(1, *net.shapes[-2], device=next(net.parameters()).device))
+        check_divides(net, stages)
+        self.net, self.stages = net.twin(), stages
+        keep_used(self, torch.ones(1, *net.shapes[-1 - stages], device=next(net.parameters()).device))
 
     def forward(self, feature: Tensor) -> Tensor:
-        """Map before the last stage [B,C,H,W] -> logits [B,K]."""
-        return self.net.classify(last_stage(self.net, feature))
+        """Map before the last stages [B,C,H,W] -> logits [B,K]."""
+        return self.net.classify(last_stages(self.net, feature, self.stages))
 
     def finish(self, feature: Tensor) -> tuple[Tensor, Tensor]:
-        """Map before the last stage [B,C,H,W] -> logits [B,K] and what enters the classifier [B,D]."""
+        """Map before the last stages [B,C,H,W] -> logits [B,K] and what enters the classifier [B,D]."""
         entered: list[Tensor] = []
         hook = self.net.classifier.register_forward_pre_hook(lambda _, inputs: entered.append(inputs[0]))
         try:
@@ -40,41 +40,46 @@ class Branch(nn.Module):
 
 
 class Divided(nn.Module):
-    """A net up to its last stage and a branch from there on, as it is evaluated; gives logits [B,K]."""
+    """A net up to where a branch begins, and that branch, as they are evaluated; gives logits [B,K]."""
 
     def __init__(self, net: FeatureNet, branch: Branch) -> None:
         super().__init__()
         self.net, self.branch = net, branch
 
     def forward(self, inputs: Tensor) -> Tensor:
-        logits: Tensor = self.branch(self.net(inputs).features[-2])
+        logits: Tensor = self.branch(self.net(inputs).features[-1 - self.branch.stages])
         return logits
 
 
-def last_stage(net: FeatureNet, feature: Tensor) -> Tensor:
-    """Run the last stage on the map before it."""
+def last_stages(net: FeatureNet, feature: Tensor, stages: int) -> Tensor:
+    """Run the last stages on the map before them."""
     model = net.model
     if isinstance(model, CifarNet):
-        return model.stage(len(model.stage_names) - 1, feature)[0]
+        for index in range(len(model.stage_names) - stages, len(model.stage_names)):
+            feature = model.stage(index, feature)[0]
+        return feature
     infos: Any = model.feature_info
-    result: Tensor = model.get_submodule(list(infos)[-1]["module"])(feature)
-    return result
+    for info in list(infos)[-stages:]:
+        feature = model.get_submodule(info["module"])(feature)
+    return feature
 
 
-def check_divides(net: FeatureNet) -> None:
-    """Raise ValueError unless the last stage and the classifier give the net's own logits."""
+def check_divides(net: FeatureNet, stages: int = 1) -> None:
+    """Raise ValueError unless the last stages and the classifier give the net's own logits."""
+    if len(net.shapes) <= stages:
+        raise ValueError(f"{net.name} with stages {net.shapes} has none that branches could share: use method=dml.")
     device = next(net.parameters()).device
     images = torch.randn(1, net.in_chans, net.size, net.size, generator=torch.Generator().manual_seed(0))
     with torch.no_grad(), evaluating(net):
         seen = net(images.to(device))
         try:
-            logits = net.classify(last_stage(net, seen.features[-2]))
+            logits = net.classify(last_stages(net, seen.features[-1 - stages], stages))
             divides = torch.allclose(logits, seen.logits, rtol=1e-3, atol=1e-4)
         except (RuntimeError, ValueError, TypeError, AttributeError, IndexError):
             divides = False
     if not divides:
         raise ValueError(
-            f"{net.name} with stages {net.shapes} cannot be divided before its last stage: use whole nets as "
+            f"{net.name} with stages {net.shapes} cannot be divided before stage {-stages}: use whole nets as "
             "peers, with method=dml or method=okddip."
         )
 
