@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import scipy.stats
+from filelock import FileLock
 from rich.console import Console
 
 from distill import papers
@@ -158,6 +159,27 @@ def test_damaged_foreign_and_half_written_files_are_counted(tmp_path: Path) -> N
     assert len(found.damaged) == 9 and all("delete the folder" in why for why in found.damaged)
 
 
+def test_runs_without_a_result_are_listed_with_their_state_and_last_epoch(tmp_path: Path, capsys: Any) -> None:
+    running, cut = write_run(tmp_path, 1), write_run(tmp_path, 2)
+    failed = write_run(tmp_path, 3)
+    rows = [{"kind": "epoch", "phase": "p", "epoch": e, "epochs": 240, "test_accuracy": 40.0 + e} for e in (1, 2)]
+    for folder in (running, cut, failed):
+        (folder / "DONE").unlink()
+        (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (cut / "checkpoints").mkdir()
+    (cut / "checkpoints" / "1.ckpt").touch()
+    gone = failed.with_name("s9")
+    lines = [{"folder": str(folder), "code": 3, "why": "the loss is NaN"} for folder in (failed, gone)]
+    (tmp_path / "sweep.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with FileLock(running / ".lock"):
+        assert main([str(tmp_path), "--format", "md"]) == 0
+    said = capsys.readouterr().out.replace("\\", "")
+    assert "1 running, 1 cut off, 2 failed: see the table Not finished." in said
+    table = [line.split(" | ") for line in said.splitlines() if "cifar100/resnet56-resnet20" in line]
+    assert [row[0] for row in table] == ["| running", "| cut off", "| failed", "| failed"]
+    assert table[0][2:4] == ["epoch 2 of 240", "42.00"] and table[3][2:] == ["epoch 0", "–", "the loss is NaN |"]
+
+
 def test_a_copy_of_a_seed_does_not_narrow_the_spread(tmp_path: Path) -> None:
     write_run(tmp_path / "a", 1)
     write_run(tmp_path / "b", 1)
@@ -175,7 +197,8 @@ def test_mistakes_are_one_sentence_and_exit_code_2(
     assert main([str(tmp_path), "--out", str(tmp_path / "report.doc")]) == 2
     assert "end it in .md, .tex, .csv, .html" in capsys.readouterr().err
     assert main([str(tmp_path)]) == 0  # an empty folder is not a mistake
-    assert capsys.readouterr().out == "0 runs read.\n"
+    said = capsys.readouterr().out.splitlines()
+    assert said[0] == "0 runs read." and f"seed=1,2,3 output={tmp_path}" in said[1]  # what to run
 
 
 def test_three_thousand_runs_take_seconds(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 from distill.config.departs import departs_by_name
 from distill.result import BadResult, Result
 from distill.run_folder import RunFolder, find_runs
+from distill.sweep.states import Status, statuses
 
 REASONS = {
     "damaged": "damaged result.json",
@@ -77,6 +78,8 @@ class Found:
     runs: list[Run] = field(default_factory=list)
     skipped: Counter[str] = field(default_factory=Counter)
     damaged: list[str] = field(default_factory=list)  # what is wrong with runs that said that they were done
+    unfinished: list[Status] = field(default_factory=list)  # running, cut off or failed
+    folders: list[Path] = field(default_factory=list)  # that were looked through
 
     def line(self) -> str:
         """One line: how many runs were read and what was skipped."""
@@ -87,13 +90,13 @@ class Found:
         return " ".join([text + ".", *(f"Left out: {why}." for why in self.damaged)])
 
 
-def collect(folders: Iterable[str | Path]) -> Found:
-    """Read every run below `folders` (a folder, or a result.json itself).
+def collect(folders: Iterable[str | Path], unfinished: bool = False) -> Found:
+    """Read every run below `folders` (a folder, or a result.json itself); unfinished: the state of the others too.
 
     Raises:
         ValueError: a folder does not exist.
     """
-    found, seen = Found(), set()
+    folders, found, seen = list(folders), Found(), set()
     for folder in map(Path, folders):
         if not folder.exists():
             raise ValueError(
@@ -103,7 +106,11 @@ def collect(folders: Iterable[str | Path]) -> Found:
             if run.is_run and run.path.resolve() not in seen:  # the same folder may be reached by two arguments
                 seen.add(run.path.resolve())
                 _add(found, run)
-    return _without_copies(found)
+    kept = _without_copies(found)
+    kept.folders = list(dict.fromkeys(map(Path, folders)))
+    if unfinished:
+        kept.unfinished = [one for top in kept.folders if top.is_dir() for one in statuses(top, done=False)]
+    return kept
 
 
 def _add(found: Found, folder: RunFolder) -> None:

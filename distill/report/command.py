@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from distill import papers
 from distill.report import writers
-from distill.report.collect import collect
+from distill.report.against import document, figures, matches
+from distill.report.collect import Found, collect
+from distill.report.figures import Shown, pictures
 from distill.report.overview import overview
+from distill.report.page import render
+from distill.report.paper_latex import paper_latex
 from distill.report.papers_view import paper_document
 from distill.report.ranking import rankings
-from distill.report.summary import summarize
+from distill.report.summary import Row, summarize
+from distill.report.table import Document
 from distill.report.terminal import console, show
+from distill.report.unfinished import unfinished
 
 FORMATS = {"md": writers.markdown, "tex": writers.latex, "csv": writers.comma_separated}
+PAPER = "paper"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,33 +31,49 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = "Names of published tables: an id, an alias (crd_table1) or the start of ids (dkd)."
     add = parser.add_argument
     add("folders", nargs="+", metavar="FOLDER", help="folders with runs, such as outputs/cifar100")
-    add(
-        "--table",
-        action="append",
-        default=[],
-        metavar="NAME",
-        help="a published table to compare with; repeatable",
-    )
-    add("--format", choices=[*FORMATS, "html"], help="default: by the ending of --out, else for the terminal")
+    add("--table", action="append", default=[], metavar="NAME", help="a published table to compare with; repeatable")
+    add("--against", action="append", default=[], metavar="FOLDER", help="other results, side by side; repeatable")
+    formats = [*FORMATS, "html", PAPER]
+    said = "paper: LaTeX, methods by pairs as papers print them; default: by the ending of --out, else for the terminal"
+    add("--format", choices=formats, help=said)
     add("--all", action="store_true", help="on the terminal, every row, and the details of every configuration")
     add("--out", type=Path, metavar="FILE", help="write there instead of the terminal")
 
 
 def run(options: argparse.Namespace) -> None:
     """Print or write a report. Raises ValueError for a folder that is not there, a table or an ending not known."""
-    tables = [papers.tables()[name] for asked in options.table for name in papers.resolve(asked)]
     kind = options.format or _kind(options.out)
-    found = collect(options.folders)
+    if bool(options.table) + bool(options.against) + (kind == PAPER) > 1:
+        raise ValueError("--table, --against and --format paper are three different reports: give one of them.")
+    found = collect(options.folders, unfinished=True)
     rows = summarize(found.runs)
-    document = paper_document(tables, rows, found.line()) if tables else overview(found, rows)
+    if kind == PAPER:
+        return _write(paper_latex(rankings(rows)), options.out)
+    content = _against(options, rows) if options.against else _published(options.table, found, rows)
     if kind is None:
-        show(document, console(), options.all)
-    elif kind == "html":
-        from distill.report.page import page  # the only format that needs Jinja2
-
-        _write(page(document, [] if tables else rankings(rows)), options.out)
+        show(content[0], console(), options.all)
     else:
-        _write(FORMATS[kind](document), options.out)
+        _write(render(*content) if kind == "html" else FORMATS[kind](content[0]), options.out)
+    return None
+
+
+def _against(options: argparse.Namespace, rows: list[Row]) -> tuple[Document, Mapping[str, Shown]]:
+    """Two sets of results side by side."""
+    others = summarize(collect(options.against).runs)
+    sets = (options.folders, options.against)
+    names = [" + ".join(Path(folder).name for folder in one) for one in sets]
+    titles = names if names[0] != names[1] else [" + ".join(one) for one in sets]
+    return document(rows, others, (titles[0], titles[1])), figures(matches(rows, others))
+
+
+def _published(asked: list[str], found: Found, rows: list[Row]) -> tuple[Document, Mapping[str, Shown]]:
+    """Our results, beside published tables where some were asked for."""
+    tables = [papers.tables()[name] for one in asked for name in papers.resolve(one)]
+    if not tables:
+        return overview(found, rows), pictures(rankings(rows))
+    content = paper_document(tables, rows, found.line())
+    content.tables += [unfinished(found.unfinished)] if found.unfinished else []
+    return content, {}
 
 
 def _kind(out: Path | None) -> str | None:

@@ -51,6 +51,12 @@ def colours(ranked: Sequence[Ranking]) -> dict[str, str]:
     return {method: theme.kind(index) for index, method in enumerate(sorted(most, key=lambda one: -most[one]))}
 
 
+def pictures(ranked: Sequence[Ranking]) -> dict[str, Shown]:
+    """The charts of each ranking, by the key of its table."""
+    kinds = colours(ranked)
+    return {f"r{place}": shown(ranking, kinds) for place, ranking in enumerate(ranked)}
+
+
 def shown(ranking: Ranking, kinds: Colours) -> Shown:
     """The charts of a ranking that say something."""
     top = first(ranking.entries, FIRST)

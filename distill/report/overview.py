@@ -28,6 +28,7 @@ from distill.report.table import (
     without_empty,
     word,
 )
+from distill.report.unfinished import counted, unfinished, what_to_run
 
 COLUMNS = ["method", "n", "accuracy", "Δ alone", "95 % interval", "verdict", "closed %", "published"]
 COLUMNS += ["beside published"]
@@ -53,9 +54,11 @@ def overview(found: Found, rows: list[Row]) -> Document:
         for ranking in members:
             tables += [table(ranking, f"r{ranked.index(ranking)}", beside), details(ranking)]
     tables += [probed] if (probed := probe_table(rows)) else []
+    tables += [unfinished(found.unfinished)] if found.unfinished else []
     legend = [EXPLAIN, gains.RULE] if rows else []
     legend += [PUBLISHED_RULE] if beside else []
-    return Document("Distillation runs", tables, [found.line(), *below(ranked)], records(ranked), legend)
+    notes = [found.line(), *(what_to_run(found) if not rows else []), *counted(found.unfinished), *below(ranked)]
+    return Document("Distillation runs", tables, notes, records(ranked), legend)
 
 
 def table(ranking: Ranking, key: str, beside: dict[int, Published]) -> Table:
@@ -84,10 +87,10 @@ def _cells(entry: Entry, best: tuple[float | None, float | None], beside: Publis
     accuracy = mean_and_error(row.last)
     rank = 1 + best.index(row.last.mean) if row.last.mean in best else 0
     accuracy = Cell(accuracy.text, accuracy.value, "", accuracy.title, rank)
-    return [name, number(row.n, 0), accuracy, *_gained(entry.gain), _closed(row.closed), *_beside(beside)]
+    return [name, number(row.n, 0), accuracy, *gained(entry.gain), _closed(row.closed), *_beside(beside)]
 
 
-def _gained(gain: Gain | None) -> list[Cell]:
+def gained(gain: Gain | None) -> list[Cell]:
     """Difference, interval and verdict."""
     if gain is None:
         return [word(None)] * 3

@@ -9,15 +9,8 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from distill.charts import theme
-from distill.report.figures import Figure, Shown, colours, shown
-from distill.report.ranking import Ranking
+from distill.report.figures import Figure, Shown
 from distill.report.table import Document
-
-
-def page(document: Document, ranked: Sequence[Ranking]) -> str:
-    """The document's tables, each ranking below its charts."""
-    kinds = colours(ranked)
-    return render(document, {f"r{place}": shown(ranking, kinds) for place, ranking in enumerate(ranked)})
 
 
 def render(

@@ -1,0 +1,90 @@
+"""Which runs below a folder are done, running, cut off or failed: from their folders and from sweep.jsonl."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from distill import errors
+from distill.run_folder import RunFolder, find_runs
+from distill.sweep.jobs import last_attempts
+from distill.sweep.plan import CUT_OFF, DONE, RUNNING
+
+FAILED = "failed"
+STATES = (DONE, RUNNING, CUT_OFF, FAILED)  # in this order: what asks for something is read last
+STOPPED = (errors.DONE, errors.STOPPED, errors.INTERRUPTED)  # ends of an attempt that are no failure
+
+
+@dataclass(frozen=True)
+class Status:
+    """A run's state, the epoch that it has come to, its last test accuracy in percent, and why it failed."""
+
+    state: str
+    name: str
+    epoch: str
+    accuracy: float | None
+    why: str = ""
+    command: str | None = None
+
+
+def statuses(top: Path, done: bool = True) -> list[Status]:
+    """The status of every run below `top`, by state and name; done: those that are finished as well.
+
+    Raises ValueError where there is no such folder.
+    """
+    if not top.is_dir():
+        raise ValueError(f"there is no folder {top}: give the output folder of some runs, such as outputs")
+    runs = {folder.path.resolve(): folder for folder in find_runs(top) if folder.is_run}
+    attempts: dict[Path, dict[str, Any]] = {}
+    for output in {top.resolve(), *(path.parents[3] for path in runs if len(path.parents) > 3)}:
+        attempts |= last_attempts(output)
+    found = [_status(top, folder, attempts.get(path, {})) for path, folder in runs.items() if done or not folder.done]
+    found += [_status(top.resolve(), folder, row) for folder, row in _without_folder(top.resolve(), attempts)]
+    return sorted(found, key=lambda one: (STATES.index(one.state), one.name))
+
+
+def _without_folder(top: Path, attempts: Mapping[Path, dict[str, Any]]) -> Iterator[tuple[RunFolder, dict[str, Any]]]:
+    """The runs below `top` that failed before they left anything in a folder."""
+    for path, row in attempts.items():
+        if path.is_relative_to(top) and not path.exists() and row.get("code", errors.DONE) not in STOPPED:
+            yield RunFolder(path), row
+
+
+def _status(top: Path, folder: RunFolder, attempt: Mapping[str, Any]) -> Status:
+    """The status of one run; attempt: the last line that a sweep wrote on it."""
+    rows = folder.rows("epoch")
+    measured = [row["test_accuracy"] for row in rows if row.get("test_accuracy") is not None]
+    state, why = _state(folder, attempt)
+    result = folder.result if state == DONE else None
+    return Status(
+        state,
+        str(folder.path.relative_to(top)),
+        _epoch(rows),
+        result.accuracy.last if result else next(reversed(measured), None),
+        why,
+        None if state in (DONE, RUNNING) else attempt.get("command") or folder.command,
+    )
+
+
+def _state(folder: RunFolder, attempt: Mapping[str, Any]) -> tuple[str, str]:
+    """A run's state, and why it failed."""
+    if folder.locked:
+        return RUNNING, ""
+    if folder.done:
+        return DONE, ""
+    if damage := folder.damage:
+        return FAILED, damage
+    if attempt.get("code", errors.DONE) in STOPPED:
+        return CUT_OFF, ""
+    return FAILED, str(attempt.get("why") or attempt.get("outcome"))
+
+
+def _epoch(rows: list[dict[str, Any]]) -> str:
+    """The last epoch that was finished: `epoch 3 of 20`, and the phase where there are several."""
+    if not rows:
+        return "epoch 0"
+    last = rows[-1]
+    phase = f" of phase {last.get('phase')}" if len({row.get("phase") for row in rows}) > 1 else ""
+    return f"epoch {last.get('epoch')} of {last.get('epochs')}{phase}"
