@@ -14,43 +14,10 @@ import pytest
 
 from distill.__main__ import main
 from distill.cli import verbs
+from tests import program
 
 REPO = Path(__file__).resolve().parent.parent
 SEARCH = os.pathsep.join([*filter(None, [os.environ.get("PYTHONPATH")]), str(REPO)])
-
-# Runs many command lines in one process, with `distill.run` replaced: seeds from 90 on fail, each in its way.
-DRIVER = """
-import contextlib, io, json, os, sys, types
-from distill import errors
-from distill.cli import main as cli
-
-def run(cfg):
-    from distill import config
-    from hydra.core.hydra_config import HydraConfig
-    folder = config.identity(cfg)["folder"]
-    print("RAN", cfg.method.name, cfg.seed, folder, os.environ.get("HYDRA_FULL_ERROR"))
-    failures = {90: ValueError("no such data: put it there"), 91: errors.NonFinite("ce is NaN at step 3"),
-                92: errors.NoValidCheckpoint("all bad"), 93: errors.Stopped(),
-                94: errors.Stopped("stop", 130), 95: KeyboardInterrupt(), 96: MemoryError("out of memory"),
-                97: FileNotFoundError("x.pth is not there")}
-    if cfg.seed in failures:
-        raise failures[cfg.seed]
-    return {"accuracy": {"last": 50.0}}
-
-stub = types.ModuleType("distill.run")
-stub.run = run
-sys.modules["distill.run"] = stub
-for argv in json.load(sys.stdin):
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        try:
-            code = cli.main(argv)
-        except SystemExit as leaving:
-            code = leaving.code
-    result = {"code": code, "out": out.getvalue(), "err": err.getvalue(), "torch": "torch" in sys.modules}
-    print(json.dumps(result))
-"""
-
 
 def words(command: str) -> list[str]:
     """A command line; its sweep stays in the process that has the stub."""
@@ -59,23 +26,14 @@ def words(command: str) -> list[str]:
 
 def drive(commands: list[str], folder: Path, **env: str) -> list[dict[str, Any]]:
     """Run each command line (words separated by blanks) in `folder`; all in one process."""
-    done = subprocess.run(
-        [sys.executable, "-c", DRIVER],
-        input=json.dumps([words(command) for command in commands]),
-        text=True,
-        cwd=folder,
-        capture_output=True,
-        env=os.environ | {"PYTHONPATH": SEARCH} | env,
-    )
+    asked = json.dumps([words(command) for command in commands])
+    done = program.run(module="tests.cli_driver", text=asked, cwd=folder, env=env, preload=program.LIGHT)
     assert done.returncode == 0, done.stderr
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
 def distill(*argv: str, cwd: Path, **env: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "distill", *argv]
-    return subprocess.run(
-        command, cwd=cwd, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": SEARCH} | env
-    )
+    return program.run(*argv, cwd=cwd, env=env, preload=program.LIGHT)
 
 
 MISTAKES = {

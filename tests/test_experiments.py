@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from itertools import product, zip_longest
 from pathlib import Path
 from typing import Any
@@ -17,6 +14,7 @@ from distill.cli.command import read
 from distill.config.check import check
 from distill.report.compare import model_name
 from distill.sweep.compose import left_out
+from tests import program
 
 REPO = Path(__file__).resolve().parent.parent
 EXPERIMENTS = config.options("experiment")
@@ -199,9 +197,7 @@ def test_what_is_done_is_skipped(tmp_path: Path) -> None:
     one = ["experiment=mine", "pair=resnet14_resnet8", *tiny, "--config-dir", str(tmp_path / "extra")]
 
     def run(*words: str) -> Any:
-        command = [sys.executable, "-m", "distill", *one, *words]
-        env = os.environ | {"PYTHONPATH": str(REPO), "OMP_NUM_THREADS": "1"}
-        return subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, text=True)
+        return program.run(*one, *words, cwd=tmp_path)
 
     first = run("method=kd", "seed=1")
     assert first.returncode == 0, first.stderr

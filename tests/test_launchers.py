@@ -29,6 +29,7 @@ from distill import errors, signals, sweep
 from distill.files import write_json
 from distill.run_folder import RunFolder
 from distill.sweep import compose, failures, jobs, slots, snapshot
+from tests import program
 from tests.tiny import composed
 
 REPO = Path(__file__).resolve().parent.parent
@@ -310,20 +311,14 @@ def test_launchers_that_are_not_there_are_said_to_be(monkeypatch: pytest.MonkeyP
 
 # --- real runs
 
-STARTED: list[subprocess.Popen[str]] = []
+STARTED: list[program.Program] = []
 
 
-def start(output: Path, *overrides: str, **env: str) -> subprocess.Popen[str]:
+def start(output: Path, *overrides: str, **env: str) -> program.Program:
     """Start a sweep as a shell does, in a group of its own."""
     path = os.pathsep.join([*filter(None, [os.environ.get("PYTHONPATH")]), str(REPO)])
-    started = subprocess.Popen(
-        [sys.executable, "-m", "distill", "-m", *SMALL, f"output={output}", *overrides],
-        env=os.environ | {"PYTHONPATH": path} | env,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        start_new_session=True,
-    )
+    env = {"PYTHONPATH": path, **env}
+    started = program.start("-m", *SMALL, f"output={output}", *overrides, env=env, new_session=True)
     STARTED.append(started)
     return started
 
@@ -374,8 +369,7 @@ def test_a_sweep_of_real_runs(output: Path) -> None:
     assert logs["0.06"].count("--- python -m distill") == 2 and "test" in logs["0.05"]
 
     asked = [*SMALL, f"output={output}2", "schedule.epochs=6", "schedule.lr=0.06"]
-    alone = [sys.executable, "-m", "distill", *asked]
-    subprocess.run(alone, cwd=REPO, check=True, capture_output=True)
+    assert program.run(*asked).returncode == 0
     (weights,) = Path(f"{output}2").rglob("student.safetensors")
     assert (output / weights.relative_to(f"{output}2")).read_bytes() == weights.read_bytes()
 

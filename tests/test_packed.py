@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import pytest
 import torch
@@ -19,7 +18,7 @@ from distill.data.arrays import SharedSource
 from distill.run import Experiment, Inputs, make_inputs
 from distill.signals import StopSignals
 from distill.sweep.packed import packs, shared_inputs
-from tests import tiny
+from tests import program, tiny
 from tests.replay import Replay
 
 SMALL = [
@@ -34,9 +33,8 @@ SMALL = [
 ]
 
 
-def launch(output: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "distill", "-m", *SMALL, "teacher.weights=none", f"output={output}", *overrides]
-    return subprocess.run(command, capture_output=True, text=True)
+def launch(output: Path, *overrides: str) -> CompletedProcess[str]:
+    return program.run("-m", *SMALL, "teacher.weights=none", f"output={output}", *overrides)
 
 
 def rows(folder: Path) -> list[dict]:

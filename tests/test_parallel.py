@@ -15,7 +15,7 @@ from distill import parallel
 from distill.batch import Batch
 from distill.data import Data
 from distill.method import Method
-from tests import tiny
+from tests import program, tiny
 
 SMALL_VIT = {"patch_size": 4, "embed_dim": 32, "depth": 4, "num_heads": 2}  # no BatchNorm
 METHODS = ("kd", "sp", "crd")
@@ -49,11 +49,11 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, dict]]:
     port = str(20000 + os.getpid() % 20000)
     jobs = []
     for rank in range(2):
-        env = {**os.environ, "WORLD_SIZE": "2", "RANK": str(rank), "LOCAL_RANK": str(rank), "MASTER_ADDR": "127.0.0.1",
+        env = {"WORLD_SIZE": "2", "RANK": str(rank), "LOCAL_RANK": str(rank), "MASTER_ADDR": "127.0.0.1",
                "MASTER_PORT": port}  # fmt: skip
-        command = [sys.executable, "-m", "tests.test_parallel", str(folder), str(folder / f"{rank}.json")]
-        jobs.append(subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True))
-    said = [job.communicate()[1] for job in jobs]
+        words = [str(folder), str(folder / f"{rank}.json")]
+        jobs.append(program.start(*words, module="tests.test_parallel", env=env))
+    said = [job.communicate() for job in jobs]
     assert [job.returncode for job in jobs] == [0, 0], said
     return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(2)]
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from torch import nn
 
 from distill import parallel
 from distill.method import Method, refuse
-from tests import tiny
+from tests import program, tiny
 
 ALONE = ("cmi", "deepinversion")
 MORE = ["kdcl method.variant=general", "crd uneven", "ps-kd uneven"]
@@ -78,11 +77,10 @@ def ranks(folder: Path) -> list[dict[str, Any]]:
     """What two processes found, {run: {buffers, weights}} each."""
     jobs = []
     for rank in range(2):
-        env = {**os.environ, "WORLD_SIZE": "2", "RANK": str(rank), "LOCAL_RANK": str(rank)}
+        env = {"WORLD_SIZE": "2", "RANK": str(rank), "LOCAL_RANK": str(rank)}
         env |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": PORT}
-        command = [sys.executable, "-m", "tests.test_parallel_contract", str(folder)]
-        jobs.append(subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True))
-    said = [job.communicate(timeout=600)[1] for job in jobs]
+        jobs.append(program.start(str(folder), module="tests.test_parallel_contract", env=env))
+    said = [job.communicate() for job in jobs]
     assert [job.returncode for job in jobs] == [0, 0], said
     return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(2)]
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import logging
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +15,7 @@ from distill.config import protocol
 from distill.config.check import check
 from distill.engine.optim import learning_rate, momentum
 from distill.papers import settings
+from tests import program
 from tests.test_settings import composed
 
 CONF = config.conf_dir()
@@ -125,7 +124,7 @@ def test_without_a_protocol_it_is_refused_in_one_sentence(words: list[str], text
 
 def test_the_command_line_refuses_it_with_exit_code_2(tmp_path: Path) -> None:
     words = ["-m", "method=kd,adv-logits", "dataset=cifar100", "schedule=paper", f"output={tmp_path}"]
-    made = subprocess.run([sys.executable, "-m", "distill", *words], capture_output=True, text=True, cwd=tmp_path)
+    made = program.run(*words, cwd=tmp_path, preload=program.LIGHT)
     assert made.returncode == 2 and made.stdout == ""
     assert made.stderr.strip() == (
         "distill: schedule=paper dataset=cifar100: method=adv-logits has no published protocol: "

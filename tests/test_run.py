@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 
 from distill import config
 from distill.run import run
-from tests import tiny
+from tests import program, tiny
 
 SMALL = (
     "student=resnet8",
@@ -36,7 +36,7 @@ def small(output: Path, *overrides: str):
 
 
 def command(output: Path, *overrides: str) -> list[str]:
-    return [sys.executable, "-m", "distill", *SMALL, f"output={output}", "schedule.batch_size=32", *overrides]
+    return [*SMALL, f"output={output}", "schedule.batch_size=32", *overrides]
 
 
 @pytest.fixture(scope="module")
@@ -127,7 +127,7 @@ others = {"torchvision", "timm", "wandb", "PIL", "sklearn", "scipy", "huggingfac
 others |= {"torch._dynamo", "torch._inductor", "sympy"}  # a second of torch's compiler
 print(code, sorted(others & set(sys.modules)))
 """
-    arguments = command(tmp_path, "method=kd", "teacher=resnet8", "schedule.epochs=1", "tracking=off")[3:]
+    arguments = command(tmp_path, "method=kd", "teacher=resnet8", "schedule.epochs=1", "tracking=off")
     done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, cwd=tmp_path,
                           env={**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)})  # fmt: skip
     assert done.stdout.splitlines()[-1] == "0 []", done.stderr
@@ -168,9 +168,7 @@ def test_kill_nine_in_the_middle_of_a_run_changes_no_bit(shared: Path, tmp_path:
     run(uncut, whole, table=False)
     cfg, cut = small(tmp_path / "cut", *options)
     for lines in (9, 25):
-        process = subprocess.Popen(
-            command(tmp_path / "cut", *options), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
+        process = program.start(*command(tmp_path / "cut", *options))
         metrics = cut / "metrics.jsonl"
         while process.poll() is None and (not metrics.exists() or len(metrics.read_bytes().splitlines()) < lines):
             time.sleep(0.002)
@@ -189,14 +187,12 @@ def test_kill_nine_in_the_middle_of_a_run_changes_no_bit(shared: Path, tmp_path:
 def test_term_leaves_with_75_and_the_same_command_goes_on(shared: Path, tmp_path: Path) -> None:
     options = ("method=kd", "teacher.weights=none", "schedule.epochs=40", "log_every=1")
     _, folder = small(tmp_path, *options)
-    process = subprocess.Popen(
-        command(tmp_path, *options), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-    )
+    process = program.start(*command(tmp_path, *options))
     while process.poll() is None and not (folder / "metrics.jsonl").exists():
         time.sleep(0.01)
     process.send_signal(signal.SIGTERM)
     assert process.wait() == 75
-    assert "SIGTERM" in process.stderr.read()
+    assert "SIGTERM" in process.said()[1]
     assert list((folder / "checkpoints").glob("*.ckpt")) and not (folder / "DONE").exists()
     cfg, _ = small(tmp_path, *options)
     result = run(cfg, folder, table=False)
@@ -207,11 +203,8 @@ def test_term_leaves_with_75_and_the_same_command_goes_on(shared: Path, tmp_path
 
 
 def test_two_jobs_that_start_together_train_the_teacher_once(tmp_path: Path) -> None:
-    jobs = [
-        subprocess.Popen(command(tmp_path, f"method={m}"), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        for m in ("kd", "fitnet")
-    ]
-    said = [job.communicate()[0] for job in jobs]
+    jobs = [program.start(*command(tmp_path, f"method={m}")) for m in ("kd", "fitnet")]
+    said = [job.communicate() for job in jobs]
     assert [job.returncode for job in jobs] == [0, 0], said
     (teacher,) = tmp_path.glob("digits/none-resnet14/*/s0")
     rows = [json.loads(line) for line in (teacher / "metrics.jsonl").read_text().splitlines()]
@@ -257,7 +250,7 @@ def test_an_unwritable_folder_is_a_sentence(tmp_path: Path) -> None:
 def test_a_damaged_checkpoint_of_a_run_is_passed_over(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     options = ("method=none", "schedule.epochs=30", "log_every=1", "save_minutes=0")
     cfg, folder = small(tmp_path, *options)
-    process = subprocess.Popen(command(tmp_path, *options), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = program.start(*command(tmp_path, *options))
     while process.poll() is None and len(list((folder / "checkpoints").glob("*.ckpt"))) < 2:
         time.sleep(0.002)
     process.kill()

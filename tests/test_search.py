@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shlex
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -26,6 +24,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from distill.cli import verbs  # noqa: E402
 from distill.data import loading  # noqa: E402
 from distill.search import space, study, trial  # noqa: E402
+from tests import program  # noqa: E402
 
 REPO = Path(__file__).resolve().parent.parent
 TINY = ["student=resnet8", "teacher=resnet14", "teacher.weights=none", "dataset.fraction=0.1", "schedule.epochs=1",
@@ -173,8 +172,7 @@ def test_a_trial_that_fails_is_told_and_three_end_the_search(
 def test_a_kill_costs_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """SIGKILL in the middle of a trial, and half a line at the journal's end: the trial goes on from its checkpoint."""
     words = [*TINY[:4], "schedule.epochs=12", *TINY[5:], "save_minutes=0", *SPACE, "--trials=1", "--storage=k.journal"]
-    env = os.environ | {"PYTHONPATH": str(REPO), "OMP_NUM_THREADS": "1"}
-    worker = subprocess.Popen([sys.executable, "-m", "distill", "search", *words], env=env, stdout=subprocess.DEVNULL)
+    worker = program.start("search", *words)
     while not list(tmp_path.glob("outputs/digits/*/*/s1/checkpoints/step-00000000[3-9].ckpt")):
         assert worker.poll() is None
         time.sleep(0.01)
@@ -258,10 +256,8 @@ def test_no_more_trials_are_begun_than_asked_for() -> None:
 
 def test_two_workers_share_the_trials(tmp_path: Path) -> None:
     words = [*TINY, *SPACE, "--trials", "4", "--storage", "sqlite:///w.db"]
-    env = os.environ | {"PYTHONPATH": str(REPO), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "distill", "search", *words]
-    workers = [subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    outs = [worker.communicate()[0] for worker in workers]
+    workers = [program.start("search", *words) for _ in range(2)]
+    outs = [worker.communicate() for worker in workers]
     assert [worker.returncode for worker in workers] == [0, 0], outs
     trials = only_study("sqlite:///w.db").trials
     assert [one.state.name for one in trials] == ["COMPLETE"] * 4
