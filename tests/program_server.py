@@ -81,7 +81,8 @@ def become(argv: list[str], cwd: str, env: dict[str, str], new_session: bool) ->
     os.chdir(cwd)
     os.environ.clear()
     os.environ.update(env)
-    streams = [open(file, mode, bufsize, closefd=False) for file, mode, bufsize in ((0, "r", -1), (1, "w", -1), (2, "w", 1))]  # noqa: SIM115
+    ways = ((0, "r", -1), (1, "w", -1), (2, "w", 1))
+    streams = [open(number, mode, buffering, closefd=False) for number, mode, buffering in ways]  # noqa: SIM115
     sys.stdin, sys.stdout, sys.stderr = sys.__stdin__, sys.__stdout__, sys.__stderr__ = streams
     given = [path for path in env.get("PYTHONPATH", "").split(os.pathsep) if path]
     sys.path[:0] = [cwd, *(path for path in given if path not in sys.path)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from itertools import product, zip_longest
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from distill.config.check import check
 from distill.report.compare import model_name
 from distill.sweep.compose import left_out
 from tests import program
+from tests.tiny import composed
 
 REPO = Path(__file__).resolve().parent.parent
 EXPERIMENTS = config.options("experiment")
@@ -60,18 +62,29 @@ def folder(cfg: DictConfig) -> str:
     return config.identity(cfg)["folder"]
 
 
+@cache
+def compositions() -> dict[str, list[list[str]]]:
+    """For each experiment the first value of each key, then those that no experiment before it has for its data set."""
+    found: dict[str, list[list[str]]] = {}
+    known: dict[str, set[str]] = {}
+    for name in EXPERIMENTS:
+        values = {key: [f"{key}={value}" for value in values] for key, values in swept(name).items()}
+        first = {key: words[0] for key, words in values.items()}
+        found[name] = [list(first.values())]
+        dataset = str([item for item in loaded(name).get("defaults", []) if "dataset" in str(item)])
+        before = known.setdefault(dataset, set())
+        new = {key: [word for word in words[1:] if word not in before] for key, words in values.items() if key != "seed"}
+        for row in zip_longest(*new.values()):
+            chosen = {key: word for key, word in zip(new, row, strict=True) if word}
+            found[name].append(list((first | chosen).values()))
+        before.update(word for words in values.values() for word in words)
+    return found
+
+
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_every_experiment_composes(name: str) -> None:
-    """Each value of each key, though not each combination."""
-    params = swept(name)
-    assert not params or loaded(name).hydra.mode == "MULTIRUN"
-    first = {key: values[0] for key, values in params.items()}
-    from tiny import composed
-
-    varied = {key: values for key, values in params.items() if key != "seed"}  # one seed composes as another does
-    for values in zip_longest(*varied.values()) if varied else [()]:
-        chosen = first | {key: value for key, value in zip(varied, values, strict=True) if value is not None}
-        words = [f"{key}={value}" for key, value in chosen.items()]
+    assert not swept(name) or loaded(name).hydra.mode == "MULTIRUN"
+    for words in compositions()[name]:
         if not left_out(loaded(name), words):
             cfg = composed(f"experiment={name}", *words)
             check(cfg)

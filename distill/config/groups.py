@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable, Mapping
+from copy import deepcopy
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +26,17 @@ def conf_dir() -> Path:
 def load(group: str, name: str) -> DictConfig | None:
     """conf/<group>/<name>.yaml as it stands, None where there is no such file; a schedule with what it takes over."""
     path = conf_dir() / group / f"{name}.yaml"
-    config = OmegaConf.load(path) if path.is_file() else None
+    config = deepcopy(_parsed(path, path.stat().st_mtime_ns)) if path.is_file() else None
     if isinstance(config, DictConfig) and group == "schedule" and "defaults" in config:
         taken: list[Any] = [load(group, str(other)) or {} for other in config.pop("defaults")]
         config = OmegaConf.merge(*taken, config)
     return config if isinstance(config, DictConfig) else None
+
+
+@cache
+def _parsed(path: Path, changed: int) -> Any:
+    """The file as it was at a time; a sweep asks for the same ones for every job."""
+    return OmegaConf.load(path)
 
 
 def options(group: str, folders: Iterable[Path] = ()) -> list[str]:
