@@ -73,7 +73,8 @@ def compositions() -> dict[str, list[list[str]]]:
         found[name] = [list(first.values())]
         dataset = str([item for item in loaded(name).get("defaults", []) if "dataset" in str(item)])
         before = known.setdefault(dataset, set())
-        new = {key: [word for word in words[1:] if word not in before] for key, words in values.items() if key != "seed"}
+        others = {key: words[1:] for key, words in values.items() if key != "seed"}
+        new = {key: [word for word in words if word not in before] for key, words in others.items()}
         for row in zip_longest(*new.values()):
             chosen = {key: word for key, word in zip(new, row, strict=True) if word}
             found[name].append(list((first | chosen).values()))
