@@ -322,7 +322,7 @@ def test_stl10_is_loaded_at_the_size_of_cifar(tmp_path: Path, monkeypatch: pytes
     write_stl10(tmp_path, (20, 10))
     monkeypatch.setitem(readers.READERS, "stl10", lambda root: read_stl10(root, counts=(20, 10)))
     node = OmegaConf.load(config.conf_dir() / "dataset" / "stl10.yaml")
-    data = load({**OmegaConf.to_container(node, resolve=True), "root": str(tmp_path)})  # type: ignore[dict-item]
+    data = load(DataSpec.of({**OmegaConf.to_container(node, resolve=True), "root": str(tmp_path)}))  # type: ignore[dict-item]
     assert data.train.images.shape == (20, 32, 32, 3) and data.info.num_classes == 10
 
 

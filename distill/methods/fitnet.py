@@ -54,15 +54,21 @@ class FitNet(Method):
             raise ValueError("fitnet would never use its hint: set method.hint_epochs or method.weight above 0.")
         if not 0 <= kd_fall <= 1:
             raise ValueError(f"method.kd_fall is {kd_fall}: give the share of kd that is left at the end, 0 to 1.")
-        self.kd_start, self.kd_fall = kd, kd_fall
+        self.kd_fall = kd_fall
         self.weight, self.hint_stage, self.hint_epochs = weight, hint_stage, hint_epochs
         guided = stage(student.shapes, hint_stage, student.name)
         self.regressor = conv_regressor(guided, stage(self.teacher.shapes, hint_stage, self.teacher.name))
 
-    def before_epoch(self) -> None:
+    @property
+    def kd(self) -> float:
+        """The soft targets' weight in this epoch, by its number: a run may go on in the middle of one."""
         begin, end = FALL
         done = min(max((self.epoch / self.epochs - begin) / (end - begin), 0.0), 1.0)
-        self.kd = self.kd_start * (1 - (1 - self.kd_fall) * done)
+        return self.kd_start * (1 - (1 - self.kd_fall) * done)
+
+    @kd.setter
+    def kd(self, start: float) -> None:
+        self.kd_start = start
 
     def hint(self, student: Outputs, teacher: Outputs) -> Tensor:
         regressed = self.regressor(student.features[self.hint_stage - 1])
