@@ -181,7 +181,7 @@ def make_inputs(spec: RunSpec, reads: Collection[str] | None = None) -> Inputs:
         torch.set_num_threads(machine.threads)
     data = load(spec.dataset, device, hyperrule.adapt(spec.schedule, spec.dataset))
     schedule = make_schedule(spec, data.info.num_train)
-    given = {key: value for key in ("mixup", "drawn") if (value := getattr(schedule, key))}
+    given = {key: value for key in ("mixup", "drawn", "last_batch") if (value := getattr(schedule, key))}
     source = data.source(batch_size=schedule.batch_size, seed=spec.seed, **given)
     compiling = Compiling.of(machine.compile, schedule.batch_size, source.steps * schedule.epochs, device)
     teachers = prepare(spec, data, device, train=run_first, compiling=compiling, mixed="mixup" in given, reads=reads)

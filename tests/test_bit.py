@@ -391,7 +391,7 @@ def test_mixup_mixes_images_views_and_labels_alike() -> None:
     assert min(shares) >= 0.5 and len(set(shares)) == len(shares)
     rest = next(data.source(batch_size=8, seed=1, mixup=0.8).epoch(2, start=2))
     assert torch.equal(rest.inputs, mixed[2].inputs) and torch.equal(rest.truth, mixed[2].truth)
-    assert data.source(batch_size=8, seed=1, mixup=0.8).replace(drop_last=True).mixup == 0.8
+    assert data.source(batch_size=8, seed=1, mixup=0.8).replace(last_batch="drop").mixup == 0.8
     assert plain[0].targets is None
 
 

@@ -94,7 +94,7 @@ def test_both_sides_see_the_same_crop_and_flip(name: str, chans: int) -> None:
         assert a.inputs.shape[1] == chans and a.inputs.is_contiguous(memory_format=torch.channels_last)
     student, teacher = (next(viewed.evaluation(6, side))[0] for side in ("student", "teacher"))
     assert student.shape[1] == chans and torch.allclose(teacher, next(plain.evaluation(6))[0], atol=1e-5)
-    again = viewed.source(batch_size=5, seed=1).replace(drop_last=True)
+    again = viewed.source(batch_size=5, seed=1).replace(last_batch="drop")
     assert next(again.epoch(2)).inputs.shape[1] == chans and isinstance(again, ArraySource)
 
 

@@ -122,7 +122,7 @@ def test_order_and_views_do_not_depend_on_the_batch_size():
 
 def test_drop_last_and_replace():
     source = toy()
-    dropped = source.replace(drop_last=True)
+    dropped = source.replace(last_batch="drop")
     assert (source.steps, dropped.steps) == (4, 3)
     assert same(list(dropped.epoch(1))[2], list(source.epoch(1))[2])
     still = source.replace(pad=0, flip=False)
@@ -141,7 +141,7 @@ def test_batch_size_below_one(size):
 
 def test_drop_last_with_too_few_images():
     with pytest.raises(ValueError, match="no batch of 64"):
-        toy(batch_size=64, drop_last=True)
+        toy(batch_size=64, last_batch="drop")
 
 
 def test_evaluation_is_in_order_and_normalised():
@@ -521,7 +521,7 @@ def test_folder_batches_do_not_depend_on_workers_or_resume(tmp_path):
         tail = list(helped.epoch(epoch, start=1))
         assert len(tail) == 2 and torch.equal(tail[1].inputs, one[2].inputs)
     assert not torch.equal(next(alone.epoch(1)).index, next(alone.epoch(2)).index)
-    assert helped.waits.take() > 0 and helped.replace(drop_last=True).steps == 2
+    assert helped.waits.take() > 0 and helped.replace(last_batch="drop").steps == 2
 
 
 def test_folder_info_and_evaluation(tmp_path):

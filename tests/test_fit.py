@@ -163,7 +163,7 @@ def test_other_optimisers_come_from_timm_and_nonsense_is_named() -> None:
     assert make_optimizer(weight, lamb, 1e-3).param_groups[0]["betas"] == (0.8, 0.9)
     with pytest.raises(ValueError, match="the optimiser lamb has no option momentum"):
         make_optimizer(weight, {**lamb, "momentum": 0.9}, 1e-3)
-    with pytest.raises(ValueError, match="the optimiser lamb has no such option .*'dampenin'"):
+    with pytest.raises(ValueError, match="the optimiser lamb has no option dampenin"):
         make_optimizer(weight, {**lamb, "dampenin": 0.9}, 1e-3)
     with pytest.raises(ValueError, match="schedule.optimizer.name=adamm"):
         make_optimizer(weight, {"name": "adamm", "weight_decay": 0.0}, 1e-3)

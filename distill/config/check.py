@@ -72,6 +72,8 @@ def check_schedule(schedule: Mapping[str, Any]) -> None:
         raise ValueError("schedule.momentum_start and schedule.momentum_epochs belong together: give both or neither")
     if schedule.get("restart") and not (schedule.get("decay", "step") == "step" and schedule.get("milestones")):
         raise ValueError("schedule.restart starts the optimiser anew at milestones, and there are none: leave it null")
+    if schedule.get("rule") and schedule.get("last_batch") not in (None, "auto"):
+        raise ValueError("schedule.last_batch: the rule draws its batches, and no image is left over: leave it null")
     if schedule.get("lr_min") and schedule.get("decay") not in ("cosine", "linear"):
         raise ValueError("schedule.lr_min is where decay=cosine and decay=linear end: leave it null")
 

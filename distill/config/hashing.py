@@ -41,6 +41,8 @@ def science(cfg: DictConfig) -> dict[str, Any]:
     if has_teacher(cfg):
         several = [{**spec, **dict.fromkeys(OWN), **_training(cfg, spec)} for spec in teacher_specs(cfg)]
         parts["teacher"] = several[0] if len(several) == 1 else several
+    if parts["schedule"].get("last_batch") == "auto":  # what null stands for
+        del parts["schedule"]["last_batch"]
     return {**parts, "precision": plain(cfg, "precision")}
 
 

@@ -13,7 +13,9 @@ from distill.config.groups import plain
 def refuse_keys(name: str, refuses: Mapping[str, str], schedule: Mapping[str, Any]) -> None:
     """Raise ValueError where a schedule sets a key that the method `name` refuses (key: why)."""
     for key, why in refuses.items():
-        if schedule.get(key):
+        if key == "last_batch" and schedule.get(key) in ("keep", "merge"):
+            raise ValueError(f"method={name} takes whole batches alone, {why}: give schedule.last_batch=drop, or null")
+        if key != "last_batch" and schedule.get(key):
             by_rule = " (schedule=bit sets it)" if key == "mixup" and schedule.get("rule") else ""
             raise ValueError(
                 f"method={name} cannot honour schedule.{key}={schedule[key]}{by_rule}: {why}; set schedule.{key}=0."

@@ -124,6 +124,7 @@ SCHEDULE: dict[str, Rule] = {
     "init_epochs": WHOLE,
     "mixup": or_null(_number(lambda value: 0 <= value <= 1000, "is an alpha: it must be in [0, 1000]")),
     "label_smoothing": or_null(BELOW_ONE),
+    "last_batch": or_null(_one_of("auto", "keep", "drop", "merge")),
     "decay": _one_of("step", "exponential", "cosine", "linear", "constant"),
     "lr_min": or_null(NOT_NEGATIVE),
     "clip_grad": or_null(POSITIVE),

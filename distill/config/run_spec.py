@@ -113,6 +113,11 @@ class ScheduleSpec:
         return int(self.settings.get("drawn") or 0)
 
     @property
+    def last_batch(self) -> str:
+        """What becomes of the images that an epoch's last batch lacks, see data.arrays."""
+        return str(self.settings.get("last_batch") or "auto")
+
+    @property
     def zero_head(self) -> bool:
         """Whether the student's classifier starts at zero."""
         return bool(self.settings.get("zero_head"))

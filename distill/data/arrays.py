@@ -36,6 +36,20 @@ def steps_for(count: int, batch_size: int, drop_last: bool) -> int:
     return steps
 
 
+def cut_up(count: int, batch_size: int, last_batch: str) -> tuple[int, int]:
+    """(steps, end): batches an epoch of `count` images, and where the last one ends, which may be smaller or larger.
+
+    last_batch: keep, drop or merge what is left over; auto keeps it unless it would give a process a single image, of
+    which a BatchNorm knows no spread, and merges it into the batch before. Raises ValueError as `steps_for` does.
+    """
+    steps = steps_for(count, batch_size, last_batch == "drop")
+    rest = count - (steps - 1) * batch_size
+    if last_batch == "drop" or steps == 1 or rest >= batch_size:
+        return steps, min(steps * batch_size, count)
+    merged = last_batch == "merge" or (last_batch == "auto" and rest < 2 * parallel.world())
+    return steps - merged, count
+
+
 def mixed(batch: Batch, alpha: float, num_classes: int, *keys: int) -> Batch:
     """The batch by MixUp of that alpha, a pure function of the keys (seed, epoch, step); as it is for alpha 0."""
     return mix(batch, alpha, num_classes, seeded(*keys, STREAM)) if alpha else batch
@@ -78,9 +92,10 @@ class ArraySource:
     resize: pixels that images are brought to before they are padded and crops of info.size drawn; 0: as they are.
     per_class: images of each class in a batch, see `ClassBatches`; 0: every image once an epoch, as it comes.
     drawn: batches of an epoch, each of batch_size images drawn with replacement; 0: every image once an epoch.
+    last_batch: what becomes of the images that are left over, see `cut_up`.
 
-    Raises ValueError for a batch size below 1, for drop_last with fewer images than a batch, and for batches that
-    `per_class` cannot fill.
+    Raises ValueError for a batch size below 1, for last_batch="drop" with fewer images than a batch, and for batches
+    that `per_class` cannot fill.
     """
 
     def __init__(
@@ -96,7 +111,7 @@ class ArraySource:
         crops: int = 1,
         resize: int = 0,
         augment: Augment | None = None,
-        drop_last: bool = False,
+        last_batch: str = "keep",
         per_class: int = 0,
         drawn: int = 0,
         views: Views | None = None,
@@ -104,14 +119,16 @@ class ArraySource:
     ) -> None:
         self.settings: dict[str, Any] = dict(
             split=split, info=info, batch_size=batch_size, seed=seed, pad=pad, pad_mode=pad_mode, flip=flip,
-            crops=crops, resize=resize, augment=augment, drop_last=drop_last, per_class=per_class, drawn=drawn,
+            crops=crops, resize=resize, augment=augment, last_batch=last_batch, per_class=per_class, drawn=drawn,
             views=views, mixup=mixup,
         )  # fmt: skip
         self.mixup = mixup
         self.split, self.info, self.batch_size, self.seed = split, info, batch_size, seed
         self.pad, self.pad_mode, self.flip, self.further, self.augment = pad, pad_mode, flip, crops - 1, augment
         self.resize, self.places = resize, places(resize or info.size, pad, info.size)
-        self.steps = drawn or steps_for(len(split), batch_size, drop_last or bool(per_class))
+        self.steps, self.end = cut_up(len(split), batch_size, "drop" if per_class else last_batch)
+        if drawn:
+            self.steps, self.end = drawn, drawn * batch_size
         self.drawn = bool(drawn and not per_class)
         self.classes = ClassBatches(info.labels, batch_size, per_class, parallel.world()) if per_class else None
         self.shown = self.steps * batch_size if per_class or drawn else len(split)  # positions in an epoch
@@ -123,7 +140,7 @@ class ArraySource:
         self._crops: Tensor | None = None
 
     def replace(self, **changes: Any) -> ArraySource:
-        """The same source with other keyword arguments, such as drop_last=True or flip=False."""
+        """The same source with other keyword arguments, such as last_batch="drop" or flip=False."""
         other = type(self)(**{**self.settings, **changes})
         if other.split is self.split and (other.pad, other.pad_mode) == (self.pad, self.pad_mode):
             other._crops = self._crops  # the padded images are shared
@@ -136,7 +153,7 @@ class ArraySource:
             yield self._batch(plan, epoch, step)
 
     def _batch(self, plan: Plan, epoch: int, step: int) -> Batch:
-        part = slice(step * self.batch_size, (step + 1) * self.batch_size)
+        part = part_of_epoch(self, step)
         rows, draws = plan.order[part], plan.draws[part]
         drawn = [draws] if plan.more is None else [draws, *plan.more[:, part]]
         pixels = [self.cut(rows, each) for each in drawn]
@@ -165,7 +182,8 @@ class ArraySource:
         """What `augment` draws for an epoch, if there is one."""
         if not self.augment:
             return None
-        return self.augment.epoch(generator, self.shown, self.batch_size, self.split.images.device)
+        merged = self.steps if self.end > self.steps * self.batch_size else None
+        return self.augment.epoch(generator, self.shown, self.batch_size, self.split.images.device, merged)
 
     def cut(self, rows: Tensor, draws: Tensor) -> Tensor:
         """The crops and flips uint8 [B,S,S,C] of images `rows` [B]; draws [B,3 or more] are dy, dx, flip, ..."""
@@ -196,6 +214,12 @@ def places(side: int, pad: int, size: int) -> int:
     if count < 1:
         raise ValueError(f"crops of {size} pixels do not fit in images of {side}: raise dataset.resize, or lower size")
     return count
+
+
+def part_of_epoch(source: Any, step: int) -> slice:
+    """The places in an epoch of a step's images."""
+    first = step * source.batch_size
+    return slice(first, source.end if step == source.steps - 1 else first + source.batch_size)
 
 
 def order_of(source: Any, generator: torch.Generator) -> tuple[Tensor, bool]:

@@ -68,31 +68,37 @@ class Augment:
         self.size, self.rotate, self.operations, self.boxes = size, rotate, operations, boxes
         self.fill = torch.tensor(fill, dtype=torch.uint8)
 
-    def epoch(self, generator: Generator, count: int, batch_size: int, device: torch.device) -> Epoch:
-        """Draw for `count` positions in batches of batch_size."""
+    def epoch(
+        self, generator: Generator, count: int, batch_size: int, device: torch.device, steps: int | None = None
+    ) -> Epoch:
+        """Draw for `count` positions in batches of batch_size; steps: where the last batch is larger, how many."""
         turns = None
         if self.rotate:
             degrees = (2 * torch.rand(count, generator=generator, dtype=torch.float64) - 1) * self.rotate
             turns = pil.fixed(pil.rotations(degrees, self.size)).to(device)
-        stages = [self._stage(generator, count, batch_size, device) for _ in range(self.operations)]
+        stages = [self._stage(generator, count, batch_size, device, steps) for _ in range(self.operations)]
         boxes = self.boxes(count, generator).to(device) if self.boxes else None
         return Epoch(batch_size, turns, stages, boxes, self.fill.to(device))
 
-    def _stage(self, generator: Generator, count: int, batch_size: int, device: torch.device) -> Stage:
+    def _stage(
+        self, generator: Generator, count: int, batch_size: int, device: torch.device, steps: int | None
+    ) -> Stage:
         drawn = torch.randint(len(pil.RANGES), (count,), generator=generator)
         share = torch.rand(count, generator=generator, dtype=torch.float64)
-        return staged(drawn, share, self.size, batch_size, device)
+        return staged(drawn, share, self.size, batch_size, device, steps)
 
 
-def staged(drawn: Tensor, share: Tensor, size: int, batch_size: int, device: torch.device) -> Stage:
+def staged(
+    drawn: Tensor, share: Tensor, size: int, batch_size: int, device: torch.device, steps: int | None = None
+) -> Stage:
     """Operations numbered `drawn` [N] at magnitudes low + share [N] (high - low), sorted for the steps on the CPU."""
     low, high = torch.tensor(list(pil.RANGES.values()), dtype=torch.float64)[drawn].unbind(1)
     magnitudes = low + share * (high - low)
     group = torch.tensor([pil.GROUPS.index(pil.MOVE if name in pil.MOVES else name) for name in pil.RANGES])[drawn]
-    step = torch.arange(len(drawn)) // batch_size
+    steps = steps or -(-len(drawn) // batch_size)
+    step = (torch.arange(len(drawn)) // batch_size).clamp(max=steps - 1)
     sorter = step * len(pil.GROUPS) + group
     order = torch.argsort(sorter, stable=True)
-    steps = -(-len(drawn) // batch_size)
     counts = torch.bincount(sorter, minlength=steps * len(pil.GROUPS)).view(steps, len(pil.GROUPS))
     rows = (torch.arange(len(drawn)) - step * batch_size)[order]
     matrices = pil.fixed(pil.moves(drawn, magnitudes, size))[order]

@@ -18,7 +18,7 @@ from distill.batch import Batch
 from distill.config import DataSpec
 from distill.content.decode import Reading, reading_of
 from distill.content.index import indexed
-from distill.data.arrays import Normaliser, cropped, mixed, order_of, seeded, steps_for
+from distill.data.arrays import Normaliser, cropped, cut_up, mixed, order_of, part_of_epoch, seeded, steps_for
 from distill.data.class_batches import ClassBatches
 from distill.data.dataset import Adapt, Data, check_classes, describe, resize_of
 from distill.data.info import DataInfo
@@ -102,7 +102,7 @@ class FolderSource:
         seed: int,
         flip: bool = True,
         crops: int = 1,
-        drop_last: bool = False,
+        last_batch: str = "keep",
         per_class: int = 0,
         drawn: int = 0,
         views: Views | None = None,
@@ -110,12 +110,14 @@ class FolderSource:
     ) -> None:
         self.settings: dict[str, Any] = dict(
             split=split, info=info, batch_size=batch_size, seed=seed, flip=flip, crops=crops,
-            drop_last=drop_last, per_class=per_class, drawn=drawn, views=views, mixup=mixup,
+            last_batch=last_batch, per_class=per_class, drawn=drawn, views=views, mixup=mixup,
         )  # fmt: skip
         self.mixup = mixup
         self.views, self.shown = views, crops
         self.split, self.info, self.batch_size, self.seed = split, info, batch_size, seed
-        self.steps = drawn or steps_for(len(split), batch_size, drop_last or bool(per_class))
+        self.steps, self.end = cut_up(len(split), batch_size, "drop" if per_class else last_batch)
+        if drawn:
+            self.steps, self.end = drawn, drawn * batch_size
         self.drawn = bool(drawn and not per_class)
         self.classes = ClassBatches(split.labels, batch_size, per_class, parallel.world()) if per_class else None
         shape = (info.size, info.size, info.in_chans)
@@ -127,7 +129,7 @@ class FolderSource:
         self._loader = loader(split, info, flip, self._keys, crops=crops, persistent=split.workers > 0)
 
     def replace(self, **changes: Any) -> FolderSource:
-        """The same source with other keyword arguments, such as drop_last=True or flip=False."""
+        """The same source with other keyword arguments, such as last_batch="drop" or flip=False."""
         return type(self)(**{**self.settings, **changes})
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
@@ -146,7 +148,7 @@ class FolderSource:
         views = torch.randint(2**62, (len(order),), generator=generator)
         views = views[order] if each_once else views
         keys: list[Key] = list(zip(order.tolist(), views.tolist(), strict=True))
-        return [keys[s * self.batch_size : (s + 1) * self.batch_size] for s in range(self.steps)]
+        return [keys[part_of_epoch(self, step)] for step in range(self.steps)]
 
 
 def loader(

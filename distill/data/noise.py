@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from distill.batch import Batch
-from distill.data.arrays import seeded
+from distill.data.arrays import cut_up, part_of_epoch, seeded
 from distill.runtime import sent
 
 STREAM = 0xD5  # tells these generators' keys from those of the sources that read images
@@ -44,20 +44,20 @@ class MadeSource:
     """Batches of images that were synthesised: `images()` gives [M,C,H,W], `labels()` [M], when an epoch
     starts.
 
-    The order is a pure function of (seed, epoch); the last batch may be smaller.
+    The order is a pure function of (seed, epoch); the last batch may be smaller, or larger by one image.
     """
 
     def __init__(
         self, images: Callable[[], Tensor], labels: Callable[[], Tensor], *, batch_size: int, seed: int
     ) -> None:
         self.images, self.labels, self.batch_size, self.seed = images, labels, batch_size, seed
-        self.steps = -(-len(labels()) // batch_size)
+        self.steps, self.end = cut_up(len(labels()), batch_size, "auto")
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """Yield the batches of an epoch (1-based) from step `start` on."""
         images, labels = self.images(), self.labels()
         order = torch.randperm(len(labels), generator=seeded(self.seed, epoch, STREAM)).to(labels.device)
         for step in range(start, self.steps):
-            rows = order[step * self.batch_size : (step + 1) * self.batch_size]
+            rows = order[part_of_epoch(self, step)]
             chosen = images[rows].contiguous(memory_format=torch.channels_last)
             yield Batch(inputs=chosen, labels=labels[rows], index=rows)

@@ -60,7 +60,8 @@ class StrongSource:
         crops = torch.randint(source.places, (count, 2), generator=generator)
         flips = torch.randint(2, (count, 1), generator=generator) * int(source.flip)
         draws = torch.cat([crops, flips], dim=1).to(device)
-        augment = self.augment.epoch(generator, count, size, device)
+        merged = source.steps if source.end > source.steps * size else None
+        augment = self.augment.epoch(generator, count, size, device, merged)
         for step, batch in enumerate(source.epoch(epoch, start), start):
             first = step * size
             images = source.cut(batch.index, draws[first : first + len(batch.index)])

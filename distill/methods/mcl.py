@@ -56,7 +56,10 @@ class MCL(Method):
     number above that divides the batch among them.
     """
 
-    refuses = {"mixup": "it contrasts images of one class with those of others, and a mixed image has two"}
+    refuses = {
+        "mixup": "it contrasts images of one class with those of others, and a mixed image has two",
+        "last_batch": "in which each class has its images",
+    }
 
     def __init__(
         self,

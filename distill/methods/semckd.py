@@ -76,6 +76,8 @@ class SemCKD(Method):
     several devices each forms the Gram matrices of its own part of the batch.
     """
 
+    refuses = {"last_batch": "for its attention is as wide as a batch"}
+
     def __init__(
         self,
         student: FeatureNet,
@@ -131,4 +133,4 @@ class SemCKD(Method):
 
     def phases(self) -> list[Phase]:
         update = Update("student", self.loss, [self])
-        return [Phase("distill", [update], source=lambda source: source.replace(drop_last=True))]
+        return [Phase("distill", [update], source=lambda source: source.replace(last_batch="drop"))]

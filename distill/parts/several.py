@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -40,8 +41,14 @@ class SeveralTeachers(Method):
                 "teacher.models=[resnet56,resnet110], or take method=kd."
             )
 
+    @classmethod
+    def refused(cls, settings: Mapping[str, Any]) -> Mapping[str, str]:
+        """Batches of other sizes, where its own setting leaves them out."""
+        whole = "as method.drop_last=true says"
+        return {**cls.refuses, "last_batch": whole} if settings.get("drop_last") else cls.refuses
+
     def phases(self) -> list[Phase]:
-        source = (lambda source: source.replace(drop_last=True)) if self.drop_last else None
+        source = (lambda source: source.replace(last_batch="drop")) if self.drop_last else None
         return [Phase("distill", [Update("student", self.loss, [self])], source=source)]
 
     def learn(self, student: Outputs, teachers: Sequence[Outputs], batch: Batch) -> Losses:

@@ -30,7 +30,8 @@ from distill.sweep.jobs import Job, Sweep
 from distill.teachers.prepared import Remembered
 
 log = logging.getLogger(__name__)
-BATCHES = ("batch_size", "epochs", "mixup", "rule", "resize", "crop")  # of schedule: what batches depend on, and length
+# of schedule: what batches depend on, and how many there are
+BATCHES = ("batch_size", "epochs", "mixup", "last_batch", "rule", "resize", "crop")
 
 
 def pack_key(spec: RunSpec) -> str:
