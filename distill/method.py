@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 Losses = dict[str, Tensor]
 """Scalars, already weighted; the loop sums them and logs each under its key."""
 
+Nets = tuple["FeatureNet", Sequence["FeatureNet"], "DataInfo"]
+"""What every method is made of, whatever its settings: the student, the teachers, and what is known of the data."""
+
 
 Consult = Callable[["FeatureNet", Batch], "Outputs"]
 """How a frozen teacher is asked about a batch; see teaching.py for faster ways than running it."""
@@ -67,6 +70,9 @@ class Method(nn.Module):
     one_process: why the method runs in one process only, or None.
     renamed: entries of the state that older checkpoints have under another name, {old: new}.
 
+    A method's constructor takes `*nets`, its own settings as keywords without defaults (those are in its YAML), and
+    `**common`, the settings of the classes above it; it hands both on: `super().__init__(*nets, **common)`.
+
     Losses are `ce` x cross-entropy + `kd` x T^2 KL(teacher || student) + the method's own terms (the field's
     gamma, alpha, beta). Teachers are held outside the module tree: they are frozen, and no part of the state.
     """
@@ -82,9 +88,9 @@ class Method(nn.Module):
         teachers: Sequence[FeatureNet],
         data: DataInfo,
         *,
-        ce: float = 1.0,
-        kd: float = 0.0,
-        temperature: float = 4.0,
+        ce: float,
+        kd: float,
+        temperature: float,
     ) -> None:
         super().__init__()
         if temperature <= 0:
@@ -225,4 +231,4 @@ def refuse(
     refuse_keys(name, refuses, schedule)
 
 
-__all__ = ["Batch", "Losses", "Method", "Phase", "Source", "Update", "full_precision", "refuse"]
+__all__ = ["Batch", "Losses", "Method", "Nets", "Phase", "Source", "Update", "full_precision", "refuse"]

@@ -238,7 +238,7 @@ def make_method(
     if given.quantize:
         quantize_as(student, given.quantize)
     check_maps(spec.method.name, spec.method.taps, [student.name, *(net.name for net in teachers.nets)])
-    method: Method = build(spec.method.node, student=student, teachers=teachers.nets, data=info)
+    method: Method = build(spec.method.node, student, teachers.nets, info)
     method.consult = teachers
     return method.to(device).to(memory_format=torch.channels_last)
 

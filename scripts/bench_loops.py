@@ -104,7 +104,7 @@ def own(args: argparse.Namespace, device: torch.device, data: Data, method: str,
     if like:
         teachers = list(like.method.teachers)[: len(teachers)]
     student = net(args.student, device, 1)
-    made = config.build(spec.method.node, student=student, teachers=teachers, data=data.info)
+    made = config.build(spec.method.node, student, teachers, data.info)
     made = made.to(device).to(memory_format=torch.channels_last)
     compiled = [each for each in made.modules() if isinstance(each, FeatureNet)]
     if like:

@@ -240,19 +240,19 @@ def widget(monkeypatch: pytest.MonkeyPatch) -> dict[str, object]:
 def test_build_passes_plain_keywords(widget: dict[str, object]) -> None:
     cfg = OmegaConf.create({"method": widget, "w": 5})
     cfg.method.width = "${w}"
-    built = config.build(cfg.method, student="s")
+    built = config.build(cfg.method, "s")
     assert built.seen == {"student": "s", "ce": 1.0, "kd": 1, "width": 5, "layers": [1, 2]}
     assert type(built.seen["layers"]) is list
 
 
 def test_build_names_the_nearest_key(widget: dict[str, object]) -> None:
     with pytest.raises(ValueError, match="widget does not take the key 'widht': did you mean width?"):
-        config.build({**widget, "widht": 1}, student="s")
+        config.build({**widget, "widht": 1}, "s")
     with pytest.raises(ValueError, match="does not take the key 'student'"):
-        config.build({**widget, "student": 1})
+        config.build({**widget, "student": 1}, "s")
     del widget["width"]
     with pytest.raises(ValueError, match="widget needs a value for width"):
-        config.build(widget, student="s")
+        config.build(widget, "s")
 
 
 @pytest.mark.parametrize("target", ["os.system", "distillery.x.Y", "distill.methods.kd:os", "distill", ""])

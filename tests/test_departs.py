@@ -87,7 +87,7 @@ def test_aekd_departs_from_the_authors_weights_at_their_batch_size(count: int, l
     found = {}
     for solver in ("exact", "authors"):
         nets = [tiny.net("cifar_resnet8")] * count
-        method = AEKD(nets[0], nets, tiny.tiny_data().info, solver=solver)
+        method = tiny.by_hand(AEKD, nets[0], nets, tiny.tiny_data().info, solver=solver)
         found[solver] = method.weights(student, teachers)
     assert found["authors"].tolist() == pytest.approx([0.6, 0.4, *[0.0] * (count - 2)])
     assert least < (found["exact"] - found["authors"]).abs().max() < most

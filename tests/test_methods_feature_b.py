@@ -61,7 +61,7 @@ def made(
     kind: type[Method], student: str = "cifar_resnet8", taught_by: str = "cifar_resnet14", **options: Any
 ) -> Any:
     torch.manual_seed(3)
-    return kind(net(student), [teacher(taught_by)], info(), **options)
+    return tiny.by_hand(kind, net(student), [teacher(taught_by)], info(), **options)
 
 
 def batch(count: int = B, seed: int = 0) -> Batch:
@@ -292,7 +292,7 @@ def test_srrl_projects_the_pooled_vector_of_nets_with_a_convolution_behind_their
 def test_srrl_leaves_the_relu_out_where_the_embedding_is_signed() -> None:
     assert any(isinstance(m, nn.ReLU) for m in made(SRRL).connector)
     vit = dict(patch_size=4, embed_dim=32, depth=4, num_heads=2)
-    signed = SRRL(net(), [teacher("vit_tiny_patch16_224", **vit)], info())
+    signed = tiny.by_hand(SRRL, net(), [teacher("vit_tiny_patch16_224", **vit)], info())
     assert not any(isinstance(m, nn.ReLU) for m in signed.connector)
 
 
@@ -301,7 +301,7 @@ def test_classifiers_that_are_wrapped_are_found_and_others_refused() -> None:
     odd = net()
     odd.model.fc = nn.Sequential(nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, K))
     with pytest.raises(ValueError, match="method=crd"):
-        SRRL(net(), [odd], info())
+        tiny.by_hand(SRRL, net(), [odd], info())
 
 
 # ------------------------------------------------------------------ semckd
@@ -417,10 +417,10 @@ def test_simkd_state_holds_the_reused_classifier_and_loads_again() -> None:
 
 def test_simkd_refuses_other_classes_and_class_tokens() -> None:
     with pytest.raises(ValueError, match="5 classes and the data has 6.*method="):
-        SimKD(net(), [build("cifar_resnet8", 5, size=16)], info())
+        tiny.by_hand(SimKD, net(), [build("cifar_resnet8", 5, size=16)], info())
     vit = dict(patch_size=4, embed_dim=32, depth=4, num_heads=2)
     with pytest.raises(ValueError, match="method=srrl"):
-        SimKD(net(), [teacher("vit_tiny_patch16_224", **vit)], info())
+        tiny.by_hand(SimKD, net(), [teacher("vit_tiny_patch16_224", **vit)], info())
 
 
 # ------------------------------------------------------------------ mgd
@@ -504,7 +504,7 @@ def test_cat_kd_moves_batchnorm_statistics_once_a_step() -> None:
 
 def test_cat_kd_lays_weights_on_the_last_map_where_positions_are_not_classified() -> None:
     vit = dict(patch_size=4, embed_dim=32, depth=4, num_heads=2)
-    method = CATKD(net(), [teacher("vit_tiny_patch16_224", **vit)], info())
+    method = tiny.by_hand(CATKD, net(), [teacher("vit_tiny_patch16_224", **vit)], info())
     assert (method._student_pointwise, method._teacher_pointwise) == (True, False)
     assert math.isfinite(method.loss(batch())["cat"].item())
     with pytest.raises(ValueError, match=r"pools class activation maps to 5x5.*\(64, 4, 4\).*method="):
@@ -598,7 +598,7 @@ def test_ofa_token_exits_merge_down_to_the_grid() -> None:
     assert len(TokenExit((16, 15, 15), 16, 1, 7, K).merge) == 0
     assert len(TokenExit((16, 8, 8), 16, 1, 2, K).merge) == 2
     vit = dict(patch_size=4, embed_dim=32, depth=4, num_heads=2)
-    method = OFAKD(net("vit_tiny_patch16_224", 1, **vit), [teacher()], info())
+    method = tiny.by_hand(OFAKD, net("vit_tiny_patch16_224", 1, **vit), [teacher()], info())
     assert [len(e.blocks) for e in method.exits] == [3, 2, 1, 1]
     names = {n.split(".")[0] for n in changed(method, lambda: take_steps(method, 0))}
     assert names == {"student", "exits"}
@@ -606,7 +606,7 @@ def test_ofa_token_exits_merge_down_to_the_grid() -> None:
 
 def test_ofa_exits_of_a_class_token_read_it_behind_the_blocks() -> None:
     vit = dict(patch_size=4, embed_dim=32, depth=4, num_heads=2)
-    method = OFAKD(net("vit_tiny_patch16_224", 1, **vit), [teacher()], info()).eval()
+    method = tiny.by_hand(OFAKD, net("vit_tiny_patch16_224", 1, **vit), [teacher()], info()).eval()
     out, leave = method.student(batch().inputs), method.exits[1]
     assert out.prefixes is not None and out.prefixes[1].shape == (B, 1, 32)
     patches = leave.merge(out.features[1]).flatten(2).mT
@@ -616,14 +616,14 @@ def test_ofa_exits_of_a_class_token_read_it_behind_the_blocks() -> None:
 
 def test_ofa_students_of_shifted_windows_leave_through_token_exits() -> None:
     swin = net("swin_tiny_patch4_window7_224", 1, embed_dim=16, depths=(1, 1), num_heads=(1, 2), window_size=2)
-    method = OFAKD(swin, [teacher()], info(), grid=2)
+    method = tiny.by_hand(OFAKD, swin, [teacher()], info(), grid=2)
     assert all(isinstance(leave, TokenExit) for leave in method.exits)
     assert [leave.classify.in_features for leave in method.exits] == [32, 32]
     assert [tuple(logits.shape) for logits in method.leave(swin(batch().inputs))] == [(B, K)] * 2
 
 
 def test_ofa_has_four_exits_of_mobilenetv2_the_last_behind_its_convolution() -> None:
-    method = OFAKD(tiny.net("mobilenetv2_100"), [teacher()], info()).eval()
+    method = tiny.by_hand(OFAKD, tiny.net("mobilenetv2_100"), [teacher()], info()).eval()
     assert [method.student.channels[number - 1] for number in method.stages] == [24, 32, 96, 320]
     last, out = method.exits[-1], method.student(batch().inputs)
     assert last[0].in_channels == 1280 == out.embedding.shape[1]
@@ -736,7 +736,7 @@ def test_vkd_cayley_transform_by_its_definition() -> None:
     a, one = m @ b.T - b @ m.T, torch.eye(7, dtype=torch.float64)
     expected = torch.linalg.inv(one + a / 2) @ (one - a / 2) @ b
     torch.testing.assert_close(linear.matrix().double(), expected, rtol=1e-4, atol=1e-5)
-    maps = KDProj(net(), [teacher()], info(), tap="map")
+    maps = tiny.by_hand(KDProj, net(), [teacher()], info(), tap="map")
     x = rand(2, 64, 4, 4).float()
     torch.testing.assert_close(maps.projected(x)[1, :, 2, 3], maps.project.matrix() @ x[1, :, 2, 3])
 
@@ -748,7 +748,7 @@ def test_kd_proj_refuses_other_choices() -> None:
 
 def test_vkd_taps_the_patch_tokens_and_parts_labels_from_the_teacher_where_there_are_two_heads() -> None:
     student = net("deit_tiny_distilled_patch16_224", patch_size=4, embed_dim=32, depth=2, num_heads=2)
-    method = KDProj(student, [teacher()], info()).eval()
+    method = tiny.by_hand(KDProj, student, [teacher()], info()).eval()
     out, labels = method.student(batch().inputs), batch().labels
     assert out.tokens is not None and out.heads is not None
     model = method.student.model
@@ -812,7 +812,7 @@ def test_norm_weighs_by_epoch(epoch: int, epochs: int, factor: float) -> None:
 def test_norm_refuses_students_without_a_place_for_the_transform() -> None:
     vit = net("vit_tiny_patch16_224", patch_size=4, embed_dim=32, depth=4, num_heads=2)
     with pytest.raises(ValueError, match="vit_tiny.*method=kd-proj"):
-        NORM(vit, [teacher()], info())
+        tiny.by_hand(NORM, vit, [teacher()], info())
     with pytest.raises(ValueError, match="rising"):
         made(NORM, weight_by_epoch=[[20, 1.0], [10, 0.1]])
 
@@ -881,7 +881,7 @@ def test_sskd_labels_are_learnt_from_upright_images_alone() -> None:
     losses = method.loss(one)
     logits = method.student(one.inputs).logits
     assert losses["ce"].item() == pytest.approx(0.1 * F.cross_entropy(logits, one.labels).item(), rel=1e-4)
-    torch.testing.assert_close(one.logits, logits.detach(), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(method.counted[0], logits.detach(), rtol=1e-4, atol=1e-5)
     turned = torch.cat([torch.rot90(one.views[f"crop_{k}"], k, (2, 3)) for k in (1, 2, 3)])
     with torch.no_grad():
         s, t = method.student(turned).logits, method.teacher(turned).logits

@@ -87,7 +87,7 @@ def test_average_is_chosen_by_keyword_and_misspellings_are_refused() -> None:
 def test_one_teacher_is_refused() -> None:
     net = tiny.net("cifar_resnet8")
     with pytest.raises(ValueError, match="two or more"):
-        AEKD(net, [tiny.frozen(tiny.net("cifar_resnet8"))], tiny.tiny_data().info)
+        tiny.by_hand(AEKD, net, [tiny.frozen(tiny.net("cifar_resnet8"))], tiny.tiny_data().info)
 
 
 def test_random_teacher_asks_one_teacher_a_step_and_follows_the_seed() -> None:
@@ -290,7 +290,7 @@ def test_crd_ensemble_is_the_sum_of_crds_with_a_bank_pair_each() -> None:
     torch.manual_seed(3)
     losses = method.loss(batch)
     for m, critic in enumerate(method.critics):
-        single = CRD(method.student, [method.teachers[m]], data.info, negatives=6, dim=8)
+        single = tiny.by_hand(CRD, method.student, [method.teachers[m]], data.info, negatives=6, dim=8)
         critics = {k: v for k, v in critic.state_dict().items() if not k.endswith(".z")}
         assert not single.load_state_dict(critics, strict=False).unexpected_keys
         single.eval()

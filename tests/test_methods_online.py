@@ -76,7 +76,8 @@ def test_a_peer_of_another_architecture_learns_at_the_rate_of_its_own_file(on_de
     assert list(cfg.method.rates) == [0.2, 1.0] and tiny.composed("method=kdcl").method.rates is None
     assert list(tiny.composed("method=kdcl", "student=ShuffleV1", *options).method.rates) == pytest.approx([1.0, 5.0])
     torch.manual_seed(0)
-    method = KDCL(student(), [], tiny.tiny_data().info, peers=3, models=cfg.method.models, rates=cfg.method.rates)
+    given = {"models": list(cfg.method.models), "rates": list(cfg.method.rates)}
+    method = tiny.by_hand(KDCL, student(), [], tiny.tiny_data().info, peers=3, **given)
     schedule = {"lr": 0.5, "milestones": [1], "optimizer": {"name": "sgd", "momentum": 0.0}}
     stepper = Stepper([method], schedule, on_device=on_device)
     nets, rates = {"others.0": 0.2, "others.1": 1.0, "student": 1.0}, {0: 0.5, 1: 0.05}
@@ -92,11 +93,11 @@ def test_a_peer_of_another_architecture_learns_at_the_rate_of_its_own_file(on_de
 @pytest.mark.parametrize(
     ("make", "names"),
     [
-        (lambda info: DML(student(), [], info, peers=3), {"peer_1", "peer_2", "ensemble"}),
-        (lambda info: KDCL(student(), [], info), {"peer_1", "ensemble"}),
-        (lambda info: MCL(student(), [], info), {"peer_1", "ensemble"}),
-        (lambda info: OKDDip(student(), [], info), {"peer_1", "peer_2", "peer_3", "ensemble"}),
-        (lambda info: ONE(student(), [], info), {"branch_1", "branch_2", "ensemble"}),
+        (lambda info: tiny.by_hand(DML, student(), [], info, peers=3), {"peer_1", "peer_2", "ensemble"}),
+        (lambda info: tiny.by_hand(KDCL, student(), [], info), {"peer_1", "ensemble"}),
+        (lambda info: tiny.by_hand(MCL, student(), [], info), {"peer_1", "ensemble"}),
+        (lambda info: tiny.by_hand(OKDDip, student(), [], info), {"peer_1", "peer_2", "peer_3", "ensemble"}),
+        (lambda info: tiny.by_hand(ONE, student(), [], info), {"branch_1", "branch_2", "ensemble"}),
     ],
 )
 def test_every_net_is_reported_and_the_deployed_one_is_a_plain_classifier(make, names: set[str]) -> None:
@@ -118,7 +119,7 @@ def test_every_net_is_reported_and_the_deployed_one_is_a_plain_classifier(make, 
 def test_mutual_learning_trains_one_peer_a_turn_on_what_the_others_now_say() -> None:
     data = tiny.tiny_data()
     torch.manual_seed(0)
-    method = DML(student(), [], data.info, peers=3)
+    method = tiny.by_hand(DML, student(), [], data.info, peers=3)
     phase, batch = first_batch(method, data)
     for k, update in enumerate(phase.updates):
         losses = update.loss(batch)
@@ -158,7 +159,7 @@ def test_a_branch_is_the_last_stage_and_what_follows() -> None:
 def test_a_net_that_cannot_be_divided_is_refused() -> None:
     vit = tiny.net("vit_tiny_patch16_224", 1, patch_size=4, embed_dim=32, depth=4, num_heads=2)
     with pytest.raises(ValueError, match="cannot be divided before its last stage: .* method=dml"):
-        ONE(vit, [], tiny.tiny_data().info)
+        tiny.by_hand(ONE, vit, [], tiny.tiny_data().info)
 
 
 def test_the_gated_sum_of_logits() -> None:
@@ -180,7 +181,7 @@ def test_the_gated_sum_of_logits() -> None:
 def test_one_sums_branches_and_ensemble_and_the_target_is_a_constant() -> None:
     data = tiny.tiny_data()
     torch.manual_seed(0)
-    method = ONE(student(), [], data.info, branches=3, ramp_epochs=4)
+    method = tiny.by_hand(ONE, student(), [], data.info, branches=3, ramp_epochs=4)
     method.epoch = 3
     _, batch = first_batch(method, data)
     losses = method.loss(batch)
@@ -274,7 +275,7 @@ def test_the_soft_target_loss_counts_the_kept_samples() -> None:
 def test_peers_see_views_of_their_own_and_learn_from_a_constant(variant: str) -> None:
     data = tiny.tiny_data()
     torch.manual_seed(0)
-    method = KDCL(student(), [], data.info, peers=3, variant=variant)
+    method = tiny.by_hand(KDCL, student(), [], data.info, peers=3, variant=variant)
     phase, batch = first_batch(method, data)
     assert set(batch.views) == {"peer_1", "peer_2"}
     assert not torch.equal(batch.views["peer_1"], batch.views["peer_2"])
@@ -292,7 +293,7 @@ def test_peers_see_views_of_their_own_and_learn_from_a_constant(variant: str) ->
 def test_held_out_images_teach_nobody_and_weigh_the_peers() -> None:
     data = tiny.tiny_data()
     torch.manual_seed(0)
-    method = KDCL(student(), [], data.info, variant="general", held=0.3)
+    method = tiny.by_hand(KDCL, student(), [], data.info, variant="general", held=0.3)
     assert method.held.sum() == 7 and {"held", "errors", "weights"} <= set(method.state_dict())
     phase, batch = first_batch(method, data)
     held = method.held[batch.index]
@@ -316,7 +317,7 @@ def test_held_out_images_teach_nobody_and_weigh_the_peers() -> None:
     method.after_epoch()
     assert torch.equal(method.weights, general_weights(errors)) and not method.errors.any()
     with pytest.raises(ValueError, match=r"method\.held is 0"):
-        KDCL(student(), [], data.info, variant="general", held=0)
+        tiny.by_hand(KDCL, student(), [], data.info, variant="general", held=0)
 
 
 # ---- OKDDip
@@ -335,7 +336,7 @@ def test_attention_mixes_the_peers_logits() -> None:
 
 def okddip(form: str, **options) -> OKDDip:
     torch.manual_seed(0)
-    return OKDDip(student(), [], tiny.tiny_data().info, form=form, ramp_epochs=0, **options)
+    return tiny.by_hand(OKDDip, student(), [], tiny.tiny_data().info, form=form, ramp_epochs=0, **options)
 
 
 @pytest.mark.parametrize("form", ["branches", "networks"])
@@ -424,7 +425,8 @@ def test_similarities_are_cosines_between_any_two_nets() -> None:
 def test_the_four_terms_of_a_cohort_of_three() -> None:
     data = tiny.tiny_data()
     torch.manual_seed(0)
-    method = MCL(student(), [], data.info, peers=3, kd=1.0, weight_vcl=0.1, weight_svcl=2.0, weight_icl=0.3)
+    weights = {"kd": 1.0, "weight_vcl": 0.1, "weight_svcl": 2.0, "weight_icl": 0.3}
+    method = tiny.by_hand(MCL, student(), [], data.info, peers=3, **weights)
     _, batch = first_batch(method, data)
     losses = method.loss(batch)
     labels = batch.labels.tolist()
@@ -454,7 +456,7 @@ def test_batches_have_two_images_a_class_or_as_many_as_its_classes_ask_for(size:
     images, labels = (torch.cat([part] * 2) for part in (data.train.images, data.train.labels))
     info = replace(data.info, labels=labels, num_train=len(labels))
     source = data.source(8, 1).replace(split=Split(images, labels), info=info, batch_size=size)
-    (phase,) = MCL(student(), [], data.info).phases()
+    (phase,) = tiny.by_hand(MCL, student(), [], data.info).phases()
     for batch in phase.source(source).epoch(1):
         counts = batch.labels.bincount()
         assert set(counts[counts > 0].tolist()) == found and len(batch.labels) == size
@@ -474,7 +476,7 @@ def test_soft_terms_have_constant_targets() -> None:
     data = tiny.tiny_data()
     torch.manual_seed(0)
     weights = {"weight_vcl": 0.0, "weight_icl": 0.0, "weight_sicl": 0.0}
-    method = MCL(student(), [], data.info, ce=0.0, **weights)
+    method = tiny.by_hand(MCL, student(), [], data.info, ce=0.0, **weights)
     embeddings = [draw(4, 3, seed=s).requires_grad_() for s in (0, 1)]
     labels = torch.tensor([0, 0, 1, 1])
     terms = method.contrastive(similarities(embeddings, 0.5), labels)
@@ -490,11 +492,11 @@ def test_soft_terms_have_constant_targets() -> None:
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda info: DML(student(), [], info, peers=1), "at least 2 nets"),
-        (lambda info: ONE(student(), [], info, branches=1), "at least 2"),
-        (lambda info: OKDDip(student(), [], info, branches=2), "so 3"),
-        (lambda info: KDCL(student(), [], info, variant="best"), "naive, linear, minlogit, general"),
-        (lambda info: MCL(student(), [], info, tau=0.0), "temperature above 0"),
+        (lambda info: tiny.by_hand(DML, student(), [], info, peers=1), "at least 2 nets"),
+        (lambda info: tiny.by_hand(ONE, student(), [], info, branches=1), "at least 2"),
+        (lambda info: tiny.by_hand(OKDDip, student(), [], info, branches=2), "so 3"),
+        (lambda info: tiny.by_hand(KDCL, student(), [], info, variant="best"), "naive, linear, minlogit, general"),
+        (lambda info: tiny.by_hand(MCL, student(), [], info, tau=0.0), "temperature above 0"),
     ],
 )
 def test_mistakes_are_named(make, words: str) -> None:

@@ -217,7 +217,7 @@ def test_dkd_refuses_two_classes_in_a_sentence() -> None:
     data = tiny.tiny_data()
     nets = [tiny.build("cifar_resnet8", 2, size=16, seed=k) for k in range(2)]
     with pytest.raises(ValueError, match=r"of which tiny has 1: use method=kd"):
-        dkd.DKD(nets[0], nets[1:], data.info)
+        tiny.by_hand(dkd.DKD, nets[0], nets[1:], data.info)
 
 
 def test_dkd_warm_up_scales_its_terms_alone_and_starts_at_one_twentieth() -> None:

@@ -70,7 +70,7 @@ def test_dark_knowledge_is_permuted_around_the_largest_value() -> None:
 def test_generations_start_anew_and_are_taught_by_the_one_before(variant: str) -> None:
     data = tiny.tiny_data()
     torch.manual_seed(3)
-    method = BAN(student(), [], data.info, generations=2, variant=variant)
+    method = tiny.by_hand(BAN, student(), [], data.info, generations=2, variant=variant)
     phases = method.phases()
     assert [phase.name for phase in phases] == ["generation_0", "generation_1", "generation_2"]
     assert [phase.evaluates for phase in phases] == [False, False, True]
@@ -103,14 +103,14 @@ def test_the_seeds_of_the_generations_come_from_the_runs() -> None:
     seeds = []
     for seed in (1, 1, 2):
         torch.manual_seed(seed)
-        seeds.append(BAN(student(), [], data.info, generations=3).seeds)
+        seeds.append(tiny.by_hand(BAN, student(), [], data.info, generations=3).seeds)
     assert seeds[0] == seeds[1] != seeds[2] and len(set(seeds[0])) == 3
 
 
 def test_tf_kd_self_weighs_like_the_authors_mean_over_classes_with_their_multiplier() -> None:
     data = tiny.tiny_data()
     torch.manual_seed(0)
-    method = TfKDSelf(student(), [], data.info, ce=0.05, kd=0.95 * 50 / tiny.CLASSES)
+    method = tiny.by_hand(TfKDSelf, student(), [], data.info, ce=0.05, kd=0.95 * 50 / tiny.CLASSES)
     batch = next(data.source(8, 1).epoch(1))
     first, second = method.phases()
     second.begin()
@@ -162,7 +162,7 @@ def test_progressive_targets_mix_labels_and_past_predictions() -> None:
 
 def test_past_predictions_are_one_hot_at_first_then_those_of_the_augmented_view() -> None:
     data = tiny.tiny_data()
-    method = PSKD(student(), [], data.info)
+    method = tiny.by_hand(PSKD, student(), [], data.info)
     method.epoch, method.epochs = 1, 4
     assert torch.equal(method.past.bank, F.one_hot(data.info.labels, tiny.CLASSES).float())
     assert "past.bank" in method.state_dict()
@@ -260,7 +260,7 @@ def test_a_source_of_another_kind_is_refused() -> None:
 
 def test_cs_kd_teaches_from_the_partner_without_gradient_and_counts_the_first_half() -> None:
     data = tiny.tiny_data()
-    method = CSKD(student(), [], data.info)
+    method = tiny.by_hand(CSKD, student(), [], data.info)
     (phase,) = method.phases()
     batch = next(phase.source(data.source(8, 1)).epoch(1))
     batch.views["partner"].requires_grad_()
@@ -281,7 +281,7 @@ def test_cs_kd_teaches_from_the_partner_without_gradient_and_counts_the_first_ha
 def test_exits_learn_from_the_end_which_learns_nothing_from_them() -> None:
     data = tiny.tiny_data()
     torch.manual_seed(0)
-    method = BYOT(student(), [], data.info, ce=0.0, kd=0.1, weight=1e-3)
+    method = tiny.by_hand(BYOT, student(), [], data.info, ce=0.0, kd=0.1, weight=1e-3)
     (phase,) = method.phases()
     train_mode(method, phase)
     batch = next(data.source(8, 1).epoch(1))
@@ -310,7 +310,7 @@ def test_exits_learn_from_the_end_which_learns_nothing_from_them() -> None:
 
 def test_every_exit_has_cross_entropy_of_the_same_weight() -> None:
     data = tiny.tiny_data()
-    method = BYOT(student(), [], data.info, kd=0.0, weight=0.0).eval()
+    method = tiny.by_hand(BYOT, student(), [], data.info, kd=0.0, weight=0.0).eval()
     batch = next(data.source(8, 1).epoch(1))
     out = method.student(batch.inputs)
     logits = [out.logits, *(head(f)[1] for head, f in zip(method.exits, out.features[:-1], strict=True))]
@@ -336,7 +336,7 @@ def test_the_hint_is_summed_over_the_batch() -> None:
 def guided(kind, **keywords):
     data = tiny.tiny_data()
     torch.manual_seed(0)
-    return data, kind(student(), [tiny.frozen(tiny.net("cifar_resnet14", 2))], data.info, **keywords)
+    return data, tiny.by_hand(kind, student(), [tiny.frozen(tiny.net("cifar_resnet14", 2))], data.info, **keywords)
 
 
 def test_eskd_trains_its_teacher_first_and_drops_it_late() -> None:
@@ -399,9 +399,9 @@ def test_the_even_route_ends_with_the_trained_teacher() -> None:
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda info: BAN(student(), [], info, generations=0), "at least once"),
-        (lambda info: BAN(student(), [], info, variant="cwt"), "one of plain, cwtm, dkpp"),
-        (lambda info: PSKD(student(), [], info, alpha=1.5), "from 0 to 1"),
+        (lambda info: tiny.by_hand(BAN, student(), [], info, generations=0), "at least once"),
+        (lambda info: tiny.by_hand(BAN, student(), [], info, variant="cwt"), "one of plain, cwtm, dkpp"),
+        (lambda info: tiny.by_hand(PSKD, student(), [], info, alpha=1.5), "from 0 to 1"),
     ],
 )
 def test_mistakes_are_named(make, words: str) -> None:

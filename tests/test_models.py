@@ -11,6 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 import yaml
+from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from distill import config
@@ -598,17 +599,26 @@ def test_timm_makes_our_nets() -> None:
 
 @pytest.mark.parametrize("group", ["student", "teacher"])
 def test_every_net_of_the_papers_has_a_config(group: str) -> None:
-    folder = config.conf_dir() / group
     low = {"MobileNetV2", "ShuffleV1", "ShuffleV2"}
     for name in PAPER_NAMES:
-        node = yaml.safe_load((folder / f"{name}.yaml").read_text())
-        assert (node["name"], node["model"]) == (name, f"cifar_{name}")
-        assert node["lr_scale"] == (0.2 if name in low else 1.0)
-    for file in folder.glob("*.yaml"):
-        node = yaml.safe_load(file.read_text())
+        node = config.load(group, name)
+        assert (node.name, node.model) == (name, f"cifar_{name}")
+        assert node.lr_scale == (0.2 if name in low else 1.0)
+    for name in config.options(group):
+        node = config.load(group, name)
         extra = {"pretrained"} if group == "student" else {"weights", "seed", "mean", "std"}
         assert set(node) == {"name", "model", "args", "lr_scale"} | extra
-        assert node["model"] in {None, "???"} or is_known(node["model"])
+        assert OmegaConf.is_missing(node, "model") or node.model is None or is_known(node.model)
+
+
+@pytest.mark.parametrize("group", ["student", "teacher"])
+def test_a_nets_file_holds_what_it_has_otherwise_than_the_base_alone(group: str) -> None:
+    base = OmegaConf.to_container(OmegaConf.load(config.conf_dir() / "_base" / f"{group}.yaml"))
+    for file in (config.conf_dir() / group).glob("*.yaml"):
+        node = yaml.safe_load(file.read_text())
+        if file.stem != "timm":  # whose model is not given: a base's would stand
+            assert node.pop("defaults") == [f"/_base/{group}@_here_"]
+            assert not [key for key, value in node.items() if base[key] == value], file
 
 
 def test_every_pair_names_nets_that_are_configured() -> None:

@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from distill.config import protocol
-from distill.config.groups import conf_dir, did_you_mean, load, options, plain
+from distill.config.groups import did_you_mean, groups, load, options, plain
 from distill.config.hashing import from_paper, identity, taps, teacher_specs
 from distill.config.optimizer_checks import check_optimizers
 from distill.config.refusals import check_refusals
@@ -208,8 +208,7 @@ def _unknown_key(reference: DictConfig, key: str, depth: int) -> str:
     node = OmegaConf.select(reference, above) if above else reference
     siblings = [str(name) for name in node if name not in _NOT_KEYS] if isinstance(node, DictConfig) else []
     if depth == 0:
-        groups = {path.name for path in conf_dir().iterdir() if path.is_dir()}
-        siblings = sorted({*siblings, *groups} - {"hydra", "tuned"})
+        siblings = sorted({*siblings, *groups()} - {"hydra", "tuned"})
     where = f"{above} ({_choice(node)})" if above and _choice(node) else above or "the configuration"
     full = [f"{above}.{name}" if above else name for name in siblings]
     hint = did_you_mean(".".join(parts[: depth + 1]), full) if full else f"to add one, write +{key}=..."

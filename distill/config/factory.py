@@ -14,7 +14,7 @@ from distill.config.groups import _container, did_you_mean
 from distill.config.read_only import thawed
 
 
-def build(node: DictConfig | Mapping[str, Any], **objects: Any) -> Any:
+def build(node: DictConfig | Mapping[str, Any], *objects: Any) -> Any:
     """The object that a config node describes: its `_target_`, called with `objects` and the other keys.
 
     Raises ValueError for a target outside distill, a key that the class does not take or one that it misses.
@@ -24,14 +24,14 @@ def build(node: DictConfig | Mapping[str, Any], **objects: Any) -> Any:
     label = str(arguments.pop("name", target))
     arguments.pop("about", None)
     kind = _locate(target, label)
-    known, required = _keywords(kind)
+    known, required = keywords(kind)
     arguments = {key: value for key, value in arguments.items() if key in known or value is not None}
     for key in arguments:
         if key not in known:
             raise ValueError(f"{label} does not take the key '{key}': {did_you_mean(key, sorted(known))}")
     if missing := sorted(required - set(arguments)):
         raise ValueError(f"{label} needs a value for {', '.join(missing)}: add it to its YAML")
-    return kind(**objects, **arguments)
+    return kind(*objects, **arguments)
 
 
 def class_of(node: DictConfig | Mapping[str, Any]) -> Any:
@@ -53,7 +53,7 @@ def _locate(target: str, label: str) -> type:
     return kind
 
 
-def _keywords(kind: type) -> tuple[set[str], set[str]]:
+def keywords(kind: type) -> tuple[set[str], set[str]]:
     """All keyword-only arguments of a class, and those without a default; **kwargs stand for its base's."""
     known: dict[str, bool] = {}
     for call in [vars(cls)["__init__"] for cls in kind.__mro__ if "__init__" in vars(cls)]:

@@ -16,6 +16,9 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 OURS = "ValueError raised while resolving interpolation: "  # what OmegaConf puts before a resolver's own sentence
 
 
+TAKING = ("schedule", "teacher", "student")  # groups whose files take over what others of them hold
+
+
 def conf_dir() -> Path:
     """The folder of the YAML files: inside an installed package, beside the package in a checkout."""
     package = Path(__file__).resolve().parents[1]
@@ -24,11 +27,11 @@ def conf_dir() -> Path:
 
 
 def load(group: str, name: str) -> DictConfig | None:
-    """conf/<group>/<name>.yaml as it stands, None where there is no such file; a schedule with what it takes over."""
+    """conf/<group>/<name>.yaml, None where there is no such file; a schedule or a net with what it takes over."""
     path = conf_dir() / group / f"{name}.yaml"
     config = deepcopy(_parsed(path, path.stat().st_mtime_ns)) if path.is_file() else None
-    if isinstance(config, DictConfig) and group == "schedule" and "defaults" in config:
-        taken: list[Any] = [load(group, str(other)) or {} for other in config.pop("defaults")]
+    if isinstance(config, DictConfig) and group in TAKING and "defaults" in config:
+        taken: list[Any] = [load(*_named(group, str(other))) or {} for other in config.pop("defaults")]
         config = OmegaConf.merge(*taken, config)
     return config if isinstance(config, DictConfig) else None
 
@@ -37,6 +40,18 @@ def load(group: str, name: str) -> DictConfig | None:
 def _parsed(path: Path, changed: int) -> Any:
     """The file as it was at a time; a sweep asks for the same ones for every job."""
     return OmegaConf.load(path)
+
+
+def _named(group: str, entry: str) -> tuple[str, str]:
+    """Group and name of an entry of a defaults list: `crd` of the same group, or `/_base/teacher@_here_`."""
+    path = entry.partition("@")[0]
+    above, _, name = path.rpartition("/")
+    return above.strip("/") or group, name
+
+
+def groups() -> list[str]:
+    """The folders of conf in which something can be chosen."""
+    return sorted(path.name for path in conf_dir().iterdir() if path.is_dir() and not path.name.startswith("_"))
 
 
 def options(group: str, folders: Iterable[Path] = ()) -> list[str]:

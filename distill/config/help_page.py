@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from distill.config.groups import conf_dir, options
+from distill.config.groups import groups, options
 
 
 def group_options(width: int = 112) -> str:
     """The groups and what can be chosen in each, a line or two a group, for the help page."""
     order = ["dataset", "schedule", "teacher", "student", "method", "pair", "experiment", "tracking"]
     hidden = {*order, "hydra", "tuned"}
-    shown = order + sorted(p.name for p in conf_dir().iterdir() if p.is_dir() and p.name not in hidden)
+    shown = order + [name for name in groups() if name not in hidden]
     return "\n".join(_fit(f"  {name:<11}", found, width) for name in shown if (found := options(name)))
 
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from distill.data import DataInfo
 from distill.losses import full_precision
-from distill.models import FeatureNet, Outputs
+from distill.method import Nets
+from distill.models import Outputs
 from distill.parts.heads import conv_regressor
 from distill.parts.taps import Shape, before_relu, no_hidden_relu, stage_pairs, with_relu
 from distill.parts.two_phase import InitThenTrain
@@ -38,29 +38,9 @@ class AB(InitThenTrain):
 
     key = "ab"
 
-    def __init__(
-        self,
-        student: FeatureNet,
-        teachers: Sequence[FeatureNet],
-        data: DataInfo,
-        *,
-        ce: float = 1.0,
-        kd: float = 0.0,
-        temperature: float = 4.0,
-        weight: float = 0.0,
-        margin: float = 1.0,
-        init_epochs: int = 30,
-    ) -> None:
-        super().__init__(
-            student,
-            teachers,
-            data,
-            ce=ce,
-            kd=kd,
-            temperature=temperature,
-            weight=weight,
-            init_epochs=init_epochs,
-        )
+    def __init__(self, *nets: *Nets, margin: float, **common: Any) -> None:
+        student, _, _ = nets
+        super().__init__(*nets, **common)
         self.margin = margin
         pairs = stage_pairs(student, self.teacher, "ab")
         with_relu(self.teacher, "ab")

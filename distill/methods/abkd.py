@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from distill.batch import Batch
-from distill.data import DataInfo
 from distill.losses import full_precision
-from distill.method import Losses, Method
-from distill.models import FeatureNet, Outputs
+from distill.method import Losses, Method, Nets
+from distill.models import Outputs
 
 DIVERGENCES = ("alpha-beta", "jensen-shannon")
 
@@ -58,21 +57,8 @@ def jensen_shannon(student: Tensor, teacher: Tensor, temperature: float) -> Tens
 class ABKD(Method):
     """CE + weight x D(p_t, p_s): one file for forward and reverse KL, Hellinger, Jensen-Shannon and all between."""
 
-    def __init__(
-        self,
-        student: FeatureNet,
-        teachers: Sequence[FeatureNet],
-        data: DataInfo,
-        *,
-        ce: float,
-        kd: float,
-        temperature: float,
-        weight: float,
-        divergence: str,
-        alpha: float,
-        beta: float,
-    ) -> None:
-        super().__init__(student, teachers, data, ce=ce, kd=kd, temperature=temperature)
+    def __init__(self, *nets: *Nets, weight: float, divergence: str, alpha: float, beta: float, **common: Any) -> None:
+        super().__init__(*nets, **common)
         if divergence not in DIVERGENCES:
             raise ValueError(f"method.divergence is {divergence!r}: it is one of {', '.join(DIVERGENCES)}.")
         self.weight, self.divergence, self.alpha, self.beta = weight, divergence, alpha, beta

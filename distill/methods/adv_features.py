@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor, nn
 
 from distill.batch import Batch
-from distill.data import DataInfo
-from distill.method import Losses, Method, Phase, Update
-from distill.models import FeatureNet, Outputs
+from distill.method import Losses, Method, Nets, Phase, Update
+from distill.models import Outputs
 from distill.parts.discriminators import mlp, own_optimizer, real_or_fake
 
 
@@ -21,20 +20,9 @@ class AdvFeatures(Method):
     D's width and rate.
     """
 
-    def __init__(
-        self,
-        student: FeatureNet,
-        teachers: Sequence[FeatureNet],
-        data: DataInfo,
-        *,
-        ce: float = 1.0,
-        kd: float = 1.0,
-        temperature: float = 4.0,
-        weight: float = 0.1,
-        hidden: int = 128,
-        discriminator_lr: float = 0.001,
-    ) -> None:
-        super().__init__(student, teachers, data, ce=ce, kd=kd, temperature=temperature)
+    def __init__(self, *nets: *Nets, weight: float, hidden: int, discriminator_lr: float, **common: Any) -> None:
+        student, _, _ = nets
+        super().__init__(*nets, **common)
         self.weight, self.discriminator_lr = weight, discriminator_lr
         mine, width = student.embedding_dim, self.teacher.embedding_dim
         self.embed = nn.Linear(mine, width) if mine != width else nn.Identity()

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor
 from torch.nn import functional as F
 
 from distill.batch import Batch
-from distill.data import DataInfo
 from distill.losses import full_precision
-from distill.method import Losses, Method, Phase, Update
-from distill.models import FeatureNet, Outputs
+from distill.method import Losses, Method, Nets, Phase, Update
+from distill.models import Outputs
 from distill.parts.discriminators import mlp, own_optimizer, real_or_fake
 
 
@@ -45,20 +44,10 @@ class AdvLogits(Method):
     """
 
     def __init__(
-        self,
-        student: FeatureNet,
-        teachers: Sequence[FeatureNet],
-        data: DataInfo,
-        *,
-        ce: float = 1.0,
-        kd: float = 0.0,
-        temperature: float = 4.0,
-        weight: float = 0.1,
-        l1: float = 1.0,
-        hidden: int = 128,
-        discriminator_lr: float = 0.001,
+        self, *nets: *Nets, weight: float, l1: float, hidden: int, discriminator_lr: float, **common: Any
     ) -> None:
-        super().__init__(student, teachers, data, ce=ce, kd=kd, temperature=temperature)
+        _, _, data = nets
+        super().__init__(*nets, **common)
         self.weight, self.l1, self.discriminator_lr = weight, l1, discriminator_lr
         self.discriminator = mlp(data.num_classes, hidden, data.num_classes + 1)
         self._seen: tuple[Tensor, Tensor] | None = None

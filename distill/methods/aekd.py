@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from distill.batch import Batch
-from distill.data import DataInfo
 from distill.losses import full_precision
-from distill.method import Losses
-from distill.models import FeatureNet, Outputs
+from distill.method import Losses, Nets
+from distill.models import Outputs
 from distill.parts.heads import conv_regressor, stage
 from distill.parts.min_norm import MinNorm
 from distill.parts.one_class import OneClassSVM
@@ -40,22 +40,9 @@ class AEKD(SeveralTeachers):
     teacher, gradients at the student's map and normalised, where both solvers agree; from epoch 2 on).
     """
 
-    def __init__(
-        self,
-        student: FeatureNet,
-        teachers: Sequence[FeatureNet],
-        data: DataInfo,
-        *,
-        ce: float = 1.0,
-        kd: float = 0.9,
-        temperature: float = 4.0,
-        cap: float = 0.6,
-        solver: str = "exact",
-        weight: float = 0.0,
-        hint_stage: int = 2,
-        drop_last: bool = False,
-    ) -> None:
-        super().__init__(student, teachers, data, ce=ce, kd=kd, temperature=temperature, drop_last=drop_last)
+    def __init__(self, *nets: *Nets, cap: float, solver: str, weight: float, hint_stage: int, **common: Any) -> None:
+        student, teachers, _ = nets
+        super().__init__(*nets, **common)
         if cap <= 0:
             raise ValueError(f"method.cap is {cap}: a teacher's largest weight is above 0; the usual value is 0.6.")
         if solver not in SOLVERS:

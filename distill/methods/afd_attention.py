@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from distill.batch import Batch
-from distill.data import DataInfo
 from distill.losses import full_precision, pool_to
-from distill.method import Losses, Method
-from distill.models import FeatureNet, Outputs
+from distill.method import Losses, Method, Nets
+from distill.models import Outputs
 from distill.parts.products import rows
 
 EPS = 1e-6
@@ -39,19 +38,9 @@ class AFDAttention(Method):
     attention-based feature distillation with candidate layers.
     """
 
-    def __init__(
-        self,
-        student: FeatureNet,
-        teachers: Sequence[FeatureNet],
-        data: DataInfo,
-        *,
-        ce: float = 1.0,
-        kd: float = 0.0,
-        temperature: float = 4.0,
-        weight: float = 500.0,
-        squeeze: float = 1.0,
-    ) -> None:
-        super().__init__(student, teachers, data, ce=ce, kd=kd, temperature=temperature)
+    def __init__(self, *nets: *Nets, weight: float, squeeze: float, **common: Any) -> None:
+        student, _, _ = nets
+        super().__init__(*nets, **common)
         if student.channels != self.teacher.channels:
             raise ValueError(
                 f"afd-attention matches channel by channel, but {student.name} has stages {student.shapes} "

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from torch import Tensor
 from torch.nn import functional as F
 
 from distill.batch import Batch
-from distill.data import DataInfo
 from distill.losses import full_precision
-from distill.method import Losses, Method, Phase, Update
-from distill.models import FeatureNet
+from distill.method import Losses, Method, Nets, Phase, Update
 from distill.models.quant import enable, quantize
 
 
@@ -35,22 +31,11 @@ class Apprentice(Method):
     """
 
     def __init__(
-        self,
-        student: FeatureNet,
-        teachers: Sequence[FeatureNet],
-        data: DataInfo,
-        *,
-        ce: float = 0.5,
-        kd: float = 0.5,
-        weight: float = 1.0,
-        scheme: str = "B",
-        weights: int = 4,
-        activations: int | None = 8,
-        ends: int | None = None,
-        tune_epochs: int = 30,
-        tune_lr: float = 0.005,
+        self, *nets: *Nets, ce: float, kd: float, weight: float, scheme: str, weights: int, activations: int | None,
+        ends: int | None, tune_epochs: int, tune_lr: float
     ) -> None:
-        super().__init__(student, teachers, data, ce=ce, kd=kd, temperature=1.0)
+        student, _, _ = nets
+        super().__init__(*nets, ce=ce, kd=kd, temperature=1.0)
         if scheme not in ("A", "B", "C"):
             raise ValueError(f"method.scheme is {scheme!r}: apprentice has the schemes A, B and C.")
         self.weight, self.scheme, self.tune_epochs, self.tune_lr = weight, scheme, tune_epochs, tune_lr

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from distill.batch import Batch
-from distill.data import DataInfo
 from distill.losses import full_precision, pool_to
-from distill.method import Losses, Method
-from distill.models import FeatureNet, Outputs
+from distill.method import Losses, Method, Nets
+from distill.models import Outputs
 from distill.parts.products import MeanSquare, rows
 from distill.parts.taps import stage_pairs
 
@@ -46,19 +45,9 @@ class AT(Method):
     As in the authors' code, the norm of eq. 2 is squared and averaged over positions.
     """
 
-    def __init__(
-        self,
-        student: FeatureNet,
-        teachers: Sequence[FeatureNet],
-        data: DataInfo,
-        *,
-        ce: float = 1.0,
-        kd: float = 0.0,
-        temperature: float = 4.0,
-        weight: float = 1000.0,
-        p: float = 2.0,
-    ) -> None:
-        super().__init__(student, teachers, data, ce=ce, kd=kd, temperature=temperature)
+    def __init__(self, *nets: *Nets, weight: float, p: float, **common: Any) -> None:
+        student, _, _ = nets
+        super().__init__(*nets, **common)
         if p <= 0:
             raise ValueError(f"method.p is {p}: the power of an attention map is positive; the usual value is 2.")
         stage_pairs(student, self.teacher, "at")

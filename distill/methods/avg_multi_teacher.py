@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor
 from torch.nn import functional as F
 
 from distill.batch import Batch
-from distill.data import DataInfo
 from distill.losses import full_precision
-from distill.method import Losses
-from distill.models import FeatureNet, Outputs
+from distill.method import Losses, Nets
+from distill.models import Outputs
 from distill.parts.peers import mean_log_probability
 from distill.parts.several import SeveralTeachers, kl_rows
 
@@ -42,19 +42,8 @@ class AvgMultiTeacher(SeveralTeachers):
     In the code behind its published rows (CA-MKD's) batches smaller than the batch size are left out (`drop_last`).
     """
 
-    def __init__(
-        self,
-        student: FeatureNet,
-        teachers: Sequence[FeatureNet],
-        data: DataInfo,
-        *,
-        ce: float = 1.0,
-        kd: float = 1.0,
-        temperature: float = 4.0,
-        average: str = "losses",
-        drop_last: bool = True,
-    ) -> None:
-        super().__init__(student, teachers, data, ce=ce, kd=kd, temperature=temperature, drop_last=drop_last)
+    def __init__(self, *nets: *Nets, average: str, **common: Any) -> None:
+        super().__init__(*nets, **common)
         if average not in AVERAGES:
             raise ValueError(f"method.average is {average!r}: it is one of {', '.join(AVERAGES)}.")
         self.average = mean_of_losses if average == "losses" else loss_to_mean

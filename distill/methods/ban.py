@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from distill.batch import Batch
-from distill.data import DataInfo
 from distill.losses import full_precision, kl_div
-from distill.models import FeatureNet
+from distill.method import Nets
 from distill.parts.generations import Generations
 
 VARIANTS = ("plain", "cwtm", "dkpp")
@@ -44,21 +43,8 @@ class BAN(Generations):
     paper's cross-entropy with soft targets have the same gradient.
     """
 
-    def __init__(
-        self,
-        student: FeatureNet,
-        teachers: Sequence[FeatureNet],
-        data: DataInfo,
-        *,
-        ce: float = 1.0,
-        kd: float = 1.0,
-        temperature: float = 1.0,
-        generations: int = 3,
-        variant: str = "plain",
-    ) -> None:
-        super().__init__(
-            student, teachers, data, ce=ce, kd=kd, temperature=temperature, generations=generations
-        )
+    def __init__(self, *nets: *Nets, variant: str, **common: Any) -> None:
+        super().__init__(*nets, **common)
         if variant not in VARIANTS:
             raise ValueError(f"method.variant is {variant!r}: it is one of {', '.join(VARIANTS)}.")
         self.variant = variant

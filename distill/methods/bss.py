@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from distill.batch import Batch
-from distill.data import DataInfo
 from distill.losses import full_precision, kl_div
-from distill.method import Losses, Method
-from distill.models import FeatureNet, Outputs
+from distill.method import Losses, Method, Nets
+from distill.models import Outputs
 
 
 def support(
@@ -78,21 +77,10 @@ class BSS(Method):
     """
 
     def __init__(
-        self,
-        student: FeatureNet,
-        teachers: Sequence[FeatureNet],
-        data: DataInfo,
-        *,
-        ce: float = 1.0,
-        kd: float = 1.0,
-        temperature: float = 3.0,
-        weight: float = 1.0,
-        attacks: int = 64,
-        attack_steps: int = 10,
-        attack_rate: float = 0.3,
-        bound: float = 2.5,
+        self, *nets: *Nets, weight: float, attacks: int, attack_steps: int, attack_rate: float, bound: float,
+        **common: Any
     ) -> None:
-        super().__init__(student, teachers, data, ce=ce, kd=kd, temperature=temperature)
+        super().__init__(*nets, **common)
         if attacks < 1 or attack_steps < 1 or bound <= 0:
             raise ValueError(
                 f"method.attacks is {attacks}, method.attack_steps {attack_steps}, method.bound {bound}: give at least "

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from distill.batch import Batch
-from distill.data import DataInfo
 from distill.losses import full_precision
-from distill.method import Losses, Method
+from distill.method import Losses, Method, Nets
 from distill.models import FeatureNet
 from distill.parts.heads import Shape
 from distill.parts.peers import Ensemble
@@ -67,18 +66,9 @@ class BYOT(Method):
     (luanyunteng/pytorch-be-your-own-teacher). Every exit is reported, and the ensemble of all.
     """
 
-    def __init__(
-        self,
-        student: FeatureNet,
-        teachers: Sequence[FeatureNet],
-        data: DataInfo,
-        *,
-        ce: float = 0.9,
-        kd: float = 0.1,
-        temperature: float = 3.0,
-        weight: float = 1e-6,
-    ) -> None:
-        super().__init__(student, (), data, ce=ce, kd=kd, temperature=temperature)
+    def __init__(self, *nets: *Nets, weight: float, **common: Any) -> None:
+        student, _, data = nets
+        super().__init__(student, (), data, **common)
         *shallow, last = student.shapes
         if not shallow:
             raise ValueError(

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from distill.batch import Batch
-from distill.data import DataInfo
 from distill.losses import full_precision
-from distill.method import Losses
+from distill.method import Losses, Nets
 from distill.models import FeatureNet, Outputs
 from distill.parts.heads import Shape
 from distill.parts.several import SeveralTeachers, kl_rows
@@ -62,19 +62,9 @@ class CAMKD(SeveralTeachers):
     for the next; here each teacher's comes from the student's own.
     """
 
-    def __init__(
-        self,
-        student: FeatureNet,
-        teachers: Sequence[FeatureNet],
-        data: DataInfo,
-        *,
-        ce: float = 1.0,
-        kd: float = 1.0,
-        temperature: float = 4.0,
-        weight: float = 50.0,
-        drop_last: bool = True,
-    ) -> None:
-        super().__init__(student, teachers, data, ce=ce, kd=kd, temperature=temperature, drop_last=drop_last)
+    def __init__(self, *nets: *Nets, weight: float, **common: Any) -> None:
+        student, teachers, _ = nets
+        super().__init__(*nets, **common)
         self.weight = weight
         for teacher in teachers if weight else ():
             _classifies_maps(teacher)

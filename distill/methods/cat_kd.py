@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from distill.batch import Batch
-from distill.data import DataInfo
 from distill.losses import full_precision
-from distill.method import Losses, Method
+from distill.method import Losses, Method, Nets
 from distill.methods.srrl import linear_layer, look
 from distill.models import FeatureNet, Outputs
 from distill.models.reading import evaluating, frozen_statistics
@@ -79,21 +78,9 @@ class CATKD(Method):
     on the last map.
     """
 
-    def __init__(
-        self,
-        student: FeatureNet,
-        teachers: Sequence[FeatureNet],
-        data: DataInfo,
-        *,
-        ce: float = 1.0,
-        kd: float = 0.0,
-        temperature: float = 4.0,
-        weight: float = 15.0,
-        size: int = 2,
-        normalize: bool = True,
-        bias: bool = False,
-    ) -> None:
-        super().__init__(student, teachers, data, ce=ce, kd=kd, temperature=temperature)
+    def __init__(self, *nets: *Nets, weight: float, size: int, normalize: bool, bias: bool, **common: Any) -> None:
+        student, _, _ = nets
+        super().__init__(*nets, **common)
         if not bias:
             without_bias(student)
             if not student.begun:

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from distill.batch import Batch
-from distill.data import DataInfo
 from distill.losses import full_precision
-from distill.method import Losses, Method
-from distill.models import FeatureNet, Outputs
+from distill.method import Losses, Method, Nets
+from distill.models import Outputs
 
 FORMS = ("neighbours", "kernel")
 
@@ -57,21 +56,10 @@ class CC(Method):
     """
 
     def __init__(
-        self,
-        student: FeatureNet,
-        teachers: Sequence[FeatureNet],
-        data: DataInfo,
-        *,
-        ce: float = 1.0,
-        kd: float = 0.0,
-        temperature: float = 4.0,
-        weight: float = 0.02,
-        form: str = "neighbours",
-        dim: int = 128,
-        gamma: float = 0.4,
-        order: int = 2,
+        self, *nets: *Nets, weight: float, form: str, dim: int, gamma: float, order: int, **common: Any
     ) -> None:
-        super().__init__(student, teachers, data, ce=ce, kd=kd, temperature=temperature)
+        student, _, _ = nets
+        super().__init__(*nets, **common)
         if form not in FORMS:
             raise ValueError(f"method.form is {form!r}: give neighbours (CRD tables) or kernel (the paper).")
         self.weight, self.form, self.gamma, self.order = weight, form, gamma, order

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -10,16 +10,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from distill.batch import Batch
-from distill.data import DataInfo
 from distill.engine.optim import Schedule, Stepper, trainable
 from distill.losses import full_precision
-from distill.method import Losses, Phase, Update
-from distill.models import FeatureNet, Outputs
+from distill.method import Losses, Nets, Phase, Update
+from distill.models import Outputs
 from distill.models.generator import Pixels
 from distill.parts.datafree import BatchNormInputs, DataFree
 from distill.parts.made_images import CropFlip, Ring, resized_crop
 
-ADAM = {"name": "adam", "lr": 0.001, "decay": "constant", "betas": (0.5, 0.999)}
 HEAD_BETAS = (0.9, 0.999)  # of Adam for the head; those of generator and codes are settings
 
 
@@ -101,36 +99,14 @@ class CMI(DataFree):
     means: Tensor  # and of what entered the teacher's layers: of their crops, and of all of them
 
     def __init__(
-        self,
-        student: FeatureNet,
-        teachers: Sequence[FeatureNet],
-        data: DataInfo,
-        *,
-        kd: float = 1.0,
-        temperature: float = 20.0,
-        latent: int = 256,
-        batch_size: int = 256,
-        student_batch: int = 128,
-        steps: int = 1,
-        generator_steps: int = 200,
-        student_steps: int = 400,
-        pool: int = 51200,
-        pad: int = 4,
-        flip: bool = True,
-        adversarial: float = 0.5,
-        bn: float = 1.0,
-        certainty: float = 1.0,
-        contrast: float = 0.8,
-        tau: float = 0.1,
-        dim: int = 256,
-        features: str = "batchnorm",
-        bank: int = 40960,
-        negatives: int = 4096,
-        optimizer: Mapping[str, Any] | None = None,
-        generator_optimizer: Mapping[str, Any] | None = None,
+        self, *nets: *Nets, student_batch: int, generator_steps: int, student_steps: int, pool: int, pad: int,
+        flip: bool, adversarial: float, bn: float, certainty: float, contrast: float, tau: float, dim: int,
+        features: str, bank: int, negatives: int, optimizer: Mapping[str, Any], generator_optimizer: Mapping[str, Any],
+        **common: Any
     ) -> None:
-        sizes: dict[str, Any] = dict(latent=latent, batch_size=batch_size, steps=steps)
-        super().__init__(student, teachers, data, kd=kd, temperature=temperature, **sizes)
+        student, _, data = nets
+        super().__init__(*nets, **common)
+        batch_size = self.batch_size
         if features not in ("batchnorm", "stages"):
             raise ValueError(f"method.features is {features!r}: it is batchnorm or stages.")
         if min(pool, bank) < batch_size:
@@ -141,10 +117,10 @@ class CMI(DataFree):
         self.student_batch, self.features, self.flip = student_batch, features, flip
         self.adversarial, self.bn, self.certainty = adversarial, bn, certainty
         self.contrast, self.tau, self.negatives = contrast, tau, negatives
-        self.optimizer, self.generator_optimizer = dict(optimizer or {}), dict(generator_optimizer or ADAM)
+        self.optimizer, self.generator_optimizer = dict(optimizer), dict(generator_optimizer)
         self.seen, self.augment = BatchNormInputs(self.teacher, "cmi"), CropFlip(data, pad, flip)
         self.pixels = Pixels(data.mean, data.std)
-        self.generator, self.latents = self.new_generator(last=[self.pixels]), Latents(batch_size, latent)
+        self.generator, self.latents = self.new_generator(last=[self.pixels]), Latents(batch_size, self.latent)
         self.generator.restart()
         shape, width = (student.in_chans, student.size, student.size), self.width()
         self.head, self.bank, self.pool = Head(width, dim), Ring(bank, 2 * width), Ring(pool, *shape, dtype=torch.uint8)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,9 +12,8 @@ from torch.nn import functional as F
 
 from distill import parallel
 from distill.batch import Batch
-from distill.data import DataInfo
-from distill.method import Losses, Method
-from distill.models import FeatureNet, Outputs
+from distill.method import Losses, Method, Nets
+from distill.models import Outputs
 from distill.parts.memory_bank import MemoryBank
 from distill.parts.products import product
 
@@ -142,22 +140,11 @@ class CRD(Method):
     refuses = {"mixup": REFUSES_MIXUP}
 
     def __init__(
-        self,
-        student: FeatureNet,
-        teachers: Sequence[FeatureNet],
-        data: DataInfo,
-        *,
-        ce: float = 1.0,
-        kd: float = 0.0,
-        temperature: float = 4.0,
-        weight: float = 0.8,
-        dim: int = 128,
-        negatives: int = 16384,
-        tau: float = 0.07,
-        momentum: float = 0.5,
-        bank: str = "float32",
+        self, *nets: *Nets, weight: float, dim: int, negatives: int, tau: float, momentum: float, bank: str,
+        **common: Any
     ) -> None:
-        super().__init__(student, teachers, data, ce=ce, kd=kd, temperature=temperature)
+        student, _, data = nets
+        super().__init__(*nets, **common)
         self.weight, self.tau, self.momentum = weight, tau, momentum
         self.embed_student = nn.Linear(student.embedding_dim, dim)
         self.embed_teacher = nn.Linear(self.teacher.embedding_dim, dim)

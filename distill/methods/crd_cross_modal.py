@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import Any
 
 from distill.batch import Batch
-from distill.data import DataInfo
-from distill.method import Losses, Phase, Update
+from distill.method import Losses, Nets, Phase, Update
 from distill.methods.crd import CRD
-from distill.models import FeatureNet
 
 
 class CRDCrossModal(CRD):
@@ -20,27 +18,8 @@ class CRDCrossModal(CRD):
     dataset.views.student=ab for its setting.
     """
 
-    def __init__(
-        self,
-        student: FeatureNet,
-        teachers: Sequence[FeatureNet],
-        data: DataInfo,
-        *,
-        ce: float = 0.0,
-        kd: float = 0.0,
-        temperature: float = 4.0,
-        weight: float = 0.8,
-        dim: int = 128,
-        negatives: int = 16384,
-        tau: float = 0.07,
-        momentum: float = 0.5,
-        bank: str = "float32",
-        probe_epochs: int = 30,
-    ) -> None:
-        super().__init__(
-            student, teachers, data, ce=ce, kd=kd, temperature=temperature, weight=weight, dim=dim,
-            negatives=negatives, tau=tau, momentum=momentum, bank=bank,
-        )  # fmt: skip
+    def __init__(self, *nets: *Nets, probe_epochs: int, **common: Any) -> None:
+        super().__init__(*nets, **common)
         self.probe_epochs = probe_epochs
 
     def probe_loss(self, batch: Batch) -> Losses:

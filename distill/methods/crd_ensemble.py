@@ -9,10 +9,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from distill.batch import Batch
-from distill.data import DataInfo
-from distill.method import Losses
+from distill.method import Losses, Nets
 from distill.methods.crd import REFUSES_MIXUP, Memory, NegativeSampler
-from distill.models import FeatureNet, Outputs
+from distill.models import Outputs
 from distill.parts.several import SeveralTeachers, kl_rows
 
 
@@ -44,22 +43,11 @@ class CRDEnsemble(SeveralTeachers):
     refuses = {"mixup": REFUSES_MIXUP}
 
     def __init__(
-        self,
-        student: FeatureNet,
-        teachers: Sequence[FeatureNet],
-        data: DataInfo,
-        *,
-        ce: float = 1.0,
-        kd: float = 0.0,
-        temperature: float = 4.0,
-        weight: float = 0.8,
-        dim: int = 128,
-        negatives: int = 16384,
-        tau: float = 0.07,
-        momentum: float = 0.5,
-        bank: str = "float32",
+        self, *nets: *Nets, ce: float, kd: float, temperature: float, weight: float, dim: int, negatives: int,
+        tau: float, momentum: float, bank: str
     ) -> None:
-        super().__init__(student, teachers, data, ce=ce, kd=kd, temperature=temperature)
+        student, teachers, data = nets
+        super().__init__(*nets, ce=ce, kd=kd, temperature=temperature, drop_last=False)
         self.weight, self.tau, self.momentum = weight, tau, momentum
         mine = student.embedding_dim
         self.critics = nn.ModuleList(Critic(mine, t.embedding_dim, dim, data.num_train, bank) for t in teachers)

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from distill.batch import Batch
-from distill.data import DataInfo
 from distill.data.strong import StrongSource
 from distill.losses import full_precision
-from distill.method import Losses, Method, Phase, Update
-from distill.models import FeatureNet
+from distill.method import Losses, Method, Nets, Phase, Update
 
 Pair = tuple[Tensor, Tensor]
 
@@ -48,19 +44,10 @@ class CRLD(Method):
     refuses = {"mixup": "its strong view shows one image, not the mixed one"}
 
     def __init__(
-        self,
-        student: FeatureNet,
-        teachers: Sequence[FeatureNet],
-        data: DataInfo,
-        *,
-        ce: float,
-        temperature: float,
-        within: float,
-        across: float,
-        sure_weak: float,
-        sure_strong: float,
+        self, *nets: *Nets, ce: float, temperature: float, within: float, across: float, sure_weak: float,
+        sure_strong: float
     ) -> None:
-        super().__init__(student, teachers, data, ce=ce, temperature=temperature)
+        super().__init__(*nets, ce=ce, temperature=temperature, kd=0.0)
         if not (0 <= sure_weak <= 1 and 0 <= sure_strong <= 1):
             raise ValueError(
                 f"method.sure_weak is {sure_weak} and method.sure_strong {sure_strong}: probabilities are 0 to 1."

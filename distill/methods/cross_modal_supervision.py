@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from distill.data import DataInfo
 from distill.losses import full_precision
+from distill.method import Nets
 from distill.models import FeatureNet, Outputs
 from distill.parts.heads import conv_regressor
 from distill.parts.products import rows
@@ -32,29 +32,9 @@ class CrossModalSupervision(InitThenTrain):
 
     key = "transfer"
 
-    def __init__(
-        self,
-        student: FeatureNet,
-        teachers: Sequence[FeatureNet],
-        data: DataInfo,
-        *,
-        ce: float = 1.0,
-        kd: float = 0.0,
-        temperature: float = 4.0,
-        weight: float = 0.0,
-        init_epochs: int = 30,
-        stage: int = -1,
-    ) -> None:
-        super().__init__(
-            student,
-            teachers,
-            data,
-            ce=ce,
-            kd=kd,
-            temperature=temperature,
-            weight=weight,
-            init_epochs=init_epochs,
-        )
+    def __init__(self, *nets: *Nets, stage: int, **common: Any) -> None:
+        student, _, _ = nets
+        super().__init__(*nets, **common)
         self.of_student, self.of_teacher = (place(net, stage) for net in (student, self.teacher))
         mine, theirs = student.shapes[self.of_student], self.teacher.shapes[self.of_teacher]
         self.regressor = None if mine == theirs else conv_regressor(mine, theirs, relu=False)

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import Any
 
 import torch
 
 from distill.batch import Batch
-from distill.data import DataInfo
 from distill.data.pairs import Partners
-from distill.method import Losses, Method, Phase, Update
-from distill.models import FeatureNet
+from distill.method import Losses, Method, Nets, Phase, Update
 
 
 class CSKD(Method):
@@ -22,17 +20,9 @@ class CSKD(Method):
 
     refuses = {"mixup": "the partner of an image is one of its class, and a mixed image has two"}
 
-    def __init__(
-        self,
-        student: FeatureNet,
-        teachers: Sequence[FeatureNet],
-        data: DataInfo,
-        *,
-        ce: float = 1.0,
-        kd: float = 1.0,
-        temperature: float = 4.0,
-    ) -> None:
-        super().__init__(student, (), data, ce=ce, kd=kd, temperature=temperature)
+    def __init__(self, *nets: *Nets, **common: Any) -> None:
+        student, _, data = nets
+        super().__init__(student, (), data, **common)
 
     def loss(self, batch: Batch) -> Losses:
         logits = self.student(batch.inputs).logits

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from distill.data import DataInfo
 from distill.losses import full_precision
-from distill.method import Method
+from distill.method import Method, Nets
 from distill.methods.kd import standardize as z_score
-from distill.models import FeatureNet
 
 KINDS = ("global", "instance")
 EPS = 1e-7
@@ -68,21 +65,11 @@ class CTKD(Method):
     """
 
     def __init__(
-        self,
-        student: FeatureNet,
-        teachers: Sequence[FeatureNet],
-        data: DataInfo,
-        *,
-        ce: float = 0.1,
-        kd: float = 0.9,
-        kind: str = "global",
-        t_start: float = 1.0,
-        t_span: float = 20.0,
-        curriculum_epochs: int = 10,
-        hidden: int = 128,
-        standardize: bool = False,
+        self, *nets: *Nets, ce: float, kd: float, kind: str, t_start: float, t_span: float, curriculum_epochs: int,
+        hidden: int, standardize: bool
     ) -> None:
-        super().__init__(student, teachers, data, ce=ce, kd=kd)
+        student, _, _ = nets
+        super().__init__(*nets, ce=ce, kd=kd, temperature=1.0)
         if kind not in KINDS:
             raise ValueError(f"method.kind is {kind!r}: give global (one theta) or instance (one a sample).")
         if t_start <= 0 or t_span < 0:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
 
 from distill.batch import Batch
-from distill.data import DataInfo
 from distill.losses import full_precision
-from distill.method import Losses, Phase, Update
-from distill.models import FeatureNet
+from distill.method import Losses, Nets, Phase, Update
 from distill.parts.datafree import DataFree, balance_loss, certainty_loss
 
 BLOCK_EPS = 0.8  # the authors' BatchNorm2d(128, 0.8): the second argument is eps
@@ -33,29 +31,12 @@ class DAFL(DataFree):
     """
 
     def __init__(
-        self,
-        student: FeatureNet,
-        teachers: Sequence[FeatureNet],
-        data: DataInfo,
-        *,
-        kd: float = 1.0,
-        temperature: float = 1.0,
-        latent: int = 1000,
-        batch_size: int = 1024,
-        steps: int = 120,
-        certainty: float = 0.05,
-        balance: float = 5.0,
-        activation: float = 0.01,
-        optimizer: Mapping[str, Any] | None = None,
-        generator_optimizer: Mapping[str, Any] | None = None,
+        self, *nets: *Nets, certainty: float, balance: float, activation: float, optimizer: Mapping[str, Any],
+        generator_optimizer: Mapping[str, Any], **common: Any
     ) -> None:
-        sizes: dict[str, Any] = dict(latent=latent, batch_size=batch_size, steps=steps)
-        super().__init__(student, teachers, data, kd=kd, temperature=temperature, **sizes)
+        super().__init__(*nets, **common)
         self.certainty, self.balance, self.activation = certainty, balance, activation
-        self.optimizer = dict(optimizer or {})
-        self.generator_optimizer = dict(
-            generator_optimizer or {"name": "adam", "lr": 0.02, "decay": "constant"}
-        )
+        self.optimizer, self.generator_optimizer = dict(optimizer), dict(generator_optimizer)
         self.generator = self.new_generator(eps=BLOCK_EPS)
 
     def student_loss(self, batch: Batch) -> Losses:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -10,10 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from distill.batch import Batch
-from distill.data import DataInfo
 from distill.data.noise import MadeSource
 from distill.losses import full_precision
-from distill.method import Losses, Phase, Update
+from distill.method import Losses, Nets, Phase, Update
 from distill.models import FeatureNet
 from distill.parts.datafree import BatchNormInputs, DataFree, Restarted
 from distill.parts.made_images import CropFlip, Ring
@@ -60,32 +59,17 @@ class DeepInversion(DataFree):
     one_process = "it optimises one batch of images at a time, and each process would have its own"
 
     def __init__(
-        self,
-        student: FeatureNet,
-        teachers: Sequence[FeatureNet],
-        data: DataInfo,
-        *,
-        kd: float = 1.0,
-        temperature: float = 3.0,
-        batches: int = 200,
-        batch_size: int = 256,
-        steps: int = 2000,
-        bn: float = 10.0,
-        tv: float = 2.5e-5,
-        l2: float = 0.0,
-        jitter: int = 2,
-        pad: int = 4,
-        flip: bool = True,
-        image_optimizer: Mapping[str, Any] | None = None,
+        self, *nets: *Nets, kd: float, temperature: float, batches: int, batch_size: int, steps: int, bn: float,
+        tv: float, l2: float, jitter: int, pad: int, flip: bool, image_optimizer: Mapping[str, Any]
     ) -> None:
-        sizes: dict[str, Any] = dict(latent=0, batch_size=batch_size, steps=steps)
-        super().__init__(student, teachers, data, kd=kd, temperature=temperature, **sizes)
+        student, _, data = nets
+        super().__init__(*nets, kd=kd, temperature=temperature, latent=0, batch_size=batch_size, steps=steps)
         if batches < 1:
             raise ValueError(
                 f"method.batches is {batches}: deepinversion needs at least one batch of images."
             )
         self.batches, self.bn, self.tv, self.l2, self.jitter = batches, bn, tv, l2, jitter
-        self.image_optimizer = dict(image_optimizer or {"name": "adam", "lr": 0.05, "decay": "constant"})
+        self.image_optimizer = dict(image_optimizer)
         self.seen = BatchNormInputs(self.teacher, "deepinversion")
         self.canvas = Canvas(batch_size, student, data.num_classes)
         self.made = Ring(batches * batch_size, student.in_chans, student.size, student.size)

@@ -9,12 +9,11 @@ import torch
 from torch import Tensor
 
 from distill.batch import Batch
-from distill.data import DataInfo
 from distill.losses import full_precision, kd_loss
-from distill.method import Losses, Method, Phase, Update
+from distill.method import Losses, Method, Nets, Phase, Update
 from distill.methods.dkd import other_classes, target_loss
 from distill.methods.kd import standardize as z_score
-from distill.models import FeatureNet, Outputs
+from distill.models import Outputs
 from distill.parts.split_momentum import Part, SplitStepper
 
 FORMS = ("authors", "paper")
@@ -72,23 +71,10 @@ class DeepKD(Method):
     """
 
     def __init__(
-        self,
-        student: FeatureNet,
-        teachers: Sequence[FeatureNet],
-        data: DataInfo,
-        *,
-        ce: float,
-        temperature: float,
-        decoupled: bool,
-        alpha: float,
-        beta: float,
-        warmup_epochs: int,
-        top_k: int,
-        standardize: bool,
-        deltas: Sequence[float],
-        form: str,
+        self, *nets: *Nets, ce: float, temperature: float, decoupled: bool, alpha: float, beta: float,
+        warmup_epochs: int, top_k: int, standardize: bool, deltas: Sequence[float], form: str
     ) -> None:
-        super().__init__(student, teachers, data, ce=ce, temperature=temperature)
+        super().__init__(*nets, ce=ce, temperature=temperature, kd=0.0)
         if form not in FORMS:
             raise ValueError(f"method.form is {form!r}: it is one of {', '.join(FORMS)}.")
         if len(deltas) != 3:

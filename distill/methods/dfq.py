@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -10,10 +10,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from distill.batch import Batch
-from distill.data import DataInfo
 from distill.losses import full_precision, kl_div
-from distill.method import Losses, Phase, Update
-from distill.models import FeatureNet, Outputs
+from distill.method import Losses, Nets, Phase, Update
+from distill.models import Outputs
 from distill.models.generator import Pixels
 from distill.parts.datafree import BatchNormInputs, DataFree, asked, balance_loss, certainty_loss
 
@@ -39,35 +38,16 @@ class DFQ(DataFree):
     """
 
     def __init__(
-        self,
-        student: FeatureNet,
-        teachers: Sequence[FeatureNet],
-        data: DataInfo,
-        *,
-        kd: float = 1.0,
-        temperature: float = 1.0,
-        discrepancy: str = "kl",
-        latent: int = 256,
-        batch_size: int = 256,
-        steps: int = 40,
-        student_steps: int = 10,
-        adversarial: float = 1.0,
-        bn: float = 1.0,
-        certainty: float = 1.0,
-        balance: float = 20.0,
-        optimizer: Mapping[str, Any] | None = None,
-        generator_optimizer: Mapping[str, Any] | None = None,
+        self, *nets: *Nets, discrepancy: str, student_steps: int, adversarial: float, bn: float, certainty: float,
+        balance: float, optimizer: Mapping[str, Any], generator_optimizer: Mapping[str, Any], **common: Any
     ) -> None:
-        sizes: dict[str, Any] = dict(latent=latent, batch_size=batch_size, steps=steps)
-        super().__init__(student, teachers, data, kd=kd, temperature=temperature, **sizes)
+        _, _, data = nets
+        super().__init__(*nets, **common)
         if discrepancy not in ("kl", "l1"):
             raise ValueError(f"method.discrepancy is {discrepancy!r}: it is kl (dfq) or l1 (dfad).")
         self.discrepancy, self.student_steps, self.adversarial = discrepancy, student_steps, adversarial
         self.bn, self.certainty, self.balance = bn, certainty, balance
-        self.optimizer = dict(optimizer or {})
-        self.generator_optimizer = dict(
-            generator_optimizer or {"name": "adam", "lr": 0.001, "decay": "constant", "betas": (0.5, 0.999)}
-        )
+        self.optimizer, self.generator_optimizer = dict(optimizer), dict(generator_optimizer)
         self.seen = BatchNormInputs(self.teacher, "dfq") if bn else None
         self.generator = self.new_generator(first=256, last=[Pixels(data.mean, data.std)])
 

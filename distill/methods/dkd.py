@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from distill.batch import Batch
-from distill.data import DataInfo
 from distill.losses import full_precision, kd_loss, kl_div
-from distill.method import Losses, Method
+from distill.method import Losses, Method, Nets
 from distill.methods.kd import standardize as z_score
-from distill.models import FeatureNet, Outputs
+from distill.models import Outputs
 
 
 def other_classes(logits: Tensor, labels: Tensor) -> Tensor:
@@ -52,20 +51,10 @@ class DKD(Method):
     """
 
     def __init__(
-        self,
-        student: FeatureNet,
-        teachers: Sequence[FeatureNet],
-        data: DataInfo,
-        *,
-        ce: float = 1.0,
-        kd: float = 0.0,
-        temperature: float = 4.0,
-        alpha: float = 1.0,
-        beta: float = 8.0,
-        warmup_epochs: int = 20,
-        standardize: bool = False,
+        self, *nets: *Nets, alpha: float, beta: float, warmup_epochs: int, standardize: bool, **common: Any
     ) -> None:
-        super().__init__(student, teachers, data, ce=ce, kd=kd, temperature=temperature)
+        student, _, data = nets
+        super().__init__(*nets, **common)
         if student.num_classes < 3:
             raise ValueError(
                 f"dkd tells apart the classes that are not the label, of which {data.name} has "

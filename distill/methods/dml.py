@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from distill.batch import Batch
-from distill.data import DataInfo
 from distill.losses import kl_div
-from distill.method import Losses, Method, Phase, Update
-from distill.models import FeatureNet
+from distill.method import Losses, Method, Nets, Phase, Update
 from distill.models.reading import frozen_statistics
 from distill.parts.peers import make_peers, report_cohort
 
@@ -26,20 +25,11 @@ class DML(Method):
     """
 
     def __init__(
-        self,
-        student: FeatureNet,
-        teachers: Sequence[FeatureNet],
-        data: DataInfo,
-        *,
-        ce: float = 1.0,
-        kd: float = 1.0,
-        temperature: float = 1.0,
-        peers: int = 2,
-        models: Sequence[str] = (),
-        rates: Sequence[float] | None = None,
-        alternate: bool = True,
+        self, *nets: *Nets, peers: int, models: Sequence[str], rates: Sequence[float] | None, alternate: bool,
+        **common: Any
     ) -> None:
-        super().__init__(student, (), data, ce=ce, kd=kd, temperature=temperature)
+        student, _, data = nets
+        super().__init__(student, (), data, **common)
         self.others = make_peers(student, peers, models, rates)
         self.alternate = alternate
 

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
-from distill.data import DataInfo
-from distill.method import Phase, Update
+from distill.method import Nets, Phase, Update
 from distill.methods.kd import KD
-from distill.models import FeatureNet
 from distill.parts.split_momentum import Part, SplitStepper
 
 TASK = "ce"  # the loss whose gradient is the task's; all others are distillation
@@ -36,22 +33,10 @@ class DOT(KD):
     Every parameter has both gradients here; the authors' rule for parameters with only one is not needed.
     """
 
-    def __init__(
-        self,
-        student: FeatureNet,
-        teachers: Sequence[FeatureNet],
-        data: DataInfo,
-        *,
-        ce: float = 0.1,
-        kd: float = 0.9,
-        temperature: float = 4.0,
-        standardize: bool = False,
-        delta: float = 0.075,
-    ) -> None:
-        weights = {"ce": ce, "kd": kd, "temperature": temperature}
-        super().__init__(student, teachers, data, **weights, standardize=standardize)
-        if not ce or not kd:
-            raise ValueError(f"dot needs both losses, and method.ce={ce}, method.kd={kd}: use method=kd.")
+    def __init__(self, *nets: *Nets, delta: float, **common: Any) -> None:
+        super().__init__(*nets, **common)
+        if not self.ce or not self.kd:
+            raise ValueError(f"dot needs both losses, and method.ce={self.ce}, method.kd={self.kd}: use method=kd.")
         self.delta = delta
 
     def phases(self) -> list[Phase]:

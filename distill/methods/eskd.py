@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from torch import nn
 
 from distill.batch import Batch
-from distill.data import DataInfo
-from distill.method import Losses, Phase, Update
+from distill.method import Losses, Nets, Phase, Update
 from distill.models import FeatureNet, Outputs
 from distill.parts.guided import Guided
 
@@ -24,25 +22,12 @@ class ESKD(Guided):
 
     guide: Any
 
-    def __init__(
-        self,
-        student: FeatureNet,
-        teachers: Sequence[FeatureNet],
-        data: DataInfo,
-        *,
-        ce: float = 0.1,
-        kd: float = 0.9,
-        temperature: float = 4.0,
-        teacher_epochs: int = 35,
-        share: float = 0.6,
-    ) -> None:
-        super().__init__(
-            student, teachers, data, ce=ce, kd=kd, temperature=temperature, teacher_epochs=teacher_epochs
-        )
+    def __init__(self, *nets: *Nets, share: float, **common: Any) -> None:
+        super().__init__(*nets, **common)
         if not 0 < share <= 1:
             raise ValueError(f"method.share is {share}: soft targets count in a share of the epochs, 0 to 1.")
         self.share = share
-        if not teacher_epochs:
+        if not self.teacher_epochs:
             self.guide = None
 
     def teach(self, batch: Batch, teacher: FeatureNet | None = None) -> Outputs:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor
 from torch.nn import functional as F
 
 from distill.batch import Batch
-from distill.data import DataInfo
 from distill.losses import full_precision
-from distill.method import Losses, Method, Phase, Update
-from distill.models import FeatureNet, Outputs
+from distill.method import Losses, Method, Nets, Phase, Update
+from distill.models import Outputs
 from distill.parts.heads import conv_regressor, stage
 from distill.parts.products import rows
 
@@ -36,20 +35,10 @@ class FitNet(Method):
     """
 
     def __init__(
-        self,
-        student: FeatureNet,
-        teachers: Sequence[FeatureNet],
-        data: DataInfo,
-        *,
-        ce: float = 1.0,
-        kd: float = 4 / 9,
-        temperature: float = 3.0,
-        kd_fall: float = 0.25,
-        weight: float = 0.0,
-        hint_stage: int = 2,
-        hint_epochs: int = 30,
+        self, *nets: *Nets, kd_fall: float, weight: float, hint_stage: int, hint_epochs: int, **common: Any
     ) -> None:
-        super().__init__(student, teachers, data, ce=ce, kd=kd, temperature=temperature)
+        student, _, _ = nets
+        super().__init__(*nets, **common)
         if not weight and not hint_epochs:
             raise ValueError("fitnet would never use its hint: set method.hint_epochs or method.weight above 0.")
         if not 0 <= kd_fall <= 1:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor, nn
 
 from distill.batch import Batch
-from distill.data import DataInfo
 from distill.losses import full_precision, kl_div, pool_to
-from distill.method import Losses, Method, Phase, Update
+from distill.method import Losses, Method, Nets, Phase, Update
 from distill.models import FeatureNet, Outputs
 from distill.parts.discriminators import critic_of_maps, own_optimizer
 from distill.parts.peers import make_peers, report_cohort
@@ -31,22 +31,11 @@ class FMAdversarial(Method):
     """
 
     def __init__(
-        self,
-        student: FeatureNet,
-        teachers: Sequence[FeatureNet],
-        data: DataInfo,
-        *,
-        ce: float = 1.0,
-        kd: float = 1.0,
-        temperature: float = 3.0,
-        weight: float = 1.0,
-        peers: int = 2,
-        models: Sequence[str] = (),
-        rates: Sequence[float] | None = None,
-        hidden: int = 64,
-        discriminator_lr: float = 0.001,
+        self, *nets: *Nets, weight: float, peers: int, models: Sequence[str], rates: Sequence[float] | None,
+        hidden: int, discriminator_lr: float, **common: Any
     ) -> None:
-        super().__init__(student, (), data, ce=ce, kd=kd, temperature=temperature)
+        student, _, data = nets
+        super().__init__(student, (), data, **common)
         self.weight, self.discriminator_lr = weight, discriminator_lr
         self.others = make_peers(student, peers, models, rates)
         widths = [net.channels[-1] for net in self.cohort]

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from distill.data import DataInfo
 from distill.losses import full_precision, pool_to
-from distill.models import FeatureNet, Outputs
+from distill.method import Nets
+from distill.models import Outputs
 from distill.parts.taps import equal_channels, stage_pairs
 from distill.parts.two_phase import InitThenTrain
 
@@ -45,28 +45,9 @@ class FSP(InitThenTrain):
 
     key = "fsp"
 
-    def __init__(
-        self,
-        student: FeatureNet,
-        teachers: Sequence[FeatureNet],
-        data: DataInfo,
-        *,
-        ce: float = 1.0,
-        kd: float = 0.0,
-        temperature: float = 4.0,
-        weight: float = 0.0,
-        init_epochs: int = 30,
-    ) -> None:
-        super().__init__(
-            student,
-            teachers,
-            data,
-            ce=ce,
-            kd=kd,
-            temperature=temperature,
-            weight=weight,
-            init_epochs=init_epochs,
-        )
+    def __init__(self, *nets: *Nets, **common: Any) -> None:
+        student, _, _ = nets
+        super().__init__(*nets, **common)
         pairs = stage_pairs(student, self.teacher, "fsp")
         self.stem = student.stem_shape is not None and self.teacher.stem_shape is not None
         if student.stem_shape and self.teacher.stem_shape:

@@ -5,16 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from distill.batch import Batch
-from distill.data import DataInfo
 from distill.losses import full_precision, pool_to
-from distill.method import Losses, Method, Phase, Update
-from distill.models import FeatureNet, Outputs
+from distill.method import Losses, Method, Nets, Phase, Update
+from distill.models import Outputs
 from distill.parts.products import rows
 from distill.parts.two_phase import CONSTANT
 
@@ -77,23 +77,11 @@ class FT(Method):
     """
 
     def __init__(
-        self,
-        student: FeatureNet,
-        teachers: Sequence[FeatureNet],
-        data: DataInfo,
-        *,
-        ce: float = 1.0,
-        kd: float = 0.0,
-        temperature: float = 4.0,
-        weight: float = 200.0,
-        form: str = "collapsed",
-        rate: float = 0.5,
-        p1: float = 2.0,
-        p2: float = 1.0,
-        init_epochs: int = 30,
-        init_lr: float | None = None,
+        self, *nets: *Nets, weight: float, form: str, rate: float, p1: float, p2: float, init_epochs: int,
+        init_lr: float | None, **common: Any
     ) -> None:
-        super().__init__(student, teachers, data, ce=ce, kd=kd, temperature=temperature)
+        student, _, _ = nets
+        super().__init__(*nets, **common)
         if form not in FORMS:
             raise ValueError(f"method.form is {form!r}: factor transfer has the forms {' and '.join(FORMS)}.")
         if init_epochs < 1:

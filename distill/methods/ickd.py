@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from distill.batch import Batch
-from distill.data import DataInfo
 from distill.losses import full_precision
-from distill.method import Losses, Method
-from distill.models import FeatureNet, Outputs
+from distill.method import Losses, Method, Nets
+from distill.models import Outputs
 from distill.parts.products import Gram, rows
 
 
@@ -35,18 +34,9 @@ class ICKD(Method):
     cross-entropy alone, is theirs for CIFAR-100; their headline row adds kd=1.
     """
 
-    def __init__(
-        self,
-        student: FeatureNet,
-        teachers: Sequence[FeatureNet],
-        data: DataInfo,
-        *,
-        ce: float = 1.0,
-        kd: float = 0.0,
-        temperature: float = 4.0,
-        weight: float = 2.5,
-    ) -> None:
-        super().__init__(student, teachers, data, ce=ce, kd=kd, temperature=temperature)
+    def __init__(self, *nets: *Nets, weight: float, **common: Any) -> None:
+        student, _, _ = nets
+        super().__init__(*nets, **common)
         self.weight = weight
         channels = self.teacher.channels[-1]
         self.embed = nn.Sequential(nn.Conv2d(student.channels[-1], channels, 1, bias=False), nn.BatchNorm2d(channels))

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor
 from torch.nn import functional as F
 
 from distill.batch import Batch
-from distill.data import DataInfo
 from distill.losses import full_precision, pool_to
-from distill.method import Losses, Method
-from distill.models import FeatureNet, Outputs
+from distill.method import Losses, Method, Nets
+from distill.models import Outputs
 from distill.parts.products import Gram, rows
 
 EPS = 1e-12
@@ -74,20 +74,10 @@ class IRG(Method):
     """
 
     def __init__(
-        self,
-        student: FeatureNet,
-        teachers: Sequence[FeatureNet],
-        data: DataInfo,
-        *,
-        ce: float = 1.0,
-        kd: float = 0.0,
-        temperature: float = 4.0,
-        weight: float = 1.0,
-        vertex: float = 0.1,
-        edge: float = 5.0,
-        transform: float = 5.0,
+        self, *nets: *Nets, weight: float, vertex: float, edge: float, transform: float, **common: Any
     ) -> None:
-        super().__init__(student, teachers, data, ce=ce, kd=kd, temperature=temperature)
+        student, _, _ = nets
+        super().__init__(*nets, **common)
         for net in (student, self.teacher):
             if len(net.shapes) < 2:
                 raise ValueError(f"irg relates two stages, and {net.name} shows {net.shapes}: use method=rkd instead.")

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from distill.batch import Batch
-from distill.data import DataInfo
 from distill.losses import full_precision
-from distill.method import Losses, Method
-from distill.models import FeatureNet, Outputs
+from distill.method import Losses, Method, Nets
+from distill.models import Outputs
 
 EPS = 1e-6  # of a feature that is the same in the whole batch
 
@@ -48,20 +47,9 @@ class ITRD(Method):
     are equal. Both relate the samples of one batch: over several devices, of each device's own part.
     """
 
-    def __init__(
-        self,
-        student: FeatureNet,
-        teachers: Sequence[FeatureNet],
-        data: DataInfo,
-        *,
-        ce: float,
-        kd: float,
-        temperature: float,
-        correlation: float,
-        mutual: float,
-        alpha: float,
-    ) -> None:
-        super().__init__(student, teachers, data, ce=ce, kd=kd, temperature=temperature)
+    def __init__(self, *nets: *Nets, correlation: float, mutual: float, alpha: float, **common: Any) -> None:
+        student, _, _ = nets
+        super().__init__(*nets, **common)
         self.correlation, self.mutual, self.alpha = correlation, mutual, alpha
         self.equal_widths = student.embedding_dim == self.teacher.embedding_dim
         self.embed = nn.Linear(student.embedding_dim, self.teacher.embedding_dim)

@@ -4,14 +4,12 @@ standardised.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor
 
-from distill.data import DataInfo
 from distill.losses import full_precision, kd_loss
-from distill.method import Method
-from distill.models import FeatureNet
+from distill.method import Method, Nets
 
 EPS = 1e-7
 
@@ -35,18 +33,8 @@ class KD(Method):
     keeps the raw ones. That is method=logit-standardization, with the weights that belong to it.
     """
 
-    def __init__(
-        self,
-        student: FeatureNet,
-        teachers: Sequence[FeatureNet],
-        data: DataInfo,
-        *,
-        ce: float = 0.1,
-        kd: float = 0.9,
-        temperature: float = 4.0,
-        standardize: bool = False,
-    ) -> None:
-        super().__init__(student, teachers, data, ce=ce, kd=kd, temperature=temperature)
+    def __init__(self, *nets: *Nets, standardize: bool, **common: Any) -> None:
+        super().__init__(*nets, **common)
         self.standardize = standardize
 
     def soft_targets(self, student: Tensor, teacher: Tensor) -> Tensor:

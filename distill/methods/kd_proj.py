@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from distill.batch import Batch
-from distill.data import DataInfo
 from distill.losses import full_precision, pool_to
-from distill.method import Losses, Method
-from distill.models import FeatureNet, Outputs
+from distill.method import Losses, Method, Nets
+from distill.models import Outputs
 
 CHOICES = {
     "tap": ("pooled", "embedding", "map"),
@@ -113,23 +112,10 @@ class KDProj(Method):
     """
 
     def __init__(
-        self,
-        student: FeatureNet,
-        teachers: Sequence[FeatureNet],
-        data: DataInfo,
-        *,
-        ce: float = 1.0,
-        kd: float = 1.0,
-        temperature: float = 1.0,
-        weight: float = 1.0,
-        tap: str = "pooled",
-        projection: str = "orthogonal",
-        student_norm: str = "none",
-        teacher_norm: str = "standard",
-        distance: str = "smooth_l1",
-        exponent: float = 4.0,
+        self, *nets: *Nets, weight: float, tap: str, projection: str, student_norm: str, teacher_norm: str,
+        distance: str, exponent: float, **common: Any
     ) -> None:
-        super().__init__(student, teachers, data, ce=ce, kd=kd, temperature=temperature)
+        super().__init__(*nets, **common)
         given = dict(
             tap=tap,
             projection=projection,

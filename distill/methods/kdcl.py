@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,10 +12,9 @@ from torch.nn import functional as F
 
 from distill import parallel
 from distill.batch import Batch
-from distill.data import DataInfo
 from distill.data.pairs import PeerViews
 from distill.losses import full_precision
-from distill.method import Losses, Method, Phase, Update
+from distill.method import Losses, Method, Nets, Phase, Update
 from distill.models import FeatureNet
 from distill.parts.peers import feature_nets, make_peers, report_cohort
 
@@ -121,21 +121,11 @@ class KDCL(Method):
     weights: Tensor
 
     def __init__(
-        self,
-        student: FeatureNet,
-        teachers: Sequence[FeatureNet],
-        data: DataInfo,
-        *,
-        ce: float = 1.0,
-        kd: float = 1.0,
-        temperature: float = 3.0,
-        peers: int = 2,
-        models: Sequence[str] = (),
-        rates: Sequence[float] | None = None,
-        variant: str = "minlogit",
-        held: float = 0.1,
+        self, *nets: *Nets, peers: int, models: Sequence[str], rates: Sequence[float] | None, variant: str, held: float,
+        **common: Any
     ) -> None:
-        super().__init__(student, (), data, ce=ce, kd=kd, temperature=temperature)
+        student, _, data = nets
+        super().__init__(student, (), data, **common)
         if variant not in VARIANTS:
             raise ValueError(f"method.variant is {variant!r}: it is one of {', '.join(VARIANTS)}.")
         self.variant = variant

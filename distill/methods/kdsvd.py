@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from distill.batch import Batch
-from distill.data import DataInfo
 from distill.engine.optim import Stepper
 from distill.losses import full_precision
-from distill.method import Losses, Method, Phase, Update
+from distill.method import Losses, Method, Nets, Phase, Update
 from distill.models import FeatureNet, Outputs
 from distill.parts.svd import align, leading_vectors
 from distill.parts.taps import equal_channels, stage_pairs
@@ -101,22 +101,11 @@ class KDSVD(Method):
     `weight` their batch size and `clip`, as experiment=mhgd has them.
     """
 
-    def __init__(
-        self,
-        student: FeatureNet,
-        teachers: Sequence[FeatureNet],
-        data: DataInfo,
-        *,
-        ce: float = 1.0,
-        kd: float = 0.0,
-        temperature: float = 4.0,
-        weight: float = 1.0,
-        k: int = 1,
-        clip: bool = False,
-    ) -> None:
-        super().__init__(student, teachers, data, ce=ce, kd=kd, temperature=temperature)
+    def __init__(self, *nets: *Nets, weight: float, k: int, clip: bool, **common: Any) -> None:
+        student, _, _ = nets
+        super().__init__(*nets, **common)
         self.weight, self.k, self.clip = weight, k, clip
-        clipping(clip, ce, kd, "kdsvd")
+        clipping(clip, self.ce, self.kd, "kdsvd")
         check(student, self.teacher, k, "kdsvd")
 
     def distill(self, student: Outputs, teacher: Outputs, batch: Batch) -> Losses:

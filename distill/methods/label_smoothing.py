@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from torch import Tensor
 from torch.nn import functional as F
 
 from distill.batch import Batch
-from distill.data import DataInfo
 from distill.losses import full_precision
-from distill.method import Losses, Method
-from distill.models import FeatureNet
+from distill.method import Losses, Method, Nets
 
 SPREADS = ("all", "others")
 
@@ -35,17 +31,9 @@ class LabelSmoothing(Method):
 
     refuses = {"label_smoothing": "it smooths labels itself, by method.epsilon"}
 
-    def __init__(
-        self,
-        student: FeatureNet,
-        teachers: Sequence[FeatureNet],
-        data: DataInfo,
-        *,
-        ce: float = 1.0,
-        epsilon: float = 0.1,
-        spread: str = "all",
-    ) -> None:
-        super().__init__(student, (), data, ce=ce)
+    def __init__(self, *nets: *Nets, ce: float, epsilon: float, spread: str) -> None:
+        student, _, data = nets
+        super().__init__(student, (), data, ce=ce, kd=0.0, temperature=1.0)
         if not 0 <= epsilon < 1:
             raise ValueError(f"method.epsilon is {epsilon}: give a share from 0 to below 1.")
         if spread not in SPREADS:

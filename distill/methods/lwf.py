@@ -11,11 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from distill.batch import Batch
-from distill.data import DataInfo
 from distill.data.tasks import ClassSource
 from distill.losses import full_precision
-from distill.method import Losses, Method, Phase, Update
-from distill.models import FeatureNet
+from distill.method import Losses, Method, Nets, Phase, Update
 
 
 @full_precision
@@ -76,19 +74,9 @@ class LwF(Method):
     so the parts not yet learned count as wrong.
     """
 
-    def __init__(
-        self,
-        student: FeatureNet,
-        teachers: Sequence[FeatureNet],
-        data: DataInfo,
-        *,
-        ce: float = 1.0,
-        weight: float = 1.0,
-        temperature: float = 2.0,
-        tasks: int = 5,
-        warmup: int = 1,
-    ) -> None:
-        super().__init__(student, (), data, ce=ce, temperature=temperature)
+    def __init__(self, *nets: *Nets, ce: float, weight: float, temperature: float, tasks: int, warmup: int) -> None:
+        student, _, data = nets
+        super().__init__(student, (), data, ce=ce, temperature=temperature, kd=0.0)
         if not 2 <= tasks <= data.num_classes:
             raise ValueError(
                 f"method.tasks is {tasks}: give 2 to {data.num_classes}, the classes of {data.name}."

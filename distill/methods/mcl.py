@@ -11,10 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from distill.batch import Batch, Source
-from distill.data import DataInfo
 from distill.losses import full_precision, kd_loss
-from distill.method import Losses, Method, Phase, Update
-from distill.models import FeatureNet
+from distill.method import Losses, Method, Nets, Phase, Update
 from distill.parts.branches import Branch, Divided
 from distill.parts.peers import feature_nets, make_peers, report_cohort
 
@@ -62,27 +60,12 @@ class MCL(Method):
     }
 
     def __init__(
-        self,
-        student: FeatureNet,
-        teachers: Sequence[FeatureNet],
-        data: DataInfo,
-        *,
-        ce: float = 1.0,
-        kd: float = 0.0,
-        temperature: float = 3.0,
-        weight_vcl: float = 0.1,
-        weight_svcl: float = 1.0,
-        weight_icl: float = 0.1,
-        weight_sicl: float = 1.0,
-        form: str = "networks",
-        peers: int = 2,
-        models: Sequence[str] = (),
-        rates: Sequence[float] | None = None,
-        tau: float = 0.1,
-        dim: int = 128,
-        per_class: int = 2,
+        self, *nets: *Nets, weight_vcl: float, weight_svcl: float, weight_icl: float, weight_sicl: float, form: str,
+        peers: int, models: Sequence[str], rates: Sequence[float] | None, tau: float, dim: int, per_class: int,
+        **common: Any
     ) -> None:
-        super().__init__(student, (), data, ce=ce, kd=kd, temperature=temperature)
+        student, _, data = nets
+        super().__init__(student, (), data, **common)
         if tau <= 0:
             raise ValueError(f"method.tau is {tau}: it is a temperature above 0; the usual value is 0.1.")
         if per_class < 2:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from distill.batch import Batch
-from distill.data import DataInfo
 from distill.losses import full_precision, pool_to
-from distill.method import Losses
-from distill.models import FeatureNet, Outputs
+from distill.method import Losses, Nets
+from distill.models import Outputs
 from distill.parts.teacher_mode import TeacherMode
 
 
@@ -31,21 +30,9 @@ class MGD(TeacherMode):
     The authors' trainer (mmcv's) puts the frozen teacher back in train mode: teacher_mode="train".
     """
 
-    def __init__(
-        self,
-        student: FeatureNet,
-        teachers: Sequence[FeatureNet],
-        data: DataInfo,
-        *,
-        ce: float = 1.0,
-        kd: float = 0.0,
-        temperature: float = 4.0,
-        weight: float = 0.0012,
-        ratio: float = 0.15,
-        mask: str = "channel",
-        teacher_mode: str = "eval",
-    ) -> None:
-        super().__init__(student, teachers, data, ce=ce, kd=kd, temperature=temperature)
+    def __init__(self, *nets: *Nets, weight: float, ratio: float, mask: str, teacher_mode: str, **common: Any) -> None:
+        student, _, _ = nets
+        super().__init__(*nets, **common)
         self.set_teacher_mode(teacher_mode)
         if mask not in ("channel", "position"):
             raise ValueError(f"method.mask is {mask!r}: it is one of channel, position.")

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from distill.batch import Batch
-from distill.data import DataInfo
 from distill.losses import full_precision
-from distill.method import Losses, Method, Phase, Update
+from distill.method import Losses, Method, Nets, Phase, Update
 from distill.methods.kdsvd import ClippedStepper, check, clipping, compress
-from distill.models import FeatureNet, Outputs
+from distill.models import Outputs
 from distill.parts.svd import leading_vectors
 from distill.parts.two_phase import CONSTANT
 
@@ -96,26 +95,16 @@ class MHGD(Method):
     """
 
     def __init__(
-        self,
-        student: FeatureNet,
-        teachers: Sequence[FeatureNet],
-        data: DataInfo,
-        *,
-        ce: float = 1.0,
-        kd: float = 0.0,
-        temperature: float = 4.0,
-        weight: float = 1.0,
-        heads: int = 8,
-        clip: bool = True,
-        heads_weight_decay: float = 0.001,
-        init_epochs: int = 30,
+        self, *nets: *Nets, weight: float, heads: int, clip: bool, heads_weight_decay: float, init_epochs: int,
+        **common: Any
     ) -> None:
-        super().__init__(student, teachers, data, ce=ce, kd=kd, temperature=temperature)
+        student, _, _ = nets
+        super().__init__(*nets, **common)
         if init_epochs < 1:
             raise ValueError(
                 "method.init_epochs is 0, but mhgd compares graphs of heads that were trained: use 30."
             )
-        clipping(clip, ce, kd, "mhgd")
+        clipping(clip, self.ce, self.kd, "mhgd")
         check(student, self.teacher, 1, "mhgd")
         self.weight, self.clip, self.init_epochs = weight, clip, init_epochs
         self.heads_weight_decay = heads_weight_decay

@@ -9,12 +9,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from distill.batch import Batch
-from distill.data import DataInfo
 from distill.data.strong import StrongSource
 from distill.losses import full_precision, kd_loss
-from distill.method import Losses, Method, Phase, Update
+from distill.method import Losses, Method, Nets, Phase, Update
 from distill.methods.kd import standardize as z_score
-from distill.models import FeatureNet
 
 FORMS = ("authors", "paper")
 CROSSED = 3  # temperatures from the fourth on, whose strong terms read the weak view in the authors' code
@@ -57,19 +55,10 @@ class MLKD(Method):
     refuses = {"mixup": "its strong view shows one image, not the mixed one"}
 
     def __init__(
-        self,
-        student: FeatureNet,
-        teachers: Sequence[FeatureNet],
-        data: DataInfo,
-        *,
-        ce: float = 0.1,
-        kd: float = 0.9,
-        weight: float = 0.9,
-        temperatures: Sequence[float] = (4.0, 3.0, 5.0, 2.0, 6.0),
-        form: str = "authors",
-        standardize: bool = False,
+        self, *nets: *Nets, ce: float, kd: float, weight: float, temperatures: Sequence[float], form: str,
+        standardize: bool
     ) -> None:
-        super().__init__(student, teachers, data, ce=ce, kd=kd)
+        super().__init__(*nets, ce=ce, kd=kd, temperature=1.0)
         if not temperatures or min(temperatures) <= 0:
             raise ValueError(f"method.temperatures is {list(temperatures)}: name one or more, all above 0.")
         if form not in FORMS:

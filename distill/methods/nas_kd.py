@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from distill import parallel
 from distill.batch import Batch
-from distill.data import DataInfo
 from distill.engine.optim import Stepper
-from distill.method import Losses, Method, Phase, Update
+from distill.method import Losses, Method, Nets, Phase, Update
 from distill.models import FeatureNet, Outputs
 from distill.models.supernet import Supernet
 
@@ -55,22 +55,11 @@ class NASKD(Method):
     choice: Tensor
 
     def __init__(
-        self,
-        student: FeatureNet,
-        teachers: Sequence[FeatureNet],
-        data: DataInfo,
-        *,
-        ce: float = 0.1,
-        kd: float = 0.9,
-        temperature: float = 4.0,
-        depths: Sequence[int] = (1, 2, 3),
-        widths: Sequence[float] = (0.25, 0.5, 0.75, 1.0),
-        budget: float = 0.25,
-        samples: int = 1,
-        tune_epochs: int = 30,
-        tune_lr: float = 0.01,
+        self, *nets: *Nets, depths: Sequence[int], widths: Sequence[float], budget: float, samples: int,
+        tune_epochs: int, tune_lr: float, **common: Any
     ) -> None:
-        super().__init__(student, teachers, data, ce=ce, kd=kd, temperature=temperature)
+        student, _, _ = nets
+        super().__init__(*nets, **common)
         most = len(getattr(student.model, "layer1", ())) or max(depths)
         self.supernet = Supernet(student, [depth for depth in depths if depth <= most] or depths, widths)
         self.samples, self.tune_epochs, self.tune_lr = samples, tune_epochs, tune_lr

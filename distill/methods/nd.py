@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,10 +10,9 @@ from torch.nn import functional as F
 
 from distill import parallel
 from distill.batch import Batch, Source
-from distill.data import DataInfo
 from distill.losses import full_precision
-from distill.method import Losses, Method, Phase, Update
-from distill.models import FeatureNet, Outputs
+from distill.method import Losses, Method, Nets, Phase, Update
+from distill.models import Outputs
 
 
 @full_precision
@@ -41,20 +39,9 @@ class ND(Method):
     centres: Tensor  # [K,D]
     known: Tensor
 
-    def __init__(
-        self,
-        student: FeatureNet,
-        teachers: Sequence[FeatureNet],
-        data: DataInfo,
-        *,
-        ce: float,
-        kd: float,
-        temperature: float,
-        weight: float,
-        warmup_epochs: int,
-        dropout: float,
-    ) -> None:
-        super().__init__(student, teachers, data, ce=ce, kd=kd, temperature=temperature)
+    def __init__(self, *nets: *Nets, weight: float, warmup_epochs: int, dropout: float, **common: Any) -> None:
+        student, _, data = nets
+        super().__init__(*nets, **common)
         self.weight, self.warmup_epochs = weight, warmup_epochs
         ours, theirs = student.embedding_dim, self.teacher.embedding_dim
         self.embed: nn.Module = nn.Identity()

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor
 from torch.nn import functional as F
 
 from distill.batch import Batch
-from distill.data import DataInfo
 from distill.losses import full_precision
-from distill.method import Losses
+from distill.method import Losses, Nets
 from distill.methods.dkd import other_classes
-from distill.models import FeatureNet, Outputs
+from distill.models import Outputs
 from distill.parts.teacher_mode import TeacherMode
 
 
@@ -41,20 +40,8 @@ class NKD(TeacherMode):
     The authors' trainer (mmcv's) puts the frozen teacher back in train mode: teacher_mode="train".
     """
 
-    def __init__(
-        self,
-        student: FeatureNet,
-        teachers: Sequence[FeatureNet],
-        data: DataInfo,
-        *,
-        ce: float = 1.0,
-        kd: float = 0.0,
-        temperature: float = 3.0,
-        weight: float = 1.0,
-        gamma: float = 3.5,
-        teacher_mode: str = "eval",
-    ) -> None:
-        super().__init__(student, teachers, data, ce=ce, kd=kd, temperature=temperature)
+    def __init__(self, *nets: *Nets, weight: float, gamma: float, teacher_mode: str, **common: Any) -> None:
+        super().__init__(*nets, **common)
         self.set_teacher_mode(teacher_mode)
         self.weight, self.gamma = weight, gamma
 

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from distill.data import DataInfo
-from distill.method import Method
-from distill.models import FeatureNet
+from distill.method import Method, Nets
 
 
 class NoDistillation(Method):
     """Cross-entropy with the labels."""
 
-    def __init__(self, student: FeatureNet, teachers: Sequence[FeatureNet], data: DataInfo, *, ce: float = 1.0) -> None:
-        super().__init__(student, (), data, ce=ce)
+    def __init__(self, *nets: *Nets, ce: float) -> None:
+        student, _, data = nets
+        super().__init__(student, (), data, ce=ce, kd=0.0, temperature=1.0)

@@ -11,9 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from distill.batch import Batch
-from distill.data import DataInfo
 from distill.losses import full_precision
-from distill.method import Losses, Method
+from distill.method import Losses, Method, Nets
 from distill.models import FeatureNet, Outputs
 from distill.models.cifar_net import CifarNet
 from distill.models.reading import evaluating, frozen_statistics
@@ -121,20 +120,11 @@ class NORM(Method):
     """
 
     def __init__(
-        self,
-        student: FeatureNet,
-        teachers: Sequence[FeatureNet],
-        data: DataInfo,
-        *,
-        ce: float = 0.1,
-        kd: float = 0.0,
-        temperature: float = 4.0,
-        weight: float = 1.0,
-        copies: int = 8,
-        scale: float = 2.5,
-        weight_by_epoch: Sequence[Sequence[float]] = ((10, 0.1), (20, 0.5), (180, 1.0), (210, 0.5), (240, 0.1)),
+        self, *nets: *Nets, weight: float, copies: int, scale: float, weight_by_epoch: Sequence[Sequence[float]],
+        **common: Any
     ) -> None:
-        super().__init__(student, teachers, data, ce=ce, kd=kd, temperature=temperature)
+        student, _, _ = nets
+        super().__init__(*nets, **common)
         if copies < 1:
             raise ValueError(f"method.copies is {copies}: the teacher's map is matched once or more; 8 is usual.")
         ends = [pair[0] for pair in weight_by_epoch]

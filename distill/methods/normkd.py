@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from torch import Tensor
 from torch.nn import functional as F
 
-from distill.data import DataInfo
 from distill.losses import full_precision
-from distill.method import Method
-from distill.models import FeatureNet
+from distill.method import Method, Nets
 
 
 @full_precision
@@ -29,17 +25,8 @@ def normalised_loss(student: Tensor, teacher: Tensor, norm: float) -> Tensor:
 class NormKD(Method):
     """ce x CE + kd x soft targets at a temperature that makes the spread of every sample's logits 1 / norm."""
 
-    def __init__(
-        self,
-        student: FeatureNet,
-        teachers: Sequence[FeatureNet],
-        data: DataInfo,
-        *,
-        ce: float,
-        kd: float,
-        norm: float,
-    ) -> None:
-        super().__init__(student, teachers, data, ce=ce, kd=kd)
+    def __init__(self, *nets: *Nets, ce: float, kd: float, norm: float) -> None:
+        super().__init__(*nets, ce=ce, kd=kd, temperature=1.0)
         if norm <= 0:
             raise ValueError(f"method.norm is {norm}: it is a temperature for logits of deviation 1; 2 is usual.")
         self.norm = norm

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from distill.batch import Batch
-from distill.data import DataInfo
 from distill.losses import full_precision, pool_to
-from distill.method import Losses, Method
-from distill.models import FeatureNet, Outputs
+from distill.method import Losses, Method, Nets
+from distill.models import Outputs
 from distill.parts.products import Gram, rows
 from distill.parts.taps import stage_pairs
 
@@ -55,18 +54,9 @@ def prefers_positions(cs: int, ct: int, positions: int) -> bool:
 class NST(Method):
     """ce x CE + weight x sum over stages of the squared MMD (the paper has weight/2, on the last stage)."""
 
-    def __init__(
-        self,
-        student: FeatureNet,
-        teachers: Sequence[FeatureNet],
-        data: DataInfo,
-        *,
-        ce: float = 1.0,
-        kd: float = 0.0,
-        temperature: float = 4.0,
-        weight: float = 50.0,
-    ) -> None:
-        super().__init__(student, teachers, data, ce=ce, kd=kd, temperature=temperature)
+    def __init__(self, *nets: *Nets, weight: float, **common: Any) -> None:
+        student, _, _ = nets
+        super().__init__(*nets, **common)
         stage_pairs(student, self.teacher, "nst")
         self.weight = weight
 

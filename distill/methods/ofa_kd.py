@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from distill.batch import Batch
-from distill.data import DataInfo
 from distill.losses import full_precision
-from distill.method import Losses, Method
+from distill.method import Losses, Method, Nets
 from distill.models import FeatureNet, Outputs
 from distill.parts.heads import stage
 
@@ -127,20 +127,10 @@ class OFAKD(Method):
     """
 
     def __init__(
-        self,
-        student: FeatureNet,
-        teachers: Sequence[FeatureNet],
-        data: DataInfo,
-        *,
-        ce: float = 1.0,
-        kd: float = 1.0,
-        temperature: float = 1.0,
-        weight: float = 1.0,
-        eps: float = 1.0,
-        stages: Sequence[int] = (),
-        grid: int = 7,
+        self, *nets: *Nets, weight: float, eps: float, stages: Sequence[int], grid: int, **common: Any
     ) -> None:
-        super().__init__(student, teachers, data, ce=ce, kd=kd, temperature=temperature)
+        student, _, _ = nets
+        super().__init__(*nets, **common)
         self.weight, self.eps = weight, eps
         count = len(student.shapes)
         self.stages = list(stages) or list(range(max(count - EXITS, 0) + 1, count + 1))

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from distill.batch import Batch
-from distill.data import DataInfo
 from distill.losses import full_precision
-from distill.method import Losses
+from distill.method import Losses, Nets
 from distill.models import FeatureNet, Outputs
 from distill.parts.heads import he_by_fan_out
 from distill.parts.taps import before_relu, no_hidden_relu, stage_pairs, with_relu
@@ -53,19 +52,9 @@ class OFD(TeacherMode):
     (mdistiller). A student whose stages end in no ReLU shows their outputs.
     """
 
-    def __init__(
-        self,
-        student: FeatureNet,
-        teachers: Sequence[FeatureNet],
-        data: DataInfo,
-        *,
-        ce: float = 1.0,
-        kd: float = 0.0,
-        temperature: float = 4.0,
-        weight: float = 1e-3,
-        teacher_mode: str = "train",
-    ) -> None:
-        super().__init__(student, teachers, data, ce=ce, kd=kd, temperature=temperature)
+    def __init__(self, *nets: *Nets, weight: float, teacher_mode: str, **common: Any) -> None:
+        student, _, _ = nets
+        super().__init__(*nets, **common)
         self.set_teacher_mode(teacher_mode)
         self.weight = weight
         pairs = stage_pairs(student, self.teacher, "ofd")

@@ -9,10 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from distill.batch import Batch
-from distill.data import DataInfo
 from distill.losses import full_precision
-from distill.method import Losses, Method
-from distill.models import FeatureNet
+from distill.method import Losses, Method, Nets
 from distill.parts.branches import Branch, Divided
 from distill.parts.peers import Ensemble, feature_nets, make_peers, sigmoid_ramp
 
@@ -39,22 +37,11 @@ class OKDDip(Method):
     """
 
     def __init__(
-        self,
-        student: FeatureNet,
-        teachers: Sequence[FeatureNet],
-        data: DataInfo,
-        *,
-        ce: float = 1.0,
-        kd: float = 1.0,
-        temperature: float = 3.0,
-        form: str = "branches",
-        branches: int = 4,
-        models: Sequence[str] = (),
-        rates: Sequence[float] | None = None,
-        factor: int = 8,
-        ramp_epochs: int = 80,
+        self, *nets: *Nets, form: str, branches: int, models: Sequence[str], rates: Sequence[float] | None, factor: int,
+        ramp_epochs: int, **common: Any
     ) -> None:
-        super().__init__(student, (), data, ce=ce, kd=kd, temperature=temperature)
+        student, _, data = nets
+        super().__init__(student, (), data, **common)
         if branches < 3:
             raise ValueError(f"method.branches is {branches}: okddip needs a leader and 2 peers, so 3.")
         self.form, self.ramp_epochs = form, ramp_epochs

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from distill.batch import Batch
-from distill.data import DataInfo
 from distill.losses import full_precision
-from distill.method import Losses, Method
+from distill.method import Losses, Method, Nets
 from distill.models import FeatureNet
 from distill.parts.branches import Branch
 from distill.parts.peers import sigmoid_ramp
@@ -57,19 +57,9 @@ class ONE(Method):
     does not.
     """
 
-    def __init__(
-        self,
-        student: FeatureNet,
-        teachers: Sequence[FeatureNet],
-        data: DataInfo,
-        *,
-        ce: float = 1.0,
-        kd: float = 1.0,
-        temperature: float = 3.0,
-        branches: int = 3,
-        ramp_epochs: int = 80,
-    ) -> None:
-        super().__init__(student, (), data, ce=ce, kd=kd, temperature=temperature)
+    def __init__(self, *nets: *Nets, branches: int, ramp_epochs: int, **common: Any) -> None:
+        student, _, data = nets
+        super().__init__(student, (), data, **common)
         if branches < 2:
             raise ValueError(f"method.branches is {branches}: an ensemble needs at least 2.")
         if len(student.shapes) < 2:

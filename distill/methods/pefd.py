@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from distill.batch import Batch
-from distill.data import DataInfo
 from distill.losses import full_precision
-from distill.method import Losses, Method
-from distill.models import FeatureNet, Outputs
+from distill.method import Losses, Method, Nets
+from distill.models import Outputs
 
 
 @full_precision
@@ -27,19 +26,9 @@ class PEFD(Method):
     They differ by their initialisation alone, and their mean generalises better than one that is as large.
     """
 
-    def __init__(
-        self,
-        student: FeatureNet,
-        teachers: Sequence[FeatureNet],
-        data: DataInfo,
-        *,
-        ce: float,
-        kd: float,
-        temperature: float,
-        weight: float,
-        projectors: int,
-    ) -> None:
-        super().__init__(student, teachers, data, ce=ce, kd=kd, temperature=temperature)
+    def __init__(self, *nets: *Nets, weight: float, projectors: int, **common: Any) -> None:
+        student, _, _ = nets
+        super().__init__(*nets, **common)
         if projectors < 1:
             raise ValueError(f"method.projectors is {projectors}: at least one is needed; the paper has three.")
         self.weight = weight

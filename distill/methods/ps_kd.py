@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import ClassVar
 
 from torch import Tensor
 from torch.nn import functional as F
 
 from distill.batch import Batch
-from distill.data import DataInfo
 from distill.losses import full_precision
-from distill.method import Losses, Method
-from distill.models import FeatureNet
+from distill.method import Losses, Method, Nets
 from distill.parts.memory_bank import MemoryBank
 
 
@@ -36,17 +34,9 @@ class PSKD(Method):
     }
     renamed: ClassVar[Mapping[str, str]] = {"past": "past.bank"}
 
-    def __init__(
-        self,
-        student: FeatureNet,
-        teachers: Sequence[FeatureNet],
-        data: DataInfo,
-        *,
-        ce: float = 1.0,
-        temperature: float = 1.0,
-        alpha: float = 0.8,
-    ) -> None:
-        super().__init__(student, (), data, ce=ce, temperature=temperature)
+    def __init__(self, *nets: *Nets, ce: float, temperature: float, alpha: float) -> None:
+        student, _, data = nets
+        super().__init__(student, (), data, ce=ce, temperature=temperature, kd=0.0)
         if not 0 <= alpha <= 1:
             raise ValueError(f"method.alpha is {alpha}: it is a share of the target, from 0 to 1.")
         self.alpha = alpha

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor
 
 from distill.batch import Batch
-from distill.data import DataInfo
-from distill.method import Losses, Method, Phase, Update
-from distill.models import FeatureNet
+from distill.method import Losses, Method, Nets, Phase, Update
 from distill.models.quant import quantize
 
 
@@ -24,23 +22,11 @@ class QKD(Method):
     """
 
     def __init__(
-        self,
-        student: FeatureNet,
-        teachers: Sequence[FeatureNet],
-        data: DataInfo,
-        *,
-        ce: float = 1.0,
-        kd: float = 1.0,
-        temperature: float = 2.0,
-        weights: int = 4,
-        activations: int | None = 4,
-        ends: int | None = 8,
-        self_epochs: int = 30,
-        tutor_epochs: int = 30,
-        teacher_lr: float = 0.005,
-        tutor_lr: float = 0.005,
+        self, *nets: *Nets, weights: int, activations: int | None, ends: int | None, self_epochs: int,
+        tutor_epochs: int, teacher_lr: float, tutor_lr: float, **common: Any
     ) -> None:
-        super().__init__(student, teachers, data, ce=ce, kd=kd, temperature=temperature)
+        student, _, _ = nets
+        super().__init__(*nets, **common)
         quantize(student, weights=weights, activations=activations, ends=ends)
         self.self_epochs, self.tutor_epochs = self_epochs, tutor_epochs
         self.teacher_lr, self.tutor_lr = teacher_lr, tutor_lr

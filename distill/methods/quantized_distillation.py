@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor
 
-from distill.data import DataInfo
-from distill.method import Method
-from distill.models import FeatureNet
+from distill.method import Method, Nets
 from distill.models.quant import quantize
 
 
@@ -24,22 +22,11 @@ class QuantizedDistillation(Method):
     """
 
     def __init__(
-        self,
-        student: FeatureNet,
-        teachers: Sequence[FeatureNet],
-        data: DataInfo,
-        *,
-        ce: float = 0.3,
-        kd: float = 0.7,
-        temperature: float = 2.0,
-        mean_classes: bool = True,
-        weights: int = 4,
-        activations: int | None = None,
-        ends: int | None = 4,
-        bucket: int = 256,
-        everything: bool = True,
+        self, *nets: *Nets, mean_classes: bool, weights: int, activations: int | None, ends: int | None, bucket: int,
+        everything: bool, **common: Any
     ) -> None:
-        super().__init__(student, teachers, data, ce=ce, kd=kd, temperature=temperature)
+        student, _, _ = nets
+        super().__init__(*nets, **common)
         self.mean_classes = mean_classes
         bits: dict[str, int | None] = dict(weights=weights, activations=activations, ends=ends)
         quantize(student, **bits, bucket=bucket, everything=everything)

@@ -7,10 +7,9 @@ from collections.abc import Sequence
 import torch
 
 from distill.batch import Batch
-from distill.data import DataInfo
 from distill.losses import kd_loss
-from distill.method import Losses
-from distill.models import FeatureNet, Outputs
+from distill.method import Losses, Nets
+from distill.models import Outputs
 from distill.parts.several import SeveralTeachers
 
 
@@ -23,18 +22,9 @@ class RandomTeacher(SeveralTeachers):
 
     steps_alike = False  # teachers are drawn
 
-    def __init__(
-        self,
-        student: FeatureNet,
-        teachers: Sequence[FeatureNet],
-        data: DataInfo,
-        *,
-        ce: float = 0.1,
-        kd: float = 0.9,
-        temperature: float = 4.0,
-        odds: Sequence[float] = (),
-    ) -> None:
-        super().__init__(student, teachers, data, ce=ce, kd=kd, temperature=temperature)
+    def __init__(self, *nets: *Nets, ce: float, kd: float, temperature: float, odds: Sequence[float]) -> None:
+        _, teachers, _ = nets
+        super().__init__(*nets, ce=ce, kd=kd, temperature=temperature, drop_last=False)
         if odds and (len(odds) != len(teachers) or min(odds) < 0 or sum(odds) <= 0):
             raise ValueError(
                 f"method.odds is {list(odds)}: give {len(teachers)} numbers of at least 0, one a teacher."

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from torch import nn
 
 from distill.batch import Batch
-from distill.data import DataInfo
-from distill.method import Phase, Update
+from distill.method import Nets, Phase, Update
 from distill.models import FeatureNet, Outputs
 from distill.parts.guided import Guided
 
@@ -21,26 +21,12 @@ class RCO(Guided):
     divided evenly among the copies, in one phase under one schedule of the learning rate.
     """
 
-    def __init__(
-        self,
-        student: FeatureNet,
-        teachers: Sequence[FeatureNet],
-        data: DataInfo,
-        *,
-        ce: float = 0.1,
-        kd: float = 0.9,
-        temperature: float = 4.0,
-        teacher_epochs: int = 240,
-        anchors: int = 4,
-        route: Sequence[int] = (),
-    ) -> None:
-        super().__init__(
-            student, teachers, data, ce=ce, kd=kd, temperature=temperature, teacher_epochs=teacher_epochs
-        )
-        self.route = list(route) or even_route(teacher_epochs, anchors)
-        if sorted(set(self.route)) != self.route or self.route[0] < 1 or self.route[-1] > teacher_epochs:
+    def __init__(self, *nets: *Nets, anchors: int, route: Sequence[int], **common: Any) -> None:
+        super().__init__(*nets, **common)
+        self.route = list(route) or even_route(self.teacher_epochs, anchors)
+        if sorted(set(self.route)) != self.route or self.route[0] < 1 or self.route[-1] > self.teacher_epochs:
             raise ValueError(
-                f"method.route is {self.route}: name rising epochs up to teacher_epochs, {teacher_epochs}."
+                f"method.route is {self.route}: name rising epochs up to teacher_epochs, {self.teacher_epochs}."
             )
         self.copies = nn.ModuleList(self.teacher.twin() for _ in self.route).requires_grad_(False)
         self.on_route = False

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from distill.batch import Batch
-from distill.data import DataInfo
 from distill.losses import full_precision
-from distill.method import Losses, Method, Phase, Update
-from distill.models import FeatureNet, Outputs, build
+from distill.method import Losses, Method, Nets, Phase, Update
+from distill.models import Outputs, build
 
 
 @full_precision
@@ -44,19 +44,10 @@ class ResidualKD(Method):
     """
 
     def __init__(
-        self,
-        student: FeatureNet,
-        teachers: Sequence[FeatureNet],
-        data: DataInfo,
-        *,
-        ce: float = 1.0,
-        kd: float = 0.0,
-        temperature: float = 4.0,
-        weight: float = 1.0,
-        assistant: str | None = None,
-        assistant_epochs: int | None = None,
+        self, *nets: *Nets, weight: float, assistant: str | None, assistant_epochs: int | None, **common: Any
     ) -> None:
-        super().__init__(student, teachers, data, ce=ce, kd=kd, temperature=temperature)
+        student, _, _ = nets
+        super().__init__(*nets, **common)
         self.weight, self.assistant_epochs = weight, assistant_epochs
         self.assistant = (
             build(assistant, student.num_classes, in_chans=student.in_chans, size=student.size)

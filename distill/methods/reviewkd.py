@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from distill.batch import Batch
-from distill.data import DataInfo
 from distill.losses import full_precision
-from distill.method import Losses
-from distill.models import FeatureNet, Outputs
+from distill.method import Losses, Nets
+from distill.models import Outputs
 from distill.parts.heads import BatchNorm
 from distill.parts.taps import no_hidden_relu
 from distill.parts.teacher_mode import TeacherMode
@@ -93,22 +93,11 @@ class ReviewKD(TeacherMode):
     """
 
     def __init__(
-        self,
-        student: FeatureNet,
-        teachers: Sequence[FeatureNet],
-        data: DataInfo,
-        *,
-        ce: float = 1.0,
-        kd: float = 0.0,
-        temperature: float = 4.0,
-        weight: float = 5.0,
-        warmup: int = 20,
-        first_epoch: int = 1,
-        width: int = 512,
-        student_preact: bool = False,
-        teacher_mode: str = "eval",
+        self, *nets: *Nets, weight: float, warmup: int, first_epoch: int, width: int, student_preact: bool,
+        teacher_mode: str, **common: Any
     ) -> None:
-        super().__init__(student, teachers, data, ce=ce, kd=kd, temperature=temperature)
+        student, _, _ = nets
+        super().__init__(*nets, **common)
         self._check(student_preact)
         self.set_teacher_mode(teacher_mode)
         if first_epoch not in (0, 1):

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from distill.batch import Batch
-from distill.data import DataInfo
 from distill.losses import full_precision
-from distill.method import Losses, Method
-from distill.models import FeatureNet, Outputs
+from distill.method import Losses, Method, Nets
+from distill.models import Outputs
 
 EPS = 1e-12  # of squared distances: closer than this, two embeddings are one
 
@@ -61,20 +60,8 @@ class RKD(Method):
     devices, of each device's own part. The teacher's relations carry no gradient.
     """
 
-    def __init__(
-        self,
-        student: FeatureNet,
-        teachers: Sequence[FeatureNet],
-        data: DataInfo,
-        *,
-        ce: float = 1.0,
-        kd: float = 0.0,
-        temperature: float = 4.0,
-        weight: float = 1.0,
-        distance: float = 25.0,
-        angle: float = 50.0,
-    ) -> None:
-        super().__init__(student, teachers, data, ce=ce, kd=kd, temperature=temperature)
+    def __init__(self, *nets: *Nets, weight: float, distance: float, angle: float, **common: Any) -> None:
+        super().__init__(*nets, **common)
         self.weight, self.distance, self.angle = weight, distance, angle
 
     def distill(self, student: Outputs, teacher: Outputs, batch: Batch) -> Losses:

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from distill.batch import Batch
-from distill.data import DataInfo
 from distill.losses import full_precision, kl_div
-from distill.method import Losses, Method
+from distill.method import Losses, Method, Nets
 from distill.methods.dkd import other_classes
 from distill.methods.kd import standardize as z_score
-from distill.models import FeatureNet, Outputs
+from distill.models import Outputs
 
 MASKED = -1e9  # the authors' logit of a class that is left out
 
@@ -50,21 +49,11 @@ class RLD(Method):
     """CE + min(epoch / warmup_epochs, 1) x (alpha SCD + beta MCD); `standardize` z-scores the logits of both first."""
 
     def __init__(
-        self,
-        student: FeatureNet,
-        teachers: Sequence[FeatureNet],
-        data: DataInfo,
-        *,
-        ce: float,
-        kd: float,
-        temperature: float,
-        confidence_temperature: float,
-        alpha: float,
-        beta: float,
-        warmup_epochs: int,
-        standardize: bool,
+        self, *nets: *Nets, confidence_temperature: float, alpha: float, beta: float, warmup_epochs: int,
+        standardize: bool, **common: Any
     ) -> None:
-        super().__init__(student, teachers, data, ce=ce, kd=kd, temperature=temperature)
+        student, _, data = nets
+        super().__init__(*nets, **common)
         if confidence_temperature <= 0:
             raise ValueError(f"method.confidence_temperature is {confidence_temperature}: a temperature is positive.")
         if student.num_classes < 3:

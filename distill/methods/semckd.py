@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,10 +11,9 @@ from torch.nn import functional as F
 
 from distill import parallel
 from distill.batch import Batch
-from distill.data import DataInfo
 from distill.losses import full_precision, pool_to
-from distill.method import Losses, Method, Phase, Update
-from distill.models import FeatureNet, Outputs
+from distill.method import Losses, Method, Nets, Phase, Update
+from distill.models import Outputs
 from distill.parts.products import Gram, rows
 
 GRAM_FACTOR = 4  # the embedding of a Gram row is this much narrower than the batch
@@ -78,19 +78,9 @@ class SemCKD(Method):
 
     refuses = {"last_batch": "for its attention is as wide as a batch"}
 
-    def __init__(
-        self,
-        student: FeatureNet,
-        teachers: Sequence[FeatureNet],
-        data: DataInfo,
-        *,
-        batch_size: int,
-        ce: float = 1.0,
-        kd: float = 1.0,
-        temperature: float = 4.0,
-        weight: float = 400.0,
-    ) -> None:
-        super().__init__(student, teachers, data, ce=ce, kd=kd, temperature=temperature)
+    def __init__(self, *nets: *Nets, batch_size: int, weight: float, **common: Any) -> None:
+        student, _, _ = nets
+        super().__init__(*nets, **common)
         if batch_size % parallel.world():
             raise ValueError(
                 f"method=semckd needs equal parts of each batch: set schedule.batch_size={batch_size} to a multiple of "

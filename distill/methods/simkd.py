@@ -9,9 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from distill.batch import Batch
-from distill.data import DataInfo
 from distill.losses import full_precision, pool_to
-from distill.method import Losses, Method, Phase, Update
+from distill.method import Losses, Method, Nets, Phase, Update
 from distill.methods.srrl import is_signed, look, probe_image
 from distill.models import FeatureNet
 from distill.parts.grown import GrownModel, GrownNet
@@ -88,21 +87,11 @@ class SimKD(Method):
     smaller.
     """
 
-    def __init__(
-        self,
-        student: FeatureNet,
-        teachers: Sequence[FeatureNet],
-        data: DataInfo,
-        *,
-        ce: float = 0.0,
-        kd: float = 0.0,
-        temperature: float = 4.0,
-        weight: float = 1.0,
-        factor: int = 2,
-    ) -> None:
-        super().__init__(student, teachers, data, ce=ce, kd=kd, temperature=temperature)
+    def __init__(self, *nets: *Nets, weight: float, factor: int, **common: Any) -> None:
+        student, _, _ = nets
+        super().__init__(*nets, **common)
         teacher, self.weight = self.teacher, weight
-        self.refuses = self.refused({"ce": ce})
+        self.refuses = self.refused({"ce": self.ce})
         if student.num_classes != teacher.num_classes:
             raise ValueError(
                 f"simkd reuses the teacher's classifier, but {teacher.name} knows {teacher.num_classes} "

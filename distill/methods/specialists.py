@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,9 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from distill.batch import Batch, Source
-from distill.data import DataInfo
 from distill.losses import full_precision, kd_loss
-from distill.method import Losses, Method, Phase, Update
+from distill.method import Losses, Method, Nets, Phase, Update
 from distill.models import FeatureNet
 from distill.parts.clusters import balanced_start, k_means
 
@@ -105,20 +103,11 @@ class Specialists(Method):
     counts: Tensor  # [K], training images
 
     def __init__(
-        self,
-        student: FeatureNet,
-        teachers: Sequence[FeatureNet],
-        data: DataInfo,
-        *,
-        ce: float = 0.1,
-        kd: float = 0.9,
-        temperature: float = 4.0,
-        specialists: int = 5,
-        specialist_epochs: int = 30,
-        specialist_lr: float = 0.005,
-        inner_steps: int = 20,
+        self, *nets: *Nets, specialists: int, specialist_epochs: int, specialist_lr: float, inner_steps: int,
+        **common: Any
     ) -> None:
-        super().__init__(student, teachers, data, ce=ce, kd=kd, temperature=temperature)
+        _, _, data = nets
+        super().__init__(*nets, **common)
         classes = data.num_classes
         if not 2 <= specialists <= classes or specialist_epochs < 1:
             raise ValueError(

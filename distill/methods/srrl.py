@@ -3,16 +3,15 @@ ZzwDy_wiWv)."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from distill.batch import Batch
-from distill.data import DataInfo
 from distill.losses import full_precision
-from distill.method import Losses, Method
+from distill.method import Losses, Method, Nets
 from distill.models import FeatureNet, Outputs
 from distill.models.reading import evaluating
 from distill.parts.heads import BatchNorm, he_by_fan_out
@@ -71,20 +70,9 @@ class SRRL(Method):
     `regression` is the weight of L_SR relative to L_FM, 1 in the authors' code.
     """
 
-    def __init__(
-        self,
-        student: FeatureNet,
-        teachers: Sequence[FeatureNet],
-        data: DataInfo,
-        *,
-        ce: float = 1.0,
-        kd: float = 1.0,
-        temperature: float = 4.0,
-        weight: float = 1.0,
-        regression: float = 1.0,
-        form: str = "map",
-    ) -> None:
-        super().__init__(student, teachers, data, ce=ce, kd=kd, temperature=temperature)
+    def __init__(self, *nets: *Nets, weight: float, regression: float, form: str, **common: Any) -> None:
+        student, _, _ = nets
+        super().__init__(*nets, **common)
         if form not in FORMS:
             raise ValueError(f"method.form is {form!r}: it is one of {', '.join(FORMS)}.")
         self.weight, self.regression, self.form = weight, regression, form

@@ -10,10 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from distill.batch import Batch, Source
-from distill.data import DataInfo
 from distill.losses import full_precision
-from distill.method import Losses, Method, Phase, Update
-from distill.models import FeatureNet
+from distill.method import Losses, Method, Nets, Phase, Update
 
 ROTATIONS = 4
 
@@ -85,24 +83,11 @@ class SSKD(Method):
     """
 
     def __init__(
-        self,
-        student: FeatureNet,
-        teachers: Sequence[FeatureNet],
-        data: DataInfo,
-        *,
-        ce: float = 0.1,
-        kd: float = 0.9,
-        temperature: float = 4.0,
-        weight: float = 10.0,
-        similarity_temperature: float = 0.5,
-        turned: float = 2.7,
-        turned_temperature: float = 4.0,
-        keep_turned: float = 1.0,
-        keep_similarity: float = 0.75,
-        init_epochs: int = 60,
-        head_lr: float = 0.05,
+        self, *nets: *Nets, weight: float, similarity_temperature: float, turned: float, turned_temperature: float,
+        keep_turned: float, keep_similarity: float, init_epochs: int, head_lr: float, **common: Any
     ) -> None:
-        super().__init__(student, teachers, data, ce=ce, kd=kd, temperature=temperature)
+        student, _, _ = nets
+        super().__init__(*nets, **common)
         if not (0 <= keep_turned <= 1 and 0 <= keep_similarity <= 1):
             raise ValueError(
                 f"method.keep_turned and method.keep_similarity are {keep_turned} and {keep_similarity}: "

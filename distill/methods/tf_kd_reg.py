@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from distill.batch import Batch
-from distill.data import DataInfo
 from distill.losses import full_precision
-from distill.method import Losses, Method
-from distill.models import FeatureNet
+from distill.method import Losses, Method, Nets
 
 
 def virtual_teacher(classes: int, correct: float, temperature: float) -> Tensor:
@@ -43,21 +41,12 @@ class TfKDReg(Method):
 
     teacher_rows: Tensor
 
-    def __init__(
-        self,
-        student: FeatureNet,
-        teachers: Sequence[FeatureNet],
-        data: DataInfo,
-        *,
-        ce: float = 0.9,
-        kd: float = 0.1,
-        temperature: float = 20.0,
-        correct: float = 0.99,
-    ) -> None:
-        super().__init__(student, (), data, ce=ce, kd=kd, temperature=temperature)
+    def __init__(self, *nets: *Nets, correct: float, **common: Any) -> None:
+        student, _, data = nets
+        super().__init__(student, (), data, **common)
         if not 1 / student.num_classes < correct <= 1:
             raise ValueError(f"method.correct is {correct}: the virtual teacher must be right, say 0.99.")
-        rows = virtual_teacher(student.num_classes, correct, temperature)
+        rows = virtual_teacher(student.num_classes, correct, self.temperature)
         self.register_buffer("teacher_rows", rows, persistent=False)
 
     def loss(self, batch: Batch) -> Losses:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from distill.data import DataInfo
-from distill.models import FeatureNet
+from distill.method import Nets
 from distill.parts.generations import Generations
 
 
@@ -16,14 +13,5 @@ class TfKDSelf(Generations):
     it is the weight here, 0.95 x 50 / 100.
     """
 
-    def __init__(
-        self,
-        student: FeatureNet,
-        teachers: Sequence[FeatureNet],
-        data: DataInfo,
-        *,
-        ce: float = 0.05,
-        kd: float = 0.475,
-        temperature: float = 6.0,
-    ) -> None:
-        super().__init__(student, teachers, data, ce=ce, kd=kd, temperature=temperature, generations=1)
+    def __init__(self, *nets: *Nets, ce: float, kd: float, temperature: float) -> None:
+        super().__init__(*nets, ce=ce, kd=kd, temperature=temperature, generations=1)

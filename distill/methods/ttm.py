@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor
 from torch.nn import functional as F
 
 from distill.batch import Batch
-from distill.data import DataInfo
 from distill.losses import full_precision
-from distill.method import Losses, Method
-from distill.models import FeatureNet, Outputs
+from distill.method import Losses, Method, Nets
+from distill.models import Outputs
 
 
 @full_precision
@@ -31,20 +30,8 @@ def matching_loss(student: Tensor, teacher: Tensor, exponent: float, weighted: b
 class TTM(Method):
     """CE + weight x KL(p_t^exponent || p_s); method=wttm weighs each sample by how smooth the teacher is about it."""
 
-    def __init__(
-        self,
-        student: FeatureNet,
-        teachers: Sequence[FeatureNet],
-        data: DataInfo,
-        *,
-        ce: float,
-        kd: float,
-        temperature: float,
-        weight: float,
-        exponent: float,
-        weighted: bool,
-    ) -> None:
-        super().__init__(student, teachers, data, ce=ce, kd=kd, temperature=temperature)
+    def __init__(self, *nets: *Nets, weight: float, exponent: float, weighted: bool, **common: Any) -> None:
+        super().__init__(*nets, **common)
         if not 0 < exponent <= 1:
             raise ValueError(f"method.exponent is {exponent}: it is 1 / T of the teacher, in (0, 1]; 0.1 is usual.")
         self.weight, self.exponent, self.weighted = weight, exponent, weighted

@@ -7,10 +7,9 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from distill.batch import Batch
-from distill.data import DataInfo
 from distill.losses import full_precision, kd_loss
-from distill.method import Losses
-from distill.models import FeatureNet, Outputs
+from distill.method import Losses, Nets
+from distill.models import Outputs
 from distill.parts.heads import conv_regressor, stage
 from distill.parts.several import SeveralTeachers
 
@@ -28,19 +27,9 @@ class TwoTeacher(SeveralTeachers):
     teacher may be of any architecture, and both the same.
     """
 
-    def __init__(
-        self,
-        student: FeatureNet,
-        teachers: Sequence[FeatureNet],
-        data: DataInfo,
-        *,
-        ce: float = 1.0,
-        kd: float = 1.0,
-        temperature: float = 4.0,
-        weight: float = 100.0,
-        hint_stage: int = 2,
-    ) -> None:
-        super().__init__(student, teachers, data, ce=ce, kd=kd, temperature=temperature)
+    def __init__(self, *nets: *Nets, ce: float, kd: float, temperature: float, weight: float, hint_stage: int) -> None:
+        student, teachers, _ = nets
+        super().__init__(*nets, ce=ce, kd=kd, temperature=temperature, drop_last=False)
         self.weight, self.hint_stage = weight, hint_stage
         guided, other = stage(student.shapes, hint_stage, student.name), teachers[1]
         try:

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from distill.batch import Batch
-from distill.data import DataInfo
 from distill.losses import full_precision, pool_to
-from distill.method import Losses, Method
-from distill.models import FeatureNet, Outputs
+from distill.method import Losses, Method, Nets
+from distill.models import Outputs
 from distill.parts.products import rows
 from distill.parts.taps import stage_pairs
 
@@ -57,19 +56,9 @@ class VID(Method):
     As in the CRD tables there is no BatchNorm between the convolutions, and the loss is a mean over elements.
     """
 
-    def __init__(
-        self,
-        student: FeatureNet,
-        teachers: Sequence[FeatureNet],
-        data: DataInfo,
-        *,
-        ce: float = 1.0,
-        kd: float = 0.0,
-        temperature: float = 4.0,
-        weight: float = 1.0,
-        variance: float = 5.0,
-    ) -> None:
-        super().__init__(student, teachers, data, ce=ce, kd=kd, temperature=temperature)
+    def __init__(self, *nets: *Nets, weight: float, variance: float, **common: Any) -> None:
+        student, _, _ = nets
+        super().__init__(*nets, **common)
         if variance <= EPS:
             raise ValueError(f"method.variance is {variance}: a variance starts above {EPS}; the usual value is 5.")
         self.weight = weight

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from distill.batch import Batch
-from distill.data import DataInfo
 from distill.losses import full_precision
-from distill.method import Losses
-from distill.models import FeatureNet, Outputs
+from distill.method import Losses, Nets
+from distill.models import Outputs
 from distill.parts.teacher_mode import TeacherMode
 
 EPS = 1e-7
@@ -48,19 +47,8 @@ class WSLD(TeacherMode):
     The authors' trainer (mmcv's) puts the frozen teacher back in train mode: teacher_mode="train".
     """
 
-    def __init__(
-        self,
-        student: FeatureNet,
-        teachers: Sequence[FeatureNet],
-        data: DataInfo,
-        *,
-        ce: float = 1.0,
-        kd: float = 0.0,
-        temperature: float = 4.0,
-        weight: float = 2.25,
-        teacher_mode: str = "eval",
-    ) -> None:
-        super().__init__(student, teachers, data, ce=ce, kd=kd, temperature=temperature)
+    def __init__(self, *nets: *Nets, weight: float, teacher_mode: str, **common: Any) -> None:
+        super().__init__(*nets, **common)
         self.set_teacher_mode(teacher_mode)
         self.weight = weight
 

@@ -4,22 +4,19 @@ arXiv:1905.09768).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from distill.batch import Batch
-from distill.data import DataInfo
 from distill.losses import full_precision, kl_div
-from distill.method import Losses, Phase, Update
+from distill.method import Losses, Nets, Phase, Update
 from distill.methods.at import attention_loss
-from distill.models import FeatureNet, Outputs
+from distill.models import Outputs
 from distill.parts.datafree import DataFree
 from distill.parts.taps import stage_pairs
-
-ADAM = {"name": "adam", "decay": "cosine", "warmup_epochs": 0, "clip_grad": 5.0}
 
 
 @full_precision
@@ -42,29 +39,15 @@ class ZSKT(DataFree):
     """
 
     def __init__(
-        self,
-        student: FeatureNet,
-        teachers: Sequence[FeatureNet],
-        data: DataInfo,
-        *,
-        kd: float = 1.0,
-        temperature: float = 1.0,
-        weight: float = 250.0,
-        latent: int = 100,
-        batch_size: int = 128,
-        steps: int = 400,
-        generator_steps: int = 1,
-        student_steps: int = 10,
-        optimizer: Mapping[str, Any] | None = None,
-        generator_optimizer: Mapping[str, Any] | None = None,
+        self, *nets: *Nets, weight: float, generator_steps: int, student_steps: int, optimizer: Mapping[str, Any],
+        generator_optimizer: Mapping[str, Any], **common: Any
     ) -> None:
-        sizes: dict[str, Any] = dict(latent=latent, batch_size=batch_size, steps=steps)
-        super().__init__(student, teachers, data, kd=kd, temperature=temperature, **sizes)
+        student, _, _ = nets
+        super().__init__(*nets, **common)
         if weight:
             stage_pairs(student, self.teacher, "zskt with method.weight above 0")
         self.weight, self.generator_steps, self.student_steps = weight, generator_steps, student_steps
-        self.optimizer = dict(optimizer or {**ADAM, "lr": 0.002})
-        self.generator_optimizer = dict(generator_optimizer or {**ADAM, "lr": 0.001})
+        self.optimizer, self.generator_optimizer = dict(optimizer), dict(generator_optimizer)
         self.generator = self.new_generator(last=[nn.BatchNorm2d(student.in_chans)])
 
     def soft_targets(self, student: Tensor, teacher: Tensor) -> Tensor:

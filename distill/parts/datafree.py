@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,11 +12,10 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from distill.batch import Batch
-from distill.data import DataInfo
 from distill.data.noise import NoiseSource
 from distill.engine.optim import Stepper, learning_rate
 from distill.losses import full_precision
-from distill.method import Losses, Method
+from distill.method import Losses, Method, Nets
 from distill.models import FeatureNet, Outputs
 from distill.models.generator import Generator
 
@@ -120,19 +119,8 @@ class DataFree(Method):
 
     refuses = dict.fromkeys(("mixup", "label_smoothing"), "it sees no images of the data set, only those it makes")
 
-    def __init__(
-        self,
-        student: FeatureNet,
-        teachers: Sequence[FeatureNet],
-        data: DataInfo,
-        *,
-        kd: float = 1.0,
-        temperature: float = 1.0,
-        latent: int = 100,
-        batch_size: int = 256,
-        steps: int = 400,
-    ) -> None:
-        super().__init__(student, teachers, data, ce=0.0, kd=kd, temperature=temperature)
+    def __init__(self, *nets: *Nets, kd: float, temperature: float, latent: int, batch_size: int, steps: int) -> None:
+        super().__init__(*nets, kd=kd, temperature=temperature, ce=0.0)
         if min(batch_size, steps) < 1:
             raise ValueError(f"method.batch_size={batch_size} and method.steps={steps} must be at least 1.")
         self.latent, self.batch_size, self.steps = latent, batch_size, steps

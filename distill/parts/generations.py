@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from distill.batch import Batch
-from distill.data import DataInfo
-from distill.method import Losses, Method, Phase, Update
-from distill.models import FeatureNet
+from distill.method import Losses, Method, Nets, Phase, Update
 from distill.parts.peers import Ensemble
 
 
@@ -23,18 +21,9 @@ class Generations(Method):
     ensemble of all; the test accuracy of the run is that of the last.
     """
 
-    def __init__(
-        self,
-        student: FeatureNet,
-        teachers: Sequence[FeatureNet],
-        data: DataInfo,
-        *,
-        ce: float,
-        kd: float,
-        temperature: float,
-        generations: int,
-    ) -> None:
-        super().__init__(student, (), data, ce=ce, kd=kd, temperature=temperature)
+    def __init__(self, *nets: *Nets, generations: int, **common: Any) -> None:
+        student, _, data = nets
+        super().__init__(student, (), data, **common)
         if generations < 1:
             raise ValueError(f"method.generations is {generations}: a net is born again at least once.")
         self.seeds: list[int] = torch.randint(2**31, (generations,)).tolist()

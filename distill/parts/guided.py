@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import Any
 
 from distill.batch import Batch
-from distill.data import DataInfo
-from distill.method import Losses, Method, Phase, Update
-from distill.models import FeatureNet
+from distill.method import Losses, Method, Nets, Phase, Update
 
 
 class Guided(Method):
@@ -17,18 +15,8 @@ class Guided(Method):
     the architecture is used: teacher.weights=none spares its training.
     """
 
-    def __init__(
-        self,
-        student: FeatureNet,
-        teachers: Sequence[FeatureNet],
-        data: DataInfo,
-        *,
-        ce: float,
-        kd: float,
-        temperature: float,
-        teacher_epochs: int,
-    ) -> None:
-        super().__init__(student, teachers, data, ce=ce, kd=kd, temperature=temperature)
+    def __init__(self, *nets: *Nets, teacher_epochs: int, **common: Any) -> None:
+        super().__init__(*nets, **common)
         if teacher_epochs < 0:
             raise ValueError(f"method.teacher_epochs is {teacher_epochs}: epochs cannot be negative.")
         self.teacher_epochs = teacher_epochs

@@ -10,10 +10,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from distill.batch import Batch
-from distill.data import DataInfo
 from distill.losses import full_precision
-from distill.method import Losses, Method, Phase, Update
-from distill.models import FeatureNet, Outputs
+from distill.method import Losses, Method, Nets, Phase, Update
+from distill.models import Outputs
 
 
 class SeveralTeachers(Method):
@@ -22,18 +21,9 @@ class SeveralTeachers(Method):
     drop_last: leave out an epoch's last batch where it is smaller.
     """
 
-    def __init__(
-        self,
-        student: FeatureNet,
-        teachers: Sequence[FeatureNet],
-        data: DataInfo,
-        *,
-        ce: float,
-        kd: float,
-        temperature: float,
-        drop_last: bool = False,
-    ) -> None:
-        super().__init__(student, teachers, data, ce=ce, kd=kd, temperature=temperature)
+    def __init__(self, *nets: *Nets, drop_last: bool, **common: Any) -> None:
+        _, teachers, _ = nets
+        super().__init__(*nets, **common)
         self.drop_last = drop_last
         if len(teachers) < 2:
             raise ValueError(

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
 from distill.batch import Batch
-from distill.data import DataInfo
-from distill.method import Losses, Method, Phase, Update
-from distill.models import FeatureNet, Outputs
+from distill.method import Losses, Method, Nets, Phase, Update
+from distill.models import Outputs
 from distill.parts.taps import used_parameters
 
 CONSTANT: dict[str, Any] = {"decay": "constant", "milestones": []}
@@ -29,19 +27,8 @@ class InitThenTrain(Method):
 
     key: ClassVar[str]
 
-    def __init__(
-        self,
-        student: FeatureNet,
-        teachers: Sequence[FeatureNet],
-        data: DataInfo,
-        *,
-        ce: float,
-        kd: float,
-        temperature: float,
-        weight: float,
-        init_epochs: int,
-    ) -> None:
-        super().__init__(student, teachers, data, ce=ce, kd=kd, temperature=temperature)
+    def __init__(self, *nets: *Nets, weight: float, init_epochs: int, **common: Any) -> None:
+        super().__init__(*nets, **common)
         if not weight and not init_epochs:
             raise ValueError(
                 f"{self.key} would never be used: set method.init_epochs or method.weight above 0."
