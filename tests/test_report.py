@@ -153,10 +153,10 @@ def test_damaged_foreign_and_half_written_files_are_counted(tmp_path: Path) -> N
     (tmp_path / "kept" / "result.json").write_text("{}")
     found = collect([tmp_path])
     assert len(found.runs) == 1
-    assert found.skipped == {"damaged": 7, "foreign": 2, "unfinished": 1, "unmeasured": 3}
-    reasons = "7 damaged result.json, 2 result.json of something else, 1 not finished, 3 without an accuracy"
+    assert found.skipped == {"damaged": 9, "foreign": 2, "unfinished": 1, "unmeasured": 1}
+    reasons = "9 damaged result.json, 2 result.json of something else, 1 not finished, 1 without an accuracy"
     assert found.line().startswith(f"1 run read; 13 skipped ({reasons}). Left out: {tmp_path}")
-    assert len(found.damaged) == 9 and all("delete the folder" in why for why in found.damaged)
+    assert len(found.damaged) == 11 and all("delete the folder" in why for why in found.damaged)
 
 
 def test_runs_without_a_result_are_listed_with_their_state_and_last_epoch(tmp_path: Path, capsys: Any) -> None:
