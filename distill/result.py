@@ -10,6 +10,12 @@ from typing import Any
 VERSION = 1  # of the schema; the first one is not written into the file
 
 
+KINDS: dict[str, type] = {  # what is more than a word or a number
+    "files": dict, "input": dict, "also": dict, "quantized": dict, "omitted": dict, "versions": dict, "args": dict,
+    "classes": list, "teachers": list, "setting": list, "departs": str, "evaluated_on": str, "teacher_origin": str,
+}  # fmt: skip
+
+
 class BadResult(ValueError):
     """What is wrong with a result.json, as the end of a sentence that begins with its name.
 
@@ -83,6 +89,9 @@ class Result:
         names = {key: content[key] for key in needed[:3]}
         if wrong := [key for key, name in names.items() if not isinstance(name, str) or not name]:
             raise BadResult(f"is damaged ({wrong[0]} is no name)")
+        for key, kind in KINDS.items():
+            if not isinstance(content.get(key), kind | None):
+                raise BadResult(f"is damaged ({key} is {str(content[key])[:40]!r})")
         measured = _mapping(content, "accuracy")
         last, best = (_read(as_percent, measured, key) for key in ("last", "best"))
         return cls(

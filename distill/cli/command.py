@@ -24,11 +24,13 @@ from distill.config.groups import conf_dir, did_you_mean, options
 from distill.config.optimizer_options import check_typed_options
 from distill.sweep import check_launcher
 from distill.sweep.compose import Plan, expand
+from distill.terminal import printable
 
 DRY_RUN = "--dry-run"
 # dictionaries that take any key: a `+` is put in front for the user
 OPEN = ("student.args", "teacher.args", "method.optimizer", "method.generator_optimizer", "method.image_optimizer")
 UNSET = tuple(f"schedule.optimizer.{option}" for option in ("betas", "eps", "amsgrad", "dampening"))  # in no YAML
+LONGEST = 300  # letters of a sentence
 ADDED = ("pair", "experiment")  # groups that are in the defaults list already, though many write +experiment=
 BASE: dict[str, Any] = {} if hydra.__version__ >= "1.4" else {"version_base": "1.3"}  # 1.4 warns of it
 
@@ -82,13 +84,19 @@ def sentence(error: BaseException) -> str:
     """An error as one sentence: Hydra's with the nearest right names, others' as they are, on one line."""
     if isinstance(error, MissingConfigException) and error.options is not None and error.missing_cfg_file:
         group, _, name = error.missing_cfg_file.rpartition("/")
-        return f"there is no {group} '{name}': {did_you_mean(name, error.options)}"
+        return _short(printable(f"there is no {group} '{name}': {did_you_mean(name, error.options)}"))
     text = str(error).strip()
     if isinstance(error, OverrideParseException):
-        return f"{error.override} cannot be read as key=value: quote a value with blanks, commas or brackets"
+        text = f"{error.override} cannot be read as key=value: quote a value with blanks, commas or brackets"
     if isinstance(error, (HydraException, OmegaConfBaseException)):
         text = ". ".join(line.strip().rstrip(".") for line in text.splitlines() if line.strip())
-    return " ".join(text.split())
+    return _short(printable(" ".join(text.split())))
+
+
+def _short(text: str) -> str:
+    """A sentence of LONGEST letters at most: values that it repeats stand in its middle, the remedy at its end."""
+    half = LONGEST // 2
+    return text if len(text) <= LONGEST else f"{text[: half + 20].rstrip()} ... {text[25 - half :].lstrip()}"
 
 
 class _Reader:

@@ -22,9 +22,15 @@ os.environ.pop("HYDRA_FULL_ERROR", None)
 
 def campaigns(folder: Path) -> dict[str, Any]:
     """All campaigns by name."""
+    from scripts.faults.damage import Damage
+    from scripts.faults.disks import Disks
+    from scripts.faults.keys import Commands, Keys
     from scripts.faults.kills import Kills
+    from scripts.faults.servers import Servers
+    from scripts.faults.stops import Stops
+    from scripts.faults.sweeps import Sweeps
 
-    return {one.name: one for one in (Kills(folder),)}
+    return {kind.name: kind(folder) for kind in (Kills, Stops, Keys, Commands, Damage, Disks, Servers, Sweeps)}
 
 
 def main() -> int:
@@ -39,7 +45,7 @@ def main() -> int:
     from scripts.faults.ledger import Ledger
 
     preload()
-    logging.disable(logging.WARNING)
+    logging.disable(logging.INFO)
     ledger = Ledger(options.out.absolute())
     known = campaigns(options.out.absolute())
     asked = [known[name] for name in options.only.split(",") if name] or list(known.values())

@@ -37,7 +37,7 @@ class Kills:
         """Kill a run up to MOST times, let it end, and compare it with one that was left alone."""
         chance = random.Random(f"kills {number}")
         shape = self.shapes[number % len(self.shapes)]
-        whole = self._left_alone(shape, place / "whole")
+        whole = self.left_alone(shape, place / "whole")
         output = place / "killed"
         kills, last = 0, Outcome(0, "", 0.0)
         for _ in range(chance.randint(2, MOST)):
@@ -60,8 +60,10 @@ class Kills:
         at, when = chance.randrange(whole["operations"]), chance.choice(("before", "after", "middle"))
         return forked(lambda: start(shape, output, Operations(at, when)), place)
 
-    def _left_alone(self, shape: str, place: Path) -> dict[str, Any]:
+    def left_alone(self, shape: str, place: Path) -> dict[str, Any]:
         """What a run of this shape comes to that nobody kills; made once."""
+        if self.path.exists():
+            self.known |= json.loads(self.path.read_text())  # other campaigns make some of them
         if shape not in self.known:
             output = place / "output"
             counted = Operations(None, note=place / COUNTED)

@@ -101,7 +101,8 @@ def difference(one: Any, other: Any, where: str = "") -> str:
                 return found
         return ""
     if isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
-        return next((d for k, pair in enumerate(zip(one, other, strict=True)) if (d := difference(*pair, f"{where}[{k}]"))), "")  # noqa: E501
+        found_in = (difference(*pair, f"{where}[{k}]") for k, pair in enumerate(zip(one, other, strict=True)))
+        return next(filter(None, found_in), "")
     return "" if one == other else f"{where}: {str(one)[:80]} and {str(other)[:80]}"
 
 
