@@ -39,6 +39,7 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--out", type=Path, default=Path("outputs/faults"), help="ledger, summary, and what failed")
     parser.add_argument("--only", default="", help="campaigns, separated by commas")
+    parser.add_argument("--again", action="store_true", help="first try once more what failed, and count that instead")
     parser.add_argument("--most", type=int, default=None, help="tries of each campaign in this call")
     options = parser.parse_args()
     from scripts.faults.forked import preload
@@ -49,6 +50,9 @@ def main() -> int:
     ledger = Ledger(options.out.absolute())
     known = campaigns(options.out.absolute())
     asked = [known[name] for name in options.only.split(",") if name] or list(known.values())
+    if options.again:
+        for name, number in ledger.forget_failures({one.name for one in asked}):
+            _one(ledger, known[name], number, ledger.folder / "places" / f"{name}-{number}")
     _take_turns(ledger, asked, time.monotonic() + 60 * options.minutes, options.most)
     path = ledger.write(shlex.join(["python", "-m", "scripts.faults", *sys.argv[1:]]))
     print(path.read_text())

@@ -48,6 +48,15 @@ class Ledger:
         self.tries.append(one)
         self._file.write(json.dumps(asdict(one)) + "\n")
 
+    def forget_failures(self, campaigns: set[str]) -> list[tuple[str, int]]:
+        """Leave out the tries that failed, and all of the same number; returns campaign and number of each."""
+        failed = {(one.campaign, one.number) for one in self.tries if not one.survived and one.campaign in campaigns}
+        self.tries = [one for one in self.tries if (one.campaign, one.number) not in failed]
+        self._file.truncate(0)
+        for one in self.tries:
+            self._file.write(json.dumps(asdict(one)) + "\n")
+        return sorted(failed)
+
     def next(self, campaign: str) -> int:
         """The number of the first try that a campaign has not made yet."""
         return 1 + max((one.number for one in self.tries if one.campaign == campaign), default=-1)
