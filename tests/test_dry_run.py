@@ -16,9 +16,8 @@ from filelock import FileLock
 from distill import config
 from distill.cli import main as cli
 from distill.cli.command import read
-from distill.models import build
 from distill.run_folder import RunFolder
-from distill.sweep.speeds import MMACS, Measured, Speeds, image_work
+from distill.sweep.speeds import Measured, Speeds
 
 TINY = ["student=resnet8", "teacher=resnet14", "teacher.weights=none", "dataset.fraction=0.1", "schedule.epochs=4"]
 REPO = Path(__file__).resolve().parent.parent
@@ -154,41 +153,21 @@ def test_a_mistake_is_one_even_dry(capsys: pytest.CaptureFixture[str]) -> None:
     assert "did you mean kd" in capsys.readouterr().err
 
 
-def measured(student: str, seconds: float, rate: float, dataset: str = "digits") -> Measured:
-    return Measured(dataset, "resnet14", student, "kd", "0" * 8, "cpu", seconds, rate)
-
-
-def test_estimates_scale_with_the_work_where_the_pair_is_new() -> None:
+def test_estimates_are_of_the_nearest_runs_and_none_where_there_are_none() -> None:
     plan = read([*TINY, "method=kd", "student=resnet20", "--dry-run"]).jobs
     assert plan is not None
     spec = config.resolve(plan[0][1])
-    near = Speeds([measured("resnet8", 1.0, 100.0)]).estimate(spec)
-    old, new = 26.7 + 3 * 12.5, 26.7 * 0 + 3 * 40.8 + MMACS["resnet14"]
-    assert near.source == "scaled by MACs"
-    assert near.seconds == pytest.approx(4 * 143.7 / 100 * new / old)
-    far = Speeds([measured("resnet8", 1.0, 100.0, "cifar10")]).estimate(spec)
-    assert "rough" in far.source and far.seconds == pytest.approx((near.seconds or 0) / 16)  # 8 x 8 against 32 x 32
-    assert Speeds([measured("resnet8", 1.0, 0.0)]).estimate(spec).seconds is None
-    assert Speeds([]).estimate(spec).source == "no estimate"
 
+    def measured(hash: str, method: str, student: str, seconds: float) -> Measured:
+        return Measured("digits", "resnet14", student, method, hash, "cpu", seconds)
 
-def test_the_work_of_several_teachers_and_of_chains() -> None:
-    alone = image_work("cifar100", "None", "resnet20")
-    assert alone == pytest.approx(3 * 40.8)
-    assert image_work("cifar100", "3xresnet56+resnet110", "resnet20") == pytest.approx(3 * 40.8 + 3 * 125.8 + 253.2)
-    assert image_work("cifar100", "resnet110-resnet56", "resnet20") == pytest.approx(3 * 40.8 + 125.8)
-    assert image_work("cifar100", "resnet32x4", "resnet20") == pytest.approx(3 * 40.8 + 1083)
-    assert image_work("cifar100", "convnext", "resnet20") is None and image_work("mine", "None", "resnet20") is None
-
-
-@pytest.mark.parametrize("name", ["wrn_16_2", "ShuffleV2_1_5", "PreActResNet18", "plain6", "mlp800", "LeNet5_half"])
-def test_the_table_of_work_is_measured(name: str) -> None:
-    student = config.load("student", name)
-    assert student is not None
-    classes, chans = (10, 1) if student.model.startswith("mnist") else (100, 3)
-    net = build(student.model, classes, in_chans=chans, args=dict(student.args))
-    assert net.macs() / 1e6 == pytest.approx(MMACS[name], abs=0.06)
-    assert {one for one in config.options("student") if one != "timm"} <= MMACS.keys()
+    runs = [measured(spec.hash, "kd", "resnet20", 1.0), measured("0" * 8, "kd", "resnet20", 2.0),
+            measured("1" * 8, "crd", "resnet20", 3.0), measured("2" * 8, "kd", "resnet8", 4.0)]  # fmt: skip
+    told = [Speeds(runs[first:]).estimate(spec) for first in range(5)]
+    assert [each.seconds for each in told] == [4.0, 8.0, 12.0, None, None]
+    assert [each.source for each in told[1:4]] == [
+        "measured, other settings", "measured, other methods of the pair", "no estimate"
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(
