@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+
 DONE, FAILED, USAGE, NONFINITE, NO_CHECKPOINT, STOPPED, INTERRUPTED = 0, 1, 2, 3, 4, 75, 130
 
 
@@ -39,7 +41,20 @@ def exit_code(error: BaseException) -> int:
     for kind, code in _CODES:
         if isinstance(error, kind):
             return code
-    return FAILED
+    return USAGE if _of_the_user(error) else FAILED
+
+
+def _of_the_user(error: BaseException) -> bool:
+    """Whether an error of Python, torch or Pillow is about a path, a damaged file or weights that the user gave."""
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno in PATHS
+    if isinstance(error, RuntimeError):
+        return "loading state_dict" in str(error)
+    return type(error).__module__.partition(".")[0] in ("zlib", "zipfile", "lzma", "tarfile", "PIL")
+
+
+# about a path, and not about the state of a disk
+PATHS = {getattr(errno, name) for name in ("ENOENT", "EACCES", "EPERM", "EISDIR", "ENOTDIR", "ELOOP", "ENAMETOOLONG")}
 
 
 _CODES: tuple[tuple[type[BaseException] | tuple[type[BaseException], ...], int], ...] = (

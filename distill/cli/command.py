@@ -15,23 +15,20 @@ from hydra._internal.utils import get_args_parser
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
-from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf, open_dict
-from omegaconf.errors import OmegaConfBaseException
 
 from distill.config.check import check, check_group, check_output, check_override, find_aliases
-from distill.config.groups import conf_dir, did_you_mean, options
+from distill.config.groups import conf_dir, options
 from distill.config.optimizer_options import check_typed_options
 from distill.sweep import check_launcher
 from distill.sweep.compose import Plan, expand
-from distill.terminal import printable
 
 DRY_RUN = "--dry-run"
 # dictionaries that take any key: a `+` is put in front for the user
 OPEN = ("student.args", "teacher.args", "method.optimizer", "method.generator_optimizer", "method.image_optimizer")
 UNSET = tuple(f"schedule.optimizer.{option}" for option in ("betas", "eps", "amsgrad", "dampening"))  # in no YAML
-LONGEST = 300  # letters of a sentence
 ADDED = ("pair", "experiment")  # groups that are in the defaults list already, though many write +experiment=
+NEEDED = ("dataset", "schedule", "student", "teacher", "method", "tracking")  # groups of which a run has one
 BASE: dict[str, Any] = {} if hydra.__version__ >= "1.4" else {"version_base": "1.3"}  # 1.4 warns of it
 
 
@@ -80,25 +77,6 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def sentence(error: BaseException) -> str:
-    """An error as one sentence: Hydra's with the nearest right names, others' as they are, on one line."""
-    if isinstance(error, MissingConfigException) and error.options is not None and error.missing_cfg_file:
-        group, _, name = error.missing_cfg_file.rpartition("/")
-        return _short(printable(f"there is no {group} '{name}': {did_you_mean(name, error.options)}"))
-    text = str(error).strip()
-    if isinstance(error, OverrideParseException):
-        text = f"{error.override} cannot be read as key=value: quote a value with blanks, commas or brackets"
-    if isinstance(error, (HydraException, OmegaConfBaseException)):
-        text = ". ".join(line.strip().rstrip(".") for line in text.splitlines() if line.strip())
-    return _short(printable(" ".join(text.split())))
-
-
-def _short(text: str) -> str:
-    """A sentence of LONGEST letters at most: values that it repeats stand in its middle, the remedy at its end."""
-    half = LONGEST // 2
-    return text if len(text) <= LONGEST else f"{text[: half + 20].rstrip()} ... {text[25 - half :].lstrip()}"
-
-
 class _Reader:
     """One command line inside an initialised Hydra: its overrides, and the configurations they lead to."""
 
@@ -141,6 +119,8 @@ class _Reader:
     def _check_name(self, override: Override) -> None:
         """A group's option must exist."""
         group = override.key_or_group
+        if override.is_delete() and self._is_group(override) and group in NEEDED:
+            raise ValueError(f"~{group}: a run needs a {group}: choose one, {group}=<name>")
         if group == "hydra/launcher":
             check_launcher(str(override.value()))
         if self._is_group(override) and not group.startswith("hydra/") and not override.is_delete():
@@ -182,9 +162,16 @@ class _Reader:
         reference = self.compose([item.input_line or "" for item in overrides if self._is_group(item)])
         cfg = reference.copy()
         for override in overrides:
-            if self._is_group(override) or override.is_delete():
+            if self._is_group(override):
                 continue
-            key, value = override.key_or_group, override.value()
+            key = override.key_or_group
+            if override.is_delete():
+                _check_deletion(key, cfg)
+                continue
+            value = override.value()
+            whole = isinstance(value, (dict, list))  # which Hydra takes as more of what is there
+            if override.is_add() and not whole and OmegaConf.select(reference, key, default=None) is not None:
+                raise ValueError(f"{override.input_line}: there is a key '{key}' already: write it without +")
             if not override.is_add() and not override.is_force_add() and not key.startswith("hydra."):
                 check_override(reference, key, value)
             with open_dict(cfg):
@@ -193,6 +180,15 @@ class _Reader:
         if complete:
             check(cfg)
         return cfg
+
+
+def _check_deletion(key: str, cfg: DictConfig) -> None:
+    """Take a key away from `cfg`, of a dictionary that takes any key. Raises ValueError for others: all are needed."""
+    above, _, name = key.rpartition(".")
+    if above not in (*OPEN, "schedule.optimizer") or name not in (OmegaConf.select(cfg, above) or {}):
+        raise ValueError(f"~{key}: every key is needed: give it another value, or null where it may be null")
+    with open_dict(cfg):
+        del OmegaConf.select(cfg, above)[name]
 
 
 def _narrowed(swept: list[Override], given: list[Override]) -> list[Override]:

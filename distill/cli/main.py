@@ -19,7 +19,8 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from distill import config, errors, signals
-from distill.cli.command import BASE, Command, read, sentence
+from distill.cli.command import BASE, Command, read
+from distill.cli.sentences import sentence
 from distill.cli.verbs import help_lines, reader_left, say, show_traceback
 from distill.config.check import check
 from distill.files import SaveError

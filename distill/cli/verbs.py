@@ -71,7 +71,7 @@ class _Parser(argparse.ArgumentParser):
 
 def _failed(error: BaseException) -> int:
     """Say in a sentence why a verb ended; what is nobody's mistake is raised again."""
-    from distill.cli.command import sentence
+    from distill.cli.sentences import sentence
 
     code = errors.USAGE if isinstance(error, OSError) else errors.exit_code(error)
     if code == errors.FAILED:

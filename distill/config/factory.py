@@ -31,7 +31,10 @@ def build(node: DictConfig | Mapping[str, Any], *objects: Any) -> Any:
             raise ValueError(f"{label} does not take the key '{key}': {did_you_mean(key, sorted(known))}")
     if missing := sorted(required - set(arguments)):
         raise ValueError(f"{label} needs a value for {', '.join(missing)}: add it to its YAML")
-    return kind(*objects, **arguments)
+    try:
+        return kind(*objects, **arguments)
+    except TypeError as error:
+        raise ValueError(f"{label} cannot be made of its keys ({error}): see its YAML for their kinds") from error
 
 
 def class_of(node: DictConfig | Mapping[str, Any]) -> Any:

@@ -79,7 +79,7 @@ def takes_option(optimizer: str, key: str) -> bool:
     with contextlib.suppress(ValueError):
         if key == "momentum":
             return get_optimizer_info(optimizer).has_momentum
-        parameters = inspect.signature(get_optimizer_class(optimizer, bind_defaults=False).__init__).parameters
+        parameters = inspect.signature(get_optimizer_class(optimizer, bind_defaults=False)).parameters
         return key in parameters and key not in ("self", "params", "lr")
     return False
 

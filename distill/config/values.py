@@ -37,15 +37,15 @@ NOT_A_METHODS = {"_target_", "name", "about"}
 def check_values(cfg: DictConfig) -> None:
     """Raise ValueError for the first key that nothing reads, or whose value is of another kind or out of range."""
     at_the_top = _top()
-    for key in cfg:
+    for key in map(str, cfg):
         if key in NOT_RULED:
             continue
         if key in GROUPS:
-            _check_node(str(key), plain(cfg, str(key)) or {}, RULES)
+            _check_node(key, plain(cfg, key) or {}, RULES)
         elif key in AT_THE_TOP:
-            check_rule(str(key), plain(cfg, str(key)), AT_THE_TOP[str(key)])
+            check_rule(key, plain(cfg, key), AT_THE_TOP[key])
         elif key not in at_the_top:
-            raise ValueError(f"there is no key '{key}': {did_you_mean(str(key), [*AT_THE_TOP, *GROUPS])}")
+            raise ValueError(f"there is no key '{key}': {did_you_mean(key, [*AT_THE_TOP, *GROUPS])}")
     check_data(plain(cfg, "dataset"))
     check_constants(cfg)
     check_method(cfg)

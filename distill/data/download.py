@@ -40,10 +40,10 @@ def fetched(name: str, root: Path) -> Arrays:
 
     Raises ValueError naming the file and the remedy when that fails or a file is damaged.
     """
+    where = LAYOUTS[name][2] if name in LAYOUTS else "its files"
     try:
         return READERS[name](root)
     except FileNotFoundError as missing:
-        where = LAYOUTS[name][2]
         try:
             download(name, root)
             return READERS[name](root)
@@ -53,6 +53,9 @@ def fetched(name: str, root: Path) -> Arrays:
                 f"{missing.filename} is missing and {name} could not be downloaded ({reason}): put {where} "
                 f"under {root}, or set dataset.root or DISTILL_DATA to a folder that has it"
             ) from error
+    except OSError as error:  # a folder in a file's place, a link to itself, no permission
+        why = f"{error.filename or root} cannot be read ({error.strerror or error})"
+        raise ValueError(f"{why}: put {where} under {root}, or set dataset.root") from error
 
 
 def download(name: str, root: Path) -> None:
@@ -66,6 +69,8 @@ def download(name: str, root: Path) -> None:
     if not dataset:
         raise RuntimeError("torchvision does not offer it")
     root.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=root):  # a lock would be waited for where nothing can be written
+        pass
     with FileLock(root / f".{name}.lock"):
         try:
             READERS[name](root)

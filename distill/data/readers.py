@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import zlib
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -120,7 +121,7 @@ def read_idx(path: Path, dims: int) -> np.ndarray:
             if packed.exists() and not path.exists()
             else path.read_bytes()
         )
-    except (EOFError, gzip.BadGzipFile) as error:
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise ValueError(f"{packed}: not a whole gzip file ({error}); {FETCH_AGAIN}") from error
     head = 4 + 4 * dims
     shape = tuple(np.frombuffer(blob[4:head], dtype=">i4").tolist()) if len(blob) >= head else ()

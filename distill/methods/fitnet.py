@@ -59,10 +59,6 @@ class FitNet(Method):
     def kd(self, start: float) -> None:
         self.kd_start = start
 
-    def loss(self, batch: Batch) -> Losses:
-        self.before_epoch()  # a run that goes on within an epoch has not begun it
-        return super().loss(batch)
-
     def hint(self, student: Outputs, teacher: Outputs) -> Tensor:
         regressed = self.regressor(student.features[self.hint_stage - 1])
         return hint_loss(regressed, teacher.features[self.hint_stage - 1])

@@ -44,6 +44,7 @@ BROKEN = (
     LookupError,
     TypeError,
     AttributeError,
+    MemoryError,
 )
 
 
@@ -59,7 +60,22 @@ def load_weights(net: FeatureNet, path: str | Path) -> None:
     problem = mismatch(state, own)
     if problem:
         raise ValueError(f"{path} does not fit {net.name}: {problem}{_suggestion(net, state)}")
-    net.model.load_state_dict({**own, **state})
+    refuse_odd_values(path, state)
+    try:
+        net.model.load_state_dict({**own, **state})
+    except (RuntimeError, NotImplementedError) as error:
+        why = "holds tensors without plain values (sparse, quantised or on the meta device)"
+        raise ValueError(f"{path} {why}: save them as dense tensors of numbers") from error
+
+
+def refuse_odd_values(path: Path, state: State) -> None:
+    """Raise ValueError for weights that are complex, or not finite."""
+    for name, value in state.items():
+        if value.is_complex():
+            raise ValueError(f"{path}: {name} is complex, and weights are real: save its real part")
+        plain = value.layout is torch.strided and not value.is_quantized and value.device.type != "meta"
+        if plain and value.is_floating_point() and not value.isfinite().all():
+            raise ValueError(f"{path}: {name} has values that are not finite: take an earlier checkpoint")
 
 
 def read_state(path: str | Path) -> State:

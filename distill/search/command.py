@@ -14,7 +14,8 @@ from typing import Any
 from hydra import compose, initialize_config_dir
 
 from distill import config, errors
-from distill.cli.command import BASE, read, sentence
+from distill.cli.command import BASE, read
+from distill.cli.sentences import sentence
 from distill.record.progress import final_table
 from distill.sweep import add_launchers
 
