@@ -181,6 +181,22 @@ class RunFolder:
         return any((self.path / name).exists() for name in (RESULT, DONE, METRICS, TRACKING, LOG))
 
 
+def weights_file(given: str | Path) -> tuple[Path, str | None]:
+    """The file that weights are to come from, and the entry of it that is asked for: None stands for the only one.
+
+    given: FILE, FILE::ENTRY (a file of trainers that keep averaged weights beside the last ones, ENTRY being
+    state_dict_ema, say), or the folder of a run, whose student's last weights are meant. Raises ValueError where there
+    is no such file.
+    """
+    path, colons, entry = str(given).rpartition("::")
+    file = Path(path if colons else str(given))
+    found = RunFolder(file).student if file.is_dir() else file
+    if not found.is_file():
+        what = "a folder, and no finished run's" if file.is_dir() else "no file"
+        raise ValueError(f"{given} is {what}: give a checkpoint, FILE::ENTRY for one of its parts, or a run's folder")
+    return found, (entry if colons else None)
+
+
 def is_locked(path: Path) -> bool:
     """Whether a process that is alive holds a lock file; one that cannot be opened counts as held."""
     if not path.exists():

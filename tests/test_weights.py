@@ -70,6 +70,70 @@ def test_nested_wrappers_and_half_precision(source: FeatureNet, tmp_path: Path) 
     assert torch.equal(net.model.conv1.weight, source.model.conv1.weight.half().float())
 
 
+def wrapped(layout: str, state: dict[str, Tensor]) -> Any:
+    """Layouts of other people's trainers around one state."""
+    other = {key: torch.zeros_like(value) for key, value in state.items()}
+    return {
+        "backbone": {f"backbone.{key}": value for key, value in state.items()},
+        "lightning": {"state_dict": {f"net.{key}": value for key, value in state.items()}, "global_step": 3},
+        "teacher": {"teacher": {f"module.backbone.{key}": value for key, value in state.items()}},
+        "averaged beside the last": {"state_dict": state, "state_dict_ema": other, "epoch": 3},
+        "averaged alone": {"state_dict_ema": {f"module.{key}": value for key, value in state.items()}},
+        "profiled": {**state, "total_ops": torch.zeros(1), "layer1.total_params": torch.zeros(1)},
+        "compiled": {"model": {f"_orig_mod.{key}": value for key, value in state.items()}, "scaler": {}},
+    }[layout]
+
+
+@pytest.mark.parametrize(
+    "layout",
+    ["backbone", "lightning", "teacher", "averaged beside the last", "averaged alone", "profiled", "compiled"],
+)
+def test_layouts_of_other_trainers(layout: str, source: FeatureNet, tmp_path: Path) -> None:
+    net = target()
+    torch.save(wrapped(layout, source.model.state_dict()), tmp_path / "a.pth")
+    load_weights(net, tmp_path / "a.pth")
+    assert same(net, source)
+
+
+def test_one_of_several_states_is_taken_by_its_name(source: FeatureNet, tmp_path: Path) -> None:
+    path, state = tmp_path / "a.pth", source.model.state_dict()
+    other = {key: torch.zeros_like(value) for key, value in state.items()}
+    torch.save({"student": other, "teacher": state, "epoch": 3}, path)
+    with pytest.raises(ValueError, match="holds several states, student, teacher: name one, as in .*a.pth::student"):
+        read_state(path)
+    load_weights(net := target(), f"{path}::teacher")
+    assert same(net, source)
+    with pytest.raises(ValueError, match="has no entry ema: its entries are student, teacher"):
+        read_state(f"{path}::ema")
+
+
+def test_the_folder_of_a_run_stands_for_its_student(source: FeatureNet, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="There is no checkpoint file"):
+        read_state(tmp_path)
+    save_file(source.model.state_dict(), tmp_path / "student.safetensors")
+    load_weights(net := target(), tmp_path)
+    assert same(net, source)
+
+
+def test_values_that_no_net_takes_are_refused(tmp_path: Path) -> None:
+    bad = {
+        "complex": torch.zeros(2, dtype=torch.complex64), "sparse": torch.eye(2).to_sparse(),
+        "meta": torch.zeros(2, device="meta"), "infinite": torch.tensor([1.0, -torch.inf]),
+    }  # fmt: skip
+    for name, value in bad.items():
+        torch.save({"fine": torch.zeros(1), name: value}, tmp_path / "a.pth")
+        with pytest.raises(ValueError, match=f"a.pth: {name} (is no dense tensor|holds values that are not finite)"):
+            read_state(tmp_path / "a.pth")
+
+
+def test_a_dictionary_that_holds_itself_is_no_state(tmp_path: Path) -> None:
+    content: dict[str, Any] = {}
+    content["model"] = content
+    torch.save(content, tmp_path / "a.pth")
+    with pytest.raises(ValueError, match="a.pth (holds no state dict|is damaged)"):
+        read_state(tmp_path / "a.pth")
+
+
 def test_safetensors(source: FeatureNet, tmp_path: Path) -> None:
     net = target()
     save_file(source.model.state_dict(), tmp_path / "a.safetensors", {"format": "pt"})

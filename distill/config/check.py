@@ -24,6 +24,7 @@ from distill.config.refusals import check_refusals
 from distill.config.upstream import check_start
 from distill.config.values import check_values
 from distill.files import PASSING, refusal
+from distill.run_folder import weights_file
 
 MAPS = {"features", "preacts", "stem"}  # of about.taps: what only a net with stages shows
 LOGGERS = {"online": "wandb", "offline": "wandb", "tensorboard": "tensorboard"}  # the package of a tracking.mode
@@ -196,9 +197,15 @@ def _check_weights(teacher: Mapping[str, Any]) -> None:
         raise ValueError(
             f"teacher={teacher['name']} brings the mean and std of a published checkpoint: {remedy}"
         )
-    if weights not in (None, "auto", "pretrained", "none") and not Path(str(weights)).exists():
-        remedy = "give auto, pretrained, none or the path of a checkpoint"
-        raise ValueError(f"teacher.weights={weights}: there is no such file; {remedy}")
+    if weights not in (None, "auto", "pretrained", "none"):
+        _there("teacher.weights", weights, "give auto, pretrained, none or the path of a checkpoint")
+
+
+def _there(key: str, weights: Any, remedy: str) -> None:
+    try:
+        weights_file(str(weights))
+    except ValueError as error:
+        raise ValueError(f"{key}={weights}: there is no such file; {remedy}") from error
 
 
 def _unknown_key(reference: DictConfig, key: str, depth: int) -> str:

@@ -10,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from distill.config.groups import did_you_mean, load, options, plain
 from distill.config.hashing import WHOLE
+from distill.run_folder import weights_file
 
 
 def upstream_config(cfg: DictConfig) -> DictConfig | None:
@@ -67,8 +68,11 @@ def check_start(cfg: DictConfig) -> None:
     asked = [key for key, value in given.items() if value]
     if len(asked) > 1:
         raise ValueError(f"student.{asked[0]} and student.{asked[1]} are two places to start from: give one")
-    if spec.get("weights") and not Path(str(spec["weights"])).is_file():
-        raise ValueError(f"student.weights={spec['weights']}: there is no such file; give one, or null")
+    if spec.get("weights"):
+        try:
+            weights_file(str(spec["weights"]))
+        except ValueError as error:
+            raise ValueError(f"student.weights={spec['weights']}: there is no such file; give one, or null") from error
 
 
 def names(cfg: DictConfig) -> Iterable[str]:

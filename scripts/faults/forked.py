@@ -45,7 +45,9 @@ def preload() -> None:
     import distill.cli.main
     import distill.methods  # noqa: F401
     import distill.run  # noqa: F401
+    from distill.sweep import add_launchers
 
+    add_launchers()  # before anything is composed, which looks for plugins once
     torch.set_num_threads(1)
 
 
