@@ -142,7 +142,7 @@ def _greatest_size(shape: str, place: Path, begin: float, lasts: float) -> tuple
 
 def begun(shape: str, output: Path) -> int:
     """Run a shape after the check of its output that a command makes, and answer as a command does."""
-    from distill.cli.command import sentence
+    from distill.cli.sentences import sentence
     from distill.cli.verbs import say
     from distill.config.check import check_output
     from distill.files import SaveError

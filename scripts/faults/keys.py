@@ -129,7 +129,8 @@ def _checked(base: str, override: str) -> tuple[str, str]:
     """(taken, ""), (refused, sentence), or (name of an exception that is nobody's sentence, text)."""
     from omegaconf.errors import OmegaConfBaseException
 
-    from distill.cli.command import read, sentence
+    from distill.cli.command import read
+    from distill.cli.sentences import sentence
 
     try:
         read([*BASES[base], override, f"output={Path.cwd() / 'outputs' / 'faults' / 'none'}", "--dry-run"])
