@@ -43,12 +43,15 @@ STOPPED = 75  # distill's exit code where a signal has stopped a run and its sta
 
 @dataclass(frozen=True)
 class Run:
-    """One run of the queue. measures: {key of result.json: published number}; hours: [CPU, GPU], an estimate."""
+    """One run of the queue.
+
+    measures: {key of result.json: published number, or it and its standard error}; hours: [CPU, GPU], an estimate.
+    """
 
     cell: str
     overrides: tuple[str, ...]
     seed: int
-    measures: Mapping[str, float]
+    measures: Mapping[str, float | list[float]]
     hours: Sequence[float]
     pack: str = ""  # runs with the same words here, in one block, run side by side
     keep: bool = False  # a teacher: its weights are kept for everybody, if they are small

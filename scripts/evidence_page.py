@@ -24,7 +24,8 @@ POINTS = 40  # of a curve, at most
 CURVE = ("cell", "seed", "hash", "epoch", "loss", "train_accuracy", "test_accuracy")
 RULE = (
     "Verdicts: *within noise* where the published number lies within the 95 % interval of our mean over seeds; for "
-    "counts of errors the interval holds the noise of counting behind the published one (binomial, one net) too. "
+    "counts of errors the interval holds the noise of counting behind the published one (binomial, one net) too, "
+    "for others its standard error where it has one. "
     "*n too small*: fewer than two seeds. An order *holds* where the means differ so by more than their 95 % intervals,"
     " *alike* where they do not."
 )
@@ -106,14 +107,14 @@ def value(row: Mapping[str, Any], key: str) -> float | None:
     return None if node is None else float(node)
 
 
-def verdict(ours: Sample | None, published: float, of: int | None, counted: bool) -> str:
-    """RULE for a mean over seeds and a published number, in words."""
+def verdict(ours: Sample | None, published: float, of: int | None, counted: bool, error: float = 0.0) -> str:
+    """RULE for a mean over seeds and a published number, in words. error: the standard error it was published with."""
     if ours is None:
         return "missing"
     if ours.n < 2 or ours.std is None:
         return "n too small"
     noise = published * (1 - published / of) if counted and of else 0.0
-    half = math.hypot(_half(ours), 1.96 * math.sqrt(noise)) + 0.005
+    half = math.hypot(_half(ours), 1.96 * math.sqrt(noise), 1.96 * error) + 0.005
     if abs(ours.mean - published) <= half:
         return "within noise"
     return "above" if ours.mean > published else "below"
@@ -156,11 +157,13 @@ def page(blocks: Iterable[tuple[Mapping[str, Any], Sequence[Any]]], tables: Path
     return "\n".join(parts) + "\n"
 
 
-def _line(cell: str, key: str, published: float | None, found: Sequence[Mapping[str, Any]], of: int | None) -> str:
+def _line(cell: str, key: str, stated: Any, found: Sequence[Mapping[str, Any]], of: int | None) -> str:
     ours = sample([value(row, key) for row in found if row.get("state") == DONE])
-    said = "" if published is None else verdict(ours, published, of, key.endswith(("errors", "errors_of_omitted")))
+    published, error = stated if isinstance(stated, list) else (stated, 0.0)
+    counted = key.endswith(("errors", "errors_of_omitted"))
+    said = "" if published is None else verdict(ours, published, of, counted, error)
     mean = "" if ours is None else f"{ours.mean:.4g}" + (f" ± {ours.std:.2g}" if ours.std is not None else "")
-    shown = "" if published is None else f"{published:g}"
+    shown = "" if published is None else f"{published:g}" + (f" ± {error:g}" if error else "")
     return f"| {cell} | {key} | {shown} | {mean} | {ours.n if ours else 0} | {said} | {_state(found)} |"
 
 

@@ -27,6 +27,7 @@ METHODS = config.options("method")
 CLASSES, SIZE, IMAGES = 6, 16, 22
 SMALLEST = ("cifar_resnet8", "cifar_resnet8")  # (teacher, student) where any pair will do
 SHORTER = {  # how long methods run that make their own batches or teachers; nothing else is changed
+    "continual": ("method.steps=4",),
     "dafl": ("method.steps=3",),
     "zskt": ("method.steps=2", "method.student_steps=2"),
     "eskd": ("method.teacher_epochs=1",),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -39,6 +40,28 @@ class ClassSource:
         for batch in self.source.epoch(epoch, start):
             batch.index = self.rows[batch.index]
             yield batch
+
+
+class TaskStream:
+    """One task an epoch: `steps` whole batches of its classes, shuffled anew whenever they have all been shown.
+
+    tasks: the classes of each epoch (1-based). Short last batches are left out, but for a task that has no other. A
+    pure function of (seed, epoch, step), as the source's own batches are.
+    """
+
+    def __init__(self, source: Any, tasks: Sequence[Sequence[int]], steps: int) -> None:
+        self.parts, self.steps = [ClassSource(source, classes) for classes in tasks], steps
+        self.whole = [max(len(part.rows) // source.batch_size, 1) for part in self.parts]
+        self.passes = 1 + max(steps // whole for whole in self.whole)
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """Yield the batches of a task from step `start` on."""
+        part, whole, step = self.parts[epoch - 1], self.whole[epoch - 1], start
+        while step < self.steps:
+            number, first = divmod(step, whole)
+            left = min(whole - first, self.steps - step)
+            yield from islice(part.epoch((epoch - 1) * self.passes + number + 1, first), left)
+            step += left
 
 
 def part_of(split: Any, rows: torch.Tensor) -> Any:
