@@ -99,7 +99,8 @@ def together(runs: list[Experiment]) -> None:
 
 
 def test_a_member_that_fails_is_dropped_and_named(tmp_path: Path) -> None:
-    done = launch(tmp_path, "hydra/launcher=packed", "method=kd,crd+kd", "method.kd=1.0,1e39")
+    words = ["method=kd,crd+kd", "method.kd=1.0", "method.temperature=4.0,1e-39"]  # logits by that are infinite
+    done = launch(tmp_path, "hydra/launcher=packed", *words)
     said = done.stdout + done.stderr
     assert done.returncode == 1, said
     assert "loss 'kd' is" in said and len(list(tmp_path.rglob("DONE"))) == 2
