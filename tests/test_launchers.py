@@ -25,8 +25,8 @@ import pytest
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
-from distill import errors, signals, sweep
-from distill.files import write_json
+from distill import config, errors, signals, sweep
+from distill.files import SaveError, write_json
 from distill.run_folder import RunFolder
 from distill.sweep import compose, failures, jobs, slots, snapshot
 from tests import program
@@ -145,6 +145,33 @@ def test_one_bad_job_takes_no_other_down(
     shown = capfd.readouterr().out
     assert len(re.findall(r"^\[[123]/3\] ", shown, re.MULTILINE)) == 3
     assert f"{outcome.upper()}  seed={place}" in shown
+
+
+def test_what_lies_in_a_jobs_way_is_its_failure_alone(
+    pretended: Any, output: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    folder = Path(config.identity(composed("method=none", "seed=1", f"output={output}"))["folder"])
+    folder.parent.mkdir(parents=True)
+    folder.touch()
+    done, log, noted = pretended({})
+    assert [math.isnan(one.return_value) for one in done.returns()] == [False, True, False]
+    assert noted[0]["code"] == errors.USAGE and f"{folder} cannot be written (File exists)" in noted[0]["why"]
+    assert "Traceback" not in capfd.readouterr().err and len(log) == 3
+
+
+def test_jobs_wait_for_a_disk_that_is_full(
+    pretended: Any, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    asked = iter([SaveError("out could not be written (No space left on device)"), None, None])
+
+    def check(_: Path) -> None:
+        if error := next(asked):
+            raise error
+
+    monkeypatch.setattr(slots, "check_output", check)
+    done, log, _ = pretended({}, seeds=2, count=1)
+    assert [line["outcome"] for line in log] == ["done", "done"]
+    assert "No space left on device); 2 runs wait, for 1 s at first" in capfd.readouterr().out
 
 
 def test_a_second_attempt_can_succeed_and_done_runs_are_not_started(pretended: Any, output: Path) -> None:

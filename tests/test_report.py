@@ -441,6 +441,20 @@ def test_csv_holds_full_precision(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert row["seeds"] == "1 2"
 
 
+def test_text_of_others_is_text_in_a_table_of_values_and_on_the_terminal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_run(tmp_path / "a\x1b]0;title\x07", student="=1+1")
+    (row,) = records(capsys, str(tmp_path))
+    assert row["student"] == "'=1+1"
+    (tmp_path / "a\x1b]0;title\x07" / "b").mkdir()
+    for damaged in tmp_path.rglob("result.json"):
+        damaged.write_text("{")
+    assert main([str(tmp_path)]) == 0
+    shown = capsys.readouterr().out
+    assert "\x1b" not in shown and "a\\x1b]0;title\\x07" in shown
+
+
 def test_every_published_table_can_be_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_run(tmp_path)
     arguments = [part for name in papers.tables() for part in ("--table", name)]

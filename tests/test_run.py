@@ -97,6 +97,14 @@ def test_a_disk_that_is_full_for_a_while_ends_nothing_and_changes_nothing(
     assert not [*folders[1][1].rglob("*.tmp"), *folders[1][1].rglob("*.ckpt")]
 
 
+def test_what_is_exported_is_what_was_measured(tmp_path: Path) -> None:
+    """Down to the statistics of BatchNorm, which the timing of a step goes on changing."""
+    cfg, folder = small(tmp_path, "method=none", "schedule.epochs=1")
+    run(cfg, folder, table=False)
+    last, best = (load_file(folder / f"{name}.safetensors") for name in ("student", "best"))
+    assert all(torch.equal(value, best[key]) for key, value in last.items())
+
+
 def test_what_a_kill_left_of_a_finished_run_is_swept(shared: Path) -> None:
     cfg, folder = small(shared, "method=kd")
     for name in ("checkpoints/step-000000009.ckpt", ".result.json.here-1.tmp"):

@@ -89,7 +89,7 @@ def test_writers_side_by_side_that_are_killed_leave_sound_rows(tmp_path: Path) -
     assert known.all() and np.array_equal(read, rows(500, 20))
 
 
-def test_a_full_disk_ends_the_writing_alone(
+def test_a_full_disk_ends_the_writing_alone_and_for_a_while(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     file, values = RowFile(tmp_path / "x", 4, 3), rows(4, 3)
@@ -102,7 +102,11 @@ def test_a_full_disk_ends_the_writing_alone(
     for _ in range(2):
         file.write(np.array([2]), values[2:3])
     assert file.read(np.arange(4))[1].tolist() == [False, True, False, False]
-    assert caplog.text.count("takes no more rows") == 1
+    assert caplog.text.count("takes no rows") == 1
+    monkeypatch.undo()
+    file._full._next = 0.0  # the pause is over
+    file.write(np.array([3]), values[3:4])
+    assert file.read(np.arange(4))[1].tolist() == [False, True, False, True]
 
 
 def test_a_file_that_may_only_be_read_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -61,9 +61,10 @@ def takes(net: FeatureNet, data: Data) -> dict[str, Any]:
 
 def finish(folder: RunFolder, result: dict[str, Any], method: Method, fit: Fit) -> Result:
     """Write the student and the result, which is returned; DONE comes last, then the checkpoints are given up."""
-    student, whole = plain(method.deployed()), result | {"method_share_of_step": step_share(fit)}
+    student = plain(method.deployed())
     persist(fit.watch.flush)
     persist(lambda: export(student.model, folder.student, {"model": student.name}))
+    whole = result | {"method_share_of_step": step_share(fit)}  # after the export, for it goes on training
     finished = persist(lambda: folder.finish(whole))
     fit.checkpoints.clear()
     return finished

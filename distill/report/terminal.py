@@ -10,6 +10,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from distill.report.table import Cell, Document, Table
+from distill.terminal import printable
 
 TONES = {"good": "green", "bad": "red", "over": "yellow", "mild": "dim", "alone": "cyan"}
 RANKS = ("", "bold", "underline")
@@ -39,7 +40,7 @@ def show(document: Document, out: Console, every: bool = False) -> None:
 
 
 def _line(out: Console, text: str, style: str = "dim") -> None:
-    out.print(Text(text, style=style), soft_wrap=not out.is_terminal)
+    out.print(Text(printable(text), style=style), soft_wrap=not out.is_terminal)
 
 
 def _show_table(table: Table, out: Console, every: bool) -> None:
@@ -69,13 +70,13 @@ def _fitting(table: Table, width: int) -> list[int]:
 
 
 def _rich(table: Table, columns: list[int], hidden: frozenset[int]) -> RichTable:
-    shown = RichTable(title=Text(table.title, "bold"), title_justify="left", box=SIMPLE_HEAD)
+    shown = RichTable(title=Text(printable(table.title), "bold"), title_justify="left", box=SIMPLE_HEAD)
     for index in columns:
         justify: JustifyMethod = "right" if index in table.numeric else "left"
-        shown.add_column(Text(table.columns[index]), justify=justify, overflow="fold")
+        shown.add_column(Text(printable(table.columns[index])), justify=justify, overflow="fold")
     for place, row in enumerate(table.rows):
         if place not in hidden:
-            shown.add_row(*(Text(row[index].text, _style(row[index])) for index in columns))
+            shown.add_row(*(Text(printable(row[index].text), _style(row[index])) for index in columns))
     return shown
 
 

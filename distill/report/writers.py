@@ -7,6 +7,7 @@ import io
 from collections.abc import Iterable
 
 from distill.report.table import Document, Table
+from distill.terminal import cell
 
 MARKDOWN_RANKS = ("{}", "**{}**", "*{}*")
 LATEX_RANKS = ("{}", r"\textbf{{{}}}", r"\underline{{{}}}")
@@ -107,10 +108,10 @@ def tex(text: str) -> str:
 
 
 def comma_separated(document: Document) -> str:
-    """One line a record, raw values, the fields of all records."""
+    """One line a record, raw values, the fields of all records; text that a spreadsheet would compute is text."""
     fields = list(dict.fromkeys(name for record in document.records for name in record))
     out = io.StringIO()
     writer = csv.DictWriter(out, fields, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(document.records)
+    writer.writerows({name: cell(value) for name, value in record.items()} for record in document.records)
     return out.getvalue()

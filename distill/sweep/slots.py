@@ -16,6 +16,8 @@ from multiprocessing.process import BaseProcess
 from typing import Any
 
 from distill import errors
+from distill.config.check import check_output
+from distill.files import Backoff, SaveError
 from distill.signals import StopSignals
 from distill.sweep.board import Board
 from distill.sweep.jobs import Job, Sweep
@@ -33,6 +35,7 @@ class Slots:
         self.free = deque(range(count))
         self.waiting = deque(sweep.jobs)
         self.running: dict[BaseProcess, tuple[Job, int]] = {}
+        self._full = Backoff()
         self.context = multiprocessing.get_context("forkserver")
         self.context.set_forkserver_preload(["distill.sweep.warm"])
 
@@ -42,7 +45,7 @@ class Slots:
             told = False
             try:
                 while self.running or (self.waiting and stop.received is None):
-                    while self.free and self.waiting and stop.received is None:
+                    while self.free and self.waiting and stop.received is None and self._has_room():
                         self._start(self.waiting.popleft(), self.free.popleft())
                     self._collect(stopping=stop.received is not None)
                     if stop.received is not None and not told:
@@ -53,6 +56,20 @@ class Slots:
                 raise
         if stop.received is not None:
             self._leave(stop.received)
+
+    def _has_room(self) -> bool:
+        """Whether the disk takes another run; jobs wait for one that is full, which is said, and looked at again."""
+        if self._full.wait and not self._full.due:
+            return False
+        try:
+            check_output(self.sweep.output)
+        except SaveError as error:
+            print(f"  {error}; {len(self.waiting)} runs wait, for {self._full.failed():.0f} s at first", flush=True)
+            return False
+        except ValueError:  # not the disk: the jobs themselves say what
+            pass
+        self._full.worked()
+        return True
 
     def _start(self, job: Job, slot: int) -> None:
         env = {"CUDA_VISIBLE_DEVICES": self.gpus[slot % len(self.gpus)]} if self.gpus else {}

@@ -9,7 +9,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from distill.files import first_line
+from distill.files import Backoff, first_line
 
 log = logging.getLogger(__name__)
 CHECKSUM = 2  # words of 16 bits behind a row's values
@@ -22,7 +22,8 @@ class RowFile:
     Torn rows, holes and rows that a machine which went down wrote in part are thus unknown, whatever the order in
     which the disk was written, and writers need no lock: of two that write one row either or neither is seen. The
     file is as long as all rows from the start, and takes up what was written. Rows are read through a map and
-    written by pwrite, so that a full disk is an error and not the end of the process; then reading goes on alone.
+    written by pwrite, so that a full disk is an error and not the end of the process; then none are written for a
+    while.
 
     Raises OSError where the file can be neither made nor read.
     """
@@ -31,6 +32,7 @@ class RowFile:
         self.path, self.count, self.width = path, count, width
         self.row_bytes = 2 * (width + CHECKSUM)
         self._file: BinaryIO | None = None
+        self._full = Backoff()
         self._weights = np.random.default_rng(0).integers(1, 2**32, width, dtype=np.uint32) | np.uint32(1)
         size = count * self.row_bytes
         try:
@@ -52,15 +54,19 @@ class RowFile:
 
     def write(self, keys: np.ndarray, values: np.ndarray) -> None:
         """Keep float16 values [B,width] as the rows `keys` [B]; rows that are not finite are left out."""
+        if self._full.wait and not self._full.due:
+            return
         words = np.ascontiguousarray(values).view(np.uint16)
         rows = np.concatenate([words, self._checksums(words)], axis=1)
         try:
             for key, row, finite in zip(keys.tolist(), rows, np.isfinite(values).all(1), strict=True):
                 if finite and self._file is not None:
                     os.pwrite(self._file.fileno(), row.tobytes(), key * self.row_bytes)
+            self._full.worked()
         except OSError as error:
-            log.warning("%s takes no more rows (%s): the run goes on with those it has", self.path, first_line(error))
-            self.close()
+            wait = self._full.failed()
+            log.warning("%s takes no rows (%s): the teacher is asked, and it is tried again in %.0f s", self.path,
+                        first_line(error), wait)  # fmt: skip
 
     def _checksums(self, words: Words) -> Words:
         """A weighted sum modulo 2^32 of each row [B,2]; never 0, which is what holes hold."""
