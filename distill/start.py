@@ -11,9 +11,10 @@ import torch
 from torch import nn
 
 from distill.config import NetSpec, RunSpec, StudentSpec
+from distill.content.state_file import read_state
 from distill.data import DataInfo
 from distill.models import FeatureNet
-from distill.models.weights import mismatch, read_state
+from distill.models.weights import mismatch
 from distill.run_folder import RunFolder
 
 log = logging.getLogger(__name__)

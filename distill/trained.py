@@ -10,10 +10,11 @@ from omegaconf import OmegaConf
 from safetensors import SafetensorError, safe_open
 
 from distill.config import RunSpec, identity, register, resolve, thawed
+from distill.content.state_file import read_state
 from distill.data import Data, load
 from distill.engine import hyperrule
 from distill.models import FeatureNet, build, load_weights
-from distill.models.weights import mismatch, read_state
+from distill.models.weights import mismatch
 from distill.result import Result
 from distill.run import make_method
 from distill.run_folder import STUDENT, RunFolder

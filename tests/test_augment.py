@@ -12,13 +12,13 @@ from PIL import Image, ImageDraw, ImageEnhance, ImageOps
 from torch import Tensor, nn
 
 from distill.config import DataSpec
+from distill.content.readers import Arrays, Part
 from distill.data import ArraySource, Data, pil
 from distill.data.arrays import bordered, seeded
 from distill.data.augment import Augment, of, square, square_up_to, staged
 from distill.data.class_batches import ClassBatches
 from distill.data.loading import from_arrays
 from distill.data.pairs import PeerViews
-from distill.data.readers import Arrays, Part
 from distill.data.strong import StrongSource
 from tests import tiny
 

@@ -17,10 +17,10 @@ from torch import nn
 from distill import config
 from distill.batch import Batch, Mixed
 from distill.config.upstream import check_start, upstream_config
+from distill.content.parts import Arrays, Part
 from distill.criterion import CrossEntropy
 from distill.data import Adapt, load, loading
 from distill.data.pairs import Partners
-from distill.data.parts import Arrays, Part
 from distill.data.strong import StrongSource
 from distill.data.views import random_window, squeezed
 from distill.engine import hyperrule as bit

@@ -13,11 +13,11 @@ from PIL import Image
 
 from distill import config
 from distill.config import DataSpec
+from distill.content.readers import Arrays, Part
 from distill.data import load
 from distill.data.arrays import ArraySource
 from distill.data.loading import from_arrays
 from distill.data.modality import lower, make_view, to_gray, to_lab
-from distill.data.readers import Arrays, Part
 from distill.engine.evaluate import accuracy
 from distill.engine.fit import train_mode
 from distill.methods.cross_modal_supervision import place, transfer_loss

@@ -20,11 +20,11 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as V
 
 from distill.config import DataSpec
+from distill.content import readers as readers_module
+from distill.content.pickles import read_pickle
+from distill.content.readers import read_cifar10, read_cifar100, read_digits, read_idx
 from distill.data import ArraySource, DataInfo, Split, evaluation_batches, load
-from distill.data import readers as readers_module
 from distill.data.arrays import seeded
-from distill.data.pickles import read_pickle
-from distill.data.readers import read_cifar10, read_cifar100, read_digits, read_idx
 from distill.data.select import select, split_holdout, stratified
 from distill.data.views import evaluation_view, random_crop
 

@@ -9,7 +9,8 @@ PACKAGE = Path(__file__).resolve().parents[1] / "distill"
 FLOORS = (  # from the ground up; rooms on one floor do not import each other
     {"strict_json", "terminal"},
     {"charts", "errors", "files", "runtime", "losses", "batch", "result"},
-    {"criterion", "parallel", "signals", "run_folder", "content"},
+    {"criterion", "parallel", "signals", "run_folder"},
+    {"content"},
     {"config"},
     {"models"},
     {"data"},

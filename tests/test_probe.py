@@ -18,9 +18,9 @@ from torch.nn import functional as F
 from distill import config, trained
 from distill.cli import verbs
 from distill.config import DataSpec
+from distill.content.parts import Arrays, Part
+from distill.content.small_images import read_stl10, read_tinyimagenet, resized
 from distill.data import load
-from distill.data.parts import Arrays, Part
-from distill.data.small_images import read_stl10, read_tinyimagenet, resized
 from distill.files import read_json, write_json
 from distill.probe.experiment import data_node
 from distill.probe.linear import RECIPES, Embedded, Recipe, embed, fit_linear
@@ -317,7 +317,7 @@ def test_images_are_resized_as_torchvision_does() -> None:
 
 
 def test_stl10_is_loaded_at_the_size_of_cifar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from distill.data import readers
+    from distill.content import readers
 
     write_stl10(tmp_path, (20, 10))
     monkeypatch.setitem(readers.READERS, "stl10", lambda root: read_stl10(root, counts=(20, 10)))

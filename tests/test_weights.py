@@ -15,8 +15,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from distill.content.state_file import read_state
 from distill.models import FeatureNet, build, load_weights
-from distill.models.weights import read_state
 
 CLASSES = 10
 

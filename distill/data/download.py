@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from distill.data.readers import READERS, Arrays
+from distill.content.readers import READERS, Arrays
 
 # name: (torchvision class, folder it writes, files that are needed)
 LAYOUTS = {

@@ -9,6 +9,8 @@ import numpy as np
 import torch
 
 from distill.config import DataSpec
+from distill.content.readers import READERS, Arrays, Part
+from distill.content.small_images import resized
 from distill.data.arrays import places
 from distill.data.augment import of as augment_of
 from distill.data.crops import bordered
@@ -16,9 +18,7 @@ from distill.data.dataset import Adapt, Data, check_classes, describe, resize_of
 from distill.data.download import fetched
 from distill.data.info import DataInfo, Split
 from distill.data.modality import views_of
-from distill.data.readers import READERS, Arrays, Part
 from distill.data.select import of_classes, select, split_holdout
-from distill.data.small_images import resized
 
 
 def load(spec: DataSpec, device: torch.device | str = "cpu", adapt: Adapt | None = None) -> Data:

@@ -11,24 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from distill.config import DataSpec
-
-
-def shuffled_classes(labels: np.ndarray, salt: int) -> dict[int, np.ndarray]:
-    """{class: positions of its images, in an order fixed by salt}, for labels int64 [N]."""
-    random = np.random.RandomState(salt)
-    return {int(k): random.permutation(np.flatnonzero(labels == k)) for k in np.unique(labels)}
-
-
-def stratified(labels: np.ndarray, count: int, salt: int) -> np.ndarray:
-    """Mask [N] of `count` images, shared among the classes by the method of largest remainders."""
-    classes = shuffled_classes(labels, salt)
-    quotas = {k: divmod(len(rows) * count, len(labels)) for k, rows in classes.items()}
-    rest = count - sum(whole for whole, _ in quotas.values())
-    lucky = sorted(quotas, key=lambda k: (-quotas[k][1], k))[:rest]
-    mask = np.zeros(len(labels), dtype=bool)
-    for k, rows in classes.items():
-        mask[rows[: quotas[k][0] + (k in lucky)]] = True
-    return mask
+from distill.content.strata import shuffled_classes, stratified
 
 
 def split_holdout(labels: np.ndarray, holdout: float) -> tuple[np.ndarray, np.ndarray]:

@@ -10,9 +10,10 @@ from typing import Any
 import torch
 
 from distill import config, trained
+from distill.content.state_file import State, read_state
 from distill.models import FeatureNet, build
 from distill.models.families import CONSTRUCTORS, own_size
-from distill.models.weights import State, fitting_names, mismatch, read_state
+from distill.models.weights import fitting_names, mismatch
 from distill.run_folder import STUDENT, RunFolder
 
 

@@ -271,7 +271,7 @@ def _with_few_images(argv: list[str], place: Path) -> int:
     """Readers hold files against the number of images that a published data set has: here 20 and 10."""
     from functools import partial
 
-    from distill.data import readers
+    from distill.content import readers
 
     readers.READERS["cifar100"] = partial(readers.read_cifar100, counts=(20, 10))
     return command(argv, place)

@@ -57,7 +57,7 @@ def cut(picture: Image.Image, count: int) -> np.ndarray:
 def pack_half(source: Path, half: str, out: Path) -> None:
     """Write one half of CIFAR-100's images as WebP mosaics, with their labels; raises OSError for missing files."""
     sys.path.insert(0, str(ROOT))
-    from distill.data.pickles import read_pickle
+    from distill.content.pickles import read_pickle
 
     for old in out.glob("cifar100-*"):
         old.unlink()

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
-from distill.data.parts import FETCH_AGAIN, Arrays, Part, checked_labels
-from distill.data.pickles import read_pickle
-from distill.data.select import stratified
-from distill.data.small_images import read_stl10, read_tinyimagenet
+from distill.content.parts import FETCH_AGAIN, Arrays, Part, checked_labels
+from distill.content.pickles import read_pickle
+from distill.content.small_images import read_stl10, read_tinyimagenet
+from distill.content.strata import stratified
 
 FASHION = [
     "T-shirt/top",

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from distill.data.parts import FETCH_AGAIN, Arrays, Part, checked_labels
+from distill.content.parts import FETCH_AGAIN, Arrays, Part, checked_labels
 
 STL10_SIDE, TINY_SIDE = 96, 64
 

@@ -1,0 +1,169 @@
+"""The weights in a checkpoint file of others: never running code from it, and saying what it does not hold.
+
+Files: safetensors (our exports); {'model': state} of RepDistiller and mdistiller; {'state_dict':
+{'module.conv1...'}} of akamaster's CIFAR-10 ResNets and of most trainers; plain state dicts; the folder of a run. Where
+a file holds several states, FILE::ENTRY says which.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import pickle
+import pickletools
+import re
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from distill.run_folder import weights_file
+
+log = logging.getLogger(__name__)
+State = dict[str, Tensor]
+
+WRAPPERS = ("model", "state_dict", "student", "teacher", "net", "network", "model_state_dict", "weights", "params")
+AVERAGED = ("state_dict_ema", "model_ema", "ema", "ema_state_dict", "teacher_ema", "student_ema", "shadow")
+PREFIXES = ("module.", "_orig_mod.", "model.", "backbone.", "net.", "network.", "teacher.", "student.", "encoder.")
+LEFTOVERS = ("total_ops", "total_params")  # of profilers such as thop, which register them as buffers
+DEEPEST = 8  # wrappers around a state
+# what old checkpoints hold beside tensors: numpy scalars and the run's options; none of it runs code
+_SCALAR, _ARRAY = np.float64(0).__reduce__()[0], np.empty(0).__reduce__()[0]
+HARMLESS: list[Any] = [
+    argparse.Namespace,
+    np.dtype,
+    np.ndarray,
+    *((_SCALAR, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
+    *((_ARRAY, f"numpy.{core}.multiarray._reconstruct") for core in ("core", "_core")),
+    *(type(np.dtype(kind)) for kind in (np.float64, np.float32, np.int64)),
+]
+BROKEN = (
+    pickle.UnpicklingError,
+    RuntimeError,
+    EOFError,
+    OSError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    MemoryError,  # a file that claims to be larger than the memory
+)
+
+
+def read_state(path: str | Path) -> State:
+    """The state dict in a checkpoint file, without wrappers' prefixes; ValueError naming the file."""
+    try:
+        file, entry = weights_file(path)
+    except ValueError as error:
+        raise ValueError(f"There is no checkpoint file {path}: check the path given as weights") from error
+    content = _read_safetensors(file) if file.suffix == ".safetensors" else _read_pickle(file)
+    if entry is not None:
+        content = _entry(file, content, entry)
+    state = _unwrap(file, content)
+    if not state:
+        raise ValueError(f"{path} holds no state dict: give a checkpoint of a network's weights")
+    _check_values(file, state)
+    return state
+
+
+def _entry(path: Path, content: Any, name: str) -> Any:
+    """One part of a file's content. Raises ValueError where it has no such part."""
+    parts = [str(key) for key, value in content.items() if isinstance(value, Mapping)] if _is_mapping(content) else []
+    if name not in parts:
+        there = f"its entries are {', '.join(parts[:8])}" if parts else "it is one state, without entries"
+        raise ValueError(f"{path} has no entry {name}: {there}")
+    return content[name]
+
+
+def _check_values(path: Path, state: State) -> None:
+    """Raise ValueError for values that no network can take: complex, sparse, quantised, without data, not finite."""
+    for name, value in state.items():
+        if value.is_complex() or value.layout != torch.strided or value.is_quantized or value.is_meta:
+            raise ValueError(f"{path}: {name} is no dense tensor of real numbers: save a plain state dict")
+        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+            raise ValueError(f"{path}: {name} holds values that are not finite: its training failed, take another file")
+
+
+def _read_safetensors(path: Path) -> Any:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise ValueError(f"{path} is damaged or no safetensors file: copy or download it again") from error
+
+
+def _read_pickle(path: Path) -> Any:
+    """torch.load that refuses everything but tensors, containers, numbers and the HARMLESS."""
+    try:
+        with torch.serialization.safe_globals(HARMLESS), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's remarks on old pickle protocols
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except BROKEN as error:
+        if isinstance(error, pickle.UnpicklingError) and _asks_for_code(path, error):
+            raise ValueError(
+                f"{path} would run code when loaded, so it was refused ({_culprit(error)}): if you trust its "
+                "source, load it elsewhere and save its state dict as safetensors"
+            ) from error
+        raise ValueError(
+            f"{path} is damaged or no checkpoint of torch.save: copy or download it again"
+        ) from error
+
+
+def _asks_for_code(path: Path, error: pickle.UnpicklingError) -> bool:
+    """Whether the pickle names a function or class (by torch's word, or by its own instructions)."""
+    if "GLOBAL" in str(error):
+        return True
+    found = False
+    with path.open("rb") as file:
+        try:
+            for instruction, _, _ in pickletools.genops(file):
+                found = found or instruction.name in ("GLOBAL", "STACK_GLOBAL", "INST")
+        except ValueError:  # no pickle to its end
+            return False
+    return found
+
+
+def _culprit(error: pickle.UnpicklingError) -> str:
+    named = re.search(r"GLOBAL ([\w.]+)", str(error))
+    return f"it calls {named[1]}" if named else "it holds more than tensors"
+
+
+def _is_mapping(value: Any) -> bool:
+    return isinstance(value, Mapping)
+
+
+def _unwrap(path: Path, content: Any) -> State:
+    """Descend through {'model': ...} and the like, drop what profilers left, and strip prefixes that all names share.
+
+    Raises ValueError for a file that holds several states: which is meant, only its user knows.
+    """
+    for _ in range(DEEPEST):
+        inner = _inner(path, content) if _is_mapping(content) else None
+        if inner is None:
+            break
+        content = content[inner]
+    if not _is_mapping(content):
+        return {}
+    names = {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
+    state = {key: value for key, value in names.items() if key.rpartition(".")[2] not in LEFTOVERS}
+    while prefix := next((p for p in PREFIXES if state and all(key.startswith(p) for key in state)), ""):
+        state = {key.removeprefix(prefix): value for key, value in state.items()}
+    return state
+
+
+def _inner(path: Path, content: Mapping[Any, Any]) -> str | None:
+    """The entry of a file that is its state; None where it is one itself."""
+    last = [key for key in WRAPPERS if _is_mapping(content.get(key))]
+    averaged = [key for key in AVERAGED if _is_mapping(content.get(key))]
+    found = last or averaged
+    if len(found) > 1:
+        raise ValueError(f"{path} holds several states, {', '.join(found)}: name one, as in {path}::{found[0]}")
+    if last and averaged:
+        log.info("%s holds averaged weights as well: %s::%s takes them", path, path, averaged[0])
+    return found[0] if found else None
