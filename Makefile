@@ -4,6 +4,7 @@ VENV ?= .venv
 ARGS ?=
 DEVICE ?= auto
 HOURS ?= 1
+MINUTES ?= 30
 SCHEMES := online self_distillation teacher_route multi_teacher specialists adversarial assistants graph data_free \
   cross_modal quantized lifelong student_search student_sweep bit hinton_omit hinton_temperature hinton_fraction hinton_ensemble
 # the tests whose numbers depend on how the CPU computes
@@ -12,7 +13,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.stamp
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-avx2 lint format methods readme fidelity schemes bench evidence clean
+.PHONY: help run test test-avx2 lint format methods readme fidelity schemes bench evidence faults clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -52,6 +53,9 @@ bench: $(STAMP)  ## time the loop against bare loops: make bench DEVICE=cuda ARG
 
 evidence: $(STAMP)  ## the next missing runs behind published numbers: make evidence HOURS=2, ARGS=--list for the queue
 	@$(BIN)/python scripts/evidence.py --hours $(HOURS) $(ARGS)
+
+faults: $(STAMP)  ## kills, bad inputs, full disks, sabotaged sweeps: make faults MINUTES=30, calls add up in outputs/faults
+	@OMP_NUM_THREADS=1 $(BIN)/python -m scripts.faults --minutes $(MINUTES) $(ARGS)
 
 clean:  ## remove .venv and caches; runs in outputs/ stay
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache
