@@ -364,6 +364,38 @@ def test_an_error_in_the_mirror_ends_the_mirror_with_one_warning(tmp_path, caplo
     assert "summary broke" in caplog.text and RunFolder(tmp_path).rows() == [row(1), row(2), row(3)]
 
 
+def test_a_mirror_that_failed_is_begun_again_with_all_rows(tmp_path, monkeypatch, caplog):
+    asked, full = [], [True]
+
+    class Run:
+        dir, summary = str(tmp_path / "files"), {}
+
+        def __init__(self, mode, **_):
+            if full[0]:
+                raise OSError(28, "No space left on device")
+            asked.append(mode)
+
+        def define_metric(self, *_, **__): ...
+        def log(self, values, step):
+            asked.append(step)
+
+        def finish(self, exit_code): ...
+
+    class Fake:
+        Settings, init = dict, Run
+
+    monkeypatch.setattr(wandb_logger, "_import_wandb", lambda: Fake)
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    tracker = Tracker(tmp_path, OFFLINE, {}, IDENTITY)
+    tracker.log(row(1))
+    assert asked == [] and "No space left on device): going on without it" in caplog.text
+    full[0], tracker.logger._refused._next = False, 0.0  # space again, and the pause is over
+    for step in (2, 3):
+        tracker.log(row(step))
+    tracker.finish()
+    assert asked == ["offline", 1, 2, 3]
+
+
 def test_what_a_fresh_and_a_resumed_run_ask_of_the_server(tmp_path, monkeypatch):
     asked = []
 

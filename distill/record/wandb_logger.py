@@ -17,7 +17,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from distill.files import first_line, plain
+from distill.files import Backoff, first_line, plain
 from distill.record.rows import flat
 from distill.result import Result
 from distill.run_folder import RunFolder
@@ -47,20 +47,22 @@ class WandbLogger:
         self.run: Any = None
         self.folder, self.artifact = folder, bool(tracking.get("artifact"))
         self.online, self._finish_timeout = False, finish_timeout
+        self._refused = Backoff()
+        self._arguments: dict[str, Any] = {}
         mode = _mode(tracking["mode"])
         if mode == "off":
             return
         wandb = _import_wandb()
         try:
-            arguments = _arguments(wandb, folder, tracking, config, identity, init_timeout, finish_timeout)
-            self._start(wandb, mode, resume, arguments)
+            self._arguments = _arguments(wandb, folder, tracking, config, identity, init_timeout, finish_timeout)
+            self._start(wandb, mode, resume, self._arguments)
         except Exception as error:
             self._give_up(error)
 
     def log(self, row: Mapping[str, Any]) -> None:
         """Hand a row to W&B, which sends it from another process and passes over steps it already has."""
         if self.run is None:
-            return
+            return self._try_again() if self._refused.due and self._arguments else None
         try:
             self.run.log(flat(row), step=row["step"])
         except Exception as error:
@@ -71,6 +73,8 @@ class WandbLogger:
 
         What could not be sent within finish_timeout stays on disk.
         """
+        if self.run is None and self._refused.wait and self._arguments:
+            self._try_again()
         run, self.run = self.run, None
         if run is None:
             return
@@ -113,7 +117,19 @@ class WandbLogger:
 
     def _give_up(self, error: Exception) -> None:
         self.run = None
-        _log.warning("W&B failed (%s): going on without it, metrics.jsonl has all rows", first_line(error))
+        wait = self._refused.failed()
+        _log.warning("W&B failed (%s): going on without it, metrics.jsonl has all rows; tried again in %.0f s",
+                     first_line(error), wait)  # fmt: skip
+
+    def _try_again(self) -> None:
+        """Begin an offline run with all rows so far: what failed may have been a disk that was full."""
+        try:
+            self._start(_import_wandb(), "offline", False, self._arguments)
+            for row in RunFolder(self.folder).rows():
+                self.run.log(flat(row), step=row["step"])
+            self._refused.worked()
+        except Exception as error:
+            self._give_up(error)
 
 
 def _mode(asked: str) -> str:
