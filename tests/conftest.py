@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from copy import deepcopy
@@ -16,6 +18,10 @@ os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["WANDB_MODE"] = "disabled"
 os.environ["DISTILL_CACHE"] = tempfile.mkdtemp(prefix="distill-cache-")
 os.environ.pop("HYDRA_FULL_ERROR", None)
+if "DISTILL_TESTS_COMPOSITIONS" not in os.environ:  # those that the first process starts share its folder
+    os.environ["DISTILL_TESTS_COMPOSITIONS"] = tempfile.mkdtemp(prefix="distill-compositions-")
+    atexit.register(shutil.rmtree, os.environ["DISTILL_TESTS_COMPOSITIONS"], ignore_errors=True)
+atexit.register(shutil.rmtree, os.environ["DISTILL_CACHE"], ignore_errors=True)
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -8,22 +8,14 @@ from itertools import groupby
 from math import isclose
 from typing import Any
 
-from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
 from distill import config
 from distill.papers import settings
 from distill.papers.settings import Cell
+from tests.compositions import composed  # tests.tiny's has a shorter schedule, and that is compared here
 
 ROWS = {name: list(group) for name, group in groupby(settings.cells(), lambda cell: f"{cell.block}:{cell.method}")}
-
-
-@cache
-def composed(*words: str) -> DictConfig:
-    """What the command line composes (tests.tiny.composed shortens the schedule, which is compared here)."""
-    config.register()
-    with initialize_config_dir(str(config.conf_dir()), version_base="1.3"):
-        return compose("config", list(words))
 
 
 def words(cell: Cell) -> list[str]:
@@ -51,10 +43,15 @@ def _net(group: str, name: str) -> list[str]:
     return [f"{group}=timm", f"{group}.model={name}"]
 
 
+@cache
+def _shared() -> Any:
+    return OmegaConf.load(config.conf_dir() / "config.yaml")
+
+
 def swapped(cfg: DictConfig, cell: Cell) -> DictConfig:
     """`cfg` with the cell's nets in place of its own: what composing anew gives, forty times as fast."""
     assert cell.pair is not None
-    cfg, shared = deepcopy(cfg), OmegaConf.load(config.conf_dir() / "config.yaml")
+    cfg, shared = deepcopy(cfg), _shared()
     OmegaConf.set_struct(cfg, False)
     for group, name in zip(("teacher", "student"), cell.pair.split("-", 1), strict=True):
         node = config.load(group, name) or OmegaConf.create({"name": name, "lr_scale": 1.0})

@@ -4,36 +4,16 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
-from copy import deepcopy
-from functools import cache
 from pathlib import Path
 
 import pytest
 import yaml
-from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
 from distill import config
 from distill.cli.catalogue import in_readme, lines, methods
-from distill.cli.command import BASE
 from distill.config.check import check, check_override
-
-
-@pytest.fixture(scope="module", autouse=True)
-def hydra_here() -> Iterator[None]:
-    config.register()
-    with initialize_config_dir(str(config.conf_dir()), **BASE):
-        yield
-
-
-def composed(*overrides: str) -> DictConfig:
-    return deepcopy(_composed(*overrides))
-
-
-@cache
-def _composed(*overrides: str) -> DictConfig:
-    return compose("config", list(overrides))
+from tests.compositions import composed
 
 
 def same(first: DictConfig, second: DictConfig) -> bool:

@@ -36,12 +36,16 @@ def summed(value: torch.Tensor) -> float:
     return (value.detach().double().flatten().nan_to_num(posinf=1e6, neginf=-1e6) * weights).sum().item()
 
 
+def settings(run: str) -> tuple[list[str], int]:
+    """The method of a run with its overrides, and the size of its batches."""
+    words = run.split()
+    return [word for word in words if word != "uneven"], 5 if "uneven" in words else 8
+
+
 def train(name: str, folder: Path) -> dict[str, Any]:
     """Train a method; what it keeps at the end of each epoch, before the first process's buffers are copied."""
     data, found = tiny.tiny_data(), []
-    name, *overrides = name.split()
-    size = 5 if "uneven" in overrides else 8
-    overrides = [override for override in overrides if override != "uneven"]
+    (name, *overrides), size = settings(name)
     method = tiny.seeded_method(name, data, tiny.SMALLEST, *overrides)
     refuse(method, name, {}, parallel.world())
     if parallel.rank():
@@ -75,6 +79,8 @@ def main(folder: Path) -> None:
 
 def ranks(folder: Path) -> list[dict[str, Any]]:
     """What two processes found, {run: {buffers, weights}} each."""
+    for run in RUNS:
+        tiny.of_method(*settings(run)[0])  # composed for both
     jobs = []
     for rank in range(2):
         env = {"WORLD_SIZE": "2", "RANK": str(rank), "LOCAL_RANK": str(rank)}

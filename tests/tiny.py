@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from copy import deepcopy
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
-from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
 from distill import config
@@ -22,6 +19,7 @@ from distill.method import Method
 from distill.models import FeatureNet, build
 from distill.runtime import autocast, seed_everything
 from distill.signals import StopSignals
+from tests import compositions
 
 METHODS = config.options("method")
 CLASSES, SIZE, IMAGES = 6, 16, 22
@@ -38,16 +36,13 @@ SHORTER = {  # how long methods run that make their own batches or teachers; not
 
 
 def composed(*overrides: str) -> DictConfig:
-    """Return the configuration that the command line would compose, to do with as one likes."""
-    return deepcopy(_composed(*overrides))
+    """Return what the command line would compose, of two epochs of small batches, to do with as one likes."""
+    return compositions.composed("schedule.epochs=2", "schedule.init_epochs=1", "schedule.batch_size=8", *overrides)
 
 
-@cache
-def _composed(*overrides: str) -> DictConfig:
-    """Compose once: a composition costs as much as forty copies, and tests ask for the same ones again and again."""
-    config.register()
-    with initialize_config_dir(str(config.conf_dir()), version_base="1.3"):
-        return compose("config", ["schedule.epochs=2", "schedule.init_epochs=1", "schedule.batch_size=8", *overrides])
+def of_method(method: str, *overrides: str) -> DictConfig:
+    """Return the configuration of a short run of a method."""
+    return composed(f"method={method}", *SHORTER.get(method, ()), *overrides)
 
 
 def tiny_data(seed: int = 0, in_chans: int = 3) -> Data:
@@ -74,7 +69,7 @@ def frozen(teacher: FeatureNet) -> FeatureNet:
 
 def make(method: str, student: FeatureNet, teacher: FeatureNet, data: Data, *overrides: str) -> Method:
     """Build a method from its YAML, as run() does; twins of the teacher where it takes several (n: three)."""
-    cfg = composed(f"method={method}", *SHORTER.get(method, ()), *overrides)
+    cfg = of_method(method, *overrides)
     count = int(str(cfg.method.about.teachers).replace("n", "3"))
     teachers = [frozen(teacher if k == 0 else teacher.twin(seed=10 + k)) for k in range(count)]
     check_maps(method, cfg.method.about.taps, [student.name, teacher.name])

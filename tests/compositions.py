@@ -1,0 +1,40 @@
+"""What the command line composes, composed once for all processes of a test run: 60 ms of CPU, or less than one."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import pickle
+from functools import cache
+from pathlib import Path
+
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
+
+from distill import config
+
+FOLDER = "DISTILL_TESTS_COMPOSITIONS"  # set by conftest.py, and inherited by the processes that tests start
+
+
+def composed(*overrides: str) -> DictConfig:
+    """Return the configuration that `python -m distill OVERRIDES` would run, to do with as one likes."""
+    found: DictConfig = pickle.loads(_pickled(*overrides))
+    return found
+
+
+@cache
+def _pickled(*overrides: str) -> bytes:
+    if FOLDER not in os.environ:
+        return _anew(*overrides)
+    file = Path(os.environ[FOLDER], hashlib.sha256("\n".join(overrides).encode()).hexdigest())
+    if not file.exists():
+        part = file.with_suffix(f".{os.getpid()}")
+        part.write_bytes(_anew(*overrides))
+        part.replace(file)
+    return file.read_bytes()
+
+
+def _anew(*overrides: str) -> bytes:
+    config.register()
+    with initialize_config_dir(str(config.conf_dir()), version_base="1.3"):
+        return pickle.dumps(compose("config", list(overrides)))
