@@ -24,6 +24,9 @@ if "DISTILL_TESTS_COMPOSITIONS" not in os.environ:  # those that the first proce
 atexit.register(shutil.rmtree, os.environ["DISTILL_CACHE"], ignore_errors=True)
 
 
+pytest_plugins = ["tests.browsing"]
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread() -> None:
     import torch

@@ -37,6 +37,7 @@ from distill.files import read_json
 from distill.run import run
 from distill.run_folder import RunFolder
 from tests import tiny
+from tests.browsing import VIEWS, Look, check
 
 CPU = torch.device("cpu")
 SMALL = (
@@ -244,6 +245,14 @@ def test_every_picture_of_a_run_and_the_page(taught: Path, capsys: pytest.Captur
     assert html.count("<figure") == html.count('<div class="narrow"><svg') == len(gallery.PICTURES)
     assert not re.search(r'(src|href)="(https?:|/)', html) and "resnet14 → resnet8, kd, seed 1" in html
     assert {name for names in gallery.SECTIONS.values() for name in names} == set(gallery.PICTURES)
+
+
+def test_the_page_can_be_read_in_every_view(taught: Path, look: Look) -> None:
+    page = taught / "analysis" / "index.html"
+    assert page.exists() or main([str(taught), "--device", "cpu"]) == 0
+    for view in VIEWS:
+        with look(page, view) as opened:
+            check(opened, view, "analysis")
 
 
 def test_numbers_beside_the_pictures_are_those_of_the_run(taught: Path) -> None:

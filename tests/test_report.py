@@ -198,7 +198,7 @@ def test_mistakes_are_one_sentence_and_exit_code_2(
     assert "end it in .md, .tex, .csv, .html" in capsys.readouterr().err
     assert main([str(tmp_path)]) == 0  # an empty folder is not a mistake
     said = capsys.readouterr().out.splitlines()
-    assert said[0] == "0 runs read." and f"seed=1,2,3 output={tmp_path}" in said[1]  # what to run
+    assert said[0] == "0 runs read." and f"seed=1,2,3 output={tmp_path}" in said[2]  # what to run
 
 
 def test_three_thousand_runs_take_seconds(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from distill.charts import svg
 from distill.charts.ranked import Mark
 
 HEIGHT, TOP, BOTTOM = 260, 26, 40
+FAR = 3  # spans of the curves beyond which a line for comparison is only named
 LAST = 0.25  # of the x axis: what the y axis is made for
 
 
@@ -37,16 +38,15 @@ def curves(
 
     def draw(width: float) -> Markup:
         ends = [f"{one.name} {one.y[-1]:.2f}" for one in drawn]
-        said = ends + [f"{mark.name} {mark.value:.2f}" for mark in marks]
+        said = ends + [f"{mark.name} {mark.value:.2f} ↑" for mark in marks]
         room = min(max(map(svg.width_of, said), default=0) + 14, width * 0.4)
         xs = [x for one in drawn for x in (one.x[0], one.x[-1])]
         span = (min(xs), max(xs)) if min(xs) < max(xs) else svg.padded(min(xs), max(xs), 0.1)
         frame = svg.Frame(46, TOP, width - 46 - room, HEIGHT, span, _range(drawn, marks, last, log), log_y=log)
-        shown = [mark for mark in marks if frame.y[0] < mark.value < frame.y[1]]
-        levels = [(frame.at_y(mark.value), mark.kind) for mark in shown]
+        levels = [(frame.at_y(mark.value), mark.kind) for mark in marks if frame.y[0] < mark.value < frame.y[1]]
         lines = [svg.line(frame.left, y, frame.right, y, f"mark {kind}") for y, kind in levels]
         parts = [frame.x_axis(titles[0]), frame.y_axis(titles[1]), svg.inside(frame, lines + _lines(frame, drawn))]
-        return svg.svg([*parts, *_names(frame, drawn, ends, shown, room)], width, TOP + HEIGHT + BOTTOM, label)
+        return svg.svg([*parts, *_names(frame, drawn, ends, marks, room)], width, TOP + HEIGHT + BOTTOM, label)
 
     return draw
 
@@ -67,9 +67,11 @@ def _lines(frame: svg.Frame, drawn: Sequence[Curve]) -> list[Markup]:
 def _names(
     frame: svg.Frame, drawn: Sequence[Curve], ends: Sequence[str], marks: Sequence[Mark], room: float
 ) -> list[Markup]:
-    """At the right end of each curve, moved apart where curves end together."""
+    """At the right end of each curve, moved apart where curves end together; of what is off the axis, at its edge."""
     said = [(frame.at_y(one.y[-1]), words, one.kind) for one, words in zip(drawn, ends, strict=True)]
-    said += [(frame.at_y(mark.value), f"{mark.name} {mark.value:.2f}", mark.kind) for mark in marks]
+    for mark in marks:
+        off = " ↑" if mark.value > frame.y[1] else " ↓" if mark.value < frame.y[0] else ""
+        said.append((frame.at_y(mark.value), f"{mark.name} {mark.value:.2f}{off}", mark.kind))
     places = svg.spread_out([min(max(y, frame.top), frame.bottom) for y, _, _ in said], 14, frame.top, frame.bottom)
     return [
         svg.text(frame.right + 8, y + 4, svg.cut(words, room - 8), kind=f"name {kind}")
@@ -86,5 +88,6 @@ def _range(drawn: Sequence[Curve], marks: Sequence[Mark], last: float, log: bool
     low, high = min(ends), max(ends)
     if log:
         return low / 1.2, high * 1.2
-    near = [mark.value for mark in marks if low - (high - low) <= mark.value <= high + (high - low)]
+    room = FAR * max(high - low, 0.5)
+    near = [mark.value for mark in marks if low - room <= mark.value <= high + room]
     return svg.padded(min([low, *near]), max([high, *near]), 0.08)

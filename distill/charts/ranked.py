@@ -46,7 +46,7 @@ def ranked(
         names = min(max(svg.width_of(dot.name) for dot in dots) + 12, width * 0.42)
         values = 8 + svg.width_of("100.00" + ("  " + max((dot.more for dot in dots), key=len) if wide else ""))
         frame = svg.Frame(names, TOP, width - names - values, ROW * len(dots), _range(dots, marks, most))
-        parts = [frame.x_axis(title), *_marks(frame, marks)]
+        parts = [frame.x_axis(title), *_marks(frame, marks, width)]
         for place, dot in enumerate(dots):
             parts.append(_row(frame, dot, TOP + ROW * (place + 0.5), wide))
         return svg.svg(parts, width, TOP + ROW * len(dots) + BOTTOM, label)
@@ -70,15 +70,23 @@ def _row(frame: svg.Frame, dot: Dot, y: float, wide: bool) -> Markup:
     return Markup("").join([*parts, svg.text(frame.right + 10, y + 4, said, kind="value")])
 
 
-def _marks(frame: svg.Frame, marks: Sequence[Mark]) -> list[Markup]:
+def _marks(frame: svg.Frame, marks: Sequence[Mark], width: float) -> list[Markup]:
     """The lines, each with its name above the rows, in a line of its own."""
     parts = []
     for place, mark in enumerate(marks):
         x, y, said = frame.at_x(mark.value), 13 + 15 * place, f"{mark.name} {mark.value:.2f}"
-        to_left = x > (frame.left + frame.right) / 2
         parts.append(svg.line(x, y - 9, x, frame.bottom, f"mark {mark.kind}"))
-        parts.append(svg.text(x - 6 if to_left else x + 6, y, said, "end" if to_left else "start", f"name {mark.kind}"))
+        at, anchor = _beside(x, svg.width_of(said), frame, width)
+        parts.append(svg.text(at, y, said, anchor, f"name {mark.kind}"))
     return parts
+
+
+def _beside(x: float, wide: float, frame: svg.Frame, width: float) -> tuple[float, str]:
+    """Where a line's name goes, and its anchor: on the side with more room, at the edge where neither has any."""
+    left, right = x - 6 - wide >= 0, x + 6 + wide <= width
+    if left and (x > (frame.left + frame.right) / 2 or not right):
+        return x - 6, "end"
+    return (x + 6, "start") if right else (width - 2, "end")
 
 
 def _range(dots: Sequence[Dot], marks: Sequence[Mark], limit: float | None) -> tuple[float, float]:

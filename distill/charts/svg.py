@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from markupsafe import Markup, escape
 
 WIDE, NARROW = 600, 330  # pixels: half a page, and a phone
-LETTER = 7.0  # pixels of an average letter at the size of labels
+LETTER = 7.4  # pixels of an average letter at the size of labels
 
 Drawing = Callable[[float], Markup]  # a chart for a width
 

@@ -57,8 +57,9 @@ def overview(found: Found, rows: list[Row]) -> Document:
     tables += [unfinished(found.unfinished)] if found.unfinished else []
     legend = [EXPLAIN, gains.RULE] if rows else []
     legend += [PUBLISHED_RULE] if beside else []
-    notes = [found.line(), *(what_to_run(found) if not rows else []), *counted(found.unfinished), *below(ranked)]
-    return Document("Distillation runs", tables, notes, records(ranked), legend)
+    told, command = what_to_run(found) if not rows else ("", "")
+    notes = [found.line(), *([told] if told else []), *counted(found.unfinished), *below(ranked)]
+    return Document("Distillation runs", tables, notes, records(ranked), legend, command)
 
 
 def table(ranking: Ranking, key: str, beside: dict[int, Published]) -> Table:

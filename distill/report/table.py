@@ -61,6 +61,7 @@ class Document:
     notes: list[str]
     records: list[dict[str, Any]]
     legend: list[str] = field(default_factory=list)  # how to read the tables
+    command: str = ""  # to be typed next
 
 
 def word(text: str | None) -> Cell:

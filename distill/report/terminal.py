@@ -35,6 +35,8 @@ def show(document: Document, out: Console, every: bool = False) -> None:
             _line(out, table.heading, "bold")
         heading = table.heading
         _show_table(table, out, every)
+    if document.command:
+        document.notes.append(document.command)
     for line, style in [*((note, "") for note in document.notes), *((note, "dim") for note in document.legend)]:
         _line(out, line, style)
 

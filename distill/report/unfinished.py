@@ -14,13 +14,13 @@ from distill.sweep.states import FAILED, STATES, Status
 FIRST = 12  # rows before the fold
 
 
-def what_to_run(found: Found) -> list[str]:
-    """For those who have not run anything yet."""
+def what_to_run(found: Found) -> tuple[str, str]:
+    """For those who have no result yet: a sentence, and a command or none."""
     if found.unfinished:
-        return ["No run is finished yet; the same command again goes on with those that were cut off."]
+        return "No run is finished yet; the same command again goes on with those that were cut off.", ""
     output = next(iter(found.folders), "outputs")
     command = f"python -m distill -m method=none,kd,crd seed=1,2,3 output={shlex.quote(str(output))}"
-    return [f"Nothing has been run here. To begin with, three methods on the digits, three seeds each: {command}"]
+    return "Nothing has been run here. To begin with, three methods on the digits, three seeds each:", command
 
 
 def unfinished(found: Sequence[Status]) -> Table:

@@ -43,6 +43,7 @@ LATEX = {
 def markdown(document: Document) -> str:
     """GitHub's table syntax; what is folded on a page lies in <details>."""
     parts = [f"# {_md(document.title)}", *map(_md, document.notes)]
+    parts += [f"```sh\n{document.command}\n```"] if document.command else []
     heading = ""
     for table in document.tables:
         if table.heading and table.heading != heading:
