@@ -194,6 +194,6 @@ def _sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def first_line(error: BaseException) -> str:
-    """An error in one line, for messages."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+def first_line(error: BaseException, words: str | None = None) -> str:
+    """An error in one line, for messages; words: what it says, where that is not its text."""
+    return (str(words or error).strip() or type(error).__name__).splitlines()[0]

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType, TracebackType
-from typing import Any
+from typing import Any, NoReturn
 
 from distill.errors import INTERRUPTED, STOPPED, Stopped
 
@@ -69,6 +70,13 @@ def stopped(number: int, what: str = "the same command goes on from here") -> St
     """The exception that ends a run for a signal; what: becomes of it."""
     code = INTERRUPTED if number == signal.SIGINT else STOPPED
     return Stopped(f"stopped by {signal.Signals(number).name}: {what}", code)
+
+
+def leave(number: int, what: str = "the same command goes on from here") -> NoReturn:
+    """End the process for a signal, with a line on the terminal and the exit code that stands for it."""
+    error = stopped(number, what)
+    print(f"distill: {error}", file=sys.stderr)
+    sys.exit(error.code)
 
 
 @contextmanager

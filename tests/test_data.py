@@ -224,7 +224,7 @@ def test_smaller_subsets_lie_in_larger_ones():
         ({"std": [0.0]}, "above 0"),
         ({"size": 9}, "8x8 images"),
         ({"size": 4}, "8x8 images"),
-        ({"name": "digts"}, "did you mean 'digits'"),
+        ({"name": "digts"}, "did you mean digits"),
     ],
 )
 def test_values_that_do_not_fit(changes, text):

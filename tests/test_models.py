@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from distill import config
-from distill.config.net_names import OUR_NAMES, PAPER_NAMES, is_known, nearest, timm_names
+from distill.config.net_names import OUR_NAMES, PAPER_NAMES, is_known, nearest_nets, timm_names
 from distill.models import FeatureNet, Outputs, build
 from distill.models.bit_resnet import StdConv
 from distill.models.cifar_net import CifarNet, conv
@@ -579,9 +579,9 @@ def test_names_need_neither_torch_nor_timm_and_are_complete() -> None:
 def test_known_names_and_the_nearest() -> None:
     assert all(map(is_known, ["cifar_resnet20", "resnet18", "resnet18.a1_in1k", "hf_hub:timm/resnet18"]))
     assert not is_known("resnet20") and not is_known("cifar_resnet18")
-    assert nearest("resnet-50")[:2] == ["cifar_ResNet50", "resnet50"]
-    assert nearest("MobileNetv2")[0] == "cifar_MobileNetV2"
-    assert nearest("qzqzqz") == []
+    assert nearest_nets("resnet-50")[:2] == ["cifar_ResNet50", "resnet50"]
+    assert nearest_nets("MobileNetv2")[0] == "cifar_MobileNetV2"
+    assert nearest_nets("qzqzqz") == []
 
 
 def test_timm_makes_our_nets() -> None:

@@ -17,6 +17,7 @@ from distill.engine.fit import Fit
 from distill.engine.state import Options
 from distill.method import Method
 from distill.models import FeatureNet, build
+from distill.models.reading import evaluating
 from distill.runtime import autocast, seed_everything
 from distill.signals import StopSignals
 from tests import compositions
@@ -109,12 +110,8 @@ def fit(method: Method, data: Data, folder: Path, *, seed: int = 1, precision: s
 
     def accuracy(deployed: torch.nn.Module) -> float:
         images, labels = next(iter(data.evaluation(8)))
-        modes = [(module, module.training) for module in deployed.modules()]
-        deployed.eval()
-        with torch.no_grad():
+        with torch.no_grad(), evaluating(deployed):
             right = (deployed(images).logits.argmax(1) == labels).double().mean().item()
-        for module, training in modes:
-            module.training = training
         return 100 * right
 
     source = data.source(batch_size=8, seed=seed)

@@ -10,6 +10,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from distill.engine.evaluate import by_confidence
+
 
 def correlation(logits: Tensor) -> Tensor:
     """Pearson correlation [K,K] of the classes' logits over the images of `logits` [N,K], in float64.
@@ -75,12 +77,11 @@ class Reliability(NamedTuple):
 
 def reliability(logits: Tensor, labels: Tensor, bins: int = 15) -> Reliability:
     """Confidence of the predicted class against accuracy (Guo et al. 2017, arXiv:1706.04599, figure 1)."""
-    confidence, predicted = logits.float().softmax(1).max(1)
-    which = (confidence * bins).ceil().long().clamp(1, bins) - 1
+    which, *measured = by_confidence(logits.float(), labels, bins)
     count = torch.bincount(which, minlength=bins)
     sums = [
-        torch.zeros(bins, dtype=torch.float64, device=logits.device).index_add_(0, which, values.double())
-        for values in (confidence, predicted == labels)
+        torch.zeros(bins, dtype=torch.float64, device=logits.device).index_add_(0, which, values)
+        for values in measured
     ]
     return Reliability(count, *(total / count for total in sums))
 

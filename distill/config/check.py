@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from distill.config import protocol
-from distill.config.groups import did_you_mean, groups, load, options, plain
+from distill.config.groups import did_you_mean, groups, load, mean_one_of, options, plain
 from distill.config.hashing import from_paper, identity, taps, teacher_specs
 from distill.config.optimizer_checks import check_optimizers
 from distill.config.refusals import check_refusals
@@ -149,8 +149,8 @@ def check_model(cfg: DictConfig, role: str, name: Any) -> None:
         raise ValueError(f"method={cfg.method.name} needs a {role}: choose one, for example {role}=resnet56")
     name = str(name)
     if not names.is_known(name) and not name.startswith("local-dir:"):
-        close = names.nearest(name)
-        hint = f"did you mean {' or '.join(close)}?" if close else "ours start with cifar_, others are timm's"
+        close = names.nearest_nets(name)
+        hint = mean_one_of(close, "ours start with cifar_, others are timm's")
         raise ValueError(f"there is no {role} model '{name}': {hint}")
 
 

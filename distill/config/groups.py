@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
 from functools import cache
 from pathlib import Path
@@ -12,6 +12,8 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+
+from distill.files import first_line
 
 OURS = "ValueError raised while resolving interpolation: "  # what OmegaConf puts before a resolver's own sentence
 
@@ -74,12 +76,17 @@ def nearest(word: str, known: Iterable[str], count: int = 3) -> list[str]:
     return [lowered[name] for name in close if score[name] > max(score.values()) - 0.15]
 
 
+def mean_one_of(close: Sequence[str], otherwise: str = "") -> str:
+    """Half a sentence that names the nearest right names, or says something else where there is none."""
+    return f"did you mean {' or '.join(close)}?" if close else otherwise
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Half a sentence that names the nearest right names, or all of them when nothing is near."""
     known = list(known)
     close = nearest(word, known)
     if close:
-        return f"did you mean {' or '.join(close)}?"
+        return mean_one_of(close)
     return f"choose from {', '.join(known[:20])}{', ...' * (len(known) > 20)}" if known else "there are none"
 
 
@@ -94,7 +101,7 @@ def plain(cfg: DictConfig, key: str) -> Any:
         name = error.full_key or key
         raise ValueError(f"{name} has no value: give one, {name}=...") from error
     except OmegaConfBaseException as error:
-        reason = (str(error.msg or error).strip() or type(error).__name__).splitlines()[0]
+        reason = first_line(error, error.msg)
         if lacking := re.search(r"Missing mandatory value: ([\w.]+)$", reason):  # what the key takes over
             raise ValueError(f"{lacking[1]} has no value: give one, {lacking[1]}=...") from error
         if reason.startswith(OURS):

@@ -69,7 +69,7 @@ def is_known(name: str) -> bool:
     )
 
 
-def nearest(name: str) -> list[str]:
+def nearest_nets(name: str) -> list[str]:
     """Up to three names that look like it, ours before timm's; prefix and case are ignored."""
     known: dict[str, list[str]] = {}
     for candidate in (*OUR_NAMES, *sorted(timm_names())):

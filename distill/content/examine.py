@@ -11,6 +11,7 @@ from typing import NamedTuple
 from PIL import Image
 
 from distill.content.decode import DEEP, UNREADABLE, limits_of, orientation
+from distill.files import first_line
 
 TURNED, ALPHA, DEEP16, UNBOUNDED, INK, FRAMES, COLOUR16 = (1 << k for k in range(7))
 """What a file may be: turned by EXIF, with alpha, of one channel of 16 bits, of values without a known range, CMYK, of
@@ -51,7 +52,7 @@ def reason(error: BaseException) -> str:
     """Why a file cannot be decoded, in a few words."""
     if isinstance(error, Image.UnidentifiedImageError):
         return "no image of a known kind"
-    words = (str(error).strip() or type(error).__name__).splitlines()[0]
+    words = first_line(error)
     return words if len(words) <= 100 else f"{words[:97]}..."
 
 

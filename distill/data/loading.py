@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import replace
 
 import numpy as np
 import torch
 
 from distill.config import DataSpec
+from distill.config.groups import did_you_mean
 from distill.content.readers import READERS, Arrays, Part
 from distill.content.small_images import resized
 from distill.data.arrays import places
@@ -32,10 +32,7 @@ def load(spec: DataSpec, device: torch.device | str = "cpu", adapt: Adapt | None
 
         return load_folder(spec, torch.device(device), adapt)
     if spec.kind not in READERS:
-        known = [*READERS, "folder"]
-        near = difflib.get_close_matches(spec.kind, known, 1)
-        hint = f"did you mean {near[0]!r}?" if near else f"choose from {', '.join(known)}"
-        raise ValueError(f"dataset {spec.kind!r} is not known: {hint}")
+        raise ValueError(f"dataset {spec.kind!r} is not known: {did_you_mean(spec.kind, [*READERS, 'folder'])}")
     arrays = fetched(spec.kind, spec.root)
     if adapt:
         spec = replace(spec, **adapt(*arrays.train.images.shape[1:3]))

@@ -16,6 +16,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from distill import runtime
 from distill.engine.trace import tracing
+from distill.files import first_line
 from distill.models import FeatureNet, Outputs
 
 log = logging.getLogger(__name__)
@@ -170,7 +171,7 @@ def compile_forward(net: FeatureNet, batch: int) -> None:
         try:
             outputs = compiled(inputs)
         except Exception as error:
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            reason = first_line(error)
             log.warning("%s could not be compiled and runs eagerly: %s", net.name, reason)
             net.use(net.read, lambda _: False)
             return net.read(inputs)

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from distill.data import Data
 from distill.losses import full_precision
+from distill.models.reading import evaluating
 
 
 @torch.no_grad()
@@ -21,16 +22,12 @@ def predict(
     autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
 ) -> tuple[Tensor, Tensor]:
     """Return fp32 logits [M,K] and labels [M] of all batches, on their device; the net's mode is restored."""
-    modes = [(module, module.training) for module in net.modules()]
-    net.eval()
     logits, labels = [], []
-    with autocast():
+    with evaluating(net), autocast():
         for images, targets in batches:
             output = net(images)
             logits.append((output if isinstance(output, Tensor) else output.logits).float())
             labels.append(targets)
-    for module, training in modes:
-        module.training = training
     return torch.cat(logits), torch.cat(labels)
 
 
@@ -63,13 +60,18 @@ def scores(logits: Tensor, labels: Tensor) -> dict[str, float]:
     }
 
 
+def by_confidence(logits: Tensor, labels: Tensor, bins: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Of each row of logits [M,K] its bin of `bins` equally wide ones, its confidence, and whether it is right [M]."""
+    confidence, predicted = logits.softmax(1).max(1)
+    which = (confidence * bins).ceil().long().clamp(1, bins) - 1
+    return which, confidence.double(), (predicted == labels).double()
+
+
 def calibration_error(logits: Tensor, labels: Tensor, bins: int = 15) -> Tensor:
     """Expected calibration error over equal-width bins of confidence (Guo et al. 2017, arXiv:1706.04599, eq. 3)."""
-    confidence, predicted = logits.softmax(1).max(1)
-    correct = (predicted == labels).double()
-    which = (confidence * bins).ceil().long().clamp(1, bins) - 1
+    which, confidence, correct = by_confidence(logits, labels, bins)
     gap = torch.zeros(bins, dtype=torch.float64, device=logits.device)
-    gap.index_add_(0, which, correct - confidence.double())
+    gap.index_add_(0, which, correct - confidence)
     return gap.abs().sum() / len(labels)
 
 

@@ -16,6 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from distill.files import first_line
+
 INPUT, OUTPUT = "images", "logits"
 RUNS, SECONDS = 50, 3.0  # of a timing: no more of either
 PROBES = 16  # images that file and net are compared by
@@ -82,7 +84,7 @@ def write(model: nn.Module, shape: tuple[int, int, int], path: Path, name: str) 
                 verbose=False,
             )
     except Exception as error:  # torch's exporter wraps whatever went wrong inside
-        why = (str(error).strip() or type(error).__name__).splitlines()[0]
+        why = first_line(error)
         raise ValueError(f"torch cannot write {name} as ONNX ({why}): export it without --onnx") from error
     made.save(str(path), external_data=False)
 

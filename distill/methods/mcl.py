@@ -73,8 +73,8 @@ class MCL(Method):
         self.weights = {"vcl": weight_vcl, "svcl": weight_svcl, "icl": weight_icl, "sicl": weight_sicl}
         self.others = self._peers(form, peers, models, rates)
         self.tau, self.per_class = tau, per_class
-        nets = [each.net if isinstance(each, Branch) else each for each in self.others]
-        self.heads = nn.ModuleList(projection(net.embedding_dim, dim) for net in feature_nets([student, *nets]))
+        peer_nets = [each.net if isinstance(each, Branch) else each for each in self.others]
+        self.heads = nn.ModuleList(projection(net.embedding_dim, dim) for net in feature_nets([student, *peer_nets]))
 
     def _peers(self, form: str, peers: int, models: Sequence[str], rates: Sequence[float] | None) -> nn.ModuleList:
         if form == "networks":

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from distill.batch import Batch
+from distill.files import first_line
 from distill.losses import full_precision
 from distill.method import Losses, Method, Nets
 from distill.models import FeatureNet, Outputs
@@ -86,7 +87,7 @@ def behind_last_map(net: FeatureNet) -> tuple[Step, Step]:
     except (RuntimeError, ValueError, TypeError) as error:
         raise ValueError(
             f"norm puts its transform between the last map and the classifier, and {net.name} has no such place "
-            f"({str(error).splitlines()[0].rstrip('.')}): take method=kd-proj, which matches a projection."
+            f"({first_line(error).rstrip('.')}): take method=kd-proj, which matches a projection."
         ) from error
     return steps
 

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from distill.batch import Batch
 from distill.losses import full_precision, pool_to
 from distill.method import Losses, Method, Nets, Phase, Update
-from distill.methods.srrl import is_signed, look, probe_image
+from distill.methods.srrl import is_signed, look
 from distill.models import FeatureNet
 from distill.parts.grown import GrownModel, GrownNet
 from distill.parts.products import rows
@@ -131,7 +131,7 @@ class SimKD(Method):
     def _freeze_unused(self) -> set[str]:
         """Freeze and name what the student has behind its last map: nothing here trains or evaluates it."""
         model = self.student.model
-        used = used_parameters(model, lambda: self.student(probe_image(self.student)).features[-1])
+        used = used_parameters(model, lambda: self.student(self.student.probe()).features[-1])
         unused = {name for name, _ in model.named_parameters()} - used
         for name in unused:
             model.get_parameter(name).requires_grad_(False)

@@ -32,16 +32,10 @@ def softmax_regression_loss(reclassified: Tensor, teacher_logits: Tensor) -> Ten
     return F.mse_loss(reclassified, teacher_logits)
 
 
-def probe_image(net: FeatureNet) -> Tensor:
-    """A fixed image [1,C,H,W] on the net's device; the global random state is left alone."""
-    image = torch.randn(1, net.in_chans, net.size, net.size, generator=torch.Generator().manual_seed(0))
-    return image.to(next(net.parameters()).device)
-
-
 def look(net: FeatureNet) -> Outputs:
-    """What a net shows for that image in eval mode, without gradients."""
+    """What a net shows for its fixed image in eval mode, without gradients."""
     with torch.no_grad(), evaluating(net):
-        return net(probe_image(net))
+        return net(net.probe())
 
 
 def is_signed(x: Tensor) -> bool:

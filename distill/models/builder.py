@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from distill.config.net_names import is_known, nearest
+from distill.config.groups import mean_one_of
+from distill.config.net_names import is_known, nearest_nets
 from distill.models.cifar_net import CifarNet
 from distill.models.cifar_reader import CifarReader
 from distill.models.families import CONSTRUCTORS, SIZED
@@ -33,8 +34,7 @@ def build(
     that cannot be had.
     """
     if not is_known(name):
-        near = nearest(name)
-        hint = f"did you mean {' or '.join(near)}?" if near else "see timm.list_models()"
+        hint = mean_one_of(nearest_nets(name), "see timm.list_models()")
         raise ValueError(f"There is no model named {name!r}: {hint}")
     arguments = dict(args or {})
     recipe = {"name": name, "num_classes": num_classes, "in_chans": in_chans, "size": size, "args": arguments}

@@ -6,6 +6,7 @@ from typing import Protocol
 
 from torch import Tensor, nn
 
+from distill.files import first_line
 from distill.models.outputs import Outputs
 
 
@@ -49,7 +50,7 @@ def frozen_statistics(net: nn.Module) -> Iterator[None]:
 
 def wrong_size(name: str, size: int, in_chans: int, error: Exception) -> str:
     """One sentence for a network that refuses the data's images."""
-    reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+    reason = first_line(error).rstrip(".")
     return (
         f"{name} does not work on {in_chans}x{size}x{size} images ({reason}): set dataset.size to what it "
         "takes, or give it other args, such as img_size or patch_size"

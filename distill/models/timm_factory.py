@@ -9,6 +9,7 @@ from urllib.request import getproxies
 import timm
 from torch import nn
 
+from distill.files import first_line
 from distill.models.subsampled import subsample_narrow
 
 
@@ -65,7 +66,7 @@ def _fixed_size(name: str) -> bool:
 
 
 def _refusal(name: str, pretrained: bool, kwargs: dict[str, Any], error: Exception) -> str:
-    reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+    reason = first_line(error).rstrip(".")
     if pretrained and not isinstance(error, TypeError):
         return f"No pretrained weights of {name} were found ({reason}): pass a file, teacher.weights=<file>"
     given = ", ".join(f"{key}={value}" for key, value in kwargs.items() if key != "pretrained")

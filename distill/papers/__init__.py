@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -10,6 +9,8 @@ from importlib.resources import files
 from typing import Any
 
 import yaml
+
+from distill.config.groups import did_you_mean
 
 ALIASES = {
     "crd_table1": ["crd_table1_same_arch"],
@@ -131,9 +132,7 @@ def resolve(name: str) -> list[str]:
         return [name]
     found = ALIASES.get(name) or [one for one in known if one.startswith(name + "_") and one not in _empty()]
     if not found:
-        near = difflib.get_close_matches(name, [*known, *ALIASES], n=3, cutoff=0.4)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(known)}."
-        raise ValueError(f"There is no published table {name}: {hint}")
+        raise ValueError(f"There is no published table {name}: {did_you_mean(name, [*known, *ALIASES])}")
     return list(found)
 
 

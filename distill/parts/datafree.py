@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -18,6 +18,7 @@ from distill.losses import full_precision
 from distill.method import Losses, Method, Nets
 from distill.models import FeatureNet, Outputs
 from distill.models.generator import Generator
+from distill.models.reading import evaluating
 
 
 @full_precision
@@ -159,11 +160,5 @@ class DataFree(Method):
 @contextmanager
 def asked(net: nn.Module, train: bool) -> Iterator[None]:
     """Have a net in train or eval mode inside; every part's own mode comes back."""
-    modes = [(module, module.training) for module in net.modules()]
-    if not train:
-        net.eval()
-    try:
+    with nullcontext() if train else evaluating(net):
         yield
-    finally:
-        for module, training in modes:
-            module.training = training

@@ -19,6 +19,7 @@ from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 from optuna.trial import FrozenTrial, TrialState
 
+from distill.files import first_line
 from distill.run_folder import is_locked
 from distill.search.space import Space
 
@@ -43,7 +44,7 @@ def storage(where: str) -> BaseStorage:
         Path(where).parent.mkdir(parents=True, exist_ok=True)
         return JournalStorage(JournalFileBackend(where))
     except Exception as error:  # Optuna's, SQLAlchemy's and the system's
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         raise ValueError(f"--storage {where} cannot be opened ({reason}): give a file, or sqlite:///FILE") from error
 
 

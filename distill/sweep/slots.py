@@ -18,7 +18,7 @@ from typing import Any
 from distill import errors
 from distill.config.check import check_output
 from distill.files import Backoff, SaveError
-from distill.signals import StopSignals
+from distill.signals import StopSignals, leave
 from distill.sweep.board import Board
 from distill.sweep.jobs import Job, Sweep
 from distill.sweep.worker import process
@@ -110,9 +110,7 @@ class Slots:
         return True
 
     def _leave(self, number: int) -> None:
-        said = f"stopped by {signal.Signals(number).name}: {len(self.waiting)} runs were not started"
-        print(f"distill: {said}; the same command goes on from here", file=sys.stderr)
-        sys.exit(errors.INTERRUPTED if number == signal.SIGINT else errors.STOPPED)
+        leave(number, f"{len(self.waiting)} runs were not started; the same command goes on from here")
 
 
 def _kill(child: BaseProcess) -> None:

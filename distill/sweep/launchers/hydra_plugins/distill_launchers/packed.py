@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import signal
-import sys
 from collections.abc import Sequence
 
 from hydra.core.utils import JobReturn
@@ -11,7 +9,7 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
-from distill import errors
+from distill.signals import leave
 
 
 class PackedLauncher(Launcher):
@@ -48,7 +46,5 @@ class PackedLauncher(Launcher):
         with Board(sweep):
             received = next((one for one in run_all(sweep, runs, self.most) if one is not None), None)
         if received is not None:
-            name = signal.Signals(received).name
-            print(f"distill: stopped by {name}; the same command goes on", file=sys.stderr)
-            sys.exit(errors.INTERRUPTED if received == signal.SIGINT else errors.STOPPED)
+            leave(received)
         return sweep.returns()

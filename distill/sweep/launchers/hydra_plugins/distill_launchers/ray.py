@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
-import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +12,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
 from distill import errors
+from distill.signals import leave
 
 if TYPE_CHECKING:
     from distill.sweep.jobs import Job, Sweep
@@ -70,11 +69,7 @@ class RayLauncher(Launcher):
                     for reference in running:
                         ray.cancel(reference)
         if stop.received is not None:
-            print(
-                f"distill: stopped by {signal.Signals(stop.received).name}; the same command goes on",
-                file=sys.stderr,
-            )
-            sys.exit(errors.INTERRUPTED if stop.received == signal.SIGINT else errors.STOPPED)
+            leave(stop.received)
 
 
 def _plain(node: Any) -> dict[str, Any]:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import signal
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +14,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 from distill import errors
+from distill.signals import leave
 
 if TYPE_CHECKING:
     from distill.sweep.jobs import Job
@@ -112,6 +111,4 @@ def _outcome(submitted: Any) -> tuple[int, str]:
 
 def _leave(number: int, ids: list[str]) -> None:
     jobs = f"its jobs stay in the queue (scancel {' '.join(ids)} ends them)" if ids else "nothing is queued"
-    said = f"stopped by {signal.Signals(number).name}: {jobs}; the same command picks up their results"
-    print(f"distill: {said}", file=sys.stderr)
-    sys.exit(errors.INTERRUPTED if number == signal.SIGINT else errors.STOPPED)
+    leave(number, f"{jobs}; the same command picks up their results")
