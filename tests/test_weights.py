@@ -178,6 +178,17 @@ def test_truncated_files(suffix: str, part: float, source: FeatureNet, tmp_path:
         read_state(path)
 
 
+def test_a_flipped_bit_among_the_weights_is_noticed(source: FeatureNet, tmp_path: Path) -> None:
+    path = tmp_path / "a.pth"
+    torch.save({"model": source.model.state_dict()}, path)
+    content = bytearray(path.read_bytes())
+    weights = source.model.conv1.weight.detach().numpy().tobytes()
+    content[content.index(weights) + 5] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="a.pth is damaged"):
+        read_state(path)
+
+
 def test_files_that_are_no_checkpoints(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="There is no checkpoint file"):
         read_state(tmp_path / "nowhere.pth")

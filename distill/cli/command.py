@@ -20,6 +20,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from distill.config.check import check, check_group, check_output, check_override, find_aliases
 from distill.config.groups import conf_dir, options
 from distill.config.optimizer_options import check_typed_options
+from distill.config.own_files import check_folder
 from distill.sweep import check_launcher
 from distill.sweep.compose import Plan, expand
 
@@ -47,6 +48,8 @@ def read(argv: Sequence[str]) -> Command:
     rewritten = {text: _rewrite(text) for text in args.overrides}
     if args.config_dir and not Path(args.config_dir).is_dir():
         raise ValueError(f"--config-dir {args.config_dir}: there is no such folder")
+    if args.config_dir:
+        check_folder(Path(args.config_dir))
     overrides = [rewritten[text] for text in args.overrides]
     flags = [text for text in argv if text not in rewritten and text != DRY_RUN]
     command = Command([*flags, *overrides], args.multirun)  # Hydra's parser takes overrides in one piece

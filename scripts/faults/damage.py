@@ -56,6 +56,8 @@ class Damage:
             return "it ran what the file says"
         if wrong := answer_is_wrong(ended):
             return wrong
+        if ended.code == errors.STOPPED:
+            return f"no answer in {ended.seconds:.0f} s"
         if same and ended.code == errors.DONE:
             damaged = str(path.relative_to(place / same))
             ours = json.loads((self.base / "fingerprint.json").read_text()), fingerprint(place / same)

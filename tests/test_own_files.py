@@ -1,0 +1,43 @@
+"""YAML files of the user's own: what is wrong with one is said with its name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from distill.cli.command import read
+from distill.config.own_files import check_file
+
+
+def bomb() -> str:
+    levels = [f"a{k}: &a{k} [{','.join([f'*a{k - 1}'] * 9)}]" for k in range(1, 12)]
+    return "\n".join(["a0: &a0 [x,x,x]", *levels])
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (b"\xff\xfe", "is no text in UTF-8"),
+        (b"a: b: c", "is no YAML in line 1"),
+        (b"seed:\t1\n\tx: 2", "is no YAML in line [12]"),
+        (b"- 1", "holds no keys and values"),
+        (b"a: 1\n---\na: 2", "is no YAML in line [12]"),
+        (b"teacher: &x\n  below: *x", "aliases of aliases"),
+        (bomb().encode(), "aliases of aliases"),
+        (b"a: " + 3000 * b"[", "is no YAML|nested too deeply"),
+    ],
+)
+def test_what_is_wrong_is_said_of_the_file(content: bytes, why: str, tmp_path: Path) -> None:
+    (tmp_path / "experiment").mkdir()
+    path = tmp_path / "experiment" / "mine.yaml"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=f"{path} .*({why})"):
+        read(["experiment=mine", "--config-dir", str(tmp_path), "--dry-run"])
+
+
+def test_what_is_fine_passes(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    for content in ("", "# @package _global_\na: &x [1, 2]\nb: *x\nc: {d: !!str 3}\n"):
+        path.write_text(content)
+        check_file(path)
