@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -95,8 +94,8 @@ def test_banks_are_kept_equal(two: list[dict[str, dict]]) -> None:
 def test_torchrun_trains_a_teacher_and_a_student_and_writes_once(tmp_path: Path) -> None:
     options = ["student=resnet8", "teacher=resnet8", "teacher.seed=3", "method=crd", "dataset.fraction=0.1"]
     options += ["schedule.epochs=1", "schedule.batch_size=32", "threads=1", f"output={tmp_path}"]
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "distill"]
-    done = subprocess.run([*command, *options], capture_output=True, text=True)
+    command = ["--standalone", "--nproc-per-node=2", "-m", "distill", *options]
+    done = program.run(*command, module="torch.distributed.run")
     assert done.returncode == 0, done.stdout + done.stderr
     assert len(list(tmp_path.rglob("DONE"))) == 2 and done.stdout.count("student resnet8, crd") == 1
     (run,) = tmp_path.glob("digits/resnet8-resnet8/crd-*/s1")
