@@ -8,7 +8,7 @@ MINUTES ?= 30
 SCHEMES := online self_distillation teacher_route multi_teacher specialists adversarial assistants graph data_free \
   cross_modal quantized lifelong student_search student_sweep bit hinton_omit hinton_temperature hinton_fraction hinton_ensemble
 # the tests whose numbers depend on how the CPU computes
-ARITHMETIC := $(addprefix tests/test_,golden.py reference.py models.py contract.py graphs.py)
+ARITHMETIC := $(addprefix tests/,test_golden.py test_reference.py test_contract.py models engine/test_graphs.py)
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.stamp
 

@@ -19,9 +19,9 @@ from distill.engine.fit import Fit
 from distill.run import Experiment
 from distill.signals import StopSignals
 from tests import tiny
+from tests.engine.test_graphs import EAGER
 from tests.replay import Replay
-from tests.test_graphs import EAGER
-from tests.test_packed import SMALL, pack, together, within
+from tests.sweep.test_packed import SMALL, pack, together, within
 
 THERE = torch.cuda.is_available()
 REHEARSAL = not THERE and os.environ.get("DISTILL_REHEARSAL") == "1"

@@ -33,7 +33,7 @@ from distill.methods.kd import KD
 from distill.models import Outputs
 from distill.runtime import sent
 from tests import tiny
-from tests.test_data import folder_config, write_folder
+from tests.data.test_data import folder_config, write_folder
 
 aten = torch.ops.aten
 MAKERS = (torch.tensor, torch.as_tensor, torch.asarray, Tensor.new_tensor)

@@ -18,7 +18,7 @@ from distill.data import load
 from distill.files import SaveError
 from distill.models import build as build_net
 from distill.models import load_weights
-from tests.test_data import config
+from tests.data.test_data import config
 
 
 def raised(call) -> BaseException:

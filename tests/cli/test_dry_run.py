@@ -20,7 +20,7 @@ from distill.run_folder import RunFolder
 from distill.sweep.speeds import Measured, Speeds
 
 TINY = ["student=resnet8", "teacher=resnet14", "teacher.weights=none", "dataset.fraction=0.1", "schedule.epochs=4"]
-REPO = Path(__file__).resolve().parent.parent
+REPO = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(autouse=True)

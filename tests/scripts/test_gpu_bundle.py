@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts" / "gpu"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts" / "gpu"))
 import bundle  # noqa: E402
 
 

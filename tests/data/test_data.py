@@ -28,7 +28,7 @@ from distill.data.arrays import seeded
 from distill.data.select import select, split_holdout, stratified
 from distill.data.views import evaluation_view, random_crop
 
-CONF = Path(__file__).parent.parent / "conf"
+CONF = Path(__file__).resolve().parents[2] / "conf"
 MEAN, STD = (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)
 real_data = pytest.mark.skipif(
     "DISTILL_DATA" not in os.environ, reason="DISTILL_DATA names no folder of data sets"

@@ -13,7 +13,7 @@ from distill.data.augment import Augment
 from distill.data.strong import StrongSource
 from distill.method import refuse
 from tests import tiny
-from tests.test_data import folder_config, toy, write_folder
+from tests.data.test_data import folder_config, toy, write_folder
 
 
 @pytest.mark.parametrize(("mode", "count", "expected"), [

@@ -18,7 +18,7 @@ from distill.sweep.compose import left_out
 from tests import program
 from tests.tiny import composed
 
-REPO = Path(__file__).resolve().parent.parent
+REPO = Path(__file__).resolve().parents[2]
 EXPERIMENTS = config.options("experiment")
 TABLES = ["crd_table1", "crd_table2", "reviewkd", "dkd", "semckd", "sskd", "imagenet_resnet34_resnet18",
           "imagenet_resnet50_mobilenetv1", "linear_probe", "takd", "dml"]  # fmt: skip

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-PATH = Path(__file__).resolve().parents[1] / "scripts" / "records.py"
+PATH = Path(__file__).resolve().parents[2] / "scripts" / "records.py"
 
 
 def script() -> ModuleType:

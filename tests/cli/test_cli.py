@@ -16,7 +16,7 @@ from distill.__main__ import main
 from distill.cli import verbs
 from tests import program
 
-REPO = Path(__file__).resolve().parent.parent
+REPO = Path(__file__).resolve().parents[2]
 SEARCH = os.pathsep.join([*filter(None, [os.environ.get("PYTHONPATH")]), str(REPO)])
 
 def words(command: str) -> list[str]:

@@ -12,7 +12,7 @@ from torch import Tensor
 from distill.models.generator import Generator
 from tests import tiny
 
-path = Path(__file__).resolve().parents[1] / "scripts" / "gan_distill.py"
+path = Path(__file__).resolve().parents[2] / "scripts" / "gan_distill.py"
 spec = importlib.util.spec_from_file_location("gan_distill", path)
 assert spec and spec.loader
 gan = importlib.util.module_from_spec(spec)

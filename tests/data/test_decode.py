@@ -16,7 +16,7 @@ from distill.content.decode import Reading, decoded, reading_of
 from distill.content.examine import examine
 from distill.content.index import indexed
 from distill.data import load
-from tests.test_data import folder_config, write_folder
+from tests.data.test_data import folder_config, write_folder
 
 RAMP = np.linspace(0, 65535, 64).astype(np.uint16).reshape(8, 8)
 GREY, COLOUR = Reading("L"), Reading()

@@ -18,7 +18,7 @@ from distill.record.tracker import Tracker
 from distill.record.wandb_logger import outside_sweep
 from distill.run_folder import RunFolder
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 FILES = sorted((ROOT / "scripts" / "sweeps").glob("*.yaml"))
 IDENTITY = {"group": "g", "id": "abc-s1", "name": "n", "job_type": "distill", "tags": []}
 TRACKING = {"mode": "offline", "project": "distill", "entity": None}

@@ -25,7 +25,7 @@ from distill.record.progress import Progress, clock, final_table, status
 from distill.record.tracker import Tracker
 from distill.run_folder import RunFolder
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 IDENTITY = {
     "group": "digits/kd",
     "id": "abc-1",

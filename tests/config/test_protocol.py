@@ -16,7 +16,7 @@ from distill.config.check import check
 from distill.engine.optim import learning_rate, momentum
 from distill.papers import settings
 from tests import program
-from tests.test_settings import composed
+from tests.papers.test_settings import composed
 
 CONF = config.conf_dir()
 METHODS = {name: dict(config.load("method", name).about.get("protocol") or {}) for name in config.options("method")}  # type: ignore[union-attr]

@@ -19,7 +19,7 @@ from distill.parallel import PartSource
 from distill.record.progress import Progress, status
 from distill.record.reporter import Watch
 from tests import tiny
-from tests.test_data import folder_config, write_folder
+from tests.data.test_data import folder_config, write_folder
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from distill import config, papers
 from distill.report.stats import sample
 from distill.run_folder import RunFolder
 
-path = Path(__file__).resolve().parents[1] / "scripts" / "evidence.py"
+path = Path(__file__).resolve().parents[2] / "scripts" / "evidence.py"
 spec = importlib.util.spec_from_file_location("evidence", path)
 assert spec and spec.loader
 evidence = importlib.util.module_from_spec(spec)

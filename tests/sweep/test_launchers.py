@@ -32,7 +32,7 @@ from distill.sweep import compose, failures, jobs, slots, snapshot
 from tests import program
 from tests.tiny import composed
 
-REPO = Path(__file__).resolve().parent.parent
+REPO = Path(__file__).resolve().parents[2]
 SMALL = ["method=none", "student=resnet8", "dataset.fraction=0.1", "precision=fp32", "compile=false"]
 
 # --- jobs that only pretend to be runs: `faults.json` says what happens to which seed, at which attempt

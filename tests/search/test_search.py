@@ -26,7 +26,7 @@ from distill.data import loading  # noqa: E402
 from distill.search import space, study, trial  # noqa: E402
 from tests import program  # noqa: E402
 
-REPO = Path(__file__).resolve().parent.parent
+REPO = Path(__file__).resolve().parents[2]
 TINY = ["student=resnet8", "teacher=resnet14", "teacher.weights=none", "dataset.fraction=0.1", "schedule.epochs=1",
         "method=kd", "device=cpu", "precision=fp32"]  # fmt: skip
 SPACE = ["method.temperature=range(1,20)", "schedule.lr=tag(log,interval(0.01,0.1))"]

@@ -29,7 +29,7 @@ from distill.report.probes import probes, published
 from distill.report.summary import summarize
 from distill.run import run
 from tests import tiny
-from tests.test_report import write_run
+from tests.report.test_report import write_run
 
 CPU = torch.device("cpu")
 SMALL = (
