@@ -6,6 +6,7 @@ are those of distill.errors. HYDRA_FULL_ERROR=1 adds the traceback.
 
 from __future__ import annotations
 
+import logging
 import sys
 import traceback
 from collections.abc import Sequence
@@ -32,6 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command `argv` (default: the program's own) and return the exit code."""
     sys.argv = [sys.argv[0], *(sys.argv[1:] if argv is None else argv)]
     given = sys.argv[1:]
+    logging.raiseExceptions = False  # a line that a full disk keeps from a log ends nothing, and is no traceback
     code = _stoppable(given)
     while signals.hand_back():  # a launcher's handler has seen the signal, and the run is to go on
         code = _stoppable(given)

@@ -17,6 +17,7 @@ from typing import NoReturn
 
 from distill import errors
 from distill.config.groups import did_you_mean
+from distill.signals import StopSignals
 from distill.terminal import printable
 
 VERBS = {  # each verb's module, and what it does
@@ -53,7 +54,8 @@ def run(verb: str, *argv: str) -> int:
         module.arguments(parser)
         options = parser.parse_intermixed_args(argv)
         logging.basicConfig(level=logging.INFO, format="[%(asctime)s] %(message)s", datefmt="%H:%M:%S")
-        code = module.run(options) or errors.DONE
+        with StopSignals(at_once=True):
+            code = module.run(options) or errors.DONE
         sys.stdout.flush()
     except BrokenPipeError:
         return reader_left()

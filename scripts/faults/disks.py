@@ -32,7 +32,7 @@ class Disks:
 
     def __init__(self, folder: Path) -> None:
         self.kills = Kills(folder)
-        self.shapes = list(SHAPES)
+        self.shapes = ["command", "packed", *SHAPES]
 
     def attempt(self, number: int, place: Path) -> Try:
         """Run a shape on a disk that is full from a random moment on for a random time."""
