@@ -89,9 +89,9 @@ class DeepKD(Method):
         return [Phase("distill", [Update("student", self.loss, [self], optimizer=options, stepper=DeepStepper)])]
 
     def distill(self, student: Outputs, teacher: Outputs, batch: Batch) -> Losses:
-        pair = [z_score(net.logits) if self.standardize else net.logits for net in (student, teacher)]
-        target = self.by_label(lambda labels: target_loss(*pair, labels, self.temperature), batch)
-        others = self.by_label(lambda labels: self.others(*pair, labels), batch)
+        ours, theirs = (z_score(net.logits) if self.standardize else net.logits for net in (student, teacher))
+        target = self.by_label(lambda labels: target_loss(ours, theirs, labels, self.temperature), batch)
+        others = self.by_label(lambda labels: self.others(ours, theirs, labels), batch)
         if not self.decoupled:
             return {"tckd": target, "nckd": others}
         warm = self.ramp(self.warmup_epochs)

@@ -65,8 +65,8 @@ class RLD(Method):
         self.warmup_epochs, self.standardize = warmup_epochs, standardize
 
     def distill(self, student: Outputs, teacher: Outputs, batch: Batch) -> Losses:
-        pair = [z_score(net.logits) if self.standardize else net.logits for net in (student, teacher)]
+        ours, theirs = (z_score(net.logits) if self.standardize else net.logits for net in (student, teacher))
         warm, sure = self.ramp(self.warmup_epochs), self.confidence_temperature
-        confidence = self.by_label(lambda labels: confidence_loss(*pair, labels, sure), batch)
-        correlation = self.by_label(lambda labels: correlation_loss(*pair, labels, self.temperature), batch)
+        confidence = self.by_label(lambda labels: confidence_loss(ours, theirs, labels, sure), batch)
+        correlation = self.by_label(lambda labels: correlation_loss(ours, theirs, labels, self.temperature), batch)
         return {"scd": warm * self.alpha * confidence, "mcd": warm * self.beta * correlation}
