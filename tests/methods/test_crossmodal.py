@@ -1,6 +1,4 @@
-"""Two views of one sample: conversions against plain arithmetic, the same crop for both, and methods on
-them.
-"""
+"""Methods across modalities: what several methods share."""
 
 from __future__ import annotations
 
@@ -18,20 +16,9 @@ from distill.data import load
 from distill.data.arrays import ArraySource
 from distill.data.loading import from_arrays
 from distill.data.modality import lower, make_view, to_gray, to_lab
-from distill.engine.evaluate import accuracy
-from distill.engine.fit import train_mode
-from distill.methods.cross_modal_supervision import place, transfer_loss
-from distill.models import build
 from distill.run import run
 from tests import tiny
-
-CFG = {"name": "pairs", "in_chans": 3, "size": 8, "mean": (0.4, 0.5, 0.6), "std": (0.2, 0.25, 0.3), "pad": 2}
-
-
-def data(**views):
-    random = np.random.RandomState(0)
-    parts = [Part(random.randint(256, size=(n, 8, 8, 3), dtype=np.uint8), np.arange(n) % 3) for n in (12, 6)]
-    return from_arrays(Arrays(*parts, ["a", "b", "c"]), DataSpec.of({**CFG, "views": views}), torch.device("cpu"))
+from tests.methods.given_crossmodal import CFG, data
 
 
 def slow_lab(r: float, g: float, b: float) -> list[float]:
@@ -157,60 +144,6 @@ def test_folders_of_pairs_give_depth_with_the_same_crop(tmp_path: Path) -> None:
     (tmp_path / "depth" / "train" / "cat" / "2.png").unlink()
     with pytest.raises(ValueError, match="needs one depth image"):
         load(spec)
-
-
-def test_transfer_loss_and_stages() -> None:
-    torch.manual_seed(0)
-    student, teacher = torch.randn(2, 3, 2, 2, requires_grad=True), torch.randn(2, 3, 2, 2)
-    gaps = [(a - b) for a, b in zip(student.flatten().tolist(), teacher.flatten().tolist(), strict=True)]
-    loss = transfer_loss(student, teacher)
-    assert loss.item() == pytest.approx(sum(g * g for g in gaps) / 24, rel=1e-5)
-    loss.backward()
-    assert student.grad.flatten()[5].item() == pytest.approx(2 * gaps[5] / 24, rel=1e-4)
-    net = tiny.net("cifar_resnet8")
-    assert (place(net, -1), place(net, 1), place(net, 3)) == (2, 0, 2)
-    with pytest.raises(ValueError, match="1 to 3"):
-        place(net, 4)
-
-
-def method_on(name: str, viewed, *overrides: str):
-    student, teacher = (
-        build(model, 3, in_chans=chans, size=8, seed=seed)
-        for model, chans, seed in (
-            ("cifar_resnet8", viewed.info.in_chans, 1),
-            ("cifar_resnet14", viewed.info.for_teacher.in_chans, 2)
-        )
-    )  # fmt: skip
-    return tiny.make(name, student, teacher, viewed, *overrides)
-
-
-def test_methods_ask_the_teacher_about_its_own_view() -> None:
-    viewed = data(student="ab", teacher="L")
-    batch = next(viewed.source(batch_size=6, seed=1).epoch(1))
-    method = method_on("cross-modal-supervision", viewed)
-    assert method.regressor is None, "stages of one shape are compared as they are"
-    wanted = method.teacher(batch.views["teacher"]).features[-1]
-    loss = method.match_only(batch)["transfer"]
-    method.student.eval()
-    method.student.train()
-    assert torch.allclose(method.teach(batch).features[-1], wanted) and loss > 0
-    assert 0 <= accuracy(method.student, viewed) <= 100
-
-
-def test_crd_across_modalities_transfers_and_then_probes() -> None:
-    viewed = data(student="ab", teacher="L")
-    method = method_on("crd-cross-modal", viewed, "method.negatives=4")
-    transfer, probe = method.phases()
-    assert not transfer.evaluates and probe.evaluates
-    batch = next(viewed.source(batch_size=6, seed=1).epoch(1))
-    assert set(method.loss(batch)) == {"crd"}, "no labels in the transfer"
-    before = {key: value.clone() for key, value in method.student.state_dict().items()}
-    train_mode(method, probe)
-    optimizer = torch.optim.SGD(probe.updates[0].trains[0].parameters(), lr=0.1)
-    method.probe_loss(batch)["ce"].backward()
-    optimizer.step()
-    moved = [key for key, value in method.student.state_dict().items() if not torch.equal(value, before[key])]
-    assert moved == ["model.fc.weight", "model.fc.bias"]
 
 
 def test_a_run_trains_its_teacher_on_the_teachers_view(output: Path) -> None:

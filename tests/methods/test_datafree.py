@@ -1,4 +1,4 @@
-"""Data-free methods: no training image is read, and each loss against plain arithmetic."""
+"""Data-free methods: what several methods share."""
 
 from __future__ import annotations
 
@@ -9,28 +9,14 @@ from typing import Any
 import pytest
 import torch
 
-from distill.batch import Batch
 from distill.data.noise import MadeSource, NoiseSource
-from distill.engine.fit import train_mode
-from distill.methods.cmi import Rounds, contrast_loss, decision_divergence
-from distill.methods.dafl import activation_loss
-from distill.methods.deepinversion import variation_loss
-from distill.methods.zskt import divergence
 from distill.models.generator import Generator, Pixels
-from distill.parts.datafree import BatchNormInputs, Restarted, balance_loss, certainty_loss, held, statistics_loss
+from distill.parts.datafree import BatchNormInputs, statistics_loss
 from distill.parts.made_images import CropFlip, Ring, resized_crop
 from tests import tiny
+from tests.methods.given_datafree import Untouchable, check_gradient
 
 NAMES = ["dafl", "zskt", "deepinversion", "cmi", "dfq"]
-
-
-class Untouchable:
-    """The run's source, of which a data-free method may know the seed and the batch size."""
-
-    seed, batch_size = 1, 8
-
-    def __getattr__(self, name: str) -> Any:
-        raise AssertionError(f"a data-free method touched the training data: {name}")
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -89,18 +75,6 @@ def slow_statistics(x: torch.Tensor, mean: torch.Tensor, var: torch.Tensor) -> f
     return gap + math.sqrt(sum((a - float(b)) ** 2 for a, b in zip(variances, var, strict=True)))
 
 
-def check_gradient(loss: Any, x: torch.Tensor) -> None:
-    """Compare autograd with central differences in float64 at a few places."""
-    x = x.double().requires_grad_()
-    (gradient,) = torch.autograd.grad(loss(x), x)
-    for place in range(0, x.numel(), max(1, x.numel() // 5)):
-        step = torch.zeros(x.numel(), dtype=torch.float64)
-        step[place] = 1e-5
-        step = step.view_as(x)
-        slope = (loss(x.detach() + step) - loss(x.detach() - step)) / 2e-5
-        assert gradient.flatten()[place].item() == pytest.approx(float(slope), rel=1e-4, abs=1e-7)
-
-
 def test_statistics_loss() -> None:
     torch.manual_seed(0)
     x, mean, var = torch.randn(3, 4, 2, 2), torch.randn(4), torch.rand(4)
@@ -108,189 +82,6 @@ def test_statistics_loss() -> None:
     check_gradient(lambda t: statistics_loss(t, mean.double(), var.double()), x)
     flat = torch.randn(6, 4)
     assert statistics_loss(flat, mean, var).item() == pytest.approx(slow_statistics(flat, mean, var), rel=1e-5)
-
-
-def test_generator_losses_of_logits() -> None:
-    torch.manual_seed(0)
-    logits = torch.randn(3, 4)
-    rows = [[math.exp(float(v)) for v in row] for row in logits]
-    p = [[v / sum(row) for v in row] for row in rows]
-    mean = [sum(row[c] for row in p) / 3 for c in range(4)]
-    assert balance_loss(logits, 10.0).item() == pytest.approx(sum(m * math.log10(m) for m in mean), rel=1e-5)
-    assert balance_loss(logits).item() == pytest.approx(sum(m * math.log(m) for m in mean), rel=1e-5)
-    assert certainty_loss(logits).item() == pytest.approx(-sum(math.log(max(row)) for row in p) / 3, rel=1e-5)
-    assert activation_loss(logits).item() == pytest.approx(-sum(abs(float(v)) for v in logits.flatten()) / 12, rel=1e-5)
-    for loss in (balance_loss, certainty_loss, activation_loss, lambda t: balance_loss(t, 10.0)):
-        check_gradient(loss, logits)
-
-
-def test_variation_loss() -> None:
-    torch.manual_seed(0)
-    x = torch.randn(2, 1, 3, 4)
-    total = 0.0
-    for dy, dx in ((0, 1), (1, 0), (1, 1), (1, -1)):
-        square = 0.0
-        for b in range(2):
-            for i in range(3 - dy):
-                for j in range(4):
-                    if 0 <= j + dx < 4:
-                        square += float(x[b, 0, i + dy, j + dx] - x[b, 0, i, j]) ** 2
-        total += math.sqrt(square)
-    assert variation_loss(x).item() == pytest.approx(total, rel=1e-5)
-    check_gradient(variation_loss, x)
-
-
-def test_contrast_loss() -> None:
-    """Two images that are made and three earlier ones, of which the last is not there yet."""
-    torch.manual_seed(0)
-    local, whole = (torch.nn.functional.normalize(torch.randn(5, 4)) for _ in range(2))
-    valid = torch.tensor([True, True, True, True, False])
-    losses = []
-    for i in range(4):
-        scores = [math.exp(sum(float(u) * float(v) for u, v in zip(local[i], row, strict=True)) / 0.1) for row in whole]
-        losses.append(-math.log(scores[i] / sum(scores[:4])))
-    total = (losses[0] + losses[1]) / 2 + (losses[2] + losses[3]) / 2
-    assert contrast_loss(local, whole, 0.1, 2, valid).item() == pytest.approx(total, rel=1e-4)
-    alone = contrast_loss(local[:2], whole[:2], 0.1, 2, valid[:2]).item()
-    none = contrast_loss(local, whole, 0.1, 2, torch.tensor([True, True, False, False, False])).item()
-    assert none == pytest.approx(alone, rel=1e-5), "rows that are not there count nothing"
-    check_gradient(lambda t: contrast_loss(t, whole.double(), 0.1, 2, valid), local)
-    whole.requires_grad_()
-    loss = contrast_loss(local.requires_grad_(), whole, 0.1, 2, valid)
-    assert torch.autograd.grad(loss, whole, allow_unused=True) == (None,)
-
-
-def test_disagreement_counts_nothing_in_the_decision_divergence() -> None:
-    student, teacher = torch.tensor([[2.0, 0.0], [0.0, 1.0]]), torch.tensor([[1.0, 0.0], [1.0, 0.0]])
-    alone = torch.nn.functional.kl_div(student[:1].log_softmax(1), teacher[:1].softmax(1), reduction="batchmean")
-    assert decision_divergence(student, teacher).item() == pytest.approx(alone.item() / 2, rel=1e-6)
-
-
-def test_divergence_of_zskt_is_a_mean_over_samples_and_classes() -> None:
-    torch.manual_seed(0)
-    student, teacher = torch.randn(3, 5), torch.randn(3, 5)
-    each = torch.nn.functional.kl_div((student / 2).log_softmax(1), (teacher / 2).softmax(1), reduction="none")
-    assert divergence(student, teacher, 2.0).item() == pytest.approx(each.mean().item(), rel=1e-5)
-
-
-def test_gradients_reach_images_and_not_the_student() -> None:
-    method = tiny.seeded_method("dfq", tiny.tiny_data())
-    train_mode(method, method.phases()[0])
-    images = torch.randn(4, 3, 16, 16, requires_grad=True)
-    counter = method.student.model.bn1.num_batches_tracked.clone()
-    method.ask(images, train=False).logits.sum().backward()
-    assert images.grad.abs().sum() > 0 and all(p.grad is None for p in method.student.parameters())
-    assert all(p.requires_grad for p in method.student.parameters()) and method.student.model.bn1.training
-    assert torch.equal(counter, method.student.model.bn1.num_batches_tracked)
-    with pytest.raises(RuntimeError), held(method.student):
-        raise RuntimeError
-    assert all(p.requires_grad for p in method.student.parameters())
-
-
-def test_dafl_is_one_backward_pass_of_the_authors() -> None:
-    """Stepping the student first leaves the generator the gradient that a joint backward pass gives."""
-    method = tiny.seeded_method("dafl", tiny.tiny_data())
-    phase = method.phases()[0]
-    train_mode(method, phase)
-    batch = next(phase.source(Untouchable()).epoch(1))
-    images = method.generator(batch.inputs)
-    z = method.teacher(images)
-    joint = method.certainty * certainty_loss(z.logits) + method.balance * balance_loss(z.logits, 10.0)
-    joint += method.activation * activation_loss(z.embedding)
-    joint += method.learn(batch, images.detach())[0]["kd"]
-    wanted = torch.autograd.grad(joint, list(method.generator.parameters()))
-    assert [update.name for update in phase.updates] == ["student", "generator"]
-    for update in phase.updates:
-        method.zero_grad()
-        sum(update.loss(batch).values()).backward()
-        if update.name == "student":
-            assert all(p.grad is None for p in method.generator.parameters())
-    for p, gradient in zip(method.generator.parameters(), wanted, strict=True):
-        assert torch.allclose(p.grad, gradient, atol=1e-6)
-    assert all(p.grad is None for p in method.teacher.parameters())
-
-
-def test_zskt_generator_widens_what_the_student_closes() -> None:
-    method = tiny.seeded_method("zskt", tiny.tiny_data())
-    phase = method.phases()[0]
-    train_mode(method, phase)
-    noise = next(phase.source(Untouchable()).epoch(1))
-    before = method.generator_loss(noise)["adversarial"].item()
-    assert before < 0
-    optimizer = torch.optim.Adam(method.generator.parameters(), lr=0.01)
-    for _ in range(15):
-        optimizer.zero_grad()
-        loss = method.generator_loss(noise)["adversarial"]
-        loss.backward()
-        optimizer.step()
-    assert loss.item() < 1.1 * before, "a larger gap"
-    assert [update.repeat for update in phase.updates] == [1, 2]
-    batch = Batch(noise.inputs, noise.labels, noise.index)
-    assert set(method.student_loss(batch)) == {"kd", "at"}
-    images = method.generator(noise.inputs).detach()
-    assert batch.labels.shape == noise.labels.shape and images.shape == (8, 3, 16, 16)
-
-
-def test_deepinversion_makes_images_and_then_teaches() -> None:
-    method = tiny.seeded_method(
-        "deepinversion", tiny.tiny_data(), ("cifar_resnet14", "cifar_resnet8"), "method.steps=25"
-    )
-    invert, distill = method.phases()
-    assert invert.epochs == 2 and not invert.evaluates and distill.evaluates
-    invert.begin()
-    method.before_epoch()
-    first = method.canvas.pixels.detach().clone()
-    stepper = Restarted([method.canvas], {"optimizer": {"name": "adam"}, "lr": 0.05, "decay": "constant"})
-    values = []
-    for step, batch in enumerate(invert.source(Untouchable()).epoch(1)):
-        stepper.set_lr(step, 25, 2)
-        losses = method.image_loss(batch)
-        stepper.step(losses)
-        values.append(losses["bn"].item())
-    assert values[-1] < 0.95 * values[0] and method.counted[1] is method.canvas.targets
-    assert stepper.optimizer.state and stepper.set_lr(25, 25, 2) == 0.05 and not stepper.optimizer.state
-    assert method.made.filled == 0
-    method.after_epoch()
-    assert method.made.filled == 128 and torch.equal(method.made.rows[:128], method.canvas.pixels)
-    assert torch.equal(method.targets.rows[:128], method.canvas.targets)
-    method.before_epoch()
-    assert not torch.equal(method.canvas.pixels, first)
-    method.after_epoch()
-    distill.begin()
-    method.before_epoch()
-    method.after_epoch()
-    assert method.made.filled == 256 and method.made.next == 0
-    assert sum(len(batch.labels) for batch in distill.source(Untouchable()).epoch(1)) == 256
-
-
-def test_cmi_keeps_the_best_images_of_a_round() -> None:
-    method = tiny.seeded_method("cmi", tiny.tiny_data())
-    means = torch.zeros_like(method.means)
-    for k, loss in enumerate((3.0, 1.0, 2.0)):
-        method.keep(torch.full((8, 3, 16, 16), float(k)), means + k, torch.tensor(loss))
-    assert method.images.unique().tolist() == [1.0] and method.bank.filled == method.pool.filled == 0
-    weight = method.generator.project.weight.detach().clone()
-    method.student_loss(next(method.phases()[0].source(Untouchable()).epoch(1)))
-    method.after_step()
-    assert method.best == torch.inf and method.pool.filled == method.pool.next == 8
-    assert method.pool.rows[:8].unique().tolist() == [int((1.0 * 0.25 + 0.5) * 255)], "pixels of mean 0.5 and std 0.25"
-    assert method.bank.rows[:8].unique().tolist() == [1.0] and method.bank.filled == method.bank.next == 8
-    assert not torch.equal(weight, method.generator.project.weight)
-
-
-def test_student_of_cmi_goes_through_the_whole_pool() -> None:
-    options = ("method.student_batch=6", "method.student_steps=4")
-    method = tiny.seeded_method("cmi", tiny.tiny_data(), ("cifar_resnet14", "cifar_resnet8"), *options)
-    batch = Batch(torch.zeros(8, 4), torch.zeros(8, dtype=torch.int64), torch.arange(8))
-    method.epoch, method.step = 2, 0  # of two steps an epoch: the third round is this one
-    for _ in range(2):
-        method.pool.add(torch.zeros(8, 3, 16, 16, dtype=torch.uint8))
-    for taken in range(4):
-        method.student_loss(batch)
-        assert method.drawn == taken + 1 and method.counted[0].shape == (6, 6)
-    assert sorted(method.order[:24].tolist()) == list(range(24)), "24 images once each"
-    method.after_step()
-    assert method.drawn == 0
 
 
 def test_ring_overwrites_the_oldest_and_gives_each_row_once() -> None:
@@ -307,46 +98,6 @@ def test_ring_overwrites_the_oldest_and_gives_each_row_once() -> None:
     for k in range(3):
         odd.add(torch.full((2,), k))
     assert odd.rows.tolist() == [2, 0, 1, 1, 2] and odd.next == 1
-
-
-def test_head_of_cmi_keeps_its_moments_from_round_to_round() -> None:
-    method = tiny.seeded_method("cmi", tiny.tiny_data())
-    update = method.phases()[0].updates[0]
-    schedule = {"optimizer": {"name": "adam", "betas": [0.5, 0.999]}, "lr": 0.001, "decay": "constant"}
-    stepper = Rounds(update.trains, schedule)
-    train_mode(method, method.phases()[0])
-    batch = next(method.phases()[0].source(Untouchable()).epoch(1))
-    for steps in (1, 2):
-        stepper.set_lr(steps - 1, 2, 1)
-        stepper.step(update.loss(batch))
-        method.after_step()
-        state = stepper.optimizer.state
-        assert state[method.head[0].weight]["step"] == steps and state[method.latents.codes]["step"] == 1
-    made, head = stepper.optimizer.param_groups
-    assert tuple(made["betas"]) == (0.5, 0.999) and tuple(head["betas"]) == (0.9, 0.999)
-    assert {id(p) for p in head["params"]} == {id(p) for p in method.head.parameters()}
-    saved = stepper.state_dict()
-    other = Rounds(update.trains, schedule)
-    other.load_state_dict(saved)
-    assert torch.equal(other.optimizer.state[method.head[0].weight]["exp_avg"], state[method.head[0].weight]["exp_avg"])
-
-
-def test_student_of_dfq_sees_what_the_generator_makes_in_eval_mode() -> None:
-    dfq = tiny.seeded_method("dfq", tiny.tiny_data())
-    train_mode(dfq, dfq.phases()[0])
-    counted = dfq.generator.first.num_batches_tracked.clone()
-    dfq.student_loss(next(dfq.phases()[0].source(Untouchable()).epoch(1)))
-    assert torch.equal(dfq.generator.first.num_batches_tracked, counted)
-    assert dfq.generator.training
-
-
-def test_cmi_reads_stages_where_it_is_told_to() -> None:
-    pair = ("cifar_resnet14", "cifar_resnet8")
-    method = tiny.seeded_method("cmi", tiny.tiny_data(), pair, "method.features=stages")
-    means = method.instances(torch.randn(2, 3, 16, 16))[1]
-    assert means.shape == (2, method.width()) == (2, 16 + 16 + 32)
-    with pytest.raises(ValueError, match="batchnorm or stages"):
-        tiny.seeded_method("cmi", tiny.tiny_data(), pair, "method.features=blocks")
 
 
 def test_resized_crop_of_the_whole_share_shows_all_of_the_short_side() -> None:
@@ -412,27 +163,9 @@ def test_generators_are_those_of_the_authors() -> None:
     assert isinstance(made["dfq"].last[1], Pixels) and isinstance(made["cmi"].last[1], Pixels)
 
 
-def test_both_nets_of_zskt_are_clipped() -> None:
-    method = tiny.seeded_method("zskt", tiny.tiny_data())
-    assert [update.optimizer["clip_grad"] for update in method.phases()[0].updates] == [5.0, 5.0]
-
-
 def test_teachers_without_batchnorm_are_refused() -> None:
     vit = tiny.net("vit_tiny_patch16_224", patch_size=4, embed_dim=32, depth=2, num_heads=2)
     with pytest.raises(ValueError, match="method=dafl"):
         BatchNormInputs(vit, "dfq")
     with pytest.raises(ValueError, match="kl .* or l1"):
         tiny.seeded_method("dfq", tiny.tiny_data(), ("cifar_resnet14", "cifar_resnet8"), "method.discrepancy=l2")
-
-
-def test_dfad_is_the_game_of_l1_distances() -> None:
-    options = ("method.discrepancy=l1", "method.bn=0", "method.certainty=0", "method.balance=0")
-    method = tiny.seeded_method("dfq", tiny.tiny_data(), ("cifar_resnet14", "cifar_resnet8"), *options)
-    batch = next(method.phases()[0].source(Untouchable()).epoch(1))
-    losses = method.generator_loss(batch)
-    assert set(losses) == {"adversarial"}
-    torch.manual_seed(3)
-    images = method.generator(batch.inputs)
-    with torch.no_grad():
-        gap = (method.ask(images, False).logits - method.teacher(images).logits).abs().mean()
-    assert method.terms(images, method.teacher(images))["adversarial"].item() == pytest.approx(-gap.item(), rel=1e-5)

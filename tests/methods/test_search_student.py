@@ -1,48 +1,13 @@
-"""The supernet: every net is the corner of shared tensors; scores, budget, and what is deployed."""
+"""The search of a student: what several methods share."""
 
 from __future__ import annotations
 
-from pathlib import Path
-
-import pytest
 import torch
-from safetensors.torch import load_file
-from torch.nn import functional as F
 
 from distill import config
-from distill.engine.fit import train_mode
-from distill.losses import kd_loss
-from distill.methods.nas_kd import Looking
 from distill.models import build
-from distill.models.supernet import Choice, Supernet
-from distill.run import run
+from distill.models.supernet import Supernet
 from tests import tiny
-
-PAIR = ("cifar_resnet20", "cifar_resnet14")
-
-
-def search(*overrides: str):
-    data = tiny.tiny_data()
-    return data, tiny.seeded_method("nas-kd", data, PAIR, "method.widths=[0.5,1.0]", *overrides)
-
-
-def test_the_space_and_its_nets() -> None:
-    net = tiny.net("cifar_resnet14", 1)
-    supernet = Supernet(net, [2, 1], [1.0, 0.5])
-    assert supernet.choices == [Choice(1, 0.5), Choice(1, 1.0), Choice(2, 0.5), Choice(2, 1.0)]
-    assert supernet.macs[-1] == net.macs() and supernet.macs == [s.macs() for s in supernet.skeletons]
-    small = supernet.skeletons[0].model
-    assert [p.shape[0] for p in (small.conv1.weight, small.layer2[0].conv1.weight, small.fc.weight.T)] == [
-        8,
-        16,
-        32,
-    ]
-    assert len(small.layer3) == 1 and supernet.macs[1] == tiny.net("cifar_resnet8").macs()
-    for depths, widths in (([3], [1.0]), ([1], [1.5]), ([], [1.0]), ([1], [0.0])):
-        with pytest.raises(ValueError, match="give 1 to 2 blocks"):
-            Supernet(net, depths, widths)
-    with pytest.raises(ValueError, match="student=resnet20.*method=kd"):
-        Supernet(tiny.net("cifar_vgg8"), [1], [1.0])
 
 
 def test_nets_run_on_the_corner_of_the_largest() -> None:
@@ -64,66 +29,6 @@ def test_nets_run_on_the_corner_of_the_largest() -> None:
         made = supernet.extract(number).eval()
         assert torch.allclose(made(images).logits, supernet.run(number, images).logits, atol=1e-5)
     assert torch.allclose(supernet.extract(3).eval()(images).logits, net(images).logits, atol=1e-5)
-
-
-def test_the_sandwich_and_its_loss() -> None:
-    data, method = search("method.samples=2")
-    batch = next(data.source(batch_size=8, seed=3).epoch(1))
-    train_mode(method, method.phases()[0])
-    losses = method.supernet_loss(batch)
-    assert list(losses) == ["largest", "smallest", "drawn_0", "drawn_1"]
-    method.eval()
-    loss, logits = method.one(1, batch, method.teach(batch).logits)
-    own = method.supernet.extract(1).eval()(batch.inputs).logits
-    wanted = 0.1 * F.cross_entropy(own, batch.labels) + 0.9 * kd_loss(own, method.teach(batch).logits, 4.0)
-    assert loss.item() == pytest.approx(wanted.item(), rel=1e-4) and torch.allclose(logits, own, atol=1e-5)
-
-
-def test_search_looks_and_picks_the_best_that_the_budget_allows() -> None:
-    data, method = search("method.budget=0.6")
-    _, phase, tune = method.phases()
-    assert method.allowed == [True, True, True, False] and phase.epochs == 1 and not phase.evaluates
-    assert method.deployed() is method.student and method.reported() == {}
-    phase.begin()
-    train_mode(method, phase)
-    before = {key: value.clone() for key, value in method.student.state_dict().items()}
-    stepper = Looking(phase.updates[0].trains, {"optimizer": {"name": "sgd"}, "lr": 1.0})
-    total = torch.zeros(4)
-    for batch in data.source(batch_size=8, seed=3).epoch(1):
-        stepper.step(phase.updates[0].loss(batch))
-        teacher = method.teach(batch).logits
-        with torch.no_grad():
-            losses = [method.one(k, batch, teacher, keep=True)[0] for k in range(4)]
-        total += torch.stack(losses) * len(batch.labels)
-    assert all(torch.equal(value, before[key]) for key, value in method.student.state_dict().items())
-    assert torch.allclose(method.scores, total, rtol=1e-4)
-    method.scores.copy_(torch.tensor([3.0, 1.0, 2.0, 0.5]))
-    method.after_epoch()
-    assert method.choice == 1 and method.chosen == 1, "the best of all needs too much"
-    tune.begin()
-    assert method.deployed().macs() == method.supernet.macs[1] and method.deployed().name == "cifar_resnet14"
-    with pytest.raises(ValueError, match="the smallest needs 0.1"):
-        search("method.budget=0.01")
-
-
-def test_a_run_deploys_an_ordinary_net_within_the_budget(output: Path) -> None:
-    cfg = tiny.composed(
-        "method=nas-kd", "teacher=resnet8", "student=resnet14", "method.widths=[0.5,1.0]",
-        "method.budget=0.3",
-        "dataset.fraction=0.15", "schedule.batch_size=32", "precision=fp32", f"output={output}",
-    )  # fmt: skip
-    folder = Path(config.identity(cfg)["folder"])
-    result = run(cfg, folder, table=False)
-    found = result["also"]["chosen"]
-    full = build("cifar_resnet14", 10, in_chans=1, size=8)
-    assert (
-        result["macs"] == found["macs"] <= 0.3 * full.macs()
-        and found["accuracy"] == result["accuracy"]["last"]
-    )
-    args = {"depth": int(found["depth"]), "widths": [round(found["width"] * c) for c in (16, 16, 32, 64)]}
-    plain = build("cifar_resnet14", 10, in_chans=1, size=8, args=args)
-    plain.model.load_state_dict(load_file(folder / "student.safetensors"))
-    assert plain.params() == result["params"]
 
 
 def test_the_sweep_goes_over_the_same_space() -> None:
