@@ -18,7 +18,7 @@ from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from distill.config.check import check, check_group, check_output, check_override, find_aliases
-from distill.config.groups import conf_dir, options
+from distill.config.groups import conf_dir, conf_dirs, load, options, use_folder
 from distill.config.optimizer_options import check_typed_options
 from distill.config.own_files import check_folder
 from distill.sweep import check_launcher
@@ -28,6 +28,7 @@ DRY_RUN = "--dry-run"
 # dictionaries that take any key: a `+` is put in front for the user
 OPEN = ("student.args", "teacher.args", "method.optimizer", "method.generator_optimizer", "method.image_optimizer")
 UNSET = tuple(f"schedule.optimizer.{option}" for option in ("betas", "eps", "amsgrad", "dampening"))  # in no YAML
+OTHERWISE = "crd"  # the schedule of an own data set that neither its name nor what reads it has one for
 ADDED = ("pair", "experiment")  # groups that are in the defaults list already, though many write +experiment=
 NEEDED = ("dataset", "schedule", "student", "teacher", "method", "tracking")  # groups of which a run has one
 BASE: dict[str, Any] = {} if hydra.__version__ >= "1.4" else {"version_base": "1.3"}  # 1.4 warns of it
@@ -45,12 +46,12 @@ class Command:
 def read(argv: Sequence[str]) -> Command:
     """Rewrite aliases in `argv` and check all that shows without torch. Raises ValueError, one sentence."""
     args = _parser().parse_intermixed_args(argv)
+    use_folder(args.config_dir)
     rewritten = {text: _rewrite(text) for text in args.overrides}
-    if args.config_dir and not Path(args.config_dir).is_dir():
-        raise ValueError(f"--config-dir {args.config_dir}: there is no such folder")
     if args.config_dir:
         check_folder(Path(args.config_dir))
     overrides = [rewritten[text] for text in args.overrides]
+    overrides += schedule_of_own_data(overrides)
     flags = [text for text in argv if text not in rewritten and text != DRY_RUN]
     command = Command([*flags, *overrides], args.multirun)  # Hydra's parser takes overrides in one piece
     if args.help or args.hydra_help or args.shell_completion or args.info or args.experimental_rerun:
@@ -85,7 +86,6 @@ class _Reader:
 
     def __init__(self, args: argparse.Namespace, overrides: list[str]) -> None:
         self.name = args.config_name or "config"
-        self.folders = [Path(args.config_dir).resolve()] if args.config_dir else []
         self.parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
         self.given = self.parser.parse_overrides(overrides)
         self.multirun = args.multirun
@@ -130,7 +130,7 @@ class _Reader:
             for choice in self._choices(override):
                 name = choice.partition("=")[2]
                 if name != "null":
-                    check_group(group, name, options(group, self.folders))
+                    check_group(group, name, options(group))
 
     def _check_sweep(self, override: Override) -> None:
         """A comma list needs -m, or an experiment file that asks for a sweep."""
@@ -139,8 +139,7 @@ class _Reader:
 
     def _is_group(self, override: Override) -> bool:
         group = override.key_or_group
-        folders = (conf_dir(), *self.folders)
-        return group.startswith("hydra/") or any((folder / group).is_dir() for folder in folders)
+        return group.startswith("hydra/") or any((folder / group).is_dir() for folder in conf_dirs())
 
     def _choices(self, override: Override) -> list[str]:
         """All the single overrides that one override stands for, as texts `key=value`."""
@@ -154,9 +153,7 @@ class _Reader:
     def compose(self, overrides: list[str]) -> DictConfig:
         """The configuration of some overrides, a copy; values of a sweep ask for the same one many times."""
         if (key := tuple(overrides)) not in self._known:
-            folders = ",".join(f"file://{folder}" for folder in self.folders)
-            extra = [f"hydra.searchpath=[{folders}]"] if folders else []
-            self._known[key] = compose(self.name, [*overrides, *extra], return_hydra_config=True)
+            self._known[key] = compose(self.name, [*overrides, *searched()], return_hydra_config=True)
         return self._known[key].copy()
 
     def _apply(self, texts: list[str], complete: bool) -> DictConfig:
@@ -192,6 +189,31 @@ def _check_deletion(key: str, cfg: DictConfig) -> None:
         raise ValueError(f"~{key}: every key is needed: give it another value, or null where it may be null")
     with open_dict(cfg):
         del OmegaConf.select(cfg, above)[name]
+
+
+def searched() -> list[str]:
+    """The override by which Hydra's compose looks into folders of --config-dir, too."""
+    folders = ",".join(f"file://{folder}" for folder in conf_dirs()[1:])
+    return [f"hydra.searchpath=[{folders}]"] if folders else []
+
+
+def schedule_of_own_data(overrides: Sequence[str]) -> list[str]:
+    """The schedule of a data set that has none of its name: that of what reads it, or CRD's.
+
+    Raises ValueError for several data sets at once, of which one has none.
+    """
+    given = {key.lstrip("+"): value for key, _, value in (text.partition("=") for text in overrides)}
+    if given.keys() & {"schedule", "experiment"} or "dataset" not in given:
+        return []
+    known = options("schedule")
+    without = [name for name in given["dataset"].split(",") if name not in known and load("dataset", name) is not None]
+    if not without:
+        return []
+    if "," in given["dataset"]:
+        raise ValueError(f"there is no schedule '{without[0]}' for that data set: say which, schedule=NAME")
+    node = load("dataset", without[0]) or {}
+    kind = str(OmegaConf.to_container(OmegaConf.create(dict(node))).get("kind"))  # type: ignore[union-attr]
+    return [f"schedule={kind if kind in known else OTHERWISE}"]
 
 
 def _narrowed(swept: list[Override], given: list[Override]) -> list[Override]:

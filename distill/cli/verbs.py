@@ -16,7 +16,7 @@ from itertools import zip_longest
 from typing import NoReturn
 
 from distill import errors
-from distill.config.groups import did_you_mean
+from distill.config.groups import did_you_mean, use_folder
 from distill.signals import StopSignals
 from distill.terminal import printable
 
@@ -52,7 +52,9 @@ def run(verb: str, *argv: str) -> int:
         module = import_module(VERBS[verb][0])
         parser = _Parser(f"distill {verb}", description=module.__doc__)
         module.arguments(parser)
+        parser.add_argument("--config-dir", metavar="FOLDER", help="YAML files of your own, laid out as conf/")
         options = parser.parse_intermixed_args(argv)
+        use_folder(options.config_dir)
         logging.basicConfig(level=logging.INFO, format="[%(asctime)s] %(message)s", datefmt="%H:%M:%S")
         with StopSignals(at_once=True):
             code = module.run(options) or errors.DONE

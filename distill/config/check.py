@@ -17,9 +17,11 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from distill.config import protocol
+from distill.config.factory import check_class
 from distill.config.groups import did_you_mean, groups, load, mean_one_of, options, plain
 from distill.config.hashing import from_paper, identity, taps, teacher_specs
 from distill.config.optimizer_checks import check_optimizers
+from distill.config.plugins import load_plugins
 from distill.config.refusals import check_refusals
 from distill.config.upstream import check_start
 from distill.config.values import check_values
@@ -40,6 +42,7 @@ def check(cfg: DictConfig, overrides: Iterable[str] = ()) -> None:
     for override in overrides:
         key, _, value = override.partition("=")
         check_override(cfg, key, yaml.safe_load(value))
+    load_plugins(cfg)
     if from_paper(cfg):
         protocol.required(cfg)
     check_values(cfg)
@@ -51,6 +54,8 @@ def check(cfg: DictConfig, overrides: Iterable[str] = ()) -> None:
     check_quantiser(cfg)
     check_model(cfg, "student", plain(cfg, "student.model"))
     check_start(cfg)
+    if not str(plain(cfg, "method._target_")).startswith("distill."):  # ours are tested
+        check_class(cfg.method)
     check_teachers(cfg)
     check_maps(cfg.method.name, taps(cfg), [plain(cfg, "student.model"), *(t.get("model") for t in teacher_specs(cfg))])
     identity(cfg)  # names the first value that is missing or cannot be resolved

@@ -11,6 +11,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from distill.config.groups import _container, did_you_mean
+from distill.config.plugins import is_plugins
 from distill.config.read_only import thawed
 
 
@@ -19,6 +20,16 @@ def build(node: DictConfig | Mapping[str, Any], *objects: Any) -> Any:
 
     Raises ValueError for a target outside distill, a key that the class does not take or one that it misses.
     """
+    kind, arguments = _arguments(node)
+    try:
+        return kind(*objects, **arguments)
+    except TypeError as error:
+        label = node.get("name")
+        raise ValueError(f"{label} cannot be made of its keys ({error}): see its YAML for their kinds") from error
+
+
+def _arguments(node: DictConfig | Mapping[str, Any]) -> tuple[type, dict[str, Any]]:
+    """The class that a node names, and the keywords for it. Raises ValueError."""
     arguments = _container(thawed(node) if isinstance(node, MappingProxyType) else node)
     target = str(arguments.pop("_target_", ""))
     label = str(arguments.pop("name", target))
@@ -31,10 +42,12 @@ def build(node: DictConfig | Mapping[str, Any], *objects: Any) -> Any:
             raise ValueError(f"{label} does not take the key '{key}': {did_you_mean(key, sorted(known))}")
     if missing := sorted(required - set(arguments)):
         raise ValueError(f"{label} needs a value for {', '.join(missing)}: add it to its YAML")
-    try:
-        return kind(*objects, **arguments)
-    except TypeError as error:
-        raise ValueError(f"{label} cannot be made of its keys ({error}): see its YAML for their kinds") from error
+    return kind, arguments
+
+
+def check_class(node: DictConfig | Mapping[str, Any]) -> None:
+    """Raise ValueError where a config node's class, or one of its keys, cannot be; nothing is built."""
+    _arguments(node)
 
 
 def class_of(node: DictConfig | Mapping[str, Any]) -> Any:
@@ -43,10 +56,12 @@ def class_of(node: DictConfig | Mapping[str, Any]) -> Any:
 
 
 def _locate(target: str, label: str) -> type:
-    """The class behind a dotted path below `distill.`; nothing else may be named by a configuration."""
+    """The class behind a dotted path below `distill.` or a plugin; nothing else may be named by a configuration."""
     module, _, name = target.rpartition(".")
-    if not target.startswith("distill.") or not all(part.isidentifier() for part in target.split(".")):
-        raise ValueError(f"{label}: _target_ must name something below 'distill.', not '{target}'")
+    ours = target.startswith("distill.") or is_plugins(target)
+    if not ours or not all(part.isidentifier() for part in target.split(".")):
+        hint = f": name its module, plugins=[{module}]" if module else ""
+        raise ValueError(f"{label}: _target_ must name something below 'distill.' or a plugin, not '{target}'{hint}")
     try:
         kind: type = getattr(importlib.import_module(module), name)
     except (ModuleNotFoundError, AttributeError) as error:

@@ -18,7 +18,7 @@ from distill.files import first_line
 OURS = "ValueError raised while resolving interpolation: "  # what OmegaConf puts before a resolver's own sentence
 
 
-TAKING = ("schedule", "teacher", "student")  # groups whose files take over what others of them hold
+TAKING = ("dataset", "schedule", "teacher", "student", "method")  # groups whose files take over what others of them hold
 
 
 def conf_dir() -> Path:
@@ -28,10 +28,29 @@ def conf_dir() -> Path:
     return inside if inside.is_dir() else package.parent / "conf"
 
 
+_own: list[Path] = []  # folders of the user's, laid out as conf/
+
+
+def use_folder(folder: str | Path | None) -> None:
+    """Have `load` and `options` look into a folder of the user's, too (--config-dir). Raises ValueError: not there."""
+    if folder is None:
+        return
+    path = Path(folder).resolve()
+    if not path.is_dir():
+        raise ValueError(f"--config-dir {folder}: there is no such folder")
+    if path not in _own:
+        _own.append(path)
+
+
+def conf_dirs() -> list[Path]:
+    """Where YAML files lie: our own folder first, which nobody replaces, then those of --config-dir."""
+    return [conf_dir(), *_own]
+
+
 def load(group: str, name: str) -> DictConfig | None:
-    """conf/<group>/<name>.yaml, None where there is no such file; a schedule or a net with what it takes over."""
-    path = conf_dir() / group / f"{name}.yaml"
-    config = deepcopy(_parsed(path, path.stat().st_mtime_ns)) if path.is_file() else None
+    """<group>/<name>.yaml, None where there is no such file; with what it takes over of others."""
+    path = next((path for folder in conf_dirs() if (path := folder / group / f"{name}.yaml").is_file()), None)
+    config = deepcopy(_parsed(path, path.stat().st_mtime_ns)) if path else None
     if isinstance(config, DictConfig) and group in TAKING and "defaults" in config:
         taken: list[Any] = [load(*_named(group, str(other))) or {} for other in config.pop("defaults")]
         config = OmegaConf.merge(*taken, config)
@@ -56,11 +75,11 @@ def groups() -> list[str]:
     return sorted(path.name for path in conf_dir().iterdir() if path.is_dir() and not path.name.startswith("_"))
 
 
-def options(group: str, folders: Iterable[Path] = ()) -> list[str]:
-    """The names that can be chosen in a group, from our own folder and from `folders`."""
+def options(group: str) -> list[str]:
+    """The names that can be chosen in a group."""
     found = {
         file.relative_to(folder / group).with_suffix("").as_posix()
-        for folder in (conf_dir(), *folders)
+        for folder in conf_dirs()
         for file in (folder / group).rglob("*.yaml")
     }
     return sorted(found)

@@ -1,6 +1,7 @@
 """Names of networks, known without importing torch or timm."""
 
 import re
+import sys
 from difflib import get_close_matches
 from functools import cache
 from importlib.util import find_spec
@@ -65,8 +66,17 @@ def timm_names() -> frozenset[str]:
 def is_known(name: str) -> bool:
     """Whether build() can make it: ours, timm's (also with a tag, resnet18.a1_in1k), or a hub address."""
     return (
-        name in OUR_NAMES or name.split(".")[0] in timm_names() or name.startswith(("hf_hub:", "hf-hub:"))
+        name in OUR_NAMES
+        or name.split(".")[0] in timm_names()
+        or name.startswith(("hf_hub:", "hf-hub:"))
+        or is_registered(name)
     )
+
+
+def is_registered(name: str) -> bool:
+    """Whether somebody, such as a plugin, has put a net of that name into timm's registry, which is not imported."""
+    registry = sys.modules.get("timm.models._registry")
+    return registry is not None and bool(registry.is_model(name))
 
 
 def nearest_nets(name: str) -> list[str]:

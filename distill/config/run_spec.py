@@ -17,6 +17,7 @@ from distill.config.data_spec import DataSpec
 from distill.config.departs import departs
 from distill.config.groups import load, plain
 from distill.config.hashing import from_paper, identity, reads, science, taps, teacher_config, teacher_specs
+from distill.config.plugins import load_plugins
 from distill.config.read_only import frozen
 from distill.config.setting import setting
 from distill.config.teacher_nodes import Spec, label
@@ -165,6 +166,7 @@ class RunSpec:
 
 def resolve(cfg: DictConfig) -> RunSpec:
     """The run that a composed configuration describes. Raises ValueError for a value that is missing or cannot be."""
+    load_plugins(cfg)  # in whichever process this is
     who, specs = identity(cfg), teacher_specs(cfg)
     return RunSpec(
         hash=who["hash"],

@@ -144,3 +144,20 @@ READERS: dict[str, Callable[[Path], Arrays]] = {
     "stl10": read_stl10,
     "tinyimagenet": read_tinyimagenet,
 }
+
+
+def register_reader(name: str) -> Callable[[Callable[[Path], Arrays]], Callable[[Path], Arrays]]:
+    """Decorate a function root -> Arrays, of a plugin, that dataset.kind=NAME, or a data set of that name, is read by.
+
+    Raises ValueError for a name that is taken.
+    """
+
+    def put(read: Callable[[Path], Arrays]) -> Callable[[Path], Arrays]:
+        known = READERS.get(name)
+        again = known is not None and (known.__module__, known.__name__) == (read.__module__, read.__name__)
+        if name == "folder" or known is not None and not again:
+            raise ValueError(f"there is a reader of the name '{name}' already: choose another")
+        READERS[name] = read
+        return read
+
+    return put

@@ -44,6 +44,8 @@ def fetched(name: str, root: Path) -> Arrays:
     try:
         return READERS[name](root)
     except FileNotFoundError as missing:
+        if name not in LAYOUTS:  # a plugin's
+            raise ValueError(f"{missing.filename} is missing: put it there, or set dataset.root") from missing
         try:
             download(name, root)
             return READERS[name](root)

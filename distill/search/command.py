@@ -14,7 +14,7 @@ from typing import Any
 from hydra import compose, initialize_config_dir
 
 from distill import config, errors
-from distill.cli.command import BASE, read
+from distill.cli.command import BASE, read, searched
 from distill.cli.sentences import sentence
 from distill.record.progress import final_table
 from distill.sweep import add_launchers
@@ -104,7 +104,7 @@ def _give_up(search: Any) -> None:
 
 def _compose(overrides: list[str]) -> config.RunSpec:
     with initialize_config_dir(str(config.conf_dir()), job_name="distill", **BASE):
-        return config.resolve(compose("config", overrides))
+        return config.resolve(compose("config", [*overrides, *searched()]))
 
 
 def _report(search: Any, fixed: list[str], drawn: dict[str, Any]) -> int:
