@@ -15,8 +15,7 @@ from distill import config, runtime
 from distill.export.data import batches, constants, files_of
 from distill.export.shipped import Shipped, open_shipped
 from distill.files import write_text
-
-FORMULAS = ("=", "+", "-", "@")  # what a spreadsheet takes for one when a cell begins with it
+from distill.terminal import cell, printable
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -73,5 +72,4 @@ def as_csv(rows: Iterator[tuple[Path, str, float]]) -> str:
 
 def harmless(name: str) -> str:
     """A name without control characters, and with an apostrophe in front where a spreadsheet would compute it."""
-    shown = "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in name)
-    return f"'{shown}" if shown.startswith(FORMULAS) else shown
+    return str(cell(" ".join(printable(name).splitlines())))

@@ -1,0 +1,110 @@
+"""Methods, nets, readers of data and YAML files of the user's own, outside the package."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests import program
+
+MODULE = """
+import torch
+from torch.nn import functional as F
+import timm
+from timm.models import register_model
+from distill.data.readers import READERS, register_reader
+from distill.method import Method
+
+
+class Mine(Method):
+    def __init__(self, student, teachers, data, *, ce=1.0, kd=0.0, temperature=4.0, weight=1.0):
+        super().__init__(student, teachers, data, ce=ce, kd=kd, temperature=temperature)
+        self.weight = weight
+        self.head = torch.nn.Linear(student.embedding_dim, self.teacher.embedding_dim)
+
+    def distill(self, student, teacher, batch):
+        found = F.cosine_similarity(self.head(student.embedding), teacher.embedding)
+        return {"mine": self.weight * (1 - found.mean())}
+
+
+@register_model
+def my_net(pretrained=False, pretrained_cfg=None, pretrained_cfg_overlay=None, cache_dir=None, **options):
+    return timm.create_model("test_resnet", **options)
+
+
+@register_reader("halves")
+def read_halves(root):
+    return READERS["digits"](root)
+"""
+METHOD = """
+_target_: my_method.Mine
+name: mine
+about: {kind: feature, taps: [embedding], phases: [distill], teachers: 1, aliases: []}
+ce: 1.0
+kd: 0.0
+temperature: 4.0
+weight: 2.0
+"""
+DATA = """
+defaults: [digits, _self_]
+name: halves
+fraction: 0.05
+"""
+SHORT = "student=resnet8 teacher=resnet8 teacher.weights=none schedule.epochs=1 schedule.batch_size=32 device=cpu"
+OWN = f"--config-dir own plugins=[my_method] method=mine dataset=halves precision=fp32 threads=1 compile=false {SHORT}"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A working folder with a module, and YAML files laid out as conf/."""
+    for name, text in (("my_method.py", MODULE), ("own/method/mine.yaml", METHOD), ("own/dataset/halves.yaml", DATA)):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    return tmp_path
+
+
+def test_an_own_method_net_and_data_set_run_as_ours_do(folder: Path) -> None:
+    net = "student=timm student.model=my_net dataset.resize=true dataset.size=32"
+    done = program.run(*OWN.replace("student=resnet8", net).split(), cwd=folder)
+    assert done.returncode == 0, done.stderr
+    (result,) = folder.glob("outputs/halves/resnet8-my_net/mine-*/s1/result.json")
+    assert '"mine"' in result.with_name("metrics.jsonl").read_text()
+    assert '"schedule": "crd"' not in result.read_text() and '"protocol": "crd"' in result.read_text()
+
+
+@pytest.mark.parametrize("launcher", ["local", "packed"])
+def test_launchers_know_them_too(launcher: str, folder: Path) -> None:
+    done = program.run(*OWN.split(), "-m", "seed=1,2", f"hydra/launcher={launcher}", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert len(list(folder.glob("outputs/halves/resnet8-resnet8/mine-*/s*/DONE"))) == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (("plugins=[my_method]", "plugins=[my_methods]"), "plugins=[my_methods]: there is no such module, neither on"),
+        (("plugins=[my_method]", ""), "name its module, plugins=[my_method]"),
+        (("plugins=[my_method]", "plugins=[my_method.py]"), "plugins=[my_method.py]: there is no such module"),
+        (("dataset=halves", "dataset=halve"), "there is no dataset 'halve': did you mean halves?"),
+        (("--config-dir own", "--config-dir owned"), "--config-dir owned: there is no such folder"),
+    ],
+)
+def test_what_cannot_be_is_said_before_anything_is_trained(change: tuple[str, str], said: str, folder: Path) -> None:
+    done = program.run(*OWN.replace(*change).split(), cwd=folder)
+    assert done.returncode == 2 and said in done.stderr, done.stderr
+    assert not list(folder.glob("outputs/*/*"))
+
+
+def test_a_key_that_an_own_class_does_not_take_is_said_before_a_teacher_is_trained(folder: Path) -> None:
+    with open(folder / "own/method/mine.yaml", "a") as file:
+        file.write("wait: 3\n")
+    done = program.run(*OWN.replace("teacher.weights=none", "").split(), cwd=folder)
+    assert done.returncode == 2 and "mine does not take the key 'wait': did you mean weight" in done.stderr
+    assert not list(folder.glob("outputs/*/*"))
+
+
+def test_a_module_that_breaks_is_a_sentence(folder: Path) -> None:
+    (folder / "my_method.py").write_text("import nowhere_to_be_found")
+    done = program.run(*OWN.split(), cwd=folder)
+    assert done.returncode == 2 and "plugins=[my_method] wants nowhere_to_be_found" in done.stderr
