@@ -13,7 +13,7 @@ import torch
 from torch.nn import functional as F
 import timm
 from timm.models import register_model
-from distill.data.readers import READERS, register_reader
+from distill.data import READERS, register_reader
 from distill.method import Method
 
 

@@ -18,7 +18,7 @@ from distill.files import first_line
 OURS = "ValueError raised while resolving interpolation: "  # what OmegaConf puts before a resolver's own sentence
 
 
-TAKING = ("dataset", "schedule", "teacher", "student", "method")  # groups whose files take over what others of them hold
+TAKING = ("dataset", "schedule", "teacher", "student", "method")  # groups whose files take over what others hold
 
 
 def conf_dir() -> Path:
