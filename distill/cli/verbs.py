@@ -13,10 +13,12 @@ import sys
 import traceback
 from importlib import import_module
 from itertools import zip_longest
+from pathlib import Path
 from typing import NoReturn
 
 from distill import errors
 from distill.config.groups import did_you_mean, use_folder
+from distill.config.own_files import check_folder
 from distill.signals import StopSignals
 from distill.terminal import printable
 
@@ -55,6 +57,8 @@ def run(verb: str, *argv: str) -> int:
         parser.add_argument("--config-dir", metavar="FOLDER", help="YAML files of your own, laid out as conf/")
         options = parser.parse_intermixed_args(argv)
         use_folder(options.config_dir)
+        if options.config_dir:
+            check_folder(Path(options.config_dir))
         logging.basicConfig(level=logging.INFO, format="[%(asctime)s] %(message)s", datefmt="%H:%M:%S")
         with StopSignals(at_once=True):
             code = module.run(options) or errors.DONE
