@@ -40,7 +40,7 @@ def _by_method(default: Any, table: Mapping[str, Any], *, _root_: DictConfig) ->
 
 
 def _by_value(value: Any, default: Any, table: Mapping[str, Any]) -> Any:
-    return table.get(str(value), default)
+    return {str(key): found for key, found in table.items()}.get(str(value), default)
 
 
 def _last_teacher(cfg: DictConfig) -> str:
