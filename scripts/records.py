@@ -221,11 +221,17 @@ def _also(rows: list[Row]) -> str:
     return f" ({', '.join(told)})" if names else ""
 
 
+def most_common(values: list[Any]) -> Any:
+    """The value that is there most often, the first of several; None where there is none."""
+    return max(values, key=values.count, default=None)
+
+
 def write(folder: Path, rows: list[Row]) -> None:
     """Write records.json, and the table into README.md between its marks."""
     told_apart(rows)
-    common = {key: rows[0][key] for key in ("versions", "device") if all(row.get(key) == rows[0][key] for row in rows)}
-    kept = [{key: value for key, value in row.items() if key not in common and value not in ({}, None)} for row in rows]
+    common = {key: most_common([row[key] for row in rows if key in row]) for key in ("versions", "device")}
+    own = [{key: value for key, value in row.items() if common.get(key) != value} for row in rows]
+    kept = [{key: value for key, value in row.items() if value not in ({}, None)} for row in own]
     lines = ",\n".join("  " + json.dumps(row, ensure_ascii=False) for row in kept)
     text = f'{{"shared": {json.dumps(common)},\n "rows": [\n{lines}\n]}}\n'
     folder.mkdir(parents=True, exist_ok=True)
