@@ -7,7 +7,7 @@ import logging
 import os
 import shutil
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -81,8 +81,9 @@ def _agree(one: FeatureNet, other: FeatureNet) -> bool:
 
 
 def _tensors(outputs: Outputs) -> list[Tensor]:
-    stem = [] if outputs.stem is None else [outputs.stem]
-    return [outputs.logits, outputs.embedding, *outputs.features, *(outputs.preacts or []), *stem]
+    """All that a net shows, whatever that is."""
+    shown = (getattr(outputs, each.name) for each in fields(outputs))
+    return [tensor for value in shown for tensor in ([value] if isinstance(value, Tensor) else value or ())]
 
 
 def half_weights(net: FeatureNet, dtype: torch.dtype) -> FeatureNet:
