@@ -96,7 +96,7 @@ def write_json(path: str | Path, obj: Any) -> None:
 def read_json(path: str | Path, default: Any = None) -> Any:
     """The content of a JSON file, or `default` when it is missing, unreadable or not JSON as `parse_json` takes it."""
     try:
-        return parse_json(Path(path).read_bytes())
+        return parse_json(Path(path).read_bytes()) if Path(path).is_file() else default
     except (OSError, ValueError):
         return default
 

@@ -142,8 +142,9 @@ class Experiment:
         if parallel.rank() > 0:
             return None
         inputs, teachers = self.inputs, self.inputs.teachers
-        result = describe(self.spec, inputs.data, teachers.members, self.method, self.fit)
-        found = teachers.cache.share_found() if teachers.cache else None
+        own = teachers.members if self.spec.teachers else []  # a run beside it may have brought some
+        result = describe(self.spec, inputs.data, own, self.method, self.fit)
+        found = teachers.cache.share_found() if teachers.cache and own else None
         result |= {"teacher_cache_found": found, "precision": inputs.precision, **runtime.describe(inputs.device)}
         result["seconds"] = self.fit.speed.spent
         return finish(RunFolder(self.spec.folder), result, self.method, self.fit)

@@ -123,6 +123,8 @@ class RunFolder:
         """The content of result.json, DONE or not. Raises BadResult."""
         path = self.path / RESULT
         try:
+            if path.exists() and not path.is_file():  # a pipe would never end
+                raise BadResult("is no file")
             if path.stat().st_size > BIGGEST:
                 raise BadResult("is too large to be a run's", foreign=True)
             content = parse_json(path.read_bytes())
@@ -156,6 +158,8 @@ class RunFolder:
 
         A line that a killed run left half-written is passed over.
         """
+        if not self.metrics.is_file():
+            return []
         try:
             with open(self.metrics, encoding="utf-8", errors="replace") as lines:
                 rows = [_row(line) for line in lines if _may_be(line, kind)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -124,3 +125,10 @@ def test_it_imports_no_torch() -> None:
     code = "import sys, distill.run_folder; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
+
+
+def test_a_pipe_in_the_place_of_a_file_keeps_nobody_waiting(finished: RunFolder) -> None:
+    for name in ("metrics.jsonl", "tracking.json", "result.json"):
+        (finished.path / name).unlink(missing_ok=True)
+        os.mkfifo(finished.path / name)
+    assert finished.rows() == [] and finished.config == {} and "result.json is no file" in str(finished.damage)

@@ -20,6 +20,8 @@ def check_folder(folder: Path) -> None:
 
 def check_file(path: Path) -> None:
     """Raise ValueError where a file is no YAML of keys and values, refers to itself, or is made to fill the memory."""
+    if path.exists() and not path.is_file():
+        raise ValueError(f"{path} is no file: take it out of the folder")
     try:
         root = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
     except UnicodeError as error:

@@ -198,6 +198,8 @@ def _digest(number: int, data: memoryview) -> bytes:
 
 def _verified(path: Path) -> tuple[int, memoryview]:
     """Format and payload of a checkpoint whose every bit is as it was written."""
+    if path.exists() and not path.is_file():  # a pipe would never end
+        raise CorruptCheckpoint(f"{path} is no file")
     try:
         data = path.read_bytes()
     except OSError as error:

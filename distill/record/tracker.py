@@ -81,6 +81,8 @@ class Rows:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        if path.exists() and not path.is_file():
+            raise ValueError(f"{path} is no file: take away what lies there, and the same command goes on")
         self._file = open(path, "a+b", buffering=0)  # noqa: SIM115 (open until close)
         self._length = os.fstat(self._file.fileno()).st_size
         self._pending, self._failed = b"", False

@@ -69,6 +69,8 @@ class Job:
         """What keeps the job's process from its folder and its log, in a sentence; None where nothing does."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
+            if self.log.exists() and not self.log.is_file():  # a pipe would keep whoever writes there
+                return f"{self.log} is no file: take away what lies there, or choose another output="
             with open(self.log, "a", encoding="utf-8"):
                 return None
         except OSError as error:
@@ -209,7 +211,7 @@ def last_attempts(output: Path) -> dict[Path, dict[str, Any]]:
     """The last line of sweep.jsonl on each run, by the run's folder, wherever `output` has been moved since."""
     path = output / ATTEMPTS
     found: dict[Path, dict[str, Any]] = {}
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else ():
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else ():
         with suppress(ValueError, KeyError, TypeError):  # half a line, on a full disk
             row = parse_json(line)
             found[output.joinpath(*Path(row["folder"]).parts[-4:])] = row

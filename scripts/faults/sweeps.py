@@ -34,14 +34,14 @@ class Sweeps:
         argv = ["-m", "hydra/launcher=local", "hydra.launcher.slots=2", f"seed=range(1,{self.jobs + 1})", *SMALL,
                 "schedule.epochs=1", "method=none", f"output={output}"]  # fmt: skip
         said, code = self._sabotaged(argv, output, place)
-        done = len(list(output.rglob("DONE")))
+        done = _done(output)
         lines = [json.loads(line) for line in (output / "sweep.jsonl").read_text().splitlines()]
         failed = {line["folder"]: line["why"] for line in lines if line["code"] != 0 and not line["again"]}
         for path in (output / "sabotaged").read_text().splitlines():
             shutil.rmtree(path) if Path(path).is_dir() else Path(path).unlink()
         again = _launch(argv, place, "again.txt")
         again.wait(timeout=1800)
-        wrong = _wrong(said, code, done, failed, again.returncode, len(list(output.rglob("DONE"))), self.jobs)
+        wrong = _wrong(said, code, done, failed, again.returncode, _done(output), self.jobs)
         counts = {"jobs": self.jobs, "sabotaged": KILLED + BLOCKED, "done": done, "relaunched": self.jobs - done}
         return Try(self.name, number, f"{self.jobs} jobs", not wrong, wrong or "as it should",
                    shlex.join(["python", "-m", "distill", *argv]), counts)  # fmt: skip
@@ -61,6 +61,13 @@ class Sweeps:
         killer.start()
         launched.wait(timeout=3600)
         return (place / "said.txt").read_text(errors="replace"), launched.returncode
+
+
+def _done(output: Path) -> int:
+    """How many runs have a result that can be read."""
+    from distill.run_folder import find_runs
+
+    return sum(run.done for run in find_runs(output))
 
 
 def _launch(argv: list[str], place: Path, said: str) -> subprocess.Popen[bytes]:
