@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
+from distill.config import resolve
 from distill.methods.simkd import ReusedModel, SimKD, simkd_loss
 from distill.models import build
+from distill.run import make_schedule
 from tests import tiny
 from tests.methods.given_later_features import (
     K,
@@ -90,3 +92,10 @@ def test_simkd_refuses_other_classes_and_class_tokens() -> None:
     vit = dict(patch_size=4, embed_dim=32, depth=4, num_heads=2)
     with pytest.raises(ValueError, match="method=srrl"):
         tiny.by_hand(SimKD, net(), [teacher("vit_tiny_patch16_224", **vit)], info())
+
+
+def test_smoothing_of_labels_that_are_not_read_is_refused_before_a_teacher_is_loaded() -> None:
+    words = ("method=simkd", "schedule.label_smoothing=0.1")
+    with pytest.raises(ValueError, match="cannot honour schedule.label_smoothing=0.1: it reads no labels unless"):
+        make_schedule(resolve(tiny.composed(*words)), images=100)
+    assert make_schedule(resolve(tiny.composed(*words, "method.ce=1.0")), images=100).label_smoothing == 0.1
