@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import torch
 from omegaconf import OmegaConf
+from torch import Tensor
 
 from distill import config
 from distill.batch import Batch
 from distill.config.factory import keywords
 from distill.engine.fit import train_mode
-from distill.method import Method
+from distill.method import Method, Update
 from tests import tiny
 
 PAIRS = [
@@ -51,14 +53,24 @@ def test_yaml_lists_exactly_the_constructor_keywords(name: str) -> None:
     assert set(node) - {"name", "_target_", "about"} == known
 
 
-@pytest.mark.parametrize("name", tiny.METHODS)
-def test_steps_train_every_parameter_and_no_teacher(name: str) -> None:
-    """One step of each update of each phase: finite, every head gets a gradient, teachers and frozen parts stay."""
+@dataclass
+class Steps:
+    """What two steps of each update of each phase of a method computed, trained and left alone."""
+
+    losses: list[dict[str, Tensor]]
+    finite: bool  # every gradient
+    untrained: list[str]  # parameters that ask for a gradient and never got one
+    touched: list[str]  # parameters of teachers that got one
+    changed: list[str]  # tensors of teachers that are no longer what they were
+    saved: list[str]
+
+
+@pytest.fixture(scope="module", params=tiny.METHODS)
+def steps(request: pytest.FixtureRequest) -> Steps:
     data = tiny.tiny_data()
-    method = tiny.seeded_method(name, data)
-    teachers = [{k: v.clone() for k, v in t.state_dict().items()} for t in method.teachers]
-    seen: set[int] = set()
-    wanted: dict[int, str] = {}
+    method = tiny.seeded_method(request.param, data)
+    before = [{k: v.clone() for k, v in t.state_dict().items()} for t in method.teachers]
+    done, seen, wanted = Steps([], True, [], [], [], list(method.state_dict())), set[int](), dict[int, str]()
     for phase in method.phases():
         if phase.begin:
             phase.begin()
@@ -68,22 +80,51 @@ def test_steps_train_every_parameter_and_no_teacher(name: str) -> None:
         method.before_epoch()
         for batch in batches(data, method, phase)[:2]:
             for update in phase.updates:
-                method.zero_grad(set_to_none=True)
-                losses = update.loss(batch)
-                assert losses and all(value.shape == () for value in losses.values())
-                assert all(math.isfinite(value.item()) for value in losses.values()), losses
-                torch.stack(list(losses.values())).sum().backward()
-                trained = [p for module in update.trains for p in module.parameters() if p.requires_grad]
-                assert all(torch.isfinite(p.grad).all() for p in trained if p.grad is not None)
-                seen |= {id(p) for p in trained if p.grad is not None}
+                trained = taken(method, update, batch, done)
+                done.finite &= all(bool(torch.isfinite(p.grad).all()) for p in trained)
+                seen |= {id(p) for p in trained}
             method.after_step()
         method.after_epoch()
-    never = sorted(label for key, label in wanted.items() if key not in seen)
-    assert not never, f"parameters that no update trains: {never}"
-    for teacher, before in zip(method.teachers, teachers, strict=True):
-        assert all(p.grad is None for p in teacher.parameters())
-        assert all(torch.equal(value, before[key]) for key, value in teacher.state_dict().items())
-    assert not any(key.startswith("_teachers") for key in method.state_dict())
+    done.untrained = sorted(label for key, label in wanted.items() if key not in seen)
+    for teacher, old in zip(method.teachers, before, strict=True):
+        done.touched += [name for name, p in teacher.named_parameters() if p.grad is not None]
+        done.changed += [key for key, value in teacher.state_dict().items() if not torch.equal(value, old[key])]
+    return done
+
+
+def taken(method: Method, update: Update, batch: Batch, done: Steps) -> list[Tensor]:
+    """Take the backward pass of an update; the parameters that it trains and that have a gradient."""
+    method.zero_grad(set_to_none=True)
+    losses = update.loss(batch)
+    done.losses.append({name: value.detach() for name, value in losses.items()})
+    torch.stack(list(losses.values())).sum().backward()
+    own = [p for module in update.trains for p in module.parameters() if p.requires_grad]
+    return [p for p in own if p.grad is not None]
+
+
+def test_losses_are_finite_numbers(steps: Steps) -> None:
+    for losses in steps.losses:
+        assert losses and all(value.shape == () and math.isfinite(value) for value in losses.values()), losses
+
+
+def test_gradients_are_finite(steps: Steps) -> None:
+    assert steps.finite
+
+
+def test_every_parameter_is_trained(steps: Steps) -> None:
+    assert steps.untrained == []
+
+
+def test_teachers_get_no_gradient(steps: Steps) -> None:
+    assert steps.touched == []
+
+
+def test_teachers_stay_as_they_are(steps: Steps) -> None:
+    assert steps.changed == []
+
+
+def test_teachers_are_no_part_of_what_is_saved(steps: Steps) -> None:
+    assert steps.saved and not any(key.startswith("_teachers") for key in steps.saved)
 
 
 @pytest.mark.parametrize("pair", PAIRS, ids=lambda p: f"{p[0]}-{p[1]}")

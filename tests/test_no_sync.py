@@ -26,7 +26,7 @@ from distill.config import DataSpec
 from distill.data import Data, Split, augment, load
 from distill.data.modality import views_of
 from distill.data.pairs import PeerViews
-from distill.engine import eager_optimizers
+from distill.engine import eager_optimizers, trace
 from distill.engine.fit import train_mode
 from distill.method import Method
 from distill.methods.kd import KD
@@ -37,10 +37,7 @@ from tests.data.test_data import folder_config, write_folder
 
 aten = torch.ops.aten
 MAKERS = (torch.tensor, torch.as_tensor, torch.asarray, Tensor.new_tensor)
-WAITING = {  # operations whose CUDA kernels wait for the device
-    aten.multinomial, aten.histc, aten.mode, aten._linalg_check_errors, aten._linalg_eigh, aten._linalg_eigvals,
-    aten._linalg_svd, aten.linalg_eig, aten.linalg_lstsq,
-}  # fmt: skip
+WAITING = {getattr(aten, name.removeprefix("aten::")) for name in trace.WAITS}
 ALLOWED = {  # method: what its steps wait for, since torch has no form of it that does not wait
     "kdsvd": {aten._linalg_eigh},
     "mhgd": {aten._linalg_eigh},

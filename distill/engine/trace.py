@@ -16,8 +16,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-WAITS = {"aten::_local_scalar_dense", "aten::nonzero", "aten::masked_select", "aten::equal", "aten::_unique2",
-         "aten::_linalg_eigh"}  # a capture that fails on it leaves the generator unusable
+WAITS = {  # their CUDA kernels make the host wait; a capture that fails on one leaves the generator unusable
+    "aten::_linalg_check_errors", "aten::_linalg_eigh", "aten::_linalg_eigvals", "aten::_linalg_svd",
+    "aten::_local_scalar_dense", "aten::_unique2", "aten::equal", "aten::histc", "aten::linalg_eig",
+    "aten::linalg_lstsq", "aten::masked_select", "aten::mode", "aten::multinomial", "aten::nonzero",
+}  # fmt: skip
 _tracing = 0
 
 
