@@ -119,3 +119,9 @@ def test_config_exports_nothing_under_the_name_of_a_module_of_its_own() -> None:
         for alias in node.names
     ]
     assert names and [name for name in names if (room / f"{name}.py").exists()] == []
+
+
+def test_the_readme_shows_every_room() -> None:
+    shown = (PACKAGE.parent / "README.md").read_text(encoding="utf-8").partition("## Architecture")[2]
+    rooms = {path.name if path.is_file() else f"{path.name}/" for path in PACKAGE.iterdir() if path.name[0] not in "_."}
+    assert {room for room in rooms - {"py.typed"} if f"`{room}`" not in shown} == set()
