@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -254,3 +257,13 @@ def make_schedule(spec: RunSpec, images: int) -> ScheduleSpec:
     fitted = hyperrule.by_rule(scaled, images)
     refuse(class_of(spec.method.node), spec.method.name, fitted, parallel.world(), spec.method.node)
     return ScheduleSpec(frozen(fitted))
+
+
+class _Callable(ModuleType):
+    """This module, which `distill.run(...)` calls: a package has one attribute for its module and its function."""
+
+    def __call__(self, *words: Any, **keys: Any) -> Any:
+        return import_module("distill.api").run(*words, **keys)  # which stands above
+
+
+sys.modules[__name__].__class__ = _Callable

@@ -26,7 +26,7 @@ FLOORS = (  # from the ground up; rooms on one floor do not import each other
     {"sweep"},
     {"report"},
     {"cli"},
-    {"probe", "analyze", "search", "export"},
+    {"probe", "analyze", "search", "export", "api"},
     {"__main__"},
 )
 UPWARD = {("sweep", "cli")}  # a worker starts the program itself

@@ -31,7 +31,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     code = "from hatchling.build import build_wheel; print(build_wheel('dist'))"
     done = subprocess.run([sys.executable, "-c", code], cwd=source, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    (built,) = (source / "dist").glob("distill-0.1.0-py3-none-any.whl")
+    (built,) = (source / "dist").glob("distill-0.2.0-py3-none-any.whl")
     return built
 
 
@@ -39,7 +39,7 @@ def test_wheel_holds_every_yaml_and_nothing_beside_the_package(wheel: Path) -> N
     names = set(zipfile.ZipFile(wheel).namelist())
     for file in (REPO / "conf").rglob("*.yaml"):
         assert f"distill/conf/{file.relative_to(REPO / 'conf').as_posix()}" in names
-    assert {name.split("/")[0] for name in names} == {"distill", "distill-0.1.0.dist-info"}
+    assert {name.split("/")[0] for name in names} == {"distill", "distill-0.2.0.dist-info"}
     assert "distill/py.typed" in names
 
 
@@ -129,4 +129,4 @@ def test_make_lists_its_targets() -> None:
 def test_version_is_the_packages() -> None:
     import distill
 
-    assert distill.__version__ == "0.1.0"
+    assert distill.__version__ == "0.2.0"

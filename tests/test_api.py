@@ -1,0 +1,68 @@
+"""Runs from Python: the same runs as the command line's, in the same folders."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import distill
+
+SHORT = "method=none student=resnet8 dataset.fraction=0.05 device=cpu precision=fp32 threads=1 compile=false"
+
+
+@pytest.fixture(scope="module")
+def outcome(tmp_path_factory: pytest.TempPathFactory) -> distill.Outcome:
+    output = str(tmp_path_factory.mktemp("outputs"))
+    return distill.run(SHORT, epochs=1, batch_size=32, schedule={"milestones": [1]}, output=output)
+
+
+def test_a_run_gives_its_result_and_its_student(outcome: distill.Outcome) -> None:
+    assert outcome.result.method == "none" and outcome.accuracy == outcome.result.accuracy.last is not None
+    images, labels = next(outcome.data.evaluation(512))
+    right = (outcome.student(images).logits.argmax(1) == labels).double().mean().item()
+    assert 100 * right == pytest.approx(outcome.accuracy)
+    assert outcome.config.schedule.epochs == 1 and outcome.rows[-1]["kind"] == "epoch"
+
+
+def test_the_same_words_find_it_done_already(outcome: distill.Outcome) -> None:
+    stamp = (outcome.folder / "result.json").stat().st_mtime_ns
+    words = [*SHORT.split(), "schedule.epochs=1", "schedule.batch_size=32", "schedule.milestones=[1]"]
+    again = distill.run(words, output=outcome.folder.parents[3])
+    assert again.folder == outcome.folder and (again.folder / "result.json").stat().st_mtime_ns == stamp
+
+
+def test_a_finished_run_is_loaded(outcome: distill.Outcome) -> None:
+    loaded = distill.load(str(outcome.folder))
+    assert loaded.result == outcome.result
+    for name, value in loaded.student.model.state_dict().items():
+        assert torch.equal(value, outcome.student.model.state_dict()[name])
+
+
+@pytest.mark.parametrize(
+    ("words", "keys", "said"),
+    [
+        ("method=crdd", {}, "there is no method 'crdd': did you mean crd"),
+        ("", {"epochs": "many"}, "schedule.epochs must be a whole number, not 'many'"),
+        ("", {"epoch": 3}, "the configuration has no key 'epoch'"),
+        ("seed=1,2", {}, "stands for several runs"),
+        ("-m seed=1,2", {}, "these are several runs: call distill.run for each"),
+    ],
+)
+def test_mistakes_are_the_command_lines(words: str, keys: dict[str, object], said: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=said.replace("(", r"\(")):
+        distill.run(words, output=str(tmp_path), **keys)
+
+
+def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="is no run's folder"):
+        distill.load(tmp_path)
+
+
+def test_importing_the_package_imports_nothing_else() -> None:
+    code = "import sys, distill\nprint(distill.__version__, {'torch', 'hydra', 'timm'} & sys.modules.keys())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.split(maxsplit=1) == [distill.__version__, "set()\n"], done.stderr
