@@ -12,6 +12,7 @@ from distill.charts import theme
 from distill.charts.svg import Drawing
 
 STUDENT, TEACHER, ALONE, OTHER = "s0", "s1", "alone", "rest"  # classes of colours
+NAMESPACE = "http://www.w3.org/2000/svg"
 WHOLE = 980  # pixels of a picture that takes the page's width
 
 
@@ -35,6 +36,7 @@ class Picture:
 def file_of(picture: Picture) -> str:
     """The picture as an SVG file, with its colours in it; the same picture gives the same text."""
     drawn = picture.draw(picture.width)
+    drawn = drawn.replace("<svg ", Markup(f'<svg xmlns="{NAMESPACE}" '), 1)
     head = drawn.index(">") + 1
     style = Markup("<style>{}</style>").format(Markup(theme.of_file()))
     return f"{drawn[:head]}{style}{drawn[head:]}\n"

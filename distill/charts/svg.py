@@ -23,8 +23,8 @@ def both(draw: Drawing, wide: float = WIDE) -> Markup:
 
 def svg(parts: Iterable[Markup], width: float, height: float, label: str) -> Markup:
     """A whole drawing; label: what it shows, for those who cannot see it."""
-    head = Markup('<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {:.0f} {:.0f}" width="{:.0f}" role="img" '
-                  'aria-label="{}">').format(width, height, width, escape(label))  # fmt: skip
+    form = Markup('<svg viewBox="0 0 {:.0f} {:.0f}" width="{:.0f}" role="img" aria-label="{}">')
+    head = form.format(width, height, width, escape(label))
     return head + Markup("").join(parts) + Markup("</svg>")
 
 
@@ -100,7 +100,7 @@ class Frame:
         """Upright lines with their values, and the title below."""
         values = log_ticks(*self.x) if self.log else ticks(*self.x, max(4, round(self.width / 75)))
         parts = [text((self.left + self.right) / 2, self.bottom + 33, title, "middle", "axis")]
-        for value in values:
+        for value in (one for one in values if title != "epoch" or one == round(one)):  # there is no half an epoch
             x = self.at_x(value)
             parts.append(line(x, self.top, x, self.bottom, "grid"))
             parts.append(text(x, self.bottom + 16, (digits or short)(value), "middle"))
@@ -135,7 +135,7 @@ def ticks(low: float, high: float, wanted: int = 6) -> list[float]:
     """Round numbers between two ends, about as many as wanted."""
     rough = (high - low) / wanted
     power = 10.0 ** math.floor(math.log10(rough))
-    step = next(m * power for m in (1, 2, 5, 10) if m * power >= rough * (1 - 1e-9))
+    step = next(m * power for m in (1, 2, 5, 10) if m * power >= 0.75 * rough)
     first = math.ceil(low / step - 1e-9)
     return [round(index * step, 10) for index in range(first, math.floor(high / step + 1e-9) + 1)]
 

@@ -11,7 +11,7 @@ from distill import papers
 from distill.report import writers
 from distill.report.against import document, figures, matches
 from distill.report.collect import Found, collect
-from distill.report.figures import Shown, pictures
+from distill.report.figures import Figure, Shown, by_pair, pictures
 from distill.report.overview import overview
 from distill.report.page import render
 from distill.report.paper_latex import paper_latex
@@ -24,6 +24,8 @@ from distill.report.unfinished import unfinished
 
 FORMATS = {"md": writers.markdown, "tex": writers.latex, "csv": writers.comma_separated}
 PAPER = "paper"
+# the document, the charts of its tables by their key, and those that stand alone, by the titles of their sections
+Content = tuple[Document, Mapping[str, Shown], Mapping[str, list[Figure]]]
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -57,23 +59,23 @@ def run(options: argparse.Namespace) -> None:
     return None
 
 
-def _against(options: argparse.Namespace, rows: list[Row]) -> tuple[Document, Mapping[str, Shown]]:
+def _against(options: argparse.Namespace, rows: list[Row]) -> Content:
     """Two sets of results side by side."""
     others = summarize(collect(options.against).runs)
     sets = (options.folders, options.against)
     names = [" + ".join(Path(folder).name for folder in one) for one in sets]
     titles = names if names[0] != names[1] else [" + ".join(one) for one in sets]
-    return document(rows, others, (titles[0], titles[1])), figures(matches(rows, others))
+    return document(rows, others, (titles[0], titles[1])), figures(matches(rows, others)), {}
 
 
-def _published(asked: list[str], found: Found, rows: list[Row]) -> tuple[Document, Mapping[str, Shown]]:
+def _published(asked: list[str], found: Found, rows: list[Row]) -> Content:
     """Our results, beside published tables where some were asked for."""
     tables = [papers.tables()[name] for one in asked for name in papers.resolve(one)]
     if not tables:
-        return overview(found, rows), pictures(rankings(rows))
+        return overview(found, rows), pictures(rankings(rows)), {}
     content = paper_document(tables, rows, found.line())
     content.tables += [unfinished(found.unfinished)] if found.unfinished else []
-    return content, {}
+    return content, {}, by_pair(rankings(rows))
 
 
 def _kind(out: Path | None) -> str | None:

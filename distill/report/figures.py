@@ -13,9 +13,10 @@ from distill.report import curves
 from distill.report.gains import BETTER, WORSE, standard_error
 from distill.report.ranking import Entry, Ranking, first
 from distill.report.stats import half_interval
-from distill.report.summary import Row
+from distill.report.summary import Row, place_title
 
 FIRST, CURVES = 12, 8  # entries of a chart, curves of one
+PAIRS = 16  # whose charts follow a published table
 APART = 1.05  # the factor between costs below which a chart of them says nothing
 
 
@@ -55,6 +56,16 @@ def pictures(ranked: Sequence[Ranking]) -> dict[str, Shown]:
     """The charts of each ranking, by the key of its table."""
     kinds = colours(ranked)
     return {f"r{place}": shown(ranking, kinds) for place, ranking in enumerate(ranked)}
+
+
+def by_pair(ranked: Sequence[Ranking]) -> dict[str, list[Figure]]:
+    """The charts that are seen first, of the first pairs, by what they are of."""
+    kinds: Colours = colours(ranked)
+    found: dict[str, list[Figure]] = {}
+    for ranking in ranked:
+        if len(found) < PAIRS and (opened := shown(ranking, kinds).open):
+            found[f"{ranking.title}, {place_title(ranking.where)}"] = opened
+    return found
 
 
 def shown(ranking: Ranking, kinds: Colours) -> Shown:

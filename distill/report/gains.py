@@ -50,7 +50,7 @@ class Gain:
         said = (BETTER if self.difference > 0 else WORSE) if self.difference else EQUAL
         if self.p > 1 - LEVEL and self.difference:
             said = NOISE_ABOVE if self.difference > 0 else NOISE_BELOW
-        elif self.corrected is not None and self.corrected > 1 - LEVEL:
+        elif self.difference and self.corrected is not None and self.corrected > 1 - LEVEL:
             said = f"{said} {UNCORRECTED}"
         return said if self.test == PAIRED else f"{said}, {self.test}"
 
@@ -74,8 +74,9 @@ def gain(ours: Mapping[str, float], alone: Mapping[str, float]) -> Gain:
 def _tested(difference: float, square: float, freedom: float, test: str) -> Gain:
     """square: of the standard error."""
     error = math.sqrt(square)
+    difference = difference if abs(difference) > 1e-9 else 0.0
     if error <= 1e-9 * max(1.0, abs(difference)):  # all differences are equal but for rounding
-        return Gain(difference if abs(difference) > 1e-9 else 0.0, 0.0, 0.0, None, test)
+        return Gain(difference, 0.0, 0.0, None, test)
     half = float(stdtrit(freedom, 0.5 + LEVEL / 2)) * error
     return Gain(difference, error, half, 2 * float(stdtr(freedom, -abs(difference) / error)), test)
 

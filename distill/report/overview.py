@@ -35,6 +35,7 @@ COLUMNS += ["beside published"]
 OPTIONAL = ["published", "beside published", "closed %", "95 % interval"]  # in this order they give way on a terminal
 DETAILS = ["method", "last", "best", "best epoch", "teacher acc", "gap", "loss weights", "hash", "seeds"]
 DETAILS += ["params M", "MACs M", "minutes"]
+NAMED = 4  # configurations that are named in a sentence
 FIRST = 12  # rows of a pair that are shown before the fold
 EXPLAIN = (
     "Accuracies are top-1 test accuracy in % at the last epoch, mean ± standard error over n seeds; best first. "
@@ -50,9 +51,9 @@ def overview(found: Found, rows: list[Row]) -> Document:
     tables: list[Table] = []
     for _, group in groupby(ranked, lambda ranking: ranking.where):
         members = list(group)
-        tables += [across] if (across := matrix(members)) else []
         for ranking in members:
             tables += [table(ranking, f"r{ranked.index(ranking)}", beside), details(ranking)]
+        tables += [across] if (across := matrix(members)) else []  # last: what a terminal shows at its end
     tables += [probed] if (probed := probe_table(rows)) else []
     tables += [unfinished(found.unfinished)] if found.unfinished else []
     legend = [EXPLAIN, gains.RULE] if rows else []
@@ -198,8 +199,9 @@ def below(ranked: Sequence[Ranking]) -> list[str]:
 
 
 def _listed(some: Sequence[tuple[Ranking, Entry]]) -> str:
-    named = ", ".join(f"{entry.name} ({one.title}, {entry.row.one.dataset})" for one, entry in some[:5])
-    return named + (f" and {len(some) - 5} more" if len(some) > 5 else "")
+    kept = some if len(some) <= NAMED else some[:2]
+    named = ", ".join(f"{entry.name} ({one.title}, {entry.row.one.dataset})" for one, entry in kept)
+    return named + (f" and {len(some) - len(kept)} more" if len(some) > len(kept) else "")
 
 
 def records(ranked: Sequence[Ranking]) -> list[dict[str, object]]:

@@ -63,6 +63,11 @@ def test_differences_that_are_all_equal_get_no_verdict() -> None:
     assert gain(ALONE, ALONE) == Gain(0.0, 0.0, 0.0, None, PAIRED)
 
 
+def test_means_that_are_equal_by_chance_are_noise() -> None:
+    even = gain({"1": 71.1, "2": 69.9, "3": 70.5}, {"1": 70.5, "2": 70.5, "3": 70.5})
+    assert corrected([even, even])[0].verdict == "within noise (equal)"
+
+
 def test_holm_corrects_for_the_number_of_methods() -> None:
     ps = [0.01, None, 0.04, 0.03, 0.005]
     got = corrected([None if p is None else Gain(1.0, 1.0, 1.0, p, PAIRED) for p in ps])

@@ -79,6 +79,11 @@ def test_page_needs_nothing_from_outside(runs: Path) -> None:
     assert not {"link", "img", "iframe", "base"} & set(Tags(text).tags)
 
 
+def test_charts_follow_a_published_table(runs: Path) -> None:
+    text = write_page(runs, "--table", "crd_table1").read_text()
+    assert text.index("CRD Table 1") < text.index("<h2>resnet56 → resnet20, cifar100") < text.index("<figure")
+
+
 def test_everything_from_files_is_escaped(tmp_path: Path) -> None:
     evil = "<script>alert(1)</script>\"' onload=x"
     for seed in range(2):
