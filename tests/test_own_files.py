@@ -36,6 +36,12 @@ def test_what_is_wrong_is_said_of_the_file(content: bytes, why: str, tmp_path: P
         read(["experiment=mine", "--config-dir", str(tmp_path), "--dry-run"])
 
 
+def test_control_characters_are_no_values() -> None:
+    for text in ("method.name=\x1b]0;x\x07", "output=\u202eb", "+tracking.project=\x00"):
+        with pytest.raises(ValueError, match="holds control characters"):
+            read([text, "--dry-run"])
+
+
 def test_what_is_fine_passes(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     for content in ("", "# @package _global_\na: &x [1, 2]\nb: *x\nc: {d: !!str 3}\n"):

@@ -23,6 +23,7 @@ from distill.config.optimizer_options import check_typed_options
 from distill.config.own_files import check_folder
 from distill.sweep import check_launcher
 from distill.sweep.compose import Plan, expand
+from distill.terminal import printable
 
 DRY_RUN = "--dry-run"
 # dictionaries that take any key: a `+` is put in front for the user
@@ -45,6 +46,9 @@ class Command:
 
 def read(argv: Sequence[str]) -> Command:
     """Rewrite aliases in `argv` and check all that shows without torch. Raises ValueError, one sentence."""
+    for text in argv:
+        if printable(text) != text:  # it would end in folders' names, on the terminal and in tables
+            raise ValueError(f"{text[:100]} holds control characters: write it without them")
     args = _parser().parse_intermixed_args(argv)
     use_folder(args.config_dir)
     rewritten = {text: _rewrite(text) for text in args.overrides}
