@@ -42,6 +42,7 @@ class DataSpec:
     exif: bool = True
     background: tuple[int, ...] = (255, 255, 255)
     value_range: tuple[float, ...] | None = None
+    content: str = ""  # what its files hold, where that is not what its name says
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "kind", self.kind or self.name)

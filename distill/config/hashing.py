@@ -1,4 +1,5 @@
-"""From a composed configuration to names, hashes and objects. Imports neither torch nor timm nor wandb.
+"""From a composed configuration to names, hashes and objects. Imports neither timm nor wandb, and torch only to read a
+file of weights that it has not seen before.
 
 Resolvers for the YAML files (registered by `register`):
 
@@ -22,7 +23,9 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from distill.config.groups import _container, did_you_mean, load, options, plain, slug
-from distill.config.teacher_nodes import OWN, Spec, expand, label, named, training
+from distill.config.naming import following
+from distill.config.teacher_nodes import KINDS, OWN, Spec, expand, label, named, training
+from distill.content.fingerprint import data_fingerprint, weights_fingerprint
 
 UNHASHED = {  # what may change without changing the result; everything else of these nodes is hashed
     "dataset": {"root", "workers", "download"},
@@ -38,12 +41,36 @@ WHOLE = {"omit": [], "fraction": 1.0, "shots": None}  # of conf/dataset: no trai
 def science(cfg: DictConfig) -> dict[str, Any]:
     """All that changes a run's result but the seed: what is hashed. Raises ValueError as `plain` does."""
     parts = {name: _without(plain(cfg, name), UNHASHED[name]) for name in UNHASHED if name != "teacher"}
+    parts["dataset"]["content"] = content(cfg)
+    parts["student"] = _by_content(student_node(cfg))
     if has_teacher(cfg):
-        several = [{**spec, **dict.fromkeys(OWN), **_training(cfg, spec)} for spec in teacher_specs(cfg)]
+        several = [{**_by_content(spec), **dict.fromkeys(OWN), **_training(cfg, spec)} for spec in teacher_specs(cfg)]
         parts["teacher"] = several[0] if len(several) == 1 else several
     if parts["schedule"].get("last_batch") == "auto":  # what null stands for
         del parts["schedule"]["last_batch"]
     return {**parts, "precision": plain(cfg, "precision")}
+
+
+def content(cfg: DictConfig) -> str | None:
+    """What the data set's files hold, where that is not what its name says: see `content.fingerprint`.
+
+    A record of a run has it in dataset.content, wherever the files are now.
+    """
+    node = plain(cfg, "dataset")
+    return node.get("content") or data_fingerprint(node)
+
+
+def _by_content(node: Spec) -> Spec:
+    """A net's node with what its file of weights holds in place of where it is."""
+    weights = node.get("weights")
+    if weights is None or str(weights) in KINDS:
+        return node
+    return {**node, "weights": weights_fingerprint(str(weights)) or weights}
+
+
+def student_node(cfg: DictConfig) -> Spec:
+    """The student as a plain node, called what its model is called."""
+    return following("student", plain(cfg, "student"))
 
 
 def identity(cfg: DictConfig) -> dict[str, str]:
@@ -55,7 +82,8 @@ def identity(cfg: DictConfig) -> dict[str, str]:
     text = json.dumps(canonical(science(cfg)), sort_keys=True)
     digest = hashlib.sha256(text.encode()).hexdigest()[:8]
     teacher = slug(teacher_name(cfg))
-    dataset, student, method = (slug(plain(cfg, f"{name}.name")) for name in ("dataset", "student", "method"))
+    dataset, method = (slug(plain(cfg, f"{name}.name")) for name in ("dataset", "method"))
+    student = slug(student_node(cfg)["name"])
     below = f"{dataset}/{teacher}-{student}/{method}-{digest}/s{plain(cfg, 'seed')}"
     return {"hash": digest, "below": below, "folder": f"{plain(cfg, 'output')}/{below}"}
 
@@ -86,7 +114,8 @@ def taps(cfg: DictConfig) -> set[str]:
 
 def teacher_specs(cfg: DictConfig) -> list[Spec]:
     """The run's teachers, each as a plain node; none for a method that loads none. Raises ValueError."""
-    return expand(plain(cfg, "teacher") or {}, _teacher_node) if has_teacher(cfg) else []
+    specs = expand(plain(cfg, "teacher") or {}, _teacher_node) if has_teacher(cfg) else []
+    return [following("teacher", spec) for spec in specs]
 
 
 def teacher_name(cfg: DictConfig) -> str:

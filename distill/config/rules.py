@@ -143,6 +143,7 @@ DATASET: dict[str, Rule] = {
     "name": TEXT,
     "kind": or_null(TEXT),
     "root": TEXT,
+    "content": or_null(TEXT),
     "num_classes": or_null(_whole(2)),
     "in_chans": _whole(1, 1024),
     "size": _whole(1, 10**5),

@@ -16,7 +16,17 @@ from distill.config import protocol, upstream
 from distill.config.data_spec import DataSpec
 from distill.config.departs import departs
 from distill.config.groups import load, plain
-from distill.config.hashing import from_paper, identity, reads, science, taps, teacher_config, teacher_specs
+from distill.config.hashing import (
+    content,
+    from_paper,
+    identity,
+    reads,
+    science,
+    student_node,
+    taps,
+    teacher_config,
+    teacher_specs,
+)
 from distill.config.plugins import load_plugins
 from distill.config.read_only import frozen
 from distill.config.setting import setting
@@ -175,7 +185,7 @@ def resolve(cfg: DictConfig) -> RunSpec:
         folder=Path(who["folder"]),
         output=Path(str(plain(cfg, "output"))),
         seed=int(plain(cfg, "seed")),
-        dataset=DataSpec.of(plain(cfg, "dataset")),
+        dataset=DataSpec.of({**plain(cfg, "dataset"), "content": content(cfg)}),
         student=_student(cfg),
         teachers=tuple(_teacher(cfg, spec) for spec in specs),
         teacher=label(specs) if specs else None,
@@ -189,8 +199,16 @@ def resolve(cfg: DictConfig) -> RunSpec:
         setting=tuple(setting(cfg)),
         note=protocol.note(cfg),
         alone=_alone(cfg),
-        composed=frozen(OmegaConf.to_container(cfg, resolve=False)),
+        composed=frozen(_recorded(cfg)),
     )
+
+
+def _recorded(cfg: DictConfig) -> Any:
+    """The configuration as it was composed, and what the data held."""
+    composed: Any = OmegaConf.to_container(cfg, resolve=False)
+    if (held := content(cfg)) is not None:
+        composed["dataset"]["content"] = held
+    return composed
 
 
 def _net(node: Spec) -> dict[str, Any]:
@@ -201,7 +219,7 @@ def _net(node: Spec) -> dict[str, Any]:
 
 
 def _student(cfg: DictConfig) -> StudentSpec:
-    node, before = plain(cfg, "student"), upstream.upstream_config(cfg)
+    node, before = student_node(cfg), upstream.upstream_config(cfg)
     weights = Path(str(node["weights"])) if node.get("weights") else None
     return StudentSpec(
         **_net(node),

@@ -8,6 +8,8 @@ a file holds several states, FILE::ENTRY says which.
 from __future__ import annotations
 
 import argparse
+import hashlib
+import json
 import logging
 import pickle
 import pickletools
@@ -32,6 +34,7 @@ WRAPPERS = ("model", "state_dict", "student", "teacher", "net", "network", "mode
 AVERAGED = ("state_dict_ema", "model_ema", "ema", "ema_state_dict", "teacher_ema", "student_ema", "shadow")
 PREFIXES = ("module.", "_orig_mod.", "model.", "backbone.", "net.", "network.", "teacher.", "student.", "encoder.")
 LEFTOVERS = ("total_ops", "total_params")  # of profilers such as thop, which register them as buffers
+SUM = "sha256"  # in an export's metadata
 DEEPEST = 8  # wrappers around a state
 # what old checkpoints hold beside tensors: numpy scalars and the run's options; none of it runs code
 _SCALAR, _ARRAY = np.float64(0).__reduce__()[0], np.empty(0).__reduce__()[0]
@@ -92,13 +95,40 @@ def _check_values(path: Path, state: State) -> None:
 
 
 def _read_safetensors(path: Path) -> Any:
-    from safetensors import SafetensorError
+    from safetensors import SafetensorError, safe_open
     from safetensors.torch import load_file
 
     try:
-        return load_file(path)
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+        state = load_file(path)
     except (SafetensorError, OSError, ValueError) as error:
         raise ValueError(f"{path} is damaged or no safetensors file: copy or download it again") from error
+    if SUM in metadata and metadata[SUM] != tensors_sum(state, metadata):
+        raise ValueError(f"{path} was altered after it was written (its checksum differs): copy or make it again")
+    return state
+
+
+def tensors_sum(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
+    """The checksum of an export: of its tensors, bit by bit, and of all else that its header says."""
+    said = {key: str(value) for key, value in metadata.items() if key != SUM}
+    hashed = hashlib.sha256(json.dumps(said, sort_keys=True).encode())
+    for name in sorted(tensors):
+        value = tensors[name].detach().cpu().contiguous()
+        hashed.update(f"{name} {value.dtype} {tuple(value.shape)}\0".encode())
+        hashed.update(value.reshape(-1).view(torch.uint8).numpy().tobytes() if value.numel() else b"")
+    return hashed.hexdigest()
+
+
+def sum_of(path: str | Path) -> str | None:
+    """The checksum that an export brings; None where it brings none."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "pt") as file:
+            return (file.metadata() or {}).get(SUM)
+    except (SafetensorError, OSError):
+        return None
 
 
 def _read_pickle(path: Path) -> Any:

@@ -105,5 +105,6 @@ def describe(spec: DataSpec, labels: np.ndarray, class_names: list[str], held_ou
         std=std,
         labels=torch.from_numpy(labels),
         class_names=class_names,
+        content=spec.content,
         evaluated_on="holdout" if held_out else "test",
     )

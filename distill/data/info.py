@@ -22,6 +22,7 @@ class DataInfo:
     class_names: list[str] = field(repr=False)
     view: str | None = None  # of dataset.views; in_chans, mean and std are the view's
     teacher: DataInfo | None = field(default=None, compare=False, repr=False)  # where views are given
+    content: str = ""  # what its files hold, where that is not what the name says
     evaluated_on: str = "test"  # or "holdout": a part of the training images, the test set being left alone
 
     @property

@@ -23,6 +23,7 @@ from typing import Any
 import safetensors.torch
 import torch
 
+from distill.content.state_file import SUM, tensors_sum
 from distill.errors import NoValidCheckpoint, OtherVersion
 from distill.files import SaveError, plain, read_json, replacing, sweep, write_json, write_text
 
@@ -183,9 +184,10 @@ def export(model: torch.nn.Module, path: str | Path, metadata: Mapping[str, Any]
 
 
 def exported(model: torch.nn.Module, metadata: Mapping[str, Any] | None = None) -> bytes:
-    """What `export` writes."""
+    """What `export` writes: the weights, and a checksum of them among the metadata."""
     tensors = {name: value.detach().cpu().contiguous().clone() for name, value in model.state_dict().items()}
-    return safetensors.torch.save(tensors, {key: str(value) for key, value in (metadata or {}).items()})
+    said = {key: str(value) for key, value in (metadata or {}).items()}
+    return safetensors.torch.save(tensors, {**said, SUM: tensors_sum(tensors, said)})
 
 
 def _digest(number: int, data: memoryview) -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from distill.config import RunSpec
+from distill.content.state_file import sum_of
 from distill.data import Data
 from distill.engine.checkpoint import export
 from distill.engine.cost import step_share
@@ -64,7 +65,8 @@ def finish(folder: RunFolder, result: dict[str, Any], method: Method, fit: Fit) 
     student = plain(method.deployed())
     persist(fit.watch.flush)
     persist(lambda: export(student.model, folder.student, {"model": student.name}))
-    whole = result | {"method_share_of_step": step_share(fit)}  # after the export, for it goes on training
+    weights = {"weights": sum_of(folder.student)}  # what a run that this one teaches finds them by
+    whole = result | weights | {"method_share_of_step": step_share(fit)}  # after the export, for it goes on training
     finished = persist(lambda: folder.finish(whole))
     fit.checkpoints.clear()
     return finished

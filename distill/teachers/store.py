@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from distill.config import RunSpec, TeacherSpec, thawed
+from distill.content.state_file import sum_of
 from distill.data import Data
 from distill.engine.evaluate import agreement, predict, scores
 from distill.files import read_mapping, spare, sweep, write_json
@@ -92,26 +93,41 @@ def _make(spec: TeacherSpec, data: Data, train: Callable[[RunSpec], None]) -> tu
     if not folder.marked and not restore(spec.training):
         log.info("teacher %s is not stored yet: training it in %s", spec.name, folder)
     train(spec.training)
-    load_weights(net, folder.student)
+    load_weights(net, own_weights(folder))
     return net, f"trained in {folder}"
+
+
+def own_weights(folder: RunFolder) -> Path:
+    """The weights of a finished run. Raises ValueError where they are not those that its result was measured with."""
+    measured = folder.read_result().document.get("weights")
+    if measured is not None and measured != sum_of(folder.student):
+        raise ValueError(f"{folder.student} is not what its run measured: delete {folder}, and it is trained anew")
+    return folder.student
 
 
 def _accuracy(net: FeatureNet, fingerprint: str, data: Data, output: Path) -> tuple[float, int]:
     """Measure in fp32, once: accuracy and images are kept under the hash of weights, constants and data."""
     info = data.info.for_teacher
     known_by = f"{fingerprint}/{info.name}/{info.evaluated_on}/{info.num_train}/{info.mean}{info.view or ''}"
-    digest = hashlib.sha256(f"{known_by}/{info.size}/{info.class_names}".encode())
+    digest = hashlib.sha256(f"{known_by}/{info.size}/{info.class_names}{info.content}".encode())
     known = output / data.info.name / "teachers" / f"{digest.hexdigest()[:16]}.json"
     stored = read_mapping(known)
-    if (measured := as_percent(stored.get("accuracy"))) is not None and as_number(stored.get("images")):
-        return measured, int(stored["images"])
+    measured, images = as_percent(stored.get("accuracy")), as_number(stored.get("images"))
+    if measured is not None and images and stored.get("sum") == _sum(known, measured, int(images)):
+        return measured, int(images)
     if known.exists():
-        log.warning("%s is damaged: the teacher is measured again", known)
+        log.warning("%s is damaged, or of a version before its checksum: the teacher is measured again", known)
     sweep(known.parent, shared=True)
     logits, labels = predict(net, data.evaluation(256, "teacher"))
     accuracy = scores(logits, labels)["accuracy"]
-    spare(lambda: write_json(known, {"model": net.name, "accuracy": accuracy, "images": len(labels)}))
+    found = {"model": net.name, "accuracy": accuracy, "images": len(labels), "sum": _sum(known, accuracy, len(labels))}
+    spare(lambda: write_json(known, found))
     return accuracy, len(labels)
+
+
+def _sum(file: Path, accuracy: float, images: int) -> str:
+    """The checksum of what is kept of a teacher."""
+    return hashlib.sha256(f"{file.stem}/{accuracy!r}/{images}".encode()).hexdigest()[:16]
 
 
 def _refuse_guessing(teacher: Teacher, spec: TeacherSpec, data: Data) -> None:

@@ -175,7 +175,7 @@ def test_estimates_are_of_the_nearest_runs_and_none_where_there_are_none() -> No
     [
         ("student=resnet8 -m method=kd", "-m student=resnet8 method=kd"),
         ("seed=1 --cfg job method=kd --resolve threads=3", "--cfg job --resolve seed=1 method=kd threads=3"),
-        ("seed=1 --config-dir=. ~tracking -c job -p x +c=2", "--config-dir=. -c job -p x seed=1 ~tracking +c=2"),
+        ("seed=1 --config-dir=. ~pair -c job -p x +c=2", "--config-dir=. -c job -p x seed=1 ~pair +c=2"),
         ("seed=1 --info", "--info seed=1"),
         ("seed=1 -i plugins method=kd --dry-run", "-i plugins seed=1 method=kd"),
         ("method.weight=-1 dataset.omit=[-2] --help", "--help method.weight=-1 dataset.omit=[-2]"),

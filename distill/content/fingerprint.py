@@ -1,0 +1,220 @@
+"""What a data set and a file of weights are by what they hold: the same in any place, another where a bit is another.
+
+Data sets whose content the program itself pins (downloads with checksums, the embedded digits) have no fingerprint:
+they are what their name says, so that runs on them are called what they were always called. What was found is kept
+beside the sizes and times of the files, and found again without reading them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from distill.content.index import RACY, cache_folder, indexed
+from distill.content.parts import Arrays
+from distill.content.readers import READERS
+from distill.files import SaveError, read_mapping, write_json
+from distill.run_folder import weights_file
+
+log = logging.getLogger(__name__)
+LENGTH = 16  # hex digits
+KNOWN_FOR = 60.0  # seconds for which a folder of very many images is not listed again in one process
+MANY = 5000  # images
+MNIST = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
+FILES = {  # of each data set, below its root
+    "cifar10": tuple(f"cifar-10-batches-py/{n}" for n in (*(f"data_batch_{k}" for k in range(1, 6)), "test_batch",
+                                                          "batches.meta")),
+    "cifar100": ("cifar-100-python/train", "cifar-100-python/test", "cifar-100-python/meta"),
+    "mnist": tuple(f"MNIST/raw/{name}" for name in MNIST),
+    "fashion_mnist": tuple(f"FashionMNIST/raw/{name}" for name in MNIST),
+    "stl10": tuple(f"stl10_binary/{n}" for n in ("train_X.bin", "train_y.bin", "test_X.bin", "test_y.bin")),
+}  # fmt: skip
+MD5 = {  # of the files as they are published (torchvision's lists), and of MNIST's unpacked
+    "cifar10": ("c99cafc152244af753f735de768cd75f", "d4bba439e000b95fd0a9bffe97cbabec",
+                "54ebc095f3ab1f0389bbae665268c751", "634d18415352ddfa80567beed471001a",
+                "482c414d41f54cd18b22e5b47cb7c3cb", "40351d587109b95175f43aff81a1287e",
+                "5ff9c542aee3614f3951f8cda6e48888"),
+    "cifar100": ("16019d7e3df5f24257cddd939b257f8d", "f0ef6b0ae62326f3e7ffdfab6717acfc",
+                 "7973b15100ade9c7d40fb424638fde48"),
+    "mnist": ("6bbc9ace898e44ae57da46a324031adb", "a25bea736e30d166cdddb491f175f624",
+              "2646ac647ad5339dbf082846283269ea", "27ae3e4e09519cfbb04c329615203637"),
+    "stl10": ("918c2871b30a85fa023e0c44e0bee87f", "5a34089d4802c674881badbb80307741",
+              "7f263ba9f9e0b06b93213547f721ac82", "36f9794fa4beb8a2c72628de14fa638e"),
+}  # fmt: skip
+PACKED_MD5 = {  # of the .gz files, which torchvision leaves beside what it unpacks of them
+    "mnist": ("f68b3c2dcbeaaa9fbdd348bbdeb94873", "d53e105ee54ea40749a09fcbcd1e9432",
+              "9fb629c4189551a2d022fa330f9573f3", "ec29112dd5afa0611ce80d1b7f02629c"),
+    "fashion_mnist": ("8d4fb7e6c68d591d4c3dfef9ec88bf0d", "25c81989df183df01b3e8a0aad5dffbe",
+                      "bef4ecab320f06d8554ea6380940ec79", "bb300cfdad3c16e7a12a480ee83cd310"),
+}  # fmt: skip
+PINNED = {  # of the arrays, however they are packed
+    "digits": "e98d44a3df7d5b07",
+    "cifar100": "6677cc4b69dec5bc",
+}
+PUBLISHED = {  # weights by which recorded runs are called by the place of their file
+    "f4c5120a8aeeab7a": "teachers/resnet56-4bfd9763.th",
+    "0e2f04b32c31dff6": "teachers/resnet20-12fca82f.th",
+}
+
+
+def data_fingerprint(node: Mapping[str, Any]) -> str | None:
+    """What a data set's files hold, hex, of a plain node of conf/dataset; None where they are the published ones, and
+    where they are not there yet. Raises ValueError for files that are damaged.
+    """
+    kind, root = str(node.get("kind") or node.get("name")), Path(str(node.get("root") or "data"))
+    if kind == "folder":
+        return _of_folder(node, root)
+    if kind == "tinyimagenet":
+        return _of_trees([root / "tiny-imagenet-200" / part for part in ("train", "val")], 8)
+    files = files_of(kind, root)
+    if not files or not all(path.is_file() for path in files):
+        return None
+    return kept(files, f"data {kind}", lambda: _of_arrays(kind, root, files))
+
+
+def files_of(kind: str, root: Path) -> list[Path]:
+    """The files that a data set is read from, packed ones where there are no others."""
+    if kind == "digits":
+        found = find_spec("sklearn")
+        places = found.submodule_search_locations if found else None
+        return [Path(places[0], "datasets", "data", "digits.csv.gz")] if places else []
+    plain = [root / name for name in FILES.get(kind, ())]
+    if kind not in PACKED_MD5:
+        return plain
+    return [path if path.exists() else path.with_name(f"{path.name}.gz") for path in plain]
+
+
+def weights_fingerprint(given: str | Path) -> str | None:
+    """What a file of weights holds, whatever its layout: FILE, FILE::ENTRY or a run's folder, see `state_file`.
+
+    None where it is not there. Raises ValueError for a file that is damaged or holds no state.
+    """
+    try:
+        path, entry = weights_file(given)
+    except ValueError:
+        return None
+
+    def compute() -> str:
+        from distill.content.state_file import read_state  # imports torch
+
+        return state_digest(read_state(given))
+
+    found = kept([path], f"weights {entry or ''}", compute)
+    return PUBLISHED.get(str(found), found)
+
+
+def state_digest(state: Mapping[str, Any]) -> str:
+    """A hash of the names and values of a state dict, of any type that holds the same numbers; less BatchNorm's counts,
+    which old files lack and no result depends on.
+    """
+    hashed = hashlib.sha256()
+    for name in sorted(state):
+        if not name.endswith("num_batches_tracked"):
+            value = state[name].detach().cpu().double().contiguous()
+            hashed.update(f"{name} {tuple(value.shape)}\0".encode())
+            hashed.update(value.numpy().tobytes())
+    return hashed.hexdigest()[:LENGTH]
+
+
+def arrays_digest(arrays: Arrays) -> str:
+    """A hash of images, labels and class names."""
+    hashed = hashlib.sha256("\0".join(arrays.class_names).encode())
+    for part in (arrays.train, arrays.test):
+        hashed.update(f"{part.images.shape} ".encode())
+        hashed.update(np.ascontiguousarray(part.images).tobytes())
+        hashed.update(np.ascontiguousarray(part.labels, dtype=np.int64).tobytes())
+    return hashed.hexdigest()[:LENGTH]
+
+
+def _of_arrays(kind: str, root: Path, files: Sequence[Path]) -> str | None:
+    """None for the published content, told by the files or, where they are packed otherwise, by the arrays."""
+    sums = tuple(hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest() for path in files)
+    if sums in (MD5.get(kind), PACKED_MD5.get(kind)) or _unpacked_of_published(kind, files):
+        return None
+    found = arrays_digest(READERS[kind](root))
+    return None if found == PINNED.get(kind) else found
+
+
+def _unpacked_of_published(kind: str, files: Sequence[Path]) -> bool:
+    """Whether each file is what the published .gz beside it holds."""
+    import gzip
+
+    packed = [path.with_name(f"{path.name}.gz") for path in files]
+    if kind not in PACKED_MD5 or not all(path.is_file() for path in packed):
+        return False
+    content = [path.read_bytes() for path in packed]
+    sums = tuple(hashlib.md5(each, usedforsecurity=False).hexdigest() for each in content)
+    return sums == PACKED_MD5[kind] and all(
+        gzip.decompress(each) == path.read_bytes() for each, path in zip(content, files, strict=True)
+    )
+
+
+def _of_folder(node: Mapping[str, Any], root: Path) -> str | None:
+    """Of the folders that are read: val not where a part of train is held out, depth where a view asks for it."""
+    parts = ["train"] if node.get("holdout") else ["train", "val"]
+    if "depth" in (node.get("views") or {}).values():
+        parts += [f"depth/{part}" for part in parts]
+    return _of_trees([root / part for part in parts], int(node.get("workers") or 0))
+
+
+_listed: dict[tuple[Path, ...], tuple[float, str]] = {}
+
+
+def _of_trees(folders: Sequence[Path], workers: int) -> str | None:
+    """A hash of all names and contents in some folders; None where one is not there."""
+    if not all(folder.is_dir() for folder in folders):
+        return None
+    known = _listed.get(tuple(folders))
+    if known and time.monotonic() - known[0] < KNOWN_FOR:
+        return known[1]
+    found = [indexed(folder, workers) for folder in folders]
+    digest = hashlib.sha256(" ".join(each.digest() for each in found).encode()).hexdigest()[:LENGTH]
+    if sum(len(each.seen) for each in found) > MANY:
+        _listed[tuple(folders)] = (time.monotonic(), digest)
+    return digest
+
+
+_found: dict[tuple[str, tuple[Any, ...]], str | None] = {}
+
+
+def kept(files: Iterable[Path], what: str, compute: Callable[[], str | None]) -> str | None:
+    """What `compute` found of some files, kept while their sizes and times are what they were."""
+    paths = [path.resolve() for path in files]
+    stats = [[str(path), *_stat(path)] for path in paths]
+    key = (what, tuple(map(tuple, stats)))
+    if key in _found:
+        return _found[key]
+    name = hashlib.sha256("\0".join([what, *map(str, paths)]).encode(errors="surrogateescape")).hexdigest()[:16]
+    place = cache_folder() / "contents" / f"{name}.json"
+    stored = read_mapping(place)
+    began = time.time_ns()
+    if stored.get("stats") == stats and stored.get("what") == what and _settled(stats, stored.get("seen")):
+        found = stored.get("found")
+    else:
+        found = compute()
+        try:
+            write_json(place, {"what": what, "stats": stats, "seen": began, "found": found})
+        except SaveError as error:
+            log.debug("%s", error)
+    found = found if found is None else str(found)
+    if _settled(stats, began):
+        _found[key] = found
+    return found
+
+
+def _stat(path: Path) -> tuple[int, int, int]:
+    stat = os.stat(path)
+    return stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
+
+
+def _settled(stats: Sequence[Sequence[Any]], seen: Any) -> bool:
+    """Whether files had not been written to just before they were looked at."""
+    return isinstance(seen, int) and all(max(stat[2:]) <= seen - RACY for stat in stats)
