@@ -98,13 +98,15 @@ class KDSVD(Method):
     not clipped, and the weight of 1 is mdistiller's, whose matrices (channels and rows by columns, in place of
     positions by channels) give values about a fifth as large; neither prints a number. The first authors' number
     (sseung0703/KD_methods_with_TF) is of a sum over the batch, whose gradient is clipped to the size of the task's:
-    `weight` their batch size and `clip`, as experiment=mhgd has them.
+    `over_batch` and `clip`, as experiment=mhgd has them.
     """
 
-    def __init__(self, *nets: *Nets, weight: float, k: int, clip: bool, **common: Any) -> None:
+    def __init__(self, *nets: *Nets, weight: float, k: int, over_batch: str, clip: bool, **common: Any) -> None:
         student, _, _ = nets
         super().__init__(*nets, **common)
-        self.weight, self.k, self.clip = weight, k, clip
+        if over_batch not in ("mean", "sum"):
+            raise ValueError(f"method.over_batch is {over_batch!r}: give mean or sum.")
+        self.weight, self.k, self.over_batch, self.clip = weight, k, over_batch, clip
         clipping(clip, self.ce, self.kd, "kdsvd")
         check(student, self.teacher, k, "kdsvd")
 
@@ -112,7 +114,8 @@ class KDSVD(Method):
         stages = zip(student.features, teacher.features, strict=True)
         vectors = [compress(s, t, self.k) for s, t in stages]
         losses = [rbf_loss((a[0], b[0]), (a[1], b[1])) for a, b in pairwise(vectors)]
-        return {"kdsvd": self.weight * torch.stack(losses).sum()}
+        images = len(batch.labels) if self.over_batch == "sum" else 1
+        return {"kdsvd": self.weight * images * torch.stack(losses).sum()}
 
     def phases(self) -> list[Phase]:
         stepper = ClippedStepper if self.clip else None

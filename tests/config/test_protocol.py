@@ -307,7 +307,7 @@ def test_new_optimisers_reflected_borders_and_turned_images_are_where_the_author
     nodes = {name: protocol._nodes(name) for name in set(config.options("schedule")) - {"paper"}}
     assert {name for name, node in nodes.items() if node["schedule"].get("restart")} == {"ofd", "bss"}
     reflected = {name for name, node in nodes.items() if node["dataset"].get("pad_mode") == "reflect"}
-    assert reflected == {"ofd", "dml", "kdzoo"}
+    assert reflected == {"ofd", "dml", "kdzoo", "mhgd"}
     turned = {name: node["dataset"]["rotate"] for name, node in nodes.items() if node["dataset"].get("rotate")}
     assert turned == {"tf-kd": 15, "dot-tinyimagenet": 20, "tinyimagenet": 20}
     rising = [momentum(nodes["hinton_mnist"]["schedule"], epoch) for epoch in (0, 250, 500)]

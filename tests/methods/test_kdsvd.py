@@ -50,7 +50,12 @@ def test_kdsvd_loss_is_a_sum_over_channels_and_a_mean_over_the_batch() -> None:
 
 
 def test_kdsvd_of_its_first_authors_is_a_clipped_sum_over_the_batch() -> None:
-    clipped, plain = (made("kdsvd", f"method.clip={clip}", "method.weight=128") for clip in ("true", "false"))
+    forms = (("true", "sum"), ("false", "mean"))
+    clipped, plain = (made("kdsvd", f"method.clip={clip}", f"method.over_batch={over}") for clip, over in forms)
     assert [one.phases()[0].updates[0].stepper for one in (clipped, plain)] == [ClippedStepper, None]
+    batch = first_batch()
+    losses = [one.distill(one.student(batch.inputs), one.teach(batch), batch) for one in (clipped, plain)]
+    summed, mean = (each["kdsvd"] for each in losses)
+    assert summed.item() == pytest.approx(len(batch.labels) * mean.item(), rel=1e-4)
     with pytest.raises(ValueError, match="kdsvd clips to them: set one, or clip=false"):
         made("kdsvd", "method.clip=true", "method.ce=0")
