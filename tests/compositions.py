@@ -5,10 +5,13 @@ from __future__ import annotations
 import hashlib
 import os
 import pickle
+from copy import deepcopy
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from hydra import compose, initialize_config_dir
+from hydra._internal.core_plugins.file_config_source import FileConfigSource
 from omegaconf import DictConfig
 
 from distill import config
@@ -38,3 +41,22 @@ def _anew(*overrides: str) -> bytes:
     config.register()
     with initialize_config_dir(str(config.conf_dir()), version_base="1.3"):
         return pickle.dumps(compose("config", list(overrides)))
+
+
+def parse_once() -> None:
+    """Let Hydra keep what it parsed: it reads each file of conf/ anew for every composition, a third of the time."""
+    parse = FileConfigSource.load_config
+
+    @cache
+    def parsed(folder: str, config_path: str, changed: int) -> Any:
+        return parse(FileConfigSource("tests", f"file://{folder}"), config_path)
+
+    def load_config(self: Any, config_path: str) -> Any:
+        file = Path(self.path, self._normalize_file_name(config_path))
+        if not file.exists():
+            return parse(self, config_path)
+        found = deepcopy(parsed(self.path, config_path, file.stat().st_mtime_ns))
+        found.provider = self.provider
+        return found
+
+    FileConfigSource.load_config = load_config

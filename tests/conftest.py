@@ -6,11 +6,7 @@ import atexit
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
-from copy import deepcopy
-from functools import cache
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -35,27 +31,10 @@ def _one_thread() -> None:
 
 
 @pytest.fixture(autouse=True, scope="session")
-def _files_are_parsed_once() -> Iterator[None]:
-    """Hydra parses each file of conf/ anew in each of hundreds of compositions: a third of their time."""
-    from hydra._internal.core_plugins.file_config_source import FileConfigSource
+def _files_are_parsed_once() -> None:
+    from tests.compositions import parse_once
 
-    parse = FileConfigSource.load_config
-
-    @cache
-    def parsed(folder: str, config_path: str, changed: int) -> Any:
-        return parse(FileConfigSource("tests", f"file://{folder}"), config_path)
-
-    def load_config(self: Any, config_path: str) -> Any:
-        file = Path(self.path, self._normalize_file_name(config_path))
-        if not file.exists():
-            return parse(self, config_path)
-        found = deepcopy(parsed(self.path, config_path, file.stat().st_mtime_ns))
-        found.provider = self.provider
-        return found
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(FileConfigSource, "load_config", load_config)
-        yield
+    parse_once()
 
 
 @pytest.fixture

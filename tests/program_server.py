@@ -15,12 +15,18 @@ import sys
 from multiprocessing import util
 from typing import Any
 
+from distill.sweep import add_launchers
+from tests import compositions
+
 
 def main() -> None:
     """Import the modules, serve until the tests' process ends; in a child, be the program that was asked for."""
     control = socket.socket(fileno=int(sys.argv[1]))
     for module in sys.argv[2:]:
         importlib.import_module(module)
+    add_launchers()
+    compositions.parse_once()
+    compositions.composed("method=kd")  # Hydra's plugins and grammar, and the files that every command reads
     become(**serve(control))
 
 
