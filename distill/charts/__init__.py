@@ -4,7 +4,8 @@ A page holds each chart twice, wide and narrow, and shows the one that fits, so 
 """
 
 from distill.charts.curves import Curve, curves
-from distill.charts.ranked import Dot, Mark, ranked
+from distill.charts.marks import Mark
+from distill.charts.ranked import Dot, ranked
 from distill.charts.scatter import Point, scatter
 from distill.charts.svg import NARROW, WIDE, Drawing, both
 

@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from distill.charts import svg
-from distill.charts.ranked import Mark
+from distill.charts.marks import Mark, levels, named, reach
 
 HEIGHT, TOP, BOTTOM = 260, 26, 40
-FAR = 3  # spans of the curves beyond which a line for comparison is only named
 LAST = 0.25  # of the x axis: what the y axis is made for
 
 
@@ -43,8 +42,7 @@ def curves(
         xs = [x for one in drawn for x in (one.x[0], one.x[-1])]
         span = (min(xs), max(xs)) if min(xs) < max(xs) else svg.padded(min(xs), max(xs), 0.1)
         frame = svg.Frame(46, TOP, width - 46 - room, HEIGHT, span, _range(drawn, marks, last, log), log_y=log)
-        levels = [(frame.at_y(mark.value), mark.kind) for mark in marks if frame.y[0] < mark.value < frame.y[1]]
-        lines = [svg.line(frame.left, y, frame.right, y, f"mark {kind}") for y, kind in levels]
+        lines = levels(frame, marks)
         parts = [frame.x_axis(titles[0]), frame.y_axis(titles[1]), svg.inside(frame, lines + _lines(frame, drawn))]
         return svg.svg([*parts, *_names(frame, drawn, ends, marks, room)], width, TOP + HEIGHT + BOTTOM, label)
 
@@ -69,9 +67,7 @@ def _names(
 ) -> list[Markup]:
     """At the right end of each curve, moved apart where curves end together; of what is off the axis, at its edge."""
     said = [(frame.at_y(one.y[-1]), words, one.kind) for one, words in zip(drawn, ends, strict=True)]
-    for mark in marks:
-        off = " ↑" if mark.value > frame.y[1] else " ↓" if mark.value < frame.y[0] else ""
-        said.append((frame.at_y(mark.value), f"{mark.name} {mark.value:.2f}{off}", mark.kind))
+    said += [(frame.at_y(mark.value), named(frame, mark), mark.kind) for mark in marks]
     places = svg.spread_out([min(max(y, frame.top), frame.bottom) for y, _, _ in said], 14, frame.top, frame.bottom)
     return [
         svg.text(frame.right + 8, y + 4, svg.cut(words, room - 8), kind=f"name {kind}")
@@ -88,6 +84,4 @@ def _range(drawn: Sequence[Curve], marks: Sequence[Mark], last: float, log: bool
     low, high = min(ends), max(ends)
     if log:
         return low / 1.2, high * 1.2
-    room = FAR * max(high - low, 0.5)
-    near = [mark.value for mark in marks if low - room <= mark.value <= high + room]
-    return svg.padded(min([low, *near]), max([high, *near]), 0.08)
+    return reach(low, high, marks)

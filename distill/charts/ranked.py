@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from distill.charts import svg
+from distill.charts.marks import Mark
 
 ROW, TOP, BOTTOM = 22, 44, 40
 BEYOND = 0.6  # how far intervals may widen the axis, in spans of the dots
@@ -25,15 +26,6 @@ class Dot:
     sure: bool = False
     more: str = ""  # beside the value, where there is room
     title: str = ""
-
-
-@dataclass(frozen=True)
-class Mark:
-    """A line across all rows."""
-
-    name: str
-    value: float
-    kind: str
 
 
 def ranked(

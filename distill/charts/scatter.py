@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from distill.charts import svg
+from distill.charts.marks import Mark, levels, named, reach
 
 HEIGHT, TOP, BOTTOM = 260, 26, 40
 
@@ -24,15 +25,18 @@ class Point:
 Box = tuple[float, float, float, float]
 
 
-def scatter(points: Sequence[Point], titles: tuple[str, str], label: str) -> svg.Drawing:
-    """titles: of x and of y. The x axis is logarithmic beyond a factor of 4."""
+def scatter(points: Sequence[Point], marks: Sequence[Mark], titles: tuple[str, str], label: str) -> svg.Drawing:
+    """The points, and level lines for `marks`. titles: of x and of y; x is logarithmic beyond a factor of 4."""
 
     def draw(width: float) -> Markup:
         xs, log = [point.x for point in points], max(p.x for p in points) > 4 * min(p.x for p in points) > 0
         ends = [end for p in points for end in (p.y - (p.error or 0), p.y + (p.error or 0))]
         span = (min(xs) / 1.2, max(xs) * 1.2) if log else svg.padded(min(xs), max(xs), 0.08)
-        frame = svg.Frame(46, TOP, width - 62, HEIGHT, span, svg.padded(min(ends), max(ends), 0.08), log)
-        parts = [frame.x_axis(titles[0]), frame.y_axis(titles[1])]
+        frame = svg.Frame(46, TOP, width - 62, HEIGHT, span, reach(min(ends), max(ends), marks), log)
+        parts = [frame.x_axis(titles[0]), frame.y_axis(titles[1]), *levels(frame, marks)]
+        for mark in marks:
+            y = min(max(frame.at_y(mark.value), frame.top + 12), frame.bottom)
+            parts.append(svg.text(frame.right, y - 5, named(frame, mark), "end", f"name {mark.kind}"))
         for p in points:
             x, y = frame.at(p.x, p.y)
             if p.error:

@@ -109,12 +109,13 @@ def _dot(entry: Entry, kinds: Colours) -> charts.Dot:
 
 def _marks(ranking: Ranking) -> list[charts.Mark]:
     """The teacher and the student alone."""
-    marks = []
-    if ranking.taught_by:
-        marks.append(charts.Mark(f"teacher {ranking.teacher}", ranking.taught_by.mean, "teacher"))
-    if ranking.alone:
-        marks.append(charts.Mark("student alone", ranking.alone.row.last.mean, "alone"))
-    return marks
+    alone = [charts.Mark("student alone", ranking.alone.row.last.mean, "alone")] if ranking.alone else []
+    return _teacher(ranking) + alone
+
+
+def _teacher(ranking: Ranking) -> list[charts.Mark]:
+    got = ranking.taught_by
+    return [charts.Mark(f"teacher {ranking.teacher}", got.mean, "teacher")] if got else []
 
 
 def _curves(ranking: Ranking, kinds: Colours) -> Figure | None:
@@ -128,9 +129,8 @@ def _curves(ranking: Ranking, kinds: Colours) -> Figure | None:
             drawn.append(charts.Curve(entry.name, got.epochs, got.mean, got.low, got.high, kind + dash))
     if not drawn:
         return None
-    marks = [mark for mark in _marks(ranking) if mark.kind == "teacher"]
     label = f"Test accuracy after each epoch, {ranking.title}"
-    drawing = charts.curves(drawn, marks, ("epoch", "test accuracy, %"), label)
+    drawing = charts.curves(drawn, _teacher(ranking), ("epoch", "test accuracy, %"), label)
     note = "Mean over seeds; the band: from the lowest to the highest seed. The axis is that of the last quarter."
     many = f", {len(drawn)} of {len(ranking.entries)}" if len(drawn) < len(ranking.entries) else ""
     return Figure(f"Learning curves{many}", charts.both(drawing), note=note)
@@ -148,7 +148,7 @@ def _cost(ranking: Ranking, entries: Sequence[Entry], kinds: Colours) -> Figure 
         for entry, value in known
     ]
     label = f"Accuracy against {title}, {ranking.title}"
-    drawing = charts.both(charts.scatter(points, (title, "test accuracy, %"), label))
+    drawing = charts.both(charts.scatter(points, _teacher(ranking), (title, "test accuracy, %"), label))
     note = "Mean and standard error over seeds." + " Times compare on one idle machine only." * ranking.taught
     return Figure(f"Accuracy against {title}", drawing, note=note)
 

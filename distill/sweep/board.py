@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 import time
 from collections.abc import Sequence
@@ -16,7 +17,7 @@ from distill.record.screen import Screen, aligned, bar, fitting
 from distill.run_folder import RunFolder
 from distill.sweep.jobs import Job, Sweep
 
-ROWS = 12  # runs that are shown
+BESIDE = 6  # lines of a terminal that are left to what is printed
 SAID = 16_000  # bytes at the end of a log in which its last line is looked for
 
 
@@ -120,8 +121,9 @@ class Board(AbstractContextManager["Board"]):
         runs = [self.followed.setdefault((job, job.attempts), Followed(job)) for job in jobs]
         for one in runs:
             one.look()
-        begun = sorted(runs, key=lambda one: not one.row)[:ROWS]
-        more = [f"and {len(runs) - ROWS} more"] if len(runs) > ROWS else []
+        most = max(shutil.get_terminal_size().lines - BESIDE, 1)
+        begun = sorted(runs, key=lambda one: not one.row)[:most]
+        more = [f"and {len(runs) - most} more"] if len(runs) > most else []
         rows = [[_name(field, width) if field == one.job.name else field for field in one.fields(now)] for one in begun]
         return [*aligned(rows, width), *more, self._whole(runs, now, width)] if runs else []
 

@@ -59,7 +59,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> Pages:
 @pytest.mark.parametrize("state", STATES)
 def test_every_state_can_be_read_in_every_view(look: Look, pages: Pages, state: int, view: str) -> None:
     with look(pages[state], view) as page:
-        check(page, view, f"report-{state}")
+        check(page, view, f"report-{state}", axe=state < 500 or view == "light")  # it takes its time on many rows
         shown = page.locator("figure svg:visible").count()
         assert (shown > 0) is (state > 0)
 

@@ -209,7 +209,7 @@ def test_every_point_of_the_cost_chart_is_named(runs: Path) -> None:
     (cost,) = charts_of(runs).folded
     assert cost.title == "Accuracy against minutes of a run"
     named = [element.text or "" for element in shapes(cost.drawing, "name")]
-    assert sorted(named) == ["at", "crd", "kd", "student alone"]
+    assert sorted(named) == ["at", "crd", "kd", "student alone", "teacher resnet56 72.34"]
 
 
 def test_a_chart_of_one_vertical_line_is_not_drawn(tmp_path: Path) -> None:

@@ -201,16 +201,16 @@ def test_mistakes_are_one_sentence_and_exit_code_2(
     assert said[0] == "0 runs read." and f"seed=1,2,3 output={tmp_path}" in said[2]  # what to run
 
 
-def test_three_thousand_runs_take_seconds(tmp_path: Path) -> None:
-    for index in range(600):
+def test_six_hundred_runs_take_seconds(tmp_path: Path) -> None:
+    for index in range(120):
         method, pair = f"m{index % 60}", f"student{index // 60}"
         for seed in range(5):
             write_run(tmp_path, seed, 60 + index % 7 + seed / 10, method=method, student=pair)
     for target in ("report.html", "report.csv"):
         start = time.process_time()
         assert main([str(tmp_path), "--out", str(tmp_path / target)]) == 0
-        assert time.process_time() - start < 10
-    assert len((tmp_path / "report.csv").read_text().splitlines()) == 601
+        assert time.process_time() - start < 5
+    assert len((tmp_path / "report.csv").read_text().splitlines()) == 121
 
 
 # ---------------------------------------------------------------- statistics

@@ -7,6 +7,7 @@ import os
 import time
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -113,6 +114,27 @@ def test_what_a_run_says_before_its_first_epoch_is_shown(tmp_path: Path) -> None
     begun = job(tmp_path, "a", 0, time.time())
     (begun.folder / "log.txt").write_text("--- python -m distill\nteacher epoch 3/240  0:10 left\n\n")
     assert board(begun).lines(120)[0].endswith("a  teacher epoch 3/240  0:10 left")
+
+
+def test_as_many_runs_as_the_terminal_has_lines_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LINES", "10")
+    shown = board(*(job(tmp_path, f"r{number}", number % 2, time.time()) for number in range(9)), slots=9).lines(120)
+    assert [line.split()[-1] for line in shown[:4]] == ["r1", "r3", "r5", "r7"] and shown[4] == "and 5 more"
+
+
+def test_a_terminal_has_its_lines_redrawn_until_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    screens: list[SimpleNamespace] = []
+
+    def screen(lines: Any) -> SimpleNamespace:
+        screens.append(SimpleNamespace(lines=lines, closed=0))
+        screens[0].close = lambda: setattr(screens[0], "closed", screens[0].closed + 1)
+        return screens[0]
+
+    monkeypatch.setattr("distill.sweep.board.Screen", screen)
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    with board(job(tmp_path, "a", 3, time.time())):
+        assert screens[0].lines(80)[0].startswith("epoch 3/10") and not screens[0].closed
+    assert screens[0].closed == 1
 
 
 def test_where_there_is_no_terminal_nothing_is_drawn(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
