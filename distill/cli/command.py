@@ -215,8 +215,8 @@ def schedule_of_own_data(overrides: Sequence[str]) -> list[str]:
         return []
     if "," in given["dataset"]:
         raise ValueError(f"there is no schedule '{without[0]}' for that data set: say which, schedule=NAME")
-    node = load("dataset", without[0]) or {}
-    kind = str(OmegaConf.to_container(OmegaConf.create(dict(node))).get("kind"))  # type: ignore[union-attr]
+    node: Any = OmegaConf.to_container(load("dataset", without[0]) or OmegaConf.create({}))
+    kind = str(node.get("kind"))
     return [f"schedule={kind if kind in known else OTHERWISE}"]
 
 

@@ -19,6 +19,7 @@ from distill.config.hashing import (
 )
 from distill.config.read_only import frozen, thawed
 from distill.config.resolvers import register
+from distill.config.resolving import resolve
 from distill.config.run_spec import (
     MethodSpec,
     NetSpec,
@@ -26,7 +27,6 @@ from distill.config.run_spec import (
     ScheduleSpec,
     StudentSpec,
     TeacherSpec,
-    resolve,
 )
 
 __all__ = [

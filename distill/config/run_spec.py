@@ -1,6 +1,6 @@
-"""A run, resolved once: `resolve` makes of the composed configuration a RunSpec, which is all that a run reads.
+"""What a run is told: frozen, typed, and all that is seen of the configuration below `run.run`.
 
-What trains a teacher, or a student first, is a RunSpec as well and lies within. Imports neither torch nor timm.
+What trains a teacher, or a student first, is a RunSpec as well and lies within. `resolving.resolve` makes them.
 """
 
 from __future__ import annotations
@@ -10,29 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
-
-from distill.config import protocol, upstream
 from distill.config.data_spec import DataSpec
-from distill.config.departs import departs
-from distill.config.groups import load, plain
-from distill.config.hashing import (
-    content,
-    from_paper,
-    identity,
-    reads,
-    science,
-    student_node,
-    taps,
-    teacher_config,
-    teacher_specs,
-)
-from distill.config.plugins import load_plugins
-from distill.config.read_only import frozen
-from distill.config.setting import setting
-from distill.config.teacher_nodes import Spec, label
-
-AUTO = "auto"  # of teacher.weights: trained by this program, and kept
 
 
 @dataclass(frozen=True)
@@ -172,107 +150,3 @@ class RunSpec:
     note: str | None  # on the protocol of the method's paper
     alone: Path | None  # where the same student is trained without a teacher
     composed: Mapping[str, Any]
-
-
-def resolve(cfg: DictConfig) -> RunSpec:
-    """The run that a composed configuration describes. Raises ValueError for a value that is missing or cannot be."""
-    load_plugins(cfg)  # in whichever process this is
-    who, specs = identity(cfg), teacher_specs(cfg)
-    return RunSpec(
-        hash=who["hash"],
-        hashed=frozen(science(cfg)),
-        below=who["below"],
-        folder=Path(who["folder"]),
-        output=Path(str(plain(cfg, "output"))),
-        seed=int(plain(cfg, "seed")),
-        dataset=DataSpec.of({**plain(cfg, "dataset"), "content": content(cfg)}),
-        student=_student(cfg),
-        teachers=tuple(_teacher(cfg, spec) for spec in specs),
-        teacher=label(specs) if specs else None,
-        cache=_cache(cfg),
-        method=_method(cfg),
-        schedule=ScheduleSpec(frozen(plain(cfg, "schedule"))),
-        machine=_machine(cfg),
-        log_every=int(plain(cfg, "log_every")),
-        save_minutes=float(plain(cfg, "save_minutes")),
-        tracking=frozen(plain(cfg, "tracking")),
-        setting=tuple(setting(cfg)),
-        note=protocol.note(cfg),
-        alone=_alone(cfg),
-        composed=frozen(_recorded(cfg)),
-    )
-
-
-def _recorded(cfg: DictConfig) -> Any:
-    """The configuration as it was composed, and what the data held."""
-    composed: Any = OmegaConf.to_container(cfg, resolve=False)
-    if (held := content(cfg)) is not None:
-        composed["dataset"]["content"] = held
-    return composed
-
-
-def _net(node: Spec) -> dict[str, Any]:
-    mean, std = (None if node.get(key) is None else tuple(node[key]) for key in ("mean", "std"))
-    found = {key: str(node[key]) for key in ("name", "model")}
-    return {**found, "args": frozen(node.get("args") or {}), "lr_scale": float(node.get("lr_scale") or 1.0),
-            "mean": mean, "std": std}  # fmt: skip
-
-
-def _student(cfg: DictConfig) -> StudentSpec:
-    node, before = student_node(cfg), upstream.upstream_config(cfg)
-    weights = Path(str(node["weights"])) if node.get("weights") else None
-    return StudentSpec(
-        **_net(node),
-        pretrained=bool(node.get("pretrained")),
-        weights=weights,
-        upstream=None if before is None else resolve(before),
-        quantize=frozen(node["quantize"]) if node.get("quantize") else None,
-    )
-
-
-def _teacher(cfg: DictConfig, node: Spec) -> TeacherSpec:
-    if not node.get("model"):
-        name = plain(cfg, "method.name")
-        raise ValueError(f"method={name} needs a teacher: pass teacher=<name>, for example teacher=resnet56.")
-    weights = str(node["weights"])
-    training = resolve(teacher_config(cfg, node)) if weights == AUTO else None
-    return TeacherSpec(
-        **_net(node),
-        pretrained=weights == "pretrained",
-        weights=weights,
-        seed=int(node.get("seed") or 0),
-        training=training,
-    )
-
-
-def _method(cfg: DictConfig) -> MethodSpec:
-    node = plain(cfg, "method")
-    return MethodSpec(str(node["name"]), frozen(node), frozenset(taps(cfg)), frozenset(reads(cfg)), departs(node))
-
-
-def _machine(cfg: DictConfig) -> MachineSpec:
-    asked = {key: _word(plain(cfg, key)) for key in ("device", "precision", "compile", "cuda_graphs")}
-    threads = plain(cfg, "threads")
-    return MachineSpec(**asked, threads=int(threads) if threads else None)
-
-
-def _cache(cfg: DictConfig) -> str:
-    asked = (plain(cfg, "teacher") or {}).get("cache")
-    return str(asked) if asked else "off"  # YAML reads a bare off as false
-
-
-def _word(value: Any) -> str:
-    """A setting that is a word, as it is spelled in YAML; auto where it is null."""
-    return AUTO if value is None else str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def _alone(cfg: DictConfig) -> Path | None:
-    """The folder of the `none` run of the same student, data, schedule, precision and seed; None of such a run."""
-    if str(cfg.method.name) == "none":
-        return None
-    alone = cfg.copy()
-    OmegaConf.set_struct(alone, False)
-    for key in ("schedule", "dataset") if from_paper(cfg) else ():  # this method's protocol: none has one of its own
-        alone[key] = plain(cfg, key)
-    alone["method"] = load("method", "none")
-    return Path(identity(alone)["folder"])
