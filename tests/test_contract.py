@@ -204,3 +204,9 @@ def test_every_method_module_has_a_yaml() -> None:
     }
     modules = {p.stem for p in (Path(config.__file__).parents[1] / "methods").glob("*.py")} - {"__init__"}
     assert modules == targets
+
+
+def test_every_method_has_a_file_of_tests() -> None:
+    modules = {path.stem for path in (Path(config.__file__).parents[1] / "methods").glob("*.py")} - {"__init__"}
+    tested = {path.stem.removeprefix("test_") for path in (Path(__file__).parent / "methods").glob("test_*.py")}
+    assert modules - tested == set()

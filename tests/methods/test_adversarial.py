@@ -10,7 +10,7 @@ from torch import nn
 
 from distill.engine.fit import merge, train_mode
 from distill.engine.optim import Stepper, learning_rate
-from distill.parts.discriminators import critic_of_maps, own_optimizer, real_or_fake
+from distill.parts.discriminators import own_optimizer, real_or_fake
 from tests import tiny
 from tests.methods.given_adversarial import logits, mean, sigmoid
 
@@ -76,8 +76,3 @@ def test_discriminators_learn_to_tell_and_students_to_pass(name: str) -> None:
         method.loss(batch)["adversarial"].backward()
         student.step()
     assert method.loss(batch)["adversarial"].item() < 0.7 * caught
-
-
-def test_critic_of_maps_takes_any_size() -> None:
-    critic = critic_of_maps(3, 4)
-    assert critic(torch.zeros(2, 3, 1, 1)).shape == critic(torch.zeros(2, 3, 7, 5)).shape == (2, 1)

@@ -12,12 +12,8 @@ from safetensors.torch import load_file
 from torch.nn import functional as F
 
 from distill import config
-from distill.config.check import check
-from distill.engine.fit import train_mode
-from distill.losses import kl_div
-from distill.methods.apprentice import imitation_loss
 from distill.models import build, load_weights
-from distill.models.fake_quant import BucketWeights, StepInputs, StepWeights, lsq
+from distill.models.fake_quant import StepInputs, StepWeights, lsq
 from distill.models.quant import is_quantized, plain, quantize, quantizers, rounded
 from distill.models.quant_file import pack, read_quantized, unpack, write_quantized
 from distill.run import run
@@ -40,26 +36,6 @@ def test_lsq_is_the_papers_rounding_and_gradients(bits: int, signed: bool) -> No
         assert x.grad[i].item() == (1.0 if low < v < high else 0.0)
         slope += low if v <= low else high if v >= high else round(v) - v  # equation 3
     assert step.grad.item() == pytest.approx(slope / math.sqrt(50 * high), rel=1e-9)
-
-
-def test_buckets_are_scaled_from_smallest_to_largest() -> None:
-    torch.manual_seed(0)
-    weight = torch.randn(3, 7, requires_grad=True)  # 21 values: the last bucket of 8 holds 5
-    quantizer = BucketWeights(weight, bits=2, bucket=8)
-    made = quantizer(weight)
-    flat = [float(v) for v in weight.flatten()]
-    for first in (0, 8, 16):
-        part = flat[first : first + 8]
-        low, gap = min(part), (max(part) - min(part)) / 3
-        for i, v in enumerate(part):
-            assert made.flatten()[first + i].item() == pytest.approx(
-                low + gap * round((v - low) / gap), abs=1e-5
-            )
-    made.sum().backward()
-    assert torch.equal(weight.grad, torch.ones_like(weight))  # straight through
-    assert sorted(quantizer.codes(weight).values.unique().tolist()) == [0, 1, 2, 3]
-    constant = BucketWeights(weight, 4, 8)(torch.full((2, 3), 0.25))
-    assert torch.allclose(constant, torch.full((2, 3), 0.25)), "equal weights must not divide by zero"
 
 
 def test_inputs_start_from_the_first_training_batch() -> None:
@@ -189,102 +165,6 @@ def test_a_convolution_of_the_file_is_a_convolution_of_whole_numbers(tmp_path: P
     columns = F.unfold(whole_x.double(), 3, padding=1, stride=2).long()
     whole = (whole_w.flatten(1) @ columns).view(2, -1, 4, 4)
     assert torch.allclose(whole * codes.scale.squeeze() * inputs.step, layer(x), atol=1e-4)
-
-
-def test_imitation_is_cross_entropy_with_probabilities() -> None:
-    torch.manual_seed(0)
-    student, teacher = torch.randn(3, 4, requires_grad=True), torch.randn(3, 4)
-    p = [[math.exp(v) for v in row] for row in teacher.tolist()]
-    q = [[math.exp(v) for v in row] for row in student.tolist()]
-    total = 0.0
-    for a, b in zip(p, q, strict=True):
-        total -= sum(x / sum(a) * math.log(y / sum(b)) for x, y in zip(a, b, strict=True)) / 3
-    loss = imitation_loss(student, teacher)
-    assert loss.item() == pytest.approx(total, rel=1e-5)
-    loss.backward()
-    assert student.grad[0, 0].item() == pytest.approx(
-        (q[0][0] / sum(q[0]) - p[0][0] / sum(p[0])) / 3, abs=1e-6
-    )
-
-
-def run_updates(method, phase, data, steps: int = 2) -> None:
-    if phase.begin:
-        phase.begin()
-    train_mode(method, phase)
-    parameters = [
-        p for update in phase.updates for m in update.trains for p in m.parameters() if p.requires_grad
-    ]
-    optimizer = torch.optim.SGD(parameters, lr=0.05)
-    for batch in list(data.source(batch_size=8, seed=3).epoch(1))[:steps]:
-        for update in phase.updates:
-            optimizer.zero_grad()
-            sum(update.loss(batch).values()).backward()
-            optimizer.step()
-
-
-def test_apprentice_schemes_train_what_the_paper_says() -> None:
-    data = tiny.tiny_data()
-    pair = ("cifar_resnet14", "cifar_resnet8")
-    b = tiny.seeded_method("apprentice", data, pair)
-    assert b.companion is None and [phase.name for phase in b.phases()] == ["distill"]
-    batch = next(data.source(batch_size=8, seed=3).epoch(1))
-    assert set(b.loss(batch)) == {"ce", "kd"}
-    a = tiny.seeded_method("apprentice", data, pair, "method.scheme=A")
-    losses = a.joint_loss(batch)
-    assert set(losses) == {"ce_teacher", "ce", "kd"}
-    losses["kd"].backward()
-    assert a.companion.model.fc.weight.grad.abs().sum() > 0 < a.student.model.fc.weight.grad.abs().sum()
-    assert all(p.grad is None for p in a.teacher.parameters())
-    c = tiny.seeded_method("apprentice", data, pair, "method.scheme=C")
-    full, tune = c.phases()
-    middle = c.student.model.layer2[0].conv1
-    run_updates(c, full, data)
-    assert middle.weight.unique().numel() > 16 and not middle.input_quantizer.ready
-    run_updates(c, tune, data)
-    assert middle.weight.unique().numel() <= 16 and middle.input_quantizer.ready
-    with pytest.raises(ValueError, match="schemes A, B and C"):
-        tiny.seeded_method("apprentice", data, pair, "method.scheme=D")
-
-
-def test_qkd_phases_train_what_the_paper_says() -> None:
-    data = tiny.tiny_data()
-    method = tiny.seeded_method("qkd", data)
-    assert [phase.name for phase in method.phases()] == ["self-study", "co-study", "tutor"]
-    for phase, teacher_moves in zip(method.phases(), (False, True, False), strict=True):
-        teacher = {k: v.clone() for k, v in method.tutor.state_dict().items()}
-        student = method.student.model.fc.bias.detach().clone()
-        run_updates(method, phase, data)
-        moved = any(not torch.equal(v, teacher[k]) for k, v in method.tutor.state_dict().items())
-        assert moved is teacher_moves, phase.name
-        assert not torch.equal(student, method.student.model.fc.bias)
-    fresh = tiny.net("cifar_resnet14", seed=2)
-    assert all(torch.equal(v, fresh.state_dict()[k]) for k, v in method.teacher.state_dict().items())
-    batch = next(data.source(batch_size=8, seed=3).epoch(1))
-    method.student_loss(batch)
-    losses = method.teacher_loss(batch)
-    wanted = 4 * kl_div(method.tutor(batch.inputs).logits, method.counted[0], 2.0)
-    assert losses["kd_teacher"].item() == pytest.approx(wanted.item(), rel=1e-4)
-
-
-@pytest.mark.parametrize("name", ["quantized-distillation", "apprentice", "qkd"])
-def test_a_method_that_quantises_the_student_is_not_given_a_quantised_one(name: str) -> None:
-    cfg = tiny.composed(f"method={name}", "teacher=resnet8", "student=resnet8", "student.quantize={weights: 4}")
-    with pytest.raises(ValueError, match=f"{name} quantises the student itself: leave student.quantize null"):
-        check(cfg)
-    net = tiny.net("cifar_resnet8")
-    quantize(net)
-    with pytest.raises(ValueError, match="quantised already"):
-        tiny.make(name, net, tiny.net("cifar_resnet8"), tiny.tiny_data())
-
-
-def test_each_row_of_the_experiment_runs_its_own_quantiser() -> None:
-    found = {}
-    for name in ("none", "quantized-distillation", "apprentice", "qkd"):
-        cfg = tiny.composed("experiment=quantized", f"method={name}")
-        found[name] = config.plain(cfg, "student.quantize")
-    assert found == {
-        "none": {"weights": 4, "activations": 8}, "quantized-distillation": None, "apprentice": None, "qkd": None
-    }  # fmt: skip
 
 
 def test_step_weights_restart_from_the_weights() -> None:
