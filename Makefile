@@ -37,8 +37,8 @@ format: $(STAMP)  ## sort imports and mend what ruff can mend
 methods: $(STAMP)  ## list the methods with their papers
 	@$(BIN)/python -m distill methods $(ARGS)
 
-readme: $(STAMP)  ## write the table of methods into the README
-	@$(BIN)/python -m distill methods --readme README.md
+readme: $(STAMP)  ## write the table of methods into distill/docs/which_method.md
+	@$(BIN)/python -m distill methods --readme distill/docs/which_method.md
 
 fidelity: $(STAMP)  ## write the table of every method beside its authors' code into CONTRIBUTING.md (two minutes)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m tests.fidelity

@@ -20,7 +20,7 @@ import numpy as np
 
 from distill.content.index import RACY, cache_folder, indexed
 from distill.content.parts import Arrays
-from distill.content.readers import READERS
+from distill.content.readers import OWN_FILES, READERS
 from distill.files import SaveError, read_mapping, write_json
 from distill.run_folder import weights_file
 
@@ -86,7 +86,7 @@ def files_of(kind: str, root: Path) -> list[Path]:
         found = find_spec("sklearn")
         places = found.submodule_search_locations if found else None
         return [Path(places[0], "datasets", "data", "digits.csv.gz")] if places else []
-    plain = [root / name for name in FILES.get(kind, ())]
+    plain = [root / name for name in FILES.get(kind) or OWN_FILES.get(kind, ())]
     if kind not in PACKED_MD5:
         return plain
     return [path if path.exists() else path.with_name(f"{path.name}.gz") for path in plain]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gzip
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -146,10 +146,16 @@ READERS: dict[str, Callable[[Path], Arrays]] = {
 }
 
 
-def register_reader(name: str) -> Callable[[Callable[[Path], Arrays]], Callable[[Path], Arrays]]:
+OWN_FILES: dict[str, tuple[str, ...]] = {}  # of plugins' readers, below the root
+
+
+def register_reader(
+    name: str, files: Sequence[str] = ()
+) -> Callable[[Callable[[Path], Arrays]], Callable[[Path], Arrays]]:
     """Decorate a function root -> Arrays, of a plugin, that dataset.kind=NAME, or a data set of that name, is read by.
 
-    Raises ValueError for a name that is taken.
+    files: what it reads below root; what they hold is then part of a run's hash. Raises ValueError for a name that is
+    taken.
     """
 
     def put(read: Callable[[Path], Arrays]) -> Callable[[Path], Arrays]:
@@ -157,7 +163,7 @@ def register_reader(name: str) -> Callable[[Callable[[Path], Arrays]], Callable[
         again = known is not None and (known.__module__, known.__name__) == (read.__module__, read.__name__)
         if name == "folder" or known is not None and not again:
             raise ValueError(f"there is a reader of the name '{name}' already: choose another")
-        READERS[name] = read
+        READERS[name], OWN_FILES[name] = read, tuple(files)
         return read
 
     return put

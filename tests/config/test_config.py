@@ -171,8 +171,8 @@ def test_weights_of_methods_take_fractions(name: str) -> None:
         assert isinstance(value, float) or str(value).startswith("${"), f"conf/method/{name}.yaml: write {key}: 1.0"
 
 
-def test_the_readme_has_the_catalogue_of_now() -> None:
-    text = (Path(__file__).resolve().parents[2] / "README.md").read_text(encoding="utf-8")
+def test_the_page_of_methods_has_the_catalogue_of_now() -> None:
+    text = (Path(__file__).resolve().parents[2] / "distill/docs/which_method.md").read_text(encoding="utf-8")
     assert in_readme(text) == text, "make readme"
 
 

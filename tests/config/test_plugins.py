@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -33,9 +34,11 @@ def my_net(pretrained=False, pretrained_cfg=None, pretrained_cfg_overlay=None, c
     return timm.create_model("test_resnet", **options)
 
 
-@register_reader("halves")
+@register_reader("halves", files=["halves.txt"])
 def read_halves(root):
-    return READERS["digits"](root)
+    arrays = READERS["digits"](root)
+    arrays.train.images[0, 0, 0, 0] = int((root / "halves.txt").read_text())
+    return arrays
 """
 METHOD = """
 _target_: my_method.Mine
@@ -61,6 +64,8 @@ def folder(tmp_path: Path) -> Path:
     for name, text in (("my_method.py", MODULE), ("own/method/mine.yaml", METHOD), ("own/dataset/halves.yaml", DATA)):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/halves.txt").write_text("7")
     return tmp_path
 
 
@@ -71,6 +76,16 @@ def test_an_own_method_net_and_data_set_run_as_ours_do(folder: Path) -> None:
     (result,) = folder.glob("outputs/halves/resnet8-my_net/mine-*/s1/result.json")
     assert '"mine"' in result.with_name("metrics.jsonl").read_text()
     assert '"schedule": "crd"' not in result.read_text() and '"protocol": "crd"' in result.read_text()
+
+
+def test_what_the_files_of_an_own_reader_hold_is_part_of_the_hash(folder: Path) -> None:
+    own = [word for word in OWN.split() if "my_method" not in word]
+    listed = ["--config-dir", "own", "plugins=[my_method]", *own[2:], "--dry-run"]
+    folders = []
+    for value in ("7", "8"):
+        (folder / "data/halves.txt").write_text(value)
+        folders.append(re.findall(r"mine-\w+", program.run(*listed, cwd=folder).stdout))
+    assert folders[0] and folders[0] != folders[1]
 
 
 @pytest.mark.parametrize("launcher", ["local", "packed"])
