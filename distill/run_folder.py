@@ -235,4 +235,14 @@ def _row(line: str) -> dict[str, Any] | None:
         row = parse_json(line)
     except ValueError:
         return None
-    return row if isinstance(row, dict) else None
+    return row if isinstance(row, dict) and _is_ours(row) else None
+
+
+NUMBERS = ("step", "epoch", "epochs", "epoch_step", "loss", "test_accuracy", "best_accuracy", "images_per_second")
+
+
+def _is_ours(row: dict[str, Any]) -> bool:
+    """Whether what readers count on is of its kind."""
+    numbers, words = ([row.get(key) for key in keys] for keys in (NUMBERS, ("kind", "phase")))
+    fine = all(isinstance(value, int | float | None) and not isinstance(value, bool) for value in numbers)
+    return fine and all(isinstance(value, str | None) for value in words)

@@ -132,3 +132,11 @@ def test_a_pipe_in_the_place_of_a_file_keeps_nobody_waiting(finished: RunFolder)
         (finished.path / name).unlink(missing_ok=True)
         os.mkfifo(finished.path / name)
     assert finished.rows() == [] and finished.config == {} and "result.json is no file" in str(finished.damage)
+
+
+def test_a_row_with_a_value_of_another_kind_is_none(tmp_path: Path) -> None:
+    good = {"kind": "epoch", "phase": "distill", "epoch": 1, "step": 3, "test_accuracy": None}
+    bad = [{"test_accuracy": "x"}, {"step": True}, {"epoch": [1]}, {"phase": {}}, {"kind": 3}]
+    lines = [json.dumps(good | change) for change in ({}, *bad)]
+    (tmp_path / "metrics.jsonl").write_text("\n".join(lines) + "\n")
+    assert RunFolder(tmp_path).rows() == [good]

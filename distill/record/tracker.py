@@ -139,8 +139,12 @@ class Rows:
 
 def _drop_after(folder: RunFolder, step: int | None) -> list[dict[str, Any]]:
     """Leave in metrics.jsonl the whole rows of steps up to `step` (None: none), and return them."""
-    rows = [row for row in folder.rows() if step is not None and _step(row) <= step]
+    whole = folder.rows()
+    rows = [row for row in whole if step is not None and _step(row) <= step]
     if folder.metrics.exists():
+        lost = folder.metrics.read_bytes().count(b"\n") - len(whole)
+        if lost > 0 and step is not None:
+            _log.warning("%s: %d damaged lines are left out", folder.metrics, lost)
         write_text(folder.metrics, "".join(json.dumps(row) + "\n" for row in rows))
     return rows
 

@@ -207,13 +207,18 @@ def names(overrides: Sequence[Sequence[str]]) -> list[str]:
     return [" ".join(text for text in one if text not in shared) for one in overrides]
 
 
+KINDS = {"folder": str, "command": str, "why": str, "outcome": str, "code": int}  # what readers of a line count on
+
+
 def last_attempts(output: Path) -> dict[Path, dict[str, Any]]:
     """The last line of sweep.jsonl on each run, by the run's folder, wherever `output` has been moved since."""
     path = output / ATTEMPTS
     found: dict[Path, dict[str, Any]] = {}
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else ():
-        with suppress(ValueError, KeyError, TypeError):  # half a line, on a full disk
+        with suppress(ValueError, AttributeError):  # half a line, on a full disk; or no object
             row = parse_json(line)
+            if not all(isinstance(row.get(key), kind) for key, kind in KINDS.items()):
+                continue
             found[output.joinpath(*Path(row["folder"]).parts[-4:])] = row
     return found
 

@@ -133,8 +133,8 @@ def _checked(base: str, override: str) -> tuple[str, str]:
     from distill.cli.sentences import sentence
 
     try:
-        read([*BASES[base], override, f"output={Path.cwd() / 'outputs' / 'faults' / 'none'}", "--dry-run"])
-    except (ValueError, OmegaConfBaseException) as error:
+        read([*BASES[base], override, "--dry-run"])  # which writes nothing
+    except (ValueError, OSError, OmegaConfBaseException) as error:  # what the boundary turns into a sentence
         return "refused", sentence(error)
     except Exception as error:
         named = type(error).__module__.startswith("hydra")

@@ -495,3 +495,10 @@ def test_ray_from_end_to_end(output: Path) -> None:
         ("schedule.lr=0.05", 1, "done"), ("schedule.lr=0.06", 1, "failed"),
         ("schedule.lr=0.06", 2, "done"), ("schedule.lr=1e+30", 1, "loss not finite"),
     ]  # fmt: skip
+
+
+def test_lines_of_attempts_that_others_wrote_are_passed_over(tmp_path: Path) -> None:
+    good = {"folder": "out/d/t-s/m-1/s1", "command": "distill", "why": "", "outcome": "done", "code": 0}
+    lines = [good, good | {"command": ["x"]}, good | {"code": "0"}, [1], {"folder": 3}]
+    (tmp_path / "sweep.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"folder": "out/')
+    assert jobs.last_attempts(tmp_path) == {tmp_path / "d/t-s/m-1/s1": good}
