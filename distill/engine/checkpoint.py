@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
+import json
 import logging
 import os
 import struct
@@ -187,7 +188,16 @@ def exported(model: torch.nn.Module, metadata: Mapping[str, Any] | None = None) 
     """What `export` writes: the weights, and a checksum of them among the metadata."""
     tensors = {name: value.detach().cpu().contiguous().clone() for name, value in model.state_dict().items()}
     said = {key: str(value) for key, value in (metadata or {}).items()}
-    return safetensors.torch.save(tensors, {**said, SUM: tensors_sum(tensors, said)})
+    return _in_order(safetensors.torch.save(tensors, {**said, SUM: tensors_sum(tensors, said)}))
+
+
+def _in_order(data: bytes) -> bytes:
+    """A safetensors file with its metadata sorted: the library writes them in an order of chance, and files differ."""
+    end = 8 + int.from_bytes(data[:8], "little")
+    header = json.loads(data[8:end])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    return data[:8] + text.ljust(end - 8) + data[end:] if len(text) <= end - 8 else data
 
 
 def _digest(number: int, data: memoryview) -> bytes:

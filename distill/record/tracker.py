@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from distill.files import SaveError, plain, refusal, replacing, sweep, write_json, write_text
+from distill.files import PASSING, SaveError, persist, plain, refusal, replacing, sweep, write_json, write_text
 from distill.record.logger import make_logger
 from distill.run_folder import RunFolder
 
@@ -47,9 +47,10 @@ class Tracker:
         self.folder.path.mkdir(parents=True, exist_ok=True)
         self.logger = make_logger(self.folder.path, tracking, config, identity, resume_at=resume_at, **timeouts)
         sweep(self.folder.path)
-        write_json(self.folder.tracking, {"identity": identity, "config": config, "command": command_line()})
-        self._kept = {_key(row) for row in _drop_after(self.folder, resume_at)}
-        self._rows = Rows(self.folder.metrics)
+        begun = {"identity": identity, "config": config, "command": command_line()}
+        persist(lambda: write_json(self.folder.tracking, begun))
+        self._kept = {_key(row) for row in persist(lambda: _drop_after(self.folder, resume_at))}
+        self._rows = persist(lambda: Rows(self.folder.metrics))
 
     def log(self, row: Mapping[str, Any]) -> None:
         """Append `row` (kind, phase, epoch, step = the global one, numbers); null for what is not finite.
@@ -83,7 +84,12 @@ class Rows:
         self.path = path
         if path.exists() and not path.is_file():
             raise ValueError(f"{path} is no file: take away what lies there, and the same command goes on")
-        self._file = open(path, "a+b", buffering=0)  # noqa: SIM115 (open until close)
+        try:
+            self._file = open(path, "a+b", buffering=0)  # noqa: SIM115 (open until close)
+        except OSError as error:
+            if error.errno not in PASSING:  # what lies there, and not the disk
+                raise
+            raise refusal(path, error) from error
         self._length = os.fstat(self._file.fileno()).st_size
         self._pending, self._failed = b"", False
 

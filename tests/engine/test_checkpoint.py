@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import safetensors
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import nn
 
@@ -429,3 +430,15 @@ def test_export_is_loadable_and_carries_its_metadata(tmp_path):
     assert all(torch.equal(back[name], value) for name, value in net.state_dict().items())
     with safetensors.safe_open(tmp_path / "student.safetensors", "pt") as file:
         assert file.metadata() == {"epochs": "240", "name": "cifar_resnet20"}
+
+
+def test_an_export_is_the_same_bytes_every_time(tmp_path: Path) -> None:
+    """safetensors writes metadata in an order of chance."""
+    model = torch.nn.Linear(3, 2)
+    said = {key: "x" for key in "abcdefgh"}
+    made = {checkpoint.exported(model, said) for _ in range(6)}
+    (data,) = made
+    (tmp_path / "a.safetensors").write_bytes(data)
+    with safe_open(tmp_path / "a.safetensors", "pt") as file:
+        assert list(file.metadata()) and set(file.metadata()) >= set("abcdefgh")
+        assert torch.equal(file.get_tensor("weight"), model.weight)
