@@ -86,7 +86,8 @@ def _range(dots: Sequence[Dot], marks: Sequence[Mark], limit: float | None) -> t
     values = sorted(dot.value for dot in dots)
     high = max([values[-1], *(mark.value for mark in marks)])
     core = values[len(values) // 4]
-    low = min([max(values[0], core - 2 * (high - core)), *(mark.value for mark in marks)]) if high > core else values[0]
+    lowest = max(values[0], core - 2 * (high - core)) if high > core else values[0]
+    low = min([lowest, *(mark.value for mark in marks)])
     room = BEYOND * (high - low) or 1.0
     halves = [(dot.value, dot.half or 0.0) for dot in dots if dot.value >= low]
     least = max(low - room, min([low, *(value - half for value, half in halves)]))

@@ -64,6 +64,22 @@ def test_every_state_can_be_read_in_every_view(look: Look, pages: Pages, state: 
         assert (shown > 0) is (state > 0)
 
 
+@pytest.mark.parametrize("arguments", [["--against", "1"], ["--table", "crd_table1"], []])
+def test_the_other_pages_can_be_read_too(look: Look, pages: Pages, tmp_path: Path, arguments: list[str]) -> None:
+    top, page = pages[12].parent, tmp_path / "page.html"
+    folders = [str(top / "12"), *(str(top / one) if one == "1" else one for one in arguments)]
+    if not arguments:  # a run that is not finished, beside the others
+        begun = tmp_path / "cifar100" / "resnet56-resnet20" / "crd-aaaa1111" / "s1"
+        begun.mkdir(parents=True)
+        (begun / "log.txt").write_text("--- python -m distill\n")
+        folders.append(str(tmp_path))
+    assert verbs.run("report", *folders, "--out", str(page)) == 0
+    for view in ("dark", "phone"):
+        with look(page, view) as opened:
+            check(opened, view, page.stem)
+            assert arguments or "cut off" in opened.inner_text("#t-2")
+
+
 def test_nothing_run_says_what_to_run(look: Look, pages: Pages) -> None:
     with look(pages[0], "light") as page:
         assert "python -m distill -m method=none,kd,crd" in page.inner_text("header")

@@ -241,6 +241,15 @@ def test_a_ranking_is_not_dwarfed_by_one_that_failed() -> None:
     assert drawing.count("<circle") == 4 and "◂" in drawing and ">1.00<" in drawing
 
 
+@pytest.mark.parametrize(("values", "line"), [([0.6], 0.0), ([-0.6], 0.0), ([71.0, 70.0], 99.0), ([70.0], 70.0)])
+def test_lines_are_in_the_chart_wherever_the_dots_are(values: list[float], line: float) -> None:
+    dots = [charts.Dot(str(value), value, "s0") for value in values]
+    drawing = str(charts.ranked(dots, [charts.Mark("line", line, "alone")], "x", "x", most=None)(600))
+    (x,) = re.findall(r'class="mark alone" x1="([-\d.]+)"', drawing)
+    grid = [float(one) for one in re.findall(r'class="grid" x1="([-\d.]+)"', drawing)]
+    assert grid and 20 < float(x) < 560
+
+
 @pytest.mark.parametrize("wanted", [[5, 5, 5], [0, 0, 50], [49, 50, 50], [10, 20, 30], [7]])
 def test_names_that_would_meet_move_apart(wanted: list[float]) -> None:
     got = svg.spread_out(wanted, 10, 0, 50)
