@@ -17,7 +17,7 @@ import torch
 from filelock import Timeout
 from omegaconf import DictConfig
 
-from distill import parallel, runtime, start
+from distill import parallel, preflight, runtime, start
 from distill.batch import Source
 from distill.config import RunSpec, ScheduleSpec, build, class_of, frozen, resolve, thawed
 from distill.config.check import check_maps
@@ -187,6 +187,8 @@ def make_inputs(spec: RunSpec, reads: Collection[str] | None = None) -> Inputs:
     schedule = make_schedule(spec, data.info.num_train)
     given = {key: value for key in ("mixup", "drawn", "last_batch") if (value := getattr(schedule, key))}
     source = data.source(batch_size=schedule.batch_size, seed=spec.seed, **given)
+    if preflight.trains_first(spec):  # what does not fit is said now, and not after hours of a teacher's training
+        preflight.check_fit(spec, data.info)
     compiling = Compiling.of(machine.compile, schedule.batch_size, source.steps * schedule.epochs, device)
     teachers = prepare(spec, data, device, train=run_first, compiling=compiling, mixed="mixup" in given, reads=reads)
     log.info("%s: %s", "compiling the nets that gain by it" if compiling.asked else "nets run eagerly", compiling.why)

@@ -19,7 +19,7 @@ FLOORS = (  # from the ground up; rooms on one floor do not import each other
     {"parts"},
     {"methods"},
     {"teachers"},
-    {"record"},
+    {"record", "preflight"},
     {"run"},
     {"trained"},
     {"papers"},

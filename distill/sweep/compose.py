@@ -11,6 +11,8 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 
+from distill.terminal import counted
+
 Plan = list[tuple[list[str], DictConfig]]  # each job of a command: its overrides and its configuration
 LAUNCHING = ("hydra/launcher", "hydra.launcher", "hydra/sweeper", "hydra.sweeper", "hydra.mode")
 
@@ -53,7 +55,8 @@ def expand(given: Sequence[Override], compose: Callable[[list[str]], DictConfig]
     own = [item for item in given if not item.key_or_group.startswith("hydra")]
     jobs = BasicSweeper.split_arguments(own, None)[0]
     composer = Composer(GlobalHydra.instance().config_loader())
-    return [(job, composer.load_sweep_config(master, job)) for job in jobs if not left_out(master, job)]
+    jobs = [job for job in jobs if not left_out(master, job)]
+    return [(job, composer.load_sweep_config(master, job)) for job in counted(jobs, len(jobs), "runs composed")]
 
 
 def left_out(cfg: DictConfig, overrides: Sequence[str]) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from distill.sweep.compose import Plan
 from distill.sweep.jobs import names
 from distill.sweep.speeds import NOT_KNOWN, Estimate, Speeds, read
 from distill.teachers.kept import is_kept
+from distill.terminal import counted
 
 DONE, RUNNING, CUT_OFF, TO_RUN, CANNOT = "done", "running", "cut off", "to run", "cannot run"
 WHAT = {DONE: "done", RUNNING: "running now", CUT_OFF: "cut off", TO_RUN: "to run", CANNOT: "that cannot run"}
@@ -48,11 +49,13 @@ def show(plan: Plan) -> None:
 def items_of(plan: Plan, speeds: Speeds) -> Iterator[Item]:
     """Each run once, teachers that are not there yet before the first run that needs them."""
     seen: set[Path] = set()
-    specs = [resolved(cfg) for _, cfg in plan]
+    specs = resolved_all(plan)
     wanted = {_folder(spec) for spec in specs if isinstance(spec, RunSpec)}
-    for name, spec in zip(names([job for job, _ in plan]), specs, strict=True):
-        if isinstance(spec, str):
-            yield Item(name or "this run", None, CANNOT, spec)
+    unfit = Unfit()
+    for name, spec in zip(names([job for job, _ in plan]), counted(specs, len(specs), "runs tried"), strict=True):
+        why = spec if isinstance(spec, str) else unfit.why(spec)
+        if isinstance(spec, str) or why:
+            yield Item(name or "this run", None, CANNOT, why)
             continue
         for words, needed in before(spec):
             folder = _folder(needed)
@@ -130,6 +133,47 @@ def _teachers(spec: RunSpec) -> Iterator[RunSpec]:
 def _teacher_name(spec: RunSpec) -> str:
     taught = f" taught by {spec.teacher}" if spec.teacher else ""
     return f"teacher {spec.student.name}{taught} seed={spec.seed}"
+
+
+def resolved_all(plan: Plan) -> list[RunSpec | str]:
+    """The run of each job, or why there is none. Jobs that differ in their seeds alone are resolved once."""
+    known: dict[tuple[str, ...], RunSpec | str] = {}
+    specs: list[RunSpec | str] = []
+    for job, cfg in counted(plan, len(plan), "runs checked"):
+        seed = next((int(text[5:]) for text in job if text.startswith("seed=") and text[5:].isdecimal()), None)
+        key = tuple(text for text in job if seed is None or not text.startswith("seed="))
+        if key not in known:
+            known[key] = resolved(cfg)
+        spec = known[key]
+        specs.append(spec if seed is None or isinstance(spec, str) else with_seed(spec, seed))
+    return specs
+
+
+class Unfit:
+    """Why runs that are still to be done cannot be, which is found out once for those that differ in their seeds."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, str] = {}
+
+    def why(self, spec: RunSpec) -> str:
+        """A sentence; nothing for a run that can be, is done already or cut off."""
+        if RunFolder(spec.folder).begun:
+            return ""
+        if spec.hash not in self._known:
+            from distill.preflight import refusal  # imports torch
+
+            self._known[spec.hash] = refusal(spec)
+        return self._known[spec.hash]
+
+
+def with_seed(spec: RunSpec, seed: int) -> RunSpec:
+    """The same run from another seed, which no hash depends on."""
+    below = str(Path(spec.below).with_name(f"s{seed}"))
+    alone = spec.alone.with_name(f"s{seed}") if spec.alone else None
+    upstream = with_seed(spec.student.upstream, seed) if spec.student.upstream else None
+    student = replace(spec.student, upstream=upstream)
+    folder = spec.folder.with_name(f"s{seed}")
+    return replace(spec, seed=seed, below=below, folder=folder, alone=alone, student=student)
 
 
 def resolved(cfg: DictConfig) -> RunSpec | str:

@@ -16,8 +16,11 @@ from filelock import FileLock
 from distill import config
 from distill.cli import main as cli
 from distill.cli.command import read
+from distill.config import resolve
 from distill.run_folder import RunFolder
+from distill.sweep.plan import with_seed
 from distill.sweep.speeds import Measured, Speeds
+from tests import tiny
 
 TINY = ["student=resnet8", "teacher=resnet14", "teacher.weights=none", "dataset.fraction=0.1", "schedule.epochs=4"]
 REPO = Path(__file__).resolve().parents[2]
@@ -139,7 +142,7 @@ def test_what_cannot_be_is_listed_with_the_reason(capsys: pytest.CaptureFixture[
 
 
 def test_nothing_is_written_or_imported(tmp_path: Path) -> None:
-    code = "import sys; from distill.cli.main import main; sys.exit(main(sys.argv[1:]) or 'torch' in sys.modules)"
+    code = "import sys; from distill.cli.main import main; sys.exit(main(sys.argv[1:]) or 'wandb' in sys.modules)"
     words = [*TINY, "--dry-run", "method=kd"]
     env = os.environ | {"PYTHONPATH": str(REPO)}
     done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, env=env, cwd=tmp_path)
@@ -195,3 +198,17 @@ def test_a_flag_that_cannot_be_read_is_refused_in_a_sentence(argv: str, capsys: 
 def test_a_flag_in_the_middle(capsys: pytest.CaptureFixture[str]) -> None:
     out = lines(capsys, *TINY[:2], "-m", *TINY[2:], "method=kd,at", "seed=1")
     assert "2 runs" in out and "method=kd" in out[0] and "method=at" in out[1]
+
+
+def test_a_method_that_does_not_fit_is_listed_with_the_reason(capsys: pytest.CaptureFixture[str]) -> None:
+    out = lines(capsys, "-m", "teacher=resnet14", "student=vgg8", "method=fsp,none", "seed=1,2")
+    refused = [line for line in out if line.startswith("cannot run")]
+    assert len(refused) == 2 and "  2 to run: no estimate" in out
+
+
+def test_seeds_are_resolved_once_and_right() -> None:
+    words = ("student.upstream={dataset: {classes: [0, 1]}, schedule: digits}",)
+    one, two = (resolve(tiny.composed(*words, f"seed={seed}")) for seed in (1, 2))
+    other = with_seed(one, 2)
+    places = [(s.folder, s.below, s.alone, s.seed, s.student.upstream.folder) for s in (two, other)]
+    assert places[0] == places[1] and [t.training.folder for t in other.teachers] == [two.teachers[0].training.folder]

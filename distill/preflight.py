@@ -1,0 +1,124 @@
+"""What is found out before anything is trained: whether nets can be made and weights be had, and the method fits."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from distill import start
+from distill.config import DataSpec, RunSpec, StudentSpec, TeacherSpec, build, thawed
+from distill.config.check import check_maps
+from distill.content.index import indexed
+from distill.content.listing import listed
+from distill.data import DataInfo
+from distill.data.dataset import describe
+from distill.data.folder import same_classes
+from distill.data.modality import views_of
+from distill.models import FeatureNet
+from distill.models import build as build_net
+from distill.models.quant import quantize_as
+from distill.models.weights import load_weights
+from distill.run_folder import RunFolder
+
+IMAGES = {"digits": 1437, "mnist": 60000, "fashion_mnist": 60000, "cifar10": 50000, "cifar100": 50000, "stl10": 5000,
+          "tinyimagenet": 100000}  # of training  # fmt: skip
+log = logging.getLogger(__name__)
+
+
+def trains_first(spec: RunSpec) -> bool:
+    """Whether something has to be trained before the run itself: a teacher, or the student for the first time."""
+    needed = [teacher.training for teacher in spec.teachers] + [spec.student.upstream]
+    return any(each is not None and not RunFolder(each.folder).done for each in needed)
+
+
+def check_fit(spec: RunSpec, info: DataInfo) -> None:
+    """Raise ValueError where nets, weights, method and data do not go together, and so would the run once it begins.
+
+    Nets and method are made without memory (on the meta device) where they can be, else as they will be; the global
+    random state is left alone.
+    """
+    with torch.random.fork_rng(devices=[]):
+        if not (spec.student.weights or spec.student.pretrained or _of_files(spec)):
+            try:
+                with torch.device("meta"):
+                    _made(spec, info)
+                return
+            except (RuntimeError, NotImplementedError, TypeError) as error:  # what has no meaning without values
+                log.debug("not to be made without memory: %s", error)
+        _made(spec, info)
+
+
+def refusal(spec: RunSpec) -> str:
+    """Why a run cannot be, as far as that is seen without its data being loaded; nothing where it can."""
+    try:
+        check_files(spec.dataset)
+        if (info := supposed(spec.dataset)) is not None and not spec.schedule.settings.get("rule"):
+            check_fit(spec, info)
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+def check_files(spec: DataSpec) -> None:
+    """Raise ValueError where images of a folder are missing or damaged, or classes differ: see `content.index`."""
+    if spec.kind == "folder":
+        parts = ["train"] if spec.holdout else ["train", "val"]
+        classes = []
+        for part in parts:
+            index = indexed(spec.root / part, spec.workers)
+            index.whole(spec.damaged)
+            classes.append(index.listing.classes)
+        if len(classes) > 1:
+            same_classes(spec.root, *classes)
+    elif spec.kind == "tinyimagenet" and not (spec.root / "tiny-imagenet-200").is_dir():
+        raise ValueError(f"{spec.root}/tiny-imagenet-200 is missing, and cannot be downloaded: set dataset.root")
+
+
+def supposed(spec: DataSpec) -> DataInfo | None:
+    """What is known of data that are not loaded: as many classes and images as there will be, in any order."""
+    count, classes = IMAGES.get(spec.kind, 1000), spec.num_classes
+    if spec.kind == "folder":
+        listing = listed(spec.root / "train")
+        count, classes = len(listing.names), len(listing.classes)
+    if classes is None:
+        return None
+    classes = len(spec.classes) if spec.classes else classes
+    labels = np.arange(count, dtype=np.int64) % classes
+    info = describe(spec, labels, [str(k) for k in range(classes)], held_out=bool(spec.holdout))
+    return views_of(spec.views, info, depth="depth" in spec.views.values())[0]
+
+
+def _of_files(spec: RunSpec) -> bool:
+    return any(_file(teacher) is not None for teacher in spec.teachers)
+
+
+def _file(teacher: TeacherSpec) -> str | None:
+    """The file that a teacher's weights come from."""
+    return None if teacher.training or teacher.pretrained or teacher.weights == "none" else teacher.weights
+
+
+def _made(spec: RunSpec, info: DataInfo) -> None:
+    """Make the nets and the method, with the weights that are there already."""
+    student = _net(spec.student, info, spec.seed, spec.student.pretrained)
+    if spec.student.weights:
+        start.begin(student, Path(spec.student.weights), False)
+    if spec.student.quantize:
+        quantize_as(student, spec.student.quantize)
+    teachers = [_net(teacher, info.for_teacher, teacher.seed, False) for teacher in spec.teachers]
+    for net, teacher in zip(teachers, spec.teachers, strict=True):
+        if (file := _file(teacher)) is not None:
+            load_weights(net, file)
+        net.requires_grad_(False)
+    check_maps(spec.method.name, spec.method.taps, [student.name, *(net.name for net in teachers)])
+    build(spec.method.node, student, teachers, replace(info))
+
+
+def _net(spec: StudentSpec | TeacherSpec, info: DataInfo, seed: int, pretrained: bool) -> FeatureNet:
+    args: dict[str, Any] = thawed(spec.args)
+    shape = {"in_chans": info.in_chans, "size": info.size}
+    return build_net(spec.model, info.num_classes, **shape, pretrained=pretrained, args=args, seed=seed)

@@ -1,0 +1,51 @@
+"""What does not fit is said before a teacher is trained for it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from distill import preflight
+from distill import run as run_module
+from distill.config import resolve
+from distill.engine.checkpoint import export
+from distill.models import build
+from distill.signals import StopSignals
+from tests import tiny
+
+
+def spec_of(folder: Path, *overrides: str):
+    return resolve(tiny.composed(f"output={folder}", *overrides))
+
+
+@pytest.mark.parametrize(("overrides", "words"), [
+    (["method=fsp", "student=vgg8"], "fsp"),
+    (["method=reviewkd", "teacher=resnet56", "student=vgg8"], "reviewkd pairs stages"),
+    (["method=kd", "+student.args.bogus=1"], "bogus"),
+    (["method=at", "student=timm", "student.model=resnet18", "+student.args.bogus=1"], "bogus"),
+])  # fmt: skip
+def test_what_does_not_fit_is_refused_before_its_teacher_is_trained(tmp_path, monkeypatch, overrides, words):
+    def trained(spec):
+        raise AssertionError("a teacher was trained")
+
+    monkeypatch.setattr(run_module, "run_first", trained)
+    with pytest.raises(ValueError, match=words):
+        run_module.Experiment(spec_of(tmp_path, *overrides), StopSignals())
+
+
+def test_a_file_that_is_no_start_is_refused_before_its_teacher_is_trained(tmp_path):
+    net = build("cifar_resnet14", 10, in_chans=1, size=8, seed=1)
+    export(net.model, tmp_path / "w.safetensors")
+    spec = spec_of(tmp_path, "student=resnet8", f"student.weights={tmp_path / 'w.safetensors'}")
+    with pytest.raises(ValueError, match="is no start for cifar_resnet8"):
+        preflight.check_fit(spec, tiny.tiny_data().info)
+
+
+def test_a_look_at_what_fits_draws_no_number(tmp_path):
+    spec, info = spec_of(tmp_path, "method=srrl"), tiny.tiny_data().info  # which is not made without memory
+    before = torch.get_rng_state()
+    preflight.check_fit(spec, info)
+    assert torch.equal(torch.get_rng_state(), before) and preflight.trains_first(spec)
+    assert not preflight.trains_first(spec_of(tmp_path, "method=none"))
