@@ -51,13 +51,18 @@ class Stops:
 
 def stoppable(shape: str, output: Path) -> int:
     """Run a shape as the program does, which listens to signals from its first line on."""
-    from distill.signals import StopSignals
+    from distill.signals import StopSignals, stopped
 
     try:
-        with StopSignals(at_once=True):
-            return start(shape, output)
-    except errors.Stopped as stop:
-        return stop.code
+        with StopSignals(at_once=True) as stop:
+            try:
+                return start(shape, output)
+            except Exception:  # Hydra makes an error of its own of being cut off, as the command line knows
+                if stop.received is None:
+                    raise
+                raise stopped(stop.received) from None
+    except errors.Stopped as leaving:
+        return leaving.code
 
 
 def _wrong(ended: Outcome, sent: int) -> str:
