@@ -26,6 +26,7 @@ class Dot:
     sure: bool = False
     more: str = ""  # beside the value, where there is room
     title: str = ""
+    digits: str = ".2f"  # how the value is written
 
 
 def ranked(
@@ -58,7 +59,7 @@ def _row(frame: svg.Frame, dot: Dot, y: float, wide: bool) -> Markup:
         parts.append(svg.text(frame.left + 2, y + 4, "◂", kind=f"name {dot.kind}"))
     else:
         parts.append(svg.dot(frame.at_x(dot.value), y, f"{'sure' if dot.sure else 'open'} {dot.kind}", dot.title))
-    said = f"{dot.value:.2f}" + (f"  {dot.more}" if wide and dot.more else "")
+    said = f"{dot.value:{dot.digits}}" + (f"  {dot.more}" if wide and dot.more else "")
     return Markup("").join([*parts, svg.text(frame.right + 10, y + 4, said, kind="value")])
 
 

@@ -9,11 +9,12 @@ from itertools import groupby
 from typing import Any
 
 from distill import charts
+from distill.charts import theme
 from distill.report.figures import Figure, Shown
 from distill.report.gains import BETTER, UNCORRECTED, WORSE, Gain, corrected, gain
 from distill.report.names import names
 from distill.report.overview import gained
-from distill.report.summary import Row, convention, place, place_title
+from distill.report.summary import ALONE, Row, convention, place, place_title
 from distill.report.table import Cell, Document, Table, mean_and_error, number, numeric_columns, without_empty, word
 
 RULE = (
@@ -76,12 +77,12 @@ def pairs(found: Iterable[Match]) -> list[list[Match]]:
 
 def figures(found: Sequence[Match]) -> dict[str, Shown]:
     """The chart of each table: the differences with their intervals, and the line where nothing has changed."""
-    shown = {}
+    shown, kinds = {}, _kinds(found)
     for number_, pair in enumerate(pairs(found)):
         ordered = sorted(pair, key=lambda one: -one.gain.difference)
         dots = [
-            charts.Dot(one.name, one.gain.difference, f"s{0 if one.gain.difference >= 0 else 1}", one.gain.error,
-                       one.gain.half, one.gain.verdict.partition(",")[0] in (BETTER, WORSE), title=one.gain.verdict)
+            charts.Dot(one.name, one.gain.difference, kinds[one.ours.one.method], one.gain.error, one.gain.half,
+                       one.gain.verdict.partition(",")[0] in (BETTER, WORSE), title=one.gain.verdict, digits="+.2f")
             for one in ordered
         ]  # fmt: skip
         title = f"{pair[0].ours.pair}: what has changed"
@@ -90,6 +91,12 @@ def figures(found: Sequence[Match]) -> dict[str, Shown]:
         note = "Thick: ± standard error; thin: 95 % interval. A filled dot is more than the noise of the seeds."
         shown[f"a{number_}"] = Shown([Figure(title, charts.both(drawing), note=note)], [])
     return shown
+
+
+def _kinds(found: Sequence[Match]) -> dict[str, str]:
+    """One colour a method: the class of each."""
+    methods = dict.fromkeys(one.ours.one.method for one in found if one.ours.one.method != ALONE)
+    return {ALONE: "alone"} | {method: theme.kind(index) for index, method in enumerate(methods)}
 
 
 def _match(name: str, ours: Row, other: Row) -> Match:

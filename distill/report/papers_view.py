@@ -26,7 +26,7 @@ ALONE_OR_NOT = ("no runs are laid beside", "ours, where there are any, are in th
 
 def paper_document(tables: list[PaperTable], rows: list[Row], line: str) -> Document:
     """Each published table with ours beside it; `line` says what was read."""
-    document = Document(", ".join(table.title for table in tables), [], [line, RULE], [])
+    document = Document(", ".join(table.title for table in tables), [], [line], [], [RULE])
     for table in tables:
         if table.comparable:
             comparison = lay_beside(table, rows)
