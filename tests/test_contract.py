@@ -171,7 +171,9 @@ def test_losses_stay_close_under_bf16(name: str) -> None:
 
 @pytest.mark.parametrize("name", tiny.METHODS)
 def test_resume_at_any_step_is_bit_identical(name: str, tmp_path: Path) -> None:
-    """Stop three times, build everything anew, go on: the final state and the logged rows are the same bits."""
+    """Stop in the first epoch and in the last, where there are more phases in between too, build all anew, go on:
+    the final state and the logged rows are the same bits.
+    """
     data = tiny.tiny_data()
 
     def start(folder: Path):
@@ -181,7 +183,7 @@ def test_resume_at_any_step_is_bit_identical(name: str, tmp_path: Path) -> None:
     total = sum(1 for _ in whole.steps())
     part = start(tmp_path / "cut")
     rows = []
-    for stop in sorted({1, total // 2, total - 1}):
+    for stop in sorted({1, total - 1, *([total // 2] if len(whole.phases) > 2 else [])}):
         for _ in part.steps():
             if part.at.total == stop:
                 break
