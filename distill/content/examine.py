@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 import time
 import warnings
 from typing import NamedTuple
@@ -34,6 +35,8 @@ class Look(NamedTuple):
 def examine(path: str) -> Look:
     """Look at an image file: all of it is read, its header is parsed; of JPEGs the end is looked for, not decoded."""
     seen = time.time_ns()
+    if os.path.exists(path) and not os.path.isfile(path):  # a pipe would never end
+        return Look(0, bytes(DIGEST), damage="it is no file")
     try:
         with open(path, "rb") as file:
             content = file.read()

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from distill.content.index import RACY, cache_folder, indexed
-from distill.content.parts import Arrays
+from distill.content.parts import FETCH_AGAIN, Arrays
 from distill.content.readers import OWN_FILES, READERS
 from distill.files import SaveError, read_mapping, write_json
 from distill.run_folder import weights_file
@@ -136,6 +136,9 @@ def arrays_digest(arrays: Arrays) -> str:
 
 def _of_arrays(kind: str, root: Path, files: Sequence[Path]) -> str | None:
     """None for the published content, told by the files or, where they are packed otherwise, by the arrays."""
+    for path in files:
+        if path.exists() and not path.is_file():  # a pipe would never end
+            raise ValueError(f"{path} is no file; {FETCH_AGAIN}")
     sums = tuple(hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest() for path in files)
     if sums in (MD5.get(kind), PACKED_MD5.get(kind)) or _unpacked_of_published(kind, files):
         return None

@@ -42,6 +42,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path("outputs/faults"), help="ledger, summary, and what failed")
     parser.add_argument("--only", default="", help="campaigns, separated by commas")
     parser.add_argument("--again", action="store_true", help="first try once more what failed, and count that instead")
+    parser.add_argument("--also", type=Path, nargs="*", default=[], help="folders of other calls, to be added")
     parser.add_argument("--most", type=int, default=None, help="tries of each campaign in this call")
     options = parser.parse_args()
     from scripts.faults.forked import preload
@@ -50,6 +51,8 @@ def main() -> int:
     preload()
     logging.disable(logging.INFO)
     ledger = Ledger(options.out.absolute())
+    for other in options.also:
+        ledger.take(other)
     known = campaigns(options.out.absolute())
     asked = [known[name] for name in options.only.split(",") if name] or list(known.values())
     if options.again:

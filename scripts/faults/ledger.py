@@ -7,7 +7,7 @@ import platform
 import sys
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -56,6 +56,13 @@ class Ledger:
         for one in self.tries:
             self._file.write(json.dumps(asdict(one)) + "\n")
         return sorted(failed)
+
+    def take(self, other: Path) -> None:
+        """Add the tries of another folder, with numbers of their own."""
+        theirs = Ledger(other).tries
+        first = {one.campaign: self.next(one.campaign) for one in theirs}
+        for one in theirs:
+            self.add(replace(one, number=one.number + first[one.campaign]))
 
     def next(self, campaign: str) -> int:
         """The number of the first try that a campaign has not made yet."""

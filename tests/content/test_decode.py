@@ -237,3 +237,8 @@ def test_a_look_reads_the_whole_file_and_survives_any_content(tmp_path):
         path.write_bytes(content)
         assert examine(str(path)).damage
     assert examine(str(tmp_path / "none.png")).damage == "No such file or directory"
+
+
+def test_a_pipe_among_the_images_keeps_nobody_waiting(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.png")
+    assert examine(str(tmp_path / "a.png")).damage == "it is no file"

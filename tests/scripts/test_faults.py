@@ -54,6 +54,14 @@ def test_calls_add_up_and_what_failed_is_tried_again(tmp_path: Path) -> None:
     assert "| kills | 2 | 2 | 5 kills |" in again.write("make faults").read_text()
 
 
+def test_the_tries_of_several_machines_add_up(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        Ledger(tmp_path / name).add(Try("kills", 0, "one phase", True, counts={"kills": 3}))
+    both = Ledger(tmp_path / "a")
+    both.take(tmp_path / "b")
+    assert [one.number for one in both.tries] == [0, 1] and both.summary()["campaigns"]["kills"]["kills"] == 6
+
+
 def test_two_runs_are_alike_but_for_their_times(tmp_path: Path) -> None:
     for name, seconds in (("a", 3.0), ("b", 4.0)):
         (tmp_path / name).mkdir()
