@@ -74,7 +74,10 @@ class Progress:
         """What a terminal of a width shows: the epoch and the time left always, then the rest as far as it fits."""
         left = f"{self._left()} left" if self._completed else "-:-- left"
         known = [status({name: self._seen[name]}) for name in ON_A_LINE]
-        return fitting([self._title, left, *known[:2], bar(self._completed / max(self.total, 1)), *known[2:]], width)
+        title = self._title  # without the phase, then without the word, where it would push the time left out
+        while len(f"{title}  {left}") > width and " " in title:
+            title = title.partition(" ")[2]
+        return fitting([title, left, *known[:2], bar(self._completed / max(self.total, 1)), *known[2:]], width)
 
     def _left(self) -> str:
         """Time for the epochs left, at the pace so far."""

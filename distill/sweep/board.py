@@ -87,11 +87,11 @@ class Followed:
             began = f"starting, {clock(now - self.job.started)}"  # perhaps its teacher is trained
             return [began, "-:-- left", "", bar(0, 10), self.job.name, _last_line(RunFolder(self.job.folder).log)]
         epoch = f"epoch {self.row.get('epoch')}/{self.row.get('epochs')}"
-        phase = f" {self.row.get('phase')}" if len(self.phases) > 1 else ""
+        phase = str(self.row.get("phase")) if len(self.phases) > 1 else ""
         accuracy = self.row.get("test_accuracy")
         said = f"{accuracy:.2f} %" if isinstance(accuracy, int | float) else ""
         time_left = "-:-- left" if left is None else f"{clock(left)} left"
-        return [epoch + phase, time_left, said, bar(self.share, 10), self.job.name]
+        return [epoch, time_left, said, bar(self.share, 10), self.job.name, phase]
 
 
 class Board(AbstractContextManager["Board"]):

@@ -169,7 +169,8 @@ def test_runs_without_a_result_are_listed_with_their_state_and_last_epoch(tmp_pa
     (cut / "checkpoints").mkdir()
     (cut / "checkpoints" / "1.ckpt").touch()
     gone = failed.with_name("s9")
-    lines = [{"folder": str(folder), "code": 3, "why": "the loss is NaN"} for folder in (failed, gone)]
+    attempt = {"code": 3, "outcome": "loss not finite", "why": "the loss is NaN", "command": "python -m distill"}
+    lines = [{"folder": str(folder), **attempt} for folder in (failed, gone)]
     (tmp_path / "sweep.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     with FileLock(running / ".lock"):
         assert main([str(tmp_path), "--format", "md"]) == 0

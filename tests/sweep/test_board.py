@@ -46,6 +46,16 @@ def test_a_run_keeps_epoch_and_time_left_in_every_width(width: int) -> None:
     assert ("test 92.50 %" in line, "images/s" in line) == (width >= 60, width == 200)
 
 
+@pytest.mark.parametrize(
+    ("width", "begin"),
+    [(45, "initialise epoch 3/9  -:-- left"), (25, "epoch 3/9  -:-- left"), (16, "3/9  -:-- left")],
+)
+def test_a_long_phase_gives_way_to_the_time_left(width: int, begin: str) -> None:
+    progress = Progress(9, 10, quiet=True)
+    progress.epoch_start("initialise", 3, 9)
+    assert progress.line(width) == begin
+
+
 # ---------------------------------------------------------------- sweeps
 
 
