@@ -26,7 +26,9 @@ FLOORS = (  # from the ground up; rooms on one floor do not import each other
     {"sweep"},
     {"report"},
     {"cli"},
-    {"probe", "analyze", "search", "export", "api"},
+    {"probe", "analyze", "search", "export"},
+    {"api"},
+    {"contract"},
     {"__main__"},
 )
 UPWARD = {("sweep", "cli")}  # a worker starts the program itself

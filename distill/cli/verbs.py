@@ -30,6 +30,7 @@ VERBS = {  # each verb's module, and what it does
     "export": ("distill.export.command", "a student as a folder for timm and ONNX"),
     "eval": ("distill.export.evaluate", "a run or an exported folder, measured on data"),
     "predict": ("distill.export.predict", "classes of image files, as CSV"),
+    "check-method": ("distill.contract.command", "what every method owes, asked of your own"),
     "methods": ("distill.cli.catalogue", "the methods and their papers"),
     "status": ("distill.cli.status", "which runs are done, running, cut off or failed"),
 }
@@ -108,6 +109,6 @@ def show_traceback() -> None:
 
 def help_lines() -> str:
     """The verbs and what they do, two a line, for the help page."""
-    cells = [f"{verb:<8} {what}" for verb, (_, what) in VERBS.items()]
+    cells = [f"{verb:<12} {what}" for verb, (_, what) in VERBS.items()]
     pairs = zip_longest(cells[::2], cells[1::2], fillvalue="")
     return "\n".join(f"  {left:<60} {right}".rstrip() for left, right in pairs)

@@ -1,0 +1,244 @@
+"""The clauses of the contract, one function each: it returns where a method keeps its word, and raises Broken."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from distill.batch import Batch, Mixed
+from distill.contract.world import CLASSES, PAIR, World, folder
+from distill.engine.trace import WAITS
+from distill.method import Losses, Method, Phase, Update
+
+PAIRS = (("cifar_vgg8", "cifar_MobileNetV2"), ("cifar_resnet8", "vit_tiny_patch16_224"),
+         ("vit_tiny_patch16_224", "cifar_resnet8"))  # fmt: skip
+SHARE = 0.7
+
+
+class Broken(Exception):
+    """What a method does otherwise than it owes, in a sentence."""
+
+
+def its_yaml_lists_the_keywords_of_its_constructor(world: World) -> None:
+    """Each keyword-only argument is a key of the YAML, which also says what it reads and how many teachers it takes."""
+    node = world.spec.method.node
+    kind, known = world.kind, set()
+    if not issubclass(kind, Method):
+        raise Broken(f"{kind.__name__} is no subclass of distill.method.Method")
+    for call in (vars(cls)["__init__"] for cls in kind.__mro__ if "__init__" in vars(cls)):
+        parameters = inspect.signature(call).parameters.values()
+        known |= {each.name for each in parameters if each.kind is each.KEYWORD_ONLY}
+        if not any(each.kind is each.VAR_KEYWORD for each in parameters):
+            break
+    written = set(node) - {"name", "_target_", "about"}
+    if written != known:
+        raise Broken(f"the YAML has {_named(written - known)} too many and lacks {_named(known - written)}")
+    if missing := {"kind", "taps", "phases", "teachers"} - set(node.get("about") or {}):
+        raise Broken(f"the YAML's about lacks {_named(missing)}")
+
+
+def its_losses_are_named_finite_numbers(world: World) -> None:
+    """Each update returns a dictionary of scalars in fp32, on whole batches and on the short one at the end."""
+    for _, _, losses in _steps(world):
+        if not losses:
+            raise Broken("an update returns no losses")
+        for name, value in losses.items():
+            if value.shape != () or value.dtype != torch.float32:
+                raise Broken(f"the loss '{name}' is {value.dtype} of shape {tuple(value.shape)}, not one fp32 number")
+            if not math.isfinite(value.item()):
+                raise Broken(f"the loss '{name}' is {value.item()}")
+
+
+def everything_trainable_is_trained_and_no_teacher_is(world: World) -> None:
+    """Every parameter that requires grad gets a gradient from some update; teachers stay as they are, to the bit."""
+    method = world.method()
+    before = [{key: value.clone() for key, value in teacher.state_dict().items()} for teacher in method.teachers]
+    wanted: dict[int, str] = {}
+    reached: set[int] = set()
+    for phase in method.phases():
+        batches = world.begun(method, phase)
+        wanted |= {id(p): name for name, p in method.named_parameters() if p.requires_grad}
+        for batch in batches[:2]:
+            for update in phase.updates:
+                reached |= _reached(method, update, batch)
+            method.after_step()
+        method.after_epoch()
+    if never := sorted(name for key, name in wanted.items() if key not in reached):
+        raise Broken(
+            f"no update trains {_named(never)}: list its module in an Update's trains, or set requires_grad=False"
+        )
+    for teacher, old in zip(method.teachers, before, strict=True):
+        if changed := [key for key, value in teacher.state_dict().items() if not torch.equal(value, old[key])]:
+            raise Broken(f"the teacher's {_named(changed)} changes: ask it by self.teach, and leave its mode alone")
+
+
+def the_running_accuracy_is_told(world: World) -> None:
+    """A step of the last phase calls self.supervised or self.count."""
+    method = world.method()
+    phase = method.phases()[-1]
+    batch = world.begun(method, phase)[0]
+    for update in phase.updates:
+        update.loss(batch)
+    if method.counted is None:
+        raise Broken(
+            "no step says how many are right: call self.supervised(logits, batch), or self.count(logits, labels)"
+        )
+
+
+def mixed_labels_change_what_reads_labels(world: World) -> None:
+    """A loss that depends on the labels depends on both of a mixed image's, unless `refuses` says why it cannot."""
+    method = world.method()
+    if "mixup" in method.refuses:
+        return
+    for phase in method.phases():
+        batch = world.begun(method, phase)[0]
+        others = batch.labels.roll(1)
+        rows = SHARE * F.one_hot(batch.labels, CLASSES).float() + (1 - SHARE) * F.one_hot(others, CLASSES)
+        mixed = replace(batch, targets=Mixed(rows, others, torch.tensor(SHARE)))
+        plain, other, both = (_losses(phase, each) for each in (batch, replace(batch, labels=others), mixed))
+        for name in (name for name in plain if plain[name] != other[name]):
+            if both[name] == plain[name]:
+                raise Broken(f"the loss '{name}' reads a mixed image's first label alone: take self.supervised or "
+                             "self.by_label, or say refuses = {'mixup': why}")  # fmt: skip
+
+
+def losses_stay_close_in_bf16(world: World) -> None:
+    """Under autocast each loss is still fp32, and what it is without, but for rounding."""
+    found: list[dict[str, Tensor]] = []
+    for enabled in (False, True):
+        method = world.method()
+        phase = method.phases()[-1]
+        batch = world.begun(method, phase)[0]
+        torch.manual_seed(5)
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
+            found.append(phase.updates[0].loss(batch))
+    for name, exact in found[0].items():
+        rounded = found[1][name]
+        if rounded.dtype != torch.float32:
+            raise Broken(f"the loss '{name}' is {rounded.dtype} under autocast: compute it in @full_precision")
+        if not abs(rounded.item() - exact.item()) <= 0.2 + 0.35 * abs(exact.item()):
+            raise Broken(f"the loss '{name}' is {rounded.item():.4g} in bf16 and {exact.item():.4g} in fp32")
+
+
+def a_run_that_was_cut_off_goes_on_to_the_same_bits(world: World) -> None:
+    """Stopped in the middle, built anew and resumed: the state is that of a run that never stopped."""
+    with folder() as place:
+        whole = world.fit(place / "whole")
+        total = sum(1 for _ in whole.steps())
+        part = world.fit(place / "cut")
+        for _ in part.steps():
+            if part.at.total == max(total // 2, 1):
+                break
+        part._save()
+        again = world.fit(place / "cut")
+        torch.manual_seed(99)
+        again.restore()
+        for _ in again.steps():
+            pass
+        mine = again.method.state_dict()
+        if other := [key for key, value in whole.method.state_dict().items() if not torch.equal(value, mine[key])]:
+            raise Broken(f"{_named(other)} is another after a resume: keep what changes in buffers or parameters, and "
+                         "draw with torch's generator")  # fmt: skip
+
+
+def no_step_waits_for_the_device(world: World) -> None:
+    """No step reads a tensor's value on the host (.item(), if tensor:, boolean indexing), which stops a GPU."""
+    method = world.method()
+    for phase in method.phases():
+        batch = world.begun(method, phase)[0]
+        for update in phase.updates:
+            with Waits() as seen:
+                torch.stack(list(update.loss(batch).values())).sum().backward()
+            if seen.found:
+                raise Broken(f"the step of '{update.name}' waits for the device: {_named(sorted(seen.found))}")
+
+
+def another_pair_of_nets_works_or_is_refused_in_a_sentence(world: World) -> None:
+    """VGG to MobileNet, CNN to ViT and back: finite losses, or a ValueError that names another method."""
+    for pair in PAIRS:
+        try:
+            method = world.method(pair)
+        except ValueError as refusal:
+            if len(str(refusal)) < 40 or "method=" not in str(refusal) or "\n" in str(refusal):
+                raise Broken(
+                    f"{pair[0]} to {pair[1]} is refused without a remedy ('{refusal}'): name what fits"
+                ) from refusal
+            continue
+        phase = method.phases()[-1]
+        batch = world.begun(method, phase)[0]
+        if not all(math.isfinite(value.item()) for update in phase.updates for value in update.loss(batch).values()):
+            raise Broken(f"losses of {pair[0]} to {pair[1]} are not finite")
+
+
+CLAUSES: tuple[Callable[[World], None], ...] = (
+    its_yaml_lists_the_keywords_of_its_constructor,
+    its_losses_are_named_finite_numbers,
+    everything_trainable_is_trained_and_no_teacher_is,
+    the_running_accuracy_is_told,
+    mixed_labels_change_what_reads_labels,
+    losses_stay_close_in_bf16,
+    a_run_that_was_cut_off_goes_on_to_the_same_bits,
+    no_step_waits_for_the_device,
+    another_pair_of_nets_works_or_is_refused_in_a_sentence,
+)
+
+
+class Waits(TorchDispatchMode):
+    """Notes operations that wait on a GPU; what the step itself draws or counts on the host may be read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: set[str] = set()
+        self._host: dict[int, Tensor] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        tensors = [value for value in tree_leaves((args, kwargs)) if isinstance(value, Tensor)]
+        on_host = all(id(tensor) in self._host for tensor in tensors)
+        if func._schema.name in WAITS and not on_host:
+            self.found.add(func._schema.name.removeprefix("aten::"))
+        result = func(*args, **kwargs)
+        if on_host:
+            self._host |= {id(value): value for value in tree_leaves(result) if isinstance(value, Tensor)}
+        return result
+
+
+def _steps(world: World) -> Iterator[tuple[Phase, Batch, Losses]]:
+    """The losses of every update, phase by phase, on all batches of an epoch."""
+    method = world.method()
+    for phase in method.phases():
+        for batch in world.begun(method, phase):
+            for update in phase.updates:
+                yield phase, batch, update.loss(batch)
+
+
+def _reached(method: Method, update: Update, batch: Batch) -> set[int]:
+    """The parameters to which an update gives gradients."""
+    method.zero_grad(set_to_none=True)
+    torch.stack(list(update.loss(batch).values())).sum().backward()
+    trained = [p for module in update.trains for p in module.parameters() if p.requires_grad]
+    return {id(p) for p in trained if p.grad is not None}
+
+
+def _losses(phase: Phase, batch: Batch) -> dict[str, float]:
+    """The losses of all updates of a step, with the same random draws every time."""
+    torch.manual_seed(3)
+    batch = replace(batch, views=dict(batch.views))
+    return {name: value.item() for update in phase.updates for name, value in update.loss(batch).items()}
+
+
+def _named(names: Any) -> str:
+    words = sorted(map(str, names))
+    return ", ".join(words[:4]) + f" and {len(words) - 4} more" * (len(words) > 4) if words else "nothing"
+
+
+__all__ = ["CLAUSES", "PAIR", "Broken"]

@@ -1,0 +1,121 @@
+"""A small world to ask a method in: random images, small nets, the method built as a run builds it."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from distill import api
+from distill.batch import Batch
+from distill.config import RunSpec, build, class_of, load, resolve, thawed
+from distill.data import Data, DataInfo, Split
+from distill.engine.checkpoint import Checkpoints
+from distill.engine.fit import Fit, train_mode
+from distill.engine.state import Options
+from distill.method import Method, Phase
+from distill.models import FeatureNet
+from distill.models import build as build_net
+from distill.runtime import autocast, seed_everything
+from distill.signals import StopSignals
+
+CLASSES, SIZE, IMAGES, BATCH = 6, 16, 22, 8  # the last batch of eight holds six
+PAIR = ("cifar_resnet14", "cifar_resnet8")  # teacher, student
+SMALLER: dict[str, dict[str, Any]] = {
+    "vit_tiny_patch16_224": {"patch_size": 4, "embed_dim": 32, "depth": 4, "num_heads": 2},
+}
+CPU = torch.device("cpu")
+SHORT = (f"schedule.batch_size={BATCH}", "schedule.epochs=2", "schedule.init_epochs=1", "device=cpu", "precision=fp32")
+
+
+@dataclass(frozen=True)
+class World:
+    """A method's configuration, and data to ask it with."""
+
+    spec: RunSpec
+    data: Data
+
+    @property
+    def name(self) -> str:
+        return self.spec.method.name
+
+    @property
+    def kind(self) -> Any:
+        """The method's class."""
+        return class_of(self.spec.method.node)
+
+    def method(self, pair: tuple[str, str] = PAIR) -> Method:
+        """The method on a fresh pair of nets: a function of nothing but the arguments. Raises what its class does."""
+        seed_everything(7)
+        student, first = _net(pair[1], 1), _net(pair[0], 2)
+        count = len(self.spec.teachers)
+        teachers = [first if k == 0 else first.twin(seed=10 + k) for k in range(count)]
+        for teacher in teachers:
+            teacher.requires_grad_(False).eval()
+        made: Method = build(self.spec.method.node, student, teachers, self.data.info)
+        return made
+
+    def begun(self, method: Method, phase: Phase) -> list[Batch]:
+        """Begin a phase and return the batches of an epoch."""
+        if phase.begin:
+            phase.begin()
+        method.epoch, method.epochs = 1, 2
+        method.before_epoch()
+        train_mode(method, phase)
+        source = self.data.source(batch_size=BATCH, seed=3)
+        return list((phase.source(source) if phase.source else source).epoch(1))
+
+    def fit(self, folder: Path) -> Fit:
+        """The loop around a fresh method, with checkpoints in a folder."""
+        options = Options(lambda: autocast(CPU, "fp32"), log_every=2, save_seconds=1e9)
+        source, saves = self.data.source(batch_size=BATCH, seed=1), Checkpoints(folder)
+        settings = thawed(self.spec.schedule.settings)
+        return Fit(self.method(), source, lambda net: 0.0, settings, options, saves, Silent(), StopSignals())
+
+
+class Silent:
+    """A watcher that shows nothing."""
+
+    def begin_epoch(self, *_: Any) -> None: ...
+    def step(self, row: dict[str, Any]) -> None: ...
+    def epoch(self, row: dict[str, Any]) -> None: ...
+    def best(self, net: FeatureNet) -> None: ...
+    def flush(self) -> None: ...
+
+
+def world_of(name: str, settings: Sequence[str], config_dir: str | None) -> World:
+    """The world of a method of conf/method, with settings such as plugins=[my_method]. Raises ValueError."""
+    node: Any = load("method", name) or {}
+    wanted = str((node.get("about") or {}).get("teachers", 1)).replace("n", "3")
+    words = [f"method={name}", *SHORT, "teacher=resnet14", "student=resnet8", "teacher.weights=none", *settings]
+    if wanted.isdigit() and int(wanted) > 1:
+        words.append(f"teacher.seeds=[{','.join(map(str, range(int(wanted))))}]")
+    module = str(node.get("_target_")).rpartition(".")[0]
+    if not module.startswith("distill.") and not any(word.startswith("plugins=") for word in settings):
+        words.append(f"plugins=[{module}]")
+    return World(resolve(api.composed(words, config_dir)), _data())
+
+
+def _net(name: str, seed: int) -> FeatureNet:
+    return build_net(name, CLASSES, size=SIZE, args=SMALLER.get(name, {}), seed=seed)
+
+
+def _data() -> Data:
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(256, (IMAGES, SIZE, SIZE, 3), generator=generator, dtype=torch.uint8)
+    labels, half = torch.arange(IMAGES) % CLASSES, (0.5, 0.5, 0.5)
+    names = [str(k) for k in range(CLASSES)]
+    info = DataInfo("contract", CLASSES, IMAGES, 3, SIZE, half, half, labels, names)
+    return Data(info, Split(images, labels), Split(images[:BATCH], labels[:BATCH]), pad=2, flip=True)
+
+
+@contextmanager
+def folder() -> Iterator[Path]:
+    """A folder that is gone afterwards."""
+    with tempfile.TemporaryDirectory(prefix="distill-") as made:
+        yield Path(made)
