@@ -28,11 +28,11 @@ VERBS = {  # each verb's module, and what it does
     "probe": ("distill.probe.command", "a linear layer on a frozen net, on other data"),
     "search": ("distill.search.command", "hyper-parameters, on held-out images"),
     "export": ("distill.export.command", "a student as a folder for timm and ONNX"),
-    "eval": ("distill.export.evaluate", "a run or an exported folder, measured on data"),
+    "eval": ("distill.export.evaluate", "a run or an exported folder, measured"),
     "predict": ("distill.export.predict", "classes of image files, as CSV"),
     "check-method": ("distill.contract.command", "what every method owes, asked of your own"),
     "methods": ("distill.cli.catalogue", "the methods and their papers"),
-    "status": ("distill.cli.status", "which runs are done, running, cut off or failed"),
+    "status": ("distill.cli.status", "what is done, running, cut off or failed"),
 }
 
 
@@ -111,4 +111,4 @@ def help_lines() -> str:
     """The verbs and what they do, two a line, for the help page."""
     cells = [f"{verb:<12} {what}" for verb, (_, what) in VERBS.items()]
     pairs = zip_longest(cells[::2], cells[1::2], fillvalue="")
-    return "\n".join(f"  {left:<60} {right}".rstrip() for left, right in pairs)
+    return "\n".join(f"  {left:<62} {right}".rstrip() for left, right in pairs)
