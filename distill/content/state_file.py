@@ -124,6 +124,8 @@ def sum_of(path: str | Path) -> str | None:
     """The checksum that an export brings; None where it brings none."""
     from safetensors import SafetensorError, safe_open
 
+    if not Path(path).is_file():  # a pipe would never end
+        return None
     try:
         with safe_open(path, "pt") as file:
             return (file.metadata() or {}).get(SUM)
