@@ -15,7 +15,6 @@ import sys
 from multiprocessing import util
 from typing import Any
 
-from distill.sweep import add_launchers
 from tests import compositions
 
 
@@ -24,7 +23,6 @@ def main() -> None:
     control = socket.socket(fileno=int(sys.argv[1]))
     for module in sys.argv[2:]:
         importlib.import_module(module)
-    add_launchers()
     compositions.parse_once()
     compositions.composed("method=kd")  # Hydra's plugins and grammar, and the files that every command reads
     become(**serve(control))

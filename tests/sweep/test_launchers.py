@@ -22,8 +22,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
+from safetensors.torch import save_file
 
 from distill import config, errors, signals, sweep
 from distill.files import SaveError, write_json
@@ -434,7 +436,7 @@ def test_ctrl_c_saves_every_run_and_so_does_the_death_of_the_launcher(output: Pa
 
 
 def test_usage_errors_alone_are_exit_code_2(output: Path, tmp_path: Path) -> None:
-    (tmp_path / "bad.safetensors").write_bytes(b"no weights")
+    save_file({"of another net": torch.zeros(1)}, tmp_path / "bad.safetensors")
     done = start(output, "method=kd", f"teacher.weights={tmp_path / 'bad.safetensors'}", "seed=1,2")
     out, err = done.communicate()
     assert done.returncode == errors.USAGE and "2 runs of the sweep failed:" in err, err
