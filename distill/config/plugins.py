@@ -6,6 +6,7 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -31,6 +32,19 @@ def import_plugins(names: Sequence[Any]) -> None:
 def is_plugins(target: str) -> bool:
     """Whether a dotted path leads into a module that was named as a plugin."""
     return any(target.startswith(f"{name}.") for name in _loaded)
+
+
+def sources() -> dict[str, Path]:
+    """The files of the plugins, by the places at which Python would find them below a folder of its path."""
+    found: dict[str, Path] = {}
+    for top in sorted({name.partition(".")[0] for name in _loaded}):
+        module = sys.modules[top]
+        if hasattr(module, "__path__"):
+            for root in map(Path, module.__path__):
+                found |= {f"{top}/{path.relative_to(root).as_posix()}": path for path in root.rglob("*.py")}
+        elif module.__file__:
+            found[f"{top}.py"] = Path(module.__file__)
+    return found
 
 
 def _import(name: str) -> None:

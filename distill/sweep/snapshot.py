@@ -9,6 +9,7 @@ import tempfile
 from pathlib import Path
 
 from distill.config.groups import conf_dir
+from distill.config.plugins import sources
 
 
 def take(output: str | Path) -> Path:
@@ -34,7 +35,7 @@ def search_path(folder: Path) -> dict[str, str]:
 
 
 def _files() -> dict[str, Path]:
-    """Every file of the program, by its place in the copy: the YAML files lie inside the package there."""
+    """Every file of the program and of plugins, by its place in the copy: YAML files lie inside the package there."""
     package = Path(__file__).resolve().parent.parent
     roots = {"distill": package, "distill/conf": conf_dir()}
     found = {
@@ -43,7 +44,7 @@ def _files() -> dict[str, Path]:
         for path in root.rglob("*")
         if path.is_file() and "__pycache__" not in path.parts
     }
-    return found
+    return {**sources(), **found}
 
 
 def _copy(files: dict[str, Path], folder: Path) -> None:

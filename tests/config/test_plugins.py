@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-import re
+import sys
 from pathlib import Path
 
 import pytest
 
+from distill import api
+from distill.config import groups, identity, plugins
+from distill.content.readers import READERS
+from distill.sweep import snapshot
 from tests import program
 
 MODULE = """
@@ -78,14 +82,19 @@ def test_an_own_method_net_and_data_set_run_as_ours_do(folder: Path) -> None:
     assert '"schedule": "crd"' not in result.read_text() and '"protocol": "crd"' in result.read_text()
 
 
-def test_what_the_files_of_an_own_reader_hold_is_part_of_the_hash(folder: Path) -> None:
-    own = [word for word in OWN.split() if "my_method" not in word]
-    listed = ["--config-dir", "own", "plugins=[my_method]", *own[2:], "--dry-run"]
-    folders = []
-    for value in ("7", "8"):
+def test_what_the_files_of_an_own_reader_hold_is_part_of_the_hash(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(groups, "_own", [])
+    monkeypatch.setattr(plugins, "_loaded", set())
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    words, hashes = [word for word in OWN.split() if word not in ("--config-dir", "own")], []
+    for value in ("7", "88"):
         (folder / "data/halves.txt").write_text(value)
-        folders.append(re.findall(r"mine-\w+", program.run(*listed, cwd=folder).stdout))
-    assert folders[0] and folders[0] != folders[1]
+        hashes.append(identity(api.composed(words, "own"))["hash"])
+    del sys.modules["my_method"], READERS["halves"]
+    assert hashes[0] != hashes[1]
 
 
 @pytest.mark.parametrize("launcher", ["local", "packed"])
@@ -117,6 +126,20 @@ def test_a_key_that_an_own_class_does_not_take_is_said_before_a_teacher_is_train
     done = program.run(*OWN.replace("teacher.weights=none", "").split(), cwd=folder)
     assert done.returncode == 2 and "mine does not take the key 'wait': did you mean weight" in done.stderr
     assert not list(folder.glob("outputs/*/*"))
+
+
+def test_a_snapshot_of_the_program_has_the_plugins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("single_plugin.py", "plugin_package/__init__.py", "plugin_package/part.py"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("VALUE = 1")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(plugins, "_loaded", set())
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    plugins.import_plugins(["single_plugin", "plugin_package"])
+    copied = snapshot.take(tmp_path / "outputs")
+    assert (copied / "single_plugin.py").read_text() == (copied / "plugin_package/part.py").read_text() == "VALUE = 1"
+    for name in ("single_plugin", "plugin_package"):
+        del sys.modules[name]
 
 
 def test_a_module_that_breaks_is_a_sentence(folder: Path) -> None:
