@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 
+from distill.sweep.spread import spread
 from distill.terminal import counted
 
 Plan = list[tuple[list[str], DictConfig]]  # each job of a command: its overrides and its configuration
@@ -33,17 +35,38 @@ class Composer:
 
     def load_sweep_config(self, master_config: DictConfig, sweep_overrides: Sequence[str]) -> DictConfig:
         """Return a job's configuration without its hydra node. Raises what Hydra's own loader raises."""
-        seeds = [text for text in sweep_overrides if text.startswith("seed=") and text[5:].isdecimal()]
-        rest = tuple(text for text in sweep_overrides if text not in seeds)
+        seeds, rest = _seeds_and_rest(sweep_overrides)
         if rest not in self._known:
-            cfg = self._loader.load_sweep_config(master_config, list(sweep_overrides))
-            own = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
-            self._known[rest] = OmegaConf.to_container(own, resolve=False)
+            self._known[rest] = self._composed(master_config, sweep_overrides)
         cfg = OmegaConf.create(self._known[rest])
         for text in seeds:
             cfg.seed = int(text[5:])
         HydraConfig.instance().set_config(master_config)  # for interpolations of ${hydra:...}
         return cfg
+
+
+    def compose_all(self, master: DictConfig, jobs: Sequence[Sequence[str]]) -> None:
+        """Compose what some jobs have beside their seeds, over all cores. What cannot be composed is left to later."""
+        first = {_seeds_and_rest(job)[1]: job for job in reversed(jobs)}
+        rests = list(dict.fromkeys(_seeds_and_rest(job)[1] for job in jobs))
+
+        def work(number: int) -> Any:
+            with contextlib.suppress(Exception):  # it is raised again where the job is asked for
+                return self._composed(master, first[rests[number]])
+
+        found = counted(spread(work, len(rests)), len(rests), "configurations composed")
+        self._known |= {rest: own for rest, own in zip(rests, found, strict=True) if own is not None}
+
+    def _composed(self, master: DictConfig, overrides: Sequence[str]) -> Any:
+        """A job's configuration without its hydra node, as plain Python, not resolved."""
+        cfg = self._loader.load_sweep_config(master, list(overrides))
+        own = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
+        return OmegaConf.to_container(own, resolve=False)
+
+
+def _seeds_and_rest(overrides: Sequence[str]) -> tuple[list[str], tuple[str, ...]]:
+    seeds = [text for text in overrides if text.startswith("seed=") and text[5:].isdecimal()]
+    return seeds, tuple(text for text in overrides if text not in seeds)
 
 
 def expand(given: Sequence[Override], compose: Callable[[list[str]], DictConfig]) -> Plan:
@@ -56,7 +79,8 @@ def expand(given: Sequence[Override], compose: Callable[[list[str]], DictConfig]
     jobs = BasicSweeper.split_arguments(own, None)[0]
     composer = Composer(GlobalHydra.instance().config_loader())
     jobs = [job for job in jobs if not left_out(master, job)]
-    return [(job, composer.load_sweep_config(master, job)) for job in counted(jobs, len(jobs), "runs composed")]
+    composer.compose_all(master, jobs)
+    return [(job, composer.load_sweep_config(master, job)) for job in jobs]
 
 
 def left_out(cfg: DictConfig, overrides: Sequence[str]) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from distill.run_folder import RunFolder
 from distill.sweep.compose import Plan
 from distill.sweep.jobs import names
 from distill.sweep.speeds import NOT_KNOWN, Estimate, Speeds, read
+from distill.sweep.spread import spread
 from distill.teachers.kept import is_kept
 from distill.terminal import counted
 
@@ -51,11 +52,10 @@ def items_of(plan: Plan, speeds: Speeds) -> Iterator[Item]:
     seen: set[Path] = set()
     specs = resolved_all(plan)
     wanted = {_folder(spec) for spec in specs if isinstance(spec, RunSpec)}
-    unfit = Unfit()
-    for name, spec in zip(names([job for job, _ in plan]), counted(specs, len(specs), "runs tried"), strict=True):
-        why = spec if isinstance(spec, str) else unfit.why(spec)
-        if isinstance(spec, str) or why:
-            yield Item(name or "this run", None, CANNOT, why)
+    whys = unfit(specs)
+    for name, spec in zip(names([job for job, _ in plan]), specs, strict=True):
+        if isinstance(spec, str) or spec.hash in whys:
+            yield Item(name or "this run", None, CANNOT, spec if isinstance(spec, str) else whys[spec.hash])
             continue
         for words, needed in before(spec):
             folder = _folder(needed)
@@ -149,21 +149,18 @@ def resolved_all(plan: Plan) -> list[RunSpec | str]:
     return specs
 
 
-class Unfit:
-    """Why runs that are still to be done cannot be, which is found out once for those that differ in their seeds."""
+def unfit(specs: Sequence[RunSpec | str]) -> dict[str, str]:
+    """Why runs that have not begun cannot be, by their hashes: found out once for all seeds, over all cores."""
+    begun = [spec for spec in specs if isinstance(spec, RunSpec) and not RunFolder(spec.folder).begun]
+    tried = list({spec.hash: spec for spec in begun}.values())
 
-    def __init__(self) -> None:
-        self._known: dict[str, str] = {}
+    def work(number: int) -> str:
+        from distill.preflight import refusal  # imports torch
 
-    def why(self, spec: RunSpec) -> str:
-        """A sentence; nothing for a run that can be, is done already or cut off."""
-        if RunFolder(spec.folder).begun:
-            return ""
-        if spec.hash not in self._known:
-            from distill.preflight import refusal  # imports torch
+        return refusal(tried[number])
 
-            self._known[spec.hash] = refusal(spec)
-        return self._known[spec.hash]
+    whys = counted(spread(work, len(tried)), len(tried), "runs tried without training")
+    return {spec.hash: why for spec, why in zip(tried, whys, strict=True) if why}
 
 
 def with_seed(spec: RunSpec, seed: int) -> RunSpec:

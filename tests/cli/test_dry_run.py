@@ -20,6 +20,7 @@ from distill.config import resolve
 from distill.run_folder import RunFolder
 from distill.sweep.plan import with_seed
 from distill.sweep.speeds import Measured, Speeds
+from distill.sweep.spread import spread
 from tests import tiny
 
 TINY = ["student=resnet8", "teacher=resnet14", "teacher.weights=none", "dataset.fraction=0.1", "schedule.epochs=4"]
@@ -212,3 +213,13 @@ def test_seeds_are_resolved_once_and_right() -> None:
     other = with_seed(one, 2)
     places = [(s.folder, s.below, s.alone, s.seed, s.student.upstream.folder) for s in (two, other)]
     assert places[0] == places[1] and [t.training.folder for t in other.teachers] == [two.teachers[0].training.folder]
+
+
+def test_work_is_spread_in_order_and_errors_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 1}, raising=False)
+    here = os.getpid()
+    found = list(spread(lambda number: (number, os.getpid() != here), 20))
+    assert [number for number, _ in found] == list(range(20)) and all(elsewhere for _, elsewhere in found)
+    assert list(spread(lambda number: os.getpid() == here, 3)) == [True] * 3
+    with pytest.raises(ZeroDivisionError):
+        list(spread(lambda number: 1 // (number - 15), 20))
