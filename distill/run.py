@@ -239,6 +239,8 @@ def make_method(
         args=thawed(given.args),
         seed=spec.seed,
     )
+    if given.pretrained:
+        start.say_pretrained(student)
     start.own_constants(student, given, info)
     start.begin(student, begins, spec.schedule.zero_head)
     if given.quantize:

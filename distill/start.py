@@ -34,6 +34,13 @@ def weights_of(student: StudentSpec, train: Callable[[RunSpec], None]) -> Path |
     return folder.student
 
 
+def say_pretrained(net: FeatureNet) -> None:
+    """Tell that a net starts from timm's weights, and whether its classifier is theirs."""
+    theirs = (getattr(net.model, "pretrained_cfg", None) or {}).get("num_classes")
+    new = "" if theirs == net.num_classes else f", with a new classifier of {net.num_classes} classes"
+    log.info("%s starts from timm's weights%s", net.name, new)
+
+
 def begin(net: FeatureNet, weights: Path | None, zero_head: bool) -> None:
     """Copy all weights but the classifier's from a file, and set the classifier to zero where that is asked for.
 
@@ -47,6 +54,7 @@ def begin(net: FeatureNet, weights: Path | None, zero_head: bool) -> None:
         if problem := mismatch(trunk, {key: value for key, value in own.items() if not key.startswith(ends)}):
             raise ValueError(f"{weights} is no start for {net.name}: {problem}")
         net.model.load_state_dict({**own, **trunk})
+        log.info("%s starts from %s, with a new classifier of %d classes", net.name, weights, net.num_classes)
         net.begun = True
     if zero_head:
         for parameter in (parameter for head in heads for parameter in head.parameters()):
@@ -59,13 +67,19 @@ def _heads(net: FeatureNet) -> list[nn.Module]:
     return list(found) if isinstance(found, (tuple, list)) else [found]
 
 
+def began_pretrained(spec: NetSpec) -> bool:
+    """Whether a net has timm's weights, or is trained from them."""
+    training = getattr(spec, "training", None)
+    return spec.pretrained or (training is not None and training.student.pretrained)
+
+
 def own_constants(net: FeatureNet, spec: NetSpec, info: DataInfo) -> None:
     """Let a net see its images by the mean and std that it was trained with, where those are not the data's.
 
     spec: its own mean and std, else for pretrained weights of timm theirs (0.5 and 0.5 for BiT's, say).
     """
     given: Any = spec.mean, spec.std
-    if None in given and spec.pretrained:
+    if None in given and began_pretrained(spec):
         from distill.models.timm_factory import constants  # imports timm, which takes seconds
 
         given = constants(net.model, spec.model, net.in_chans)

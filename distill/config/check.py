@@ -196,8 +196,15 @@ def find_aliases() -> dict[str, str]:
 
 def _check_weights(teacher: Mapping[str, Any]) -> None:
     """A file must be there; and a teacher that is trained here sees the data's mean and std, not its own."""
-    weights = teacher.get("weights", "auto")
-    if weights == "auto" and teacher.get("mean") is not None:
+    weights, start = teacher.get("weights", "auto"), teacher.get("start") or "none"
+    if start != "none" and weights != "auto":
+        raise ValueError(
+            f"teacher.start={start} is what a teacher is trained from, and teacher.weights={weights} is not trained: "
+            "leave one of them away"
+        )
+    if start not in ("none", "pretrained"):
+        _there("teacher.start", start, "give none, pretrained or the path of a checkpoint")
+    if weights == "auto" and start == "none" and teacher.get("mean") is not None:
         remedy = "give its file, teacher.weights=FILE, or train another teacher"
         raise ValueError(
             f"teacher={teacher['name']} brings the mean and std of a published checkpoint: {remedy}"

@@ -42,7 +42,7 @@ def science(cfg: DictConfig) -> dict[str, Any]:
     """All that changes a run's result but the seed: what is hashed. Raises ValueError as `plain` does."""
     parts = {name: _without(plain(cfg, name), UNHASHED[name]) for name in UNHASHED if name != "teacher"}
     parts["dataset"]["content"] = content(cfg)
-    parts["student"] = _by_content(student_node(cfg))
+    parts["student"] = _started(student_node(cfg))
     if has_teacher(cfg):
         several = [{**_by_content(spec), **dict.fromkeys(OWN), **_training(cfg, spec)} for spec in teacher_specs(cfg)]
         parts["teacher"] = several[0] if len(several) == 1 else several
@@ -60,17 +60,25 @@ def content(cfg: DictConfig) -> str | None:
     return node.get("content") or data_fingerprint(node)
 
 
+def _started(node: Spec) -> Spec:
+    """A student's node with its start as it is hashed: timm's weights, what a file holds, or neither."""
+    weights = str(node.get("weights"))
+    given = {"pretrained": weights == "pretrained", "weights": None if weights in KINDS else node.get("weights")}
+    return _by_content({**node, **given})
+
+
 def _by_content(node: Spec) -> Spec:
     """A net's node with what its file of weights holds in place of where it is."""
-    weights = node.get("weights")
-    if weights is None or str(weights) in KINDS:
-        return node
-    return {**node, "weights": weights_fingerprint(str(weights)) or weights}
+    given = {key: node[key] for key in ("weights", "start") if node.get(key) is not None}
+    files = {key: value for key, value in given.items() if str(value) not in KINDS}
+    found = {key: weights_fingerprint(str(file)) or file for key, file in files.items()}
+    return {**node, **found} | ({"start": None} if node.get("start") == "none" else {})
 
 
 def student_node(cfg: DictConfig) -> Spec:
-    """The student as a plain node, called what its model is called."""
-    return following("student", plain(cfg, "student"))
+    """The student as a plain node, called what its model is called; older records say `pretrained: true`."""
+    node = following("student", plain(cfg, "student"))
+    return {**node, "weights": "pretrained"} if node.pop("pretrained", False) is True else node
 
 
 def identity(cfg: DictConfig) -> dict[str, str]:
@@ -132,7 +140,7 @@ def teacher_config(cfg: DictConfig, spec: Spec | None = None) -> DictConfig:
     dataset.omit, fraction and shots keep from the student included.
     """
     spec = spec or teacher_specs(cfg)[0]
-    student = load("student", spec["name"]) or OmegaConf.create({"pretrained": False, "lr_scale": 1.0})
+    student = load("student", spec["name"]) or OmegaConf.create({"lr_scale": 1.0})
     shared = {key: spec[key] for key in ("name", "model", "args", "lr_scale") if key in spec}
     config = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
     OmegaConf.set_struct(config, False)
@@ -149,12 +157,19 @@ def teacher_config(cfg: DictConfig, spec: Spec | None = None) -> DictConfig:
         known = OmegaConf.to_container(cfg.method.about, resolve=False).get("protocol")  # type: ignore[union-attr]
         config["method"] = OmegaConf.merge(config["method"], {"about": {"protocol": None}})
         config["method"]["about"]["protocol"] = known
-    config["student"] = OmegaConf.merge(dict.fromkeys(OF_STUDENTS), student, shared)
+    config["student"] = OmegaConf.merge(dict.fromkeys(OF_STUDENTS), student, shared, _start(spec))
     chain = spec.get("chain")
     if chain:  # the nets before it are trained as it is, which is now the run's own way
         spec = {key: value for key, value in spec.items() if key not in OWN}
     config["teacher"] = {**named(chain[-1], spec, _teacher_node), "chain": chain} if chain else None
     return config
+
+
+def _start(spec: Spec) -> Spec:
+    """What the student of the run that trains a teacher starts from: teacher.start, and the teacher's own constants."""
+    if spec.get("start") in (None, "none"):
+        return {}
+    return {"weights": spec["start"], **{key: spec[key] for key in ("mean", "std") if spec.get(key) is not None}}
 
 
 def _training(cfg: DictConfig, spec: Spec) -> dict[str, Spec]:

@@ -48,6 +48,8 @@ MNIST_NAMES = ("mnist_mlp", "mnist_lenet5", "mnist_lenet5_half")
 OTHER_NAMES = ("mobilenetv1_relu", "bit_resnet14")
 OUR_NAMES = (*(PREFIX + name for name in PAPER_NAMES + OPTION_A_NAMES + PLAIN_NAMES), *MNIST_NAMES, *OTHER_NAMES)
 
+LOCAL = "local-dir:"  # a folder as the Hub has them: config.json and weights
+
 WITHOUT_MAPS = frozenset({"mnist_mlp"})  # they show logits and an embedding, and no stages
 
 _REGISTERED = re.compile(r"^@register_model\s*\ndef\s+(\w+)", re.MULTILINE)
@@ -64,7 +66,9 @@ def timm_names() -> frozenset[str]:
 
 
 def is_known(name: str) -> bool:
-    """Whether build() can make it: ours, timm's (also with a tag, resnet18.a1_in1k), or a hub address."""
+    """Whether build() can make it: ours, timm's (also with a tag, resnet18.a1_in1k), a hub address or such a folder."""
+    if name.startswith(LOCAL):
+        return (Path(name.removeprefix(LOCAL)) / "config.json").is_file()
     return (
         name in OUR_NAMES
         or name.split(".")[0] in timm_names()

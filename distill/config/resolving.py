@@ -80,11 +80,11 @@ def _net(node: Spec) -> dict[str, Any]:
 
 def _student(cfg: DictConfig) -> StudentSpec:
     node, before = student_node(cfg), upstream.upstream_config(cfg)
-    weights = Path(str(node["weights"])) if node.get("weights") else None
+    weights = str(node.get("weights") or "none")
     return StudentSpec(
         **_net(node),
-        pretrained=bool(node.get("pretrained")),
-        weights=weights,
+        pretrained=weights == "pretrained",
+        weights=None if weights in ("none", "pretrained") else Path(weights),
         upstream=None if before is None else resolve(before),
         quantize=frozen(node["quantize"]) if node.get("quantize") else None,
     )

@@ -112,6 +112,7 @@ AT_THE_TOP: dict[str, Rule] = {
     "compile": _one_of("auto", "true", "false"),
     "cuda_graphs": _one_of("auto", "true", "false"),
     "output": TEXT,
+    "plugins": _list(TEXT, "[my_method]"),
 }
 SCHEDULE: dict[str, Rule] = {
     "name": TEXT,
@@ -183,7 +184,6 @@ NET: dict[str, Rule] = {
     "weights": or_null(WORD),
 }
 STUDENT: dict[str, Rule] = NET | {
-    "pretrained": FLAG,
     "upstream": or_null(NODE),
     "quantize": or_null(NODE),
     "quantize.weights": BITS,
@@ -194,6 +194,7 @@ STUDENT: dict[str, Rule] = NET | {
 }
 TEACHER: dict[str, Rule] = NET | {
     "weights": WORD,
+    "start": or_null(WORD),
     "seed": SEED,
     "models": or_null(ANY_LIST),
     "seeds": or_null(_list(SEED, "[0,1]")),

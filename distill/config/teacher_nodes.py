@@ -44,7 +44,7 @@ def expand(teacher: Mapping[str, Any], load: Load) -> list[Spec]:
 def named(name: Any, own: Spec, load: Load) -> Spec:
     """The teacher of that name, with seed, kind of weights and training as the run's teacher node asks for."""
     _no_file(own)
-    trained = {key: own[key] for key in OWN if key in own}
+    trained = {key: own[key] for key in (*OWN, "start") if key in own}
     return {**load(str(name)), "seed": own.get("seed", 0), "weights": own.get("weights", "auto"), **trained}
 
 

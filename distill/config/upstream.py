@@ -30,7 +30,7 @@ def upstream_config(cfg: DictConfig) -> DictConfig | None:
     OmegaConf.set_struct(before, False)
     before["dataset"] = _dataset(cfg, spec.get("dataset") or {})
     before["schedule"] = _schedule(spec["schedule"])
-    before["student"] = OmegaConf.merge(cfg.student, {"upstream": None, "weights": None, "pretrained": False})
+    before["student"] = OmegaConf.merge(cfg.student, {"upstream": None, "weights": None})
     before["method"], before["teacher"] = load("method", "none"), None
     return before
 
@@ -64,15 +64,15 @@ def check_start(cfg: DictConfig) -> None:
     """Raise ValueError where a student is to start from two places at once, or from a file that is not there."""
     spec = plain(cfg, "student")
     before = upstream_config(cfg)
-    given = {"pretrained": spec.get("pretrained"), "upstream": before is not None, "weights": spec.get("weights")}
-    asked = [key for key, value in given.items() if value]
-    if len(asked) > 1:
-        raise ValueError(f"student.{asked[0]} and student.{asked[1]} are two places to start from: give one")
-    if spec.get("weights"):
+    weights = str(spec.get("weights") or "none")
+    if weights != "none" and before is not None:
+        raise ValueError("student.upstream and student.weights are two places to start from: give one")
+    if weights not in ("none", "pretrained"):
         try:
-            weights_file(str(spec["weights"]))
+            weights_file(weights)
         except ValueError as error:
-            raise ValueError(f"student.weights={spec['weights']}: there is no such file; give one, or null") from error
+            remedy = "give none, pretrained or the path of a checkpoint"
+            raise ValueError(f"student.weights={weights}: there is no such file; {remedy}") from error
 
 
 def names(cfg: DictConfig) -> Iterable[str]:
@@ -81,5 +81,5 @@ def names(cfg: DictConfig) -> Iterable[str]:
     if upstream_config(cfg) is not None:
         data = (spec["upstream"].get("dataset") or {}).items()
         yield "student.upstream=" + ",".join(f"{key}={value}" for key, value in data)
-    if spec.get("weights"):
+    if spec.get("weights") not in (None, "none"):
         yield f"student.weights={Path(str(spec['weights'])).name}"

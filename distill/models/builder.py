@@ -65,7 +65,8 @@ def _construct(
 
         return create(name, num_classes, in_chans, size, pretrained, args)
     if pretrained:
-        raise ValueError(f"{name} has no published weights to download: pass teacher.weights=<file> instead")
+        instead = "give a file, student.weights, teacher.start or teacher.weights=FILE"
+        raise ValueError(f"{name} has no published weights to download: {instead}")
     sized = {"size": size} if name in SIZED else {}
     try:
         return CONSTRUCTORS[name](num_classes, in_chans, **sized, **args)

@@ -1,7 +1,9 @@
 """Makes timm's classifiers for a data set's images."""
 
+import json
 import socket
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies
@@ -9,8 +11,11 @@ from urllib.request import getproxies
 import timm
 from torch import nn
 
+from distill.config.net_names import LOCAL
 from distill.files import first_line
 from distill.models.subsampled import subsample_narrow
+
+FILE_INSTEAD = "give a file of them, student.weights, teacher.start or teacher.weights=FILE"
 
 
 def create(
@@ -61,6 +66,9 @@ def _no_waiting_for_the_hub() -> None:
 
 
 def _fixed_size(name: str) -> bool:
+    if name.startswith(LOCAL):
+        own = json.loads((Path(name.removeprefix(LOCAL)) / "config.json").read_text(encoding="utf-8"))
+        return bool((own.get("pretrained_cfg") or own).get("fixed_input_size"))
     config = timm.get_pretrained_cfg(name.split(".")[0], allow_unregistered=True)
     return config is not None and bool(config.fixed_input_size)
 
@@ -68,6 +76,6 @@ def _fixed_size(name: str) -> bool:
 def _refusal(name: str, pretrained: bool, kwargs: dict[str, Any], error: Exception) -> str:
     reason = first_line(error).rstrip(".")
     if pretrained and not isinstance(error, TypeError):
-        return f"No pretrained weights of {name} were found ({reason}): pass a file, teacher.weights=<file>"
+        return f"No pretrained weights of {name} were found ({reason}): {FILE_INSTEAD}"
     given = ", ".join(f"{key}={value}" for key, value in kwargs.items() if key != "pretrained")
     return f"timm cannot make {name} with {given} ({reason}): change the model's args"

@@ -272,7 +272,7 @@ def test_a_dry_run_lists_the_upstream_training_once(output: Path) -> None:
         (["student.upstream={schedule:digit}"], "no schedule 'digit': did you mean digits"),
         (["student.upstream={dataset:{clases:[1,2]},schedule:digits}"], "no key 'clases': did you mean classes"),
         (["student.upstream={dataset:{classes:[1,2]}}"], "give {dataset: {KEY: VALUE}, schedule: NAME}"),
-        (["student.upstream={schedule:digits}", "student.pretrained=true"], "two places to start from"),
+        (["student.upstream={schedule:digits}", "student.weights=pretrained"], "two places to start from"),
         (["student.weights=nowhere.pth"], "there is no such file"),
     ],
 )

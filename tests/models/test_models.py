@@ -528,7 +528,7 @@ def test_the_forward_pass_is_one_graph(name: str) -> None:
         ({"name": "vit_tiny_patch16_224", "args": {"img_size": 64}}, "does not work on 3x32x32 images"),
         ({"name": "cifar_vgg8", "size": 4}, "cifar_vgg8 does not work on 3x4x4 images"),
         ({"name": "resnet18", "args": {"colour": 1}}, "timm cannot make resnet18 .* 'colour'"),
-        ({"name": "cifar_vgg8", "pretrained": True}, "teacher.weights=<file>"),
+        ({"name": "cifar_vgg8", "pretrained": True}, "teacher.weights=FILE"),
         ({"name": "wrn_40_2"}, "did you mean cifar_wrn_40_2 or"),
         ({"name": "qzqzqz"}, "There is no model named 'qzqzqz'"),
     ],
@@ -549,7 +549,7 @@ def test_pretrained_weights_that_cannot_be_had(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(hub, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(timm, "create_model", no_network)
     with pytest.raises(
-        ValueError, match=r"of resnet18 were found \(no route to host\): .*teacher.weights=<file>"
+        ValueError, match=r"of resnet18 were found \(no route to host\): .*teacher.weights=FILE"
     ):
         build("resnet18", 10, pretrained=True)
 
@@ -606,7 +606,7 @@ def test_every_net_of_the_papers_has_a_config(group: str) -> None:
         assert node.lr_scale == (0.2 if name in low else 1.0)
     for name in config.options(group):
         node = config.load(group, name)
-        extra = {"pretrained"} if group == "student" else {"weights", "seed", "mean", "std"}
+        extra = set() if group == "student" else {"weights", "seed", "mean", "std"}
         assert set(node) == {"name", "model", "args", "lr_scale"} | extra
         assert OmegaConf.is_missing(node, "model") or node.model is None or is_known(node.model)
 

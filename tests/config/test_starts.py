@@ -1,0 +1,82 @@
+"""Where nets start: student.weights and teacher.start, as they are hashed, resolved and refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+from safetensors.torch import save_file
+
+from distill import config
+from distill.config.check import check
+from distill.config.net_names import is_known
+from distill.models import build
+from distill.start import began_pretrained
+from tests import tiny
+
+TIMM = ("teacher=timm", "teacher.model=resnet10t")
+
+
+def test_no_start_is_the_same_run_however_it_is_said() -> None:
+    runs = [tiny.composed(*words) for words in ((), ("student.weights=none",), ("teacher.start=none",))]
+    assert len({config.identity(cfg)["hash"] for cfg in runs}) == 1
+
+
+def test_a_record_of_an_older_version_says_pretrained() -> None:
+    old, new = tiny.composed(), tiny.composed("student.weights=pretrained")
+    OmegaConf.set_struct(old, False)
+    old.student["pretrained"] = True
+    assert config.identity(old)["hash"] == config.identity(new)["hash"] != config.identity(tiny.composed())["hash"]
+    assert config.resolve(old).student.pretrained
+
+
+def test_what_a_teacher_starts_from_is_the_start_of_its_own_run() -> None:
+    spec = config.resolve(tiny.composed(*TIMM, "teacher.start=pretrained"))
+    (teacher,) = spec.teachers
+    alone = config.resolve(tiny.composed(
+        "method=none", "student=timm", "student.model=resnet10t", "student.weights=pretrained", "seed=0"
+    ))  # fmt: skip
+    assert teacher.training is not None and teacher.training.hash == alone.hash
+    assert teacher.training.student.pretrained and not teacher.pretrained and began_pretrained(teacher)
+    assert spec.hash != config.resolve(tiny.composed(*TIMM)).hash
+
+
+def test_a_file_counts_by_what_it_holds(tmp_path: Path) -> None:
+    state = build("cifar_resnet8", 4).model.state_dict()
+    for name in ("one", "same"):
+        save_file(state, tmp_path / f"{name}.safetensors")
+    save_file({key: value + 1 for key, value in state.items()}, tmp_path / "other.safetensors")
+    hashes = [
+        config.identity(tiny.composed("teacher=resnet8", f"teacher.start={tmp_path / name}.safetensors"))["hash"]
+        for name in ("one", "same", "other")
+    ]
+    assert hashes[0] == hashes[1] != hashes[2]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("teacher.weights=none", "teacher.start=pretrained"), "leave one of them away"),
+        (("teacher.start=/nonexistent.pt",), "give none, pretrained or the path"),
+        (("student.weights=/nonexistent.pt",), "give none, pretrained or the path"),
+        (("student.weights=pretrained", "student.upstream={schedule:digits}"), "two places to start from"),
+    ],
+)
+def test_a_start_that_cannot_be_is_refused(words: tuple[str, ...], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        check(tiny.composed(*words))
+
+
+def test_a_folder_of_the_hub_is_a_net(tmp_path: Path) -> None:
+    assert not is_known(f"local-dir:{tmp_path}")
+    save_file(build("resnet10t", 7, in_chans=1, seed=0).model.state_dict(), tmp_path / "model.safetensors")
+    known = {"input_size": [1, 32, 32], "mean": [0.3], "std": [0.2], "first_conv": "conv1.0", "classifier": "fc"}
+    told = {"architecture": "resnet10t", "num_classes": 7, "pretrained_cfg": known | {"num_classes": 7}}
+    (tmp_path / "config.json").write_text(json.dumps(told))
+    assert is_known(f"local-dir:{tmp_path}")
+    net = build(f"local-dir:{tmp_path}", 7, in_chans=1, pretrained=True)
+    own = build("resnet10t", 7, in_chans=1, seed=0)
+    assert torch.equal(net.model.fc.weight, own.model.fc.weight)  # type: ignore[union-attr, arg-type]
