@@ -6,7 +6,6 @@ import sys
 from collections.abc import Sequence
 
 from distill import terminal
-from distill.cli import verbs
 from distill.errors import Stopped, exit_code
 from distill.signals import StopSignals
 
@@ -15,16 +14,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Do what `argv` (default: the program's own) says, and return the exit code, one of distill.errors."""
     if argv is None:
         terminal.last()
+    try:
+        with StopSignals(at_once=True):  # what is imported takes long enough to be stopped in it
+            return _carried_out(argv)
+    except (Stopped, KeyboardInterrupt) as stop:
+        print(f"distill: {str(stop) or 'interrupted'}", file=sys.stderr)
+        return exit_code(stop)
+
+
+def _carried_out(argv: Sequence[str] | None) -> int:
+    from distill.cli import verbs
+
     words = sys.argv[1:] if argv is None else list(argv)
     if words and (verbs.is_verb(words[0]) or not verbs.is_setting(words[0])):
         return verbs.run(*words)
-    try:
-        with StopSignals(at_once=True):  # the import takes long enough to be stopped in it
-            from distill.cli.main import main as train  # Hydra, which no verb but search needs
+    from distill.cli.main import main as train  # Hydra, which no verb but search needs
 
-            return train(argv)
-    except (Stopped, KeyboardInterrupt) as stop:
-        return verbs.say(str(stop) or "interrupted", exit_code(stop))
+    return train(argv)
 
 
 if __name__ == "__main__":

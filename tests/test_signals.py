@@ -5,6 +5,8 @@ from __future__ import annotations
 import fcntl
 import os
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -116,3 +118,9 @@ def test_an_epoch_cut_off_while_it_is_measured_is_measured_again_and_no_more(tmp
     for _ in again.steps():
         pass
     assert ended == [1, 2] and [row["epoch"] for row in again.watch.rows] == [1, 2]
+
+
+def test_a_signal_is_listened_to_before_anything_large_is_imported() -> None:
+    code = "import sys, distill.__main__; print(sorted({'omegaconf', 'hydra', 'torch', 'numpy'} & {*sys.modules}))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
