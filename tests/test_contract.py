@@ -20,8 +20,7 @@ from tests import tiny
 
 PAIRS = [
     ("cifar_resnet14", "cifar_resnet8"),
-    ("cifar_vgg8", "cifar_MobileNetV2"),
-    ("cifar_wrn_16_2", "cifar_ShuffleV1"),
+    ("cifar_vgg8", "cifar_MobileNetV2"),  # unequal in stages, sizes of maps and widths
     ("cifar_resnet8", "vit_tiny_patch16_224"),
     ("vit_tiny_patch16_224", "cifar_resnet8"),
     ("mnist_mlp", "mnist_mlp"),
