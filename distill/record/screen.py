@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -32,7 +33,8 @@ def aligned(rows: Sequence[Sequence[str]], width: int) -> list[str]:
 def bar(share: float, size: int = BAR) -> str:
     """How much is done, from 0 to 1."""
     full = round(max(0.0, min(share, 1.0)) * size)
-    return "━" * full + "╌" * (size - full)
+    done, left = "━╌" if "utf" in (getattr(sys.stdout, "encoding", None) or "utf").lower() else "#-"
+    return done * full + left * (size - full)
 
 
 class Screen:
