@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -15,6 +16,7 @@ from distill.data import Data
 from distill.engine.evaluate import predict, scores
 from distill.export import onnx_file
 from distill.export.data import data_of
+from distill.export.facts import Facts
 from distill.export.shipped import Shipped, open_shipped
 from distill.files import write_json
 from distill.models import FeatureNet
@@ -55,8 +57,18 @@ def run(options: argparse.Namespace) -> None:
         ("net", "top-1", "top-5", "errors", "nll", "beside the record"),
         title=f"{shipped.facts.student}, {data.info.name}, {data.info.evaluated_on}, {len(data.test):,} images",
     )
+    if own and (line := note(shipped.facts, [scored["accuracy"] for scored in found.values()])):
+        print(line)
     if options.out:
         write_json(options.out, found)
+
+
+def note(facts: Facts, measured: Sequence[float]) -> str | None:
+    """Why a record in fewer bits may differ from what is measured; None where it does not."""
+    recorded = facts.accuracy
+    if facts.precision == "fp32" or recorded is None or all(abs(each - recorded) < EQUAL for each in measured):
+        return None
+    return f"The record is of {facts.precision}, where rounding decides a few images: precision=fp32 is exact."
 
 
 def _called(shipped: Shipped) -> str:

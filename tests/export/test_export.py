@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from PIL import Image
 from distill import trained
 from distill.__main__ import main
 from distill.config import identity
+from distill.export.evaluate import note
 from distill.export.predict import harmless
 from distill.export.shipped import as_timm_loads, open_shipped
 from distill.export.shipped import student as student_of
@@ -215,3 +217,9 @@ def test_a_damaged_folder_is_refused(folder: Path, tmp_path: Path, capsys: pytes
 
 def test_the_classes_of_a_data_set_are_recorded_in_order(of_files: Path) -> None:
     assert read_json(of_files / "result.json")["classes"] == ["=ant", "bee"]
+
+
+def test_a_record_of_fewer_bits_is_said_to_be_one(taught: Path) -> None:
+    facts = replace(open_shipped(taught, CPU).facts, precision="bf16", accuracy=50.0)
+    assert note(facts, [50.0, 50.0]) is None and note(replace(facts, precision="fp32"), [49.0]) is None
+    assert "is of bf16" in str(note(facts, [50.0, 49.9]))
