@@ -43,7 +43,9 @@ def serve(control: socket.socket) -> dict[str, Any]:
             collect(running)
         if control in ready:
             asked, files, _, _ = socket.recv_fds(control, 1, 5)
-            if not asked:
+            if not asked:  # the tests' process has ended, or was
+                for pid in running:
+                    os.kill(pid, signal.SIGKILL)
                 os._exit(0)
             request, ends, *streams = files
             pid = os.fork()
