@@ -68,6 +68,7 @@ def test_a_command_of_the_pages_is_right(line: str, place: Path) -> None:
     if verbs.is_verb(words[0]):
         module, parser = import_module(verbs.VERBS[words[0]][0]), argparse.ArgumentParser(exit_on_error=False)
         module.arguments(parser)
+        parser.add_argument("--config-dir")  # which every verb takes
         parser.parse_intermixed_args(words[1:])
     elif experiment := re.search(r"experiment=(\w+)", line):  # each file has a test of its own
         assert experiment[1] in options("experiment")
