@@ -17,7 +17,6 @@ from distill.content.index import indexed
 from distill.content.listing import listed
 from distill.data import DataInfo
 from distill.data.dataset import describe
-from distill.data.folder import same_classes
 from distill.data.modality import views_of
 from distill.models import FeatureNet
 from distill.models import build as build_net
@@ -36,14 +35,14 @@ def trains_first(spec: RunSpec) -> bool:
     return any(each is not None and not RunFolder(each.folder).done for each in needed)
 
 
-def check_fit(spec: RunSpec, info: DataInfo) -> None:
+def check_fit(spec: RunSpec, info: DataInfo, *, without_memory: bool = False) -> None:
     """Raise ValueError where nets, weights, method and data do not go together, and so would the run once it begins.
 
-    Nets and method are made without memory (on the meta device) where they can be, else as they will be; the global
-    random state is left alone.
+    Nets and method are made and forgotten again; the global random state is left alone. without_memory: on the meta
+    device where that can be, which costs more to import than a few nets to make.
     """
     with torch.random.fork_rng(devices=[]):
-        if not (spec.student.weights or spec.student.pretrained or _of_files(spec)):
+        if without_memory and not (spec.student.weights or spec.student.pretrained or _of_files(spec)):
             try:
                 with torch.device("meta"):
                     _made(spec, info)
@@ -58,7 +57,7 @@ def refusal(spec: RunSpec) -> str:
     try:
         check_files(spec.dataset)
         if (info := supposed(spec.dataset)) is not None and not spec.schedule.settings.get("rule"):
-            check_fit(spec, info)
+            check_fit(spec, info, without_memory=True)
     except ValueError as error:
         return str(error)
     return ""
@@ -74,6 +73,8 @@ def check_files(spec: DataSpec) -> None:
             index.whole(spec.damaged)
             classes.append(index.listing.classes)
         if len(classes) > 1:
+            from distill.data.folder import same_classes  # imports Pillow
+
             same_classes(spec.root, *classes)
     elif spec.kind == "tinyimagenet" and not (spec.root / "tiny-imagenet-200").is_dir():
         raise ValueError(f"{spec.root}/tiny-imagenet-200 is missing, and cannot be downloaded: set dataset.root")

@@ -7,29 +7,19 @@ import io
 import os
 import time
 import warnings
-from typing import NamedTuple
 
 from PIL import Image
 
 from distill.content.decode import DEEP, UNREADABLE, limits_of, orientation
+from distill.content.look import DIGEST, Look
 from distill.files import first_line
 
 TURNED, ALPHA, DEEP16, UNBOUNDED, INK, FRAMES, COLOUR16 = (1 << k for k in range(7))
 """What a file may be: turned by EXIF, with alpha, of one channel of 16 bits, of values without a known range, CMYK, of
 several frames, of several channels of 16 bits.
 """
-DIGEST = 16  # bytes
 PNG_EXIF = (b"eXIf", b"Raw profile type", b"xmp")  # one of these is in a PNG that says how it is turned
 START_OF_SCAN, END = 0xDA, b"\xff\xd9"
-
-
-class Look(NamedTuple):
-    """What a look at a file found; seen: when it began, in ns; damage: why it cannot be decoded, or nothing."""
-
-    seen: int
-    digest: bytes
-    flags: int = 0
-    damage: str = ""
 
 
 def examine(path: str) -> Look:

@@ -19,8 +19,8 @@ from pathlib import Path
 
 import numpy as np
 
-from distill.content.examine import DIGEST, Look, examine
 from distill.content.listing import Listing, listed
+from distill.content.look import DIGEST, Look
 from distill.files import SaveError, replacing
 
 log = logging.getLogger(__name__)
@@ -98,6 +98,13 @@ def _look(index: Index, rows: np.ndarray, workers: int) -> None:
         if now - kept > KEPT:
             _keep(index)
             kept = now
+
+
+def examine(path: str) -> Look:
+    """Look at an image file."""
+    from distill.content import examine as images  # imports Pillow
+
+    return images.examine(path)
 
 
 def _looks(paths: Sequence[str], workers: int) -> Iterator[Look]:
