@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from distill.models import FeatureNet
     from distill.trained import Trained
 
-SHORT = {  # keywords that are no keys of their own, and the keys that they stand for
+_SHORT = {  # keywords that are no keys of their own, and the keys that they stand for
     "epochs": "schedule.epochs",
     "batch_size": "schedule.batch_size",
     "lr": "schedule.lr",
@@ -123,8 +123,8 @@ def composed(words: Sequence[str], config_dir: str | Path | None = None) -> Any:
     from hydra import compose, initialize_config_dir
 
     from distill import config
-    from distill.cli.command import BASE, read, searched
-    from distill.cli.sentences import sentence
+    from distill.cli.command import BASE, read_command, searched
+    from distill.cli.sentences import format_error
     from distill.sweep import add_launchers
 
     add_launchers()
@@ -132,7 +132,7 @@ def composed(words: Sequence[str], config_dir: str | Path | None = None) -> Any:
     flags = ["--config-dir", str(config_dir)] if config_dir is not None else []
     with _without_hydra():
         try:
-            command = read([*flags, *words])
+            command = read_command([*flags, *words])
             if command.multirun:
                 raise ValueError("these are several runs: call distill.run for each, or python -m distill -m")
             given = [word for word in command.argv if word not in flags]
@@ -141,7 +141,7 @@ def composed(words: Sequence[str], config_dir: str | Path | None = None) -> Any:
         except ValueError:
             raise
         except Exception as error:  # Hydra's own
-            raise ValueError(sentence(error)) from error
+            raise ValueError(format_error(error)) from error
 
 
 @contextmanager
@@ -161,7 +161,7 @@ def _override(key: str, value: Any) -> list[str]:
     """Keyword arguments as the command line has them."""
     if isinstance(value, dict):
         return [text for name, each in value.items() for text in _override(f"{key}.{name}", each)]
-    return [f"{SHORT.get(key, key)}={_spelled(value)}"]
+    return [f"{_SHORT.get(key, key)}={_spelled(value)}"]
 
 
 def _spelled(value: Any) -> str:

@@ -47,14 +47,14 @@ def exit_code(error: BaseException) -> int:
 def _of_the_user(error: BaseException) -> bool:
     """Whether an error of Python, torch or Pillow is about a path, a damaged file or weights that the user gave."""
     if isinstance(error, OSError) and error.errno is not None:
-        return error.errno in PATHS
+        return error.errno in _PATHS
     if isinstance(error, RuntimeError):
         return "loading state_dict" in str(error)
     return type(error).__module__.partition(".")[0] in ("zlib", "zipfile", "lzma", "tarfile", "PIL")
 
 
 # about a path, and not about the state of a disk
-PATHS = {getattr(errno, name) for name in ("ENOENT", "EACCES", "EPERM", "EISDIR", "ENOTDIR", "ELOOP", "ENAMETOOLONG")}
+_PATHS = {getattr(errno, name) for name in ("ENOENT", "EACCES", "EPERM", "EISDIR", "ENOTDIR", "ELOOP", "ENAMETOOLONG")}
 
 
 _CODES: tuple[tuple[type[BaseException] | tuple[type[BaseException], ...], int], ...] = (

@@ -90,7 +90,7 @@ def write_text(path: str | Path, text: str) -> None:
 
 def write_json(path: str | Path, obj: Any) -> None:
     """Replace `path` by `obj` as indented JSON, atomically; null for what is not finite. Raises SaveError."""
-    write_text(path, json.dumps(plain(obj), indent=2, allow_nan=False) + "\n")
+    write_text(path, json.dumps(json_ready(obj), indent=2, allow_nan=False) + "\n")
 
 
 def read_json(path: str | Path, default: Any = None) -> Any:
@@ -107,14 +107,14 @@ def read_mapping(path: str | Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def plain(obj: Any) -> Any:
+def json_ready(obj: Any) -> Any:
     """`obj` in JSON's words: tensors and numpy values as numbers, null for not finite, str for the rest."""
     if isinstance(obj, Mapping):
-        return {str(key): plain(value) for key, value in obj.items()}
+        return {str(key): json_ready(value) for key, value in obj.items()}
     if isinstance(obj, (list, tuple)):
-        return [plain(value) for value in obj]
+        return [json_ready(value) for value in obj]
     if hasattr(obj, "tolist"):  # tensors, numpy arrays and scalars
-        return plain(obj.tolist())
+        return json_ready(obj.tolist())
     if isinstance(obj, float):
         return float(obj) if math.isfinite(obj) else None
     return obj if obj is None or isinstance(obj, (bool, int, str)) else str(obj)

@@ -11,12 +11,12 @@ import numpy as np
 import torch
 
 from distill import start
-from distill.config import DataSpec, RunSpec, StudentSpec, TeacherSpec, build, thawed
+from distill.config import DataSpec, RunSpec, StudentSpec, TeacherSpec, instantiate, thawed
 from distill.config.check import check_maps
 from distill.content.index import indexed
 from distill.content.listing import listed
 from distill.data import DataInfo
-from distill.data.dataset import describe
+from distill.data.dataset import data_info
 from distill.data.modality import views_of
 from distill.models import FeatureNet
 from distill.models import build as build_net
@@ -24,7 +24,7 @@ from distill.models.quant import quantize_as
 from distill.models.weights import load_weights
 from distill.run_folder import RunFolder
 
-IMAGES = {"digits": 1437, "mnist": 60000, "fashion_mnist": 60000, "cifar10": 50000, "cifar100": 50000, "stl10": 5000,
+_IMAGES = {"digits": 1437, "mnist": 60000, "fashion_mnist": 60000, "cifar10": 50000, "cifar100": 50000, "stl10": 5000,
           "tinyimagenet": 100000}  # of training  # fmt: skip
 log = logging.getLogger(__name__)
 
@@ -52,7 +52,7 @@ def check_fit(spec: RunSpec, info: DataInfo, *, without_memory: bool = False) ->
         _made(spec, info)
 
 
-def refusal(spec: RunSpec) -> str:
+def refusal_of_command(spec: RunSpec) -> str:
     """Why a run cannot be, as far as that is seen without its data being loaded; nothing where it can."""
     try:
         check_files(spec.dataset)
@@ -82,7 +82,7 @@ def check_files(spec: DataSpec) -> None:
 
 def supposed(spec: DataSpec) -> DataInfo | None:
     """What is known of data that are not loaded: as many classes and images as there will be, in any order."""
-    count, classes = IMAGES.get(spec.kind, 1000), spec.num_classes
+    count, classes = _IMAGES.get(spec.kind, 1000), spec.num_classes
     if spec.kind == "folder":
         listing = listed(spec.root / "train")
         count, classes = len(listing.names), len(listing.classes)
@@ -90,7 +90,7 @@ def supposed(spec: DataSpec) -> DataInfo | None:
         return None
     classes = len(spec.classes) if spec.classes else classes
     labels = np.arange(count, dtype=np.int64) % classes
-    info = describe(spec, labels, [str(k) for k in range(classes)], held_out=bool(spec.holdout))
+    info = data_info(spec, labels, [str(k) for k in range(classes)], held_out=bool(spec.holdout))
     return views_of(spec.views, info, depth="depth" in spec.views.values())[0]
 
 
@@ -116,7 +116,7 @@ def _made(spec: RunSpec, info: DataInfo) -> None:
             load_weights(net, file)
         net.requires_grad_(False)
     check_maps(spec.method.name, spec.method.taps, [student.name, *(net.name for net in teachers)])
-    build(spec.method.node, student, teachers, replace(info))
+    instantiate(spec.method.node, student, teachers, replace(info))
 
 
 def _net(spec: StudentSpec | TeacherSpec, info: DataInfo, seed: int, pretrained: bool) -> FeatureNet:

@@ -7,10 +7,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-VERSION = 1  # of the schema; the first one is not written into the file
+_VERSION = 1  # of the schema; the first one is not written into the file
 
 
-KINDS: dict[str, type] = {  # what is more than a word or a number
+_KINDS: dict[str, type] = {  # what is more than a word or a number
     "files": dict, "input": dict, "also": dict, "quantized": dict, "omitted": dict, "versions": dict, "args": dict,
     "classes": list, "teachers": list, "setting": list, "departs": str, "evaluated_on": str, "teacher_origin": str,
 }  # fmt: skip
@@ -74,7 +74,7 @@ class Result:
     device: str | None
     command: str | None
     document: Mapping[str, Any] = field(repr=False)
-    version: int = VERSION
+    version: int = _VERSION
 
     @classmethod
     def from_json(cls, content: Any) -> Result:
@@ -83,13 +83,13 @@ class Result:
         if not isinstance(content, dict) or not content.keys() >= {*needed}:
             raise BadResult(f"is not a run's (it lacks {', '.join(_lacking(content, needed))})", foreign=True)
         version = content.get("version", 1)
-        if version != VERSION:
-            said = f"has schema {version!r}, and this program reads {VERSION}"
+        if version != _VERSION:
+            said = f"has schema {version!r}, and this program reads {_VERSION}"
             raise BadResult(said, remedy="read it with the distill that wrote it, or a later one")
         names = {key: content[key] for key in needed[:3]}
         if wrong := [key for key, name in names.items() if not isinstance(name, str) or not name]:
             raise BadResult(f"is damaged ({wrong[0]} is no name)")
-        for key, kind in KINDS.items():
+        for key, kind in _KINDS.items():
             if not isinstance(content.get(key), kind | None):
                 raise BadResult(f"is damaged ({key} is {str(content[key])[:40]!r})")
         measured = _mapping(content, "accuracy")

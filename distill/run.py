@@ -19,10 +19,10 @@ from omegaconf import DictConfig
 
 from distill import parallel, preflight, runtime, start
 from distill.batch import Source
-from distill.config import RunSpec, ScheduleSpec, build, class_of, frozen, resolve, thawed
+from distill.config import RunSpec, ScheduleSpec, class_of, frozen, instantiate, resolve, thawed
 from distill.config.check import check_maps
 from distill.criterion import CrossEntropy
-from distill.data import Data, load
+from distill.data import Data, load_data
 from distill.engine import hyperrule
 from distill.engine.checkpoint import Checkpoints
 from distill.engine.compiling import Compiling
@@ -37,8 +37,8 @@ from distill.models import FeatureNet
 from distill.models import build as build_net
 from distill.models.quant import quantize_as
 from distill.record import summary
-from distill.record.reporter import Nobody, Watch, make_tracker
-from distill.record.result import describe, finish
+from distill.record.reporter import NullReporter, Reporter, make_tracker
+from distill.record.result import describe_run, finish
 from distill.record.wandb_logger import outside_sweep
 from distill.result import Result
 from distill.run_folder import RunFolder
@@ -74,7 +74,7 @@ def run(cfg: DictConfig | RunSpec, folder: str | Path | None = None, *, table: b
                 log.info("%s is done already: this is its result", place)
     result = result or place.result  # the processes after the first read what that has written
     if table and result and parallel.rank() == 0:
-        summary.show(spec, result)
+        summary.show_summary(spec, result)
     return result.to_json() if result else {}
 
 
@@ -106,10 +106,10 @@ class Experiment:
         if parallel.rank() > 0:  # other negatives and noise than the first process
             torch.manual_seed(spec.seed + 7919 * parallel.rank())
         inputs.compiling(net for net in self.method.modules() if isinstance(net, FeatureNet))
-        self.watch = Watch(spec.folder, quiet) if parallel.rank() == 0 else Nobody()
+        self.watch = Reporter(spec.folder, quiet) if parallel.rank() == 0 else NullReporter()
         self.fit = self._make_fit(schedule, stop)
         resumed = self.fit.restore()
-        if isinstance(self.watch, Watch):
+        if isinstance(self.watch, Reporter):
             self.watch.tracker = make_tracker(spec, resumed)
 
     def _make_fit(self, schedule: ScheduleSpec, stop: StopSignals) -> Fit:
@@ -146,9 +146,13 @@ class Experiment:
             return None
         inputs, teachers = self.inputs, self.inputs.teachers
         own = teachers.members if self.spec.teachers else []  # a run beside it may have brought some
-        result = describe(self.spec, inputs.data, own, self.method, self.fit)
+        result = describe_run(self.spec, inputs.data, own, self.method, self.fit)
         found = teachers.cache.share_found() if teachers.cache and own else None
-        result |= {"teacher_cache_found": found, "precision": inputs.precision, **runtime.describe(inputs.device)}
+        result |= {
+            "teacher_cache_found": found,
+            "precision": inputs.precision,
+            **runtime.describe_machine(inputs.device),
+        }
         result["seconds"] = self.fit.speed.spent
         return finish(RunFolder(self.spec.folder), result, self.method, self.fit)
 
@@ -183,7 +187,7 @@ def make_inputs(spec: RunSpec, reads: Collection[str] | None = None) -> Inputs:
     precision = runtime.pick_precision(machine.precision, device)
     if machine.threads:
         torch.set_num_threads(machine.threads)
-    data = load(spec.dataset, device, hyperrule.adapt(spec.schedule, spec.dataset))
+    data = load_data(spec.dataset, device, hyperrule.adapt(spec.schedule, spec.dataset))
     schedule = make_schedule(spec, data.info.num_train)
     given = {key: value for key in ("mixup", "drawn", "last_batch") if (value := getattr(schedule, key))}
     source = data.source(batch_size=schedule.batch_size, seed=spec.seed, **given)
@@ -246,7 +250,7 @@ def make_method(
     if given.quantize:
         quantize_as(student, given.quantize)
     check_maps(spec.method.name, spec.method.taps, [student.name, *(net.name for net in teachers.nets)])
-    method: Method = build(spec.method.node, student, teachers.nets, info)
+    method: Method = instantiate(spec.method.node, student, teachers.nets, info)
     method.consult = teachers
     return method.to(device).to(memory_format=torch.channels_last)
 

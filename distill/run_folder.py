@@ -15,13 +15,13 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from distill.files import plain, read_mapping, sweep, write_json, write_text
+from distill.files import json_ready, read_mapping, sweep, write_json, write_text
 from distill.result import BadResult, Result
 from distill.strict_json import parse_json
 
 BIGGEST = 8 * 2**20  # bytes; a result.json is a few kilobytes, so anything larger is not ours
-RESULT, DONE, METRICS, TRACKING, LOG = "result.json", "DONE", "metrics.jsonl", "tracking.json", "log.txt"
-STUDENT, BEST = "student.safetensors", "best.safetensors"
+RESULT, DONE_FILE, METRICS, TRACKING, LOG = "result.json", "DONE", "metrics.jsonl", "tracking.json", "log.txt"
+STUDENT_FILE, BEST = "student.safetensors", "best.safetensors"
 
 
 @dataclass(frozen=True, order=True)
@@ -39,7 +39,7 @@ class RunFolder:
     @property
     def student(self) -> Path:
         """The student's weights after the last step."""
-        return self.path / STUDENT
+        return self.path / STUDENT_FILE
 
     @property
     def best(self) -> Path:
@@ -94,7 +94,7 @@ class RunFolder:
     @property
     def marked(self) -> bool:
         """Whether the run said that it was done, whatever has become of its result since."""
-        return (self.path / DONE).exists()
+        return (self.path / DONE_FILE).exists()
 
     @property
     def done(self) -> bool:
@@ -140,9 +140,9 @@ class RunFolder:
 
     def finish(self, content: Mapping[str, Any]) -> Result:
         """Write the result, then DONE. Raises BadResult for content that is none, SaveError."""
-        result = Result.from_json(plain(content))
+        result = Result.from_json(json_ready(content))
         write_json(self.path / RESULT, result.to_json())
-        write_text(self.path / DONE, "")
+        write_text(self.path / DONE_FILE, "")
         return result
 
     def tidy(self) -> None:
@@ -182,7 +182,7 @@ class RunFolder:
     @property
     def begun(self) -> bool:
         """Whether a run has left anything here."""
-        return any((self.path / name).exists() for name in (RESULT, DONE, METRICS, TRACKING, LOG))
+        return any((self.path / name).exists() for name in (RESULT, DONE_FILE, METRICS, TRACKING, LOG))
 
 
 def weights_file(given: str | Path) -> tuple[Path, str | None]:
@@ -220,7 +220,7 @@ def find_runs(top: str | Path) -> Iterator[RunFolder]:
         return
     for here, folders, files in os.walk(top):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        if {RESULT, DONE, METRICS, TRACKING, LOG}.intersection([*files, *folders]):
+        if {RESULT, DONE_FILE, METRICS, TRACKING, LOG}.intersection([*files, *folders]):
             folders.clear()  # nothing below a run is a run
             yield RunFolder(here)
 
@@ -238,11 +238,11 @@ def _row(line: str) -> dict[str, Any] | None:
     return row if isinstance(row, dict) and _is_ours(row) else None
 
 
-NUMBERS = ("step", "epoch", "epochs", "epoch_step", "loss", "test_accuracy", "best_accuracy", "images_per_second")
+_NUMBERS = ("step", "epoch", "epochs", "epoch_step", "loss", "test_accuracy", "best_accuracy", "images_per_second")
 
 
 def _is_ours(row: dict[str, Any]) -> bool:
     """Whether what readers count on is of its kind."""
-    numbers, words = ([row.get(key) for key in keys] for keys in (NUMBERS, ("kind", "phase")))
+    numbers, words = ([row.get(key) for key in keys] for keys in (_NUMBERS, ("kind", "phase")))
     fine = all(isinstance(value, int | float | None) and not isinstance(value, bool) for value in numbers)
     return fine and all(isinstance(value, str | None) for value in words)

@@ -97,7 +97,7 @@ def set_rng_state(state: dict[str, Any]) -> None:
         torch.cuda.set_rng_state(one.cpu(), index)
 
 
-def describe(device: torch.device) -> dict[str, Any]:
+def describe_machine(device: torch.device) -> dict[str, Any]:
     """Return what a result should say of the machine and the versions it came from."""
     from importlib.metadata import PackageNotFoundError, version
 

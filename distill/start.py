@@ -80,9 +80,9 @@ def own_constants(net: FeatureNet, spec: NetSpec, info: DataInfo) -> None:
     """
     given: Any = spec.mean, spec.std
     if None in given and began_pretrained(spec):
-        from distill.models.timm_factory import constants  # imports timm, which takes seconds
+        from distill.models.timm_factory import pretrained_constants  # imports timm, which takes seconds
 
-        given = constants(net.model, spec.model, net.in_chans)
+        given = pretrained_constants(net.model, spec.model, net.in_chans)
     mean, std = given
     if mean is None or std is None or _same((mean, std), (info.mean, info.std)):
         return

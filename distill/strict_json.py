@@ -6,8 +6,8 @@ import json
 import re
 from typing import Any
 
-DEEPEST = 30
-BEYOND = "it holds a number beyond 64 bits"
+_DEEPEST = 30
+_BEYOND = "it holds a number beyond 64 bits"
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
@@ -33,7 +33,7 @@ def parse_json(text: bytes | str) -> Any:
     except _Strange:
         raise
     except ValueError as error:  # thousands of digits
-        raise ValueError(BEYOND) from error
+        raise ValueError(_BEYOND) from error
     if strange := _strange(content):
         raise ValueError(strange)
     return content
@@ -53,7 +53,7 @@ def _no_number(name: str) -> Any:
 def _strange(content: Any) -> str:
     """What is wrong with the content of a JSON text; empty where nothing is."""
     level = [content]
-    for _ in range(DEEPEST):
+    for _ in range(_DEEPEST):
         if not level:
             return ""
         texts = [one for one in level if isinstance(one, str)]
@@ -61,7 +61,7 @@ def _strange(content: Any) -> str:
         if any(not text.isprintable() and _CONTROL.search(text) for text in texts):
             return "it holds control characters or text that is no Unicode"
         if any(isinstance(one, int | float) and not -(2.0**63) <= one < 2.0**64 for one in level):
-            return BEYOND
+            return _BEYOND
         level = [below for one in level for below in _below(one)]
     return "it is nested too deeply"
 

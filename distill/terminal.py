@@ -9,8 +9,8 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import Any, TypeVar
 
-Item = TypeVar("Item")
-OFTEN, PATIENCE = 3.0, 2.0  # seconds between two lines on what takes long, and before the first
+_Item = TypeVar("_Item")
+OFTEN, _PATIENCE = 3.0, 2.0  # seconds between two lines on what takes long, and before the first
 
 # all that moves the cursor, colours, rings or renames a window; and what turns the direction of text round
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -27,12 +27,12 @@ def cell(value: Any) -> Any:
     return "'" + value if isinstance(value, str) and value.startswith(FORMULA) else value
 
 
-def counted(items: Iterable[Item], total: int, words: str) -> Iterator[Item]:
+def counted(items: Iterable[_Item], total: int, words: str) -> Iterator[_Item]:
     """The items; where they take long, how many there have been is told to standard error."""
     began = told = time.monotonic()
     for done, item in enumerate(items):
         now = time.monotonic()
-        if now - told > OFTEN and now - began > PATIENCE:
+        if now - told > OFTEN and now - began > _PATIENCE:
             print(f"distill: {done} of {total} {words}", file=sys.stderr, flush=True)
             told = now
         yield item

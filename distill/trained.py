@@ -11,13 +11,13 @@ from safetensors import SafetensorError, safe_open
 
 from distill.config import RunSpec, identity, register, resolve, thawed
 from distill.content.state_file import read_state
-from distill.data import Data, load
+from distill.data import Data, load_data
 from distill.engine import hyperrule
 from distill.models import FeatureNet, build, load_weights
 from distill.models.weights import mismatch
 from distill.result import Result
 from distill.run import make_method
-from distill.run_folder import STUDENT, RunFolder
+from distill.run_folder import STUDENT_FILE, RunFolder
 from distill.start import own_constants
 from distill.teachers.prepared import Teachers
 from distill.teachers.store import Teacher, get_teachers
@@ -63,10 +63,10 @@ def open_run(folder: str | Path, root: str | Path | None = None) -> Trained:
 def get_data(run: Trained, device: torch.device) -> Data:
     """The data set that the run was trained on. Raises ValueError as `load` does."""
     spec = run.spec
-    return load(spec.dataset, device, hyperrule.adapt(spec.schedule, spec.dataset))
+    return load_data(spec.dataset, device, hyperrule.adapt(spec.schedule, spec.dataset))
 
 
-def student(run: Trained, device: torch.device, weights: str | Path = STUDENT) -> FeatureNet:
+def student(run: Trained, device: torch.device, weights: str | Path = STUDENT_FILE) -> FeatureNet:
     """The trained student in eval mode, frozen; weights: a file of the run's folder.
 
     A quantised one is an ordinary net with the weights as they act. What a method deploys besides its
@@ -74,7 +74,7 @@ def student(run: Trained, device: torch.device, weights: str | Path = STUDENT) -
     do not fit.
     """
     path, spec = run.folder / weights, run.spec.student
-    if exported_as(run.folder / STUDENT) in (None, spec.model):
+    if exported_as(run.folder / STUDENT_FILE) in (None, spec.model):
         classes, in_chans, size = _shape(run, device)
         args = run.result.document.get("args") or thawed(spec.args)
         net = build(spec.model, classes, in_chans=in_chans, size=size, args=args, seed=0)

@@ -74,7 +74,7 @@ def bench(args: argparse.Namespace, device: torch.device) -> dict[str, Any]:
     seconds = measure(loops, args, device)
     packed = seconds.pop("packed", None)
     found: dict[str, Any] = {"pair": f"{args.teacher}-{args.student}", "batch": args.batch, "precision": precision}
-    found |= {"compile": args.compile if args.compiling else "false", **runtime.describe(device)}
+    found |= {"compile": args.compile if args.compiling else "false", **runtime.describe_machine(device)}
     found["rows"] = rows(seconds, args)
     eager, fastest, alone = (seconds[f"bare {name}"] for name in ("eager fp32", "fastest", "fastest, no teacher"))
     found["teacher_allows"] = ratio(fastest, alone)

@@ -22,7 +22,7 @@ from distill.engine.cuda_graphs import CudaGraph
 from distill.engine.fit import Fit
 from distill.engine.state import Options
 from distill.models import FeatureNet, build
-from distill.record.reporter import Nobody
+from distill.record.reporter import NullReporter
 from distill.run import make_schedule
 from distill.signals import StopSignals
 from distill.sweep.packed import shared
@@ -104,7 +104,7 @@ def own(args: argparse.Namespace, device: torch.device, data: Data, method: str,
     if like:
         teachers = list(like.method.teachers)[: len(teachers)]
     student = net(args.student, device, 1)
-    made = config.build(spec.method.node, student, teachers, data.info)
+    made = config.instantiate(spec.method.node, student, teachers, data.info)
     made = made.to(device).to(memory_format=torch.channels_last)
     compiled = [each for each in made.modules() if isinstance(each, FeatureNet)]
     if like:
@@ -122,7 +122,7 @@ def own(args: argparse.Namespace, device: torch.device, data: Data, method: str,
     )
     checkpoints = Checkpoints(Path(tempfile.mkdtemp(prefix="distill-bench-")))
     settings = config.thawed(make_schedule(spec, data.info.num_train).settings)
-    return Fit(made, source, lambda _: 0.0, settings, options, checkpoints, Nobody(), StopSignals())
+    return Fit(made, source, lambda _: 0.0, settings, options, checkpoints, NullReporter(), StopSignals())
 
 
 def sharing(fit: Fit) -> Fit:

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from distill import config
 from distill.batch import Batch
-from distill.data import Data, load
+from distill.data import Data, load_data
 from distill.engine.checkpoint import Checkpoints
 from distill.engine.fit import Fit, Options
 from distill.files import write_json
@@ -176,7 +176,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     cfg = configuration(args)
     folder = Path(config.identity(cfg)["folder"])
     run(cfg, folder, table=False)
-    data = load(config.resolve(cfg).dataset)
+    data = load_data(config.resolve(cfg).dataset)
     classifier = build("cifar_resnet8", 10, in_chans=1, size=8)
     load_weights(classifier, folder / "student.safetensors")
     classifier.requires_grad_(False).eval()

@@ -108,7 +108,7 @@ def _short(value: float) -> str:
 
 
 def _node(method: str) -> Any:
-    return config.load("method", method) or {"_target_": method}
+    return config.load_node("method", method) or {"_target_": method}
 
 
 def table(methods: Iterable[str]) -> str:

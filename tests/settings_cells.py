@@ -12,13 +12,13 @@ from omegaconf import DictConfig, OmegaConf
 
 from distill import config
 from distill.papers import settings
-from distill.papers.settings import Cell
+from distill.papers.settings import ExpectedConfig
 from tests.compositions import composed  # tests.tiny's has a shorter schedule, and that is compared here
 
 ROWS = {name: list(group) for name, group in groupby(settings.cells(), lambda cell: f"{cell.block}:{cell.method}")}
 
 
-def words(cell: Cell) -> list[str]:
+def words(cell: ExpectedConfig) -> list[str]:
     """The command line of a cell, without its pair."""
     experiment = any(word.startswith("experiment=") for word in cell.words)
     if experiment:
@@ -27,7 +27,7 @@ def words(cell: Cell) -> list[str]:
     return [f"method={cell.method}", f"dataset={cell.dataset}", *own, *cell.words]
 
 
-def pair_words(cell: Cell) -> list[str]:
+def pair_words(cell: ExpectedConfig) -> list[str]:
     """pair=..., or teacher=... student=..., a net without a YAML being one of timm's."""
     if cell.pair is None:
         return []
@@ -48,13 +48,13 @@ def _shared() -> Any:
     return OmegaConf.load(config.conf_dir() / "config.yaml")
 
 
-def swapped(cfg: DictConfig, cell: Cell) -> DictConfig:
+def swapped(cfg: DictConfig, cell: ExpectedConfig) -> DictConfig:
     """`cfg` with the cell's nets in place of its own: what composing anew gives, forty times as fast."""
     assert cell.pair is not None
     cfg, shared = deepcopy(cfg), _shared()
     OmegaConf.set_struct(cfg, False)
     for group, name in zip(("teacher", "student"), cell.pair.split("-", 1), strict=True):
-        node = config.load(group, name) or OmegaConf.create({"name": name, "lr_scale": 1.0})
+        node = config.load_node(group, name) or OmegaConf.create({"name": name, "lr_scale": 1.0})
         cfg[group] = OmegaConf.merge(shared[group], node)
     return cfg
 
@@ -66,7 +66,7 @@ def ours(cfg: DictConfig, key: str) -> Any:
     return config.plain(cfg, key)
 
 
-def differences(cfg: DictConfig, cell: Cell) -> dict[str, tuple[Any, Any]]:
+def differences(cfg: DictConfig, cell: ExpectedConfig) -> dict[str, tuple[Any, Any]]:
     """Key: (ours, theirs) of all that differ."""
     found = {}
     for key, theirs in cell.values.items():

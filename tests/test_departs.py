@@ -43,7 +43,7 @@ def departs(line: str, *figures: str) -> Callable[[Test], Test]:
 def lines() -> Iterator[tuple[str, str]]:
     """(method or method:condition, sentence) of every YAML."""
     for method in config.options("method"):
-        node = config.load("method", method)
+        node = config.load_node("method", method)
         assert node is not None
         stated = node.about.get("departs")
         if isinstance(stated, Mapping):

@@ -71,11 +71,11 @@ def test_folders_of_killed_commands_are_swept_and_one_that_cannot_be_made_is_don
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    (tmp_path / f"{failures.PREFIX}{gone.pid}").mkdir()
+    (tmp_path / f"{failures.FAILURES_PREFIX}{gone.pid}").mkdir()
     with failures.noted() as noted:
-        assert [path.name for path in tmp_path.iterdir()] == [f"{failures.PREFIX}{os.getpid()}"]
-        os.rmdir(tmp_path / f"{failures.PREFIX}{os.getpid()}")
-        failures.note(1, "seed=1", "x")
+        assert [path.name for path in tmp_path.iterdir()] == [f"{failures.FAILURES_PREFIX}{os.getpid()}"]
+        os.rmdir(tmp_path / f"{failures.FAILURES_PREFIX}{os.getpid()}")
+        failures.note_failure(1, "seed=1", "x")
     assert noted == [{"code": 1, "what": "seed=1", "why": "x"}] and not list(tmp_path.iterdir())
 
 

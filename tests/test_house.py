@@ -127,3 +127,27 @@ def test_the_readme_shows_every_room() -> None:
     shown = (PACKAGE.parent / "README.md").read_text(encoding="utf-8").partition("## Architecture")[2]
     rooms = {path.name if path.is_file() else f"{path.name}/" for path in PACKAGE.iterdir() if path.name[0] not in "_."}
     assert {room for room in rooms - {"py.typed"} if f"`{room}`" not in shown} == set()
+
+
+# Names that every module of a kind answers to, so that what asks need not know which it has: a verb's `arguments`
+# and `run`, a figure's `draw`, the `main` of a program, and a module's logger.
+ASKED_FOR = {"arguments", "run", "draw", "main", "log"}
+
+
+def public_names(path: Path) -> set[str]:
+    """The functions, classes and constants without an underscore that a module defines."""
+    found = set()
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            found.add(node.name)
+        for target in node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]:
+            found |= {part.id for part in ast.walk(target) if isinstance(part, ast.Name)} if target else set()
+    return {name for name in found if not name.startswith("_")}
+
+
+def test_a_public_name_stands_for_one_thing_in_the_whole_tree() -> None:
+    homes: dict[str, list[str]] = {}
+    for module, path in modules().items():
+        for name in public_names(path) - ASKED_FOR:
+            homes.setdefault(name, []).append(module)
+    assert {name: found for name, found in homes.items() if len(found) > 1} == {}

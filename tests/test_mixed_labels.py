@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from distill.batch import Batch, Mixed
 from distill.cli.main import main
-from distill.config import class_of, load
+from distill.config import class_of, load_node
 from distill.criterion import CrossEntropy
 from distill.engine.fit import train_mode
 from distill.method import Losses, Method, Phase, refuse
@@ -74,7 +74,7 @@ def test_terms_that_read_labels_read_mixed_ones(name: str) -> None:
 
 @pytest.mark.parametrize("name", tiny.METHODS)
 def test_the_yaml_says_what_the_class_refuses(name: str) -> None:
-    node = load("method", name)
+    node = load_node("method", name)
     assert dict(node.about.get("refuses") or {}) == dict(class_of(node).refuses)
 
 

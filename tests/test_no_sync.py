@@ -23,7 +23,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from distill.config import DataSpec
-from distill.data import Data, Split, augment, load
+from distill.data import Data, Split, augment, load_data
 from distill.data.modality import views_of
 from distill.data.pairs import PeerViews
 from distill.engine import eager_optimizers, trace
@@ -193,7 +193,7 @@ def test_no_augmented_batch_waits_for_the_device(keys: dict[str, int]) -> None:
 
 
 def test_no_batch_of_a_folder_waits_for_the_device(tmp_path: Path) -> None:
-    batches = load(folder_config(write_folder(tmp_path)), "meta").source(5, seed=1).epoch(1)
+    batches = load_data(folder_config(write_folder(tmp_path)), "meta").source(5, seed=1).epoch(1)
     with no_wait():
         assert [batch.inputs.device.type for batch in batches] == ["meta"] * 3
 

@@ -73,7 +73,7 @@ def test_a_command_of_the_pages_is_right(line: str, place: Path) -> None:
     elif experiment := re.search(r"experiment=(\w+)", line):  # each file has a test of its own
         assert experiment[1] in options("experiment")
     else:
-        assert command.read(words).argv
+        assert command.read_command(words).argv
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -274,12 +274,12 @@ def test_the_published_teacher_measures_its_published_accuracy() -> None:
     """akamaster's resnet56: 93.39 % on CIFAR-10's test set."""
     if "DISTILL_DATA" not in os.environ or "DISTILL_TEACHERS" not in os.environ:
         pytest.skip("needs DISTILL_DATA (cifar-10-batches-py) and DISTILL_TEACHERS (resnet56-4bfd9763.th)")
-    from distill.data import load
+    from distill.data import load_data
     from distill.teachers.store import get_teachers
 
     file = Path(os.environ["DISTILL_TEACHERS"]) / "resnet56-4bfd9763.th"
     cfg = tiny.composed("dataset=cifar10", "teacher=resnet56_a", f"teacher.weights={file}", "output=/nonexistent/never")
     cfg.output = str(Path(os.environ.get("TMPDIR", "/tmp")) / f"distill-teacher-{os.getpid()}")
     spec = config.resolve(cfg)
-    (teacher,) = get_teachers(spec, load(spec.dataset, "cpu"), torch.device("cpu"), train=None)
+    (teacher,) = get_teachers(spec, load_data(spec.dataset, "cpu"), torch.device("cpu"), train=None)
     assert teacher.accuracy == pytest.approx(93.39, abs=0.02)

@@ -13,7 +13,7 @@ import pytest
 
 from distill import run_folder
 from distill.result import BadResult
-from distill.run_folder import BEST, DONE, LOG, METRICS, RESULT, STUDENT, TRACKING, RunFolder, find_runs
+from distill.run_folder import BEST, DONE_FILE, LOG, METRICS, RESULT, STUDENT_FILE, TRACKING, RunFolder, find_runs
 
 WHOLE = {"dataset": "digits", "student": "resnet8", "method": "kd", "accuracy": {"last": 50.0, "best": 51.0}}
 
@@ -110,7 +110,7 @@ def test_runs_are_found_whatever_state_they_are_in(tmp_path: Path) -> None:
 
 
 def test_no_other_module_knows_the_names_of_its_files() -> None:
-    names = {RESULT, DONE, METRICS, TRACKING, LOG, STUDENT, BEST}
+    names = {RESULT, DONE_FILE, METRICS, TRACKING, LOG, STUDENT_FILE, BEST}
     package = Path(run_folder.__file__).parent
     found = {
         (path.name, node.value)

@@ -74,7 +74,7 @@ def make(method: str, student: FeatureNet, teacher: FeatureNet, data: Data, *ove
     count = int(str(cfg.method.about.teachers).replace("n", "3"))
     teachers = [frozen(teacher if k == 0 else teacher.twin(seed=10 + k)) for k in range(count)]
     check_maps(method, cfg.method.about.taps, [student.name, teacher.name])
-    built: Method = config.build(cfg.method, student, teachers, data.info)
+    built: Method = config.instantiate(cfg.method, student, teachers, data.info)
     return built
 
 
@@ -84,7 +84,7 @@ def by_hand(
     """Build a method of these very nets, with the values of the YAML of its file but for `settings`."""
     name = kind.__module__.rpartition(".")[2].replace("_", "-")
     node = config.plain(composed(f"method={name}"), "method")
-    return config.build({**node, **settings}, student, teachers, info)
+    return config.instantiate({**node, **settings}, student, teachers, info)
 
 
 class Silent:

@@ -4,25 +4,25 @@ from __future__ import annotations
 
 from markupsafe import Markup
 
-from distill.analyze.material import Material, Seen
+from distill.analyze.material import AnalysisData, Seen
 from distill.analyze.numbers import Reliability, reliability
-from distill.analyze.style import STUDENT, TEACHER, Picture
+from distill.analyze.style import STUDENT_COLOUR, TEACHER_COLOUR, Picture
 from distill.charts import svg
 from distill.charts.panels import panels
 from distill.engine.evaluate import calibration_error
 
 BINS, RARE = 15, 0.01  # bins; share of the images below which a bar says little
-TOP, UPPER, LOWER = 44, 220, 60
+_TOP, UPPER, LOWER = 44, 220, 60
 
 
-def draw(material: Material) -> Picture:
+def draw(material: AnalysisData) -> Picture:
     """A panel a net: accuracy by confidence, and below how many images have it."""
     numbers, drawn = {}, []
     for name, net in material.nets:
         got = reliability(net.logits, material.labels, BINS)
         numbers[name] = _described(net, material, got)
         title = f"{name}: expected calibration error {numbers[name]['ece']:.2f} %"
-        drawn.append(_panel(got, TEACHER if name == "teacher" else STUDENT, title))
+        drawn.append(_panel(got, TEACHER_COLOUR if name == "teacher" else STUDENT_COLOUR, title))
     caption = (
         f"Above: accuracy of the test images in {BINS} bins of equal width by the predicted class's probability; pale: "
         "under 1 % of the images. Bars below the line are overconfident answers; the error is the mean distance from "
@@ -32,7 +32,7 @@ def draw(material: Material) -> Picture:
     return Picture("calibration", "Reliability", caption, drawing, numbers, wide=len(drawn) > 1)
 
 
-def _described(net: Seen, material: Material, got: Reliability) -> dict[str, object]:
+def _described(net: Seen, material: AnalysisData, got: Reliability) -> dict[str, object]:
     ece = 100 * calibration_error(net.logits.float(), material.labels, BINS).item()
     return {"ece": ece, "images": got.images, "confidence": got.confidence, "accuracy": got.accuracy}
 
@@ -42,8 +42,8 @@ def _panel(got: Reliability, kind: str, title: str) -> svg.Drawing:
     bars = [(place, accuracy, share[place]) for place, accuracy in enumerate(got.accuracy.tolist()) if share[place] > 0]
 
     def draw(width: float) -> Markup:
-        upper = svg.Frame(40, TOP, width - 52, UPPER, (0, 1))
-        lower = svg.Frame(40, TOP + UPPER + 14, width - 52, LOWER, (0, 1), (0, max(share)))
+        upper = svg.Frame(40, _TOP, width - 52, UPPER, (0, 1))
+        lower = svg.Frame(40, _TOP + UPPER + 14, width - 52, LOWER, (0, 1), (0, max(share)))
         parts = [svg.text(0, 13, title, kind="axis"), svg.text(0, 32, "accuracy"), upper.y_axis("")]
         parts += [lower.x_axis("confidence of the predicted class"), svg.text(44, lower.top + 10, "share of images")]
         for place, accuracy, part in bars:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from distill.analyze.material import SIDE, Material, Seen
+from distill.analyze.material import SIDE, AnalysisData, Seen
 from distill.analyze.numbers import cka_table
 from distill.analyze.style import Picture
 from distill.charts import heat
 from distill.charts.panels import panels
 
 
-def draw(material: Material) -> Picture | None:
+def draw(material: AnalysisData) -> Picture | None:
     """Student by teacher and student by itself; without a teacher only the latter, without stages (an MLP) nothing."""
     student = material.student
     if not student.stages:

@@ -6,22 +6,22 @@ import torch
 from markupsafe import Markup
 from torch import Tensor
 
-from distill.analyze.material import Material
+from distill.analyze.material import AnalysisData
 from distill.analyze.numbers import class_accuracy
-from distill.analyze.style import STUDENT, TEACHER, Picture
+from distill.analyze.style import STUDENT_COLOUR, TEACHER_COLOUR, Picture
 from distill.charts import svg
 
-FEW, NAMED = 30, 5
-ROW, TOP = 20, 30
+_FEW, _NAMED = 30, 5
+_ROW, _TOP = 20, 30
 
 
-def draw(material: Material) -> Picture:
+def draw(material: AnalysisData) -> Picture:
     """Up to 30 classes as pairs of points, more as a cloud with the extreme ones named."""
     student = class_accuracy(material.student.logits, material.labels)
     teacher = class_accuracy(material.teacher.logits, material.labels) if material.teacher else None
     names = material.info.class_names
-    if teacher is not None and len(names) > FEW:
-        drawing, caption = _cloud(student, teacher, names), f"One point a class; the {NAMED} with the largest gap "
+    if teacher is not None and len(names) > _FEW:
+        drawing, caption = _cloud(student, teacher, names), f"One point a class; the {_NAMED} with the largest gap "
         caption += "either way are named. On the line the student is as good as the teacher."
     else:
         drawing = _pairs(student, teacher, names)
@@ -36,18 +36,21 @@ def draw(material: Material) -> Picture:
 
 def _pairs(student: Tensor, teacher: Tensor | None, names: list[str]) -> svg.Drawing:
     """One line a class, sorted by the gap (or by accuracy, without a teacher)."""
-    order = (student if teacher is None else student - teacher).nan_to_num(0).argsort()[: 2 * FEW].tolist()
+    order = (student if teacher is None else student - teacher).nan_to_num(0).argsort()[: 2 * _FEW].tolist()
     lines = [(names[k], student[k].item(), None if teacher is None else teacher[k].item()) for k in order]
     ends = [value for _, *pair in lines for value in pair if value is not None and value == value]
 
     def draw(width: float) -> Markup:
         left = 12 + min(max(svg.width_of(name) for name, _, _ in lines), width * 0.35)
         low, high = svg.padded(min(ends), max(ends), 0.05)
-        frame = svg.Frame(left, TOP, width - left - 16, ROW * len(lines), (max(low, -1), min(high, 101)))
-        parts = [frame.x_axis("test accuracy on the class, %"), svg.text(left, 14, "student", kind=f"name {STUDENT}")]
-        parts += [svg.text(left + 66, 14, "teacher", kind=f"name {TEACHER}")] if teacher is not None else []
+        frame = svg.Frame(left, _TOP, width - left - 16, _ROW * len(lines), (max(low, -1), min(high, 101)))
+        parts = [
+            frame.x_axis("test accuracy on the class, %"),
+            svg.text(left, 14, "student", kind=f"name {STUDENT_COLOUR}"),
+        ]
+        parts += [svg.text(left + 66, 14, "teacher", kind=f"name {TEACHER_COLOUR}")] if teacher is not None else []
         for place, (name, ours, theirs) in enumerate(lines):
-            parts += _pair(frame, TOP + ROW * (place + 0.5), name, ours, theirs)
+            parts += _pair(frame, _TOP + _ROW * (place + 0.5), name, ours, theirs)
         return svg.svg(parts, width, frame.bottom + 40, "Accuracy of each class")
 
     return draw
@@ -60,31 +63,33 @@ def _pair(frame: svg.Frame, y: float, name: str, ours: float, theirs: float | No
     if theirs is not None and both:
         parts.append(svg.line(frame.at_x(ours), y, frame.at_x(theirs), y, "grid"))
     if theirs is not None and theirs == theirs:
-        parts.append(svg.dot(frame.at_x(theirs), y, f"open {TEACHER}", f"teacher, {name}: {theirs:.2f} %", 6.5))
+        parts.append(svg.dot(frame.at_x(theirs), y, f"open {TEACHER_COLOUR}", f"teacher, {name}: {theirs:.2f} %", 6.5))
     if ours == ours:
-        parts.append(svg.dot(frame.at_x(ours), y, f"sure {STUDENT}", f"student, {name}: {ours:.2f} %", 4))
+        parts.append(svg.dot(frame.at_x(ours), y, f"sure {STUDENT_COLOUR}", f"student, {name}: {ours:.2f} %", 4))
     return parts
 
 
 def _cloud(student: Tensor, teacher: Tensor, names: list[str]) -> svg.Drawing:
     order = (student - teacher).nan_to_num(0).argsort()
-    extreme = set(torch.cat([order[:NAMED], order[-NAMED:]]).tolist())
+    extreme = set(torch.cat([order[:_NAMED], order[-_NAMED:]]).tolist())
     low = min(student.nan_to_num(100).min(), teacher.nan_to_num(100).min()).item() - 4
     there = [k for k in range(len(names)) if student[k] == student[k] and teacher[k] == teacher[k]]
 
     def draw(width: float) -> Markup:
         side = min(width - 60, 420)
-        frame = svg.Frame(46, TOP, side, side, (low, 101), (low, 101))
+        frame = svg.Frame(46, _TOP, side, side, (low, 101), (low, 101))
         parts = [frame.x_axis("teacher's accuracy, %"), frame.y_axis("student's accuracy, %")]
         parts.append(svg.line(frame.left, frame.bottom, frame.right, frame.top, "mark alone"))
         for k in there:
             x, y = frame.at(teacher[k].item(), student[k].item())
             said = f"{names[k]}: student {student[k]:.2f} %, teacher {teacher[k]:.2f} %"
-            parts.append(svg.dot(x, y, f"sure {STUDENT}", said, 4))
+            parts.append(svg.dot(x, y, f"sure {STUDENT_COLOUR}", said, 4))
             if k in extreme:
                 after = x < (frame.left + frame.right) / 2
                 at = x + 8 if after else x - 8
-                parts.append(svg.text(at, y + 4, names[k][:24], "start" if after else "end", f"small name {STUDENT}"))
+                parts.append(
+                    svg.text(at, y + 4, names[k][:24], "start" if after else "end", f"small name {STUDENT_COLOUR}")
+                )
         return svg.svg(parts, width, frame.bottom + 40, "Accuracy of each class, student against teacher")
 
     return draw

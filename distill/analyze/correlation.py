@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import numpy as np
 
-from distill.analyze.material import Material
+from distill.analyze.material import AnalysisData
 from distill.analyze.numbers import correlation, correlation_difference
 from distill.analyze.style import Picture
 from distill.charts import heat
 from distill.charts.panels import panels
 from distill.charts.svg import Drawing
 
-NAMED = 12  # classes that fit as labels
+_NAMED = 12  # classes that fit as labels
 
 
-def draw(material: Material) -> Picture | None:
+def draw(material: AnalysisData) -> Picture | None:
     """None for a run without a teacher."""
     if material.teacher is None:
         return None
@@ -38,5 +38,5 @@ def draw(material: Material) -> Picture | None:
 
 
 def _matrix(values: np.ndarray, limit: float, title: str, names: list[str]) -> Drawing:
-    called = names if len(names) <= NAMED else []
+    called = names if len(names) <= _NAMED else []
     return heat.matrix(heat.signed(heat.smaller(values), limit), title, ("class", "class"), (called, called), title)

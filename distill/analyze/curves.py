@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from distill import charts
-from distill.analyze.material import Material
-from distill.analyze.style import ALONE, STUDENT, Picture
+from distill.analyze.material import AnalysisData
+from distill.analyze.style import ALONE_COLOUR, STUDENT_COLOUR, Picture
 from distill.charts.panels import panels
 from distill.charts.svg import Drawing
 from distill.report.curves import curve
@@ -20,7 +20,7 @@ NOT_LOSSES |= {"train_accuracy", "test_accuracy", "best_accuracy"}
 TERMS = 6
 
 
-def draw(material: Material) -> Picture | None:
+def draw(material: AnalysisData) -> Picture | None:
     """None for a run whose metrics.jsonl has fewer than two epochs."""
     row = material.row
     if row is None or (got := curve(row)) is None:
@@ -41,9 +41,11 @@ def draw(material: Material) -> Picture | None:
     return Picture("curves", "Learning curves", caption, panels(drawn, "Learning curves"), numbers, wide=bool(terms))
 
 
-def _accuracies(material: Material, row: Row) -> Drawing:
+def _accuracies(material: AnalysisData, row: Row) -> Drawing:
     alike = [one for one in material.rows if one.one.method == NONE and student_place(one) == student_place(row)]
-    drawn = [(row, STUDENT, row.one.method)] + [(one, ALONE, "student alone") for one in alike[:1] if one is not row]
+    drawn = [(row, STUDENT_COLOUR, row.one.method)] + [
+        (one, ALONE_COLOUR, "student alone") for one in alike[:1] if one is not row
+    ]
     shown = []
     for one, kind, label in drawn:
         if (got := curve(one)) is not None:

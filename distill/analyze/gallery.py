@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 
 from distill.analyze import calibration, cka, classes, correlation, curves, gaps, maps, probabilities, tsne
-from distill.analyze.material import Material
+from distill.analyze.material import AnalysisData
 from distill.analyze.style import Picture
 
-PICTURES: dict[str, Callable[[Material], Picture | None]] = {
+PICTURES: dict[str, Callable[[AnalysisData], Picture | None]] = {
     "curves": curves.draw,
     "gaps": gaps.draw,
     "classes": classes.draw,
@@ -26,7 +26,7 @@ SECTIONS = {
 }
 
 
-def draw(material: Material, names: Iterable[str] | None = None) -> Iterator[Picture]:
+def draw(material: AnalysisData, names: Iterable[str] | None = None) -> Iterator[Picture]:
     """The pictures that the run has something for; names: only these."""
     for name in PICTURES if names is None else names:
         if (picture := PICTURES[name](material)) is not None:

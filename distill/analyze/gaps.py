@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from distill import charts
-from distill.analyze.material import Material
-from distill.analyze.style import ALONE, OTHER, STUDENT, Picture
+from distill.analyze.material import AnalysisData
+from distill.analyze.style import ALONE_COLOUR, OTHER, STUDENT_COLOUR, Picture
 from distill.report.gains import standard_error
-from distill.report.names import names
+from distill.report.names import row_names
 from distill.report.stats import half_interval
 from distill.report.summary import ALONE as NONE
 from distill.report.summary import place
@@ -14,7 +14,7 @@ from distill.report.summary import place
 ROWS = 30
 
 
-def draw(material: Material) -> Picture | None:
+def draw(material: AnalysisData) -> Picture | None:
     """A row for each configuration of the run's pair and protocol; None for a run without a teacher."""
     row = material.row
     if row is None or row.teacher is None:
@@ -22,10 +22,10 @@ def draw(material: Material) -> Picture | None:
     alike = [one for one in material.rows if place(one) == place(row) and one.one.teacher in (row.one.teacher, None)]
     best = sorted(alike, key=lambda one: one.last.mean, reverse=True)[:ROWS]
     shown = best if row in best else [*best[:-1], row]
-    called = names(shown)
+    called = row_names(shown)
     gaps, dots = {}, []
     for one in shown:
-        kind = STUDENT if one is row else ALONE if one.one.method == NONE else OTHER
+        kind = STUDENT_COLOUR if one is row else ALONE_COLOUR if one.one.method == NONE else OTHER
         label, gap = f"{called[id(one)]}, n = {one.n}", row.teacher.mean - one.last.mean
         error, half = standard_error(one.last), half_interval(one.last)
         dots.append(charts.Dot(label, one.last.mean, kind, error, half, one is row, f"{-gap:+.2f}"))

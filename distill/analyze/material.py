@@ -22,7 +22,7 @@ from distill.report.collect import collect
 from distill.report.summary import ALONE, Row, summarize
 from distill.trained import Trained
 
-COMPARED, EMBEDDED, GROUPS, SHOWN = (
+COMPARED, EMBEDDED, _GROUPS, _SHOWN = (
     256,
     1000,
     10,
@@ -52,7 +52,7 @@ class Chosen:
 
 
 @dataclass
-class Material:
+class AnalysisData:
     run: Trained
     info: DataInfo
     labels: Tensor  # [N]
@@ -75,7 +75,7 @@ class Material:
         return float(self.run.spec.method.temperature or 4.0)
 
 
-def gather(run: Trained, device: torch.device, images: int = 10_000) -> Material:
+def gather(run: Trained, device: torch.device, images: int = 10_000) -> AnalysisData:
     """Rebuild the run's nets and run them over `images` evenly spread test images (all, if there are fewer).
 
     Of several teachers the first is looked at. Raises ValueError for what is missing.
@@ -84,12 +84,12 @@ def gather(run: Trained, device: torch.device, images: int = 10_000) -> Material
     labels = torch.as_tensor(data.test.labels).cpu()
     chosen = choose(labels, data.info.num_classes)
     teachers = trained.teachers(run, data, device)
-    student = look(trained.student(run, device), data, chosen, "student")
-    teacher = look(teachers[0].net, data, chosen, "teacher") if teachers else None
+    student = forward_test_images(trained.student(run, device), data, chosen, "student")
+    teacher = forward_test_images(teachers[0].net, data, chosen, "teacher") if teachers else None
     rows = pair_rows(run)
     here = run.folder.resolve()
     row = next((row for row in rows if any(one.folder.resolve() == here for one in row.runs)), None)
-    return Material(run, data.info, labels, chosen, shown(data, chosen.shown), student, teacher, rows, row)
+    return AnalysisData(run, data.info, labels, chosen, _shown(data, chosen.shown), student, teacher, rows, row)
 
 
 def thinned(data: Data, count: int) -> Data:
@@ -110,14 +110,14 @@ def thinned(data: Data, count: int) -> Data:
 
 def choose(labels: Tensor, classes: int) -> Chosen:
     """Choose among images with `labels` [N]: the same for every net, and evenly spread."""
-    groups = spread(torch.arange(classes), GROUPS)
-    of_groups = [spread((labels == k).nonzero().flatten(), EMBEDDED // len(groups)) for k in groups.tolist()]
+    groups = evenly_spread(torch.arange(classes), _GROUPS)
+    of_groups = [evenly_spread((labels == k).nonzero().flatten(), EMBEDDED // len(groups)) for k in groups.tolist()]
     first = [rows[0] for k in range(classes) if len(rows := (labels == k).nonzero().flatten())]
-    shown = spread(torch.stack(first), SHOWN)
-    return Chosen(torch.cat(of_groups).sort().values, spread(torch.arange(len(labels)), COMPARED), shown)
+    shown = evenly_spread(torch.stack(first), _SHOWN)
+    return Chosen(torch.cat(of_groups).sort().values, evenly_spread(torch.arange(len(labels)), COMPARED), shown)
 
 
-def spread(values: Tensor, count: int) -> Tensor:
+def evenly_spread(values: Tensor, count: int) -> Tensor:
     """At most `count` of the values, evenly spread."""
     if len(values) <= count:
         return values
@@ -125,7 +125,7 @@ def spread(values: Tensor, count: int) -> Tensor:
 
 
 @torch.no_grad()
-def look(net: FeatureNet, data: Data, chosen: Chosen, side: str) -> Seen:
+def forward_test_images(net: FeatureNet, data: Data, chosen: Chosen, side: str) -> Seen:
     """Run a net over the test images as `side` (student or teacher) sees them, in eval mode and fp32."""
     logits, embeddings, at = [], [], 0
     stages: list[list[Tensor]] = [[] for _ in net.shapes]
@@ -155,7 +155,7 @@ def _small(feature: Tensor) -> Tensor:
     return F.adaptive_avg_pool2d(feature.float(), size) if len(feature) else feature.float()[..., : size[0], : size[1]]
 
 
-def shown(data: Data, rows: Tensor) -> np.ndarray:
+def _shown(data: Data, rows: Tensor) -> np.ndarray:
     """The images at `rows` [S] as the student sees them, before normalisation: [S,H,W,3] of 0..1."""
     found, at = [], 0
     for images, _ in data.evaluation(128):

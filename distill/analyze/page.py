@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from distill.analyze.gallery import SECTIONS
-from distill.analyze.material import Material, Seen
+from distill.analyze.material import AnalysisData, Seen
 from distill.analyze.numbers import class_accuracy
 from distill.analyze.style import Picture
 from distill.charts import both
@@ -14,7 +14,7 @@ from distill.report.figures import Figure
 from distill.report.page import render
 from distill.report.table import Cell, Document, Table, number, numeric_columns, word
 
-FIRST = 12  # classes that are shown before the fold
+_FIRST = 12  # classes that are shown before the fold
 QUANTITIES = {
     "accuracy": "accuracy, %",
     "top5": "top-5 accuracy, %",
@@ -23,7 +23,7 @@ QUANTITIES = {
 }
 
 
-def page(material: Material, pictures: Mapping[str, Picture]) -> str:
+def page(material: AnalysisData, pictures: Mapping[str, Picture]) -> str:
     """One self-contained page."""
     shown = {}
     for title, names in SECTIONS.items():
@@ -36,7 +36,7 @@ def _figure(picture: Picture) -> Figure:
     return Figure(picture.title, both(picture.draw, picture.width), note=picture.caption, wide=picture.wide)
 
 
-def _notes(material: Material) -> list[str]:
+def _notes(material: AnalysisData) -> list[str]:
     result = material.run.result
     where = "held-out images" if result.evaluated_on == "holdout" else "test images"
     notes = [
@@ -48,7 +48,7 @@ def _notes(material: Material) -> list[str]:
     return notes
 
 
-def _summary(material: Material) -> Table:
+def _summary(material: AnalysisData) -> Table:
     """Accuracy and calibration of both nets as measured here, in fp32."""
     nets: list[tuple[str, Seen]] = material.nets
     got = {name: scores(net.logits, material.labels) for name, net in nets}
@@ -65,7 +65,7 @@ def _summary(material: Material) -> Table:
     )
 
 
-def _by_class(material: Material) -> Table:
+def _by_class(material: AnalysisData) -> Table:
     nets = material.nets
     got = [class_accuracy(net.logits, material.labels).tolist() for _, net in nets]
     rows: list[list[Cell]] = []
@@ -76,5 +76,5 @@ def _by_class(material: Material) -> Table:
         rows.append([word(name), *(number(value) for value in there), number(gap, sign=True)])
     columns = ["class", *(f"{name}, %" for name, _ in nets), "student − teacher"]
     numeric = numeric_columns(rows, len(columns))
-    first = FIRST if len(rows) > FIRST + 3 else None
+    first = _FIRST if len(rows) > _FIRST + 3 else None
     return Table("classes", "Accuracy by class", columns, rows, [], numeric, first=first)

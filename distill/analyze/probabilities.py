@@ -6,25 +6,25 @@ import torch
 from markupsafe import Markup
 from torch import Tensor
 
-from distill.analyze.material import Material
+from distill.analyze.material import AnalysisData
 from distill.analyze.numbers import entropy, softened
-from distill.analyze.style import STUDENT, TEACHER, Picture
+from distill.analyze.style import STUDENT_COLOUR, TEACHER_COLOUR, Picture
 from distill.charts import svg
 from distill.charts.panels import panels
 
-IMAGES, CLASSES = 4, 10
+_IMAGES, _CLASSES = 4, 10
 
 
-def draw(material: Material) -> Picture:
+def draw(material: AnalysisData) -> Picture:
     """A row an image, from one that the teacher is sure of to one that it is not; columns T = 1 and T."""
     temperatures = [1.0, material.temperature] if material.temperature != 1 else [1.0, 4.0]
     reference = (material.teacher or material.student).logits
     drawn = []
     for row in by_certainty(reference, temperatures[1]).tolist():
-        leading = reference[row].argsort(descending=True)[:CLASSES].sort().values
+        leading = reference[row].argsort(descending=True)[:_CLASSES].sort().values
         drawn += [_bars(material, row, leading, temperature) for temperature in temperatures]
     who = "the teacher" if material.teacher else "the student"
-    some = "" if reference.shape[1] <= CLASSES else f" the {CLASSES} classes that {who} finds most likely;"
+    some = "" if reference.shape[1] <= _CLASSES else f" the {_CLASSES} classes that {who} finds most likely;"
     caption = (
         f"softmax(logits / T) of some test images;{some} from one that {who} is sure of (top) to one that it "
         "is not. Blue: student, orange: teacher. Each panel has its own scale. "
@@ -41,11 +41,11 @@ def draw(material: Material) -> Picture:
 def by_certainty(logits: Tensor, temperature: float) -> Tensor:
     """Positions of IMAGES images at evenly spread quantiles of the entropy at T, most certain first."""
     order = entropy(softened(logits, temperature)).argsort(stable=True)
-    wanted = torch.linspace(0.05, 0.98, min(IMAGES, len(order))) * (len(order) - 1)
+    wanted = torch.linspace(0.05, 0.98, min(_IMAGES, len(order))) * (len(order) - 1)
     return order[wanted.round().long()]
 
 
-def _bars(material: Material, row: int, classes: Tensor, temperature: float) -> svg.Drawing:
+def _bars(material: AnalysisData, row: int, classes: Tensor, temperature: float) -> svg.Drawing:
     one = slice(row, row + 1)
     nets = [(name, softened(net.logits[one], temperature)[0, classes].tolist()) for name, net in material.nets]
     names = [material.info.class_names[int(k)] for k in classes]
@@ -59,7 +59,9 @@ def _bars(material: Material, row: int, classes: Tensor, temperature: float) -> 
             for index, (net, values) in enumerate(nets):
                 x, y = frame.at_x(place + 0.1) + index * bar, frame.at_y(values[place])
                 said = f"{net}, {name}: {values[place]:.1%}"
-                parts.append(svg.rect(x, y, bar, frame.bottom - y, TEACHER if net == "teacher" else STUDENT, said))
+                parts.append(
+                    svg.rect(x, y, bar, frame.bottom - y, TEACHER_COLOUR if net == "teacher" else STUDENT_COLOUR, said)
+                )
             room = frame.width / len(names)
             parts.append(svg.text(frame.at_x(place + 0.5), frame.bottom + 13, svg.cut(name, room), "middle", "small"))
         return svg.svg(parts, width, frame.bottom + 20, title)

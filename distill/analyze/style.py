@@ -11,9 +11,9 @@ from markupsafe import Markup
 from distill.charts import theme
 from distill.charts.svg import Drawing
 
-STUDENT, TEACHER, ALONE, OTHER = "s0", "s1", "alone", "rest"  # classes of colours
+STUDENT_COLOUR, TEACHER_COLOUR, ALONE_COLOUR, OTHER = "s0", "s1", "alone", "rest"  # classes of colours
 NAMESPACE = "http://www.w3.org/2000/svg"
-WHOLE = 980  # pixels of a picture that takes the page's width
+_WHOLE = 980  # pixels of a picture that takes the page's width
 
 
 @dataclass
@@ -30,7 +30,7 @@ class Picture:
     @property
     def width(self) -> float:
         """Of its file, in pixels."""
-        return WHOLE if self.wide else 600
+        return _WHOLE if self.wide else 600
 
 
 def file_of(picture: Picture) -> str:

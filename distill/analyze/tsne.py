@@ -7,15 +7,15 @@ from markupsafe import Markup
 from sklearn.manifold import TSNE
 from torch import Tensor
 
-from distill.analyze.material import Material
+from distill.analyze.material import AnalysisData
 from distill.analyze.style import Picture
 from distill.charts import svg
 from distill.charts.panels import panels
 
-KINDS = (*(f"s{index}" for index in range(8)), "rest", "alone")  # of the ten classes at most
+_KINDS = (*(f"s{index}" for index in range(8)), "rest", "alone")  # of the ten classes at most
 
 
-def draw(material: Material) -> Picture | None:
+def draw(material: AnalysisData) -> Picture | None:
     """None with fewer than ten images."""
     labels = material.labels[material.chosen.embedded].numpy()
     if len(labels) < 10:
@@ -23,7 +23,9 @@ def draw(material: Material) -> Picture | None:
     nets, classes = material.nets, np.unique(labels)
     names = {int(k): material.info.class_names[int(k)] for k in classes}
     titles = [f"{name} ({net.name}, {net.embeddings.shape[1]} dimensions)" for name, net in nets]
-    drawn = [_plane(flat(net.embeddings), labels, names, title) for (_, net), title in zip(nets, titles, strict=True)]
+    drawn = [
+        _plane(in_plane(net.embeddings), labels, names, title) for (_, net), title in zip(nets, titles, strict=True)
+    ]
     caption = (
         f"Embeddings (what enters the classifier) of {len(labels)} test images of {len(classes)} classes, each named "
         "at its middle. Axes have no unit; distances between far groups mean little."
@@ -33,7 +35,7 @@ def draw(material: Material) -> Picture | None:
 
 
 def _plane(points: np.ndarray, labels: np.ndarray, names: dict[int, str], title: str) -> svg.Drawing:
-    kinds = dict(zip(names, KINDS, strict=False))
+    kinds = dict(zip(names, _KINDS, strict=False))
     (left, low), (right, high) = points.min(0).tolist(), points.max(0).tolist()
 
     def draw(width: float) -> Markup:
@@ -49,7 +51,7 @@ def _plane(points: np.ndarray, labels: np.ndarray, names: dict[int, str], title:
     return draw
 
 
-def flat(embeddings: Tensor) -> np.ndarray:
+def in_plane(embeddings: Tensor) -> np.ndarray:
     """[E,D] -> [E,2], the same for the same input."""
     values = embeddings.double().numpy()
     perplexity = min(30.0, (len(values) - 1) / 3)

@@ -7,6 +7,6 @@ from distill.charts.curves import Curve, curves
 from distill.charts.marks import Mark
 from distill.charts.ranked import Dot, ranked
 from distill.charts.scatter import Point, scatter
-from distill.charts.svg import NARROW, WIDE, Drawing, both
+from distill.charts.svg import PHONE_WIDTH, WIDE, Drawing, both
 
-__all__ = ["NARROW", "WIDE", "Curve", "Dot", "Drawing", "Mark", "Point", "both", "curves", "ranked", "scatter"]
+__all__ = ["PHONE_WIDTH", "WIDE", "Curve", "Dot", "Drawing", "Mark", "Point", "both", "curves", "ranked", "scatter"]

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from distill.charts import svg
-from distill.charts.marks import Mark, levels, named, reach
+from distill.charts.marks import Mark, grid_levels, name_label, reach
 
-HEIGHT, TOP, BOTTOM = 260, 26, 40
-LAST = 0.25  # of the x axis: what the y axis is made for
+_HEIGHT, _TOP, _BOTTOM = 260, 26, 40
+_LAST = 0.25  # of the x axis: what the y axis is made for
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Curve:
 
 
 def curves(
-    drawn: Sequence[Curve], marks: Sequence[Mark], titles: tuple[str, str], label: str, last: float = LAST,
+    drawn: Sequence[Curve], marks: Sequence[Mark], titles: tuple[str, str], label: str, last: float = _LAST,
     log: bool = False,
 ) -> svg.Drawing:  # fmt: skip
     """The curves, and level lines for `marks`.
@@ -41,10 +41,10 @@ def curves(
         room = min(max(map(svg.width_of, said), default=0) + 14, width * 0.4)
         xs = [x for one in drawn for x in (one.x[0], one.x[-1])]
         span = (min(xs), max(xs)) if min(xs) < max(xs) else svg.padded(min(xs), max(xs), 0.1)
-        frame = svg.Frame(46, TOP, width - 46 - room, HEIGHT, span, _range(drawn, marks, last, log), log_y=log)
-        lines = levels(frame, marks)
+        frame = svg.Frame(46, _TOP, width - 46 - room, _HEIGHT, span, _range(drawn, marks, last, log), log_y=log)
+        lines = grid_levels(frame, marks)
         parts = [frame.x_axis(titles[0]), frame.y_axis(titles[1]), svg.inside(frame, lines + _lines(frame, drawn))]
-        return svg.svg([*parts, *_names(frame, drawn, ends, marks, room)], width, TOP + HEIGHT + BOTTOM, label)
+        return svg.svg([*parts, *_names(frame, drawn, ends, marks, room)], width, _TOP + _HEIGHT + _BOTTOM, label)
 
     return draw
 
@@ -67,7 +67,7 @@ def _names(
 ) -> list[Markup]:
     """At the right end of each curve, moved apart where curves end together; of what is off the axis, at its edge."""
     said = [(frame.at_y(one.y[-1]), words, one.kind) for one, words in zip(drawn, ends, strict=True)]
-    said += [(frame.at_y(mark.value), named(frame, mark), mark.kind) for mark in marks]
+    said += [(frame.at_y(mark.value), name_label(frame, mark), mark.kind) for mark in marks]
     places = svg.spread_out([min(max(y, frame.top), frame.bottom) for y, _, _ in said], 14, frame.top, frame.bottom)
     return [
         svg.text(frame.right + 8, y + 4, svg.cut(words, room - 8), kind=f"name {kind}")

@@ -12,22 +12,22 @@ from PIL import Image
 
 from distill.charts import svg
 
-MORE, LESS, SIZE = (214, 106, 0), (116, 78, 190), (31, 111, 180)  # above zero, below zero, from zero on
-MOST = 250  # pixels a side; larger matrices are averaged down
+_MORE, LESS, _SIZE = (214, 106, 0), (116, 78, 190), (31, 111, 180)  # above zero, below zero, from zero on
+_MOST = 250  # pixels a side; larger matrices are averaged down
 VIRIDIS = ((68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98), (253, 231, 37))  # matplotlib's, at its quarters
 
 
 def signed(values: np.ndarray, limit: float) -> np.ndarray:
     """Numbers as RGBA: orange above zero, violet below, nothing at zero, full at `limit`."""
     strength = np.clip(np.abs(values) / limit, 0, 1)
-    colours = np.where(values[..., None] >= 0, np.array(MORE), np.array(LESS))
+    colours = np.where(values[..., None] >= 0, np.array(_MORE), np.array(LESS))
     return np.concatenate([colours, (255 * strength[..., None]).round()], -1).astype(np.uint8)
 
 
 def shares(values: np.ndarray) -> np.ndarray:
     """Numbers from 0 to 1 as RGBA: the fuller the larger."""
     strength = np.clip(values, 0, 1)[..., None]
-    return np.concatenate([np.broadcast_to(SIZE, (*values.shape, 3)), (255 * strength).round()], -1).astype(np.uint8)
+    return np.concatenate([np.broadcast_to(_SIZE, (*values.shape, 3)), (255 * strength).round()], -1).astype(np.uint8)
 
 
 def viridis(values: np.ndarray) -> np.ndarray:
@@ -38,7 +38,7 @@ def viridis(values: np.ndarray) -> np.ndarray:
     return np.stack(channels, -1).round().astype(np.uint8)
 
 
-def smaller(values: np.ndarray, most: int = MOST) -> np.ndarray:
+def smaller(values: np.ndarray, most: int = _MOST) -> np.ndarray:
     """A square matrix averaged down to at most so many rows."""
     step = -(-len(values) // most)
     if step == 1:

@@ -28,14 +28,14 @@ def reach(low: float, high: float, marks: Sequence[Mark]) -> tuple[float, float]
     return svg.padded(min([low, *near]), max([high, *near]), 0.08)
 
 
-def levels(frame: svg.Frame, marks: Sequence[Mark]) -> list[Markup]:
+def grid_levels(frame: svg.Frame, marks: Sequence[Mark]) -> list[Markup]:
     """The lines that are on the y axis."""
     shown = [mark for mark in marks if frame.y[0] < mark.value < frame.y[1]]
     places = [(frame.at_y(mark.value), mark.kind) for mark in shown]
     return [svg.line(frame.left, y, frame.right, y, f"mark {kind}") for y, kind in places]
 
 
-def named(frame: svg.Frame, mark: Mark) -> str:
+def name_label(frame: svg.Frame, mark: Mark) -> str:
     """`teacher 72.34`, with an arrow where that is off the axis."""
     off = " ↑" if mark.value > frame.y[1] else " ↓" if mark.value < frame.y[0] else ""
     return f"{mark.name} {mark.value:.2f}{off}"

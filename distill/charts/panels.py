@@ -9,22 +9,22 @@ from markupsafe import Markup
 
 from distill.charts import svg
 
-GAP = 14
+_GAP = 14
 
 
 def panels(drawings: Sequence[svg.Drawing], label: str, columns: int | None = None) -> svg.Drawing:
     """columns: side by side where there is room; all of them where it is None."""
 
     def draw(width: float) -> Markup:
-        across = 1 if width <= svg.NARROW else columns or len(drawings)
-        each, y, parts = (width - GAP * (across - 1)) / across, 0.0, []
+        across = 1 if width <= svg.PHONE_WIDTH else columns or len(drawings)
+        each, y, parts = (width - _GAP * (across - 1)) / across, 0.0, []
         for start in range(0, len(drawings), across):
             row = [one(each) for one in drawings[start : start + across]]
             for place, drawn in enumerate(row):
                 move = Markup('<g transform="translate({:.1f} {:.1f})">{}</g>')
-                parts.append(move.format(place * (each + GAP), y, _inner(drawn)))
-            y += max(map(height, row)) + GAP
-        return svg.svg(parts, width, y - GAP, label)
+                parts.append(move.format(place * (each + _GAP), y, _inner(drawn)))
+            y += max(map(height, row)) + _GAP
+        return svg.svg(parts, width, y - _GAP, label)
 
     return draw
 

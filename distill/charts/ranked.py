@@ -10,8 +10,8 @@ from markupsafe import Markup
 from distill.charts import svg
 from distill.charts.marks import Mark
 
-ROW, TOP, BOTTOM = 22, 44, 40
-BEYOND = 0.6  # how far intervals may widen the axis, in spans of the dots
+_ROW, _TOP, _BOTTOM = 22, 44, 40
+_BEYOND = 0.6  # how far intervals may widen the axis, in spans of the dots
 
 
 @dataclass(frozen=True)
@@ -35,14 +35,14 @@ def ranked(
     """A row for each dot, from the top. title: of the axis; most: what cannot be passed, of an accuracy."""
 
     def draw(width: float) -> Markup:
-        wide = width > svg.NARROW
+        wide = width > svg.PHONE_WIDTH
         names = min(max(svg.width_of(dot.name) for dot in dots) + 12, width * 0.42)
         values = 8 + svg.width_of("100.00" + ("  " + max((dot.more for dot in dots), key=len) if wide else ""))
-        frame = svg.Frame(names, TOP, width - names - values, ROW * len(dots), _range(dots, marks, most))
+        frame = svg.Frame(names, _TOP, width - names - values, _ROW * len(dots), _range(dots, marks, most))
         parts = [frame.x_axis(title), *_marks(frame, marks, width)]
         for place, dot in enumerate(dots):
-            parts.append(_row(frame, dot, TOP + ROW * (place + 0.5), wide))
-        return svg.svg(parts, width, TOP + ROW * len(dots) + BOTTOM, label)
+            parts.append(_row(frame, dot, _TOP + _ROW * (place + 0.5), wide))
+        return svg.svg(parts, width, _TOP + _ROW * len(dots) + _BOTTOM, label)
 
     return draw
 
@@ -89,7 +89,7 @@ def _range(dots: Sequence[Dot], marks: Sequence[Mark], limit: float | None) -> t
     core = values[len(values) // 4]
     lowest = max(values[0], core - 2 * (high - core)) if high > core else values[0]
     low = min([lowest, *(mark.value for mark in marks)])
-    room = BEYOND * (high - low) or 1.0
+    room = _BEYOND * (high - low) or 1.0
     halves = [(dot.value, dot.half or 0.0) for dot in dots if dot.value >= low]
     least = max(low - room, min([low, *(value - half for value, half in halves)]))
     most = min(high + room, max([high, *(value + half for value, half in halves)]))

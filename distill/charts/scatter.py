@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from distill.charts import svg
-from distill.charts.marks import Mark, levels, named, reach
+from distill.charts.marks import Mark, grid_levels, name_label, reach
 
-HEIGHT, TOP, BOTTOM = 260, 26, 40
+_HEIGHT, _TOP, _BOTTOM = 260, 26, 40
 
 
 @dataclass(frozen=True)
@@ -32,17 +32,17 @@ def scatter(points: Sequence[Point], marks: Sequence[Mark], titles: tuple[str, s
         xs, log = [point.x for point in points], max(p.x for p in points) > 4 * min(p.x for p in points) > 0
         ends = [end for p in points for end in (p.y - (p.error or 0), p.y + (p.error or 0))]
         span = (min(xs) / 1.2, max(xs) * 1.2) if log else svg.padded(min(xs), max(xs), 0.08)
-        frame = svg.Frame(46, TOP, width - 62, HEIGHT, span, reach(min(ends), max(ends), marks), log)
-        parts = [frame.x_axis(titles[0]), frame.y_axis(titles[1]), *levels(frame, marks)]
+        frame = svg.Frame(46, _TOP, width - 62, _HEIGHT, span, reach(min(ends), max(ends), marks), log)
+        parts = [frame.x_axis(titles[0]), frame.y_axis(titles[1]), *grid_levels(frame, marks)]
         for mark in marks:
             y = min(max(frame.at_y(mark.value), frame.top + 12), frame.bottom)
-            parts.append(svg.text(frame.right, y - 5, named(frame, mark), "end", f"name {mark.kind}"))
+            parts.append(svg.text(frame.right, y - 5, name_label(frame, mark), "end", f"name {mark.kind}"))
         for p in points:
             x, y = frame.at(p.x, p.y)
             if p.error:
                 parts.append(svg.line(x, frame.at_y(p.y - p.error), x, frame.at_y(p.y + p.error), f"thick {p.kind}"))
             parts.append(svg.dot(x, y, f"sure {p.kind}", p.name))
-        return svg.svg([*parts, *_names(frame, points, width)], width, TOP + HEIGHT + BOTTOM, label)
+        return svg.svg([*parts, *_names(frame, points, width)], width, _TOP + _HEIGHT + _BOTTOM, label)
 
     return draw
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup, escape
 
-WIDE, NARROW = 600, 330  # pixels: half a page, and a phone
+WIDE, PHONE_WIDTH = 600, 330  # pixels: half a page, and a phone
 LETTER = 7.4  # pixels of an average letter at the size of labels
 
 Drawing = Callable[[float], Markup]  # a chart for a width
@@ -17,7 +17,7 @@ Drawing = Callable[[float], Markup]  # a chart for a width
 def both(draw: Drawing, wide: float = WIDE) -> Markup:
     """The chart for a page and for a phone; the style sheet shows one of them."""
     pieces = [Markup('<div class="{}">{}</div>').format(name, draw(width)) for name, width in
-              (("wide", wide), ("narrow", NARROW))]  # fmt: skip
+              (("wide", wide), ("narrow", PHONE_WIDTH))]  # fmt: skip
     return Markup("").join(pieces)
 
 

@@ -17,8 +17,8 @@ COLOURS: dict[str, tuple[str, str]] = {  # name: (on white, on black)
     "s6": ("#007a85", "#4dd0e1"), "s7": ("#8a4b3c", "#d69a8b"), "rest": ("#66707a", "#9aa3ac"),
     "alone": ("#1c2024", "#e6e9ec"), "teacher": ("#5c6670", "#9aa5b0"),
 }  # fmt: skip
-KINDS = (*(f"s{index}" for index in range(SERIES)), "rest", "alone", "teacher")
-PLAIN = """
+_KINDS = (*(f"s{index}" for index in range(SERIES)), "rest", "alone", "teacher")
+_PLAIN = """
 svg text { font: 12px system-ui, -apple-system, "Segoe UI", sans-serif; fill: SOFT; }
 svg .axis { fill: FRONT; } svg .value { fill: FRONT; font-variant-numeric: tabular-nums; }
 svg text.name { paint-order: stroke; stroke: BACK; stroke-width: 3px; stroke-linejoin: round; }
@@ -39,16 +39,16 @@ svg line.KIND, svg .line.KIND, svg circle.KIND { stroke: COLOUR; } svg .line.KIN
 
 def rules(colour: Callable[[str], str]) -> str:
     """The style sheet of charts; colour: how a colour of that name is written."""
-    plain = PLAIN
+    plain = _PLAIN
     for name in ("soft", "front", "line", "back"):
         plain = plain.replace(f": {name.upper()};", f": {colour(name)};")
-    return plain + "".join(OF_KIND.replace("KIND", kind).replace("COLOUR", colour(kind)) for kind in KINDS)
+    return plain + "".join(OF_KIND.replace("KIND", kind).replace("COLOUR", colour(kind)) for kind in _KINDS)
 
 
 def of_page() -> str:
     """For a page: variables that follow its colour scheme, and the charts' rules by them."""
     pairs = (f"--{name}: light-dark({light}, {dark});" for name, (light, dark) in COLOURS.items())
-    legend = (f".legend .{kind} {{ --c: var(--{kind}); }}" for kind in KINDS)
+    legend = (f".legend .{kind} {{ --c: var(--{kind}); }}" for kind in _KINDS)
     return f":root {{ {' '.join(pairs)} }}\n{rules(lambda name: f'var(--{name})')}{_lines(legend)}"
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from distill.config.groups import load, options
+from distill.config.groups import load_node, options
 from distill.files import write_text
 
 
@@ -17,7 +17,7 @@ def methods(words: Iterable[str] = ()) -> list[dict[str, Any]]:
     """What conf/method says `about` each method, with its `name`; only those in which every word occurs."""
     found: list[dict[str, Any]] = []
     for name in options("method"):
-        node = load("method", name)
+        node = load_node("method", name)
         about = OmegaConf.to_container(node.about) if node is not None and "about" in node else {}
         assert isinstance(about, dict)
         defaults = {
@@ -47,7 +47,7 @@ def lines(entries: list[dict[str, Any]]) -> list[str]:
     return shown
 
 
-def markdown(entries: list[dict[str, Any]]) -> str:
+def _markdown(entries: list[dict[str, Any]]) -> str:
     """The entries as one Markdown table: name, kind, paper, what it reads of the nets, phases, defaults."""
     rows = ["| method | kind | paper | taps | phases | defaults |", "|---|---|---|---|---|---|"]
     for entry in entries:
@@ -73,7 +73,7 @@ def in_readme(text: str) -> str:
     """Return a README with the table of methods between its two marks brought up to date."""
     start, end = "<!-- methods -->", "<!-- /methods -->"
     before, _, rest = text.partition(start)
-    return f"{before}{start}\n{markdown(methods())}\n{end}{rest.partition(end)[2]}"
+    return f"{before}{start}\n{_markdown(methods())}\n{end}{rest.partition(end)[2]}"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -89,4 +89,4 @@ def run(options: argparse.Namespace) -> None:
         write_text(options.readme, in_readme(options.readme.read_text(encoding="utf-8")))
         return
     entries = methods(options.words)
-    print(markdown(entries) if options.markdown else "\n".join(lines(entries)))
+    print(_markdown(entries) if options.markdown else "\n".join(lines(entries)))

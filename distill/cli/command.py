@@ -18,20 +18,20 @@ from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from distill.config.check import check, check_group, check_output, check_override, find_aliases
-from distill.config.groups import conf_dir, conf_dirs, load, options, use_folder
+from distill.config.groups import conf_dir, conf_dirs, load_node, options, use_folder
 from distill.config.optimizer_options import check_typed_options
 from distill.config.own_files import check_folder
 from distill.sweep import check_launcher
-from distill.sweep.compose import Plan, expand
+from distill.sweep.compose import Plan, expand_jobs
 from distill.terminal import printable
 
 DRY_RUN = "--dry-run"
 # dictionaries that take any key: a `+` is put in front for the user
-OPEN = ("student.args", "teacher.args", "method.optimizer", "method.generator_optimizer", "method.image_optimizer")
+_OPEN = ("student.args", "teacher.args", "method.optimizer", "method.generator_optimizer", "method.image_optimizer")
 UNSET = tuple(f"schedule.optimizer.{option}" for option in ("betas", "eps", "amsgrad", "dampening"))  # in no YAML
 OTHERWISE = "crd"  # the schedule of an own data set that neither its name nor what reads it has one for
 ADDED = ("pair", "experiment")  # groups that are in the defaults list already, though many write +experiment=
-NEEDED = ("dataset", "schedule", "student", "teacher", "method", "tracking")  # groups of which a run has one
+_NEEDED = ("dataset", "schedule", "student", "teacher", "method", "tracking")  # groups of which a run has one
 BASE: dict[str, Any] = {} if hydra.__version__ >= "1.4" else {"version_base": "1.3"}  # 1.4 warns of it
 
 
@@ -44,7 +44,7 @@ class Command:
     jobs: Plan | None = None
 
 
-def read(argv: Sequence[str]) -> Command:
+def read_command(argv: Sequence[str]) -> Command:
     """Rewrite aliases in `argv` and check all that shows without torch. Raises ValueError, one sentence."""
     for text in argv:
         if printable(text) != text:  # it would end in folders' names, on the terminal and in tables
@@ -64,7 +64,7 @@ def read(argv: Sequence[str]) -> Command:
         reader = _Reader(args, overrides)
         command.multirun = reader.check(complete=args.cfg is None, writes=not args.dry_run)
         if args.dry_run and args.cfg is None:
-            command.jobs = expand(reader.given, reader.compose)
+            command.jobs = expand_jobs(reader.given, reader.compose)
             return command
     if command.multirun and not args.multirun and args.cfg is None:
         command.argv.insert(0, "--multirun")  # an experiment file asks; Hydra 1.4 does not follow it
@@ -126,7 +126,7 @@ class _Reader:
     def _check_name(self, override: Override) -> None:
         """A group's option must exist."""
         group = override.key_or_group
-        if override.is_delete() and self._is_group(override) and group in NEEDED:
+        if override.is_delete() and self._is_group(override) and group in _NEEDED:
             raise ValueError(f"~{group}: a run needs a {group}: choose one, {group}=<name>")
         if group == "hydra/launcher":
             check_launcher(str(override.value()))
@@ -189,7 +189,7 @@ class _Reader:
 def _check_deletion(key: str, cfg: DictConfig) -> None:
     """Take a key away from `cfg`, of a dictionary that takes any key. Raises ValueError for others: all are needed."""
     above, _, name = key.rpartition(".")
-    if above not in (*OPEN, "schedule.optimizer") or name not in (OmegaConf.select(cfg, above) or {}):
+    if above not in (*_OPEN, "schedule.optimizer") or name not in (OmegaConf.select(cfg, above) or {}):
         raise ValueError(f"~{key}: every key is needed: give it another value, or null where it may be null")
     with open_dict(cfg):
         del OmegaConf.select(cfg, above)[name]
@@ -210,12 +210,14 @@ def schedule_of_own_data(overrides: Sequence[str]) -> list[str]:
     if given.keys() & {"schedule", "experiment"} or "dataset" not in given:
         return []
     known = options("schedule")
-    without = [name for name in given["dataset"].split(",") if name not in known and load("dataset", name) is not None]
+    without = [
+        name for name in given["dataset"].split(",") if name not in known and load_node("dataset", name) is not None
+    ]
     if not without:
         return []
     if "," in given["dataset"]:
         raise ValueError(f"there is no schedule '{without[0]}' for that data set: say which, schedule=NAME")
-    node: Any = OmegaConf.to_container(load("dataset", without[0]) or OmegaConf.create({}))
+    node: Any = OmegaConf.to_container(load_node("dataset", without[0]) or OmegaConf.create({}))
     kind = str(node.get("kind"))
     return [f"schedule={kind if kind in known else OTHERWISE}"]
 
@@ -245,7 +247,7 @@ def _rewrite(text: str) -> str:
     key, equals, value = text.partition("=")
     if equals and key.lstrip("+") in ADDED:
         return f"{key.lstrip('+')}={value}"
-    if equals and (key in UNSET or key.startswith(tuple(f"{name}." for name in OPEN))):
+    if equals and (key in UNSET or key.startswith(tuple(f"{name}." for name in _OPEN))):
         return f"++{text}"
     if key != "method" or not equals:
         return text

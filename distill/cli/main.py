@@ -20,8 +20,8 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from distill import config, errors, signals
-from distill.cli.command import BASE, Command, read
-from distill.cli.sentences import sentence
+from distill.cli.command import BASE, Command, read_command
+from distill.cli.sentences import format_error
 from distill.cli.verbs import help_lines, reader_left, say, show_traceback
 from distill.config.check import check
 from distill.files import SaveError
@@ -57,9 +57,9 @@ def _understood(argv: Sequence[str], stop: signals.StopSignals) -> int:
         add_launchers()
         config.register()
         OmegaConf.register_new_resolver("verbs", help_lines, replace=True)
-        command = read(argv)
+        command = read_command(argv)
         if command.jobs is not None:
-            plan.show(command.jobs)
+            plan.show_plan(command.jobs)
             return errors.DONE
         sys.argv[1:] = command.argv
         return _execute(command)
@@ -69,13 +69,13 @@ def _understood(argv: Sequence[str], stop: signals.StopSignals) -> int:
         if stop.received is not None:  # some libraries turn the end of their work into errors of their own
             raise signals.stopped(stop.received) from error
         show_traceback()
-        return say(sentence(error), errors.FAILED if isinstance(error, SaveError) else errors.USAGE)
+        return say(format_error(error), errors.FAILED if isinstance(error, SaveError) else errors.USAGE)
 
 
 def _execute(command: Command) -> int:
     """Hand over to Hydra, which calls `_job` once a run; then report what failed."""
     stopped: Any = 0
-    launched.take()
+    launched.take_launched()
     with failures.noted() as noted:
         try:
             hydra.main(**BASE, config_path=str(config.conf_dir()), config_name="config")(_job)()
@@ -84,7 +84,7 @@ def _execute(command: Command) -> int:
         if command.multirun and stopped == 0:
             from distill.report.ended import comparison  # after the runs: scipy takes its time
 
-            comparison(launched.take())
+            comparison(launched.take_launched())
     failed = _report(noted, command.multirun)
     return (stopped if isinstance(stopped, int) else errors.FAILED) or failed
 
@@ -93,7 +93,7 @@ def _job(cfg: DictConfig) -> float:
     """One run. A failure is noted and does not reach Hydra, so that the other jobs of a sweep go on."""
     try:
         check(cfg)
-        launched.note([Path(config.identity(cfg)["folder"]).absolute()])
+        launched.note_launched([Path(config.identity(cfg)["folder"]).absolute()])
         # torch is imported here, after everything that can be wrong with the command
         from distill.run import run
 
@@ -112,14 +112,14 @@ def _note(cfg: DictConfig, error: BaseException) -> None:
     """Write one line about a failed job, and the traceback of what is nobody's mistake into the run's log."""
     code = errors.exit_code(error)
     job = HydraConfig.get()
-    why = sentence(error) or type(error).__name__
+    why = format_error(error) or type(error).__name__
     if code == errors.FAILED and not isinstance(error, SaveError):
         log = Path(job.runtime.output_dir) / f"{job.job.name}.log"
         with suppress(OSError), open(log, "a", encoding="utf-8", errors="backslashreplace") as file:
             traceback.print_exception(error, file=file)
         why = f"{type(error).__name__}: {why} (traceback in {log})"
     what = " ".join(job.overrides.task)
-    failures.note(code, what, why)
+    failures.note_failure(code, what, why)
     if job.mode == RunMode.MULTIRUN:
         say(f"failed: {what}: {why}", code)
 

@@ -32,7 +32,7 @@ REMEDIES = {
 }
 
 
-def sentence(error: BaseException) -> str:
+def format_error(error: BaseException) -> str:
     """An error as one sentence, at most 300 letters long unless HYDRA_FULL_ERROR=1; empty for one that says nothing."""
     return shortened(printable(" ".join(_told(error).split())))
 
@@ -58,7 +58,7 @@ def _told(error: BaseException) -> str:
         return told
     if isinstance(error, (ValueError, SaveError)) and not isinstance(error, UnicodeError):
         return text  # ours
-    return next((told for kind in KINDS if (told := kind(error, text))), text)
+    return next((told for kind in _KINDS if (told := kind(error, text))), text)
 
 
 def _of_a_file(error: BaseException, text: str) -> str:
@@ -114,6 +114,6 @@ def _of_arguments(error: BaseException, text: str) -> str:
     return f"{found[1]} does not take what it was given ({found[2]} {found[3]}): see the args and the method's keys"
 
 
-KINDS: tuple[Callable[[BaseException, str], str], ...] = (
+_KINDS: tuple[Callable[[BaseException, str], str], ...] = (
     _of_an_image, _of_an_archive, _of_text, _of_weights, _of_memory, _of_depth, _of_arguments, _of_a_file,
 )  # fmt: skip

@@ -7,10 +7,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from distill.sweep.plan import CUT_OFF
-from distill.sweep.states import FAILED, STATES, Status, statuses
+from distill.sweep.states import STATE_FAILED, STATES, Status, statuses
 from distill.terminal import printable
 
-SHOWN = 10  # commands
+_SHOWN = 10  # commands
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,10 +23,10 @@ def run(options: argparse.Namespace) -> None:
     """List the runs below some folders. Raises ValueError where there is no such folder."""
     found = [one for folder in options.folders or ["outputs"] for one in statuses(Path(folder))]
     found = [one for one in found if options.only in (None, one.state.replace(" ", "-"))]
-    print(printable("\n".join([*table(found), *how_to_go_on(found)])))
+    print(printable("\n".join([*_table(found), *how_to_go_on(found)])))
 
 
-def table(found: Iterable[Status]) -> list[str]:
+def _table(found: Iterable[Status]) -> list[str]:
     """A line for each run, and one with how many there are in each state."""
     found = list(found)
     accuracies = ["" if one.accuracy is None else f"{one.accuracy:.2f} %" for one in found]
@@ -40,12 +40,12 @@ def table(found: Iterable[Status]) -> list[str]:
 
 def how_to_go_on(found: Iterable[Status]) -> Iterator[str]:
     """The commands that go on with the runs that are cut off or failed."""
-    stopped = [one for one in found if one.state in (CUT_OFF, FAILED)]
+    stopped = [one for one in found if one.state in (CUT_OFF, STATE_FAILED)]
     commands = list(dict.fromkeys(one.command for one in stopped if one.command))
     if commands:
         yield "\nThese go on where the runs stopped (of those that failed, once the cause is mended):"
-        yield from commands[:SHOWN]
-    if len(commands) > SHOWN:
-        yield f"and {len(commands) - SHOWN} more; the command of a sweep goes on with all its runs that are not done"
+        yield from commands[:_SHOWN]
+    if len(commands) > _SHOWN:
+        yield f"and {len(commands) - _SHOWN} more; the command of a sweep goes on with all its runs that are not done"
     if unknown := sum(not one.command for one in stopped):
         yield f"\nHow {unknown} of them began is not recorded: give the same command again."

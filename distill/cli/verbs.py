@@ -80,13 +80,13 @@ class _Parser(argparse.ArgumentParser):
 
 def _failed(error: BaseException) -> int:
     """Say in a sentence why a verb ended; what is nobody's mistake is raised again."""
-    from distill.cli.sentences import sentence
+    from distill.cli.sentences import format_error
 
     code = errors.USAGE if isinstance(error, OSError) else errors.exit_code(error)
     if code == errors.FAILED:
         raise error
     show_traceback()
-    return say(sentence(error) or "interrupted", code)
+    return say(format_error(error) or "interrupted", code)
 
 
 def reader_left() -> int:

@@ -1,17 +1,17 @@
 """From a composed configuration to names, hashes and objects. Imports neither torch nor timm nor wandb."""
 
 from distill.config.data_spec import DataSpec
-from distill.config.factory import build, class_of
-from distill.config.groups import conf_dir, did_you_mean, load, nearest, options, plain, slug
+from distill.config.factory import class_of, instantiate
+from distill.config.groups import conf_dir, did_you_mean, load_node, nearest, options, plain, slug
 from distill.config.hashing import (
     UNHASHED,
-    WHOLE,
+    WHOLE_SET,
     canonical,
     from_paper,
     has_teacher,
+    hashed_config,
     identity,
     reads,
-    science,
     taps,
     teacher_config,
     teacher_name,
@@ -31,7 +31,7 @@ from distill.config.run_spec import (
 
 __all__ = [
     "UNHASHED",
-    "WHOLE",
+    "WHOLE_SET",
     "DataSpec",
     "MethodSpec",
     "NetSpec",
@@ -39,7 +39,7 @@ __all__ = [
     "ScheduleSpec",
     "StudentSpec",
     "TeacherSpec",
-    "build",
+    "instantiate",
     "canonical",
     "class_of",
     "conf_dir",
@@ -48,14 +48,14 @@ __all__ = [
     "frozen",
     "has_teacher",
     "identity",
-    "load",
+    "load_node",
     "nearest",
     "options",
     "plain",
     "reads",
     "register",
     "resolve",
-    "science",
+    "hashed_config",
     "slug",
     "taps",
     "teacher_config",

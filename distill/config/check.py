@@ -18,7 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from distill.config import protocol
 from distill.config.factory import check_class
-from distill.config.groups import did_you_mean, groups, load, mean_one_of, options, plain
+from distill.config.groups import did_you_mean, groups, load_node, mean_one_of, options, plain
 from distill.config.hashing import from_paper, identity, taps, teacher_specs
 from distill.config.optimizer_checks import check_optimizers
 from distill.config.plugins import load_plugins
@@ -30,7 +30,7 @@ from distill.run_folder import weights_file
 
 MAPS = {"features", "preacts", "stem"}  # of about.taps: what only a net with stages shows
 LOGGERS = {"online": "wandb", "offline": "wandb", "tensorboard": "tensorboard"}  # the package of a tracking.mode
-NEEDED = 2**16  # bytes that must be free for a run to begin
+_NEEDED = 2**16  # bytes that must be free for a run to begin
 _NOT_KEYS = {"_target_", "name", "about"}  # in every method's YAML, and nothing to set
 
 
@@ -175,7 +175,7 @@ def check_output(folder: str | Path) -> None:
     try:
         os.makedirs(folder, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder) as file:
-            file.write(bytes(NEEDED))
+            file.write(bytes(_NEEDED))
     except OSError as error:
         if error.errno in PASSING:
             raise refusal(folder, error) from error
@@ -189,7 +189,7 @@ def find_aliases() -> dict[str, str]:
     names = options("method")
     found: dict[str, str] = {}
     for name in names:
-        about = (load("method", name) or OmegaConf.create({})).get("about") or {}
+        about = (load_node("method", name) or OmegaConf.create({})).get("about") or {}
         found.update({alias: name for alias in about.get("aliases") or [] if alias not in names})
     return found
 

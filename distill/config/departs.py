@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from distill.config.groups import load
+from distill.config.groups import load_node
 
 
 def departs(method: Mapping[str, Any]) -> str | None:
@@ -22,7 +22,7 @@ def departs(method: Mapping[str, Any]) -> str | None:
 
 def departs_by_name(name: str) -> str | None:
     """The same of a method's defaults; None for a method that is not among ours."""
-    node = load("method", name)
+    node = load_node("method", name)
     return None if node is None else departs(node)
 
 

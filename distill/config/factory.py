@@ -15,7 +15,7 @@ from distill.config.plugins import is_plugins
 from distill.config.read_only import thawed
 
 
-def build(node: DictConfig | Mapping[str, Any], *objects: Any) -> Any:
+def instantiate(node: DictConfig | Mapping[str, Any], *objects: Any) -> Any:
     """The object that a config node describes: its `_target_`, called with `objects` and the other keys.
 
     Raises ValueError for a target outside distill, a key that the class does not take or one that it misses.

@@ -47,12 +47,12 @@ def conf_dirs() -> list[Path]:
     return [conf_dir(), *_own]
 
 
-def load(group: str, name: str) -> DictConfig | None:
+def load_node(group: str, name: str) -> DictConfig | None:
     """<group>/<name>.yaml, None where there is no such file; with what it takes over of others."""
     path = next((path for folder in conf_dirs() if (path := folder / group / f"{name}.yaml").is_file()), None)
     config = deepcopy(_parsed(path, path.stat().st_mtime_ns)) if path else None
     if isinstance(config, DictConfig) and group in TAKING and "defaults" in config:
-        taken: list[Any] = [load(*_named(group, str(other))) or {} for other in config.pop("defaults")]
+        taken: list[Any] = [load_node(*_named(group, str(other))) or {} for other in config.pop("defaults")]
         config = OmegaConf.merge(*taken, config)
     return config if isinstance(config, DictConfig) else None
 

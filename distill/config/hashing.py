@@ -22,9 +22,9 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from distill.config.groups import _container, did_you_mean, load, options, plain, slug
+from distill.config.groups import _container, did_you_mean, load_node, options, plain, slug
 from distill.config.naming import following
-from distill.config.teacher_nodes import KINDS, OWN, Spec, expand, label, named, training
+from distill.config.teacher_nodes import OWN, WEIGHT_KINDS, Spec, expand_teachers, label, named, training
 from distill.content.fingerprint import data_fingerprint, weights_fingerprint
 
 UNHASHED = {  # what may change without changing the result; everything else of these nodes is hashed
@@ -35,10 +35,10 @@ UNHASHED = {  # what may change without changing the result; everything else of 
     "method": {"about"},
 }
 OF_STUDENTS = ("upstream", "weights", "mean", "std", "quantize")  # keys of student beside those of its file
-WHOLE = {"omit": [], "fraction": 1.0, "shots": None}  # of conf/dataset: no training image left out
+WHOLE_SET = {"omit": [], "fraction": 1.0, "shots": None}  # of conf/dataset: no training image left out
 
 
-def science(cfg: DictConfig) -> dict[str, Any]:
+def hashed_config(cfg: DictConfig) -> dict[str, Any]:
     """All that changes a run's result but the seed: what is hashed. Raises ValueError as `plain` does."""
     parts = {name: _without(plain(cfg, name), UNHASHED[name]) for name in UNHASHED if name != "teacher"}
     parts["dataset"]["content"] = content(cfg)
@@ -63,14 +63,14 @@ def content(cfg: DictConfig) -> str | None:
 def _started(node: Spec) -> Spec:
     """A student's node with its start as it is hashed: timm's weights, what a file holds, or neither."""
     weights = str(node.get("weights"))
-    given = {"pretrained": weights == "pretrained", "weights": None if weights in KINDS else node.get("weights")}
+    given = {"pretrained": weights == "pretrained", "weights": None if weights in WEIGHT_KINDS else node.get("weights")}
     return _by_content({**node, **given})
 
 
 def _by_content(node: Spec) -> Spec:
     """A net's node with what its file of weights holds in place of where it is."""
     given = {key: node[key] for key in ("weights", "start") if node.get(key) is not None}
-    files = {key: value for key, value in given.items() if str(value) not in KINDS}
+    files = {key: value for key, value in given.items() if str(value) not in WEIGHT_KINDS}
     found = {key: weights_fingerprint(str(file)) or file for key, file in files.items()}
     return {**node, **found} | ({"start": None} if node.get("start") == "none" else {})
 
@@ -82,12 +82,12 @@ def student_node(cfg: DictConfig) -> Spec:
 
 
 def identity(cfg: DictConfig) -> dict[str, str]:
-    """`hash`, 8 hex digits of `science`, and `folder`, whose part below `output` is `below`:
+    """`hash`, 8 hex digits of `hashed_config`, and `folder`, whose part below `output` is `below`:
 
     <output>/<dataset>/<teacher>-<student>/<method>-<hash>/s<seed>, with none for the teacher of a method
     that loads none. Raises ValueError for a value that is missing or cannot be resolved.
     """
-    text = json.dumps(canonical(science(cfg)), sort_keys=True)
+    text = json.dumps(canonical(hashed_config(cfg)), sort_keys=True)
     digest = hashlib.sha256(text.encode()).hexdigest()[:8]
     teacher = slug(teacher_name(cfg))
     dataset, method = (slug(plain(cfg, f"{name}.name")) for name in ("dataset", "method"))
@@ -122,7 +122,7 @@ def taps(cfg: DictConfig) -> set[str]:
 
 def teacher_specs(cfg: DictConfig) -> list[Spec]:
     """The run's teachers, each as a plain node; none for a method that loads none. Raises ValueError."""
-    specs = expand(plain(cfg, "teacher") or {}, _teacher_node) if has_teacher(cfg) else []
+    specs = expand_teachers(plain(cfg, "teacher") or {}, _teacher_node) if has_teacher(cfg) else []
     return [following("teacher", spec) for spec in specs]
 
 
@@ -140,19 +140,19 @@ def teacher_config(cfg: DictConfig, spec: Spec | None = None) -> DictConfig:
     dataset.omit, fraction and shots keep from the student included.
     """
     spec = spec or teacher_specs(cfg)[0]
-    student = load("student", spec["name"]) or OmegaConf.create({"lr_scale": 1.0})
+    student = load_node("student", spec["name"]) or OmegaConf.create({"lr_scale": 1.0})
     shared = {key: spec[key] for key in ("name", "model", "args", "lr_scale") if key in spec}
     config = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
     OmegaConf.set_struct(config, False)
     config["seed"] = spec["seed"]
-    config["dataset"] = OmegaConf.merge(cfg.dataset, {key: WHOLE[key] for key in WHOLE if key in cfg.dataset})
+    config["dataset"] = OmegaConf.merge(cfg.dataset, {key: WHOLE_SET[key] for key in WHOLE_SET if key in cfg.dataset})
     for key, node in _training(cfg, spec).items():
         config[key] = OmegaConf.merge(config["dataset"], node) if key == "dataset" else OmegaConf.create(node)
     if views := cfg.dataset.get("views"):
         config["dataset"]["views"] = {"student": views.get("teacher"), "teacher": views.get("teacher")}
         if not spec.get("chain"):
             config["dataset"]["views"]["teacher"] = None
-    config["method"] = _assistants_method(cfg) if spec.get("chain") else load("method", "none")
+    config["method"] = _assistants_method(cfg) if spec.get("chain") else load_node("method", "none")
     if from_paper(cfg):  # this method's protocol, not the teacher's own
         known = OmegaConf.to_container(cfg.method.about, resolve=False).get("protocol")  # type: ignore[union-attr]
         config["method"] = OmegaConf.merge(config["method"], {"about": {"protocol": None}})
@@ -177,7 +177,7 @@ def _training(cfg: DictConfig, spec: Spec) -> dict[str, Spec]:
 
 
 def _schedule_file(name: str) -> Spec:
-    node = load("schedule", name)
+    node = load_node("schedule", name)
     if name == "paper":
         raise ValueError("teacher.schedule=paper: a teacher has no method of its own: name a file of conf/schedule")
     if node is None:
@@ -189,12 +189,12 @@ def _assistants_method(cfg: DictConfig) -> Any:
     """method=takd: this run's if it is that, otherwise its defaults for the data set."""
     if str(cfg.method.name) == "takd":
         return cfg.method
-    tuned = load("tuned", f"{cfg.dataset.name}-takd") or OmegaConf.create({"method": {}})
-    return OmegaConf.merge(load("method", "takd") or {}, tuned.method)
+    tuned = load_node("tuned", f"{cfg.dataset.name}-takd") or OmegaConf.create({"method": {}})
+    return OmegaConf.merge(load_node("method", "takd") or {}, tuned.method)
 
 
 def _teacher_node(name: str) -> Spec:
-    node = load("teacher", name)
+    node = load_node("teacher", name)
     if node is None:
         raise ValueError(f"there is no teacher '{name}': {did_you_mean(name, options('teacher'))}")
     return _container(node)

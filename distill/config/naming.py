@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
-from distill.config.groups import load, options, plain
+from distill.config.groups import load_node, options, plain
 
 
 def following(group: str, node: Mapping[str, Any]) -> dict[str, Any]:
@@ -20,7 +20,7 @@ def following(group: str, node: Mapping[str, Any]) -> dict[str, Any]:
 @cache
 def _model(group: str, name: str) -> str | None:
     """The model of a file in conf/; None where there is no such file, or it names none."""
-    node = load(group, name)
+    node = load_node(group, name)
     if node is None or "model" not in node or _missing(node):
         return None
     return str(plain(node, "model"))
@@ -29,7 +29,7 @@ def _model(group: str, name: str) -> str | None:
 @cache
 def _names(group: str) -> dict[str, str]:
     """The names of the files whose nets are their model with nothing added, by model."""
-    plains = [name for name in options(group) if (node := load(group, name)) is not None and not node.get("args")]
+    plains = [name for name in options(group) if (node := load_node(group, name)) is not None and not node.get("args")]
     return {model: name for name in reversed(plains) if (model := _model(group, name)) is not None}
 
 

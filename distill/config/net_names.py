@@ -7,7 +7,7 @@ from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
-PREFIX = "cifar_"
+CIFAR_PREFIX = "cifar_"
 
 PAPER_NAMES = (
     "resnet8",
@@ -46,7 +46,7 @@ OPTION_A_NAMES = ("resnet20_a", "resnet32_a", "resnet44_a", "resnet56_a", "resne
 PLAIN_NAMES = tuple(f"plain{depth}{of}" for of in ("", "_c10") for depth in (2, 4, 6, 8, 10))
 MNIST_NAMES = ("mnist_mlp", "mnist_lenet5", "mnist_lenet5_half")
 OTHER_NAMES = ("mobilenetv1_relu", "bit_resnet14")
-OUR_NAMES = (*(PREFIX + name for name in PAPER_NAMES + OPTION_A_NAMES + PLAIN_NAMES), *MNIST_NAMES, *OTHER_NAMES)
+OUR_NAMES = (*(CIFAR_PREFIX + name for name in PAPER_NAMES + OPTION_A_NAMES + PLAIN_NAMES), *MNIST_NAMES, *OTHER_NAMES)
 
 LOCAL = "local-dir:"  # a folder as the Hub has them: config.json and weights
 
@@ -96,4 +96,4 @@ def nearest_nets(name: str) -> list[str]:
 
 
 def _bare(name: str) -> str:
-    return name.removeprefix(PREFIX).removeprefix("mnist_").lower()
+    return name.removeprefix(CIFAR_PREFIX).removeprefix("mnist_").lower()

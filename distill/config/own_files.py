@@ -8,7 +8,7 @@ import yaml
 
 from distill.config.groups import conf_dir
 
-MOST = 20_000  # values of a file once its aliases are written out
+_MOST = 20_000  # values of a file once its aliases are written out
 
 
 def check_folder(folder: Path) -> None:
@@ -39,15 +39,15 @@ def check_file(path: Path) -> None:
         count = _count(root, {}) if root is not None else 0
     except RecursionError as error:
         raise ValueError(f"{path} is nested too deeply: mend it") from error
-    if count > MOST:
-        raise ValueError(f"{path} stands for more than {MOST} values: it has aliases of aliases, write them out")
+    if count > _MOST:
+        raise ValueError(f"{path} stands for more than {_MOST} values: it has aliases of aliases, write them out")
 
 
 def _count(node: yaml.Node, known: dict[int, int]) -> int:
     """How many values a node stands for, aliases written out; more than MOST where it holds itself."""
     if id(node) in known:
         return known[id(node)]
-    known[id(node)] = MOST + 1  # while it is counted, only an alias of itself asks
+    known[id(node)] = _MOST + 1  # while it is counted, only an alias of itself asks
     below: list[yaml.Node] = []
     if isinstance(node, yaml.MappingNode):
         below = [one for pair in node.value for one in pair]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from omegaconf import DictConfig
 
-from distill.config.groups import load, options, plain
+from distill.config.groups import load_node, options, plain
 
 
 def peer_rates(models: Sequence[str], *, _root_: DictConfig) -> list[float] | None:
@@ -16,7 +16,7 @@ def peer_rates(models: Sequence[str], *, _root_: DictConfig) -> list[float] | No
     """
     if not models:
         return None
-    files = [load("student", name) for name in options("student")]
+    files = [load_node("student", name) for name in options("student")]
     nodes = [node for node in files if node is not None and "model" in node]
     known = {str(node.model): float(node.get("lr_scale") or 1.0) for node in nodes}
     own = float(plain(_root_, "student").get("lr_scale") or 1.0)

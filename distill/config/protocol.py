@@ -14,10 +14,10 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from distill.config.groups import did_you_mean, load, options, plain
+from distill.config.groups import did_you_mean, load_node, options, plain
 from distill.config.hashing import canonical, from_paper
 
-PAPER = "paper"
+_PAPER = "paper"
 NETS = ("teacher", "student", "method")  # what values of a protocol may depend on
 ABOUT = "method.about.protocol"
 KEYS = ("size", "mean", "std", "pad", "pad_mode", "flip", "rotate", "randaugment", "cutout")  # of dataset, in protocols
@@ -26,7 +26,7 @@ KEYS = ("size", "mean", "std", "pad", "pad_mode", "flip", "rotate", "randaugment
 _resolved: dict[tuple[str, str], dict[str, dict[str, Any]]] = {}
 
 
-def name_of(cfg: DictConfig) -> str | None:
+def _name_of(cfg: DictConfig) -> str | None:
     """The file of conf/schedule with the method's own protocol for the data set, None where it has none."""
     known = plain(cfg, ABOUT) if OmegaConf.select(cfg, ABOUT) is not None else {}
     found = known.get(str(plain(cfg, "dataset.name")))
@@ -35,7 +35,7 @@ def name_of(cfg: DictConfig) -> str | None:
 
 def required(cfg: DictConfig) -> str:
     """As `name_of`. Raises ValueError where there is none, with the reason and the data sets that have one."""
-    found = name_of(cfg)
+    found = _name_of(cfg)
     if found is None:
         method, dataset = plain(cfg, "method.name"), plain(cfg, "dataset.name")
         known = list(OmegaConf.select(cfg, ABOUT, default=None) or ())
@@ -51,7 +51,7 @@ def unscheduled(about: Mapping[str, Any]) -> dict[str, str]:
     return {name: " ".join(str(why).split()) for name, why in (about.get("unscheduled") or {}).items()}
 
 
-def read(cfg: DictConfig, name: str) -> dict[str, dict[str, Any]]:
+def _read(cfg: DictConfig, name: str) -> dict[str, dict[str, Any]]:
     """The nodes `schedule` and `dataset` of conf/schedule/<name>.yaml, with the values of the run's pair."""
     if "${" not in str(_nodes(name)):
         return _nodes(name)
@@ -59,17 +59,17 @@ def read(cfg: DictConfig, name: str) -> dict[str, dict[str, Any]]:
     key = (name, str(OmegaConf.to_container(shared, resolve=False)))
     if key not in _resolved:  # once a run: each value is asked for by itself
         OmegaConf.set_struct(shared, False)
-        shared[PAPER] = _nodes(name)
-        _resolved[key] = plain(shared, PAPER)
+        shared[_PAPER] = _nodes(name)
+        _resolved[key] = plain(shared, _PAPER)
     return _resolved[key]
 
 
-def value(key: str, *, _root_: DictConfig) -> Any:
+def protocol_value(key: str, *, _root_: DictConfig) -> Any:
     """`${paper:KEY}`: a value of the method's own protocol, such as schedule.epochs.
 
     A key of the data set that the protocol leaves alone has the value of conf/dataset/<name>.yaml.
     """
-    nodes = read(_root_, required(_root_))
+    nodes = _read(_root_, required(_root_))
     group, _, rest = key.partition(".")
     found = _lookup(nodes[group], rest)
     if found is None and group == "dataset":
@@ -77,15 +77,15 @@ def value(key: str, *, _root_: DictConfig) -> Any:
     return found
 
 
-def note(cfg: DictConfig) -> str | None:
+def protocol_note(cfg: DictConfig) -> str | None:
     """One line on the method's own protocol for the data set, None where it has none or the run follows it.
 
     None as well for one that is no file of ours, as in the record of a run of long ago.
     """
-    name = None if from_paper(cfg) else name_of(cfg)
+    name = None if from_paper(cfg) else _name_of(cfg)
     if name is None or name not in options("schedule"):
         return None
-    theirs = read(cfg, name)
+    theirs = _read(cfg, name)
     usual = _dataset(str(cfg.dataset.name))
     here = {"schedule": plain(cfg, "schedule"), "dataset": plain(cfg, "dataset")}
     asked = theirs["dataset"] | {key: usual.get(key) for key in set(KEYS) - set(theirs["dataset"])}
@@ -108,7 +108,7 @@ def _lookup(node: Mapping[str, Any], key: str) -> Any:
 
 @cache
 def _file(group: str, name: str) -> dict[str, Any]:
-    node = load(group, name)
+    node = load_node(group, name)
     if node is None:
         raise ValueError(f"there is no {group} '{name}': {did_you_mean(name, options(group))}")
     found: Any = OmegaConf.to_container(node, resolve=False)

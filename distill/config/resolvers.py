@@ -17,7 +17,7 @@ def register() -> None:
     """Make the resolvers known to OmegaConf; calling it again does no harm."""
     from distill.config.help_page import group_options  # these read this module
     from distill.config.peer_rates import peer_rates
-    from distill.config.protocol import value as paper_value
+    from distill.config.protocol import protocol_value as paper_value
 
     resolvers: dict[str, Any] = {"run_folder": _run_folder, "by_pair": _by_pair, "by_method": _by_method}
     resolvers |= {"by_value": _by_value, "group_options": group_options, "peer_rates": peer_rates, "paper": paper_value}

@@ -13,13 +13,13 @@ from omegaconf import DictConfig, OmegaConf
 from distill.config import protocol, upstream
 from distill.config.data_spec import DataSpec
 from distill.config.departs import departs
-from distill.config.groups import load, plain
+from distill.config.groups import load_node, plain
 from distill.config.hashing import (
     content,
     from_paper,
+    hashed_config,
     identity,
     reads,
-    science,
     student_node,
     taps,
     teacher_config,
@@ -40,7 +40,7 @@ def resolve(cfg: DictConfig) -> RunSpec:
     who, specs = identity(cfg), teacher_specs(cfg)
     return RunSpec(
         hash=who["hash"],
-        hashed=frozen(science(cfg)),
+        hashed=frozen(hashed_config(cfg)),
         below=who["below"],
         folder=Path(who["folder"]),
         output=Path(str(plain(cfg, "output"))),
@@ -57,7 +57,7 @@ def resolve(cfg: DictConfig) -> RunSpec:
         save_minutes=float(plain(cfg, "save_minutes")),
         tracking=frozen(plain(cfg, "tracking")),
         setting=tuple(setting(cfg)),
-        note=protocol.note(cfg),
+        note=protocol.protocol_note(cfg),
         alone=_alone(cfg),
         composed=frozen(_recorded(cfg)),
     )
@@ -134,5 +134,5 @@ def _alone(cfg: DictConfig) -> Path | None:
     OmegaConf.set_struct(alone, False)
     for key in ("schedule", "dataset") if from_paper(cfg) else ():  # this method's protocol: none has one of its own
         alone[key] = plain(cfg, key)
-    alone["method"] = load("method", "none")
+    alone["method"] = load_node("method", "none")
     return Path(identity(alone)["folder"])

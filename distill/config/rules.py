@@ -12,20 +12,20 @@ from collections.abc import Callable
 from typing import Any
 
 Rule = tuple[Callable[[Any], bool], str]
-MOST, LARGEST = 10**9, 1e12  # of whole numbers, of others: what is above stands for no count and no rate
+_MOST, _LARGEST = 10**9, 1e12  # of whole numbers, of others: what is above stands for no count and no rate
 
 
 def is_number(value: Any) -> bool:
     """Whether this is a finite number that a computation can be done with; true and false are none."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= LARGEST
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= _LARGEST
 
 
 def _number(fits: Callable[[float], bool], words: str) -> Rule:
     return (lambda value: is_number(value) and fits(value), words)
 
 
-def _whole(low: int, high: int = MOST) -> Rule:
-    words = f"must be a whole number, at least {low}" + (f" and at most {high}" if high < MOST else "")
+def _whole(low: int, high: int = _MOST) -> Rule:
+    words = f"must be a whole number, at least {low}" + (f" and at most {high}" if high < _MOST else "")
     return (lambda value: is_number(value) and value == int(value) and low <= value <= high, words)
 
 
@@ -48,21 +48,21 @@ def _either(one: Rule, other: Rule) -> Rule:
     return (lambda value: one[0](value) or other[0](value), f"{one[1]}, or {other[1].removeprefix('must be ')}")
 
 
-NUMBER = _number(lambda value: True, "must be a number")
+_NUMBER = _number(lambda value: True, "must be a number")
 NOT_NEGATIVE = _number(lambda value: value >= 0, "must be a number, not negative")
 POSITIVE = _number(lambda value: value > 0, "must be a number above 0")
-SHARE = _number(lambda value: 0 <= value <= 1, "must be in [0, 1]")
+_SHARE = _number(lambda value: 0 <= value <= 1, "must be in [0, 1]")
 BELOW_ONE = _number(lambda value: 0 <= value < 1, "must be in [0, 1)")
 FRACTION = _number(lambda value: 0 < value <= 1, "is a fraction: it must be above 0 and at most 1")
-WHOLE, COUNT, BITS = _whole(0), _whole(1), _whole(2, 8)
-INDEX: Rule = (lambda value: is_number(value) and value == int(value) and abs(value) <= MOST, "must be a whole number")
+WHOLE_NUMBER, COUNT, BITS = _whole(0), _whole(1), _whole(2, 8)
+INDEX: Rule = (lambda value: is_number(value) and value == int(value) and abs(value) <= _MOST, "must be a whole number")
 FLAG: Rule = (lambda value: isinstance(value, bool), "must be true or false")
 TEXT: Rule = (lambda value: isinstance(value, str) and 0 < len(value.strip()) <= 1000, "must be a text")
-WORD = _either(TEXT, WHOLE)  # 1 is a name too
+WORD = _either(TEXT, WHOLE_NUMBER)  # 1 is a name too
 NODE: Rule = (lambda value: isinstance(value, dict), "must be a dictionary {key: value}")
 ANY_LIST: Rule = (lambda value: isinstance(value, (list, tuple)), "must be a list [a, b]")
-NUMBERS, POSITIVES = _list(NUMBER, "[0.5,0.5,0.5]"), _list(POSITIVE, "[0.5,0.5,0.5]")
-NAMES = _list(WORD, "[0,cat]")
+_NUMBERS, POSITIVES = _list(_NUMBER, "[0.5,0.5,0.5]"), _list(POSITIVE, "[0.5,0.5,0.5]")
+_NAMES = _list(WORD, "[0,cat]")
 EPOCHS = _list(POSITIVE, "[150,180]")
 SEED = _whole(0, 2**32 - 1)
 VIEW: Rule = (
@@ -85,18 +85,18 @@ RANGE: Rule = (
     "must be the values of black and white, such as [0,4095]",
 )
 KINDS = {  # what about.values of a method's YAML may name, each also as `<kind> or null`
-    "number": NUMBER,
+    "number": _NUMBER,
     "not negative": NOT_NEGATIVE,
     "positive": POSITIVE,
-    "share": SHARE,
-    "whole": WHOLE,
+    "share": _SHARE,
+    "whole": WHOLE_NUMBER,
     "count": COUNT,
     "index": INDEX,
     "bits": BITS,
     "flag": FLAG,
     "text": TEXT,
-    "names": NAMES,
-    "numbers": NUMBERS,
+    "names": _NAMES,
+    "numbers": _NUMBERS,
     "shares": _list(NOT_NEGATIVE, "[0.5,1]"),
     "counts": _list(COUNT, "[1,2]"),
 }
@@ -122,7 +122,7 @@ SCHEDULE: dict[str, Rule] = {
     "gamma": POSITIVE,
     "milestones": EPOCHS,
     "warmup_epochs": NOT_NEGATIVE,
-    "init_epochs": WHOLE,
+    "init_epochs": WHOLE_NUMBER,
     "mixup": or_null(_number(lambda value: 0 <= value <= 1000, "is an alpha: it must be in [0, 1000]")),
     "label_smoothing": or_null(BELOW_ONE),
     "last_batch": or_null(_one_of("auto", "keep", "drop", "merge")),
@@ -148,7 +148,7 @@ DATASET: dict[str, Rule] = {
     "num_classes": or_null(_whole(2)),
     "in_chans": _whole(1, 1024),
     "size": _whole(1, 10**5),
-    "mean": NUMBERS,
+    "mean": _NUMBERS,
     "std": POSITIVES,
     "resize": or_null(_either(FLAG, _whole(1, 10**5))),
     "pad": _whole(0, 10**5),
@@ -159,8 +159,8 @@ DATASET: dict[str, Rule] = {
     "cutout": or_null(COUNT),
     "holdout": _number(lambda value: 0 <= value < 1, "is a fraction of the images: it must be in [0, 1)"),
     "shots": or_null(COUNT),
-    "classes": or_null(NAMES),
-    "omit": NAMES,
+    "classes": or_null(_NAMES),
+    "omit": _NAMES,
     "fraction": FRACTION,
     "views": NODE,
     "views.teacher": or_null(VIEW),
@@ -179,11 +179,11 @@ NET: dict[str, Rule] = {
     "model": or_null(TEXT),
     "args": NODE,
     "lr_scale": POSITIVE,
-    "mean": or_null(NUMBERS),
+    "mean": or_null(_NUMBERS),
     "std": or_null(POSITIVES),
     "weights": or_null(WORD),
 }
-STUDENT: dict[str, Rule] = NET | {
+_STUDENT: dict[str, Rule] = NET | {
     "upstream": or_null(NODE),
     "quantize": or_null(NODE),
     "quantize.weights": BITS,
@@ -192,7 +192,7 @@ STUDENT: dict[str, Rule] = NET | {
     "quantize.bucket": or_null(COUNT),
     "quantize.everything": FLAG,
 }
-TEACHER: dict[str, Rule] = NET | {
+_TEACHER: dict[str, Rule] = NET | {
     "weights": WORD,
     "start": or_null(WORD),
     "seed": SEED,
@@ -204,15 +204,15 @@ TEACHER: dict[str, Rule] = NET | {
     "cache": or_null(_one_of("auto", "off", "false", "logits", "embedding")),
     **{f"dataset.{key}": or_null(rule) for key, rule in DATASET.items() if "." not in key and key != "holdout"},
 }
-TRACKING: dict[str, Rule] = {
+_TRACKING: dict[str, Rule] = {
     "mode": _one_of("online", "offline", "tensorboard", "off", "false"),
     "project": TEXT,
     "entity": or_null(TEXT),
     "artifact": FLAG,
 }
-GROUPS = {"schedule": SCHEDULE, "dataset": DATASET | FOLDERS, "student": STUDENT, "teacher": TEACHER,
-          "tracking": TRACKING}  # fmt: skip
-RULES: dict[str, Rule] = AT_THE_TOP | {f"{group}.{key}": rule for group, own in GROUPS.items()
+RULES_OF_GROUPS = {"schedule": SCHEDULE, "dataset": DATASET | FOLDERS, "student": _STUDENT, "teacher": _TEACHER,
+          "tracking": _TRACKING}  # fmt: skip
+RULES: dict[str, Rule] = AT_THE_TOP | {f"{group}.{key}": rule for group, own in RULES_OF_GROUPS.items()
                                        for key, rule in own.items()}  # fmt: skip
 
 
@@ -223,10 +223,10 @@ def check_rule(key: str, value: Any, rule: Rule) -> None:
     with contextlib.suppress(TypeError, ValueError, OverflowError):
         fine = valid(value)
     if not fine:
-        raise ValueError(f"{key}={shown(value)}: {key} {words}")
+        raise ValueError(f"{key}={_shown(value)}: {key} {words}")
 
 
-def shown(value: Any) -> str:
+def _shown(value: Any) -> str:
     """A value as it was typed, no more of it than helps."""
     text = "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
     return text if len(text) <= 80 else f"{text[:77]}..."

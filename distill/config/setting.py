@@ -18,5 +18,5 @@ def setting(cfg: DictConfig) -> list[str]:
     found = [f"dataset.{key}={data[key]}" for key, usual in USUAL.items() if data.get(key, usual) != usual]
     found += [f"dataset.views.{side}={view}" for side, view in (data.get("views") or {}).items() if view]
     found += [f"dataset.classes={data['classes']}"] if data.get("classes") else []
-    found += upstream.names(cfg)
+    found += upstream.start_names(cfg)
     return sorted(found + ([f"student.quantize={bits}"] if bits else []))

@@ -16,11 +16,11 @@ Load = Callable[[str], Spec]
 SEVERAL = ("models", "seeds", "chain")
 OF_THE_RUN = ("cache",)  # how the run asks its teachers, which changes no teacher
 OWN = ("schedule", "dataset")  # how the run that trains a teacher differs from the run that it teaches
-SHOWN = ("size", "mean", "std")  # how images reach a net, which is the same for a teacher and its student
-KINDS = ("auto", "pretrained", "none")
+_SHOWN = ("size", "mean", "std")  # how images reach a net, which is the same for a teacher and its student
+WEIGHT_KINDS = ("auto", "pretrained", "none")
 
 
-def expand(teacher: Mapping[str, Any], load: Load) -> list[Spec]:
+def expand_teachers(teacher: Mapping[str, Any], load: Load) -> list[Spec]:
     """The teachers of a plain teacher node, each as a node of its own; `load` reads conf/teacher/<name>.yaml.
 
     One that ends a chain has the names before it under `chain`. Raises ValueError for lists that are none, are
@@ -74,7 +74,7 @@ def training(spec: Spec, seen: Mapping[str, Any], load: Load) -> dict[str, Spec]
     for key, value in data.items():
         if key not in seen:
             raise ValueError(f"{what}: the data set {seen.get('name')} has no key '{key}'")
-        if key in SHOWN and value != seen[key]:
+        if key in _SHOWN and value != seen[key]:
             raise ValueError(f"{what} is for dataset.{key}={value}, not {seen[key]}: give dataset.{key}={value}")
     found = {"schedule": node["schedule"] if whole else node, "dataset": data}
     return {key: own for key, own in found.items() if own}
@@ -101,6 +101,6 @@ def _listed(teacher: Mapping[str, Any], key: str) -> list[Any]:
 
 
 def _no_file(own: Spec) -> None:
-    if str(own.get("weights", "auto")) not in KINDS:
+    if str(own.get("weights", "auto")) not in WEIGHT_KINDS:
         given = f"teacher.weights={own['weights']}"
         raise ValueError(f"{given} is one teacher's file: several take auto, pretrained or none")

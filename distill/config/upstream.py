@@ -8,8 +8,8 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from distill.config.groups import did_you_mean, load, options, plain
-from distill.config.hashing import WHOLE
+from distill.config.groups import did_you_mean, load_node, options, plain
+from distill.config.hashing import WHOLE_SET
 from distill.run_folder import weights_file
 
 
@@ -31,23 +31,23 @@ def upstream_config(cfg: DictConfig) -> DictConfig | None:
     before["dataset"] = _dataset(cfg, spec.get("dataset") or {})
     before["schedule"] = _schedule(spec["schedule"])
     before["student"] = OmegaConf.merge(cfg.student, {"upstream": None, "weights": None})
-    before["method"], before["teacher"] = load("method", "none"), None
+    before["method"], before["teacher"] = load_node("method", "none"), None
     return before
 
 
 def _dataset(cfg: DictConfig, changes: dict[str, Any]) -> Any:
     name = str(changes.get("name") or cfg.dataset.name)
-    base = cfg.dataset if name == cfg.dataset.name else load("dataset", name)
+    base = cfg.dataset if name == cfg.dataset.name else load_node("dataset", name)
     if base is None:
         raise ValueError(f"student.upstream: there is no dataset '{name}': {did_you_mean(name, options('dataset'))}")
     _known("dataset", changes, base)
-    return OmegaConf.merge(base, {key: WHOLE[key] for key in WHOLE if key in base}, changes)
+    return OmegaConf.merge(base, {key: WHOLE_SET[key] for key in WHOLE_SET if key in base}, changes)
 
 
 def _schedule(asked: Any) -> Any:
     changes = asked if isinstance(asked, dict) else {"name": asked}
     name = str(changes.get("name"))
-    base = load("schedule", name)
+    base = load_node("schedule", name)
     if base is None:
         raise ValueError(f"student.upstream: there is no schedule '{name}': {did_you_mean(name, options('schedule'))}")
     _known("schedule", changes, base)
@@ -75,7 +75,7 @@ def check_start(cfg: DictConfig) -> None:
             raise ValueError(f"student.weights={weights}: there is no such file; {remedy}") from error
 
 
-def names(cfg: DictConfig) -> Iterable[str]:
+def start_names(cfg: DictConfig) -> Iterable[str]:
     """What a result says of the student's start."""
     spec = plain(cfg, "student")
     if upstream_config(cfg) is not None:

@@ -8,13 +8,12 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from distill.config.groups import conf_dir, did_you_mean, load, plain
+from distill.config.groups import conf_dir, did_you_mean, load_node, plain
 from distill.config.rules import (
     AT_THE_TOP,
     COUNT,
     FLAG,
     FOLDERS,
-    GROUPS,
     IN_MEMORY,
     INDEX,
     KINDS,
@@ -22,14 +21,15 @@ from distill.config.rules import (
     NOT_NEGATIVE,
     POSITIVE,
     RULES,
+    RULES_OF_GROUPS,
     TEXT,
-    WHOLE,
+    WHOLE_NUMBER,
     Rule,
     check_rule,
     is_number,
 )
 
-OPEN = {"student.args", "teacher.args", "student.upstream", "schedule.optimizer"}  # read by checks of their own
+_OPEN = {"student.args", "teacher.args", "student.upstream", "schedule.optimizer"}  # read by checks of their own
 NOT_RULED = {"hydra", "leave_out", "method"}
 NOT_A_METHODS = {"_target_", "name", "about"}
 
@@ -40,12 +40,12 @@ def check_values(cfg: DictConfig) -> None:
     for key in map(str, cfg):
         if key in NOT_RULED:
             continue
-        if key in GROUPS:
+        if key in RULES_OF_GROUPS:
             _check_node(key, plain(cfg, key) or {}, RULES)
         elif key in AT_THE_TOP:
             check_rule(key, plain(cfg, key), AT_THE_TOP[key])
         elif key not in at_the_top:
-            raise ValueError(f"there is no key '{key}': {did_you_mean(key, [*AT_THE_TOP, *GROUPS])}")
+            raise ValueError(f"there is no key '{key}': {did_you_mean(key, [*AT_THE_TOP, *RULES_OF_GROUPS])}")
     check_data(plain(cfg, "dataset"))
     check_constants(cfg)
     check_method(cfg)
@@ -66,7 +66,7 @@ def _check_node(above: str, node: Any, rules: Mapping[str, Rule]) -> None:
             known = [rule for rule in rules if rule.rpartition(".")[0] == above]
             raise ValueError(f"{above} has no key '{key}' ({name}): {did_you_mean(name, known)}")
         check_rule(name, value, rules[name])
-        if isinstance(value, Mapping) and name not in OPEN:
+        if isinstance(value, Mapping) and name not in _OPEN:
             _check_node(name, value, rules)
 
 
@@ -112,7 +112,7 @@ def check_method(cfg: DictConfig) -> None:
 @cache
 def _method_rules(name: str) -> dict[str, Rule]:
     """The rule of each key of a method's YAML; nothing for a method that we have none of."""
-    node = load("method", name)
+    node = load_node("method", name)
     if node is None:
         return {}
     content: Any = OmegaConf.to_container(node, resolve=False)
@@ -129,7 +129,8 @@ def _named(method: str, key: str, kind: str) -> Rule:
 
 DIVISORS = ("temperature", "temperatures", "tau", "lr")
 COUNTS = ("batch_size", "dim", "width", "latent", "hidden", "steps", "peers", "branches", "heads")
-INTERPOLATED = {"epochs": WHOLE, "pad": WHOLE, "batch_size": COUNT}  # ends of keys whose default is another key's value
+# ends of keys whose default is another key's value
+INTERPOLATED = {"epochs": WHOLE_NUMBER, "pad": WHOLE_NUMBER, "batch_size": COUNT}
 
 
 def rule_like(key: str, default: Any) -> Rule:
@@ -147,7 +148,7 @@ def rule_like(key: str, default: Any) -> Rule:
     if key.endswith(DIVISORS):
         return (_positives, "must be a list of numbers above 0") if isinstance(default, list) else POSITIVE
     if isinstance(default, int):
-        return INDEX if default < 0 else COUNT if key.endswith(COUNTS) else WHOLE
+        return INDEX if default < 0 else COUNT if key.endswith(COUNTS) else WHOLE_NUMBER
     if isinstance(default, float):
         return NOT_NEGATIVE
     if isinstance(default, dict):

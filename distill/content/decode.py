@@ -22,7 +22,7 @@ TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 BACK = {**TURNS, 6: TURNS[8], 8: TURNS[6]}
-BITS, PHOTOMETRIC, WHITE_IS_ZERO = 258, 262, 0  # TIFF's tags, and a value of the second
+_BITS, PHOTOMETRIC, WHITE_IS_ZERO = 258, 262, 0  # TIFF's tags, and a value of the second
 UNREADABLE = (OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, OverflowError, MemoryError,
               struct.error, zlib.error, Image.DecompressionBombError)  # fmt: skip
 """What Pillow raises for damaged files."""
@@ -107,7 +107,7 @@ DEEP = {"I;16", "I;16B", "I;16L", "I;16N", "I", "F"}  # Pillow's modes of more t
 
 def limits_of(file: Image.Image) -> tuple[float, float] | None:
     """The values of black and white in a file of one deep channel, where its format tells: 16 bits, or 12 of a TIFF."""
-    bits = (_tag(file, BITS) or (16,))[0] if file.mode.startswith("I;16") else 16
+    bits = (_tag(file, _BITS) or (16,))[0] if file.mode.startswith("I;16") else 16
     known = file.mode.startswith("I;16") or (file.mode == "I" and file.format in ("PNG", "PPM"))
     return (0, 2**bits - 1) if known else None
 

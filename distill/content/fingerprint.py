@@ -59,7 +59,7 @@ PINNED = {  # of the arrays, however they are packed
     "digits": "e98d44a3df7d5b07",
     "cifar100": "6677cc4b69dec5bc",
 }
-PUBLISHED = {  # weights by which recorded runs are called by the place of their file
+_PUBLISHED = {  # weights by which recorded runs are called by the place of their file
     "f4c5120a8aeeab7a": "teachers/resnet56-4bfd9763.th",
     "0e2f04b32c31dff6": "teachers/resnet20-12fca82f.th",
 }
@@ -74,13 +74,13 @@ def data_fingerprint(node: Mapping[str, Any]) -> str | None:
         return _of_folder(node, root)
     if kind == "tinyimagenet":
         return _of_trees([root / "tiny-imagenet-200" / part for part in ("train", "val")], 8)
-    files = files_of(kind, root)
+    files = _files_of(kind, root)
     if not files or not all(path.is_file() for path in files):
         return None
-    return kept(files, f"data {kind}", lambda: _of_arrays(kind, root, files))
+    return _kept(files, f"data {kind}", lambda: _of_arrays(kind, root, files))
 
 
-def files_of(kind: str, root: Path) -> list[Path]:
+def _files_of(kind: str, root: Path) -> list[Path]:
     """The files that a data set is read from, packed ones where there are no others."""
     if kind == "digits":
         found = find_spec("sklearn")
@@ -107,8 +107,8 @@ def weights_fingerprint(given: str | Path) -> str | None:
 
         return state_digest(read_state(given))
 
-    found = kept([path], f"weights {entry or ''}", compute)
-    return PUBLISHED.get(str(found), found)
+    found = _kept([path], f"weights {entry or ''}", compute)
+    return _PUBLISHED.get(str(found), found)
 
 
 def state_digest(state: Mapping[str, Any]) -> str:
@@ -188,7 +188,7 @@ def _of_trees(folders: Sequence[Path], workers: int) -> str | None:
 _found: dict[tuple[str, tuple[Any, ...]], str | None] = {}
 
 
-def kept(files: Iterable[Path], what: str, compute: Callable[[], str | None]) -> str | None:
+def _kept(files: Iterable[Path], what: str, compute: Callable[[], str | None]) -> str | None:
     """What `compute` found of some files, kept while their sizes and times are what they were."""
     paths = [path.resolve() for path in files]
     stats = [[str(path), *_stat(path)] for path in paths]

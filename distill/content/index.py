@@ -24,10 +24,10 @@ from distill.content.look import DIGEST, Look
 from distill.files import SaveError, replacing
 
 log = logging.getLogger(__name__)
-VERSION = 1  # of what `examine` tells
+_VERSION = 1  # of what `examine` tells
 RACY = 2 * 10**9  # ns: a file changed this shortly before a look may have been changed again in the same tick
-TOLD, KEPT = 10.0, 60.0  # seconds between two lines on the progress, and between two savings
-FEW = 512  # files for which no processes are started
+TOLD, _KEPT = 10.0, 60.0  # seconds between two lines on the progress, and between two savings
+_FEW = 512  # files for which no processes are started
 
 
 @dataclass
@@ -95,12 +95,12 @@ def _look(index: Index, rows: np.ndarray, workers: int) -> None:
             left = (now - began) / done * (len(rows) - done)
             log.info("looked at %d of %d images in %s, %.0f s left", done, len(rows), index.listing.folder, left)
             told = now
-        if now - kept > KEPT:
+        if now - kept > _KEPT:
             _keep(index)
             kept = now
 
 
-def examine(path: str) -> Look:
+def examine_index(path: str) -> Look:
     """Look at an image file."""
     from distill.content import examine as images  # imports Pillow
 
@@ -108,11 +108,11 @@ def examine(path: str) -> Look:
 
 
 def _looks(paths: Sequence[str], workers: int) -> Iterator[Look]:
-    if workers < 2 or len(paths) < FEW:
-        yield from map(examine, paths)
+    if workers < 2 or len(paths) < _FEW:
+        yield from map(examine_index, paths)
         return
     with ProcessPoolExecutor(workers) as pool:
-        yield from pool.map(examine, paths, chunksize=32)
+        yield from pool.map(examine_index, paths, chunksize=32)
 
 
 def _stale(index: Index) -> np.ndarray:
@@ -154,7 +154,7 @@ def _read(path: Path) -> tuple[list[str], dict[str, np.ndarray]] | None:
         names = old["names"].tobytes().decode(errors="surrogateescape").split("\0")
         shapes = {"stats": (len(names), 3), "digests": (len(names), DIGEST), "flags": (len(names),)}
         whole = all(old[key].shape == shape for key, shape in {**shapes, "seen": (len(names),)}.items())
-        return (names, old) if whole and int(old["version"]) == VERSION else None
+        return (names, old) if whole and int(old["version"]) == _VERSION else None
     except Exception:  # whatever a damaged file makes numpy or zipfile say: it is made anew
         return None
 
@@ -163,7 +163,7 @@ def _keep(index: Index) -> None:
     """Write the index; where that cannot be, the next start looks at all files again."""
     text = "\0".join(index.listing.names).encode(errors="surrogateescape")
     columns = {
-        "version": np.array(VERSION),
+        "version": np.array(_VERSION),
         "names": np.frombuffer(text, np.uint8),
         "stats": index.listing.stats,
         "digests": index.digests,

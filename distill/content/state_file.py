@@ -35,7 +35,7 @@ AVERAGED = ("state_dict_ema", "model_ema", "ema", "ema_state_dict", "teacher_ema
 PREFIXES = ("module.", "_orig_mod.", "model.", "backbone.", "net.", "network.", "teacher.", "student.", "encoder.")
 LEFTOVERS = ("total_ops", "total_params")  # of profilers such as thop, which register them as buffers
 SUM = "sha256"  # in an export's metadata
-DEEPEST = 8  # wrappers around a state
+_DEEPEST = 8  # wrappers around a state
 # what old checkpoints hold beside tensors: numpy scalars and the run's options; none of it runs code
 _SCALAR, _ARRAY = np.float64(0).__reduce__()[0], np.empty(0).__reduce__()[0]
 HARMLESS: list[Any] = [
@@ -193,7 +193,7 @@ def _unwrap(path: Path, content: Any) -> State:
 
     Raises ValueError for a file that holds several states: which is meant, only its user knows.
     """
-    for _ in range(DEEPEST):
+    for _ in range(_DEEPEST):
         inner = _inner(path, content) if _is_mapping(content) else None
         if inner is None:
             break

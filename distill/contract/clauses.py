@@ -19,9 +19,9 @@ from distill.contract.world import CLASSES, PAIR, World, folder
 from distill.engine.trace import WAITS
 from distill.method import Losses, Method, Phase, Update
 
-PAIRS = (("cifar_vgg8", "cifar_MobileNetV2"), ("cifar_resnet8", "vit_tiny_patch16_224"),
+_PAIRS = (("cifar_vgg8", "cifar_MobileNetV2"), ("cifar_resnet8", "vit_tiny_patch16_224"),
          ("vit_tiny_patch16_224", "cifar_resnet8"))  # fmt: skip
-SHARE = 0.7
+_SHARE = 0.7
 
 
 class Broken(Exception):
@@ -102,8 +102,8 @@ def mixed_labels_change_what_reads_labels(world: World) -> None:
     for phase in method.phases():
         batch = world.begun(method, phase)[0]
         others = batch.labels.roll(1)
-        rows = SHARE * F.one_hot(batch.labels, CLASSES).float() + (1 - SHARE) * F.one_hot(others, CLASSES)
-        mixed = replace(batch, targets=Mixed(rows, others, torch.tensor(SHARE)))
+        rows = _SHARE * F.one_hot(batch.labels, CLASSES).float() + (1 - _SHARE) * F.one_hot(others, CLASSES)
+        mixed = replace(batch, targets=Mixed(rows, others, torch.tensor(_SHARE)))
         plain, other, both = (_losses(phase, each) for each in (batch, replace(batch, labels=others), mixed))
         for name in (name for name in plain if plain[name] != other[name]):
             if both[name] == plain[name]:
@@ -156,7 +156,7 @@ def no_step_waits_for_the_device(world: World) -> None:
     for phase in method.phases():
         batch = world.begun(method, phase)[0]
         for update in phase.updates:
-            with Waits() as seen:
+            with _Waits() as seen:
                 torch.stack(list(update.loss(batch).values())).sum().backward()
             if seen.found:
                 raise Broken(f"the step of '{update.name}' waits for the device: {_named(sorted(seen.found))}")
@@ -164,7 +164,7 @@ def no_step_waits_for_the_device(world: World) -> None:
 
 def another_pair_of_nets_works_or_is_refused_in_a_sentence(world: World) -> None:
     """VGG to MobileNet, CNN to ViT and back: finite losses, or a ValueError that names another method."""
-    for pair in PAIRS:
+    for pair in _PAIRS:
         try:
             method = world.method(pair)
         except ValueError as refusal:
@@ -192,7 +192,7 @@ CLAUSES: tuple[Callable[[World], None], ...] = (
 )
 
 
-class Waits(TorchDispatchMode):
+class _Waits(TorchDispatchMode):
     """Notes operations that wait on a GPU; what the step itself draws or counts on the host may be read."""
 
     def __init__(self) -> None:

@@ -13,7 +13,7 @@ import torch
 
 from distill import api
 from distill.batch import Batch
-from distill.config import RunSpec, build, class_of, load, resolve, thawed
+from distill.config import RunSpec, class_of, instantiate, load_node, resolve, thawed
 from distill.data import Data, DataInfo, Split
 from distill.engine.checkpoint import Checkpoints
 from distill.engine.fit import Fit, train_mode
@@ -24,13 +24,13 @@ from distill.models import build as build_net
 from distill.runtime import autocast, seed_everything
 from distill.signals import StopSignals
 
-CLASSES, SIZE, IMAGES, BATCH = 6, 16, 22, 8  # the last batch of eight holds six
+CLASSES, _SIZE, IMAGES, BATCH = 6, 16, 22, 8  # the last batch of eight holds six
 PAIR = ("cifar_resnet14", "cifar_resnet8")  # teacher, student
 SMALLER: dict[str, dict[str, Any]] = {
     "vit_tiny_patch16_224": {"patch_size": 4, "embed_dim": 32, "depth": 4, "num_heads": 2},
 }
-CPU = torch.device("cpu")
-SHORT = (f"schedule.batch_size={BATCH}", "schedule.epochs=2", "schedule.init_epochs=1", "device=cpu", "precision=fp32")
+_CPU = torch.device("cpu")
+_SHORT = (f"schedule.batch_size={BATCH}", "schedule.epochs=2", "schedule.init_epochs=1", "device=cpu", "precision=fp32")
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class World:
         teachers = [first if k == 0 else first.twin(seed=10 + k) for k in range(count)]
         for teacher in teachers:
             teacher.requires_grad_(False).eval()
-        made: Method = build(self.spec.method.node, student, teachers, self.data.info)
+        made: Method = instantiate(self.spec.method.node, student, teachers, self.data.info)
         return made
 
     def begun(self, method: Method, phase: Phase) -> list[Batch]:
@@ -72,7 +72,7 @@ class World:
 
     def fit(self, folder: Path) -> Fit:
         """The loop around a fresh method, with checkpoints in a folder."""
-        options = Options(lambda: autocast(CPU, "fp32"), log_every=2, save_seconds=1e9)
+        options = Options(lambda: autocast(_CPU, "fp32"), log_every=2, save_seconds=1e9)
         source, saves = self.data.source(batch_size=BATCH, seed=1), Checkpoints(folder)
         settings = thawed(self.spec.schedule.settings)
         return Fit(self.method(), source, lambda net: 0.0, settings, options, saves, Silent(), StopSignals())
@@ -90,9 +90,9 @@ class Silent:
 
 def world_of(name: str, settings: Sequence[str], config_dir: str | None) -> World:
     """The world of a method of conf/method, with settings such as plugins=[my_method]. Raises ValueError."""
-    node: Any = load("method", name) or {}
+    node: Any = load_node("method", name) or {}
     wanted = str((node.get("about") or {}).get("teachers", 1)).replace("n", "3")
-    words = [f"method={name}", *SHORT, "teacher=resnet14", "student=resnet8", "teacher.weights=none", *settings]
+    words = [f"method={name}", *_SHORT, "teacher=resnet14", "student=resnet8", "teacher.weights=none", *settings]
     if wanted.isdigit() and int(wanted) > 1:
         words.append(f"teacher.seeds=[{','.join(map(str, range(int(wanted))))}]")
     module = str(node.get("_target_")).rpartition(".")[0]
@@ -102,15 +102,15 @@ def world_of(name: str, settings: Sequence[str], config_dir: str | None) -> Worl
 
 
 def _net(name: str, seed: int) -> FeatureNet:
-    return build_net(name, CLASSES, size=SIZE, args=SMALLER.get(name, {}), seed=seed)
+    return build_net(name, CLASSES, size=_SIZE, args=SMALLER.get(name, {}), seed=seed)
 
 
 def _data() -> Data:
     generator = torch.Generator().manual_seed(0)
-    images = torch.randint(256, (IMAGES, SIZE, SIZE, 3), generator=generator, dtype=torch.uint8)
+    images = torch.randint(256, (IMAGES, _SIZE, _SIZE, 3), generator=generator, dtype=torch.uint8)
     labels, half = torch.arange(IMAGES) % CLASSES, (0.5, 0.5, 0.5)
     names = [str(k) for k in range(CLASSES)]
-    info = DataInfo("contract", CLASSES, IMAGES, 3, SIZE, half, half, labels, names)
+    info = DataInfo("contract", CLASSES, IMAGES, 3, _SIZE, half, half, labels, names)
     return Data(info, Split(images, labels), Split(images[:BATCH], labels[:BATCH]), pad=2, flip=True)
 
 

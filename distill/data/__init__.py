@@ -9,7 +9,7 @@ from distill.content.readers import READERS, Arrays, Part, register_reader
 from distill.data.arrays import ArraySource, evaluation_batches
 from distill.data.dataset import Adapt, Data
 from distill.data.info import DataInfo, Split
-from distill.data.loading import load
+from distill.data.loading import load_data
 
 if TYPE_CHECKING:
     from distill.data.folder import FolderSource
@@ -25,7 +25,7 @@ __all__ = [
     "Part",
     "Split",
     "evaluation_batches",
-    "load",
+    "load_data",
     "register_reader",
 ]
 

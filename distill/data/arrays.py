@@ -72,7 +72,7 @@ class Normaliser:
         return scaled.permute(0, 3, 1, 2)
 
 
-class Plan(NamedTuple):
+class _Plan(NamedTuple):
     """All that is random in an epoch of P images, on the device, in the order in which they are seen."""
 
     order: Tensor  # [P] int64: image order[k] is the k-th to be seen
@@ -152,7 +152,7 @@ class ArraySource:
         for step in range(start, self.steps):
             yield self._batch(plan, epoch, step)
 
-    def _batch(self, plan: Plan, epoch: int, step: int) -> Batch:
+    def _batch(self, plan: _Plan, epoch: int, step: int) -> Batch:
         part = part_of_epoch(self, step)
         rows, draws = plan.order[part], plan.draws[part]
         drawn = [draws] if plan.more is None else [draws, *plan.more[:, part]]
@@ -164,7 +164,7 @@ class ArraySource:
         batch = CroppedBatch(inputs=images, labels=self.split.labels[rows], index=rows, views=views, crop=crop)
         return mixed(batch, self.mixup, self.info.num_classes, self.seed, epoch, step)
 
-    def _plan(self, epoch: int) -> Plan:
+    def _plan(self, epoch: int) -> _Plan:
         places, device = self.places, self.split.images.device
         generator = seeded(self.seed, epoch)
         order, each_once = order_of(self, generator)
@@ -176,7 +176,7 @@ class ArraySource:
         if self.further:
             where = torch.randint(places, (self.further, len(order), 2), generator=generator)
             more = torch.cat([where, draws[:, 2:3].expand(self.further, -1, 1)], dim=2).to(device)
-        return Plan(order.to(device), draws.to(device), augment, more)
+        return _Plan(order.to(device), draws.to(device), augment, more)
 
     def augmented(self, generator: torch.Generator) -> Epoch | None:
         """What `augment` draws for an epoch, if there is one."""
@@ -254,7 +254,7 @@ class SharedSource(ArraySource):
     def __init__(self, *args: Any, prepare: Callable[[Batch], Batch] | None = None, **options: Any) -> None:
         super().__init__(*args, **options)
         self._prepare = prepare
-        self._planned: tuple[int, Plan] | None = None
+        self._planned: tuple[int, _Plan] | None = None
         self._latest: tuple[int, int, Batch] | None = None  # epoch and step, and the batch of that step
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:

@@ -21,11 +21,11 @@ class Stage(NamedTuple):
     rows: Tensor  # [N] on the device: places in the batch, sorted
     levels: Tensor  # [N] float32 on the device, in the order of rows: of operations on colours
     matrices: Tensor  # [N,6] int32 on the device, in the order of rows: of moves
-    counts: list[list[int]]  # a row a step: how many are of each of pil.GROUPS
+    counts: list[list[int]]  # a row a step: how many are of each of pil.OPERATION_GROUPS
 
     def __call__(self, images: Tensor, step: int, first: int) -> None:
         """Change images [B,C,H,W] in place; `first` is the position of the first of them."""
-        for name, count in zip(pil.GROUPS, self.counts[step], strict=True):
+        for name, count in zip(pil.OPERATION_GROUPS, self.counts[step], strict=True):
             part = slice(first, first + count)
             rows, first = self.rows[part], first + count
             if count and name == pil.MOVE:
@@ -94,12 +94,14 @@ def staged(
     """Operations numbered `drawn` [N] at magnitudes low + share [N] (high - low), sorted for the steps on the CPU."""
     low, high = torch.tensor(list(pil.RANGES.values()), dtype=torch.float64)[drawn].unbind(1)
     magnitudes = low + share * (high - low)
-    group = torch.tensor([pil.GROUPS.index(pil.MOVE if name in pil.MOVES else name) for name in pil.RANGES])[drawn]
+    group = torch.tensor([pil.OPERATION_GROUPS.index(pil.MOVE if name in pil.MOVES else name) for name in pil.RANGES])[
+        drawn
+    ]
     steps = steps or -(-len(drawn) // batch_size)
     step = (torch.arange(len(drawn)) // batch_size).clamp(max=steps - 1)
-    sorter = step * len(pil.GROUPS) + group
+    sorter = step * len(pil.OPERATION_GROUPS) + group
     order = torch.argsort(sorter, stable=True)
-    counts = torch.bincount(sorter, minlength=steps * len(pil.GROUPS)).view(steps, len(pil.GROUPS))
+    counts = torch.bincount(sorter, minlength=steps * len(pil.OPERATION_GROUPS)).view(steps, len(pil.OPERATION_GROUPS))
     rows = (torch.arange(len(drawn)) - step * batch_size)[order]
     matrices = pil.fixed(pil.moves(drawn, magnitudes, size))[order]
     levels = pil.levels(drawn, magnitudes)[order]

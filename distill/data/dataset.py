@@ -86,7 +86,7 @@ def check_classes(spec: DataSpec, class_names: list[str]) -> None:
         raise ValueError(f"dataset.num_classes is {given} but {found}: correct the key")
 
 
-def describe(spec: DataSpec, labels: np.ndarray, class_names: list[str], held_out: bool) -> DataInfo:
+def data_info(spec: DataSpec, labels: np.ndarray, class_names: list[str], held_out: bool) -> DataInfo:
     """DataInfo of the kept training labels [N]. ValueError when mean or std have not one value a channel."""
     chans = int(spec.in_chans)
     mean, std = (tuple(float(v) for v in values) for values in (spec.mean, spec.std))

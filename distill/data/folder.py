@@ -20,11 +20,11 @@ from distill.content.decode import Reading, reading_of
 from distill.content.index import indexed
 from distill.data.arrays import Normaliser, cropped, cut_up, mixed, order_of, part_of_epoch, seeded, steps_for
 from distill.data.class_batches import ClassBatches
-from distill.data.dataset import Adapt, Data, check_classes, describe, resize_of
+from distill.data.dataset import Adapt, Data, check_classes, data_info, resize_of
 from distill.data.info import DataInfo
 from distill.data.modality import Views, views_of
 from distill.data.select import of_classes, select, split_holdout
-from distill.data.told import Part, tell
+from distill.data.told import UsedImages, tell
 from distill.data.views import Images, Key, collate, shape_of
 from distill.data.waiting import Waits
 
@@ -193,10 +193,10 @@ def load_folder(spec: DataSpec, device: torch.device, adapt: Adapt | None = None
     check_settings(spec)
     rows, labels, kept_names = chosen_of(spec, whole, trained.listing.labels[whole], names)
     kept, held_out = split_holdout(labels, spec.holdout)
-    shown = Part(trained, rows[held_out], labels[held_out]) if len(held_out) else validation(spec, names)
+    shown = UsedImages(trained, rows[held_out], labels[held_out]) if len(held_out) else validation(spec, names)
     kept = kept[select(labels[kept], spec, kept_names)]
-    seen = Part(trained, rows[kept], labels[kept])
-    info = describe(spec, labels[kept], kept_names, held_out=bool(len(held_out)))
+    seen = UsedImages(trained, rows[kept], labels[kept])
+    info = data_info(spec, labels[kept], kept_names, held_out=bool(len(held_out)))
     keys = ("background", "value_range", "exif", "in_chans")
     reading = reading_of(**{key: getattr(spec, key) for key in keys})
     tell(seen, shown, reading)
@@ -206,7 +206,7 @@ def load_folder(spec: DataSpec, device: torch.device, adapt: Adapt | None = None
     return FolderData(described, train, test, pad=0, flip=bool(spec.flip), views=views)
 
 
-def validation(spec: DataSpec, names: list[str]) -> Part:
+def validation(spec: DataSpec, names: list[str]) -> UsedImages:
     """The images of root/val. Raises ValueError where it has not the classes `names`."""
     root = spec.root
     if not (root / "val").is_dir():
@@ -217,10 +217,10 @@ def validation(spec: DataSpec, names: list[str]) -> Part:
     index = indexed(root / "val", spec.workers)
     same_classes(root, names, index.listing.classes)
     whole = index.whole(spec.damaged)
-    return Part(index, *chosen_of(spec, whole, index.listing.labels[whole], names)[:2])
+    return UsedImages(index, *chosen_of(spec, whole, index.listing.labels[whole], names)[:2])
 
 
-def _split(part: Part, spec: DataSpec, reading: Reading, device: torch.device, depth: bool) -> FolderSplit:
+def _split(part: UsedImages, spec: DataSpec, reading: Reading, device: torch.device, depth: bool) -> FolderSplit:
     paths = part.paths()
     beside = depth_of(paths, spec.root) if depth else None
     return FolderSplit(paths, part.labels, spec.workers, device, beside, resize_of(spec), reading)

@@ -14,14 +14,14 @@ from distill.content.small_images import resized
 from distill.data.arrays import places
 from distill.data.augment import of as augment_of
 from distill.data.crops import bordered
-from distill.data.dataset import Adapt, Data, check_classes, describe, resize_of
+from distill.data.dataset import Adapt, Data, check_classes, data_info, resize_of
 from distill.data.download import fetched
 from distill.data.info import DataInfo, Split
 from distill.data.modality import views_of
 from distill.data.select import of_classes, select, split_holdout
 
 
-def load(spec: DataSpec, device: torch.device | str = "cpu", adapt: Adapt | None = None) -> Data:
+def load_data(spec: DataSpec, device: torch.device | str = "cpu", adapt: Adapt | None = None) -> Data:
     """The data set that a spec describes, on the device, with the keys that `adapt` changes.
 
     Downloads what is missing. Raises ValueError for an unknown name, files that are missing or damaged, and
@@ -50,7 +50,7 @@ def from_arrays(arrays: Arrays, spec: DataSpec, device: torch.device) -> Data:
         test = Part(train.images[held_out], train.labels[held_out])
     kept = kept[select(train.labels[kept], spec, names)]
     train = Part(train.images[kept], train.labels[kept])
-    info = describe(spec, train.labels, names, held_out=bool(len(held_out)))
+    info = data_info(spec, train.labels, names, held_out=bool(len(held_out)))
     seen, views = views_of(spec.views, info)
     pad, pad_mode = int(spec.pad), spec.pad_mode
     resize = resize_of(spec)

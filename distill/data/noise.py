@@ -11,7 +11,7 @@ from distill.batch import Batch
 from distill.data.arrays import cut_up, part_of_epoch, seeded
 from distill.runtime import sent
 
-STREAM = 0xD5  # tells these generators' keys from those of the sources that read images
+_STREAM = 0xD5  # tells these generators' keys from those of the sources that read images
 
 
 class NoiseSource:
@@ -30,7 +30,7 @@ class NoiseSource:
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """Yield the batches of an epoch (1-based) from step `start` on."""
         for step in range(start, self.steps):
-            generator = seeded(self.seed, epoch, step, STREAM)
+            generator = seeded(self.seed, epoch, step, _STREAM)
             noise = torch.randn(self.batch_size, self.latent, generator=generator)
             labels = torch.randint(self.num_classes, (self.batch_size,), generator=generator)
             yield Batch(
@@ -56,7 +56,7 @@ class MadeSource:
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """Yield the batches of an epoch (1-based) from step `start` on."""
         images, labels = self.images(), self.labels()
-        order = torch.randperm(len(labels), generator=seeded(self.seed, epoch, STREAM)).to(labels.device)
+        order = torch.randperm(len(labels), generator=seeded(self.seed, epoch, _STREAM)).to(labels.device)
         for step in range(start, self.steps):
             rows = order[part_of_epoch(self, step)]
             chosen = images[rows].contiguous(memory_format=torch.channels_last)

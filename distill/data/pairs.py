@@ -14,9 +14,9 @@ from distill.data.folder import FolderSource
 from distill.data.mixup import refuse_mixed
 from distill.data.waiting import Waits
 
-STREAM = 0x9A  # tells these generators' keys from those of the source's own plan
+_STREAM = 0x9A  # tells these generators' keys from those of the source's own plan
 
-Choice = Callable[[torch.Generator], Tensor]  # -> [N]: the image that is shown beside image i
+_Choice = Callable[[torch.Generator], Tensor]  # -> [N]: the image that is shown beside image i
 Shows = Callable[[Batch, int], Tensor]  # (batch, its step) -> [B,C,H,W]
 
 
@@ -27,7 +27,7 @@ class Beside:
     an epoch stays a pure function of (seed, epoch). Raises ValueError for sources of another kind, or that mix images.
     """
 
-    def __init__(self, source: Any, names: Sequence[str], choose: Choice) -> None:
+    def __init__(self, source: Any, names: Sequence[str], choose: _Choice) -> None:
         if not isinstance(source, ArraySource | FolderSource):
             raise ValueError(
                 f"{type(source).__name__} cannot show further images beside its own: use a data set of "
@@ -52,7 +52,7 @@ class Beside:
             yield batch
 
     def _from_arrays(self, source: ArraySource, number: int, epoch: int) -> Shows:
-        generator = seeded(source.seed, epoch, STREAM, number)
+        generator = seeded(source.seed, epoch, _STREAM, number)
         chosen, count = self.choose(generator), len(source.split)
         crops = torch.randint(source.places, (count, 2), generator=generator)
         flips = torch.randint(2, (count, 1), generator=generator) * int(source.flip)
@@ -74,13 +74,13 @@ class Beside:
 class _Shown(FolderSource):
     """The images that are shown beside another source's, in its order."""
 
-    def __init__(self, source: FolderSource, number: int, choose: Choice) -> None:
+    def __init__(self, source: FolderSource, number: int, choose: _Choice) -> None:
         super().__init__(**source.settings)
         self.waits = source.waits
         self.number, self.choose = number, choose
 
     def _plan(self, epoch: int) -> list[list[tuple[int, int | None]]]:
-        generator = seeded(self.seed, epoch, STREAM, self.number)
+        generator = seeded(self.seed, epoch, _STREAM, self.number)
         chosen = self.choose(generator).tolist()
         views = torch.randint(2**62, (len(self.split),), generator=generator).tolist()
         return [[(chosen[i], views[i]) for i, _ in batch] for batch in super()._plan(epoch)]

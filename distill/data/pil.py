@@ -30,7 +30,7 @@ RANGES: dict[str, tuple[float, float]] = {  # FixMatch's operations, with the ra
 }
 NUMBER = {name: k for k, name in enumerate(RANGES)}
 MOVES = ("Rotate", "ShearX", "ShearY", "TranslateX", "TranslateY")  # one operation, with another matrix each
-GROUPS = (IDENTITY, MOVE, *(name for name in RANGES if name not in (*MOVES, IDENTITY)))
+OPERATION_GROUPS = (IDENTITY, MOVE, *(name for name in RANGES if name not in (*MOVES, IDENTITY)))
 
 
 def fixed(matrices: Tensor) -> Tensor:
@@ -102,7 +102,7 @@ def blend(images: Tensor, other: Tensor | int, share: Tensor) -> Tensor:
     return part.add_(base).to(torch.uint8)
 
 
-def contrast(images: Tensor, share: Tensor) -> Tensor:
+def _contrast(images: Tensor, share: Tensor) -> Tensor:
     """Blend with the grey of each image's own mean."""
     luma = grey(images).flatten(1)
     mean = (2 * luma.sum(1, dtype=torch.int32) + luma.shape[1]) // (2 * luma.shape[1])
@@ -146,7 +146,7 @@ def operate(name: str, images: Tensor, level: Tensor) -> Tensor:
         "AutoContrast": lambda: autocontrast(images),
         "Brightness": lambda: blend(images, 0, level),
         "Color": lambda: blend(images, grey(images), level),
-        "Contrast": lambda: contrast(images, level),
+        "Contrast": lambda: _contrast(images, level),
         "Equalize": lambda: equalize(images),
         "Posterize": lambda: posterize(images, level),
         "Sharpness": lambda: blend(images, smooth(images), level),

@@ -16,7 +16,7 @@ from distill.data.arrays import ArraySource, seeded
 from distill.data.augment import Augment, square_up_to
 from distill.data.mixup import refuse_mixed
 
-STREAM = 0x57  # tells this generator's keys from those of the source's own plan
+_STREAM = 0x57  # tells this generator's keys from those of the source's own plan
 OPERATIONS, CUTOUT = 2, 0.5  # operations an image; the largest side of the blanked square, as a share of the image's
 FILL = (125, 123, 114)  # of the square, in colour images
 
@@ -56,7 +56,7 @@ class StrongSource:
         """Yield the batches of an epoch (1-based) from step `start` on."""
         source, size = self.source, self.source.batch_size
         count, device = source.shown, source.split.images.device
-        generator = seeded(source.seed, epoch, STREAM)
+        generator = seeded(source.seed, epoch, _STREAM)
         crops = torch.randint(source.places, (count, 2), generator=generator)
         flips = torch.randint(2, (count, 1), generator=generator) * int(source.flip)
         draws = torch.cat([crops, flips], dim=1).to(device)

@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass
-class Part:
+class UsedImages:
     """The images [M] of an index's rows that are used, and their labels int64 [M]."""
 
     index: Index
@@ -31,7 +31,7 @@ class Part:
         return np.ascontiguousarray(self.index.digests[self.rows]).view(f"V{self.index.digests.shape[1]}").ravel()
 
 
-def tell(train: Part, test: Part, reading: Reading) -> None:
+def tell(train: UsedImages, test: UsedImages, reading: Reading) -> None:
     """Log what decoding changes, which files are left out, and which images are in both parts.
 
     Raises ValueError for images whose range of values is not known, and for a dataset.value_range that none needs.

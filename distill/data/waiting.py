@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import torch
 
-Item = TypeVar("Item")
+_Item = TypeVar("_Item")
 
 
 class Waits:
@@ -28,7 +28,7 @@ class Waits:
         self._stream = stream
         self._marks.clear()
 
-    def during(self, items: Iterable[Item]) -> Iterator[Item]:
+    def during(self, items: Iterable[_Item]) -> Iterator[_Item]:
         """The items, each noted with the time in which it was waited for."""
         iterator = iter(items)
         while True:

@@ -26,7 +26,7 @@ import torch
 
 from distill.content.state_file import SUM, tensors_sum
 from distill.errors import NoValidCheckpoint, OtherVersion
-from distill.files import SaveError, plain, read_json, replacing, sweep, write_json, write_text
+from distill.files import SaveError, json_ready, read_json, replacing, sweep, write_json, write_text
 
 __all__ = [
     "Checkpoints",
@@ -35,8 +35,8 @@ __all__ = [
     "OtherVersion",
     "SaveError",
     "export",
-    "load",
-    "plain",
+    "load_state",
+    "json_ready",
     "read_json",
     "save",
     "write_json",
@@ -70,7 +70,7 @@ def save(path: str | Path, state: dict[str, Any]) -> None:
         file.write(data)
 
 
-def load(path: str | Path) -> dict[str, Any]:
+def load_state(path: str | Path) -> dict[str, Any]:
     """The state that `save` wrote to `path`, on the CPU, in the format of today.
 
     Raises CorruptCheckpoint if one bit differs, OtherVersion for a format that cannot be brought up to today's.
@@ -141,7 +141,7 @@ class Checkpoints:
         bad: dict[Path, CorruptCheckpoint] = {}
         for path in self.paths():
             try:
-                state = load(path)
+                state = load_state(path)
             except CorruptCheckpoint as error:
                 bad[path] = error
                 continue

@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 Measures = tuple[tuple[str, ...], Tensor]  # names of a step's losses, and their values on the device
 Work = Callable[[Batch], Measures]
 LARGE = 64  # pixels of an image above which launches are taken not to be what a step waits for
-PATIENCE = 6  # steps in a row that differ before a method is left to run eagerly
+_PATIENCE = 6  # steps in a row that differ before a method is left to run eagerly
 
 
 class Graph(Protocol):
@@ -60,7 +60,7 @@ class StaticBuffers:
 
     def __call__(self, batch: Batch) -> Batch:
         """Return the batch with tensors that every batch of its shape shares; those that lie here already stay."""
-        shape = shape_of(batch)
+        shape = _shape_of(batch)
         place = self._batches.get(shape)
         if place is None:
             place = self._batches[shape] = batch if batch in self else changed(batch, torch.clone)
@@ -86,7 +86,7 @@ class Recorded:
 
 
 @dataclass
-class Seen:
+class _Seen:
     """What is known of the steps of one shape."""
 
     steps: int = 0
@@ -123,7 +123,7 @@ class GraphedStep:
         self.make = make
         self.why: str | None = None  # steps run eagerly
         self.replayed = 0
-        self._buffers, self._seen = buffers or StaticBuffers(), dict[Any, Seen]()
+        self._buffers, self._seen = buffers or StaticBuffers(), dict[Any, _Seen]()
         self._generation, self._agreed, self._draws = 0, False, False
         if why:
             self._give_up(why)
@@ -141,7 +141,7 @@ class GraphedStep:
         with self._aside(batch):
             prepare()
             batch = self._buffers(batch)
-            seen = self._seen.setdefault(shape_of(batch), Seen())
+            seen = self._seen.setdefault(_shape_of(batch), _Seen())
             recorded = seen.recorded
             if recorded is None or recorded.generation != self._generation or not self._agreed:
                 return self._watch(batch, seen)
@@ -168,7 +168,7 @@ class GraphedStep:
         self.replayed += 1
         return recorded.names, recorded.values.clone()
 
-    def _watch(self, batch: Batch, seen: Seen) -> Measures:
+    def _watch(self, batch: Batch, seen: _Seen) -> Measures:
         """Do a step eagerly, compare it with the one before, and record it when they are alike."""
         seen.steps += 1
         if seen.steps == 1:  # makes what is made at first use, momentum for one
@@ -186,14 +186,14 @@ class GraphedStep:
             self._give_up(trace.waits[0])
         elif changed:
             self._give_up(f"each step changes {changed[0]}")
-        elif seen.different > PATIENCE:
+        elif seen.different > _PATIENCE:
             self._give_up("no two of its steps are the same")
         elif same:
             seen.different = 0
             self._record(batch, seen)
         return measures
 
-    def _record(self, batch: Batch, seen: Seen) -> None:
+    def _record(self, batch: Batch, seen: _Seen) -> None:
         """Record a step, unless it is; from now on this epoch's steps are known to be what was recorded."""
         if seen.recorded is None or seen.recorded.generation != self._generation:
             graph = self.make(self.stream)
@@ -228,7 +228,7 @@ class GraphedTeacher:
         self._recorded: dict[Any, tuple[Graph, Outputs]] = {}
 
     def __call__(self, teacher: FeatureNet, batch: Batch) -> Outputs:
-        key, static = (id(teacher), shape_of(batch)), batch in self.buffers
+        key, static = (id(teacher), _shape_of(batch)), batch in self.buffers
         if not static or key not in self._asked:
             self._asked |= {key} if static else set()
             return self.asks(teacher, batch)
@@ -253,7 +253,7 @@ def tensors(record: Any) -> dict[str, Tensor]:
     }
 
 
-def shape_of(batch: Batch) -> Any:
+def _shape_of(batch: Batch) -> Any:
     """What batches have in common that one graph can serve."""
     return tuple((name, tensor.shape, tensor.stride(), tensor.dtype) for name, tensor in tensors(batch).items())
 

@@ -12,7 +12,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from distill.config import DataSpec, ScheduleSpec, load
+from distill.config import DataSpec, ScheduleSpec, load_node
 from distill.data import Adapt
 
 SMALL, MEDIUM = 20_000, 500_000  # training images below which a data set is small, or medium-sized
@@ -41,7 +41,7 @@ def resolution(height: int, width: int) -> tuple[int, int]:
     return LOW if height * width < 96 * 96 else HIGH
 
 
-def asked(schedule: Mapping[str, Any]) -> bool:
+def _asked(schedule: Mapping[str, Any]) -> bool:
     """Whether a schedule is to follow the rule. Raises ValueError for one that is not known."""
     rule = schedule.get("rule")
     if rule not in (None, "hyperrule"):
@@ -56,9 +56,9 @@ def adapt(schedule: ScheduleSpec, dataset: DataSpec) -> Adapt | None:
 
     Raises ValueError where the command sets one of these keys: it would be overruled without a word.
     """
-    if not asked(schedule.settings):
+    if not _asked(schedule.settings):
         return None
-    usual: Any = load("dataset", dataset.kind) or {}
+    usual: Any = load_node("dataset", dataset.kind) or {}
     for key in RESOLUTION:
         if (value := getattr(dataset, key)) != usual.get(key, value):
             raise ValueError(
@@ -81,7 +81,7 @@ def by_rule(schedule: Mapping[str, Any], images: int) -> Mapping[str, Any]:
     rate that has fallen to a tenth four times. `drawn`: where there are fewer images than a batch has, the steps of an
     epoch, whose batches are drawn with replacement; else 0. Raises ValueError for a rule that is not known.
     """
-    if not asked(schedule):
+    if not _asked(schedule):
         return schedule
     batch = int(schedule["batch_size"])
     drawn = DRAWN_STEPS if images < batch else 0

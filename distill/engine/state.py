@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Watcher(Protocol):
-    """What the loop tells of its progress; see run.Watch."""
+    """What the loop tells of its progress; see record.reporter.Reporter."""
 
     def begin_epoch(self, phase: str, epoch: int, epochs: int, epochs_left: int, steps: int) -> None: ...
     def step(self, row: dict[str, Any]) -> None: ...

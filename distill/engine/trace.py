@@ -29,7 +29,7 @@ def tracing() -> bool:
     return _tracing > 0
 
 
-class Trace(TorchDispatchMode):
+class _Trace(TorchDispatchMode):
     """The operations that pass by, as comparable values.
 
     A tensor made since the start is known by the operation that made it, any other by its place in memory.
@@ -41,7 +41,7 @@ class Trace(TorchDispatchMode):
         self.waits: list[str] = []  # what of it ties the device to the host
         self._made: dict[int, int] = {}
 
-    def __enter__(self) -> Trace:
+    def __enter__(self) -> _Trace:
         global _tracing
         _tracing += 1
         super().__enter__()
@@ -80,10 +80,10 @@ class Trace(TorchDispatchMode):
         return value if value is None or isinstance(value, bool | int | float | str) else str(value)
 
 
-def traced(step: Callable[[], Any], roots: Mapping[str, Any], device: torch.device) -> tuple[Any, Trace, list[str]]:
+def traced(step: Callable[[], Any], roots: Mapping[str, Any], device: torch.device) -> tuple[Any, _Trace, list[str]]:
     """Run `step`; return its result, its trace, and what it changed in Python: what hangs from `roots`, generators."""
     before = _host_state(roots, device)
-    with Trace() as trace:
+    with _Trace() as trace:
         result = step()
     after = _host_state(roots, device)
     return result, trace, sorted(name for name in before | after if before.get(name) != after.get(name))

@@ -8,7 +8,7 @@ from typing import Any
 
 from distill import config, trained
 from distill.export.facts import KEY
-from distill.export.write import write
+from distill.export.write import export_run
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,7 +32,7 @@ def run(options: argparse.Namespace) -> None:
         raise ValueError(f"--threads is {options.threads}: give at least 1")
     opened = trained.open_run(options.run)
     folder = options.to or opened.folder / "export"
-    content = write(opened, folder, with_onnx=options.onnx, best=options.best, threads=options.threads)
+    content = export_run(opened, folder, with_onnx=options.onnx, best=options.best, threads=options.threads)
     print("\n".join(_said(folder, content)))
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from distill import config
 from distill.config import DataSpec
 from distill.content.decode import reading_of
-from distill.data import Data, DataInfo, load
+from distill.data import Data, DataInfo, load_data
 from distill.data.modality import View, make_view
 from distill.data.views import Images
 from distill.export.facts import CENTER, Facts
@@ -27,7 +27,7 @@ def data_of(facts: Facts, settings: Sequence[str], device: torch.device) -> Data
 
     Raises ValueError for a setting or data set that is not known, and for data of other classes than the net's.
     """
-    data = load(node_of(facts, settings), device)
+    data = load_data(node_of(facts, settings), device)
     if data.info.class_names != list(facts.classes):
         pairs = zip(data.info.class_names, facts.classes, strict=False)
         odd = next((f"'{one}' in place of '{other}'" for one, other in pairs if one != other), "others")
@@ -40,7 +40,7 @@ def node_of(facts: Facts, settings: Sequence[str]) -> DataSpec:
     """The node of that data set: another one is brought to size, channels, constants and views of the net's own."""
     asked = {key: value for key, _, value in (text.partition("=") for text in settings)}
     name = asked.pop("dataset", None) or str(facts.dataset["name"])
-    known: Any = config.load("dataset", name)
+    known: Any = config.load_node("dataset", name)
     if name != facts.dataset["name"]:
         if known is None:
             raise ValueError(f"there is no dataset '{name}': {config.did_you_mean(name, config.options('dataset'))}")
@@ -50,7 +50,7 @@ def node_of(facts: Facts, settings: Sequence[str]) -> DataSpec:
         whole = {} if known.get("kind") == "folder" else {"resize": True}
         node = {str(key): config.plain(known, str(key)) for key in known} | shown | whole
     else:
-        kind: Any = known or config.load("dataset", str(facts.dataset.get("kind"))) or {}
+        kind: Any = known or config.load_node("dataset", str(facts.dataset.get("kind"))) or {}
         where = {key: config.plain(kind, key) for key in ("root", "workers") if key in kind}
         node = {**where, **facts.dataset}
     for key, value in asked.items():
@@ -113,7 +113,7 @@ def _view(facts: Facts) -> View:
     return make_view(facts.view, pixels, depth=False)
 
 
-def constants(facts: Facts) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def constants_of_data(facts: Facts) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """The mean and std by which the net's data set gives it images."""
     view = _view(facts)
     return view.mean, view.std

@@ -22,7 +22,7 @@ from distill.files import write_json
 from distill.models import FeatureNet
 from distill.record.progress import final_table
 
-EQUAL = 0.005  # in percent: half of the last digit that is shown
+_EQUAL = 0.005  # in percent: half of the last digit that is shown
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -66,7 +66,7 @@ def run(options: argparse.Namespace) -> None:
 def note(facts: Facts, measured: Sequence[float]) -> str | None:
     """Why a record in fewer bits may differ from what is measured; None where it does not."""
     recorded = facts.accuracy
-    if facts.precision == "fp32" or recorded is None or all(abs(each - recorded) < EQUAL for each in measured):
+    if facts.precision == "fp32" or recorded is None or all(abs(each - recorded) < _EQUAL for each in measured):
         return None
     return f"The record is of {facts.precision}, where rounding decides a few images: precision=fp32 is exact."
 
@@ -93,7 +93,7 @@ def _data(shipped: Shipped, settings: list[str], device: torch.device) -> Data:
 
 
 def _row(scored: dict[str, float], recorded: float | None) -> tuple[Any, ...]:
-    equal = recorded is not None and abs(scored["accuracy"] - recorded) < EQUAL
+    equal = recorded is not None and abs(scored["accuracy"] - recorded) < _EQUAL
     beside = "" if recorded is None else "equal" if equal else f"{recorded:.2f} %"
     return (
         f"{scored['accuracy']:.2f} %", f"{scored['top5']:.2f} %", scored["errors"], f"{scored['nll']:.4f}", beside,

@@ -69,7 +69,7 @@ class Session(nn.Module):
         return 1000 * median(taken)
 
 
-def write(model: nn.Module, shape: tuple[int, int, int], path: Path, name: str) -> None:
+def write_onnx(model: nn.Module, shape: tuple[int, int, int], path: Path, name: str) -> None:
     """Write the net images [B,C,S,S] -> logits [B,K] for any B. Raises ValueError where torch cannot export it."""
     needs()
     try:

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from distill import config, runtime
-from distill.export.data import batches, constants, files_of
+from distill.export.data import batches, constants_of_data, files_of
 from distill.export.shipped import Shipped, open_shipped
 from distill.files import write_text
 from distill.terminal import cell, printable
@@ -50,7 +50,7 @@ def predictions(
 ) -> Iterator[tuple[Path, str, float]]:
     """(file, class, probability) of the `top` most probable classes of each image, most probable first."""
     facts, rest = shipped.facts, iter(files)
-    net = shipped.for_data(*constants(facts)).to(device)
+    net = shipped.for_data(*constants_of_data(facts)).to(device)
     for images in batches(facts, files, device):
         output = net(images)
         logits = output if isinstance(output, torch.Tensor) else output.logits

@@ -17,7 +17,7 @@ from distill.export.facts import KEY, Facts, facts_of
 from distill.files import read_json
 from distill.models import FeatureNet, build
 from distill.models.quant_file import FILE, named_by_bits, read_quantized
-from distill.run_folder import BEST, STUDENT
+from distill.run_folder import BEST, STUDENT_FILE
 from distill.trained import Trained
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
@@ -59,7 +59,7 @@ def open_shipped(path: str | Path, device: torch.device, best: bool = False) -> 
 
 def of_run(run: Trained, device: torch.device, best: bool = False) -> Shipped:
     """A run's student, after its last or its best epoch; a quantised one computes with its bits."""
-    net, bits = student(run, device, best)
+    net, bits = shipped_student(run, device, best)
     classes = run.result.document.get("classes")
     if classes is None:  # of a version before they were recorded
         classes = trained.get_data(run, device).info.class_names
@@ -68,11 +68,11 @@ def of_run(run: Trained, device: torch.device, best: bool = False) -> Shipped:
     return Shipped(run.folder, net, facts, run=run)
 
 
-def student(
+def shipped_student(
     run: Trained, device: torch.device, best: bool = False, coded: bool = False
 ) -> tuple[FeatureNet, str | None]:
     """A run's student and, where it is quantised, what its bits are called; coded: see `read_quantized`."""
-    net, file = trained.student(run, device, BEST if best else STUDENT), run.folder / FILE
+    net, file = trained.student(run, device, BEST if best else STUDENT_FILE), run.folder / FILE
     if "quantized" not in run.result.document:
         return net, None
     if best:

@@ -16,26 +16,26 @@ from distill.engine.checkpoint import export
 from distill.export import onnx_file
 from distill.export.card import card
 from distill.export.facts import CROP, KEY, Facts
-from distill.export.shipped import CONFIG, WEIGHTS, as_timm_loads, of_run, packed, student
-from distill.files import plain, write_json, write_text
+from distill.export.shipped import CONFIG, WEIGHTS, as_timm_loads, of_run, packed, shipped_student
+from distill.files import json_ready, write_json, write_text
 from distill.models import FeatureNet, build
 from distill.models.families import CONSTRUCTORS, SIZED
 from distill.models.quant_file import FILE
 from distill.trained import Trained
 
-CPU = torch.device("cpu")
+_CPU = torch.device("cpu")
 TOLERANCE = 1e-3  # of the largest logit: what a file's answers may differ by from the net's
 VIEWED = {"gray": 1, "L": 1, "depth": 1, "ab": 2}  # channels of dataset.views
-ROUNDING = 0.1  # the same where inputs are rounded: a value near a half may fall to either side
+_ROUNDING = 0.1  # the same where inputs are rounded: a value near a half may fall to either side
 
 
-def write(run: Trained, folder: Path, *, with_onnx: bool, best: bool = False, threads: int = 1) -> dict[str, Any]:
+def export_run(run: Trained, folder: Path, *, with_onnx: bool, best: bool = False, threads: int = 1) -> dict[str, Any]:
     """Write config.json, weights, README.md, and an ONNX file where asked; return config.json.
 
     Raises ValueError for a student that timm cannot make where no ONNX file is asked for, and for files whose answers
     are not the net's.
     """
-    shipped = of_run(run, CPU, best)
+    shipped = of_run(run, _CPU, best)
     facts, net = shipped.facts, shipped.net
     assert isinstance(net, FeatureNet)
     if facts.bits is None and facts.model is None and not with_onnx:
@@ -101,7 +101,9 @@ def _arguments(net: FeatureNet) -> dict[str, Any]:
     elif net.name not in CONSTRUCTORS and _is_fixed(net):
         known.setdefault("img_size", net.size)
     own = ("stages", "pretrained", "cache_dir", "checkpoint_path")
-    return {key: value for key, value in plain(known).items() if key not in own and not key.startswith("pretrained_")}
+    return {
+        key: value for key, value in json_ready(known).items() if key not in own and not key.startswith("pretrained_")
+    }
 
 
 def _known(net: FeatureNet) -> dict[str, Any]:
@@ -129,8 +131,8 @@ def _weights(run: Trained, facts: Facts, net: FeatureNet, folder: Path) -> str |
 def _onnx(run: Trained, facts: Facts, net: FeatureNet, folder: Path, best: bool, threads: int) -> dict[str, Any]:
     """Write the ONNX file, compare its answers with the net's, time it beside the teachers'."""
     name = f"model.{facts.bits}.onnx" if facts.bits else "model.onnx"
-    coded = student(run, CPU, best, coded=True)[0] if facts.bits else net
-    onnx_file.write(Answers(coded), facts.shape, folder / name, net.name)
+    coded = shipped_student(run, _CPU, best, coded=True)[0] if facts.bits else net
+    onnx_file.write_onnx(Answers(coded), facts.shape, folder / name, net.name)
     session = onnx_file.Session(folder / name, threads)
     return {
         "file": name,
@@ -145,7 +147,7 @@ def _onnx(run: Trained, facts: Facts, net: FeatureNet, folder: Path, best: bool,
 def compared(made: nn.Module, net: nn.Module, facts: Facts, where: Path) -> dict[str, float]:
     """How far the answers of a written file are from the net's. Raises ValueError where that is no rounding."""
     difference, largest = onnx_file.difference(net, made, facts.shape)
-    if not difference <= largest * (ROUNDING if facts.bits else TOLERANCE):
+    if not difference <= largest * (_ROUNDING if facts.bits else TOLERANCE):
         raise ValueError(
             f"{where} answers otherwise than {facts.student}: by {difference:.3g}, of logits up to {largest:.3g}"
         )
@@ -161,7 +163,7 @@ def _taught(run: Trained, spec: TeacherSpec, classes: int, threads: int) -> floa
         file = Path(made) / "teacher.onnx"
         try:
             net = build(spec.model, classes, in_chans=chans, size=size, args=thawed(spec.args), seed=0)
-            onnx_file.write(net.model, (chans, size, size), file, net.name)
+            onnx_file.write_onnx(net.model, (chans, size, size), file, net.name)
         except ValueError as error:
             return f"not measured ({error})"
         return onnx_file.Session(file, threads).milliseconds((chans, size, size))

@@ -13,7 +13,7 @@ from distill.method import Losses, Method, Nets
 from distill.models import Outputs
 from distill.parts.products import rows
 
-EPS = 1e-6
+_EPS = 1e-6
 
 
 @full_precision
@@ -24,7 +24,7 @@ def afd_loss(student: Tensor, teacher: Tensor, scores: Tensor) -> Tensor:
     C.
     """
     rho = scores / scores.sum(1, keepdim=True)
-    s, t = (x / (torch.linalg.vector_norm(x, dim=1, keepdim=True) + EPS) for x in (rows(student), rows(teacher)))
+    s, t = (x / (torch.linalg.vector_norm(x, dim=1, keepdim=True) + _EPS) for x in (rows(student), rows(teacher)))
     return (rho * (s - t).square().mean(1)).sum(1).mean()
 
 

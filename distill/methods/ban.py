@@ -12,7 +12,7 @@ from distill.losses import full_precision, kl_div
 from distill.method import Nets
 from distill.parts.generations import Generations
 
-VARIANTS = ("plain", "cwtm", "dkpp")
+_VARIANTS = ("plain", "cwtm", "dkpp")
 
 
 @full_precision
@@ -45,8 +45,8 @@ class BAN(Generations):
 
     def __init__(self, *nets: *Nets, variant: str, **common: Any) -> None:
         super().__init__(*nets, **common)
-        if variant not in VARIANTS:
-            raise ValueError(f"method.variant is {variant!r}: it is one of {', '.join(VARIANTS)}.")
+        if variant not in _VARIANTS:
+            raise ValueError(f"method.variant is {variant!r}: it is one of {', '.join(_VARIANTS)}.")
         self.variant = variant
 
     def inherit(self, logits: Tensor, taught: Tensor, batch: Batch) -> Tensor:

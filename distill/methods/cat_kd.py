@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from distill.batch import Batch
 from distill.losses import full_precision
 from distill.method import Losses, Method, Nets
-from distill.methods.srrl import linear_layer, look
+from distill.methods.srrl import linear_layer, probe_outputs
 from distill.models import FeatureNet, Outputs
 from distill.models.reading import evaluating, frozen_statistics
 
@@ -99,7 +99,7 @@ class CATKD(Method):
     def _is_pointwise(self, net: FeatureNet) -> bool:
         """Whether the logits are the mean over positions; ValueError where there are no class activation maps
         at all."""
-        seen, bias = look(net), linear_layer(net).bias
+        seen, bias = probe_outputs(net), linear_layer(net).bias
         try:
             with torch.no_grad(), evaluating(net):
                 means = pointwise_cams(net, seen.features[-1]).mean((2, 3))

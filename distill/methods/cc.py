@@ -14,7 +14,7 @@ from distill.losses import full_precision
 from distill.method import Losses, Method, Nets
 from distill.models import Outputs
 
-FORMS = ("neighbours", "kernel")
+_FORMS = ("neighbours", "kernel")
 
 
 @full_precision
@@ -60,7 +60,7 @@ class CC(Method):
     ) -> None:
         student, _, _ = nets
         super().__init__(*nets, **common)
-        if form not in FORMS:
+        if form not in _FORMS:
             raise ValueError(f"method.form is {form!r}: give neighbours (CRD tables) or kernel (the paper).")
         self.weight, self.form, self.gamma, self.order = weight, form, gamma, order
         if form == "neighbours":

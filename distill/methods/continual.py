@@ -17,7 +17,7 @@ from distill.models import FeatureNet
 
 SCENARIOS = ("task", "domain", "class")
 STRATEGIES = ("none", "lwf", "joint")
-REDUCTIONS = ("mean", "sum")
+_REDUCTIONS = ("mean", "sum")
 
 
 @full_precision
@@ -93,7 +93,7 @@ class Continual(Method):
         student, _, data = nets
         super().__init__(student, (), data, ce=ce, temperature=temperature, kd=0.0)
         for name, value, allowed in (
-            ("scenario", scenario, SCENARIOS), ("strategy", strategy, STRATEGIES), ("reduction", reduction, REDUCTIONS)
+            ("scenario", scenario, SCENARIOS), ("strategy", strategy, STRATEGIES), ("reduction", reduction, _REDUCTIONS)
         ):  # fmt: skip
             if value not in allowed:
                 raise ValueError(f"method.{name} is {value!r}: it is one of {', '.join(allowed)}.")

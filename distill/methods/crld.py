@@ -11,7 +11,7 @@ from distill.data.strong import StrongSource
 from distill.losses import full_precision
 from distill.method import Losses, Method, Nets, Phase, Update
 
-Pair = tuple[Tensor, Tensor]
+_Pair = tuple[Tensor, Tensor]
 
 
 def soft_losses(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
@@ -21,7 +21,7 @@ def soft_losses(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
 
 
 @full_precision
-def view_losses(weak: Pair, strong: Pair, temperature: float, sure_weak: float, sure_strong: float) -> Pair:
+def view_losses(weak: _Pair, strong: _Pair, temperature: float, sure_weak: float, sure_strong: float) -> _Pair:
     """(within, across) of two views, each the logits [B,K] of student and teacher.
 
     within: each view's soft targets for the same view of the student, of the samples of whose weak view the teacher's

@@ -35,7 +35,7 @@ class CrossModalSupervision(InitThenTrain):
     def __init__(self, *nets: *Nets, stage: int, **common: Any) -> None:
         student, _, _ = nets
         super().__init__(*nets, **common)
-        self.of_student, self.of_teacher = (place(net, stage) for net in (student, self.teacher))
+        self.of_student, self.of_teacher = (stage_index(net, stage) for net in (student, self.teacher))
         mine, theirs = student.shapes[self.of_student], self.teacher.shapes[self.of_teacher]
         self.regressor = None if mine == theirs else conv_regressor(mine, theirs, relu=False)
 
@@ -49,7 +49,7 @@ class CrossModalSupervision(InitThenTrain):
         return [] if self.regressor is None else [self.regressor]
 
 
-def place(net: FeatureNet, stage: int) -> int:
+def stage_index(net: FeatureNet, stage: int) -> int:
     """The 0-based number of a stage; ValueError names the stages that a net has."""
     count = len(net.shapes)
     if not 1 <= abs(stage) <= count:

@@ -13,8 +13,8 @@ from distill.losses import full_precision
 from distill.method import Method, Nets
 from distill.methods.kd import standardize as z_score
 
-KINDS = ("global", "instance")
-EPS = 1e-7
+_KINDS = ("global", "instance")
+_EPS = 1e-7
 
 
 class Reverse(torch.autograd.Function):
@@ -48,7 +48,7 @@ def tempered_loss(student: Tensor, teacher: Tensor, temperature: Tensor) -> Tens
     log_student = F.log_softmax(student / temperature, dim=1)
     log_teacher = F.log_softmax(teacher / temperature, dim=1)
     if temperature.ndim == 2:
-        log_teacher = (log_teacher.exp() + EPS).log()
+        log_teacher = (log_teacher.exp() + _EPS).log()
     kl = F.kl_div(log_student, log_teacher, reduction="none", log_target=True).sum(dim=1, keepdim=True)
     return (temperature**2 * kl).mean()
 
@@ -70,7 +70,7 @@ class CTKD(Method):
     ) -> None:
         student, _, _ = nets
         super().__init__(*nets, ce=ce, kd=kd, temperature=1.0)
-        if kind not in KINDS:
+        if kind not in _KINDS:
             raise ValueError(f"method.kind is {kind!r}: give global (one theta) or instance (one a sample).")
         if t_start <= 0 or t_span < 0:
             raise ValueError(f"method.t_start={t_start}, t_span={t_span} allow temperature 0: use 1 and 20.")

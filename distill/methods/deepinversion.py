@@ -14,7 +14,7 @@ from distill.data.noise import MadeSource
 from distill.losses import full_precision
 from distill.method import Losses, Nets, Phase, Update
 from distill.models import FeatureNet
-from distill.parts.datafree import BatchNormInputs, DataFree, Restarted
+from distill.parts.datafree import BatchNormInputs, DataFree, WarmRestarts
 from distill.parts.made_images import CropFlip, Ring
 
 
@@ -120,7 +120,7 @@ class DeepInversion(DataFree):
         )
 
     def phases(self) -> list[Phase]:
-        images = Update("images", self.image_loss, [self.canvas], self.image_optimizer, stepper=Restarted)
+        images = Update("images", self.image_loss, [self.canvas], self.image_optimizer, stepper=WarmRestarts)
         student = Update("student", self.student_loss, [self.student])
         return [
             Phase("invert", [images], self.batches, source=self.noise, begin=self.invert, evaluates=False),

@@ -14,9 +14,9 @@ from distill.method import Losses, Method, Nets, Phase, Update
 from distill.methods.dkd import other_classes, target_loss
 from distill.methods.kd import standardize as z_score
 from distill.models import Outputs
-from distill.parts.split_momentum import Part, SplitStepper
+from distill.parts.split_momentum import MomentumPart, SplitStepper
 
-FORMS = ("authors", "paper")
+_FORMS = ("authors", "paper")
 
 
 @full_precision
@@ -48,7 +48,7 @@ class DeepStepper(SplitStepper):
 
     method = "deepkd"
 
-    def parts(self, momentum: float, options: dict[str, Any]) -> list[Part]:
+    def parts(self, momentum: float, options: dict[str, Any]) -> list[MomentumPart]:
         deltas, form = options.pop("deepkd_deltas"), options.pop("deepkd_form")
         task, target, others = (momentum + float(delta) for delta in deltas)
         if not all(0 <= value < 1 for value in (task, target, others)):
@@ -57,9 +57,9 @@ class DeepStepper(SplitStepper):
             )
         authors = form == "authors"
         return [
-            Part(("ce",), target if authors else task, decays=not authors),
-            Part(("nckd",), others),
-            Part(("tckd",), target, decays=authors),
+            MomentumPart(("ce",), target if authors else task, decays=not authors),
+            MomentumPart(("nckd",), others),
+            MomentumPart(("tckd",), target, decays=authors),
         ]
 
 
@@ -75,8 +75,8 @@ class DeepKD(Method):
         warmup_epochs: int, top_k: int, standardize: bool, deltas: Sequence[float], form: str
     ) -> None:
         super().__init__(*nets, ce=ce, temperature=temperature, kd=0.0)
-        if form not in FORMS:
-            raise ValueError(f"method.form is {form!r}: it is one of {', '.join(FORMS)}.")
+        if form not in _FORMS:
+            raise ValueError(f"method.form is {form!r}: it is one of {', '.join(_FORMS)}.")
         if len(deltas) != 3:
             raise ValueError(f"method.deltas is {list(deltas)}: give three, for task, target and other classes.")
         if not ce or top_k < 0:

@@ -13,13 +13,13 @@ from distill.losses import full_precision
 from distill.method import Losses, Method, Nets
 from distill.models import Outputs
 
-EPS = 1e-8
+_EPS = 1e-8
 
 
 def pearson(a: Tensor, b: Tensor) -> Tensor:
     """Return the correlation [R] of each row of a and b [R,N], Pearson's; 0 for a constant row."""
     a, b = a - a.mean(dim=1, keepdim=True), b - b.mean(dim=1, keepdim=True)
-    return (a * b).sum(dim=1) / (vector_norm(a, dim=1) * vector_norm(b, dim=1) + EPS)
+    return (a * b).sum(dim=1) / (vector_norm(a, dim=1) * vector_norm(b, dim=1) + _EPS)
 
 
 @full_precision

@@ -6,9 +6,9 @@ from typing import Any
 
 from distill.method import Nets, Phase, Update
 from distill.methods.kd import KD
-from distill.parts.split_momentum import Part, SplitStepper
+from distill.parts.split_momentum import MomentumPart, SplitStepper
 
-TASK = "ce"  # the loss whose gradient is the task's; all others are distillation
+_TASK = "ce"  # the loss whose gradient is the task's; all others are distillation
 
 
 class DotStepper(SplitStepper):
@@ -20,11 +20,11 @@ class DotStepper(SplitStepper):
 
     method = "dot"
 
-    def parts(self, momentum: float, options: dict[str, Any]) -> list[Part]:
+    def parts(self, momentum: float, options: dict[str, Any]) -> list[MomentumPart]:
         delta = float(options.pop("dot_delta"))
         if not 0 <= momentum - delta <= momentum + delta < 1:
             raise ValueError(f"method.delta={delta} takes momentum {momentum} out of [0, 1): 0.075 is usual.")
-        return [Part((TASK,), momentum - delta, decays=True), Part((), momentum + delta)]
+        return [MomentumPart((_TASK,), momentum - delta, decays=True), MomentumPart((), momentum + delta)]
 
 
 class DOT(KD):

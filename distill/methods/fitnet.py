@@ -16,7 +16,7 @@ from distill.parts.products import rows
 
 
 @full_precision
-def hint_loss(regressed: Tensor, hint: Tensor) -> Tensor:
+def _hint_loss(regressed: Tensor, hint: Tensor) -> Tensor:
     """Mean squared error of the regressed student map and the teacher's hint, both [B,C,H,W] (eq. 3)."""
     return F.mse_loss(rows(regressed), rows(hint))
 
@@ -61,7 +61,7 @@ class FitNet(Method):
 
     def hint(self, student: Outputs, teacher: Outputs) -> Tensor:
         regressed = self.regressor(student.features[self.hint_stage - 1])
-        return hint_loss(regressed, teacher.features[self.hint_stage - 1])
+        return _hint_loss(regressed, teacher.features[self.hint_stage - 1])
 
     def hint_only(self, batch: Batch) -> Losses:
         """Loss of the first phase: nothing but the hint."""

@@ -18,7 +18,7 @@ from distill.models import Outputs
 from distill.parts.products import rows
 from distill.parts.two_phase import CONSTANT
 
-FORMS = ("collapsed", "paper")
+_FORMS = ("collapsed", "paper")
 
 
 @full_precision
@@ -82,8 +82,8 @@ class FT(Method):
     ) -> None:
         student, _, _ = nets
         super().__init__(*nets, **common)
-        if form not in FORMS:
-            raise ValueError(f"method.form is {form!r}: factor transfer has the forms {' and '.join(FORMS)}.")
+        if form not in _FORMS:
+            raise ValueError(f"method.form is {form!r}: factor transfer has the forms {' and '.join(_FORMS)}.")
         if init_epochs < 1:
             raise ValueError("method.init_epochs is 0, but ft compares factors of a trained paraphraser: use 30.")
         channels, width = self.teacher.channels[-1], student.channels[-1]

@@ -14,7 +14,7 @@ from distill.method import Losses, Method, Nets
 from distill.models import Outputs
 from distill.parts.products import Gram, rows
 
-EPS = 1e-12
+_EPS = 1e-12
 
 
 def edges(feature: Tensor) -> Tensor:
@@ -23,7 +23,7 @@ def edges(feature: Tensor) -> Tensor:
     square = products.diag()
     distance = (square[:, None] + square[None, :] - 2 * products).clamp(min=0)
     distance = distance - distance.diag().diag()
-    return distance / distance.max().clamp(min=EPS)
+    return distance / distance.max().clamp(min=_EPS)
 
 
 def channels_to(feature: Tensor, channels: int) -> Tensor:
@@ -42,7 +42,7 @@ def transformation(earlier: Tensor, later: Tensor) -> Tensor:
     earlier, later = pool_to(earlier, later)
     channels = min(earlier.shape[1], later.shape[1])
     moved = (channels_to(earlier, channels) - channels_to(later, channels)).square().sum(dim=(1, 2, 3))
-    return moved / moved.max().clamp(min=EPS)
+    return moved / moved.max().clamp(min=_EPS)
 
 
 @full_precision

@@ -13,16 +13,16 @@ from distill.losses import full_precision
 from distill.method import Losses, Method, Nets
 from distill.models import Outputs
 
-EPS = 1e-6  # of a feature that is the same in the whole batch
+_EPS = 1e-6  # of a feature that is the same in the whole batch
 
 
 def standardised(x: Tensor) -> Tensor:
     """Each feature of [B,D] less its mean, over its standard deviation (over B - 1)."""
-    return (x - x.mean(dim=0)) / (x.std(dim=0) + EPS)
+    return (x - x.mean(dim=0)) / (x.std(dim=0) + _EPS)
 
 
 @full_precision
-def correlation_loss(student: Tensor, teacher: Tensor, alpha: float) -> Tensor:
+def cross_correlation_loss(student: Tensor, teacher: Tensor, alpha: float) -> Tensor:
     """log2 sum_d |c_d - 1|^(2 alpha), c_d the correlation of feature d of embeddings [B,D] over the batch."""
     correlation = (standardised(student) * standardised(teacher)).mean(dim=0)
     gaps = (correlation - 1).square().clamp_min(torch.finfo(student.dtype).tiny).pow(alpha)
@@ -58,6 +58,6 @@ class ITRD(Method):
         mapped = self.embed(student.embedding)
         own = student.embedding if self.equal_widths else mapped
         return {
-            "correlation": self.correlation * correlation_loss(mapped, teacher.embedding, self.alpha),
+            "correlation": self.correlation * cross_correlation_loss(mapped, teacher.embedding, self.alpha),
             "mutual": self.mutual * mutual_loss(own, teacher.embedding),
         }

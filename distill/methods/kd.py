@@ -11,7 +11,7 @@ from torch import Tensor
 from distill.losses import full_precision, kd_loss
 from distill.method import Method, Nets
 
-EPS = 1e-7
+_EPS = 1e-7
 
 
 @full_precision
@@ -23,7 +23,7 @@ def standardize(logits: Tensor) -> Tensor:
     by the base temperature, so that the student need not match the teacher's shift and variance.
     """
     centred = logits - logits.mean(dim=1, keepdim=True)
-    return centred / (EPS + logits.std(dim=1, keepdim=True))
+    return centred / (_EPS + logits.std(dim=1, keepdim=True))
 
 
 class KD(Method):

@@ -20,7 +20,7 @@ CHOICES = {
     "teacher_norm": ("none", "batch", "untrained", "standard", "whiten"),
     "distance": ("smooth_l1", "mse", "logsum"),
 }
-EPS = 1e-4  # of the batch normalisation in SRD's code
+_EPS = 1e-4  # of the batch normalisation in SRD's code
 SHRINKAGE = 1e-3  # towards a multiple of the identity, for covariances of fewer samples than features
 
 
@@ -35,9 +35,9 @@ def normalise(x: Tensor, how: str) -> Tensor:
     """
     rows = x.flatten(2).transpose(1, 2).flatten(0, 1) if x.ndim == 4 else x
     if how == "batch":
-        rows = (rows - rows.mean(0)) / (rows.var(0, correction=0) + EPS).sqrt()
+        rows = (rows - rows.mean(0)) / (rows.var(0, correction=0) + _EPS).sqrt()
     elif how == "untrained":
-        rows = rows / (1 + EPS) ** 0.5
+        rows = rows / (1 + _EPS) ** 0.5
     elif how == "standard":
         rows = F.layer_norm(rows, rows.shape[1:])
     elif how == "whiten":

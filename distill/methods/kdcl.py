@@ -18,7 +18,7 @@ from distill.method import Losses, Method, Nets, Phase, Update
 from distill.models import FeatureNet
 from distill.parts.peers import feature_nets, make_peers, report_cohort
 
-VARIANTS = ("naive", "linear", "minlogit", "general")
+_VARIANTS = ("naive", "linear", "minlogit", "general")
 
 
 def naive(logits: Tensor, labels: Tensor) -> Tensor:
@@ -76,7 +76,7 @@ def true_log_probability(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 @full_precision
-def weighted(logits: Tensor, weights: Tensor, temperature: float) -> Tensor:
+def _weighted(logits: Tensor, weights: Tensor, temperature: float) -> Tensor:
     """Return sum_p w_p softmax(z_p / T): [P,B,K] and [P] -> [B,K]."""
     return torch.einsum("p,pbk->bk", weights, (logits / temperature).softmax(2))
 
@@ -126,8 +126,8 @@ class KDCL(Method):
     ) -> None:
         student, _, data = nets
         super().__init__(student, (), data, **common)
-        if variant not in VARIANTS:
-            raise ValueError(f"method.variant is {variant!r}: it is one of {', '.join(VARIANTS)}.")
+        if variant not in _VARIANTS:
+            raise ValueError(f"method.variant is {variant!r}: it is one of {', '.join(_VARIANTS)}.")
         self.variant = variant
         self._seen: tuple[Tensor, Batch] | None = None
         self.others = make_peers(student, peers, models, rates)
@@ -151,7 +151,7 @@ class KDCL(Method):
     def target(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Return the soft target [B,K], probabilities at the temperature, of all peers' logits [P,B,K]."""
         if self.variant == "general":
-            return weighted(logits, self.weights, self.temperature)
+            return _weighted(logits, self.weights, self.temperature)
         made = {"naive": naive, "linear": linear, "minlogit": min_logit}[self.variant](logits, labels)
         return (made / self.temperature).softmax(1)
 

@@ -19,7 +19,7 @@ from distill.models import FeatureNet, Outputs
 from distill.parts.svd import align, leading_vectors
 from distill.parts.taps import equal_channels, stage_pairs
 
-TASK = ("ce", "kd")
+_TASK = ("ce", "kd")
 CANDIDATES = 3
 """Student vectors beyond `k` among which the teacher's partners are sought."""
 
@@ -66,9 +66,9 @@ class ClippedStepper(Stepper):
         return super().set_lr(step, steps, epochs)
 
     def backward(self, losses: Mapping[str, Tensor]) -> None:
-        task = self.scaler.scale(torch.stack([loss for name, loss in losses.items() if name in TASK]).sum())
+        task = self.scaler.scale(torch.stack([loss for name, loss in losses.items() if name in _TASK]).sum())
         own = self.scaler.scale(
-            torch.stack([loss for name, loss in losses.items() if name not in TASK]).sum()
+            torch.stack([loss for name, loss in losses.items() if name not in _TASK]).sum()
         )
         mains = torch.autograd.grad(task, self.parameters, retain_graph=True, allow_unused=True)
         extras = torch.autograd.grad(own, self.parameters, allow_unused=True)
@@ -108,7 +108,7 @@ class KDSVD(Method):
             raise ValueError(f"method.over_batch is {over_batch!r}: give mean or sum.")
         self.weight, self.k, self.over_batch, self.clip = weight, k, over_batch, clip
         clipping(clip, self.ce, self.kd, "kdsvd")
-        check(student, self.teacher, k, "kdsvd")
+        check_stage_pairs(student, self.teacher, k, "kdsvd")
 
     def distill(self, student: Outputs, teacher: Outputs, batch: Batch) -> Losses:
         stages = zip(student.features, teacher.features, strict=True)
@@ -122,7 +122,7 @@ class KDSVD(Method):
         return [Phase("distill", [Update("student", self.loss, [self], stepper=stepper)])]
 
 
-def check(student: FeatureNet, teacher: FeatureNet, k: int, method: str) -> None:
+def check_stage_pairs(student: FeatureNet, teacher: FeatureNet, k: int, method: str) -> None:
     """ValueError where vectors of the two nets cannot be compared, or are not as many as k."""
     pairs = stage_pairs(student, teacher, method)
     equal_channels(pairs, student.name, teacher.name, method)

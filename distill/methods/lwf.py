@@ -22,7 +22,7 @@ def old_loss(current: Tensor, recorded: Tensor, temperature: float) -> Tensor:
     return F.cross_entropy(current / temperature, (recorded / temperature).softmax(1))
 
 
-class Sequel(nn.Module):
+class TaskHistory(nn.Module):
     """Answers of the net after each task, side by side: [B, tasks x K]; `measure` says what was kept and
     forgotten.
     """
@@ -148,4 +148,4 @@ class LwF(Method):
         return phases
 
     def reported(self) -> dict[str, nn.Module]:
-        return {"tasks": Sequel([*self.old, self.student], self.tasks)}
+        return {"tasks": TaskHistory([*self.old, self.student], self.tasks)}

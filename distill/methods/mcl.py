@@ -17,13 +17,13 @@ from distill.parts.branches import Branch, Divided
 from distill.parts.peers import feature_nets, make_peers, report_cohort
 
 
-def projection(inputs: int, outputs: int) -> nn.Sequential:
+def _projection(inputs: int, outputs: int) -> nn.Sequential:
     """Return the head that maps an embedding to the contrastive space."""
     return nn.Sequential(nn.Linear(inputs, outputs), nn.ReLU(), nn.Linear(outputs, outputs))
 
 
 @full_precision
-def similarities(embeddings: Sequence[Tensor], tau: float) -> list[list[Tensor]]:
+def peer_similarities(embeddings: Sequence[Tensor], tau: float) -> list[list[Tensor]]:
     """Return s[a][b] = v_a v_b' / tau [M,M] for every two nets, of their embeddings [M,D], normalised."""
     units = [F.normalize(each, dim=1) for each in embeddings]
     return [[a @ b.T / tau for b in units] for a in units]
@@ -74,7 +74,7 @@ class MCL(Method):
         self.others = self._peers(form, peers, models, rates)
         self.tau, self.per_class = tau, per_class
         peer_nets = [each.net if isinstance(each, Branch) else each for each in self.others]
-        self.heads = nn.ModuleList(projection(net.embedding_dim, dim) for net in feature_nets([student, *peer_nets]))
+        self.heads = nn.ModuleList(_projection(net.embedding_dim, dim) for net in feature_nets([student, *peer_nets]))
 
     def _peers(self, form: str, peers: int, models: Sequence[str], rates: Sequence[float] | None) -> nn.ModuleList:
         if form == "networks":
@@ -113,7 +113,7 @@ class MCL(Method):
             taught = logits if len(logits) == 2 else logits[:1]
             losses["kd"] = self.kd * torch.stack([self.soft_targets(each, mean) for each in taught]).sum()
         heads = [head(each) for head, each in zip(self.heads, embeddings, strict=True)]
-        return losses | self.contrastive(similarities(heads, self.tau), batch.labels)
+        return losses | self.contrastive(peer_similarities(heads, self.tau), batch.labels)
 
     def contrastive(self, s: list[list[Tensor]], labels: Tensor) -> Losses:
         """Return the four weighted terms, of the similarities [M,M] between nets."""

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from distill.batch import Batch
 from distill.losses import full_precision
 from distill.method import Losses, Method, Nets, Phase, Update
-from distill.methods.kdsvd import ClippedStepper, check, clipping, compress
+from distill.methods.kdsvd import ClippedStepper, check_stage_pairs, clipping, compress
 from distill.models import Outputs
 from distill.parts.svd import leading_vectors
 from distill.parts.two_phase import CONSTANT
@@ -105,7 +105,7 @@ class MHGD(Method):
                 "method.init_epochs is 0, but mhgd compares graphs of heads that were trained: use 30."
             )
         clipping(clip, self.ce, self.kd, "mhgd")
-        check(student, self.teacher, 1, "mhgd")
+        check_stage_pairs(student, self.teacher, 1, "mhgd")
         self.weight, self.clip, self.init_epochs = weight, clip, init_epochs
         self.heads_weight_decay = heads_weight_decay
         widths = list(pairwise(self.teacher.channels))

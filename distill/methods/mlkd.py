@@ -14,7 +14,7 @@ from distill.losses import full_precision, kd_loss
 from distill.method import Losses, Method, Nets, Phase, Update
 from distill.methods.kd import standardize as z_score
 
-FORMS = ("authors", "paper")
+_FORMS = ("authors", "paper")
 CROSSED = 3  # temperatures from the fourth on, whose strong terms read the weak view in the authors' code
 
 
@@ -61,8 +61,8 @@ class MLKD(Method):
         super().__init__(*nets, ce=ce, kd=kd, temperature=1.0)
         if not temperatures or min(temperatures) <= 0:
             raise ValueError(f"method.temperatures is {list(temperatures)}: name one or more, all above 0.")
-        if form not in FORMS:
-            raise ValueError(f"method.form is {form!r}: it is one of {', '.join(FORMS)}.")
+        if form not in _FORMS:
+            raise ValueError(f"method.form is {form!r}: it is one of {', '.join(_FORMS)}.")
         self.weight, self.temperatures = weight, tuple(temperatures)
         self.form, self.standardize = form, standardize
 
@@ -89,13 +89,13 @@ class MLKD(Method):
             weak, strong = ((z_score(student), z_score(teacher)) for student, teacher in (weak, strong))
         of_weak = [kd_loss(*weak, t) for t in self.temperatures]
         of_strong = [kd_loss(*strong, t) for t in self.temperatures[:crossed]] + of_weak[crossed:]
-        return samples * total(of_weak) + total(of_strong)
+        return samples * _total(of_weak) + _total(of_strong)
 
     def correlations(self, student: Tensor, teacher: Tensor) -> Losses:
         """The batch and the class level of logits [B,K]."""
         samples, classes = self.shares(teacher)
-        between_samples = total([batch_loss(student, teacher, t) for t in self.temperatures])
-        between_classes = total([class_loss(student, teacher, t) for t in self.temperatures])
+        between_samples = _total([batch_loss(student, teacher, t) for t in self.temperatures])
+        between_classes = _total([class_loss(student, teacher, t) for t in self.temperatures])
         return {"batch": self.weight * samples * between_samples, "class": self.weight * classes * between_classes}
 
     def shares(self, teacher: Tensor) -> tuple[Tensor, Tensor]:
@@ -106,6 +106,6 @@ class MLKD(Method):
         return less_sure(predictions.amax(dim=1)), less_sure(predictions.sum(dim=0))
 
 
-def total(terms: Sequence[Tensor]) -> Tensor:
+def _total(terms: Sequence[Tensor]) -> Tensor:
     """Return the sum of scalars."""
     return torch.stack(list(terms)).sum()

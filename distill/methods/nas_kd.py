@@ -16,14 +16,14 @@ from distill.models import FeatureNet, Outputs
 from distill.models.supernet import Supernet
 
 
-class Looking(Stepper):
+class NoStep(Stepper):
     """Takes no step: its losses are only looked at."""
 
     def step(self, losses: Mapping[str, Tensor]) -> None:
         return
 
 
-class Search(nn.Module):
+class _Search(nn.Module):
     """The student, and what the search found of it."""
 
     def __init__(self, net: FeatureNet, facts: dict[str, float]) -> None:
@@ -132,11 +132,11 @@ class NASKD(Method):
         blocks, width = self.supernet.choices[number]
         facts = {"depth": 6 * blocks + 2, "width": width, "macs": self.supernet.macs[number], "score": 0.0}
         facts["score"] = self.scores[number].item() / self.data.num_train
-        return {"chosen": Search(self.deployed(), facts)}
+        return {"chosen": _Search(self.deployed(), facts)}
 
     def phases(self) -> list[Phase]:
         low = {"lr": self.tune_lr, "decay": "cosine", "milestones": [], "warmup_epochs": 0}
-        search = Update("search", self.search_loss, [self.student], stepper=Looking)
+        search = Update("search", self.search_loss, [self.student], stepper=NoStep)
         return [
             Phase("supernet", [Update("nets", self.supernet_loss, [self.student])], evaluates=False),
             Phase("search", [search], 1, begin=self.look, evaluates=False),

@@ -16,7 +16,7 @@ from distill.parts.teacher_mode import TeacherMode
 
 
 @full_precision
-def target_loss(student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
+def weighted_target_loss(student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
     """-mean p_t[y] log p_s[y], without temperature on either side; logits [B,K], labels [B]."""
     p_teacher = F.softmax(teacher, dim=1).gather(1, labels[:, None])
     log_student = F.log_softmax(student, dim=1).gather(1, labels[:, None])
@@ -24,7 +24,7 @@ def target_loss(student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
 
 
 @full_precision
-def non_target_loss(student: Tensor, teacher: Tensor, labels: Tensor, temperature: float) -> Tensor:
+def spread_non_target_loss(student: Tensor, teacher: Tensor, labels: Tensor, temperature: float) -> Tensor:
     """-T^2 mean sum_{c != y} q_t log q_s, q the tempered softmax among the other classes.
 
     Logits [B,K], labels [B]. A cross-entropy, not a KL: it does not fall to 0. With two classes it is 0.
@@ -47,8 +47,8 @@ class NKD(TeacherMode):
 
     def distill(self, student: Outputs, teacher: Outputs, batch: Batch) -> Losses:
         pair = (student.logits, teacher.logits)
-        losses = {"target": self.weight * self.by_label(lambda labels: target_loss(*pair, labels), batch)}
+        losses = {"target": self.weight * self.by_label(lambda labels: weighted_target_loss(*pair, labels), batch)}
         if self.gamma:
-            others = self.by_label(lambda labels: non_target_loss(*pair, labels, self.temperature), batch)
+            others = self.by_label(lambda labels: spread_non_target_loss(*pair, labels, self.temperature), batch)
             losses["non_target"] = self.weight * self.gamma * others
         return losses

@@ -21,7 +21,7 @@ from distill.parts.grown import GrownModel, GrownNet
 from distill.parts.heads import he_by_fan_out
 from distill.parts.taps import used_parameters
 
-EPS = 1e-7
+_EPS = 1e-7
 Step = Callable[[Tensor], Tensor]
 
 
@@ -45,7 +45,7 @@ def max_pool_to(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
 @full_precision
 def normalised(logits: Tensor, scale: float) -> Tensor:
     """Logits [B,K] of mean 0 and variance 1 over the classes, times `scale`."""
-    return F.layer_norm(logits, logits.shape[1:], eps=EPS) * scale
+    return F.layer_norm(logits, logits.shape[1:], eps=_EPS) * scale
 
 
 class Transform(nn.Module):

@@ -14,7 +14,7 @@ from distill.models import Outputs
 from distill.parts.products import Gram, rows
 from distill.parts.taps import stage_pairs
 
-EPS = 1e-24  # of squared lengths
+_EPS = 1e-24  # of squared lengths
 
 
 @full_precision
@@ -38,7 +38,7 @@ def nst_loss(student: Tensor, teacher: Tensor) -> Tensor:
 
 def inverse_root(squares: Tensor) -> Tensor:
     """Return 1 / length of squared lengths; a channel without activation keeps length 0 in every product."""
-    return squares.clamp_min(EPS).rsqrt()
+    return squares.clamp_min(_EPS).rsqrt()
 
 
 def mean_kernel(products: Tensor, a: Tensor, b: Tensor) -> Tensor:

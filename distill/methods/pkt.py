@@ -13,7 +13,7 @@ from distill.losses import full_precision
 from distill.method import Losses, Method, Nets
 from distill.models import Outputs
 
-EPS = 1e-7
+_EPS = 1e-7
 
 
 def affinities(embedding: Tensor) -> Tensor:
@@ -21,7 +21,7 @@ def affinities(embedding: Tensor) -> Tensor:
 
     An embedding of zeros has cosine 0 with all, and a gradient of 0 through its norm.
     """
-    unit = embedding / (vector_norm(embedding, dim=1, keepdim=True) + EPS)
+    unit = embedding / (vector_norm(embedding, dim=1, keepdim=True) + _EPS)
     cosine = (unit @ unit.T + 1) / 2
     return cosine / cosine.sum(dim=1, keepdim=True)
 
@@ -33,7 +33,7 @@ def pkt_loss(student: Tensor, teacher: Tensor) -> Tensor:
     The mean, not the sum, is what the published weight of 30,000 belongs to.
     """
     p_s, p_t = affinities(student), affinities(teacher)
-    return (p_t * torch.log((p_t + EPS) / (p_s + EPS))).mean()
+    return (p_t * torch.log((p_t + _EPS) / (p_s + _EPS))).mean()
 
 
 class PKT(Method):

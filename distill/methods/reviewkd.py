@@ -59,15 +59,15 @@ class Fusion(nn.Module):
         x = self.enter(feature)
         if self.gates is not None and deeper is not None:
             x = self._fuse(self.gates, x, deeper)
-        x = nearest(x, size)
+        x = _nearest(x, size)
         return self.leave(x), x
 
     def _fuse(self, gates: nn.Conv2d, x: Tensor, deeper: Tensor) -> Tensor:
         """x g_1 + up(deeper) g_2; the gates' convolution sees the small map before it is repeated upwards."""
         own, other = gates.weight.flatten(1).split(x.shape[1], dim=1)
         size = x.shape[2:]
-        gate = (pointwise(x, own, gates.bias) + nearest(pointwise(deeper, other), size)).sigmoid()
-        return x * gate[:, :1] + nearest(deeper, size) * gate[:, 1:]
+        gate = (pointwise(x, own, gates.bias) + _nearest(pointwise(deeper, other), size)).sigmoid()
+        return x * gate[:, :1] + _nearest(deeper, size) * gate[:, 1:]
 
 
 def pointwise(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -76,7 +76,7 @@ def pointwise(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return F.linear(x.movedim(1, -1), weight, bias).movedim(-1, 1)
 
 
-def nearest(x: Tensor, size: Sequence[int]) -> Tensor:
+def _nearest(x: Tensor, size: Sequence[int]) -> Tensor:
     """Resize [B,C,H,W] by nearest neighbour, or return it where it has that size."""
     return x if tuple(x.shape[2:]) == tuple(size) else F.interpolate(x, size=tuple(size), mode="nearest")
 

@@ -13,7 +13,7 @@ from distill.losses import full_precision
 from distill.method import Losses, Method, Nets
 from distill.models import Outputs
 
-EPS = 1e-12  # of squared distances: closer than this, two embeddings are one
+_EPS = 1e-12  # of squared distances: closer than this, two embeddings are one
 
 
 def relations(embedding: Tensor) -> tuple[Tensor, Tensor]:
@@ -24,7 +24,7 @@ def relations(embedding: Tensor) -> tuple[Tensor, Tensor]:
     """
     difference = embedding[None, :] - embedding[:, None]
     squared = difference.square().sum(dim=2)
-    apart = squared > EPS
+    apart = squared > _EPS
     length = torch.where(apart, squared, 1.0).sqrt()
     direction = torch.where(apart[:, :, None], difference / length[:, :, None], 0.0)
     return torch.where(apart, length, 0.0), direction
@@ -33,7 +33,7 @@ def relations(embedding: Tensor) -> tuple[Tensor, Tensor]:
 def relative(distances: Tensor) -> Tensor:
     """Return distances [B,B] over the mean of those above 0."""
     count = (distances > 0).sum().clamp(min=1)
-    return distances / (distances.sum() / count).clamp(min=EPS)
+    return distances / (distances.sum() / count).clamp(min=_EPS)
 
 
 def cosines(direction: Tensor) -> Tensor:

@@ -35,7 +35,7 @@ def confidence_loss(student: Tensor, teacher: Tensor, labels: Tensor, temperatur
 
 
 @full_precision
-def correlation_loss(student: Tensor, teacher: Tensor, labels: Tensor, temperature: float) -> Tensor:
+def masked_loss(student: Tensor, teacher: Tensor, labels: Tensor, temperature: float) -> Tensor:
     """MCD: T^2 KL(q_t || q_s), softmaxes of logits [B,K] over the classes that the teacher ranks below the label
     (masked correlation): label and what is put above it are left out. Where nothing is left the loss is 0.
     """
@@ -68,5 +68,5 @@ class RLD(Method):
         ours, theirs = (z_score(net.logits) if self.standardize else net.logits for net in (student, teacher))
         warm, sure = self.ramp(self.warmup_epochs), self.confidence_temperature
         confidence = self.by_label(lambda labels: confidence_loss(ours, theirs, labels, sure), batch)
-        correlation = self.by_label(lambda labels: correlation_loss(ours, theirs, labels, self.temperature), batch)
+        correlation = self.by_label(lambda labels: masked_loss(ours, theirs, labels, self.temperature), batch)
         return {"scd": warm * self.alpha * confidence, "mcd": warm * self.beta * correlation}

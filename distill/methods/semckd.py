@@ -56,7 +56,7 @@ class GramEmbed(nn.Sequential):
         return F.normalize(super().forward(input).float(), dim=1)
 
 
-def projection(student: int, teacher: int) -> nn.Sequential:
+def _projection(student: int, teacher: int) -> nn.Sequential:
     """1x1, 3x3 and 1x1 convolutions from the student's to the teacher's channels, twice as wide in
     between."""
     middle = 2 * teacher
@@ -91,7 +91,7 @@ class SemCKD(Method):
         self.queries = nn.ModuleList(GramEmbed(batch_size) for _ in student.channels)
         self.keys = nn.ModuleList(GramEmbed(batch_size) for _ in self.teacher.channels)
         self.projections = nn.ModuleList(
-            nn.ModuleList(projection(s, t) for t in self.teacher.channels) for s in student.channels
+            nn.ModuleList(_projection(s, t) for t in self.teacher.channels) for s in student.channels
         )
 
     def attention(self, student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from distill.batch import Batch
 from distill.losses import full_precision, pool_to
 from distill.method import Losses, Method, Nets, Phase, Update
-from distill.methods.srrl import is_signed, look
+from distill.methods.srrl import is_signed, probe_outputs
 from distill.models import FeatureNet
 from distill.parts.grown import GrownModel, GrownNet
 from distill.parts.products import rows
@@ -99,7 +99,7 @@ class SimKD(Method):
             )
         (channels, *size), (width, *target) = student.shapes[-1], teacher.shapes[-1]
         size = [min(pair) for pair in zip(size, target, strict=True)]
-        seen = look(teacher).features[-1]
+        seen = probe_outputs(teacher).features[-1]
         self.projector = Projector(channels, width, factor, size, signed=is_signed(seen))
         self.head = self._teacher_head(seen)
         unused = self._freeze_unused()

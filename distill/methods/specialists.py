@@ -61,7 +61,7 @@ def ensemble(generalist: Tensor, specialists: Tensor, members: Tensor, active: T
     return q
 
 
-class Ensemble(nn.Module):
+class _Ensemble(nn.Module):
     """Generalist and specialists as one net: images [B,C,H,W] to log q [B,K]."""
 
     members: Tensor  # [M,K] bool
@@ -154,11 +154,11 @@ class Specialists(Method):
         loss = self.by_label(lambda labels: specialist_loss(logits, labels, members, share), batch)
         return {f"specialist_{m}": loss}
 
-    def together(self) -> Ensemble:
+    def together(self) -> _Ensemble:
         """Generalist and specialists with corrected dustbins, as one net in eval mode."""
         shares = self.shares
         bias = torch.log((1 - shares) / shares)
-        return Ensemble(self.teacher, self.experts, self.members, bias, self.inner_steps).eval()
+        return _Ensemble(self.teacher, self.experts, self.members, bias, self.inner_steps).eval()
 
     def loss(self, batch: Batch) -> Losses:
         logits = self.student(batch.inputs).logits

@@ -16,7 +16,7 @@ from distill.models import FeatureNet, Outputs
 from distill.models.reading import evaluating
 from distill.parts.heads import BatchNorm, he_by_fan_out
 
-FORMS = ("map", "pooled")
+_FORMS = ("map", "pooled")
 
 
 @full_precision
@@ -32,7 +32,7 @@ def softmax_regression_loss(reclassified: Tensor, teacher_logits: Tensor) -> Ten
     return F.mse_loss(reclassified, teacher_logits)
 
 
-def look(net: FeatureNet) -> Outputs:
+def probe_outputs(net: FeatureNet) -> Outputs:
     """What a net shows for its fixed image in eval mode, without gradients."""
     with torch.no_grad(), evaluating(net):
         return net(net.probe())
@@ -67,15 +67,15 @@ class SRRL(Method):
     def __init__(self, *nets: *Nets, weight: float, regression: float, form: str, **common: Any) -> None:
         student, _, _ = nets
         super().__init__(*nets, **common)
-        if form not in FORMS:
-            raise ValueError(f"method.form is {form!r}: it is one of {', '.join(FORMS)}.")
+        if form not in _FORMS:
+            raise ValueError(f"method.form is {form!r}: it is one of {', '.join(_FORMS)}.")
         self.weight, self.regression, self.form = weight, regression, form
         linear_layer(self.teacher)
         width = self.teacher.embedding_dim
         conv = nn.Conv2d(student.channels[-1] if form == "map" else student.embedding_dim, width, 1, bias=False)
         if form == "map":
             he_by_fan_out(conv)
-        relu = [] if is_signed(look(self.teacher).embedding) else [nn.ReLU()]
+        relu = [] if is_signed(probe_outputs(self.teacher).embedding) else [nn.ReLU()]
         self.connector = nn.Sequential(conv, BatchNorm(width), *relu)
 
     def projected(self, student: Outputs) -> Tensor:

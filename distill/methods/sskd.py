@@ -29,7 +29,7 @@ def parted(rows: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @full_precision
-def similarities(embeddings: Tensor) -> Tensor:
+def crop_similarities(embeddings: Tensor) -> Tensor:
     """[4B,D] -> cosines [3B,B] of every turned image with every upright one (section 3.2)."""
     upright, turned = parted(F.normalize(embeddings, dim=1, eps=1e-8))
     return turned @ upright.T
@@ -105,7 +105,7 @@ class SSKD(Method):
         temperature)."""
         with torch.no_grad():
             embedding = self.teacher(self.turned_views(batch, "teacher")).embedding
-        scores = similarities(self.teacher_head(embedding))
+        scores = crop_similarities(self.teacher_head(embedding))
         return {"head": F.cross_entropy(scores, positives(len(batch.labels), scores.device))}
 
     def turned_views(self, batch: Batch, side: str) -> Tensor:
@@ -118,7 +118,7 @@ class SSKD(Method):
         student = self.student(self.turned_views(batch, "student"))
         with torch.no_grad():
             teacher = self.teacher(self.turned_views(batch, "teacher"))
-            taught = similarities(self.teacher_head(teacher.embedding))
+            taught = crop_similarities(self.teacher_head(teacher.embedding))
         (upright, turned), (known, known_turned) = parted(student.logits), parted(teacher.logits)
         losses = self.supervised(upright, batch)
         if self.kd:
@@ -127,7 +127,7 @@ class SSKD(Method):
             losses["turned"] = self.turned * self._turned(turned, known_turned, batch.labels)
         if self.weight:
             losses["similar"] = self.weight * self._similar(
-                similarities(self.student_head(student.embedding)), taught
+                crop_similarities(self.student_head(student.embedding)), taught
             )
         return losses
 

@@ -16,7 +16,7 @@ from distill.models import Outputs
 from distill.parts.products import rows
 from distill.parts.taps import stage_pairs
 
-EPS = 1e-5
+_EPS = 1e-5
 
 
 @full_precision
@@ -26,7 +26,7 @@ def vid_loss(mean: Tensor, teacher: Tensor, theta: Tensor) -> Tensor:
     mean and teacher [B,C,H,W], theta [C]; v = softplus(theta) + eps. Mean over samples, channels and
     positions of ((t - mean)^2 / v + log v) / 2, the constant log(2 pi) / 2 left out.
     """
-    variance = F.softplus(theta) + EPS
+    variance = F.softplus(theta) + _EPS
     return ((rows(mean) - rows(teacher)).square() / variance + variance.log()).mean() / 2
 
 
@@ -42,7 +42,7 @@ class Regressor(nn.Module):
             nn.ReLU(),
             nn.Conv2d(teacher, teacher, 1, bias=False),
         )
-        self.theta = nn.Parameter(torch.full((teacher,), math.log(math.expm1(variance - EPS))))
+        self.theta = nn.Parameter(torch.full((teacher,), math.log(math.expm1(variance - _EPS))))
 
     def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
         """Return the loss of maps [B,Cs,H,W] and [B,Ct,H',W']; the larger one is average-pooled first."""
@@ -59,8 +59,8 @@ class VID(Method):
     def __init__(self, *nets: *Nets, weight: float, variance: float, **common: Any) -> None:
         student, _, _ = nets
         super().__init__(*nets, **common)
-        if variance <= EPS:
-            raise ValueError(f"method.variance is {variance}: a variance starts above {EPS}; the usual value is 5.")
+        if variance <= _EPS:
+            raise ValueError(f"method.variance is {variance}: a variance starts above {_EPS}; the usual value is 5.")
         self.weight = weight
         pairs = stage_pairs(student, self.teacher, "vid")
         self.regressors = nn.ModuleList(Regressor(s[0], t[0], variance) for s, t in pairs)

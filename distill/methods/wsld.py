@@ -14,7 +14,7 @@ from distill.method import Losses, Nets
 from distill.models import Outputs
 from distill.parts.teacher_mode import TeacherMode
 
-EPS = 1e-7
+_EPS = 1e-7
 
 
 @torch.no_grad()
@@ -25,7 +25,7 @@ def sample_weights(student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
     """
     ce_student = F.cross_entropy(student, labels, reduction="none")
     ce_teacher = F.cross_entropy(teacher, labels, reduction="none")
-    return 1 - torch.exp(-ce_student / (ce_teacher + EPS))
+    return 1 - torch.exp(-ce_student / (ce_teacher + _EPS))
 
 
 @full_precision

@@ -39,7 +39,7 @@ def group_norm(width: int) -> nn.GroupNorm:
     return nn.GroupNorm(min(32, width // 4), width)
 
 
-class Bottleneck(nn.Module):
+class _Bottleneck(nn.Module):
     """GroupNorm, ReLU, 1x1, GroupNorm, ReLU, 3x3, GroupNorm, ReLU, 1x1; the middle is a quarter as wide.
 
     A shortcut that changes the shape starts behind the first ReLU.
@@ -82,8 +82,8 @@ class BitResNet(CifarNet):
         channels = (widths[0] // 4, *widths)
         self.stem_conv = StdConv(in_chans, channels[0], 7, 2)
         for i, (name, count) in enumerate(zip(self.stage_names, blocks, strict=True)):
-            first = Bottleneck(channels[i], widths[i], 1 if i == 0 else 2)
-            setattr(self, name, nn.Sequential(first, *(Bottleneck(widths[i], widths[i], 1) for _ in range(count - 1))))
+            first = _Bottleneck(channels[i], widths[i], 1 if i == 0 else 2)
+            setattr(self, name, nn.Sequential(first, *(_Bottleneck(widths[i], widths[i], 1) for _ in range(count - 1))))
         self.gn = group_norm(widths[-1])
         self.describe(num_classes, channels, (4, 4, 8, 16, 32), widths[-1])
 

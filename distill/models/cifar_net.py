@@ -11,7 +11,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from distill.models.subsampled import NARROW, SubsampledConv
+from distill.models.subsampled import SAFE_CHANNELS, SubsampledConv
 
 
 @dataclass
@@ -163,7 +163,7 @@ class CifarNet(nn.Module):
 
 def conv(inputs: int, outputs: int, kernel: int = 3, stride: int = 1, groups: int = 1) -> nn.Conv2d:
     """Convolution without bias that keeps the map's size at stride 1."""
-    kind = SubsampledConv if kernel == 1 and stride > 1 and inputs < NARROW else nn.Conv2d
+    kind = SubsampledConv if kernel == 1 and stride > 1 and inputs < SAFE_CHANNELS else nn.Conv2d
     return kind(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False)
 
 

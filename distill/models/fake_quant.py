@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from distill import parallel
 
-EPS = 1e-8
+_EPS = 1e-8
 
 
 class Codes(NamedTuple):
@@ -28,7 +28,7 @@ class Codes(NamedTuple):
         return (self.values * self.scale + self.offset).flatten()[: shape.numel()].view(shape)
 
 
-def rounded(x: Tensor) -> Tensor:
+def _rounded(x: Tensor) -> Tensor:
     """Round; the gradient is that of the identity (straight-through)."""
     return x + (x.round() - x).detach()
 
@@ -47,9 +47,9 @@ def lsq(x: Tensor, step: Tensor, bits: int, signed: bool, count: int) -> Tensor:
     """
     low, high = limits(bits, signed)
     share = (count * high) ** -0.5
-    s = step.abs().clamp(min=EPS)
+    s = step.abs().clamp(min=_EPS)
     s = s * share + (s * (1 - share)).detach()
-    return rounded((x / s).clamp(low, high)) * s
+    return _rounded((x / s).clamp(low, high)) * s
 
 
 class StepWeights(nn.Module):
@@ -71,7 +71,7 @@ class StepWeights(nn.Module):
 
     @torch.no_grad()
     def codes(self, weight: Tensor) -> Codes:
-        step = self.step.abs().clamp(min=EPS).view(1, 1)
+        step = self.step.abs().clamp(min=_EPS).view(1, 1)
         values = (weight.float().reshape(1, -1) / step).clamp(*limits(self.bits, True)).round()
         return Codes(values, step, torch.zeros_like(step))
 
@@ -102,7 +102,7 @@ class BucketWeights(nn.Module):
         short = -len(flat) % self.bucket
         groups = torch.cat([flat, flat[-1:].expand(short)]).view(-1, self.bucket)
         low, high = groups.amin(1, keepdim=True), groups.amax(1, keepdim=True)
-        span, steps = (high - low).clamp(min=EPS), 2**self.bits - 1
+        span, steps = (high - low).clamp(min=_EPS), 2**self.bits - 1
         return Codes(((groups - low) / span * steps).round(), span / steps, low)  # in the authors' order: ties agree
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from distill.models.outputs import Outputs
 from distill.models.reading import Reader, evaluating, wrong_size
 
-Shape = tuple[int, int, int]
+_Shape = tuple[int, int, int]
 
 
 class FeatureNet(nn.Module):
@@ -46,7 +46,7 @@ class FeatureNet(nn.Module):
         self.register_buffer("input_shift", None, persistent=False)
         self.reader = read_by(self.probe())
         seen = self._dry_run()
-        self.shapes: list[Shape] = [_shape(feature) for feature in seen.features]
+        self.shapes: list[_Shape] = [_shape(feature) for feature in seen.features]
         self.channels = [shape[0] for shape in self.shapes]
         self.stem_shape = None if seen.stem is None else _shape(seen.stem)
         self.embedding_dim = seen.embedding.shape[1]
@@ -163,6 +163,6 @@ class FeatureNet(nn.Module):
         return counter.macs
 
 
-def _shape(feature: Tensor) -> Shape:
+def _shape(feature: Tensor) -> _Shape:
     _, channels, height, width = feature.shape
     return channels, height, width

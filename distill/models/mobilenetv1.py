@@ -13,25 +13,25 @@ from torch import Tensor, nn
 from distill.models.cifar_net import CifarNet, conv
 
 # (channels, stride) of the separable convolutions, in the stages that the authors tap
-STAGES = (
+_STAGES = (
     ((64, 1), (128, 2), (128, 1)),
     ((256, 2), (256, 1)),
     ((512, 2), (512, 1), (512, 1), (512, 1), (512, 1), (512, 1)),
     ((1024, 2), (1024, 1)),
 )
-LAST = (3, 5, 11, 13)  # where each stage ends in `model`, whose first module is the stem
+_LAST = (3, 5, 11, 13)  # where each stage ends in `model`, whose first module is the stem
 
 
 class MobileNetV1(CifarNet):
     """A 3x3 stem of stride 2, then 13 separable convolutions in four stages; torch's own initialisation."""
 
     stem_name = "model.0"
-    stage_names = tuple(f"model.{last}" for last in LAST)
+    stage_names = tuple(f"model.{last}" for last in _LAST)
 
     def __init__(self, num_classes: int = 1000, in_chans: int = 3) -> None:
         super().__init__()
         inputs, layers = 32, [_convolution(in_chans, 32, 3, 2)]
-        for outputs, stride in (each for stage in STAGES for each in stage):
+        for outputs, stride in (each for stage in _STAGES for each in stage):
             depthwise = _convolution(inputs, inputs, 3, stride, groups=inputs)
             layers.append(nn.Sequential(*depthwise, *_convolution(inputs, outputs, 1)))
             inputs = outputs
@@ -42,18 +42,18 @@ class MobileNetV1(CifarNet):
         return self.model[0](inputs)
 
     def stage(self, index: int, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        start = LAST[index - 1] if index else 0
-        for layer in self.model[start + 1 : LAST[index]]:
+        start = _LAST[index - 1] if index else 0
+        for layer in self.model[start + 1 : _LAST[index]]:
             x = layer(x)
         preact = self._last(index)[:-1](x)
         return F.relu(preact), preact
 
     def _last(self, index: int) -> Any:
         """The separable convolution that ends a stage: six layers, the last of them the ReLU."""
-        return self.model[LAST[index]]
+        return self.model[_LAST[index]]
 
     def bn_before_relu(self) -> list[nn.BatchNorm2d]:
-        return [self._last(index)[-2] for index in range(len(LAST))]
+        return [self._last(index)[-2] for index in range(len(_LAST))]
 
 
 def _convolution(inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1) -> nn.Sequential:

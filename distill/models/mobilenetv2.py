@@ -17,7 +17,7 @@ SETTINGS = (
     (160, 3, 2, True),
     (320, 1, 1, True),
 )
-STAGES = ((0, 1), (2,), (3, 4), (5, 6))  # which groups of blocks make a stage
+_STAGES = ((0, 1), (2,), (3, 4), (5, 6))  # which groups of blocks make a stage
 
 
 class InvertedResidual(nn.Module):
@@ -47,7 +47,7 @@ class MobileNetV2(CifarNet):
 
     classifier_name = "classifier"
     stem_name = "conv1"
-    stage_names = tuple(f"blocks.{groups[-1]}" for groups in STAGES)
+    stage_names = tuple(f"blocks.{groups[-1]}" for groups in _STAGES)
     has_preacts = False
 
     def __init__(
@@ -67,7 +67,7 @@ class MobileNetV2(CifarNet):
             channels.append(outputs)
         last = int(1280 * width) if width > 1 else 1280
         self.conv2 = _conv_bn_relu(inputs, last, 1, 1)
-        stages = [channels[groups[-1] + 1] for groups in STAGES]
+        stages = [channels[groups[-1] + 1] for groups in _STAGES]
         self.describe(num_classes, (channels[0], *stages), (2, 2, 4, 8, 16), last)
         init_convolutions(self)
 
@@ -84,7 +84,7 @@ class MobileNetV2(CifarNet):
         return self.conv1(inputs)
 
     def stage(self, index: int, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        for group in STAGES[index]:
+        for group in _STAGES[index]:
             x = self.blocks[group](x)
         return x, None
 

@@ -14,7 +14,7 @@ from distill.models.cifar_net import CifarNet, conv
 from distill.models.resnet_four import REDUCTIONS, WIDTHS
 
 
-class PreActBlock(nn.Module):
+class _PreActBlock(nn.Module):
     """BatchNorm, ReLU, 3x3, BatchNorm, ReLU, 3x3; the shortcut takes what the first ReLU gives."""
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
@@ -51,8 +51,10 @@ class PreActResNet(CifarNet):
         self.bn1 = nn.BatchNorm2d(WIDTHS[0])
         channels = (WIDTHS[0], *WIDTHS)
         for i, (name, count) in enumerate(zip(self.stage_names, blocks, strict=True)):
-            first = PreActBlock(channels[i], WIDTHS[i], 1 if i == 0 else 2)
-            setattr(self, name, nn.Sequential(first, *(PreActBlock(WIDTHS[i], WIDTHS[i], 1) for _ in range(count - 1))))
+            first = _PreActBlock(channels[i], WIDTHS[i], 1 if i == 0 else 2)
+            setattr(
+                self, name, nn.Sequential(first, *(_PreActBlock(WIDTHS[i], WIDTHS[i], 1) for _ in range(count - 1)))
+            )
         self.describe(num_classes, channels, REDUCTIONS, WIDTHS[-1])
 
     def stem(self, inputs: Tensor) -> Tensor:

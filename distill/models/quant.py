@@ -145,7 +145,7 @@ def enable(net: FeatureNet, on: bool, restart: bool = False) -> None:
         quantizer.restart(held.original.detach())
 
 
-def plain(net: FeatureNet) -> FeatureNet:
+def unquantized(net: FeatureNet) -> FeatureNet:
     """Return the net itself, or of a quantised one an ordinary net with the weights as they act, in full
     precision.
 

@@ -17,7 +17,7 @@ from torch.nn.utils import parametrize
 from distill.files import replacing
 from distill.models import FeatureNet, build
 from distill.models.fake_quant import Codes, StepInputs, limits
-from distill.models.quant import is_quantized, plain, plain_state, quantize_input, quantizers, rounded
+from distill.models.quant import is_quantized, plain_state, quantize_input, quantizers, rounded, unquantized
 
 FILE = "student.int8.safetensors"
 
@@ -152,7 +152,7 @@ def report(net: FeatureNet, folder: Path, accuracy: Callable[[nn.Module], float]
     if not is_quantized(net):
         return {}
     write_quantized(net, folder / FILE)
-    full = plain(net)
+    full = unquantized(net)
     tensors = [value for value in full.model.state_dict().values()]
     return {
         "quantized": {

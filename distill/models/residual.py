@@ -92,7 +92,7 @@ class Bottleneck(ResidualBlock):
         return self.bn3
 
 
-def stage(
+def make_stage(
     block: type[BasicBlock] | type[Bottleneck], inputs: int, width: int, stride: int, count: int, shortcut: Shortcut
 ) -> nn.Sequential:
     """`count` blocks, the first of which takes `inputs` channels and has the stride."""

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from distill.models.cifar_net import CifarNet, conv
-from distill.models.residual import BasicBlock, Bottleneck, Shortcut, stage
+from distill.models.residual import BasicBlock, Bottleneck, Shortcut, make_stage
 
 
 class ResNet(CifarNet):
@@ -44,7 +44,7 @@ class ResNet(CifarNet):
         channels = [widths[0], *(block.expansion * width for width in widths[1:])]
         for i, name in enumerate(self.stage_names):
             stride = 1 if i == 0 else 2
-            setattr(self, name, stage(block, channels[i], widths[i + 1], stride, (depth - 2) // 6, shortcut))
+            setattr(self, name, make_stage(block, channels[i], widths[i + 1], stride, (depth - 2) // 6, shortcut))
         self.describe(num_classes, channels, (1, 1, 2, 4), channels[-1])
         self._initialise(by_inputs=shortcut == "pad")
 

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from distill.models.cifar_net import CifarNet, conv
-from distill.models.residual import BasicBlock, Bottleneck, stage
+from distill.models.residual import BasicBlock, Bottleneck, make_stage
 
 WIDTHS = (64, 128, 256, 512)
 REDUCTIONS = (1, 1, 2, 4, 8)
@@ -38,7 +38,7 @@ class FourStageResNet(CifarNet):
         channels = [WIDTHS[0], *(block.expansion * width for width in WIDTHS)]
         for i, (name, count) in enumerate(zip(self.stage_names, blocks, strict=True)):
             stride = 1 if i == 0 else 2
-            setattr(self, name, stage(block, channels[i], WIDTHS[i], stride, count, "shortcut"))
+            setattr(self, name, make_stage(block, channels[i], WIDTHS[i], stride, count, "shortcut"))
         self.describe(num_classes, channels, REDUCTIONS, channels[-1])
         for module in self.modules():
             if isinstance(module, nn.Conv2d):

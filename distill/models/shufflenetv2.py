@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from distill.models.cifar_net import CifarNet, conv
 from distill.models.shufflenetv1 import STEM, shuffle
 
-WIDTHS = {
+_WIDTHS = {
     0.5: (48, 96, 192, 1024),
     1: (116, 232, 464, 1024),
     1.5: (176, 352, 704, 1024),
@@ -70,9 +70,9 @@ class ShuffleV2(CifarNet):
 
     def __init__(self, num_classes: int = 100, in_chans: int = 3, *, width: float = 1) -> None:
         super().__init__()
-        if width not in WIDTHS:
-            raise ValueError(f"width={width} of ShuffleV2 must be one of {', '.join(map(str, WIDTHS))}")
-        *widths, last = WIDTHS[width]
+        if width not in _WIDTHS:
+            raise ValueError(f"width={width} of ShuffleV2 must be one of {', '.join(map(str, _WIDTHS))}")
+        *widths, last = _WIDTHS[width]
         self.conv1 = conv(in_chans, STEM, 1)
         self.bn1 = nn.BatchNorm2d(STEM)
         inputs = STEM

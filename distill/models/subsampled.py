@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-NARROW = 8  # channels, from which on a map is safe
+SAFE_CHANNELS = 8  # channels, from which on a map is safe
 
 
 class SubsampledConv(nn.Conv2d):
@@ -24,7 +24,7 @@ class SubsampledConv(nn.Conv2d):
 def is_narrow(layer: nn.Conv2d) -> bool:
     """Whether a layer is a strided 1x1 convolution of few channels, without padding."""
     padded = layer.padding not in ((0, 0), "valid")
-    return layer.kernel_size == (1, 1) and max(layer.stride) > 1 and layer.in_channels < NARROW and not padded
+    return layer.kernel_size == (1, 1) and max(layer.stride) > 1 and layer.in_channels < SAFE_CHANNELS and not padded
 
 
 def subsample_narrow(net: nn.Module) -> nn.Module:

@@ -39,7 +39,7 @@ def create(
         raise ValueError(_refusal(name, pretrained, kwargs, error)) from error
 
 
-def constants(net: nn.Module, name: str, in_chans: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def pretrained_constants(net: nn.Module, name: str, in_chans: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and std of the images that a pretrained net of timm was trained on; of grey images, those of all channels.
 
     Raises ValueError for a net whose weights do not say.

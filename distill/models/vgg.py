@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from distill.models.cifar_net import CifarNet, init_convolutions
 
-WIDTHS = (64, 128, 256, 512, 512)
+_WIDTHS = (64, 128, 256, 512, 512)
 
 
 class VGG(CifarNet):
@@ -23,9 +23,9 @@ class VGG(CifarNet):
 
     def __init__(self, num_classes: int = 100, in_chans: int = 3, *, convolutions: Sequence[int]) -> None:
         super().__init__()
-        for i, (outputs, count) in enumerate(zip(WIDTHS, convolutions, strict=True)):
-            setattr(self, f"block{i}", conv_block(WIDTHS[i - 1] if i else in_chans, outputs, count))
-        self.describe(num_classes, WIDTHS, (1, 2, 4, 8, 8), WIDTHS[-1])
+        for i, (outputs, count) in enumerate(zip(_WIDTHS, convolutions, strict=True)):
+            setattr(self, f"block{i}", conv_block(_WIDTHS[i - 1] if i else in_chans, outputs, count))
+        self.describe(num_classes, _WIDTHS, (1, 2, 4, 8, 8), _WIDTHS[-1])
         init_convolutions(self)
 
     def new_classifier(self) -> nn.Module:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from distill.models.cifar_net import CifarNet, Trace, conv, init_convolutions
 
 
-class PreActBlock(nn.Module):
+class _PreActBlock(nn.Module):
     """BatchNorm, ReLU, 3x3, BatchNorm, ReLU, (dropout,) 3x3, and a shortcut."""
 
     def __init__(self, inputs: int, outputs: int, stride: int, drop_rate: float) -> None:
@@ -39,9 +39,9 @@ class Group(nn.Module):
 
     def __init__(self, blocks: int, inputs: int, outputs: int, stride: int, drop_rate: float) -> None:
         super().__init__()
-        first = PreActBlock(inputs, outputs, stride, drop_rate)
+        first = _PreActBlock(inputs, outputs, stride, drop_rate)
         self.layer = nn.Sequential(
-            first, *(PreActBlock(outputs, outputs, 1, drop_rate) for _ in range(blocks - 1))
+            first, *(_PreActBlock(outputs, outputs, 1, drop_rate) for _ in range(blocks - 1))
         )
 
     def forward(self, x: Tensor, normed: Tensor) -> Tensor:

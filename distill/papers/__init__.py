@@ -40,7 +40,7 @@ class Value:
 
 
 @dataclass(frozen=True)
-class Pair:
+class _Pair:
     """A column of a table, names as in the source; accuracies (percent) of teacher and student alone."""
 
     teacher: str | None
@@ -66,7 +66,7 @@ class PaperTable:
         self.methods: Mapping[str, list[Any]] = raw.get("methods", {})
         self.notes: list[str] = raw.get("notes", [])
         self.pairs = [
-            Pair(pair.get("teacher"), pair["student"], pair.get("teacher_acc"), pair.get("student_acc"))
+            _Pair(pair.get("teacher"), pair["student"], pair.get("teacher_acc"), pair.get("student_acc"))
             for pair in raw.get("pairs", [])
         ]
 
@@ -121,7 +121,7 @@ def tables() -> Mapping[str, PaperTable]:
     }
 
 
-def resolve(name: str) -> list[str]:
+def table_ids(name: str) -> list[str]:
     """The ids that a name stands for: an id, an alias such as crd_table1, or the start of ids (dkd: three).
 
     Raises:
@@ -138,7 +138,7 @@ def resolve(name: str) -> list[str]:
 
 def table(name: str) -> PaperTable:
     """The published table of an id or alias; of several, the first. Raises as `resolve`."""
-    return tables()[resolve(name)[0]]
+    return tables()[table_ids(name)[0]]
 
 
 @cache

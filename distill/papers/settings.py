@@ -16,7 +16,7 @@ import yaml
 
 
 @dataclass(frozen=True)
-class Cell:
+class ExpectedConfig:
     """What one command must compose to. `values`: config keys (and `lr`, the rate that the student trains at).
 
     pair: `<teacher>-<student>` as in by_pair tables (none: without a teacher); None: the values hold for all pairs.
@@ -51,31 +51,31 @@ def raw() -> Mapping[str, Any]:
 
 
 @cache
-def cells() -> tuple[Cell, ...]:
+def cells() -> tuple[ExpectedConfig, ...]:
     """Every cell that the file names, those of same_as included."""
     return tuple(cell for name in raw()["blocks"] for cell in _block(name))
 
 
-def value(stated: Any) -> Any:
+def own_value(stated: Any) -> Any:
     """A value as ours must be: `{theirs: 0.15, times: 0.01}` is the authors' value by the factor of its reduction."""
     if isinstance(stated, Mapping) and "theirs" in stated:
         return stated["theirs"] * stated["times"]
     return stated
 
 
-def _block(name: str) -> Iterator[Cell]:
+def _block(name: str) -> Iterator[ExpectedConfig]:
     block: Mapping[str, Any] = raw()["blocks"][name]
     for method in block["rows"]:
         row = {**block, **(block["rows"][method] or {})}
         shared, pairs = _values(block, method), row.get("pairs") or {None: {}}
         for pair in pairs:
             own = (pairs[pair] or {}) if isinstance(pairs, Mapping) else {}
-            yield Cell(
+            yield ExpectedConfig(
                 block=name,
                 method=method,
                 dataset=block["dataset"],
                 pair=pair,
-                values={key: value(stated) for key, stated in (shared | own).items()},
+                values={key: own_value(stated) for key, stated in (shared | own).items()},
                 words=tuple(row.get("words", ())),
                 protocol=row.get("protocol"),
                 reduction=row.get("reduction", ""),

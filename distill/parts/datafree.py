@@ -90,7 +90,7 @@ def statistics_loss(x: Tensor, mean: Tensor, var: Tensor) -> Tensor:
 
 
 @contextmanager
-def held(net: nn.Module) -> Iterator[None]:
+def frozen_parameters(net: nn.Module) -> Iterator[None]:
     """Let gradients pass through a net to its input and not into its parameters."""
     wanted = [p for p in net.parameters() if p.requires_grad]
     for p in wanted:
@@ -102,7 +102,7 @@ def held(net: nn.Module) -> Iterator[None]:
             p.requires_grad_(True)
 
 
-class Restarted(Stepper):
+class WarmRestarts(Stepper):
     """An optimiser that forgets its moments, and a schedule that starts again, every epoch."""
 
     def set_lr(self, step: int, steps: int, epochs: int) -> float:
@@ -153,7 +153,7 @@ class DataFree(Method):
 
     def ask(self, images: Tensor, train: bool) -> Outputs:
         """Return the student's answer in train or eval mode, with gradients to the images alone."""
-        with held(self.student), asked(self.student, train):
+        with frozen_parameters(self.student), asked(self.student, train):
             return self.student(images)
 
 

@@ -8,7 +8,7 @@ from math import comb
 import torch
 from torch import Tensor, nn
 
-LARGEST = 20000  # candidates that are solved at once
+_LARGEST = 20000  # candidates that are solved at once
 
 
 class MinNorm(nn.Module):
@@ -31,7 +31,7 @@ class MinNorm(nn.Module):
             full for full in range(count) if full == 0 or full * self.cap < 1 - 1e-9
         ]  # how many may be at the cap
         candidates = sum(comb(count, full) * (2 ** (count - full) - 1) for full in fulls)
-        if candidates > LARGEST:
+        if candidates > _LARGEST:
             raise ValueError(
                 f"aekd solves for {candidates} sets of its {count} teachers a step: name fewer, raise method.cap, "
                 "or take method=avg-multi-teacher."

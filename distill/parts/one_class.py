@@ -43,12 +43,12 @@ class OneClassSVM(nn.Module):
 
         In libsvm's order of operations: an exchange leaves two slopes equal but for rounding, which then decides.
         """
-        takes = last(torch.where(share < 1, -slope, -torch.inf))
+        takes = _last(torch.where(share < 1, -slope, -torch.inf))
         column, least = (kernel * takes[:, None]).sum(0), (slope * takes).sum()
         gap = torch.where(share > 0, slope - least, 0).clamp_min(0)
         own = kernel.diagonal()
         curvature = ((own * takes).sum() + own - 2 * column).clamp_min(SMALLEST)
-        gives = last(gap.square() / curvature)
+        gives = _last(gap.square() / curvature)
         goes_on = gap.max() >= self.tolerance
         step = (gap / curvature * gives).sum()
         old = (share * takes).sum(), (share * gives).sum()
@@ -58,7 +58,7 @@ class OneClassSVM(nn.Module):
         return share, slope + (column * change[0] + (kernel * gives[:, None]).sum(0) * change[1])
 
 
-def last(values: Tensor) -> Tensor:
+def _last(values: Tensor) -> Tensor:
     """Where the largest of values [M] is, of equal ones the last, as a mask [M]."""
     places = torch.arange(len(values), device=values.device)
     return places == torch.where(values == values.max(), places, -1).max()

@@ -14,7 +14,7 @@ from distill.engine.optim import Stepper
 
 
 @dataclass(frozen=True)
-class Part:
+class MomentumPart:
     """Losses whose gradient has a momentum of its own. losses: their names, or () for all that no other part names."""
 
     losses: tuple[str, ...]
@@ -32,7 +32,7 @@ class SplitStepper(Stepper):
 
     method = "this method"
 
-    def parts(self, momentum: float, options: dict[str, Any]) -> list[Part]:
+    def parts(self, momentum: float, options: dict[str, Any]) -> list[MomentumPart]:
         """Return the parts, for the schedule's momentum; what the method set is popped from `options`."""
         raise NotImplementedError
 

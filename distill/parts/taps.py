@@ -9,8 +9,7 @@ from torch import Tensor, nn
 
 from distill.models import FeatureNet, Outputs
 from distill.models.reading import evaluating
-
-Shape = tuple[int, int, int]
+from distill.parts.heads import Shape
 
 
 def stage_pairs(student: FeatureNet, teacher: FeatureNet, method: str) -> list[tuple[Shape, Shape]]:

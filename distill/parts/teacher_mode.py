@@ -9,7 +9,7 @@ from distill.method import Method
 from distill.models import FeatureNet, Outputs
 from distill.models.reading import evaluating, frozen_statistics
 
-MODES = ("train", "eval")
+_MODES = ("train", "eval")
 
 
 class TeacherMode(Method):
@@ -23,8 +23,8 @@ class TeacherMode(Method):
 
     def set_teacher_mode(self, mode: str) -> None:
         """Choose how the teacher is asked; ValueError for what is no mode."""
-        if mode not in MODES:
-            raise ValueError(f"method.teacher_mode is {mode!r}: it is one of {', '.join(MODES)}.")
+        if mode not in _MODES:
+            raise ValueError(f"method.teacher_mode is {mode!r}: it is one of {', '.join(_MODES)}.")
         self.teacher_mode = mode
 
     def teach(self, batch: Batch, teacher: FeatureNet | None = None) -> Outputs:

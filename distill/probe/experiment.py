@@ -12,7 +12,7 @@ import torch
 
 from distill import config, runtime
 from distill.config import DataSpec
-from distill.data import Data, load
+from distill.data import Data, load_data
 from distill.files import write_json
 from distill.models import FeatureNet
 from distill.probe.linear import Recipe, embed, fit_linear
@@ -35,7 +35,7 @@ def probe(
     net.register_buffer("input_scale", None)  # it sees images as the result says
     net.register_buffer("input_shift", None)
     node = data_node(dataset, net, recipe, changes)
-    data = load(DataSpec.of(node), device)
+    data = load_data(DataSpec.of(node), device)
     train = embed(net, replace(data, test=data.train).evaluation(256))
     test = embed(net, data.evaluation(256))
     log.info("%d and %d images, each as %d numbers", len(train.labels), len(test.labels), net.embedding_dim)
@@ -54,7 +54,7 @@ def probe(
         "embedding_dim": net.embedding_dim,
         **_images(data, node),
         "seconds": time.time() - started,
-        **runtime.describe(device),
+        **runtime.describe_machine(device),
     }
     path = subject.folder / "probe" / file_name(data.info.name, recipe, subject.suffix, seed)
     write_json(path, result)
@@ -66,7 +66,7 @@ def data_node(name: str, net: FeatureNet, recipe: Recipe, changes: dict[str, Any
 
     Raises ValueError for an unknown name, and for a net that sees grey and data in colour.
     """
-    found, known = config.load("dataset", name), config.options("dataset")
+    found, known = config.load_node("dataset", name), config.options("dataset")
     if found is None:
         raise ValueError(f"there is no data set '{name}': {config.did_you_mean(name, known)}")
     for key, value in changes.items():

@@ -104,10 +104,10 @@ def fit_linear(
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(schedule, (epoch - 1) * steps, steps, recipe.epochs)
         _one_epoch(layer, optimizer, train, recipe.batch_size, seeded(seed, epoch))
-        tested.append(accuracy(layer, test))
+        tested.append(_accuracy(layer, test))
     if not layer.weight.isfinite().all():
         raise ValueError(f"the probe's loss is not finite with lr {lr:g}: lower it with --lr")
-    return Fitted(layer, tested, accuracy(layer, train))
+    return Fitted(layer, tested, _accuracy(layer, train))
 
 
 def _fresh(width: int, classes: int, seed: int) -> nn.Linear:
@@ -128,6 +128,6 @@ def _one_epoch(
 
 
 @torch.no_grad()
-def accuracy(layer: nn.Linear, data: Embedded) -> float:
+def _accuracy(layer: nn.Linear, data: Embedded) -> float:
     """Top-1 accuracy in percent."""
     return 100 * (layer(data.features).argmax(1) == data.labels).double().mean().item()

@@ -14,7 +14,7 @@ from distill.content.state_file import State, read_state
 from distill.models import FeatureNet, build
 from distill.models.families import CONSTRUCTORS, own_size
 from distill.models.weights import fitting_names, mismatch
-from distill.run_folder import STUDENT, RunFolder
+from distill.run_folder import STUDENT_FILE, RunFolder
 
 
 @dataclass
@@ -45,7 +45,7 @@ def find(path: str | Path, device: torch.device, *, teacher: bool = False, model
     return _of_file(path, device, model)
 
 
-def _of_run(folder: Path, device: torch.device, teacher: bool, weights: str = STUDENT) -> Subject:
+def _of_run(folder: Path, device: torch.device, teacher: bool, weights: str = STUDENT_FILE) -> Subject:
     run = trained.open_run(folder)
     shared = {key: run.result.document.get(key) for key in ("method", "hash", "seed", "teacher", "student")}
     shared |= {"trained_on": run.result.dataset, "protocol": run.result.protocol}
@@ -55,7 +55,7 @@ def _of_run(folder: Path, device: torch.device, teacher: bool, weights: str = ST
             raise ValueError(f"{folder} has {len(found) or 'no'} teachers: --teacher probes a single one")
         about = {"net": "teacher", "weights": found[0].origin, **shared}
         return Subject(found[0].net, folder, "-teacher", about, run.spec.teachers[0].lr_scale)
-    suffix = "" if weights == STUDENT else f"-{Path(weights).stem}"
+    suffix = "" if weights == STUDENT_FILE else f"-{Path(weights).stem}"
     about = {"net": f"student{suffix}", "weights": weights, **shared}
     net = trained.student(run, device, weights)
     return Subject(net, folder, suffix, about, run.spec.student.lr_scale)
@@ -69,7 +69,7 @@ def _of_file(path: Path, device: torch.device, model: str | None) -> Subject:
         raise ValueError(f"{path} does not say which net it is of: give --model, a name that timm knows")
     name = f"cifar_{name}" if f"cifar_{name}" in CONSTRUCTORS else name
     net = _fitting(path, state, name).requires_grad_(False).eval().to(device)
-    known = config.load("student", name.removeprefix("cifar_"))
+    known = config.load_node("student", name.removeprefix("cifar_"))
     scale = float(known.lr_scale) if known is not None else 1.0
     return Subject(net, path.parent, f"-{path.stem}", {"net": name, "weights": path.name}, scale)
 

@@ -18,7 +18,7 @@ MARKS = {
     "waiting": "waiting for data {:.0%}",
 }
 ON_A_LINE = ("test_accuracy", "best_accuracy", "loss", "train_accuracy", "images_per_second", "waiting")  # by weight
-ENOUGH = 10_000  # columns: in a file or a pipe nothing is broken over lines
+_ENOUGH = 10_000  # columns: in a file or a pipe nothing is broken over lines
 NEGLIGIBLE = 0.05  # share of the time waited for data that nobody needs to know of
 
 
@@ -115,5 +115,5 @@ def final_table(
         table.add_column(head, overflow="fold")
     for line in lines:
         table.add_row(*("" if cell is None else str(cell) for cell in line))
-    width = None if sys.stdout.isatty() else ENOUGH
+    width = None if sys.stdout.isatty() else _ENOUGH
     Console(markup=False, highlight=False, width=width).print(table)

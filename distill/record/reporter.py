@@ -12,7 +12,7 @@ from distill.engine.checkpoint import exported
 from distill.engine.fit import Fit
 from distill.files import replacing
 from distill.models import FeatureNet
-from distill.models.quant import plain
+from distill.models.quant import unquantized
 from distill.record.progress import Progress
 from distill.record.tracker import Tracker
 from distill.run_folder import RunFolder
@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 LONG = 0.2  # share of the time waited for data that is worth a warning
 
 
-class Watch:
+class Reporter:
     """Shows and records what the loop reports."""
 
     tracker: Tracker
@@ -53,7 +53,7 @@ class Watch:
             log.warning("%.0f %% of the time was spent in waiting for data: %s", 100 * waiting, remedy)
 
     def best(self, net: FeatureNet) -> None:
-        self._best = exported(plain(net).model)
+        self._best = exported(unquantized(net).model)
 
     def flush(self) -> None:
         self.tracker.flush()
@@ -68,7 +68,7 @@ class Watch:
         self.tracker.finish(code, {"test_accuracy/last": fit.score.last, "test_accuracy/best": fit.score.best})
 
 
-class Nobody:
+class NullReporter:
     """What the processes after the first of a run tell their reports to."""
 
     def begin_epoch(self, phase: str, epoch: int, epochs: int, epochs_left: int, steps: int) -> None: ...

@@ -14,14 +14,14 @@ from distill.engine.fit import Fit
 from distill.files import persist
 from distill.method import Method
 from distill.models import FeatureNet, quant_file
-from distill.models.quant import plain
+from distill.models.quant import unquantized
 from distill.record.tracker import command_line
 from distill.result import Result
 from distill.run_folder import RunFolder
-from distill.teachers.store import Teacher, compare
+from distill.teachers.store import Teacher, compare_teachers
 
 
-def describe(spec: RunSpec, data: Data, teachers: list[Teacher], method: Method, fit: Fit) -> dict[str, Any]:
+def describe_run(spec: RunSpec, data: Data, teachers: list[Teacher], method: Method, fit: Fit) -> dict[str, Any]:
     """Return what result.json holds, but for times and the machine."""
     folder, net = RunFolder(spec.folder), method.deployed()
     logits, labels = predict(net, data.evaluation(512), fit.options.autocast)
@@ -39,12 +39,12 @@ def describe(spec: RunSpec, data: Data, teachers: list[Teacher], method: Method,
         "also": {key: told(more, data, fit.options.autocast) for key, more in method.reported().items()}
         | ({} if fit.score.best_net is None else {"best_net": fit.score.best_net}),
         "epochs": int(fit.schedule["epochs"]),
-        **compare(teachers, logits, data, fit.options.autocast),
+        **compare_teachers(teachers, logits, data, fit.options.autocast),
         **without_classes(logits, labels, data.info.labels),
         **persist(lambda: quant_file.report(net, folder.path, lambda made: accuracy(made, data, fit.options.autocast))),
-        "input": takes(plain(net), data), "classes": list(data.info.class_names),  # in the order of the logits
-        "args": (plain(net).recipe or {}).get("args") or None,  # of the net, which a method may have chosen
-        "params": plain(net).params(), "macs": plain(net).macs(),
+        "input": takes(unquantized(net), data), "classes": list(data.info.class_names),  # in the order of the logits
+        "args": (unquantized(net).recipe or {}).get("args") or None,  # of the net, which a method may have chosen
+        "params": unquantized(net).params(), "macs": unquantized(net).macs(),
         "method_params": sum(p.numel() for p in method.parameters()) - net.params(),
         "images_per_second": fit.speed.rate,
         "waiting": fit.speed.waiting,  # 0 to 1: the share of training's time in which data had not come from its files
@@ -62,7 +62,7 @@ def takes(net: FeatureNet, data: Data) -> dict[str, Any]:
 
 def finish(folder: RunFolder, result: dict[str, Any], method: Method, fit: Fit) -> Result:
     """Write the student and the result, which is returned; DONE comes last, then the checkpoints are given up."""
-    student = plain(method.deployed())
+    student = unquantized(method.deployed())
     persist(fit.watch.flush)
     persist(lambda: export(student.model, folder.student, {"model": student.name}))
     weights = {"weights": sum_of(folder.student)}  # what a run that this one teaches finds them by

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 
-def flat(row: Mapping[str, Any]) -> dict[str, Any]:
+def flatten_row(row: Mapping[str, Any]) -> dict[str, Any]:
     """{"a": {"b": 1}} as {"a/b": 1}, without nulls and the kind; numbers of a step's row are named step/*."""
     prefix = "step/" if row.get("kind") == "step" else ""
     return {

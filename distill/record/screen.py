@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-GAP = "  "
+_GAP = "  "
 BAR = 20  # columns of a bar
 
 
@@ -14,7 +14,7 @@ def fitting(fields: Iterable[str], width: int) -> str:
     """The fields from the left that fit, with a gap between them; a first one that does not is cut."""
     line = ""
     for field in filter(None, fields):
-        longer = f"{line}{GAP}{field}" if line else field[:width]
+        longer = f"{line}{_GAP}{field}" if line else field[:width]
         if len(longer) > width:
             break
         line = longer

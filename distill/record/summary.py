@@ -8,7 +8,7 @@ from distill.result import Accuracy, Result
 from distill.run_folder import RunFolder
 
 
-def show(spec: RunSpec, result: Result) -> None:
+def show_summary(spec: RunSpec, result: Result) -> None:
     """Print who taught whom, how well, at what cost, and where the files are."""
     rows: list[tuple[str, str]] = []
     if result.teacher and result.teacher_accuracy is not None:

@@ -13,8 +13,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from distill.files import first_line, plain
-from distill.record.rows import flat
+from distill.files import first_line, json_ready
+from distill.record.rows import flatten_row
 from distill.run_folder import RunFolder
 
 _log = logging.getLogger(__name__)
@@ -41,18 +41,18 @@ class TensorBoardLogger:
                 shutil.rmtree(self.folder, ignore_errors=True)
             purge = None if resume_at is None else resume_at + 1
             self.writer = SummaryWriter(str(self.folder), purge_step=purge)
-            self.writer.add_text("config", f"```json\n{json.dumps(plain(config), indent=2)}\n```", 0)
+            self.writer.add_text("config", f"```json\n{json.dumps(json_ready(config), indent=2)}\n```", 0)
         except Exception as error:
             self._give_up(error)
 
     def log(self, row: Mapping[str, Any]) -> None:
         """Write a row's numbers; they reach the disk from a thread."""
         self._last = row["step"]
-        self._write({name: value for name, value in flat(row).items() if name not in ("phase", "step")})
+        self._write({name: value for name, value in flatten_row(row).items() if name not in ("phase", "step")})
 
     def finish(self, exit_code: int, summary: Mapping[str, Any]) -> None:
         """Write the last and best numbers and close the file."""
-        self._write(flat(summary))
+        self._write(flatten_row(summary))
         try:
             if self.writer is not None:
                 self.writer.close()

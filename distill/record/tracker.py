@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from distill.files import PASSING, SaveError, persist, plain, refusal, replacing, sweep, write_json, write_text
+from distill.files import PASSING, SaveError, json_ready, persist, refusal, replacing, sweep, write_json, write_text
 from distill.record.logger import make_logger
 from distill.run_folder import RunFolder
 
@@ -59,7 +59,7 @@ class Tracker:
         """
         if _key(row) in self._kept:
             return
-        values = plain(row)
+        values = json_ready(row)
         self._rows.add(json.dumps(values, allow_nan=False))
         self.logger.log(values)
 
@@ -70,7 +70,7 @@ class Tracker:
     def finish(self, exit_code: int = 0, summary: Mapping[str, Any] | None = None) -> None:
         """Close file and logger, in bounded time. summary: last and best numbers. Safe to call twice."""
         self._rows.close()
-        self.logger.finish(exit_code, plain(summary or {}))
+        self.logger.finish(exit_code, json_ready(summary or {}))
 
 
 class Rows:

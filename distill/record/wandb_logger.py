@@ -17,12 +17,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from distill.files import Backoff, first_line, plain
-from distill.record.rows import flat
+from distill.files import Backoff, first_line, json_ready
+from distill.record.rows import flatten_row
 from distill.result import Result
 from distill.run_folder import RunFolder
 
-MODES = ("online", "offline", "off")
+_MODES = ("online", "offline", "off")
 SWEEP = ("WANDB_SWEEP_PARAM_PATH", "WANDB_RUN_ID", "WANDB_SWEEP_ID")  # what W&B's agent tells the process it starts
 _log = logging.getLogger(__name__)
 
@@ -64,7 +64,7 @@ class WandbLogger:
         if self.run is None:
             return self._try_again() if self._refused.due and self._arguments else None
         try:
-            self.run.log(flat(row), step=row["step"])
+            self.run.log(flatten_row(row), step=row["step"])
         except Exception as error:
             self._give_up(error)
 
@@ -80,7 +80,7 @@ class WandbLogger:
             return
         start, sent = time.monotonic(), False
         try:
-            run.summary.update(flat(summary))
+            run.summary.update(flatten_row(summary))
             if exit_code == 0:
                 self._hand_in(run)
             run.finish(exit_code=exit_code)
@@ -126,7 +126,7 @@ class WandbLogger:
         try:
             self._start(_import_wandb(), "offline", False, self._arguments)
             for row in RunFolder(self.folder).rows():
-                self.run.log(flat(row), step=row["step"])
+                self.run.log(flatten_row(row), step=row["step"])
             self._refused.worked()
         except Exception as error:
             self._give_up(error)
@@ -135,7 +135,7 @@ class WandbLogger:
 def _mode(asked: str) -> str:
     """The mode asked for, online or offline; the environment's WANDB_MODE may only ask for less."""
     least = {"offline": 1, "dryrun": 1, "disabled": 2}.get(os.environ.get("WANDB_MODE", ""), 0)
-    return MODES[max(MODES.index(asked), least)]
+    return _MODES[max(_MODES.index(asked), least)]
 
 
 def _import_wandb() -> ModuleType:
@@ -173,7 +173,7 @@ def _arguments(
         "project": tracking.get("project"),
         "entity": tracking.get("entity"),
         "dir": str(folder),
-        "config": plain(config),
+        "config": json_ready(config),
         "settings": wandb.Settings(reinit="create_new", **bounds, **still),
     }
 
@@ -189,7 +189,7 @@ def _axes(run: Any) -> None:
 def _hand_in(wandb: ModuleType, run: Any, folder: RunFolder, result: Result, artifact: bool) -> None:
     """The final table, one row of all that result.json holds in single values; and the student's weights."""
     skipped = ("command", "files/", "versions/")
-    values = {name: value for name, value in flat(result.document).items() if not name.startswith(skipped)}
+    values = {name: value for name, value in flatten_row(result.document).items() if not name.startswith(skipped)}
     single = {name: value for name, value in values.items() if isinstance(value, (bool, int, float, str))}
     run.log({"result": wandb.Table(columns=list(single), data=[list(single.values())])})
     if not artifact:

@@ -12,12 +12,12 @@ from distill import charts
 from distill.charts import theme
 from distill.report.figures import Figure, Shown
 from distill.report.gains import BETTER, UNCORRECTED, WORSE, Gain, corrected, gain
-from distill.report.names import names
+from distill.report.names import row_names
 from distill.report.overview import gained
 from distill.report.summary import ALONE, Row, convention, place, place_title
 from distill.report.table import Cell, Document, Table, mean_and_error, number, numeric_columns, without_empty, word
 
-RULE = (
+_RULE = (
     "Δ: ours minus the other's mean accuracy at the last epoch, ± its standard error. Where both have the same seeds, "
     "the differences seed by seed are tested, elsewhere Welch's test is used, and the verdict says so. Verdicts are "
     f"corrected for the number of configurations of the pair (Holm); '{UNCORRECTED}' is what only holds for one that "
@@ -51,7 +51,7 @@ def document(rows: Sequence[Row], others: Sequence[Row], titles: tuple[str, str]
         left = [f"{row.one.method} ({row.pair}, {row.one.dataset})" for row in some if id(row) not in taken]
         if left:
             notes.append(f"Only in {title}: {', '.join(left[:8])}{f' and {len(left) - 8} more' * (len(left) > 8)}.")
-    return Document(f"{titles[0]} against {titles[1]}", tables, notes, list(map(_record, found)), [RULE] * bool(found))
+    return Document(f"{titles[0]} against {titles[1]}", tables, notes, list(map(_record, found)), [_RULE] * bool(found))
 
 
 def matches(rows: Sequence[Row], others: Sequence[Row]) -> list[Match]:
@@ -65,7 +65,7 @@ def matches(rows: Sequence[Row], others: Sequence[Row]) -> list[Match]:
         by_key = {level(row): row for row in theirs if other_counts[level(row)] == 1}
         found |= {id(row): by_key[level(row)] for row in ours if level(row) in by_key and counts[level(row)] == 1}
     both = [row for row in rows if id(row) in found]
-    called = names(both)
+    called = row_names(both)
     made = [_match(called[id(row)], row, found[id(row)]) for row in both]
     return [one for group in pairs(made) for one in _corrected(group)]
 

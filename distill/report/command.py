@@ -19,11 +19,11 @@ from distill.report.papers_view import paper_document
 from distill.report.ranking import rankings
 from distill.report.summary import Row, summarize
 from distill.report.table import Document
-from distill.report.terminal import console, show
+from distill.report.terminal import console, show_tables
 from distill.report.unfinished import unfinished
 
 FORMATS = {"md": writers.markdown, "tex": writers.latex, "csv": writers.comma_separated}
-PAPER = "paper"
+_PAPER = "paper"
 # the document, the charts of its tables by their key, and those that stand alone, by the titles of their sections
 Content = tuple[Document, Mapping[str, Shown], Mapping[str, list[Figure]]]
 
@@ -35,7 +35,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add("folders", nargs="+", metavar="FOLDER", help="folders with runs, such as outputs/cifar100")
     add("--table", action="append", default=[], metavar="NAME", help="a published table to compare with; repeatable")
     add("--against", action="append", default=[], metavar="FOLDER", help="other results, side by side; repeatable")
-    formats = [*FORMATS, "html", PAPER]
+    formats = [*FORMATS, "html", _PAPER]
     said = "paper: LaTeX, methods by pairs as papers print them; default: by the ending of --out, else for the terminal"
     add("--format", choices=formats, help=said)
     add("--all", action="store_true", help="on the terminal, every row, and the details of every configuration")
@@ -45,15 +45,15 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Print or write a report. Raises ValueError for a folder that is not there, a table or an ending not known."""
     kind = options.format or _kind(options.out)
-    if bool(options.table) + bool(options.against) + (kind == PAPER) > 1:
+    if bool(options.table) + bool(options.against) + (kind == _PAPER) > 1:
         raise ValueError("--table, --against and --format paper are three different reports: give one of them.")
     found = collect(options.folders, unfinished=True)
     rows = summarize(found.runs)
-    if kind == PAPER:
+    if kind == _PAPER:
         return _write(paper_latex(rankings(rows)), options.out)
     content = _against(options, rows) if options.against else _published(options.table, found, rows)
     if kind is None:
-        show(content[0], console(), options.all)
+        show_tables(content[0], console(), options.all)
     else:
         _write(render(*content) if kind == "html" else FORMATS[kind](content[0]), options.out)
     return None
@@ -70,7 +70,7 @@ def _against(options: argparse.Namespace, rows: list[Row]) -> Content:
 
 def _published(asked: list[str], found: Found, rows: list[Row]) -> Content:
     """Our results, beside published tables where some were asked for."""
-    tables = [papers.tables()[name] for one in asked for name in papers.resolve(one)]
+    tables = [papers.tables()[name] for one in asked for name in papers.table_ids(one)]
     if not tables:
         return overview(found, rows), pictures(rankings(rows)), {}
     content = paper_document(tables, rows, found.line())

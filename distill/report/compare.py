@@ -7,16 +7,16 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from distill.papers import PaperTable, Value
-from distill.report.stats import MISSING, VARIANT, Sample, Verdict, compare, sample
+from distill.report.stats import MISSING, VARIANT, Sample, Verdict, compare_published, sample
 from distill.report.summary import ALONE, Row
 
-STUDENT, TEACHER = "student alone", "teacher"
+_STUDENT, TEACHER_LINE = "student alone", "teacher"
 SPELLINGS = {"mobilenetv1100": "mobilenetv1", "shufflev215": "shufflev2x1.5"}  # ours and timm's, as papers write them
-NAMES = {"vanilla": ALONE, "baseline": ALONE, "student": ALONE}
+_NAMES = {"vanilla": ALONE, "baseline": ALONE, "student": ALONE}
 
 
 @dataclass(frozen=True)
-class Cell:
+class ComparedCell:
     """One published value and what we have for it. `marks`: why ours is not comparable (empty: it is)."""
 
     method: str
@@ -37,8 +37,8 @@ class Comparison:
 
     table: PaperTable
     methods: list[str]
-    cells: dict[tuple[str, int], Cell]
-    extra: list[Cell]
+    cells: dict[tuple[str, int], ComparedCell]
+    extra: list[ComparedCell]
 
 
 Places = dict[tuple[str | None, str, str], list[Row]]  # (teacher, student, base method) -> rows
@@ -54,11 +54,11 @@ def lay_beside(table: PaperTable, rows: Iterable[Row]) -> Comparison:
             row
         )
     methods = _methods(table)
-    cells: dict[tuple[str, int], Cell] = {}
-    extra: list[Cell] = []
+    cells: dict[tuple[str, int], ComparedCell] = {}
+    extra: list[ComparedCell] = []
     for method in methods:
         for pair in range(len(table.pairs)):
-            if method == TEACHER:
+            if method == TEACHER_LINE:
                 cells[method, pair] = _teacher_cell(table, pair, by_place)
                 continue
             best, rest = _cell(table, method, pair, _candidates(table, method, pair, by_place))
@@ -71,25 +71,25 @@ def _methods(table: PaperTable) -> list[str]:
     """The rows: the baselines that the pairs carry, then the table's own."""
     head = []
     if any(pair.teacher_acc is not None for pair in table.pairs):
-        head.append(TEACHER)
+        head.append(TEACHER_LINE)
     if any(pair.student_acc is not None for pair in table.pairs):
-        head.append(STUDENT)
+        head.append(_STUDENT)
     return head + [method for method in table.methods if method not in head]
 
 
-def _teacher_cell(table: PaperTable, pair: int, by_place: Places) -> Cell:
+def _teacher_cell(table: PaperTable, pair: int, by_place: Places) -> ComparedCell:
     """The accuracies of the teachers that comparable runs of the pair had; often there is one teacher."""
     place = (model_name(table.pairs[pair].teacher or ""), model_name(table.pairs[pair].student))
     rows = [row for key, group in by_place.items() if key[:2] == place for row in group]
-    rows = [row for row in rows if not place_marks(table, TEACHER, pair, row)]
+    rows = [row for row in rows if not place_marks(table, TEACHER_LINE, pair, row)]
     ours = sample(sorted({run.teacher_accuracy for row in rows for run in row.runs if run.teacher_accuracy}))
-    published = _published(table, TEACHER, pair)
-    verdict = compare(ours, published.mean if published else None)
-    return Cell(TEACHER, pair, published, "last", ours=ours, verdict=verdict)
+    published = _published(table, TEACHER_LINE, pair)
+    verdict = compare_published(ours, published.mean if published else None)
+    return ComparedCell(TEACHER_LINE, pair, published, "last", ours=ours, verdict=verdict)
 
 
 def _candidates(table: PaperTable, method: str, pair: int, by_place: Places) -> list[Row]:
-    name = ALONE if method == STUDENT else table.ours(method)
+    name = ALONE if method == _STUDENT else table.ours(method)
     teacher, student = table.pairs[pair].teacher, model_name(table.pairs[pair].student)
     place = None if base_method(name) == ALONE or teacher is None else model_name(teacher)
     rows = by_place.get((place, student, base_method(name)), [])
@@ -99,25 +99,25 @@ def _candidates(table: PaperTable, method: str, pair: int, by_place: Places) -> 
     return [row for row in rows if not (sibling and _with_kd(row))]
 
 
-def _cell(table: PaperTable, method: str, pair: int, rows: list[Row]) -> tuple[Cell, list[Cell]]:
+def _cell(table: PaperTable, method: str, pair: int, rows: list[Row]) -> tuple[ComparedCell, list[ComparedCell]]:
     """The cell with the comparable row of most seeds (ties: first hash), and cells for all other rows."""
     published, selection = _published(table, method, pair), table.selection(method)
     plain, rest = [], []
     for row in rows:
         reasons = marks(table, method, pair, row)
         if reasons:
-            rest.append(_filled(Cell(method, pair, published, selection, row, marks=reasons)))
+            rest.append(_filled(ComparedCell(method, pair, published, selection, row, marks=reasons)))
         else:
             plain.append(row)
     plain.sort(key=lambda row: (row.one.departs is not None, -row.n, row.one.hash))
-    best = Cell(
+    best = ComparedCell(
         method, pair, published, selection, plain[0] if plain else None, others=max(len(plain) - 1, 0)
     )
-    more = [_filled(Cell(method, pair, published, selection, row)) for row in plain[1:]]
+    more = [_filled(ComparedCell(method, pair, published, selection, row)) for row in plain[1:]]
     return _filled(best, table.runs), rest + more
 
 
-def _filled(cell: Cell, runs: int | None = None) -> Cell:
+def _filled(cell: ComparedCell, runs: int | None = None) -> ComparedCell:
     """With our sample; and with the verdict, unless the row is marked."""
     if cell.row is None:
         return cell
@@ -125,7 +125,7 @@ def _filled(cell: Cell, runs: int | None = None) -> Cell:
     published = cell.published
     verdict = Verdict("not compared")
     if not cell.marks:
-        verdict = compare(
+        verdict = compare_published(
             ours, published.mean if published else None, published.std if published else None, runs
         )
         if cell.row.one.departs and published:
@@ -136,7 +136,7 @@ def _filled(cell: Cell, runs: int | None = None) -> Cell:
 def _published(table: PaperTable, method: str, pair: int) -> Value | None:
     if method in table.methods:
         return table.value(method, pair)
-    held = table.pairs[pair].teacher_acc if method == TEACHER else table.pairs[pair].student_acc
+    held = table.pairs[pair].teacher_acc if method == TEACHER_LINE else table.pairs[pair].student_acc
     return None if held is None else Value(held)
 
 
@@ -177,7 +177,7 @@ def has_kd_suffix(method: str) -> bool:
 def base_method(method: str) -> str:
     """`CRD+KD` and `crd` are one method here; plain students have one name."""
     name = re.sub(r"\+kd$", "", method.strip().lower()).replace("_", "-").replace(" ", "-")
-    return NAMES.get(name, name)
+    return _NAMES.get(name, name)
 
 
 def model_name(name: str) -> str:

@@ -14,7 +14,7 @@ POINTS = 160  # of a drawn curve; more cannot be seen
 
 
 @dataclass(frozen=True)
-class Curve:
+class _Curve:
     """Mean test accuracy (percent) at `epochs`, counted over all phases, with the range over n seeds."""
 
     epochs: list[int]
@@ -24,7 +24,7 @@ class Curve:
     n: int
 
 
-def curve(row: Row) -> Curve | None:
+def curve(row: Row) -> _Curve | None:
     """The curve of a row from the metrics.jsonl files beside its results; None where there is none."""
     seeds = [points for points in (_points(RunFolder(run.folder)) for run in row.runs) if points]
     if not seeds:
@@ -35,7 +35,7 @@ def curve(row: Row) -> Curve | None:
         return None
     columns = [[points[epoch] for points in seeds] for epoch in shared]
     means = [got.mean for got in map(sample, columns) if got]
-    return Curve(
+    return _Curve(
         shared, means, [min(column) for column in columns], [max(column) for column in columns], len(seeds)
     )
 

@@ -9,9 +9,9 @@ from pathlib import Path
 from distill.report.collect import Found, collect
 from distill.report.overview import overview
 from distill.report.summary import ALONE, Row, summarize
-from distill.report.terminal import console, show
+from distill.report.terminal import console, show_tables
 
-MORE = "Also as a page with charts: python -m distill report {} --out report.html"
+_MORE = "Also as a page with charts: python -m distill report {} --out report.html"
 
 
 def comparison(folders: Sequence[Path]) -> None:
@@ -26,10 +26,10 @@ def comparison(folders: Sequence[Path]) -> None:
     rows = _with_alone(found, collect(sorted(beside)))
     document = overview(found, rows)
     outputs = dict.fromkeys(_shown(folder.parents[3]) for folder in folders if len(folder.parents) > 3)
-    document.notes[:1] = [MORE.format(shlex.join(outputs))]
+    document.notes[:1] = [_MORE.format(shlex.join(outputs))]
     document.legend.clear()
     print(flush=True)
-    show(document, console())
+    show_tables(document, console())
 
 
 def _alone(folder: Path) -> list[Path]:

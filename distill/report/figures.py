@@ -15,8 +15,8 @@ from distill.report.ranking import Entry, Ranking, first
 from distill.report.stats import half_interval
 from distill.report.summary import Row, place_title
 
-FIRST, CURVES = 12, 8  # entries of a chart, curves of one
-PAIRS = 16  # whose charts follow a published table
+_FIRST, CURVES = 12, 8  # entries of a chart, curves of one
+_PAIRS = 16  # whose charts follow a published table
 APART = 1.05  # the factor between costs below which a chart of them says nothing
 
 
@@ -63,14 +63,14 @@ def by_pair(ranked: Sequence[Ranking]) -> dict[str, list[Figure]]:
     kinds: Colours = colours(ranked)
     found: dict[str, list[Figure]] = {}
     for ranking in ranked:
-        if len(found) < PAIRS and (opened := shown(ranking, kinds).open):
+        if len(found) < _PAIRS and (opened := shown(ranking, kinds).open):
             found[f"{ranking.title}, {place_title(ranking.where)}"] = opened
     return found
 
 
 def shown(ranking: Ranking, kinds: Colours) -> Shown:
     """The charts of a ranking that say something."""
-    top = first(ranking.entries, FIRST)
+    top = first(ranking.entries, _FIRST)
     several = len(ranking.entries) > 1 and ranking.taught
     opened = [_ranked(ranking, top, kinds)] if several else []
     drawn = _curves(ranking, kinds)
@@ -87,7 +87,7 @@ def kind_of(entry: Entry, kinds: Colours) -> str:
 def _ranked(ranking: Ranking, entries: Sequence[Entry], kinds: Colours) -> Figure:
     dots = [_dot(entry, kinds) for entry in entries]
     whole = len(entries) == len(ranking.entries)
-    title = f"{ranking.title}, best first" if whole else f"{ranking.title}, the best {FIRST} of {len(ranking.entries)}"
+    title = f"{ranking.title}, best first" if whole else f"{ranking.title}, the best {_FIRST} of {len(ranking.entries)}"
     drawing = charts.ranked(dots, _marks(ranking), "test accuracy, %", f"Accuracy of each method, {title}")
     return Figure(title, charts.both(drawing), note=(
         "Thick: ± standard error; thin: 95 % interval of the mean. A filled dot differs from the student alone by more "

@@ -17,8 +17,8 @@ from distill.report.stats import LEVEL, Sample, sample, welch
 PAIRED, WELCH = "paired", "Welch"
 BETTER, WORSE, NOISE_ABOVE, NOISE_BELOW = "above", "below", "within noise (above)", "within noise (below)"
 UNCORRECTED = "before correction"
-EQUAL, ONE_SEED, NO_SPREAD = "within noise (equal)", "n = 1, no verdict", "no spread, no verdict"
-RULE = (
+_EQUAL, ONE_SEED, NO_SPREAD = "within noise (equal)", "n = 1, no verdict", "no spread, no verdict"
+GAIN_RULE = (
     "Δ alone: ours minus the student alone, both at the last epoch, ± its standard error; beside it the two-sided 95 % "
     "t-interval. Where both have the same seeds, the differences seed by seed are tested (seeds share their batches); "
     "elsewhere Welch's test is used, and the verdict says so. Verdicts are corrected for the number of methods of the "
@@ -46,8 +46,8 @@ class Gain:
         if self.error is None:
             return ONE_SEED
         if self.p is None:
-            return NO_SPREAD if self.difference else EQUAL
-        said = (BETTER if self.difference > 0 else WORSE) if self.difference else EQUAL
+            return NO_SPREAD if self.difference else _EQUAL
+        said = (BETTER if self.difference > 0 else WORSE) if self.difference else _EQUAL
         if self.p > 1 - LEVEL and self.difference:
             said = NOISE_ABOVE if self.difference > 0 else NOISE_BELOW
         elif self.difference and self.corrected is not None and self.corrected > 1 - LEVEL:

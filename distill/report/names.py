@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from distill.report.summary import ALONE, Row
 
 STUDENT_ALONE = "student alone"
-WEIGHTS = ("kd", "ce", "weight")
+_WEIGHTS = ("kd", "ce", "weight")
 
 
-def names(rows: Sequence[Row]) -> dict[int, str]:
+def row_names(rows: Sequence[Row]) -> dict[int, str]:
     """A name for each row (by id): its method, and what tells it from others of that method.
 
     That is what their commands set otherwise, else their loss weights, else their hash.
@@ -33,7 +33,7 @@ def _told(row: Row, alike: Sequence[Row]) -> list[str]:
         shared = set.intersection(*map(set, commands.values()))
         own = [word for word in commands[id(row)] if word not in shared]
         return [word.removeprefix("method.") for word in own] or ["as in its YAML"]
-    differ = [key for key in WEIGHTS if len({getattr(one.one, key) for one in alike}) > 1]
+    differ = [key for key in _WEIGHTS if len({getattr(one.one, key) for one in alike}) > 1]
     told = [f"{key} {getattr(row.one, key):g}" for key in differ if getattr(row.one, key) is not None]
     same = [one for one in alike if all(getattr(one.one, key) == getattr(row.one, key) for key in differ)]
     return told + ([row.one.hash[:6]] if len(same) > 1 else [])

@@ -15,7 +15,7 @@ from distill.report.published import Published, published
 from distill.report.ranking import Entry, Ranking, best_two, rankings
 from distill.report.record import record
 from distill.report.stats import BELOW, MISSING
-from distill.report.stats import RULE as PUBLISHED_RULE
+from distill.report.stats import COMPARISON_RULE as PUBLISHED_RULE
 from distill.report.summary import Place, Row, convention, place_title
 from distill.report.table import (
     Cell,
@@ -28,15 +28,15 @@ from distill.report.table import (
     without_empty,
     word,
 )
-from distill.report.unfinished import counted, unfinished, what_to_run
+from distill.report.unfinished import count_by_kind, unfinished, what_to_run
 
-COLUMNS = ["method", "n", "accuracy", "Δ alone", "95 % interval", "verdict", "closed %", "published"]
-COLUMNS += ["beside published"]
+_COLUMNS = ["method", "n", "accuracy", "Δ alone", "95 % interval", "verdict", "closed %", "published"]
+_COLUMNS += ["beside published"]
 OPTIONAL = ["published", "beside published", "closed %", "95 % interval"]  # in this order they give way on a terminal
-DETAILS = ["method", "last", "best", "best epoch", "teacher acc", "gap", "loss weights", "hash", "seeds"]
-DETAILS += ["params M", "MACs M", "minutes"]
-NAMED = 4  # configurations that are named in a sentence
-FIRST = 12  # rows of a pair that are shown before the fold
+_DETAILS = ["method", "last", "best", "best epoch", "teacher acc", "gap", "loss weights", "hash", "seeds"]
+_DETAILS += ["params M", "MACs M", "minutes"]
+_NAMED = 4  # configurations that are named in a sentence
+_FIRST = 12  # rows of a pair that are shown before the fold
 EXPLAIN = (
     "Accuracies are top-1 test accuracy in % at the last epoch, mean ± standard error over n seeds; best first. "
     "closed: share of the way from the student alone to its teacher, blank where that way is inside its own 95 % "
@@ -52,25 +52,25 @@ def overview(found: Found, rows: list[Row]) -> Document:
     for _, group in groupby(ranked, lambda ranking: ranking.where):
         members = list(group)
         for ranking in members:
-            tables += [table(ranking, f"r{ranked.index(ranking)}", beside), details(ranking)]
-        tables += [across] if (across := matrix(members)) else []  # last: what a terminal shows at its end
+            tables += [_table(ranking, f"r{ranked.index(ranking)}", beside), details(ranking)]
+        tables += [across] if (across := _matrix(members)) else []  # last: what a terminal shows at its end
     tables += [probed] if (probed := probe_table(rows)) else []
     tables += [unfinished(found.unfinished)] if found.unfinished else []
-    legend = [EXPLAIN, gains.RULE] if rows else []
+    legend = [EXPLAIN, gains.GAIN_RULE] if rows else []
     legend += [PUBLISHED_RULE] if beside else []
     told, command = what_to_run(found) if not rows else ("", "")
-    notes = [found.line(), *([told] if told else []), *counted(found.unfinished), *below(ranked)]
-    return Document("Distillation runs", tables, notes, records(ranked), legend, command)
+    notes = [found.line(), *([told] if told else []), *count_by_kind(found.unfinished), *below(ranked)]
+    return Document("Distillation runs", tables, notes, _records(ranked), legend, command)
 
 
-def table(ranking: Ranking, key: str, beside: dict[int, Published]) -> Table:
+def _table(ranking: Ranking, key: str, beside: dict[int, Published]) -> Table:
     """The ranking as a table: the teacher, then all entries, best first."""
     best = best_two(entry.row.last.mean for entry in ranking.entries if ranking.taught)
     cells = [_cells(entry, best, beside.get(id(entry.row))) for entry in ranking.entries]
     if ranking.taught_by:
         teacher = [Cell(f"teacher {ranking.teacher}", tone="mild"), word(None), mean_and_error(ranking.taught_by)]
-        cells.insert(0, teacher + [word(None)] * (len(COLUMNS) - len(teacher)))
-    columns, cells = without_empty(COLUMNS if ranking.taught else ["net", *COLUMNS[1:]], cells)
+        cells.insert(0, teacher + [word(None)] * (len(_COLUMNS) - len(teacher)))
+    columns, cells = without_empty(_COLUMNS if ranking.taught else ["net", *_COLUMNS[1:]], cells)
     optional = frozenset(columns.index(name) for name in OPTIONAL if name in columns)
     shown = Table(key, ranking.title, columns, cells, _notes(ranking), numeric_columns(cells, len(columns)), optional)
     return _headed(shown, ranking.where)
@@ -79,7 +79,7 @@ def table(ranking: Ranking, key: str, beside: dict[int, Published]) -> Table:
 def _headed(table: Table, where: Place) -> Table:
     """Below the heading of a place; a long one with its first rows and the student alone."""
     pinned = frozenset(place for place, row in enumerate(table.rows) if row[0].tone == "alone")
-    first = FIRST if len(table.rows) > FIRST + 3 and not table.folded else None
+    first = _FIRST if len(table.rows) > _FIRST + 3 and not table.folded else None
     return replace(table, heading=place_title(where), first=first, pinned=pinned)
 
 
@@ -150,13 +150,13 @@ def details(ranking: Ranking) -> Table:
                 *(number(None if value is None else value * factor, digits) for value, factor, digits in cost),
             ]
         )  # fmt: skip
-    columns, cells = without_empty(DETAILS, cells)
+    columns, cells = without_empty(_DETAILS, cells)
     title = f"{ranking.title}: loss weights, hash, best epoch, cost"
     shown = Table("details", title, columns, cells, [], numeric_columns(cells, len(columns)), folded=True)
     return _headed(shown, ranking.where)
 
 
-def matrix(members: Sequence[Ranking]) -> Table | None:
+def _matrix(members: Sequence[Ranking]) -> Table | None:
     """Methods down, pairs across, by the mean gain over the student alone; None where one of them is a single one."""
     taught = [one for one in members if one.taught]
     by_name = {one.title: {entry.name: entry for entry in one.entries} for one in taught}
@@ -199,12 +199,12 @@ def below(ranked: Sequence[Ranking]) -> list[str]:
 
 
 def _listed(some: Sequence[tuple[Ranking, Entry]]) -> str:
-    kept = some if len(some) <= NAMED else some[:2]
+    kept = some if len(some) <= _NAMED else some[:2]
     named = ", ".join(f"{entry.name} ({one.title}, {entry.row.one.dataset})" for one, entry in kept)
     return named + (f" and {len(some) - len(kept)} more" if len(some) > len(kept) else "")
 
 
-def records(ranked: Sequence[Ranking]) -> list[dict[str, object]]:
+def _records(ranked: Sequence[Ranking]) -> list[dict[str, object]]:
     """A flat record a configuration; of one that stands in several rankings, as in the first."""
     first: dict[int, dict[str, object]] = {}
     for ranking in ranked:

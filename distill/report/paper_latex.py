@@ -13,7 +13,7 @@ from distill.report.summary import place_title
 from distill.report.table import NOTHING
 from distill.report.writers import LATEX_RANKS, tex
 
-KD = "kd"  # what the arrows go by
+_KD = "kd"  # what the arrows go by
 
 
 def paper_latex(ranked: Iterable[Ranking]) -> str:
@@ -63,8 +63,8 @@ def _values(
         mean, std = round(entry.row.last.mean, 2), entry.row.last.std
         text = LATEX_RANKS[1 + best.index(mean) if mean in best else 0].format(f"{mean:.2f}")
         text += rf" {{\scriptsize $\pm$ {std:.2f}}}" if std is not None else ""
-        kd = entries.get(KD)
-        if kd is not None and name != KD and mean != round(kd.row.last.mean, 2):
+        kd = entries.get(_KD)
+        if kd is not None and name != _KD and mean != round(kd.row.last.mean, 2):
             text += r" ($\uparrow$)" if mean > round(kd.row.last.mean, 2) else r" ($\downarrow$)"
         cells.append(text)
     return cells
@@ -75,13 +75,13 @@ def _order(name: str, by_pair: Sequence[dict[str, Entry]]) -> tuple[bool, float,
     gains = [entries[name].gain for entries in by_pair if name in entries]
     known = [gain.difference for gain in gains if gain]
     mean = sum(known) / len(known) if known else 0.0
-    return name != KD, mean, name
+    return name != _KD, mean, name
 
 
 def _caption(members: Sequence[Ranking]) -> str:
     seeds = sorted({entry.row.n for one in members for entry in one.entries})
     n = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
-    arrows = "; arrows: above or below kd" if any(e.name == KD for one in members for e in one.entries) else ""
+    arrows = "; arrows: above or below kd" if any(e.name == _KD for one in members for e in one.entries) else ""
     return (
         f"Test accuracy (%) of the student at the last epoch on {place_title(members[0].where)}: mean and standard "
         f"deviation over {n} seed{'s' * (seeds[-1] > 1)}. Best bold, second best underlined{arrows}."

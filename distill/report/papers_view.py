@@ -7,26 +7,26 @@ from typing import Any
 
 from distill.papers import PaperTable
 from distill.report import table as shape
-from distill.report.compare import TEACHER, Cell, Comparison, lay_beside
+from distill.report.compare import TEACHER_LINE, ComparedCell, Comparison, lay_beside
 from distill.report.probes import PUBLISHED, probe_table, records
-from distill.report.stats import ABOVE, BELOW, FEW, MISSING, RULE, VARIANT, WITHIN
+from distill.report.stats import ABOVE, BELOW, COMPARISON_RULE, FEW, MISSING, VARIANT, WITHIN
 from distill.report.summary import Row, convention
 from distill.report.table import Document, Table, number, numeric_columns, spread, word
 
 SIGNS = {WITHIN: "≈", ABOVE: "↑", BELOW: "↓", FEW: "?", VARIANT: "◇", MISSING: ""}
-TONES = {WITHIN: "good", ABOVE: "over", BELOW: "bad", FEW: "mild", VARIANT: "mild", MISSING: "mild"}
+_TONES = {WITHIN: "good", ABOVE: "over", BELOW: "bad", FEW: "mild", VARIANT: "mild", MISSING: "mild"}
 LEGEND = "Cells: ours (mean ± std) / published. ≈ within noise, ↑ above, ↓ below, ? under two seeds, ◇ a variant."
-DETAILS = ["method", "teacher", "student", "n", "last", "best", "compared", "published"]
-DETAILS += ["difference", "± 95 %", "verdict", "convention", "hash"]
+_DETAILS = ["method", "teacher", "student", "n", "last", "best", "compared", "published"]
+_DETAILS += ["difference", "± 95 %", "verdict", "convention", "hash"]
 MARKED = ["method", "teacher", "student", "differs in", "n", "last", "best", "data set", "protocol"]
 MARKED += ["convention", "hash"]
-BESIDE = "ours beside published"
+_BESIDE = "ours beside published"
 ALONE_OR_NOT = ("no runs are laid beside", "ours, where there are any, are in the table Linear probe")
 
 
 def paper_document(tables: list[PaperTable], rows: list[Row], line: str) -> Document:
     """Each published table with ours beside it; `line` says what was read."""
-    document = Document(", ".join(table.title for table in tables), [], [line], [], [RULE])
+    document = Document(", ".join(table.title for table in tables), [], [line], [], [COMPARISON_RULE])
     for table in tables:
         if table.comparable:
             comparison = lay_beside(table, rows)
@@ -64,14 +64,14 @@ def _matrix(comparison: Comparison) -> Table:
     return Table(table.id, table.title, columns, rows, _notes(comparison))
 
 
-def _beside(cell: Cell) -> shape.Cell:
+def _beside(cell: ComparedCell) -> shape.Cell:
     if cell.published is None and cell.ours is None:
         return shape.Cell(shape.NOTHING, tone="mild", title="not published")
     printed = shape.NOTHING if cell.published is None else f"{cell.published.mean:.2f}"
     ours = spread(cell.ours).text if cell.ours else MISSING
     title = f"{cell.verdict.word}; n = {cell.ours.n}; {cell.selection} epoch" if cell.ours else MISSING
     text = f"{ours} / {printed} {SIGNS[cell.verdict.word]}".rstrip()
-    return shape.Cell(text, cell.ours.mean if cell.ours else None, TONES[cell.verdict.word], title)
+    return shape.Cell(text, cell.ours.mean if cell.ours else None, _TONES[cell.verdict.word], title)
 
 
 def _notes(comparison: Comparison) -> list[str]:
@@ -107,15 +107,15 @@ def _terms(table: PaperTable) -> str:
     return words.get(table.kd_term or "", "not recorded, so not checked")
 
 
-def _details(comparison: Comparison, cells: list[Cell], title: str = BESIDE, key: str = "cells") -> Table:
+def _details(comparison: Comparison, cells: list[ComparedCell], title: str = _BESIDE, key: str = "cells") -> Table:
     table = comparison.table
     rows = [_detail(table, cell) for cell in cells]
     return Table(
-        f"{table.id}-{key}", f"{table.title}: {title}", DETAILS, rows, [], numeric_columns(rows, len(DETAILS))
+        f"{table.id}-{key}", f"{table.title}: {title}", _DETAILS, rows, [], numeric_columns(rows, len(_DETAILS))
     )
 
 
-def _detail(table: PaperTable, cell: Cell) -> list[shape.Cell]:
+def _detail(table: PaperTable, cell: ComparedCell) -> list[shape.Cell]:
     pair, row, verdict = table.pairs[cell.pair], cell.row, cell.verdict
     published = shape.Cell(shape.NOTHING)
     if cell.published:
@@ -132,13 +132,13 @@ def _detail(table: PaperTable, cell: Cell) -> list[shape.Cell]:
         published,
         number(verdict.difference, sign=True),
         number(verdict.half),
-        shape.Cell(verdict.word, tone=TONES[verdict.word], title=verdict.test),
+        shape.Cell(verdict.word, tone=_TONES[verdict.word], title=verdict.test),
         word(convention(row.one) if row else None),
         word(row.one.hash if row else None),
     ]
 
 
-def _marked(comparison: Comparison, cells: list[Cell]) -> Table:
+def _marked(comparison: Comparison, cells: list[ComparedCell]) -> Table:
     table, rows = comparison.table, []
     for cell in cells:
         pair, row = table.pairs[cell.pair], cell.row
@@ -196,7 +196,7 @@ def _records(comparison: Comparison) -> list[dict[str, Any]]:
     return [_record(comparison.table, cell) for cell in cells if cell.published or cell.ours]
 
 
-def _record(table: PaperTable, cell: Cell) -> dict[str, Any]:
+def _record(table: PaperTable, cell: ComparedCell) -> dict[str, Any]:
     pair, row, ours, printed = table.pairs[cell.pair], cell.row, cell.ours, cell.published
     run = row.one if row else None
     return {
@@ -206,7 +206,7 @@ def _record(table: PaperTable, cell: Cell) -> dict[str, Any]:
         "student": pair.student,
         "published": printed.mean if printed else None,
         "published_std": printed.std if printed else None,
-        "published_epoch": cell.selection if cell.method != TEACHER else None,
+        "published_epoch": cell.selection if cell.method != TEACHER_LINE else None,
         "verdict": cell.verdict.word,
         "marks": "; ".join(cell.marks),
         "difference": cell.verdict.difference,

@@ -20,9 +20,9 @@ from distill.result import as_percent
 from distill.run_folder import BIGGEST
 
 PUBLISHED = "crd_linear_probe"
-COLUMNS = ["method", "teacher", "student", "trained on", "probed on", "recipe", "n", "last", "best"]
-COLUMNS += ["published"]
-TEACHER = "teacher"
+_COLUMNS = ["method", "teacher", "student", "trained on", "probed on", "recipe", "n", "last", "best"]
+_COLUMNS += ["published"]
+_TEACHER = "teacher"
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ def probe_table(rows: Iterable[Row]) -> Table | None:
         [
             word(probe.method),
             word(probe.one.teacher),
-            word(None if probe.method == TEACHER else probe.one.student),
+            word(None if probe.method == _TEACHER else probe.one.student),
             word(probe.one.dataset),
             word(probe.dataset),
             word(probe.recipe),
@@ -69,7 +69,7 @@ def probe_table(rows: Iterable[Row]) -> Table | None:
     if any(probe.published is not None for probe in found):
         source = papers.tables()[PUBLISHED].source()
         notes.append(f"Published: CRD's table 4. Its recipe is not known, so no verdict is given ({source}).")
-    return Table("probe", "Linear probe", COLUMNS, cells, notes, numeric_columns(cells, len(COLUMNS)))
+    return Table("probe", "Linear probe", _COLUMNS, cells, notes, numeric_columns(cells, len(_COLUMNS)))
 
 
 def probes(rows: Iterable[Row]) -> list[Probe]:
@@ -122,7 +122,7 @@ def _read(folder: Path) -> Iterator[dict[str, Any]]:
 def _usable(content: dict[str, Any]) -> bool:
     accuracy, recipe = content.get("accuracy"), content.get("recipe")
     return (
-        content.get("net") in ("student", TEACHER)
+        content.get("net") in ("student", _TEACHER)
         and isinstance(content.get("dataset"), str)
         and isinstance(recipe, dict)
         and isinstance(recipe.get("name"), str)
@@ -134,22 +134,22 @@ def _usable(content: dict[str, Any]) -> bool:
 def _key(run: Run, content: dict[str, Any]) -> tuple[Any, ...]:
     """Of a teacher, the runs that it taught do not matter."""
     what = (content["dataset"], content.get("evaluated_on"), content["recipe"]["name"])
-    if content["net"] == TEACHER:
-        return (TEACHER, run.dataset, run.teacher, content.get("model"), *what)
+    if content["net"] == _TEACHER:
+        return (_TEACHER, run.dataset, run.teacher, content.get("model"), *what)
     return ("student", *run.key, *what)
 
 
 def _probe(group: Sequence[tuple[Run, dict[str, Any]]]) -> Probe:
     run, content = group[0]
-    teacher = content["net"] == TEACHER
-    method = TEACHER if teacher else run.method
+    teacher = content["net"] == _TEACHER
+    method = _TEACHER if teacher else run.method
     by_net: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for one, read in group:
         by_net[str(read.get("weights")) if teacher else one.seed].append(read["accuracy"])
     last, best = (sample([_mean(each, key) for each in by_net.values()]) for key in ("last", "best"))
     assert last is not None
     dataset, recipe = content["dataset"], str(content["recipe"]["name"])
-    return Probe(run, method, dataset, recipe, last, best, published(run, method, dataset))
+    return Probe(run, method, dataset, recipe, last, best, published_probe(run, method, dataset))
 
 
 def _mean(accuracies: Sequence[dict[str, Any]], key: str) -> float | None:
@@ -157,16 +157,16 @@ def _mean(accuracies: Sequence[dict[str, Any]], key: str) -> float | None:
     return got.mean if got else None
 
 
-def published(run: Run, method: str, dataset: str) -> float | None:
+def published_probe(run: Run, method: str, dataset: str) -> float | None:
     """What CRD's table 4 prints for a run's pair and method on `dataset`; None where it has no such cell."""
     table = papers.tables()[PUBLISHED]
     pair = table.pairs[0]
-    trained_here = model_name(run.student) == model_name(pair.student) or method == TEACHER
+    trained_here = model_name(run.student) == model_name(pair.student) or method == _TEACHER
     taught_here = run.teacher is None or model_name(run.teacher) == model_name(pair.teacher or "")
     column = f"{run.dataset}->{dataset}"
     if not (trained_here and taught_here) or column not in table.raw["columns"]:
         return None
-    with_kd = has_kd_suffix(method) or (bool(run.kd) and base_method(method) not in ("kd", ALONE, TEACHER))
+    with_kd = has_kd_suffix(method) or (bool(run.kd) and base_method(method) not in ("kd", ALONE, _TEACHER))
     for name, values in table.methods.items():
         if base_method(name) == base_method(method) and has_kd_suffix(name) == with_kd:
             return float(values[table.raw["columns"].index(column)])
@@ -175,6 +175,6 @@ def published(run: Run, method: str, dataset: str) -> float | None:
 
 def _order(probe: Probe) -> tuple[Any, ...]:
     run = probe.one
-    first = {TEACHER: 0, ALONE: 1}.get(probe.method, 2)
+    first = {_TEACHER: 0, ALONE: 1}.get(probe.method, 2)
     where = (run.dataset, probe.dataset, probe.recipe, run.student)
     return *where, first, run.teacher or "", probe.method, run.hash

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from distill import papers
 from distill.papers import PaperTable
-from distill.report.compare import Cell, lay_beside, model_name
+from distill.report.compare import ComparedCell, lay_beside, model_name
 from distill.report.summary import Row
 
 
@@ -15,7 +15,7 @@ from distill.report.summary import Row
 class Published:
     """What a table says of a configuration, and the verdict on ours."""
 
-    cell: Cell
+    cell: ComparedCell
     table: PaperTable
 
 
@@ -32,6 +32,6 @@ def published(rows: Sequence[Row]) -> dict[int, Published]:
     return found
 
 
-def _cells(table: PaperTable, rows: Sequence[Row]) -> Iterable[Cell]:
+def _cells(table: PaperTable, rows: Sequence[Row]) -> Iterable[ComparedCell]:
     comparison = lay_beside(table, rows)
     return [*comparison.cells.values(), *comparison.extra]

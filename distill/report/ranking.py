@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from distill.report.gains import Gain, corrected
-from distill.report.names import names
+from distill.report.names import row_names
 from distill.report.stats import Sample, sample
 from distill.report.summary import ALONE, Place, Row, place
 
@@ -94,7 +94,7 @@ def _of_place(where: Place, rows: list[Row]) -> list[Ranking]:
 
 
 def _ranked(where: Place, teacher: str | None, student: str, rows: list[Row]) -> Ranking:
-    called = names(rows)
+    called = row_names(rows)
     gains = corrected([row.gain for row in rows])
     entries = [Entry(called[id(row)], row, one) for row, one in zip(rows, gains, strict=True)]
     return Ranking(where, teacher, student, tuple(sorted(entries, key=_best_first)))
@@ -105,7 +105,7 @@ def _untaught(where: Place, rows: list[Row]) -> Ranking:
     entries = []
     for student in dict.fromkeys(row.one.student for row in rows):
         own = [row for row in rows if row.one.student == student]
-        called = names(own)
+        called = row_names(own)
         entries += [Entry(f"{student}{called[id(row)].removeprefix('student alone')}", row) for row in own]
     return Ranking(where, None, "Trained alone", tuple(sorted(entries, key=_best_first)))
 

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from scipy.special import stdtrit  # type: ignore[import-untyped]
 
 LEVEL = 0.95
-ROUNDING = 0.005  # published values are printed to 0.01, so the true one lies within half of that
+_ROUNDING = 0.005  # published values are printed to 0.01, so the true one lies within half of that
 WITHIN, ABOVE, BELOW, FEW, MISSING = "within noise", "above", "below", "n too small", "missing"
 VARIANT = "variant"  # of a method that departs from its paper: no verdict is given
 
-RULE = (
+COMPARISON_RULE = (
     'Verdict: "within noise" when the two-sided 95 % t-interval of our mean over seeds (sample standard '
     'deviation, n - 1 degrees of freedom) contains the published value, else "above" or "below". Where the '
     "publication gives a standard deviation and its number of runs, Welch's interval of the difference of "
@@ -60,7 +60,7 @@ class Verdict:
     test: str = ""
 
 
-def compare(
+def compare_published(
     ours: Sample | None, published: float | None, std: float | None = None, runs: int | None = None
 ) -> Verdict:
     """Apply RULE to our sample and a published mean (with its standard deviation and runs, where known)."""
@@ -72,7 +72,7 @@ def compare(
     error, freedom, test = ours.std**2 / ours.n, float(ours.n - 1), "t"
     if std is not None and runs is not None and runs > 1:
         error, freedom, test = *welch(ours.std**2 / ours.n, ours.n, std**2 / runs, runs), "Welch"
-    half = float(stdtrit(freedom, 0.5 + LEVEL / 2)) * math.sqrt(error) + ROUNDING
+    half = float(stdtrit(freedom, 0.5 + LEVEL / 2)) * math.sqrt(error) + _ROUNDING
     word = WITHIN if abs(difference) <= half else ABOVE if difference > 0 else BELOW
     return Verdict(word, difference, half, test)
 

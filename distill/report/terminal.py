@@ -12,17 +12,17 @@ from rich.text import Text
 from distill.report.table import Cell, Document, Table
 from distill.terminal import printable
 
-TONES = {"good": "green", "bad": "red", "over": "yellow", "mild": "dim", "alone": "cyan"}
+_TONES = {"good": "green", "bad": "red", "over": "yellow", "mild": "dim", "alone": "cyan"}
 RANKS = ("", "bold", "underline")
-ENOUGH = 10_000  # columns: what goes to a file or a pipe is never cut or wrapped
+_ENOUGH = 10_000  # columns: what goes to a file or a pipe is never cut or wrapped
 
 
 def console() -> Console:
     """As wide as the terminal; of any width where the output goes to a file or a pipe."""
-    return Console(highlight=False) if sys.stdout.isatty() else Console(width=ENOUGH, highlight=False)
+    return Console(highlight=False) if sys.stdout.isatty() else Console(width=_ENOUGH, highlight=False)
 
 
-def show(document: Document, out: Console, every: bool = False) -> None:
+def show_tables(document: Document, out: Console, every: bool = False) -> None:
     """Rich tables, as wide as `out`: columns that do not fit are left out from the right, and named.
 
     every: also the rows and the tables that a page folds.
@@ -83,4 +83,4 @@ def _rich(table: Table, columns: list[int], hidden: frozenset[int]) -> RichTable
 
 
 def _style(cell: Cell) -> str:
-    return " ".join(filter(None, [TONES.get(cell.tone, ""), RANKS[cell.rank]]))
+    return " ".join(filter(None, [_TONES.get(cell.tone, ""), RANKS[cell.rank]]))

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from distill.report.collect import Found
 from distill.report.table import Cell, Table, number, numeric_columns, without_empty, word
 from distill.sweep.plan import RUNNING
-from distill.sweep.states import FAILED, STATES, Status
+from distill.sweep.states import STATE_FAILED, STATES, Status
 
-FIRST = 12  # rows before the fold
+_FIRST = 12  # rows before the fold
 
 
 def what_to_run(found: Found) -> tuple[str, str]:
@@ -27,16 +27,16 @@ def unfinished(found: Sequence[Status]) -> Table:
     """The runs that have no result: running, cut off or failed, each with the last epoch that it finished."""
     cells = []
     for one in found:
-        tone = {RUNNING: "good", FAILED: "bad"}.get(one.state, "over")
+        tone = {RUNNING: "good", STATE_FAILED: "bad"}.get(one.state, "over")
         cells.append([Cell(one.state, tone=tone), word(one.name), word(one.epoch), number(one.accuracy), word(one.why)])
     columns, cells = without_empty(["state", "run", "last epoch", "accuracy then", "why"], cells)
     note = "distill status FOLDER lists them with the commands that go on."
     numeric = numeric_columns(cells, len(columns))
-    first = FIRST if len(cells) > FIRST + 3 else None
+    first = _FIRST if len(cells) > _FIRST + 3 else None
     return Table("unfinished", "Not finished", columns, cells, [note], numeric, first=first)
 
 
-def counted(found: Sequence[Status]) -> list[str]:
+def count_by_kind(found: Sequence[Status]) -> list[str]:
     """`2 running, 1 failed: see Not finished.`"""
     counts = Counter(one.state for one in found)
     named = ", ".join(f"{counts[state]} {state}" for state in STATES if counts[state])

@@ -14,8 +14,8 @@ from typing import Any
 from hydra import compose, initialize_config_dir
 
 from distill import config, errors
-from distill.cli.command import BASE, read, searched
-from distill.cli.sentences import sentence
+from distill.cli.command import BASE, read_command, searched
+from distill.cli.sentences import format_error
 from distill.record.progress import final_table
 from distill.sweep import add_launchers
 
@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
     from distill.search import space, study
     from distill.search.trial import with_holdout
 
-    overrides = [text for text in read(["--multirun", *args.overrides]).argv if text != "--multirun"]
+    overrides = [text for text in read_command(["--multirun", *args.overrides]).argv if text != "--multirun"]
     fixed, drawn = space.split(overrides)
     first = _compose(fixed)
     fixed += with_holdout(first)
@@ -85,9 +85,9 @@ def _one(search: Any, trial: Any, fixed: list[str]) -> None:
     except errors.Stopped:
         raise
     except errors.NonFinite as error:
-        state, why = TrialState.PRUNED, sentence(error)
+        state, why = TrialState.PRUNED, format_error(error)
     except Exception as error:
-        state, why = TrialState.FAIL, sentence(error) or type(error).__name__
+        state, why = TrialState.FAIL, format_error(error) or type(error).__name__
         logging.debug("trial %d failed", trial.number, exc_info=True)
     trial.set_user_attr("why", why)
     search.study.tell(trial, values, state=state)

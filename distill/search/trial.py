@@ -9,7 +9,7 @@ import optuna
 
 from distill.config import RunSpec
 from distill.models import FeatureNet
-from distill.record.reporter import Watch
+from distill.record.reporter import Reporter
 from distill.result import Result
 from distill.run import Experiment, only_here
 from distill.run_folder import RunFolder
@@ -40,7 +40,7 @@ def run_trial(trial: optuna.Trial, spec: RunSpec) -> float | None:
 
 def _train(judge: Judge, spec: RunSpec, stop: StopSignals) -> Result | None:
     experiment = Experiment(spec, stop, quiet=True)
-    assert experiment.inputs.data.info.evaluated_on == "holdout" and isinstance(experiment.watch, Watch)
+    assert experiment.inputs.data.info.evaluated_on == "holdout" and isinstance(experiment.watch, Reporter)
     judge.watch, experiment.fit.watch = experiment.watch, judge
     with experiment.logged():
         for _ in experiment.fit.steps():
@@ -52,7 +52,7 @@ def _train(judge: Judge, spec: RunSpec, stop: StopSignals) -> Result | None:
 class Judge:
     """A watcher that hands each epoch's accuracy to the pruner; `bad` once that has given the trial up."""
 
-    watch: Watch
+    watch: Reporter
 
     def __init__(self, trial: optuna.Trial) -> None:
         self.trial = trial

@@ -17,7 +17,7 @@ from distill.record.screen import Screen, aligned, bar, fitting
 from distill.run_folder import RunFolder
 from distill.sweep.jobs import Job, Sweep
 
-BESIDE = 6  # lines of a terminal that are left to what is printed
+_BESIDE = 6  # lines of a terminal that are left to what is printed
 SAID = 16_000  # bytes at the end of a log in which its last line is looked for
 
 
@@ -121,7 +121,7 @@ class Board(AbstractContextManager["Board"]):
         runs = [self.followed.setdefault((job, job.attempts), Followed(job)) for job in jobs]
         for one in runs:
             one.look()
-        most = max(shutil.get_terminal_size().lines - BESIDE, 1)
+        most = max(shutil.get_terminal_size().lines - _BESIDE, 1)
         begun = sorted(runs, key=lambda one: not one.row)[:most]
         more = [f"and {len(runs) - most} more"] if len(runs) > most else []
         rows = [[_name(field, width) if field == one.job.name else field for field in one.fields(now)] for one in begun]

@@ -12,7 +12,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 
-from distill.sweep.spread import spread
+from distill.sweep.spread import over_cores
 from distill.terminal import counted
 
 Plan = list[tuple[list[str], DictConfig]]  # each job of a command: its overrides and its configuration
@@ -54,7 +54,7 @@ class Composer:
             with contextlib.suppress(Exception):  # it is raised again where the job is asked for
                 return self._composed(master, first[rests[number]])
 
-        found = counted(spread(work, len(rests)), len(rests), "configurations composed")
+        found = counted(over_cores(work, len(rests)), len(rests), "configurations composed")
         self._known |= {rest: own for rest, own in zip(rests, found, strict=True) if own is not None}
 
     def _composed(self, master: DictConfig, overrides: Sequence[str]) -> Any:
@@ -69,7 +69,7 @@ def _seeds_and_rest(overrides: Sequence[str]) -> tuple[list[str], tuple[str, ...
     return seeds, tuple(text for text in overrides if text not in seeds)
 
 
-def expand(given: Sequence[Override], compose: Callable[[list[str]], DictConfig]) -> Plan:
+def expand_jobs(given: Sequence[Override], compose: Callable[[list[str]], DictConfig]) -> Plan:
     """All jobs of a command line that has been checked, less those that an experiment file leaves out.
 
     given: its overrides, an experiment file's sweep among them; compose: inside an initialised Hydra.
@@ -88,7 +88,7 @@ def left_out(cfg: DictConfig, overrides: Sequence[str]) -> bool:
     return any(set(str(line).split()) <= set(overrides) for line in cfg.get("leave_out") or ())
 
 
-def command_line(master: DictConfig, overrides: Sequence[str]) -> list[str]:
+def job_arguments(master: DictConfig, overrides: Sequence[str]) -> list[str]:
     """The arguments that run one job of a sweep alone: no launcher, no sweeper."""
     hydra = master.hydra
     kept = [text for text in hydra.overrides.hydra if not text.lstrip("+~").startswith(LAUNCHING)]

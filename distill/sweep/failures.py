@@ -14,11 +14,11 @@ from typing import Any
 from distill.files import HOST, is_running
 
 VARIABLE = "DISTILL_FAILURES"  # the environment variable that names the file
-PREFIX = f"distill-{HOST}-"  # of its folder, whose name ends in the process's number
+FAILURES_PREFIX = f"distill-{HOST}-"  # of its folder, whose name ends in the process's number
 _unwritten: list[dict[str, Any]] = []  # what a full disk refused
 
 
-def note(code: int, what: str, why: str) -> None:
+def note_failure(code: int, what: str, why: str) -> None:
     """Add one failure: the exit code, the job's overrides, and the reason in a sentence."""
     line = {"code": code, "what": what, "why": why}
     try:
@@ -28,7 +28,7 @@ def note(code: int, what: str, why: str) -> None:
         _unwritten.append(line)
 
 
-def read(path: str | Path) -> list[dict[str, Any]]:
+def read_failures(path: str | Path) -> list[dict[str, Any]]:
     """All failures that were noted, in order."""
     path = Path(path)
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
@@ -40,14 +40,14 @@ def read(path: str | Path) -> list[dict[str, Any]]:
 def noted() -> Iterator[list[dict[str, Any]]]:
     """A list that holds, after the block, what failed in it, in this process and those that it started."""
     found: list[dict[str, Any]] = []
-    folder = Path(tempfile.gettempdir(), f"{PREFIX}{os.getpid()}")
+    folder = Path(tempfile.gettempdir(), f"{FAILURES_PREFIX}{os.getpid()}")
     _clear(folder.parent)
     with suppress(OSError):
         folder.mkdir(mode=0o700, exist_ok=True)
     os.environ[VARIABLE] = str(folder / "failures.jsonl")
     try:
         yield found
-        found += read(os.environ[VARIABLE])
+        found += read_failures(os.environ[VARIABLE])
     finally:
         os.environ.pop(VARIABLE, None)
         shutil.rmtree(folder, ignore_errors=True)
@@ -55,8 +55,8 @@ def noted() -> Iterator[list[dict[str, Any]]]:
 
 def _clear(folder: Path) -> None:
     """Remove what killed processes of this machine and user left in the folder of temporary files."""
-    for left in folder.glob(f"{PREFIX}*"):
-        number = left.name.removeprefix(PREFIX)
+    for left in folder.glob(f"{FAILURES_PREFIX}*"):
+        number = left.name.removeprefix(FAILURES_PREFIX)
         with suppress(OSError):
             if number.isdecimal() and not is_running(int(number)) and left.stat().st_uid == os.getuid():
                 shutil.rmtree(left, ignore_errors=True)

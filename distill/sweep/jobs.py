@@ -26,7 +26,7 @@ from distill.record.progress import clock
 from distill.run_folder import RunFolder
 from distill.strict_json import parse_json
 from distill.sweep import failures, launched
-from distill.sweep.compose import Composer, command_line, left_out
+from distill.sweep.compose import Composer, job_arguments, left_out
 from distill.terminal import printable
 
 WORDS = {
@@ -96,7 +96,7 @@ class Sweep:
         self.ended = 0
         self._unwritten: list[bytes] = []  # lines of sweep.jsonl
         seen: set[Path | None] = {None}
-        for one, name in zip(self.overrides, names(self.overrides), strict=True):
+        for one, name in zip(self.overrides, job_names(self.overrides), strict=True):
             skip = left_out(master, one)
             folder = None if skip else _folder(composer.load_sweep_config(master, one), name)
             self.folders.append(folder)
@@ -104,9 +104,9 @@ class Sweep:
                 if RunFolder(folder).done:
                     RunFolder(folder).tidy()
                 else:
-                    self.jobs.append(Job(name, one, command_line(master, one), folder))
+                    self.jobs.append(Job(name, one, job_arguments(master, one), folder))
             seen.add(folder)
-        launched.note(self.folders)
+        launched.note_launched(self.folders)
         self.output.mkdir(parents=True, exist_ok=True)
         self._started = time.monotonic()
 
@@ -130,12 +130,12 @@ class Sweep:
         job.running = False
         if code == errors.DONE and not RunFolder(job.folder).done:
             code, why = errors.FAILED, "it ended without a result"
-        why = "" if code == errors.DONE else why or reason(job.log, job.mark, code)
+        why = "" if code == errors.DONE else why or _reason(job.log, job.mark, code)
         again = again and not stopping and code not in _FINAL and job.attempts <= self.retries
         self._write(job, code, why, again, where)
         self._print(job, code, why, again)
         if code != errors.DONE and not again and not (stopping and code in (errors.STOPPED, errors.INTERRUPTED)):
-            failures.note(code if code >= 0 else errors.FAILED, job.name, f"{why} (log: {job.log})")
+            failures.note_failure(code if code >= 0 else errors.FAILED, job.name, f"{why} (log: {job.log})")
         return again
 
     def _write(self, job: Job, code: int, why: str, again: bool, where: dict[str, Any]) -> None:
@@ -146,7 +146,7 @@ class Sweep:
             "folder": str(job.folder),
             "command": shlex.join(["python", "-m", "distill", *job.argv]),
             "attempt": job.attempts,
-            "outcome": word(code),
+            "outcome": _word(code),
             "code": code,
             "why": why,
             "seconds": round(time.time() - job.started, 1),
@@ -173,10 +173,10 @@ class Sweep:
     def _print(self, job: Job, code: int, why: str, again: bool) -> None:
         took = clock(time.time() - job.started)
         if again:
-            print(printable(f"  {word(code)} after {took}, to be tried again: {job.name}: {why}"), flush=True)
+            print(printable(f"  {_word(code)} after {took}, to be tried again: {job.name}: {why}"), flush=True)
             return
         self.ended += 1
-        result = f"{value(job.folder):.2f} %" if code == errors.DONE else word(code).upper()
+        result = f"{_value(job.folder):.2f} %" if code == errors.DONE else _word(code).upper()
         left = len(self.jobs) - self.ended
         pace = (time.monotonic() - self._started) / self.ended
         took += f", about {clock(pace * left)} left" if left else ""
@@ -188,7 +188,7 @@ class Sweep:
         found = []
         for overrides, folder in zip(self.overrides, self.folders, strict=True):
             one = JobReturn(overrides=overrides, status=JobStatus.COMPLETED)
-            one.return_value = value(folder) if folder else math.nan
+            one.return_value = _value(folder) if folder else math.nan
             found.append(one)
         return found
 
@@ -197,17 +197,17 @@ def _folder(cfg: DictConfig, name: str) -> Path | None:
     try:
         return Path(config.identity(cfg)["folder"]).absolute()
     except ValueError as error:  # this combination cannot be: the others can
-        failures.note(errors.USAGE, name, str(error))
+        failures.note_failure(errors.USAGE, name, str(error))
         return None
 
 
-def names(overrides: Sequence[Sequence[str]]) -> list[str]:
+def job_names(overrides: Sequence[Sequence[str]]) -> list[str]:
     """A name for each job: its overrides less those that all have."""
     shared = set(overrides[0]).intersection(*overrides) if len(overrides) > 1 else set()
     return [" ".join(text for text in one if text not in shared) for one in overrides]
 
 
-KINDS = {"folder": str, "command": str, "why": str, "outcome": str, "code": int}  # what readers of a line count on
+_KINDS = {"folder": str, "command": str, "why": str, "outcome": str, "code": int}  # what readers of a line count on
 
 
 def last_attempts(output: Path) -> dict[Path, dict[str, Any]]:
@@ -217,20 +217,20 @@ def last_attempts(output: Path) -> dict[Path, dict[str, Any]]:
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else ():
         with suppress(ValueError, AttributeError):  # half a line, on a full disk; or no object
             row = parse_json(line)
-            if not all(isinstance(row.get(key), kind) for key, kind in KINDS.items()):
+            if not all(isinstance(row.get(key), kind) for key, kind in _KINDS.items()):
                 continue
             found[output.joinpath(*Path(row["folder"]).parts[-4:])] = row
     return found
 
 
-def value(folder: Path) -> float:
+def _value(folder: Path) -> float:
     """The last test accuracy of a finished run in percent, or NaN."""
     run = RunFolder(folder)
     last = run.read_result().accuracy.last if run.done else None
     return math.nan if last is None else last
 
 
-def word(code: int) -> str:
+def _word(code: int) -> str:
     """How an attempt ended, in a word or two: done, failed, killed by SIGKILL ..."""
     if code < 0:
         names = {item.value: item.name for item in signal.Signals}
@@ -238,7 +238,7 @@ def word(code: int) -> str:
     return WORDS.get(code, f"exit code {code}")
 
 
-def reason(log: Path, mark: int, code: int) -> str:
+def _reason(log: Path, mark: int, code: int) -> str:
     """Why an attempt failed: the last sentence of ours in its part of the log, else its last line."""
     try:
         with open(log, "rb") as file:
@@ -247,7 +247,7 @@ def reason(log: Path, mark: int, code: int) -> str:
     except OSError:
         lines = []
     if code < 0:
-        return word(code) + (" (out of memory?)" if code == -signal.SIGKILL else "")
+        return _word(code) + (" (out of memory?)" if code == -signal.SIGKILL else "")
     said = [line.removeprefix("distill: ") for line in lines if line.startswith("distill: ")]
     rest = [line for line in lines if line.strip()]
-    return re.sub(r" \(traceback in [^)]*\)$", "", (said or rest or [word(code)])[-1])
+    return re.sub(r" \(traceback in [^)]*\)$", "", (said or rest or [_word(code)])[-1])

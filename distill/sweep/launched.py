@@ -8,12 +8,12 @@ from pathlib import Path
 _folders: dict[Path, None] = {}  # in order, each once
 
 
-def note(folders: Iterable[Path | None]) -> None:
+def note_launched(folders: Iterable[Path | None]) -> None:
     """Add folders; None is a run that cannot be."""
     _folders.update((folder, None) for folder in folders if folder is not None)
 
 
-def take() -> list[Path]:
+def take_launched() -> list[Path]:
     """All that were noted since the last call."""
     found = list(_folders)
     _folders.clear()

@@ -14,18 +14,18 @@ from distill.config.check import check
 from distill.record.progress import clock
 from distill.run_folder import RunFolder
 from distill.sweep.compose import Plan
-from distill.sweep.jobs import names
-from distill.sweep.speeds import NOT_KNOWN, Estimate, Speeds, read
-from distill.sweep.spread import spread
+from distill.sweep.jobs import job_names
+from distill.sweep.speeds import NOT_KNOWN, Estimate, Speeds, read_speeds
+from distill.sweep.spread import over_cores
 from distill.teachers.kept import is_kept
 from distill.terminal import counted
 
-DONE, RUNNING, CUT_OFF, TO_RUN, CANNOT = "done", "running", "cut off", "to run", "cannot run"
-WHAT = {DONE: "done", RUNNING: "running now", CUT_OFF: "cut off", TO_RUN: "to run", CANNOT: "that cannot run"}
+STATE_DONE, RUNNING, CUT_OFF, TO_RUN, CANNOT = "done", "running", "cut off", "to run", "cannot run"
+WHAT = {STATE_DONE: "done", RUNNING: "running now", CUT_OFF: "cut off", TO_RUN: "to run", CANNOT: "that cannot run"}
 
 
 @dataclass(frozen=True)
-class Item:
+class _Item:
     """A run of the plan: its state, with a word more on it, and what is still to be done of it."""
 
     name: str
@@ -36,10 +36,10 @@ class Item:
     teacher: bool = False
 
 
-def show(plan: Plan) -> None:
+def show_plan(plan: Plan) -> None:
     """Print the runs of a command, the teachers that they need among them, and the time for each state."""
     output = str(plain(plan[0][1], "output")) if plan else "outputs"
-    speeds = Speeds(read(output))
+    speeds = Speeds(read_speeds(output))
     items = list(items_of(plan, speeds))
     width = max((len(_label(item)) for item in items), default=0)
     for item in items:
@@ -47,15 +47,15 @@ def show(plan: Plan) -> None:
     print("\n" + "\n".join(summary(items, speeds)))
 
 
-def items_of(plan: Plan, speeds: Speeds) -> Iterator[Item]:
+def items_of(plan: Plan, speeds: Speeds) -> Iterator[_Item]:
     """Each run once, teachers that are not there yet before the first run that needs them."""
     seen: set[Path] = set()
     specs = resolved_all(plan)
     wanted = {_folder(spec) for spec in specs if isinstance(spec, RunSpec)}
     whys = unfit(specs)
-    for name, spec in zip(names([job for job, _ in plan]), specs, strict=True):
+    for name, spec in zip(job_names([job for job, _ in plan]), specs, strict=True):
         if isinstance(spec, str) or spec.hash in whys:
-            yield Item(name or "this run", None, CANNOT, spec if isinstance(spec, str) else whys[spec.hash])
+            yield _Item(name or "this run", None, CANNOT, spec if isinstance(spec, str) else whys[spec.hash])
             continue
         for words, needed in before(spec):
             folder = _folder(needed)
@@ -69,7 +69,7 @@ def items_of(plan: Plan, speeds: Speeds) -> Iterator[Item]:
             seen.add(_folder(spec))
 
 
-def summary(items: Iterable[Item], speeds: Speeds) -> list[str]:
+def summary(items: Iterable[_Item], speeds: Speeds) -> list[str]:
     """How many runs there are in each state, the time that is left, and where the estimates come from."""
     items = list(items)
     lines = [f"{len(items)} run{'s' * (len(items) != 1)}"]
@@ -86,19 +86,19 @@ def summary(items: Iterable[Item], speeds: Speeds) -> list[str]:
     return [*lines, f"Measured on {speeds.device}." if speeds.device else "No finished run to measure by yet."]
 
 
-def _item(name: str, spec: RunSpec, speeds: Speeds, teacher: bool = False) -> Item:
+def _item(name: str, spec: RunSpec, speeds: Speeds, teacher: bool = False) -> _Item:
     folder = _folder(spec)
     run = RunFolder(folder)
     if run.done:
-        return Item(name, folder, DONE, teacher=teacher)
+        return _Item(name, folder, STATE_DONE, teacher=teacher)
     if damage := run.damage:
-        return Item(name, folder, CANNOT, damage, teacher=teacher)
+        return _Item(name, folder, CANNOT, damage, teacher=teacher)
     state, more, left = TO_RUN, "", speeds.estimate(spec)
     if run.cut_off:
         state, more, left = CUT_OFF, *_progress(run.rows("epoch"), spec, left)
     if run.locked:
         state = RUNNING
-    return Item(name, folder, state, more, left, teacher)
+    return _Item(name, folder, state, more, left, teacher)
 
 
 def _progress(rows: list[dict[str, Any]], spec: RunSpec, whole: Estimate) -> tuple[str, Estimate]:
@@ -155,11 +155,11 @@ def unfit(specs: Sequence[RunSpec | str]) -> dict[str, str]:
     tried = list({spec.hash: spec for spec in begun}.values())
 
     def work(number: int) -> str:
-        from distill.preflight import refusal  # imports torch
+        from distill.preflight import refusal_of_command  # imports torch
 
-        return refusal(tried[number])
+        return refusal_of_command(tried[number])
 
-    whys = counted(spread(work, len(tried)), len(tried), "runs tried without training")
+    whys = counted(over_cores(work, len(tried)), len(tried), "runs tried without training")
     return {spec.hash: why for spec, why in zip(tried, whys, strict=True) if why}
 
 
@@ -186,11 +186,11 @@ def _folder(spec: RunSpec) -> Path:
     return spec.folder.absolute()
 
 
-def _label(item: Item) -> str:
+def _label(item: _Item) -> str:
     return f"{item.state} {item.more}" if item.more and item.state in (CUT_OFF, RUNNING) else item.state
 
 
-def _time(item: Item) -> str:
+def _time(item: _Item) -> str:
     if item.state == CANNOT:
         return f": {item.more}"
     if item.left.seconds is None:
@@ -198,16 +198,16 @@ def _time(item: Item) -> str:
     return f"  ~{clock(item.left.seconds)} ({item.left.source})" if item.left.source else ""
 
 
-def _teachers_among(items: list[Item]) -> str:
+def _teachers_among(items: list[_Item]) -> str:
     count = sum(item.teacher for item in items)
     return f", {count} of them teacher{'s' * (count > 1)}" if count else ""
 
 
-def _total(items: list[Item]) -> str:
+def _total(items: list[_Item]) -> str:
     return f": {_sum(items)}" if any(item.left.source for item in items) else ""
 
 
-def _sum(items: list[Item]) -> str:
+def _sum(items: list[_Item]) -> str:
     known = [item.left.seconds for item in items if item.left.seconds is not None]
     missing = len(items) - len(known)
     more = f" and {missing} without an estimate" if missing else ""

@@ -12,7 +12,7 @@ from distill.config.groups import conf_dir
 from distill.config.plugins import sources
 
 
-def take(output: str | Path) -> Path:
+def take_snapshot(output: str | Path) -> Path:
     """Copy the package and its YAML files to <output>/.snapshots/<hash> and return that folder.
 
     The hash is that of the content: launches of the same code share a copy, which is whole or not there.

@@ -36,7 +36,7 @@ class Estimate:
     source: str
 
 
-def read(output: str | Path) -> list[Measured]:
+def read_speeds(output: str | Path) -> list[Measured]:
     """The finished runs below `output` that were made on the device most of them were made on."""
     runs = (RunFolder(path) for path in Path(output).glob("*/*/*/s*"))
     found = [one for run in runs if run.done and (one := _measured(run.read_result()))]

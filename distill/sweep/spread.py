@@ -9,15 +9,15 @@ from concurrent.futures import ProcessPoolExecutor
 from typing import Any, TypeVar
 
 Item = TypeVar("Item")
-FEW, MOST = 12, 16  # pieces of work for which no processes are started; processes
+_FEW, MOST = 12, 16  # pieces of work for which no processes are started; processes
 _work: Callable[[int], Any] | None = None  # of the pool that is at work: what is forked inherits it
 
 
-def spread(work: Callable[[int], Item], count: int) -> Iterator[Item]:
+def over_cores(work: Callable[[int], Item], count: int) -> Iterator[Item]:
     """work(0), work(1), ... in order, in as many forked processes as there are cores; results are pickled."""
     global _work
     cores = min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, MOST)
-    if count < FEW or cores < 2 or "fork" not in multiprocessing.get_all_start_methods():
+    if count < _FEW or cores < 2 or "fork" not in multiprocessing.get_all_start_methods():
         yield from map(work, range(count))
         return
     _work = work

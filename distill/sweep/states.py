@@ -10,11 +10,11 @@ from typing import Any
 from distill import errors
 from distill.run_folder import RunFolder, find_runs
 from distill.sweep.jobs import last_attempts
-from distill.sweep.plan import CUT_OFF, DONE, RUNNING
+from distill.sweep.plan import CUT_OFF, RUNNING, STATE_DONE
 
-FAILED = "failed"
-STATES = (DONE, RUNNING, CUT_OFF, FAILED)  # in this order: what asks for something is read last
-STOPPED = (errors.DONE, errors.STOPPED, errors.INTERRUPTED)  # ends of an attempt that are no failure
+STATE_FAILED = "failed"
+STATES = (STATE_DONE, RUNNING, CUT_OFF, STATE_FAILED)  # in this order: what asks for something is read last
+_STOPPED = (errors.DONE, errors.STOPPED, errors.INTERRUPTED)  # ends of an attempt that are no failure
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ def statuses(top: Path, done: bool = True) -> list[Status]:
 def _without_folder(top: Path, attempts: Mapping[Path, dict[str, Any]]) -> Iterator[tuple[RunFolder, dict[str, Any]]]:
     """The runs below `top` that failed before they left anything in a folder."""
     for path, row in attempts.items():
-        if path.is_relative_to(top) and not path.exists() and row.get("code", errors.DONE) not in STOPPED:
+        if path.is_relative_to(top) and not path.exists() and row.get("code", errors.DONE) not in _STOPPED:
             yield RunFolder(path), row
 
 
@@ -57,14 +57,14 @@ def _status(top: Path, folder: RunFolder, attempt: Mapping[str, Any]) -> Status:
     rows = folder.rows("epoch")
     measured = [row["test_accuracy"] for row in rows if row.get("test_accuracy") is not None]
     state, why = _state(folder, attempt)
-    result = folder.result if state == DONE else None
+    result = folder.result if state == STATE_DONE else None
     return Status(
         state,
         str(folder.path.relative_to(top)),
         _epoch(rows),
         result.accuracy.last if result else next(reversed(measured), None),
         why,
-        None if state in (DONE, RUNNING) else attempt.get("command") or folder.command,
+        None if state in (STATE_DONE, RUNNING) else attempt.get("command") or folder.command,
     )
 
 
@@ -73,12 +73,12 @@ def _state(folder: RunFolder, attempt: Mapping[str, Any]) -> tuple[str, str]:
     if folder.locked:
         return RUNNING, ""
     if folder.done:
-        return DONE, ""
+        return STATE_DONE, ""
     if damage := folder.damage:
-        return FAILED, damage
-    if attempt.get("code", errors.DONE) in STOPPED:
+        return STATE_FAILED, damage
+    if attempt.get("code", errors.DONE) in _STOPPED:
         return CUT_OFF, ""
-    return FAILED, str(attempt.get("why") or attempt.get("outcome"))
+    return STATE_FAILED, str(attempt.get("why") or attempt.get("outcome"))
 
 
 def _epoch(rows: list[dict[str, Any]]) -> str:

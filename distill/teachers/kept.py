@@ -17,7 +17,7 @@ from distill.run_folder import RESULT, RunFolder
 
 log = logging.getLogger(__name__)
 KEPT = conf_dir().parent / "outputs" / "reference" / "teachers"
-PATHS = ("command", "files")  # of a result: where it was made, which is nobody's business
+_PATHS = ("command", "files")  # of a result: where it was made, which is nobody's business
 
 
 def folder_of(spec: RunSpec) -> RunFolder:
@@ -54,7 +54,7 @@ def keep(spec: RunSpec) -> Path:
     """Keep the net of a finished run. Returns where."""
     run, target = RunFolder(spec.folder), folder_of(spec)
     weights, found = run.student.read_bytes(), run.read_result().to_json()
-    result: dict[str, Any] = {key: value for key, value in found.items() if key not in PATHS}
+    result: dict[str, Any] = {key: value for key, value in found.items() if key not in _PATHS}
     target.path.mkdir(parents=True, exist_ok=True)
     with replacing(target.student) as file:
         file.write(weights)

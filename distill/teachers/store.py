@@ -58,7 +58,7 @@ def _teacher(
     return teacher
 
 
-def compare(teachers: list[Teacher], student: Tensor, data: Data, autocast: Any) -> dict[str, Any]:
+def compare_teachers(teachers: list[Teacher], student: Tensor, data: Data, autocast: Any) -> dict[str, Any]:
     """What a result holds of the teachers, beside the student's logits [M,K]: accuracy, origin, agreement.
 
     Several teachers count as the mean of their probabilities, and are listed one by one as well.

@@ -129,16 +129,16 @@ def _checked(base: str, override: str) -> tuple[str, str]:
     """(taken, ""), (refused, sentence), or (name of an exception that is nobody's sentence, text)."""
     from omegaconf.errors import OmegaConfBaseException
 
-    from distill.cli.command import read
-    from distill.cli.sentences import sentence
+    from distill.cli.command import read_command
+    from distill.cli.sentences import format_error
 
     try:
-        read([*BASES[base], override, "--dry-run"])  # which writes nothing
+        read_command([*BASES[base], override, "--dry-run"])  # which writes nothing
     except (ValueError, OSError, OmegaConfBaseException) as error:  # what the boundary turns into a sentence
-        return "refused", sentence(error)
+        return "refused", format_error(error)
     except Exception as error:
         named = type(error).__module__.startswith("hydra")
-        return "refused" if named else type(error).__name__, sentence(error)
+        return "refused" if named else type(error).__name__, format_error(error)
     return "taken", ""
 
 

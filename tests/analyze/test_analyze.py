@@ -19,7 +19,7 @@ from torch import Tensor
 from distill import config, trained
 from distill.analyze import cka, classes, correlation, gallery, maps, probabilities, tsne
 from distill.analyze.curves import losses
-from distill.analyze.material import Material, Seen, choose, gather, look, spread, thinned
+from distill.analyze.material import AnalysisData, Seen, choose, evenly_spread, forward_test_images, gather, thinned
 from distill.analyze.numbers import (
     attention,
     class_accuracy,
@@ -76,7 +76,7 @@ def taught(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def material(taught: Path) -> Material:
+def material(taught: Path) -> AnalysisData:
     return gather(trained.open_run(taught), CPU)
 
 
@@ -189,7 +189,10 @@ def test_loss_terms_over_seeds_and_phases() -> None:
 
 
 def test_images_are_spread_evenly_and_over_the_classes() -> None:
-    assert spread(torch.arange(9), 3).tolist() == [0, 4, 8] and spread(torch.arange(2), 5).tolist() == [0, 1]
+    assert evenly_spread(torch.arange(9), 3).tolist() == [0, 4, 8] and evenly_spread(torch.arange(2), 5).tolist() == [
+        0,
+        1,
+    ]
     labels = torch.arange(3000) // 30  # sorted, as in a folder
     got = choose(labels, 100)
     assert labels[got.shown].unique().numel() == 6 and labels[got.embedded].unique().numel() == 10
@@ -211,7 +214,7 @@ def test_what_is_kept_of_a_pass_is_that_of_the_chosen_images() -> None:
     data = replace(data, test=data.train)
     chosen = choose(data.test.labels, 6)
     net.train()
-    seen = look(net, data, chosen, "student")
+    seen = forward_test_images(net, data, chosen, "student")
     assert net.training
     net.eval()
     images = torch.cat([batch for batch, _ in data.evaluation(5)])
@@ -223,7 +226,7 @@ def test_what_is_kept_of_a_pass_is_that_of_the_chosen_images() -> None:
     torch.testing.assert_close(seen.attention[0], out.features[0][chosen.shown.sort().values].square().mean(1))
 
 
-def test_images_are_shown_as_they_are(material: Material) -> None:
+def test_images_are_shown_as_they_are(material: AnalysisData) -> None:
     data = trained.get_data(material.run, CPU)
     expected = data.test.images[material.chosen.shown].float().numpy() / 255
     assert np.allclose(material.images, np.repeat(expected, 3, axis=3), atol=1e-6)
@@ -277,7 +280,7 @@ def test_numbers_beside_the_pictures_are_those_of_the_run(taught: Path) -> None:
     assert curves["losses"]["kd"]["mean"][0] == pytest.approx((rows[0][0]["kd"] + rows[1][0]["kd"]) / 2)
 
 
-def test_a_picture_is_the_same_each_time(material: Material, tmp_path: Path) -> None:
+def test_a_picture_is_the_same_each_time(material: AnalysisData, tmp_path: Path) -> None:
     out = tmp_path / "pictures"
     assert main([str(material.run.folder), "--out", str(out), "--only", "gaps", "attention", "--device", "cpu"]) == 0
     first = {path.name: path.read_text() for path in out.glob("*.svg")}
@@ -296,7 +299,7 @@ def test_a_run_without_a_teacher_has_fewer_pictures(taught: Path) -> None:
     assert sum(numbers["calibration"]["student"]["images"]) == 60
 
 
-def test_nets_without_maps_have_the_pictures_that_need_none(material: Material) -> None:
+def test_nets_without_maps_have_the_pictures_that_need_none(material: AnalysisData) -> None:
     def bare(net: Seen) -> Seen:
         return replace(net, stages=[], attention=[])
 
@@ -306,13 +309,13 @@ def test_nets_without_maps_have_the_pictures_that_need_none(material: Material) 
     assert set(cka.draw(half).numbers) == {"student"} and maps.draw(half).numbers["sizes"]["teacher"] == []
 
 
-def test_a_net_is_like_itself_stage_by_stage(material: Material) -> None:
+def test_a_net_is_like_itself_stage_by_stage(material: AnalysisData) -> None:
     numbers = cka.draw(material).numbers
     assert np.diag(numbers["student"]) == pytest.approx([1.0] * 3) and (numbers["teacher"] < 1).all()
     assert numbers["student"] == pytest.approx(numbers["student"].T)
 
 
-def test_a_student_that_equals_its_teacher_shows_no_difference(material: Material) -> None:
+def test_a_student_that_equals_its_teacher_shows_no_difference(material: AnalysisData) -> None:
     same = replace(material, student=material.teacher)
     picture = correlation.draw(same)
     assert picture is not None and picture.numbers["mean_absolute_difference"] == 0
@@ -320,7 +323,7 @@ def test_a_student_that_equals_its_teacher_shows_no_difference(material: Materia
     assert different is not None and different.numbers["mean_absolute_difference"] > 0.01
 
 
-def test_images_for_probabilities_run_from_certain_to_uncertain(material: Material) -> None:
+def test_images_for_probabilities_run_from_certain_to_uncertain(material: AnalysisData) -> None:
     logits = material.student.logits
     doubt = entropy(softened(logits, 4.0))[probabilities.by_certainty(logits, 4.0)]
     assert len(doubt) == 4 and (doubt.diff() > 0).all()
@@ -329,13 +332,13 @@ def test_images_for_probabilities_run_from_certain_to_uncertain(material: Materi
 
 
 def test_two_classes_far_apart_stay_apart_in_the_plane() -> None:
-    points = tsne.flat(torch.cat([randn(20, 8), randn(20, 8, seed=1) + 50]))
+    points = tsne.in_plane(torch.cat([randn(20, 8), randn(20, 8, seed=1) + 50]))
     centre = (points[:20].mean(0) + points[20:].mean(0)) / 2
     side = (points - centre) @ (points[:20].mean(0) - points[20:].mean(0))
     assert (side[:20] > 0).all() and (side[20:] < 0).all()
 
 
-def test_many_classes_of_long_names_are_drawn(material: Material) -> None:
+def test_many_classes_of_long_names_are_drawn(material: AnalysisData) -> None:
     classes_, images = 40, 400
     names = [f"a rather long name of class {k}" for k in range(classes_)]
     labels = torch.arange(images) % classes_

@@ -15,12 +15,12 @@ from filelock import FileLock
 
 from distill import config
 from distill.cli import main as cli
-from distill.cli.command import read
+from distill.cli.command import read_command
 from distill.config import resolve
 from distill.run_folder import RunFolder
 from distill.sweep.plan import with_seed
 from distill.sweep.speeds import Measured, Speeds
-from distill.sweep.spread import spread
+from distill.sweep.spread import over_cores
 from tests import tiny
 
 TINY = ["student=resnet8", "teacher=resnet14", "teacher.weights=none", "dataset.fraction=0.1", "schedule.epochs=4"]
@@ -39,7 +39,7 @@ def lines(capsys: pytest.CaptureFixture[str], *words: str) -> list[str]:
 
 
 def folders(*words: str) -> list[Path]:
-    plan = read([*words, "--dry-run"]).jobs
+    plan = read_command([*words, "--dry-run"]).jobs
     assert plan is not None
     return [Path(config.identity(cfg)["folder"]) for _, cfg in plan]
 
@@ -121,7 +121,7 @@ def test_teachers_that_would_be_trained_are_listed_before_their_first_student(
     assert [line.split("  ")[1] for line in out[:4]] == wanted
     assert "  4 to run, 2 of them teachers: no estimate" in out
     first, _ = folders(*chain)
-    plan = read([*chain, "--dry-run"]).jobs or []
+    plan = read_command([*chain, "--dry-run"]).jobs or []
     root = config.teacher_config(config.teacher_config(plan[0][1]))
     finished(Path(config.identity(root)["folder"]), teacher=None, student="resnet20", method="none")
     assert lines(capsys, *chain)[0].startswith("to run  teacher resnet14 taught by resnet20")
@@ -158,7 +158,7 @@ def test_a_mistake_is_one_even_dry(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_estimates_are_of_the_nearest_runs_and_none_where_there_are_none() -> None:
-    plan = read([*TINY, "method=kd", "student=resnet20", "--dry-run"]).jobs
+    plan = read_command([*TINY, "method=kd", "student=resnet20", "--dry-run"]).jobs
     assert plan is not None
     spec = config.resolve(plan[0][1])
 
@@ -186,7 +186,7 @@ def test_estimates_are_of_the_nearest_runs_and_none_where_there_are_none() -> No
     ],
 )
 def test_flags_go_first(argv: str, sorted_: str) -> None:
-    assert read(argv.split()).argv == sorted_.split()
+    assert read_command(argv.split()).argv == sorted_.split()
 
 
 @pytest.mark.parametrize("argv", ["seed=1 --cfg", "--info seed=1", "seed=1 --bogus"])
@@ -218,8 +218,8 @@ def test_seeds_are_resolved_once_and_right() -> None:
 def test_work_is_spread_in_order_and_errors_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 1}, raising=False)
     here = os.getpid()
-    found = list(spread(lambda number: (number, os.getpid() != here), 20))
+    found = list(over_cores(lambda number: (number, os.getpid() != here), 20))
     assert [number for number, _ in found] == list(range(20)) and all(elsewhere for _, elsewhere in found)
-    assert list(spread(lambda number: os.getpid() == here, 3)) == [True] * 3
+    assert list(over_cores(lambda number: os.getpid() == here, 3)) == [True] * 3
     with pytest.raises(ZeroDivisionError):
-        list(spread(lambda number: 1 // (number - 15), 20))
+        list(over_cores(lambda number: 1 // (number - 15), 20))

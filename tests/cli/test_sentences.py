@@ -11,10 +11,10 @@ import torch
 from PIL import Image, UnidentifiedImageError
 
 from distill import errors
-from distill.cli.sentences import LONGEST, sentence
-from distill.config import build
-from distill.config import load as load_node
-from distill.data import load
+from distill.cli.sentences import LONGEST, format_error
+from distill.config import instantiate
+from distill.config import load_node as load_node
+from distill.data import load_data
 from distill.files import SaveError
 from distill.models import build as build_net
 from distill.models import load_weights
@@ -53,23 +53,23 @@ def test_errors_of_libraries(name, tmp_path):
     (tmp_path / "f").write_text("no image")
     call, words, code = CASES[name]
     error = raised(lambda: call(tmp_path))
-    text = sentence(error)
+    text = format_error(error)
     assert all(word in text for word in words) and "\n" not in text and len(text) <= LONGEST
     assert errors.exit_code(error) == code
 
 
 def test_a_full_disk_is_no_mistake_of_the_user():
     assert errors.exit_code(OSError(28, "No space left on device", "x")) == errors.FAILED
-    assert sentence(OSError(28, "No space left on device", "x")) == "x: No space left on device: free some space"
-    assert sentence(SaveError("said already")) == "said already"
+    assert format_error(OSError(28, "No space left on device", "x")) == "x: No space left on device: free some space"
+    assert format_error(SaveError("said already")) == "said already"
 
 
 def test_long_sentences_keep_the_file_and_the_remedy(monkeypatch):
     text = "/a/file holds " + "word " * 2000 + ": remove it"
-    short = sentence(ValueError(text))
+    short = format_error(ValueError(text))
     assert len(short) <= LONGEST and short.startswith("/a/file holds word") and short.endswith(": remove it")
     monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
-    assert sentence(ValueError(text)) == " ".join(text.split())
+    assert format_error(ValueError(text)) == " ".join(text.split())
 
 
 def test_unidentified_images_have_no_number():
@@ -111,10 +111,10 @@ def test_data_in_odd_places(what, tmp_path):
         root = tmp_path / "file"
         root.write_text("x")
     with pytest.raises(ValueError) as caught:
-        load(config("mnist", root=str(root)))
-    assert str(tmp_path) in str(caught.value) and len(sentence(caught.value)) <= LONGEST
+        load_data(config("mnist", root=str(root)))
+    assert str(tmp_path) in str(caught.value) and len(format_error(caught.value)) <= LONGEST
 
 
 def test_a_methods_type_error_names_the_method():
     with pytest.raises(ValueError, match=r"kd cannot be made of its keys \(.*missing"):
-        build(load_node("method", "kd"))
+        instantiate(load_node("method", "kd"))

@@ -109,7 +109,7 @@ def test_teachers_run_is_the_run_that_a_user_would_start(teacher: str) -> None:
 def test_every_teacher_is_a_student_too() -> None:
     students = set(config.options("student"))
     for name in config.options("teacher"):
-        teacher = config.load("teacher", name)
+        teacher = config.load_node("teacher", name)
         if teacher.get("weights", "auto") == "auto" and teacher.get("mean") is None:
             assert name in students, (
                 f"conf/teacher/{name}.yaml has no conf/student/{name}.yaml to train it with"
@@ -124,7 +124,7 @@ def test_names_become_single_folders() -> None:
 
 @pytest.mark.parametrize("pair", config.options("pair"))
 def test_pairs_choose_teacher_and_student(pair: str) -> None:
-    node = config.load("pair", pair)
+    node = config.load_node("pair", pair)
     (teacher,), (student,) = (item.values() for item in node.defaults)
     assert teacher in config.options("teacher") and student in config.options("student")
     names = [node.get(key, {}).get("name", name) for key, name in (("teacher", teacher), ("student", student))]
@@ -165,7 +165,7 @@ def test_missing_and_unresolvable_values_are_named() -> None:
 
 @pytest.mark.parametrize("name", config.options("method"))
 def test_weights_of_methods_take_fractions(name: str) -> None:
-    node = OmegaConf.to_container(config.load("method", name))
+    node = OmegaConf.to_container(config.load_node("method", name))
     for key in {"ce", "kd", "weight", "temperature", "tau", "momentum"} & set(node):
         value = node[key]
         assert isinstance(value, float) or str(value).startswith("${"), f"conf/method/{name}.yaml: write {key}: 1.0"
@@ -223,25 +223,25 @@ def widget(monkeypatch: pytest.MonkeyPatch) -> dict[str, object]:
 def test_build_passes_plain_keywords(widget: dict[str, object]) -> None:
     cfg = OmegaConf.create({"method": widget, "w": 5})
     cfg.method.width = "${w}"
-    built = config.build(cfg.method, "s")
+    built = config.instantiate(cfg.method, "s")
     assert built.seen == {"student": "s", "ce": 1.0, "kd": 1, "width": 5, "layers": [1, 2]}
     assert type(built.seen["layers"]) is list
 
 
 def test_build_names_the_nearest_key(widget: dict[str, object]) -> None:
     with pytest.raises(ValueError, match="widget does not take the key 'widht': did you mean width?"):
-        config.build({**widget, "widht": 1}, "s")
+        config.instantiate({**widget, "widht": 1}, "s")
     with pytest.raises(ValueError, match="does not take the key 'student'"):
-        config.build({**widget, "student": 1}, "s")
+        config.instantiate({**widget, "student": 1}, "s")
     del widget["width"]
     with pytest.raises(ValueError, match="widget needs a value for width"):
-        config.build(widget, "s")
+        config.instantiate(widget, "s")
 
 
 @pytest.mark.parametrize("target", ["os.system", "distillery.x.Y", "distill.methods.kd:os", "distill", ""])
 def test_build_calls_nothing_outside_distill(target: str) -> None:
     with pytest.raises(ValueError, match="must name something below 'distill.'"):
-        config.build({"_target_": target, "name": "x"})
+        config.instantiate({"_target_": target, "name": "x"})
 
 
 @pytest.mark.parametrize(
@@ -249,7 +249,7 @@ def test_build_calls_nothing_outside_distill(target: str) -> None:
 )
 def test_build_says_what_is_wrong_with_a_target(target: str) -> None:
     with pytest.raises(ValueError, match="check _target_ in its YAML"):
-        config.build({"_target_": target, "name": "x"})
+        config.instantiate({"_target_": target, "name": "x"})
 
 
 # --- values ---

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from distill.cli.command import read
+from distill.cli.command import read_command
 from distill.config.own_files import check_file
 
 
@@ -33,13 +33,13 @@ def test_what_is_wrong_is_said_of_the_file(content: bytes, why: str, tmp_path: P
     path = tmp_path / "experiment" / "mine.yaml"
     path.write_bytes(content)
     with pytest.raises(ValueError, match=f"{path} .*({why})"):
-        read(["experiment=mine", "--config-dir", str(tmp_path), "--dry-run"])
+        read_command(["experiment=mine", "--config-dir", str(tmp_path), "--dry-run"])
 
 
 def test_control_characters_are_no_values() -> None:
     for text in ("method.name=\x1b]0;x\x07", "output=\u202eb", "+tracking.project=\x00"):
         with pytest.raises(ValueError, match="holds control characters"):
-            read([text, "--dry-run"])
+            read_command([text, "--dry-run"])
 
 
 def test_what_is_fine_passes(tmp_path: Path) -> None:

@@ -19,7 +19,9 @@ from tests import program
 from tests.papers.test_settings import composed
 
 CONF = config.conf_dir()
-METHODS = {name: dict(config.load("method", name).about.get("protocol") or {}) for name in config.options("method")}  # type: ignore[union-attr]
+METHODS = {
+    name: dict(config.load_node("method", name).about.get("protocol") or {}) for name in config.options("method")
+}  # type: ignore[union-attr]
 NAMED = sorted({(name, method, dataset) for method, known in METHODS.items() for dataset, name in known.items()})
 FIRST = {name: (method, dataset) for name, method, dataset in reversed(NAMED)}  # a method and a data set of each
 
@@ -64,7 +66,7 @@ def test_paper_knows_every_key_that_a_schedule_has() -> None:
         inner = [keys(value, f"{above}{key}.") for key, value in node.items() if isinstance(value, dict)]
         return {above + key for key, value in node.items() if not isinstance(value, dict)}.union(*inner)
 
-    known = OmegaConf.to_container(config.load("schedule", "paper"))
+    known = OmegaConf.to_container(config.load_node("schedule", "paper"))
     assert isinstance(known, dict) and set(known["dataset"]) == set(protocol.KEYS)
     for name in set(config.options("schedule")) - {"paper", "cifar10", "cifar100"}:
         nodes = protocol._nodes(name)
@@ -133,10 +135,10 @@ def test_the_command_line_refuses_it_with_exit_code_2(tmp_path: Path) -> None:
 
 
 def test_a_sweep_gives_each_method_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from distill.cli.command import read
+    from distill.cli.command import read_command
 
     monkeypatch.chdir(tmp_path)
-    plan = read(["-m", "method=mcl,cs-kd,crd", "dataset=cifar100", "schedule=paper", "--dry-run"]).jobs
+    plan = read_command(["-m", "method=mcl,cs-kd,crd", "dataset=cifar100", "schedule=paper", "--dry-run"]).jobs
     assert plan is not None
     assert [cfg.schedule.name for _, cfg in plan] == ["mcl", "cs-kd", "crd"]
     single = run("method=cs-kd", "dataset=cifar100", "schedule=cs-kd")
@@ -176,11 +178,11 @@ def test_a_teachers_schedule_is_a_file() -> None:
 
 
 def test_a_run_under_another_schedule_is_told_the_papers() -> None:
-    told = protocol.note(run("method=mcl", "dataset=cifar100"))
+    told = protocol.protocol_note(run("method=mcl", "dataset=cifar100"))
     assert told == "the paper's protocol is schedule=mcl: 300 epochs, batch 128; this run follows schedule=crd"
-    changed = protocol.note(run("method=mcl", "dataset=cifar100", "schedule=mcl", "schedule.epochs=2"))
+    changed = protocol.protocol_note(run("method=mcl", "dataset=cifar100", "schedule=mcl", "schedule.epochs=2"))
     assert changed == "the paper's protocol is schedule=mcl: 300 epochs, batch 128; this run changes it"
-    views = protocol.note(run("method=tf-kd-reg", "dataset=cifar100", "schedule=tf-kd", "dataset.rotate=null"))
+    views = protocol.protocol_note(run("method=tf-kd-reg", "dataset=cifar100", "schedule=tf-kd", "dataset.rotate=null"))
     assert views is not None and views.endswith("this run changes it")
 
 
@@ -196,7 +198,7 @@ def test_a_run_under_another_schedule_is_told_the_papers() -> None:
     ],
 )
 def test_others_are_told_nothing(words: list[str]) -> None:
-    assert protocol.note(run(*words)) is None
+    assert protocol.protocol_note(run(*words)) is None
 
 
 def test_the_line_is_logged_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -224,7 +226,7 @@ def used() -> set[str]:
     """Schedules that an experiment chooses, that are its data set's, a part of such a one, or nothing but one."""
     found: set[str] = set()
     for name in config.options("experiment"):
-        node = config.load("experiment", name)
+        node = config.load_node("experiment", name)
         assert node is not None
         chosen = {key: str(value) for item in node.get("defaults") or [] for key, value in item.items()}
         params = dict(OmegaConf.select(node, "hydra.sweeper.params") or {})
@@ -242,7 +244,7 @@ def used() -> set[str]:
 @pytest.mark.parametrize("file", sorted((CONF / "experiment").glob("*.yaml")), ids=lambda file: file.stem)
 def test_tables_that_experiments_name_are_there(file: Path) -> None:
     for name in re.findall(r"--table (\S+)", file.read_text()):
-        assert papers.resolve(name)
+        assert papers.table_ids(name)
 
 
 def test_every_schedule_is_used_by_an_experiment() -> None:

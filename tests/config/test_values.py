@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 
 from distill import config
 from distill.config.check import check
-from distill.config.rules import BITS, FLAG, GROUPS, KINDS, RULES, check_rule
+from distill.config.rules import BITS, FLAG, KINDS, RULES, RULES_OF_GROUPS, check_rule
 from distill.config.values import NOT_A_METHODS, _method_rules, check_values
 from tests import tiny
 
@@ -39,18 +39,18 @@ def keys() -> Iterator[tuple[str, Any, Any]]:
     """Each key of each YAML with its default and its rule."""
     for name in config.options("method"):
         rules = _method_rules(name)
-        for key, default in OmegaConf.to_container(config.load("method", name), resolve=False).items():
+        for key, default in OmegaConf.to_container(config.load_node("method", name), resolve=False).items():
             if key not in NOT_A_METHODS:
                 yield f"method.{key}", default, rules[key]
-    for group in GROUPS:
+    for group in RULES_OF_GROUPS:
         for name in config.options(group):
-            node = config.load(group, name)
+            node = config.load_node(group, name)
             for key, default in OmegaConf.to_container(node.get("schedule", node), resolve=False).items():
                 if not isinstance(default, dict) and key != "defaults":
                     yield f"{group}.{key}", default, RULES[f"{group}.{key}"]
     top = OmegaConf.to_container(OmegaConf.load(config.conf_dir() / "config.yaml"), resolve=False)
     for key, default in top.items():
-        if key not in (*GROUPS, "hydra", "defaults"):
+        if key not in (*RULES_OF_GROUPS, "hydra", "defaults"):
             yield key, default, RULES[key]
 
 

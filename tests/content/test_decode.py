@@ -15,7 +15,7 @@ from distill.content import index as index_module
 from distill.content.decode import Reading, decoded, reading_of
 from distill.content.examine import examine
 from distill.content.index import indexed
-from distill.data import load
+from distill.data import load_data
 from tests.data.test_data import folder_config, write_folder
 
 RAMP = np.linspace(0, 65535, 64).astype(np.uint16).reshape(8, 8)
@@ -154,7 +154,7 @@ def test_each_conversion_is_told_once(tmp_path, caplog):
     Image.new("CMYK", (20, 20)).save(cat / "ink.jpg")
     (cat / "._0.jpg").write_bytes(b"AppleDouble")
     (cat / "notes.txt").write_text("x")
-    data = load(folder_config(tmp_path))
+    data = load_data(folder_config(tmp_path))
     text = caplog.text
     for words in ("2 of 29 images are of 16 bits", "1 of 29 images have transparent parts", "1 of 29 images are turned",
                   "1 of 29 images are CMYK", "2 files are no images and are left out"):  # fmt: skip
@@ -165,14 +165,14 @@ def test_each_conversion_is_told_once(tmp_path, caplog):
 def test_training_images_among_the_evaluated_are_told(tmp_path, caplog):
     write_folder(tmp_path)
     (tmp_path / "val" / "cat" / "9.png").write_bytes((tmp_path / "train" / "cat" / "0.png").read_bytes())
-    load(folder_config(tmp_path))
+    load_data(folder_config(tmp_path))
     assert "1 of the 13 images that are evaluated are training images too" in caplog.text
 
 
 def test_a_single_class_is_refused(tmp_path):
     write_folder(tmp_path, classes=("cat",))
     with pytest.raises(ValueError, match="one class, cat"):
-        load(folder_config(tmp_path))
+        load_data(folder_config(tmp_path))
 
 
 @pytest.mark.parametrize("name", ["1.png", "1.jpg", "1.gif", "1.tif"])
@@ -182,15 +182,15 @@ def test_damaged_val_images_are_found_before_training(tmp_path, name):
     Image.effect_noise((40, 40), 50).save(bad)
     bad.write_bytes(bad.read_bytes()[:-100])
     with pytest.raises(ValueError, match="cannot be decoded") as caught:
-        load(folder_config(tmp_path))
+        load_data(folder_config(tmp_path))
     assert str(bad) in str(caught.value) and "dataset.damaged=skip" in str(caught.value)
-    assert len(load(folder_config(tmp_path, damaged="skip")).test) == 12 - (name == "1.png")
+    assert len(load_data(folder_config(tmp_path, damaged="skip")).test) == 12 - (name == "1.png")
 
 
 def test_a_value_range_that_nothing_needs_is_refused(tmp_path):
     write_folder(tmp_path)
     with pytest.raises(ValueError, match="more than 8 bits"):
-        load(folder_config(tmp_path, value_range=[0, 1]))
+        load_data(folder_config(tmp_path, value_range=[0, 1]))
 
 
 # ---- the index ----
@@ -202,7 +202,7 @@ def test_a_second_start_looks_at_what_changed_alone(tmp_path, monkeypatch):
     monkeypatch.setattr(index_module, "RACY", 0)
     first = indexed(tmp_path / "train")
     looked: list[str] = []
-    monkeypatch.setattr(index_module, "examine", lambda path: looked.append(path) or examine(path))
+    monkeypatch.setattr(index_module, "examine_index", lambda path: looked.append(path) or examine(path))
     assert indexed(tmp_path / "train").digest() == first.digest() and looked == []
     changed = long_ago / "1.png"
     old = changed.stat()

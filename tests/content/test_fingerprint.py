@@ -36,7 +36,7 @@ def hash_of(*overrides: str, **changes) -> str:
 
 def folder_keys(root: Path, **changes) -> dict[str, object]:
     """The keys of a data set of image files."""
-    node = config.plain(OmegaConf.create({"dataset": config.load("dataset", "folder")}), "dataset")
+    node = config.plain(OmegaConf.create({"dataset": config.load_node("dataset", "folder")}), "dataset")
     return {**node, "root": str(root), "size": 14, "workers": 0, "name": "x", **changes}
 
 

@@ -159,11 +159,11 @@ def test_cutout_blanks_a_square_about_a_pixel_drawn_anywhere() -> None:
 
 def test_operations_and_magnitudes_are_drawn_evenly() -> None:
     stage = Augment(32, operations=1).epoch(seeded(0), 28000, 28000, CPU).stages[0]
-    shares = {name: count / 28000 for name, count in zip(pil.GROUPS, stage.counts[0], strict=True)}
+    shares = {name: count / 28000 for name, count in zip(pil.OPERATION_GROUPS, stage.counts[0], strict=True)}
     assert shares.pop("Move") == pytest.approx(5 / 14, abs=0.01)
     assert all(share == pytest.approx(1 / 14, abs=0.006) for share in shares.values()) and len(shares) == 9
-    first = sum(stage.counts[0][: pil.GROUPS.index("Posterize")])
-    bits = stage.levels[first : first + stage.counts[0][pil.GROUPS.index("Posterize")]]
+    first = sum(stage.counts[0][: pil.OPERATION_GROUPS.index("Posterize")])
+    bits = stage.levels[first : first + stage.counts[0][pil.OPERATION_GROUPS.index("Posterize")]]
     assert bits.unique().tolist() == [4, 5, 6, 7] and bits.mean().item() == pytest.approx(5.5, abs=0.1)
 
 

@@ -23,7 +23,7 @@ from distill.config import DataSpec
 from distill.content import readers as readers_module
 from distill.content.pickles import read_pickle
 from distill.content.readers import read_cifar10, read_cifar100, read_digits, read_idx
-from distill.data import ArraySource, DataInfo, Split, evaluation_batches, load
+from distill.data import ArraySource, DataInfo, Split, evaluation_batches, load_data
 from distill.data.arrays import seeded
 from distill.data.select import select, split_holdout, stratified
 from distill.data.views import evaluation_view, random_crop
@@ -229,12 +229,12 @@ def test_smaller_subsets_lie_in_larger_ones():
 )
 def test_values_that_do_not_fit(changes, text):
     with pytest.raises(ValueError, match=text) as caught:
-        load(config("digits", **changes))
+        load_data(config("digits", **changes))
     assert "\n" not in str(caught.value)
 
 
 def test_digits_split_and_constants():
-    data = load(config("digits"))
+    data = load_data(config("digits"))
     assert (len(data.train), len(data.test), data.info.num_train) == (1437, 360, 1437)
     pixels = data.train.images.double() / 255
     assert data.info.mean[0] == pytest.approx(pixels.mean().item(), abs=1e-6)
@@ -259,7 +259,7 @@ def test_digits_are_scikit_learns():
 
 
 def test_holdout_leaves_the_test_set_alone():
-    plain, held = load(config("digits")), load(config("digits", holdout=0.2, omit=[3], shots=5))
+    plain, held = load_data(config("digits")), load_data(config("digits", holdout=0.2, omit=[3], shots=5))
     assert held.info.evaluated_on == "holdout" and len(held.test) == 287
     assert held.info.labels.bincount(minlength=10).tolist() == [5, 5, 5, 0, 5, 5, 5, 5, 5, 5]
     assert torch.equal(held.info.labels, held.train.labels) and held.info.num_train == 45
@@ -270,8 +270,8 @@ def test_holdout_leaves_the_test_set_alone():
 
 
 def test_padding_with_zeros_and_grey_to_colour():
-    plain = load(config("digits"))
-    wide = load(config("digits", size=32, in_chans=3, mean=[0.3] * 3, std=[0.4] * 3))
+    plain = load_data(config("digits"))
+    wide = load_data(config("digits", size=32, in_chans=3, mean=[0.3] * 3, std=[0.4] * 3))
     assert wide.train.images.shape == (1437, 32, 32, 3)
     assert torch.equal(wide.train.images[:, 12:20, 12:20], plain.train.images.expand(-1, -1, -1, 3))
     assert wide.train.images.sum() == 3 * plain.train.images.sum()
@@ -400,7 +400,7 @@ def test_mnist_layouts_plain_and_gzipped(tmp_path, name, folder):
     for stem in ("train", "t10k"):
         (raw / f"{stem}-images-idx3-ubyte").write_bytes(idx(images))
         (raw / f"{stem}-labels-idx1-ubyte.gz").write_bytes(gzip.compress(idx(labels)))
-    data = load(config(name, root=str(tmp_path)))
+    data = load_data(config(name, root=str(tmp_path)))
     assert data.train.images.shape == (20, 32, 32, 1)
     assert np.array_equal(data.train.images[:, 2:30, 2:30, 0], images)
     assert data.train.images.sum().item() == images.sum() and data.test.labels.tolist() == labels.tolist()
@@ -431,7 +431,7 @@ def test_no_files_and_no_network_is_one_sentence(tmp_path, monkeypatch):
 
     monkeypatch.setattr(torchvision.datasets, "CIFAR100", offline)
     with pytest.raises(ValueError) as caught:
-        load(config("cifar100", root=str(tmp_path / "new")))
+        load_data(config("cifar100", root=str(tmp_path / "new")))
     text = str(caught.value)
     assert f"put cifar-100-python/{{train,test,meta}} under {tmp_path / 'new'}" in text
     assert "Name or service not known" in text and "\n" not in text
@@ -454,7 +454,7 @@ def test_download_happens_once_beside_its_place(tmp_path, monkeypatch):
         readers_module.READERS, "cifar100", lambda root: read_cifar100(root, counts=(200, 200))
     )
     for _ in range(2):
-        assert load(config("cifar100", root=str(tmp_path))).info.num_train == 200
+        assert load_data(config("cifar100", root=str(tmp_path))).info.num_train == 200
     assert len(seen) == 1
     assert sorted(p.name for p in tmp_path.iterdir() if p.suffix != ".lock") == ["cifar-100-python"]
 
@@ -469,7 +469,7 @@ def test_download_completes_a_half_filled_folder_and_keeps_what_is_there(tmp_pat
     monkeypatch.setitem(
         readers_module.READERS, "cifar100", lambda root: read_cifar100(root, counts=(200, 200))
     )
-    assert load(config("cifar100", root=str(tmp_path))).info.num_train == 200
+    assert load_data(config("cifar100", root=str(tmp_path))).info.num_train == 200
     assert (folder / "train").read_bytes() == kept
 
 
@@ -478,7 +478,7 @@ def test_download_completes_a_half_filled_folder_and_keeps_what_is_there(tmp_pat
     ("name", "train", "mean_tolerance"), [("cifar10", 50_000, 2e-3), ("cifar100", 50_000, 2e-3)]
 )
 def test_real_files(name, train, mean_tolerance):
-    data = load(config(name))
+    data = load_data(config(name))
     assert (len(data.train), len(data.test)) == (train, 10_000)
     assert data.info.labels.bincount().unique().numel() == 1
     mean = (data.train.images.double().mean((0, 1, 2)) / 255).tolist()
@@ -507,8 +507,8 @@ def folder_config(root: Path, **changes) -> DataSpec:
 
 def test_folder_batches_do_not_depend_on_workers_or_resume(tmp_path):
     write_folder(tmp_path)
-    alone = load(folder_config(tmp_path)).source(5, seed=1)
-    helped = load(folder_config(tmp_path, workers=2)).source(5, seed=1)
+    alone = load_data(folder_config(tmp_path)).source(5, seed=1)
+    helped = load_data(folder_config(tmp_path, workers=2)).source(5, seed=1)
     for epoch in (1, 2):
         one, two = list(alone.epoch(epoch)), list(helped.epoch(epoch))
         assert [len(b.labels) for b in one] == [5, 5, 2]
@@ -525,7 +525,7 @@ def test_folder_batches_do_not_depend_on_workers_or_resume(tmp_path):
 
 
 def test_folder_info_and_evaluation(tmp_path):
-    data = load(folder_config(write_folder(tmp_path)))
+    data = load_data(folder_config(write_folder(tmp_path)))
     assert (data.info.name, data.info.num_classes, data.info.class_names) == (
         "pets",
         3,
@@ -542,7 +542,7 @@ def test_folder_info_and_evaluation(tmp_path):
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_folder_leaves_the_global_generator_alone(tmp_path, workers):
-    data = load(folder_config(write_folder(tmp_path), workers=workers))
+    data = load_data(folder_config(write_folder(tmp_path), workers=workers))
     before = torch.get_rng_state()
     assert len(list(data.source(5, seed=1).epoch(1))) == len(list(data.evaluation(5))) == 3
     assert torch.equal(torch.get_rng_state(), before)
@@ -572,30 +572,30 @@ def test_random_crops_cover_the_stated_range():
 
 def test_folder_holdout_needs_no_val(tmp_path):
     write_folder(tmp_path, parts=("train",))
-    data = load(folder_config(tmp_path, holdout=0.25, shots=2))
+    data = load_data(folder_config(tmp_path, holdout=0.25, shots=2))
     assert data.info.evaluated_on == "holdout" and data.info.labels.tolist() == [0, 0, 1, 1, 2, 2]
     assert len(data.test) == 3 and not set(data.test.paths) & set(data.train.paths)
 
 
 def test_folder_errors(tmp_path):
     with pytest.raises(ValueError, match="train: there is no such folder"):
-        load(folder_config(tmp_path))
+        load_data(folder_config(tmp_path))
     write_folder(tmp_path, parts=("train",))
     with pytest.raises(ValueError, match="val: there is no such folder"):
-        load(folder_config(tmp_path))
+        load_data(folder_config(tmp_path))
     write_folder(tmp_path, parts=("val",), classes=("cat", "dog"))
     with pytest.raises(ValueError, match="different classes .eel is in train alone"):
-        load(folder_config(tmp_path))
+        load_data(folder_config(tmp_path))
     (tmp_path / "val" / "eel").mkdir()
     with pytest.raises(ValueError, match="eel") as caught:
-        load(folder_config(tmp_path))
+        load_data(folder_config(tmp_path))
     assert "val" in str(caught.value) and "\n" not in str(caught.value)
     with pytest.raises(ValueError, match="has 3 classes"):
-        load(folder_config(tmp_path, num_classes=4))
+        load_data(folder_config(tmp_path, num_classes=4))
     with pytest.raises(ValueError, match="1 or 3"):
-        load(folder_config(tmp_path, in_chans=4))
+        load_data(folder_config(tmp_path, in_chans=4))
     with pytest.raises(ValueError, match="workers=-1"):
-        load(folder_config(tmp_path, workers=-1))
+        load_data(folder_config(tmp_path, workers=-1))
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -605,7 +605,7 @@ def test_undecodable_image_is_named(tmp_path, workers):
     bad.write_bytes(bad.read_bytes()[:200])
     text = ""
     try:  # pytest.raises would keep the frames, and so the workers, alive until garbage is collected
-        list(load(folder_config(tmp_path, workers=workers)).source(4, seed=0).epoch(1))
+        list(load_data(folder_config(tmp_path, workers=workers)).source(4, seed=0).epoch(1))
     except ValueError as error:
         text = str(error)
     assert f"{bad} cannot be decoded" in text and "\n" not in text

@@ -7,7 +7,7 @@ import torch
 
 from distill import config, parallel
 from distill.config.check import check
-from distill.data import load
+from distill.data import load_data
 from distill.data.arrays import cut_up
 from distill.data.augment import Augment
 from distill.data.strong import StrongSource
@@ -51,7 +51,7 @@ def test_a_merged_batch_has_its_strong_views():
 
 
 def test_folders_merge_too(tmp_path):
-    source = load(folder_config(write_folder(tmp_path))).source(11, seed=1, last_batch="auto")
+    source = load_data(folder_config(write_folder(tmp_path))).source(11, seed=1, last_batch="auto")
     assert [len(b.labels) for b in source.epoch(1)] == [12]
 
 
@@ -71,7 +71,7 @@ def test_methods_of_whole_batches_say_so(overrides):
 
 
 def test_a_methods_own_drop_last_rules_out_another_wish():
-    kind = config.class_of(config.load("method", "avg-multi-teacher"))
+    kind = config.class_of(config.load_node("method", "avg-multi-teacher"))
     refuse(kind, "avg-multi-teacher", {"last_batch": "keep"}, settings={"drop_last": False})
     with pytest.raises(ValueError, match="method.drop_last=true"):
         refuse(kind, "avg-multi-teacher", {"last_batch": "keep"}, settings={"drop_last": True})

@@ -10,14 +10,14 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from distill.data import load
+from distill.data import load_data
 from distill.data.pairs import PeerViews
 from distill.data.tasks import ClassSource
 from distill.data.waiting import Waits
 from distill.engine.state import Speed
 from distill.parallel import PartSource
 from distill.record.progress import Progress, status
-from distill.record.reporter import Watch
+from distill.record.reporter import Reporter
 from tests import tiny
 from tests.data.test_data import folder_config, write_folder
 
@@ -86,7 +86,7 @@ def test_speed_tells_the_share_of_the_run_and_of_the_last_stretch(clock: list[fl
 
 
 def test_whatever_wraps_a_folder_tells_its_waiting(tmp_path: Path) -> None:
-    source = load(folder_config(write_folder(tmp_path))).source(4, seed=1)
+    source = load_data(folder_config(write_folder(tmp_path))).source(4, seed=1)
     peers, cats = PeerViews(source, 2), ClassSource(source, [0])
     for wrapped, steps, loads in ((source, 3, 3), (PartSource(source), 3, 3), (peers, 3, 9), (cats, 1, 1)):
         wrapped.waits.begin()
@@ -104,7 +104,7 @@ def test_only_a_share_that_matters_is_shown(capsys) -> None:
 
 
 def test_a_long_wait_is_warned_of_once(tmp_path: Path, caplog) -> None:
-    watch = Watch(tmp_path, quiet=True)
+    watch = Reporter(tmp_path, quiet=True)
     watch.progress, watch.tracker = Progress(4, 1, True), SimpleNamespace(log=lambda row: None)
     for waiting in (None, 0.2, 0.43, 0.6):
         watch.epoch({"loss": 1.0, "waiting": waiting})

@@ -19,7 +19,7 @@ from distill.batch import Batch, Mixed
 from distill.config.upstream import check_start, upstream_config
 from distill.content.parts import Arrays, Part
 from distill.criterion import CrossEntropy
-from distill.data import Adapt, load, loading
+from distill.data import Adapt, load_data, loading
 from distill.data.pairs import Partners
 from distill.data.strong import StrongSource
 from distill.data.views import random_window, squeezed
@@ -97,7 +97,7 @@ def test_the_rules_resolution_is_that_of_the_batches(
     arrays = images_of(20, side)
     monkeypatch.setattr(loading, "fetched", lambda *_: arrays)
     spec = config.resolve(tiny.composed("schedule=bit", f"dataset={dataset}", "dataset.flip=false"))
-    data = load(spec.dataset, adapt=bit.adapt(spec.schedule, spec.dataset))
+    data = load_data(spec.dataset, adapt=bit.adapt(spec.schedule, spec.dataset))
     batch = next(data.source(batch_size=2, seed=3).epoch(1))
     assert batch.inputs.shape == (2, 3, crop, crop) and data.info.size == crop and data.resize == resize
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in (data.info.mean, data.info.std))
@@ -116,7 +116,7 @@ def test_the_rules_resolution_is_that_of_the_batches(
 def test_crops_of_the_rule_are_numbered_for_the_teachers_cache(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loading, "fetched", lambda *_: images_of(20, 32))
     spec = config.resolve(tiny.composed("schedule=bit", "dataset=cifar10"))
-    data = load(spec.dataset, adapt=bit.adapt(spec.schedule, spec.dataset))
+    data = load_data(spec.dataset, adapt=bit.adapt(spec.schedule, spec.dataset))
     assert data.view_count == 2 * 33**2
     source = data.source(batch_size=20, seed=1)
     views = torch.cat([batch.crop for epoch in range(1, 5) for batch in source.epoch(epoch)])
@@ -132,7 +132,7 @@ def test_folders_are_resized_and_cropped_by_the_size_of_their_first_image(tmp_pa
                 Image.fromarray(pixels).save(tmp_path / part / name / f"{k}.png")
     cfg = tiny.composed("schedule=bit", "dataset=folder", f"dataset.root={tmp_path}", "dataset.workers=0")
     spec = config.resolve(cfg)
-    data = load(spec.dataset, adapt=bit.adapt(spec.schedule, spec.dataset))
+    data = load_data(spec.dataset, adapt=bit.adapt(spec.schedule, spec.dataset))
     batch = next(data.source(batch_size=3, seed=1).epoch(1))
     assert batch.inputs.shape == (3, 3, 128, 128) and data.train.resize == 160
     assert next(data.evaluation(4))[0].shape == (4, 3, 128, 128)
@@ -175,7 +175,7 @@ def test_a_resolution_of_the_schedules_is_taken() -> None:
 def test_a_crop_larger_than_the_image_is_refused() -> None:
     spec = replace(config.resolve(tiny.composed()).dataset, size=64, resize=40, pad=0)
     with pytest.raises(ValueError, match="crops of 64 pixels do not fit in images of 40"):
-        load(spec)
+        load_data(spec)
 
 
 # ---- few shots
@@ -298,7 +298,7 @@ def test_pretrained_nets_of_bit_see_images_by_their_own_constants() -> None:
 
 def test_classes_are_kept_in_training_and_evaluation_and_counted_anew() -> None:
     spec = config.resolve(tiny.composed()).dataset
-    whole, some = load(spec), load(replace(spec, classes=(7, 2)))
+    whole, some = load_data(spec), load_data(replace(spec, classes=(7, 2)))
     assert some.info.class_names == ["7", "2"] and some.info.num_classes == 2
     for part in ("train", "test"):
         labels, all_labels = getattr(some, part).labels, getattr(whole, part).labels
@@ -306,7 +306,7 @@ def test_classes_are_kept_in_training_and_evaluation_and_counted_anew() -> None:
         assert torch.equal(getattr(some, part).images[labels == 1], getattr(whole, part).images[all_labels == 2])
     for classes, words in (([1], "two classes or more"), ([1, 1], "each once"), ([1, 10], "names class 10")):
         with pytest.raises(ValueError, match=words):
-            load(replace(spec, classes=tuple(classes)))
+            load_data(replace(spec, classes=tuple(classes)))
 
 
 # ---- the net

@@ -27,7 +27,7 @@ from distill.engine.checkpoint import (
     OtherVersion,
     SaveError,
     export,
-    load,
+    load_state,
     read_json,
     save,
     write_json,
@@ -67,7 +67,7 @@ def test_a_training_state_comes_back_bit_for_bit(tmp_path):
         "python": random.getstate(),
     }
     save(tmp_path / "a.ckpt", state)
-    back = load(tmp_path / "a.ckpt")
+    back = load_state(tmp_path / "a.ckpt")
     assert all(torch.equal(back["net"][k], v) for k, v in state["net"].items())
     assert torch.equal(
         back["optimizer"]["state"][0]["momentum_buffer"], state["optimizer"]["state"][0]["momentum_buffer"]
@@ -94,7 +94,7 @@ def test_loading_never_runs_code(tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoint, "_check", lambda value, where: None)
     save("a.ckpt", {"x": Harmful()})
     with pytest.raises(CorruptCheckpoint, match="cannot load it"):
-        load("a.ckpt")
+        load_state("a.ckpt")
     assert not Path("harmed").exists()
 
 
@@ -106,13 +106,13 @@ def test_truncation_anywhere_is_detected(saved):
     for length in {*range(64), *range(0, len(data), max(1, len(data) // 200)), len(data) - 1}:
         saved.write_bytes(data[:length])
         with pytest.raises(CorruptCheckpoint):
-            load(saved)
+            load_state(saved)
 
 
 def test_bytes_added_are_detected(saved):
     saved.write_bytes(saved.read_bytes() + b"\0")
     with pytest.raises(CorruptCheckpoint, match="bytes of"):
-        load(saved)
+        load_state(saved)
 
 
 def test_any_flipped_bit_is_detected(saved):
@@ -124,7 +124,7 @@ def test_any_flipped_bit_is_detected(saved):
         bad[bit // 8] ^= 1 << bit % 8
         saved.write_bytes(bad)
         with pytest.raises(CorruptCheckpoint):
-            load(saved)
+            load_state(saved)
 
 
 def test_a_zeroed_sector_is_detected(tmp_path):
@@ -133,7 +133,7 @@ def test_a_zeroed_sector_is_detected(tmp_path):
     for start in range(0, len(data) - 512, 512):
         (tmp_path / "a.ckpt").write_bytes(data[:start] + bytes(512) + data[start + 512 :])
         with pytest.raises(CorruptCheckpoint):
-            load(tmp_path / "a.ckpt")
+            load_state(tmp_path / "a.ckpt")
 
 
 def damage(path: Path) -> None:
@@ -191,9 +191,9 @@ def later(monkeypatch: pytest.MonkeyPatch, **migrations) -> None:
 
 def test_a_checkpoint_of_an_older_format_is_migrated(saved, monkeypatch):
     later(monkeypatch, one=lambda state: {**state, "step": state["step"] + 1})
-    assert load(saved)["step"] == 8
+    assert load_state(saved)["step"] == 8
     save(saved, state_of(7))
-    assert load(saved)["step"] == 7, "one of today's is not migrated"
+    assert load_state(saved)["step"] == 7, "one of today's is not migrated"
 
 
 @pytest.mark.parametrize("damaged", [False, True])
@@ -217,7 +217,7 @@ def test_a_checkpoint_of_a_later_format_is_refused(saved, monkeypatch):
         later(patch)
         save(saved, state_of(7))
     with pytest.raises(OtherVersion, match="format 2, and format 1 is read here"):
-        load(saved)
+        load_state(saved)
 
 
 # --- the folder

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from distill import config
-from distill.cli.command import read
-from distill.engine.checkpoint import SaveError, load, save
+from distill.cli.command import read_command
+from distill.engine.checkpoint import SaveError, load_state, save
 from distill.engine.fit import merge, train_mode
 from distill.engine.optim import Stepper, learning_rate, make_optimizer, without_sgds
 from distill.engine.state import Speed
@@ -190,7 +190,7 @@ def test_overrides_reach_schedule_and_optimiser() -> None:
 def test_betas_of_the_command_line_reach_adam(key: str, tmp_path: Path) -> None:
     name = "adam" if key.startswith("schedule") else "sgd"
     texts = ["method=dafl", "student=resnet8", "teacher=resnet8", f"schedule.optimizer.name={name}"]
-    cfg = tiny.composed(*read([*texts, f"{key}.betas=[0.5,0.99]", f"output={tmp_path}"]).argv)
+    cfg = tiny.composed(*read_command([*texts, f"{key}.betas=[0.5,0.99]", f"output={tmp_path}"]).argv)
     schedule = make_schedule(config.resolve(cfg), 100).settings
     if key.startswith("method"):
         schedule = merge(schedule, config.plain(cfg, key))
@@ -336,7 +336,7 @@ def test_a_damaged_newest_checkpoint_falls_back_to_the_previous(
 def rewritten(folder: Path, change: Callable[[dict], dict]) -> None:
     """Change the method's part of all checkpoints, as if another version had written it."""
     for path in folder.glob("*.ckpt"):
-        state = load(path)
+        state = load_state(path)
         save(path, {**state, "method": change(state["method"])})
 
 

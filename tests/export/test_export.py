@@ -19,7 +19,7 @@ from distill.config import identity
 from distill.export.evaluate import note
 from distill.export.predict import harmless
 from distill.export.shipped import as_timm_loads, open_shipped
-from distill.export.shipped import student as student_of
+from distill.export.shipped import shipped_student as student_of
 from distill.files import read_json
 from distill.run import run
 from tests import tiny

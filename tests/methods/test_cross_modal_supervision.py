@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from distill.engine.evaluate import accuracy
-from distill.methods.cross_modal_supervision import place, transfer_loss
+from distill.methods.cross_modal_supervision import stage_index, transfer_loss
 from tests import tiny
 from tests.methods.given_crossmodal import data, method_on
 
@@ -20,9 +20,9 @@ def test_transfer_loss_and_stages() -> None:
     loss.backward()
     assert student.grad.flatten()[5].item() == pytest.approx(2 * gaps[5] / 24, rel=1e-4)
     net = tiny.net("cifar_resnet8")
-    assert (place(net, -1), place(net, 1), place(net, 3)) == (2, 0, 2)
+    assert (stage_index(net, -1), stage_index(net, 1), stage_index(net, 3)) == (2, 0, 2)
     with pytest.raises(ValueError, match="1 to 3"):
-        place(net, 4)
+        stage_index(net, 4)
 
 
 def test_methods_ask_the_teacher_about_its_own_view() -> None:

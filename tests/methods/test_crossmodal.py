@@ -12,7 +12,7 @@ from PIL import Image
 from distill import config
 from distill.config import DataSpec
 from distill.content.readers import Arrays, Part
-from distill.data import load
+from distill.data import load_data
 from distill.data.arrays import ArraySource
 from distill.data.loading import from_arrays
 from distill.data.modality import lower, make_view, to_gray, to_lab
@@ -133,7 +133,7 @@ def test_folders_of_pairs_give_depth_with_the_same_crop(tmp_path: Path) -> None:
         "workers": 0,
         "mean": (0.5,) * 3, "std": (0.25,) * 3, "views": {"student": "depth"},
     })  # fmt: skip
-    pairs = load(spec)
+    pairs = load_data(spec)
     assert (pairs.info.in_chans, pairs.info.for_teacher.in_chans) == (1, 3)
     for epoch in (1, 2):
         for batch in pairs.source(batch_size=3, seed=1).epoch(epoch):
@@ -143,7 +143,7 @@ def test_folders_of_pairs_give_depth_with_the_same_crop(tmp_path: Path) -> None:
     assert (next(pairs.evaluation(4, "teacher"))[0][:, :1] - first).abs().max() < 0.05
     (tmp_path / "depth" / "train" / "cat" / "2.png").unlink()
     with pytest.raises(ValueError, match="needs one depth image"):
-        load(spec)
+        load_data(spec)
 
 
 def test_a_run_trains_its_teacher_on_the_teachers_view(output: Path) -> None:

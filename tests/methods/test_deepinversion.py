@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from distill.methods.deepinversion import variation_loss
-from distill.parts.datafree import Restarted
+from distill.parts.datafree import WarmRestarts
 from tests import tiny
 from tests.methods.given_datafree import Untouchable, check_gradient
 
@@ -38,7 +38,7 @@ def test_deepinversion_makes_images_and_then_teaches() -> None:
     invert.begin()
     method.before_epoch()
     first = method.canvas.pixels.detach().clone()
-    stepper = Restarted([method.canvas], {"optimizer": {"name": "adam"}, "lr": 0.05, "decay": "constant"})
+    stepper = WarmRestarts([method.canvas], {"optimizer": {"name": "adam"}, "lr": 0.05, "decay": "constant"})
     values = []
     for step, batch in enumerate(invert.source(Untouchable()).epoch(1)):
         stepper.set_lr(step, 25, 2)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from distill.engine.fit import train_mode
-from distill.parts.datafree import held
+from distill.parts.datafree import frozen_parameters
 from tests import tiny
 from tests.methods.given_datafree import Untouchable
 
@@ -20,7 +20,7 @@ def test_gradients_reach_images_and_not_the_student() -> None:
     assert images.grad.abs().sum() > 0 and all(p.grad is None for p in method.student.parameters())
     assert all(p.requires_grad for p in method.student.parameters()) and method.student.model.bn1.training
     assert torch.equal(counter, method.student.model.bn1.num_batches_tracked)
-    with pytest.raises(RuntimeError), held(method.student):
+    with pytest.raises(RuntimeError), frozen_parameters(method.student):
         raise RuntimeError
     assert all(p.requires_grad for p in method.student.parameters())
 

@@ -11,7 +11,7 @@ import torch
 from distill import config
 from distill.data.tasks import ClassSource
 from distill.engine.fit import train_mode
-from distill.methods.lwf import Sequel, old_loss, task_accuracy
+from distill.methods.lwf import TaskHistory, old_loss, task_accuracy
 from distill.run import run
 from tests import tiny
 
@@ -104,7 +104,7 @@ def test_accuracy_average_and_forgetting() -> None:
 
     early = logits([0, 1, 0, 1, 2, 2])  # task 1 all right
     late = logits([0, 1, 1, 0, 2, 3])  # task 1 half right, task 2 all right
-    found = Sequel([], tasks)
+    found = TaskHistory([], tasks)
     found.stages.extend([torch.nn.Identity(), torch.nn.Identity()])
     measured = found.measure(torch.cat([early, late], 1), labels)
     assert measured == {

@@ -11,7 +11,7 @@ import torch
 from torch.nn import functional as F
 
 from distill.data import Split
-from distill.methods.mcl import MCL, contrast, similarities
+from distill.methods.mcl import MCL, contrast, peer_similarities
 from distill.parts.branches import Branch
 from tests import tiny
 from tests.methods.given_online import first_batch, rows
@@ -38,7 +38,7 @@ def test_contrast_leaves_the_image_itself_out() -> None:
 
 def test_similarities_are_cosines_between_any_two_nets() -> None:
     a, b = draw(3, 4), draw(3, 4, seed=1)
-    s = similarities([a, b], 0.5)
+    s = peer_similarities([a, b], 0.5)
     for i, j in itertools.product(range(3), repeat=2):
         x, y = rows(a)[i], rows(b)[j]
         dot = sum(u * v for u, v in zip(x, y, strict=True))
@@ -58,7 +58,7 @@ def test_the_four_terms_of_a_cohort_of_three() -> None:
     with torch.no_grad():
         outputs = [net(batch.inputs) for net in method.cohort]
         heads = [head(out.embedding) for head, out in zip(method.heads, outputs, strict=True)]
-        s = [[rows(x) for x in line] for line in similarities(heads, 0.1)]
+        s = [[rows(x) for x in line] for line in peer_similarities(heads, 0.1)]
     pairs = [(a, b) for a in range(3) for b in range(3) if a != b]
     expected = {
         "vcl": 0.1 * sum(slow_contrast(s[a][a], labels) for a in range(3)),
@@ -95,10 +95,10 @@ def test_soft_terms_have_constant_targets() -> None:
     method = tiny.by_hand(MCL, student(), [], data.info, ce=0.0, **weights)
     embeddings = [draw(4, 3, seed=s).requires_grad_() for s in (0, 1)]
     labels = torch.tensor([0, 0, 1, 1])
-    terms = method.contrastive(similarities(embeddings, 0.5), labels)
+    terms = method.contrastive(peer_similarities(embeddings, 0.5), labels)
     assert set(terms) == {"svcl"}
-    target = similarities([embeddings[1].detach()], 0.5)[0][0]
-    own = similarities([embeddings[0]], 0.5)[0][0]
+    target = peer_similarities([embeddings[1].detach()], 0.5)[0][0]
+    own = peer_similarities([embeddings[0]], 0.5)[0][0]
     alone = 9 * F.kl_div((own / 3).log_softmax(1), (target / 3).softmax(1), reduction="batchmean")
     (expected,) = torch.autograd.grad(alone, embeddings[0], retain_graph=True)
     (found,) = torch.autograd.grad(terms["svcl"], embeddings[0])

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from distill import config
 from distill.engine.fit import train_mode
 from distill.losses import kd_loss
-from distill.methods.nas_kd import Looking
+from distill.methods.nas_kd import NoStep
 from distill.models import build
 from distill.run import run
 from tests import tiny
@@ -46,7 +46,7 @@ def test_search_looks_and_picks_the_best_that_the_budget_allows() -> None:
     phase.begin()
     train_mode(method, phase)
     before = {key: value.clone() for key, value in method.student.state_dict().items()}
-    stepper = Looking(phase.updates[0].trains, {"optimizer": {"name": "sgd"}, "lr": 1.0})
+    stepper = NoStep(phase.updates[0].trains, {"optimizer": {"name": "sgd"}, "lr": 1.0})
     total = torch.zeros(4)
     for batch in data.source(batch_size=8, seed=3).epoch(1):
         stepper.step(phase.updates[0].loss(batch))

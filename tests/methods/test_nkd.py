@@ -23,7 +23,7 @@ def test_nkd_terms_against_loops_and_not_zero_for_equal_nets() -> None:
             total -= sum(p * math.log(q) for p, q in pairs)
         return T**2 * total / len(s)
 
-    agrees(lambda s: nkd.target_loss(s, TEACHER, LABELS), target, STUDENT)
-    agrees(lambda s: nkd.non_target_loss(s, TEACHER, LABELS, T), others, STUDENT)
-    assert nkd.non_target_loss(TEACHER, TEACHER, LABELS, T) > 1
-    assert nkd.non_target_loss(TEACHER[:, :2], TEACHER[:, :2], LABELS % 2, T).item() == 0
+    agrees(lambda s: nkd.weighted_target_loss(s, TEACHER, LABELS), target, STUDENT)
+    agrees(lambda s: nkd.spread_non_target_loss(s, TEACHER, LABELS, T), others, STUDENT)
+    assert nkd.spread_non_target_loss(TEACHER, TEACHER, LABELS, T) > 1
+    assert nkd.spread_non_target_loss(TEACHER[:, :2], TEACHER[:, :2], LABELS % 2, T).item() == 0

@@ -16,7 +16,7 @@ from distill.data import ArraySource, Split
 from distill.engine.fit import train_mode
 from distill.engine.optim import Stepper
 from distill.methods import sskd
-from distill.methods.sskd import SSKD, kept, rotate, selected_kl, similarities
+from distill.methods.sskd import SSKD, crop_similarities, kept, rotate, selected_kl
 from tests import tiny
 from tests.methods.given_later_features import B, batch, changed, info, made, rand, same_value_and_gradient, take_steps
 
@@ -33,7 +33,7 @@ def test_rotations_are_four_views_of_each_image_side_by_side() -> None:
 
 def test_similarities_are_cosines_of_turned_with_upright() -> None:
     x = rand(8, 3)
-    out = similarities(x).tolist()
+    out = crop_similarities(x).tolist()
     rows = x.tolist()
     cosine = lambda a, b: sum(p * q for p, q in zip(a, b, strict=True)) / math.hypot(*a) / math.hypot(*b)  # noqa: E731
     for i in range(6):
@@ -145,7 +145,7 @@ def test_sskd_head_learns_which_image_was_turned() -> None:
     train_mode(method, phase)
     views = [one.inputs, *one.views.values()]
     expected = F.cross_entropy(
-        similarities(method.teacher_head(method.teacher(rotate(views)).embedding)),
+        crop_similarities(method.teacher_head(method.teacher(rotate(views)).embedding)),
         torch.arange(B).repeat_interleave(3),
     )
     assert method.head_loss(one)["head"].item() == pytest.approx(expected.item(), rel=1e-5)

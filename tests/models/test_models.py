@@ -601,7 +601,7 @@ def test_timm_makes_our_nets() -> None:
 def test_every_net_of_the_papers_has_a_config(group: str) -> None:
     low = {"MobileNetV2", "ShuffleV1", "ShuffleV2"}
     for name in PAPER_NAMES:
-        node = config.load(group, name)
+        node = config.load_node(group, name)
         assert (node.name, node.model) == (name, f"cifar_{name}")
         assert node.lr_scale == (0.2 if name in low else 1.0)
     for name in config.options(group):

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from distill import config
 from distill.models import build, load_weights
 from distill.models.fake_quant import StepInputs, StepWeights, lsq
-from distill.models.quant import is_quantized, plain, quantize, quantizers, rounded
+from distill.models.quant import is_quantized, quantize, quantizers, rounded, unquantized
 from distill.models.quant_file import pack, read_quantized, unpack, write_quantized
 from distill.run import run
 from tests import tiny
@@ -124,8 +124,8 @@ def test_the_file_is_whole_numbers_and_answers_as_trained(options: dict, count: 
     assert len(stored["layer2.0.conv1.weight.codes"]) == 16 * 32 * 9 // share
     read = read_quantized(tmp_path / "net", tiny.net("cifar_resnet8", seed=5))
     assert torch.allclose(read(images).logits, net(images).logits, atol=1e-5)
-    assert set(plain(net).model.state_dict()) == set(tiny.net("cifar_resnet8").model.state_dict())
-    assert torch.allclose(plain(net).model.fc.weight, net.model.fc.weight)
+    assert set(unquantized(net).model.state_dict()) == set(tiny.net("cifar_resnet8").model.state_dict())
+    assert torch.allclose(unquantized(net).model.fc.weight, net.model.fc.weight)
     with pytest.raises(ValueError, match="no quantised student"):
         from distill.engine.checkpoint import export
 
@@ -145,7 +145,7 @@ def test_the_file_holds_vectors_as_whole_numbers_too(tmp_path: Path) -> None:
     assert stored["bn1.weight.codes"].dtype == torch.uint8 and "bn1.weight" not in stored
     read = read_quantized(tmp_path / "net", tiny.net("cifar_resnet8", seed=5))
     assert torch.allclose(read(images).logits, net(images).logits, atol=1e-5)
-    assert torch.allclose(plain(net).model.bn1.weight, net.model.bn1.weight)
+    assert torch.allclose(unquantized(net).model.bn1.weight, net.model.bn1.weight)
 
 
 def test_a_convolution_of_the_file_is_a_convolution_of_whole_numbers(tmp_path: Path) -> None:

@@ -67,9 +67,9 @@ def test_ids_are_unique_and_aliases_exist() -> None:
 
 
 def test_names_resolve() -> None:
-    assert papers.resolve("crd_table1") == ["crd_table1_same_arch"]
-    assert papers.resolve("crd_table2") == ["crd_table2_diff_arch"]
-    assert papers.resolve("dkd") == ["dkd_cifar100_same", "dkd_cifar100_diff", "dkd_imagenet"]
+    assert papers.table_ids("crd_table1") == ["crd_table1_same_arch"]
+    assert papers.table_ids("crd_table2") == ["crd_table2_diff_arch"]
+    assert papers.table_ids("dkd") == ["dkd_cifar100_same", "dkd_cifar100_diff", "dkd_imagenet"]
     assert papers.table("crd_table2").id == "crd_table2_diff_arch"
     with pytest.raises(ValueError, match="no published table crdtable1: did you mean .*crd_table1"):
         papers.table("crdtable1")

@@ -51,7 +51,7 @@ def test_no_name_is_given_twice() -> None:
 
 
 def protocols() -> list[tuple[str, str, str]]:
-    nodes = {method: config.load("method", method) for method in config.options("method")}
+    nodes = {method: config.load_node("method", method) for method in config.options("method")}
     own = {method: OmegaConf.select(node, "about.protocol") for method, node in nodes.items() if node is not None}
     return [(method, dataset, name) for method, names in own.items() for dataset, name in (names or {}).items()]
 
@@ -76,7 +76,7 @@ TUNED = [name for name in config.options("tuned") if not name.startswith("digits
 def test_every_tuned_value_is_a_published_one(name: str) -> None:
     """A value that depends on the data set or the pair, and that no source states, has no place in conf/tuned."""
     dataset, method = re.fullmatch(r"([a-z0-9_]+)-(.+)", name).groups()  # type: ignore[union-attr]
-    file = config.load("tuned", name)
+    file = config.load_node("tuned", name)
     assert file is not None
     keys = {f"{group}.{key}" for group in file for key in file[group]}
     assert keys <= set(stated(method, dataset)), f"add them to settings.yaml: {keys - set(stated(method, dataset))}"

@@ -20,12 +20,12 @@ from distill.cli import verbs
 from distill.config import DataSpec
 from distill.content.parts import Arrays, Part
 from distill.content.small_images import read_stl10, read_tinyimagenet, resized
-from distill.data import load
+from distill.data import load_data
 from distill.files import read_json, write_json
 from distill.probe.experiment import data_node
 from distill.probe.linear import RECIPES, Embedded, Recipe, embed, fit_linear
 from distill.report.collect import collect
-from distill.report.probes import probes, published
+from distill.report.probes import probes, published_probe
 from distill.report.summary import summarize
 from distill.run import run
 from tests import tiny
@@ -165,7 +165,7 @@ def test_no_statistics_move_and_features_are_those_of_eval_mode(name: str) -> No
 def test_the_net_sees_the_images_that_the_result_names(finished: Path) -> None:
     net = tiny.build("cifar_resnet8", 10, size=32, seed=0)
     node = data_node("digits", net, RECIPES["distillers"], {"fraction": 0.1})
-    data = load(DataSpec.of(node))
+    data = load_data(DataSpec.of(node))
     assert data.test.images.shape == (360, 32, 32, 3) and node["mean"] == [0.305861] * 3
     cfg = {"stl10": ((0.5,) * 3, (0.5,) * 3), "tinyimagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))}
     for name, (mean, std) in cfg.items():
@@ -322,7 +322,7 @@ def test_stl10_is_loaded_at_the_size_of_cifar(tmp_path: Path, monkeypatch: pytes
     write_stl10(tmp_path, (20, 10))
     monkeypatch.setitem(readers.READERS, "stl10", lambda root: read_stl10(root, counts=(20, 10)))
     node = OmegaConf.load(config.conf_dir() / "dataset" / "stl10.yaml")
-    data = load(DataSpec.of({**OmegaConf.to_container(node, resolve=True), "root": str(tmp_path)}))  # type: ignore[dict-item]
+    data = load_data(DataSpec.of({**OmegaConf.to_container(node, resolve=True), "root": str(tmp_path)}))  # type: ignore[dict-item]
     assert data.train.images.shape == (20, 32, 32, 3) and data.info.num_classes == 10
 
 
@@ -368,7 +368,7 @@ def test_tiny_imagenet_is_read_as_published_or_sorted(tmp_path: Path, listed: bo
 def test_tiny_imagenet_that_is_not_there_says_where_it_comes_from(tmp_path: Path) -> None:
     node = OmegaConf.to_container(OmegaConf.load(config.conf_dir() / "dataset" / "tinyimagenet.yaml"), resolve=True)
     with pytest.raises(ValueError, match=r"tiny-imagenet-200.zip\) under"):
-        load(DataSpec.of({**node, "root": str(tmp_path)}))  # type: ignore[dict-item]
+        load_data(DataSpec.of({**node, "root": str(tmp_path)}))  # type: ignore[dict-item]
 
 
 # ---- the report
@@ -410,11 +410,11 @@ def test_probes_over_seeds_stand_beside_the_published_table(tmp_path: Path, caps
 def test_published_cells_belong_to_one_pair_and_convention(tmp_path: Path) -> None:
     pair = {"teacher": "wrn_40_2", "student": "wrn_16_2"}
     (plain,) = collect([write_run(tmp_path / "a", method="crd", **pair)]).runs  # kd 0.9: CRD+KD
-    assert published(plain, "crd", "stl10") == 72.2 and published(plain, "crd", "mnist") is None
+    assert published_probe(plain, "crd", "stl10") == 72.2 and published_probe(plain, "crd", "mnist") is None
     (kd,) = collect([write_run(tmp_path / "b", **pair)]).runs
-    assert published(kd, "kd", "stl10") == 70.9
+    assert published_probe(kd, "kd", "stl10") == 70.9
     (other,) = collect([write_run(tmp_path / "c", teacher="wrn_40_2", student="wrn_40_1")]).runs
-    assert published(other, "kd", "stl10") is None and published(other, "teacher", "stl10") == 68.6
+    assert published_probe(other, "kd", "stl10") is None and published_probe(other, "teacher", "stl10") == 68.6
 
 
 def test_no_probes_no_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

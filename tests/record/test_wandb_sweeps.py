@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from distill import config
-from distill.cli.command import read
+from distill.cli.command import read_command
 from distill.record.tracker import Tracker
 from distill.record.wandb_logger import outside_sweep
 from distill.run_folder import RunFolder
@@ -67,11 +67,11 @@ def test_sweep_files_have_what_wandb_asks_for(file: Path, tmp_path: Path, monkey
     config.register()
     words = agents_command(sweep, first_values(sweep))
     assert words[:4] == ["/usr/bin/env", "python", "-m", "distill"] and "tracking=wandb" in words
-    command = read(words[4:])
+    command = read_command(words[4:])
     assert command.argv == words[4:] and not command.multirun
     for key, node in sweep["parameters"].items():  # all of a grid's values
         for value in node.get("values", [node.get("min"), node.get("max")]):
-            read([f"{key}={value}"])
+            read_command([f"{key}={value}"])
 
 
 def test_a_search_never_reads_the_test_set() -> None:
@@ -146,7 +146,7 @@ def test_the_student_is_an_artifact_when_asked(tmp_path: Path, wandb: Any) -> No
     assert b"student-abc-s1" in finished(tmp_path, artifact=True)
     staged = [path.read_bytes() for path in (tmp_path / "wandb_data_dir").rglob("*") if path.is_file()]
     assert b"weights" in staged
-    nodes = [config.load("tracking", name) for name in ("off", "offline", "wandb")]
+    nodes = [config.load_node("tracking", name) for name in ("off", "offline", "wandb")]
     assert all(node is not None and node.artifact is False for node in nodes)
 
 

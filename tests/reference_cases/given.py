@@ -116,7 +116,7 @@ def method(
     cfg = composed("dataset=cifar100", f"method={name}", *overrides)
     labels = torch.arange(images or 2 * CLASSES) % CLASSES
     info = DataInfo("given", CLASSES, len(labels), 3, 8, (0.5,) * 3, (0.25,) * 3, labels, [])
-    built: Method = config.build(cfg.method, student, list(teachers), info)
+    built: Method = config.instantiate(cfg.method, student, list(teachers), info)
     return built.train()
 
 

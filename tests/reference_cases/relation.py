@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from distill.methods.sskd import kept, parted, positives, similarities
+from distill.methods.sskd import crop_similarities, kept, parted, positives
 from tests.reference_cases import Reference, case
 from tests.reference_cases.given import Given, batch, distilled, method, total
 
@@ -124,6 +124,6 @@ def sskd(ref: Reference) -> None:
         ref.value(name, losses[ours] / hyper[f"{name}_weight"])
     keep = kept(parted(ref.input("t_logits"))[1], labels.repeat_interleave(3), built.keep_turned)
     ref.value("kept_tf", keep.nonzero())
-    taught = similarities(ref.input("t_feat"))
+    taught = crop_similarities(ref.input("t_feat"))
     ref.value("kept_ss", kept(taught, positives(len(labels), labels.device), built.keep_similarity).nonzero())
     ref.total(total(losses))

@@ -38,7 +38,7 @@ def test_a_pipe_gets_whole_paths(tmp_path: Path, capsys: pytest.CaptureFixture[s
 
 
 def test_folders_are_noted_once_and_taken_once() -> None:
-    launched.take()
-    launched.note([Path("b"), None, Path("a")])
-    launched.note([Path("b")])
-    assert (launched.take(), launched.take()) == ([Path("b"), Path("a")], [])
+    launched.take_launched()
+    launched.note_launched([Path("b"), None, Path("a")])
+    launched.note_launched([Path("b")])
+    assert (launched.take_launched(), launched.take_launched()) == ([Path("b"), Path("a")], [])

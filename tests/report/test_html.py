@@ -19,7 +19,7 @@ from distill.cli import verbs
 from distill.report.collect import collect
 from distill.report.curves import POINTS, curve
 from distill.report.figures import Shown, colours, shown
-from distill.report.names import names
+from distill.report.names import row_names
 from distill.report.ranking import rankings
 from distill.report.summary import summarize
 
@@ -162,7 +162,7 @@ def test_names_tell_configurations_apart(tmp_path: Path) -> None:
     write_run(tmp_path, method="crd", hash="two222222", convention={"ce": 1, "kd": 1, "weight": 0.8})
     write_run(tmp_path, method="crd", hash="three3333", convention={"ce": 1, "kd": 1, "weight": 0.8})
     write_run(tmp_path)
-    called = names(summarize(collect([tmp_path]).runs))
+    called = row_names(summarize(collect([tmp_path]).runs))
     assert sorted(called.values()) == ["crd (kd 0)", "crd (kd 1, three3)", "crd (kd 1, two222)", "kd"]
 
 

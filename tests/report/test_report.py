@@ -22,9 +22,9 @@ from distill.config.departs import departs
 from distill.report.collect import collect
 from distill.report.compare import base_method, lay_beside, model_name
 from distill.report.overview import overview
-from distill.report.stats import ABOVE, BELOW, FEW, MISSING, VARIANT, WITHIN, Sample, compare, sample
+from distill.report.stats import ABOVE, BELOW, FEW, MISSING, VARIANT, WITHIN, Sample, compare_published, sample
 from distill.report.summary import summarize
-from distill.report.terminal import show
+from distill.report.terminal import show_tables
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -220,26 +220,26 @@ def test_six_hundred_runs_take_seconds(tmp_path: Path) -> None:
 def test_t_interval_against_a_table_of_quantiles() -> None:
     ours = sample([70.0, 71.0, 72.0])  # mean 71, s 1, n 3: t(0.975, 2) = 4.302653
     half = 4.302653 / math.sqrt(3) + 0.005
-    verdict = compare(ours, 70.0)
+    verdict = compare_published(ours, 70.0)
     assert verdict.half == pytest.approx(half, abs=1e-6) and verdict.difference == pytest.approx(1.0)
-    assert compare(ours, 71 - half + 1e-3).word == WITHIN
-    assert compare(ours, 71 - half - 1e-3).word == ABOVE
-    assert compare(ours, 71 + half + 1e-3).word == BELOW
+    assert compare_published(ours, 71 - half + 1e-3).word == WITHIN
+    assert compare_published(ours, 71 - half - 1e-3).word == ABOVE
+    assert compare_published(ours, 71 + half + 1e-3).word == BELOW
 
 
 def test_welch_interval_where_the_paper_gives_std_and_runs() -> None:
-    verdict = compare(Sample(71.0, 1.0, 3), 70.0, std=0.5, runs=5)
+    verdict = compare_published(Sample(71.0, 1.0, 3), 70.0, std=0.5, runs=5)
     assert verdict.test == "Welch"
     freedom = (1 / 3 + 0.05) ** 2 / ((1 / 3) ** 2 / 2 + 0.05**2 / 4)
     assert verdict.half == pytest.approx(scipy.stats.t.ppf(0.975, freedom) * math.sqrt(1 / 3 + 0.05) + 0.005)
-    assert compare(Sample(71.0, 1.0, 3), 70.0, std=0.5).test == "t"  # a spread of unknown n cannot be used
+    assert compare_published(Sample(71.0, 1.0, 3), 70.0, std=0.5).test == "t"  # a spread of unknown n cannot be used
 
 
 def test_no_verdict_without_spread_or_value() -> None:
-    assert compare(Sample(71.0, None, 1), 70.0).word == FEW
-    assert compare(None, 70.0).word == MISSING
-    assert compare(Sample(71.0, 1.0, 3), None).word == MISSING
-    assert compare(Sample(70.0, 0.0, 2), 70.0).word == WITHIN
+    assert compare_published(Sample(71.0, None, 1), 70.0).word == FEW
+    assert compare_published(None, 70.0).word == MISSING
+    assert compare_published(Sample(71.0, 1.0, 3), None).word == MISSING
+    assert compare_published(Sample(70.0, 0.0, 2), 70.0).word == WITHIN
 
 
 # ---------------------------------------------------------------- beside the published tables
@@ -419,7 +419,9 @@ def test_markdown_and_latex_escape_what_would_break_them(
 def shown(folder: Path, **terminal: Any) -> str:
     """What a terminal of some width shows of the runs in a folder."""
     found, out = collect([folder]), io.StringIO()
-    show(overview(found, summarize(found.runs)), Console(file=out, force_terminal=True, color_system=None, **terminal))
+    show_tables(
+        overview(found, summarize(found.runs)), Console(file=out, force_terminal=True, color_system=None, **terminal)
+    )
     return out.getvalue()
 
 

@@ -11,7 +11,7 @@ import pytest
 from omegaconf import DictConfig, OmegaConf
 
 from distill import config, papers
-from distill.cli.command import read
+from distill.cli.command import read_command
 from distill.config.check import check
 from distill.report.compare import model_name
 from distill.sweep.compose import left_out
@@ -31,7 +31,7 @@ def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def loaded(name: str) -> DictConfig:
-    file = config.load("experiment", name)
+    file = config.load_node("experiment", name)
     assert file is not None
     return file
 
@@ -53,7 +53,7 @@ def swept(name: str) -> dict[str, list[str]]:
 
 def jobs(*words: str) -> list[DictConfig]:
     """The configurations that a command line stands for."""
-    plan = read([*words, "--dry-run"]).jobs
+    plan = read_command([*words, "--dry-run"]).jobs
     assert plan is not None
     return [cfg for _, cfg in plan]
 
@@ -94,7 +94,7 @@ def test_every_experiment_composes(name: str) -> None:
 
 @pytest.mark.parametrize("name", TABLES)
 def test_tables_have_the_published_name_five_seeds_and_a_twin_for_the_cpu(name: str) -> None:
-    assert papers.resolve(name)
+    assert papers.table_ids(name)
     runs = papers.table(name).runs or 5
     seeds = [str(seed + 1) for seed in range(3 if name.startswith("imagenet") else runs)]
     assert swept(name)["seed"] == seeds
@@ -121,7 +121,7 @@ def cells(name: str) -> set[tuple[str, str, str]]:
 def published(name: str) -> set[tuple[str, str, str]]:
     """The cells of the published tables of that name that have a value, on the experiment's data set."""
     found = set()
-    for table in map(papers.table, papers.resolve(name)):
+    for table in map(papers.table, papers.table_ids(name)):
         if (table.dataset == "imagenet") != name.startswith("imagenet"):
             continue
         for method, (k, pair) in product(table.methods, enumerate(table.pairs)):

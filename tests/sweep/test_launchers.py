@@ -103,7 +103,7 @@ def pretended(output: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Ou
         one = jobs.Sweep(master(output), compose.Composer(Loader()), overrides, retries=1)
         if one.jobs:
             slots.Slots(one, count, list(gpus), threads=3).run()
-        return one, attempts(output), failures.read(os.environ[failures.VARIABLE])
+        return one, attempts(output), failures.read_failures(os.environ[failures.VARIABLE])
 
     return run
 
@@ -253,8 +253,8 @@ def test_composing_a_sweep_again_costs_nothing_for_other_seeds(monkeypatch: pyte
 def test_a_job_alone_has_no_launcher(tmp_path: Path) -> None:
     cfg = master(tmp_path, "hydra/launcher=local", "hydra.launcher.slots=2", "hydra.mode=MULTIRUN",
                  "hydra.verbose=true", "hydra.sweeper.max_batch_size=2")  # fmt: skip
-    assert compose.command_line(cfg, ["seed=1"]) == ["seed=1", "hydra.verbose=true", "--config-dir", "/mine"]
-    assert "hydra.mode=RUN" in compose.command_line(cfg, ["experiment=two", "seed=1"])
+    assert compose.job_arguments(cfg, ["seed=1"]) == ["seed=1", "hydra.verbose=true", "--config-dir", "/mine"]
+    assert "hydra.mode=RUN" in compose.job_arguments(cfg, ["experiment=two", "seed=1"])
 
 
 @pytest.mark.parametrize(
@@ -288,8 +288,8 @@ def test_threads_are_divided_unless_set(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_a_snapshot_is_whole_and_shared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = snapshot.take(tmp_path)
-    assert snapshot.take(tmp_path) == folder and list(folder.parent.iterdir()) == [folder]
+    folder = snapshot.take_snapshot(tmp_path)
+    assert snapshot.take_snapshot(tmp_path) == folder and list(folder.parent.iterdir()) == [folder]
     code = "import distill.config as c; print(c.__file__, c.conf_dir(), len(c.options('method')))"
     env = os.environ | snapshot.search_path(folder)
     done = subprocess.run([sys.executable, "-c", code], cwd=REPO, env=env, capture_output=True, text=True)
@@ -298,7 +298,7 @@ def test_a_snapshot_is_whole_and_shared(tmp_path: Path, monkeypatch: pytest.Monk
     changed = {"distill/x.py": tmp_path / "x.py"}
     changed["distill/x.py"].write_text("1")
     monkeypatch.setattr(snapshot, "_files", lambda: changed)
-    assert snapshot.take(tmp_path) != folder
+    assert snapshot.take_snapshot(tmp_path) != folder
     changed["distill/y.py"] = tmp_path / "y.py"
     changed["distill/y.py"].mkdir()  # copying fails half-way: nothing is left
     with pytest.raises(OSError):

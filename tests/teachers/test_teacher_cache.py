@@ -26,7 +26,8 @@ CPU = torch.device("cpu")
 CACHEABLE = [
     name
     for name in tiny.METHODS
-    if (about := config.load("method", name).about).teachers not in (0, "0") and set(about.taps) <= HOLDS["embedding"]
+    if (about := config.load_node("method", name).about).teachers not in (0, "0")
+    and set(about.taps) <= HOLDS["embedding"]
 ]
 ASK_LATER = {"dafl", "cmi", "deepinversion", "dfq", "eskd", "qkd", "rco", "specialists", "sskd"}  # own images or nets
 

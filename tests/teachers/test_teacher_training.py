@@ -47,7 +47,7 @@ def test_what_only_the_teacher_sees_is_in_both_identities() -> None:
 def test_the_hash_holds_the_content_of_the_teachers_schedule(monkeypatch: pytest.MonkeyPatch) -> None:
     before = digest(*HINTON, "teacher.schedule=hinton_mnist_adam")
     assert before != digest(*HINTON)
-    known = config.load
+    known = config.load_node
 
     def longer(group: str, name: str) -> object:
         node = known(group, name)
@@ -61,7 +61,10 @@ def test_the_hash_holds_the_content_of_the_teachers_schedule(monkeypatch: pytest
 
 def test_without_either_no_identity_changes() -> None:
     cfg = composed("method=kd")
-    assert config.science(cfg)["teacher"]["schedule"] is None and config.science(cfg)["teacher"]["dataset"] is None
+    assert (
+        config.hashed_config(cfg)["teacher"]["schedule"] is None
+        and config.hashed_config(cfg)["teacher"]["dataset"] is None
+    )
 
 
 def test_several_teachers_are_trained_alike() -> None:

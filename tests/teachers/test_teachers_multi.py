@@ -9,7 +9,7 @@ import torch
 
 from distill import config
 from distill.config.check import check
-from distill.config.teacher_nodes import expand, label
+from distill.config.teacher_nodes import expand_teachers, label
 from distill.engine.evaluate import best_bias, predict, without_classes
 from distill.models import build, load_weights
 from distill.run import run
@@ -22,24 +22,24 @@ def node(name: str) -> dict:
 
 def test_lists_become_single_teachers() -> None:
     own = {**node("resnet56"), "seed": 4, "models": None, "seeds": None, "chain": None}
-    assert expand(own, node) == [{**node("resnet56"), "seed": 4}]
-    two = expand({**own, "models": ["resnet8", "vgg8"]}, node)
+    assert expand_teachers(own, node) == [{**node("resnet56"), "seed": 4}]
+    two = expand_teachers({**own, "models": ["resnet8", "vgg8"]}, node)
     assert [(t["name"], t["seed"]) for t in two] == [("resnet8", 4), ("vgg8", 4)]
-    seeds = expand({**own, "seeds": [0, 1, 2]}, node)
+    seeds = expand_teachers({**own, "seeds": [0, 1, 2]}, node)
     assert [(t["name"], t["seed"]) for t in seeds] == [("resnet56", 0), ("resnet56", 1), ("resnet56", 2)]
-    both = expand({**own, "models": ["resnet8", "vgg8"], "seeds": [3, 9]}, node)
+    both = expand_teachers({**own, "models": ["resnet8", "vgg8"], "seeds": [3, 9]}, node)
     assert [(t["name"], t["seed"]) for t in both] == [("resnet8", 3), ("vgg8", 9)]
-    (last,) = expand({**own, "chain": ["resnet110", "resnet20", "resnet8"]}, node)
+    (last,) = expand_teachers({**own, "chain": ["resnet110", "resnet20", "resnet8"]}, node)
     assert (last["name"], last["chain"], last["seed"]) == ("resnet8", ["resnet110", "resnet20"], 4)
 
 
 def test_names_are_readable() -> None:
     own = {**node("resnet56"), "models": None}
-    assert label(expand(own, node)) == "resnet56"
-    assert label(expand({**own, "models": ["resnet56", "resnet110"]}, node)) == "resnet56+resnet110"
-    assert label(expand({**own, "seeds": list(range(10))}, node)) == "10xresnet56"
+    assert label(expand_teachers(own, node)) == "resnet56"
+    assert label(expand_teachers({**own, "models": ["resnet56", "resnet110"]}, node)) == "resnet56+resnet110"
+    assert label(expand_teachers({**own, "seeds": list(range(10))}, node)) == "10xresnet56"
     assert (
-        label(expand({**own, "chain": ["resnet110", "resnet56", "resnet32"]}, node))
+        label(expand_teachers({**own, "chain": ["resnet110", "resnet56", "resnet32"]}, node))
         == "resnet110-resnet56-resnet32"
     )
 

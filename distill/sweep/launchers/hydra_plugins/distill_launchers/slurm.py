@@ -92,7 +92,7 @@ def _exports(output: Path) -> list[str]:
     """The shell lines by which a job finds the code of now, whatever becomes of the working tree."""
     from distill.sweep import snapshot
 
-    env = snapshot.search_path(snapshot.take(output))
+    env = snapshot.search_path(snapshot.take_snapshot(output))
     return [f"export {name}={shlex.quote(value)}" for name, value in env.items()]
 
 
