@@ -92,7 +92,7 @@ def test_a_full_disk_at_the_start_is_one_sentence(
             raise FULL
 
     monkeypatch.setattr("tempfile.TemporaryFile", lambda dir: Full())  # noqa: A002
-    monkeypatch.setattr(cli, "read", lambda _: check_output(tmp_path))
+    monkeypatch.setattr(cli, "read_command", lambda _: check_output(tmp_path))
     monkeypatch.setattr("sys.argv", ["distill"])
     assert cli.main([]) == 1
     said = capsys.readouterr().err

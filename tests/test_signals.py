@@ -92,7 +92,7 @@ def test_a_signal_while_the_command_is_read_is_no_usage_error(
 
     before = signal.getsignal(number)
     monkeypatch.setattr("sys.argv", ["distill"])
-    monkeypatch.setattr(cli, "read", cut_off)
+    monkeypatch.setattr(cli, "read_command", cut_off)
     assert cli.main([]) == code
     assert capsys.readouterr().err == f"distill: stopped by {signal.Signals(number).name}: " \
         "the same command goes on from here\n"  # fmt: skip

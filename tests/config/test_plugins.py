@@ -136,7 +136,7 @@ def test_a_snapshot_of_the_program_has_the_plugins(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(plugins, "_loaded", set())
     monkeypatch.setattr(sys, "path", [*sys.path])
     plugins.import_plugins(["single_plugin", "plugin_package"])
-    copied = snapshot.take(tmp_path / "outputs")
+    copied = snapshot.take_snapshot(tmp_path / "outputs")
     assert (copied / "single_plugin.py").read_text() == (copied / "plugin_package/part.py").read_text() == "VALUE = 1"
     for name in ("single_plugin", "plugin_package"):
         del sys.modules[name]

@@ -605,7 +605,7 @@ def test_every_net_of_the_papers_has_a_config(group: str) -> None:
         assert (node.name, node.model) == (name, f"cifar_{name}")
         assert node.lr_scale == (0.2 if name in low else 1.0)
     for name in config.options(group):
-        node = config.load(group, name)
+        node = config.load_node(group, name)
         extra = set() if group == "student" else {"weights", "seed", "mean", "std"}
         assert set(node) == {"name", "model", "args", "lr_scale"} | extra
         assert OmegaConf.is_missing(node, "model") or node.model is None or is_known(node.model)
