@@ -14,15 +14,14 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from distill.content.index import RACY, cache_folder, indexed
-from distill.content.parts import FETCH_AGAIN, Arrays
-from distill.content.readers import OWN_FILES, READERS
+from distill.content.look import RACY, cache_folder
 from distill.files import SaveError, read_mapping, write_json
 from distill.run_folder import weights_file
+
+if TYPE_CHECKING:  # numpy is imported where something is read, not where it is known already
+    from distill.content.parts import Arrays
 
 log = logging.getLogger(__name__)
 LENGTH = 16  # hex digits
@@ -86,7 +85,11 @@ def _files_of(kind: str, root: Path) -> list[Path]:
         found = find_spec("sklearn")
         places = found.submodule_search_locations if found else None
         return [Path(places[0], "datasets", "data", "digits.csv.gz")] if places else []
-    plain = [root / name for name in FILES.get(kind) or OWN_FILES.get(kind, ())]
+    if kind not in FILES:
+        from distill.content.readers import OWN_FILES
+
+        return [root / name for name in OWN_FILES.get(kind, ())]
+    plain = [root / name for name in FILES[kind]]
     if kind not in PACKED_MD5:
         return plain
     return [path if path.exists() else path.with_name(f"{path.name}.gz") for path in plain]
@@ -126,6 +129,8 @@ def state_digest(state: Mapping[str, Any]) -> str:
 
 def arrays_digest(arrays: Arrays) -> str:
     """A hash of images, labels and class names."""
+    import numpy as np
+
     hashed = hashlib.sha256("\0".join(arrays.class_names).encode())
     for part in (arrays.train, arrays.test):
         hashed.update(f"{part.images.shape} ".encode())
@@ -138,10 +143,12 @@ def _of_arrays(kind: str, root: Path, files: Sequence[Path]) -> str | None:
     """None for the published content, told by the files or, where they are packed otherwise, by the arrays."""
     for path in files:
         if path.exists() and not path.is_file():  # a pipe would never end
-            raise ValueError(f"{path} is no file; {FETCH_AGAIN}")
+            raise ValueError(f"{path} is no file: put a good copy there")
     sums = tuple(hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest() for path in files)
     if sums in (MD5.get(kind), PACKED_MD5.get(kind)) or _unpacked_of_published(kind, files):
         return None
+    from distill.content.readers import READERS
+
     found = arrays_digest(READERS[kind](root))
     return None if found == PINNED.get(kind) else found
 
@@ -178,6 +185,8 @@ def _of_trees(folders: Sequence[Path], workers: int) -> str | None:
     known = _listed.get(tuple(folders))
     if known and time.monotonic() - known[0] < KNOWN_FOR:
         return known[1]
+    from distill.content.index import indexed
+
     found = [indexed(folder, workers) for folder in folders]
     digest = hashlib.sha256(" ".join(each.digest() for each in found).encode()).hexdigest()[:LENGTH]
     if sum(len(each.seen) for each in found) > MANY:

@@ -6,7 +6,6 @@ it was looked at. The index lies in the user's cache (`DISTILL_CACHE`, else `XDG
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import logging
@@ -20,12 +19,11 @@ from pathlib import Path
 import numpy as np
 
 from distill.content.listing import Listing, listed
-from distill.content.look import DIGEST, Look
+from distill.content.look import DIGEST, RACY, Look, cache_folder
 from distill.files import SaveError, replacing
 
 log = logging.getLogger(__name__)
 _VERSION = 1  # of what `examine` tells
-RACY = 2 * 10**9  # ns: a file changed this shortly before a look may have been changed again in the same tick
 TOLD, _KEPT = 10.0, 60.0  # seconds between two lines on the progress, and between two savings
 _FEW = 512  # files for which no processes are started
 
@@ -183,15 +181,3 @@ def place_of(folder: Path) -> Path:
     """The file that keeps what is known of a folder."""
     name = hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:16]
     return cache_folder() / "folders" / f"{name}.npz"
-
-
-def cache_folder() -> Path:
-    """Where what can be found again is kept."""
-    if given := os.environ.get("DISTILL_CACHE"):
-        return Path(given)
-    base = os.environ.get("XDG_CACHE_HOME")
-    if base:
-        return Path(base) / "distill"
-    with contextlib.suppress(RuntimeError):  # no home
-        return Path.home() / ".cache" / "distill"
-    return Path(".cache") / "distill"

@@ -16,7 +16,7 @@ from distill.config import DataSpec, resolve
 from distill.config.hashing import student_node, teacher_name
 from distill.content import fingerprint
 from distill.content.fingerprint import MD5, PINNED, arrays_digest, data_fingerprint, state_digest, weights_fingerprint
-from distill.content.readers import read_cifar100, read_digits
+from distill.content.readers import READERS, read_cifar100, read_digits
 from distill.content.state_file import read_state, sum_of
 from distill.engine.checkpoint import export
 from distill.models import build, load_weights
@@ -88,7 +88,7 @@ def test_where_nothing_lies_yet_the_name_counts():
 
 def cifar100_of(root: Path, monkeypatch, **changes) -> str | None:
     write_cifar100(root, **changes)
-    monkeypatch.setitem(fingerprint.READERS, "cifar100", lambda place: read_cifar100(place, counts=(200, 200)))
+    monkeypatch.setitem(READERS, "cifar100", lambda place: read_cifar100(place, counts=(200, 200)))
     return data_fingerprint({"name": "cifar100", "root": str(root)})
 
 
