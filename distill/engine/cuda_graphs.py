@@ -5,8 +5,8 @@ Small nets at small batches are bound by the launches of their kernels; a graph 
 Why steps are compared (trace.py) in place of being recorded anew in each epoch, on the word of a test that a method's
 steps are alike: methods of the user's own (plugins) are run by none of our tests, and a graph of a step that was not
 like the others gives wrong numbers without a word. The comparison costs two eager steps when a shape is first seen and
-one an epoch after that; recording anew in each epoch costs two eager steps and a capture every time, of the 23 steps that
-the digits have in batches of 64 for one.
+one an epoch after that; recording anew in each epoch costs two eager steps and a capture every time, of the 23
+steps that the digits have in batches of 64 for one.
 """
 
 from __future__ import annotations
