@@ -12,8 +12,7 @@ from PIL import Image, UnidentifiedImageError
 
 from distill import errors
 from distill.cli.sentences import LONGEST, format_error
-from distill.config import instantiate
-from distill.config import load_node as load_node
+from distill.config import instantiate, load_node
 from distill.data import load_data
 from distill.files import SaveError
 from distill.models import build as build_net

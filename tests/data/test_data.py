@@ -19,8 +19,7 @@ from sklearn.datasets import load_digits
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as V
 
-from distill.config import DataSpec
-from distill.config import load as load_node
+from distill.config import DataSpec, load_node
 from distill.content import readers as readers_module
 from distill.content.pickles import read_pickle
 from distill.content.readers import read_cifar10, read_cifar100, read_digits, read_idx
