@@ -22,6 +22,7 @@ FOLDER = "DISTILL_TESTS_COMPOSITIONS"  # set by conftest.py, and inherited by th
 
 def composed(*overrides: str) -> DictConfig:
     """Return the configuration that `python -m distill OVERRIDES` would run, to do with as one likes."""
+    config.register()  # another process may have composed it
     found: DictConfig = pickle.loads(_pickled(*overrides))
     return found
 

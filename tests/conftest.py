@@ -37,6 +37,14 @@ def _files_are_parsed_once() -> None:
     parse_once()
 
 
+@pytest.fixture(autouse=True)
+def _no_folder_of_another_test(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a test gives as --config-dir is not looked into by the next one."""
+    from distill.config import groups
+
+    monkeypatch.setattr(groups, "_own", [])
+
+
 @pytest.fixture
 def output(tmp_path: Path) -> Path:
     """An empty folder for `output=...`."""

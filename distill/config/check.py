@@ -46,6 +46,7 @@ def check(cfg: DictConfig, overrides: Iterable[str] = ()) -> None:
     if from_paper(cfg):
         protocol.required(cfg)
     check_values(cfg)
+    check_method_name(cfg)
     check_tracking(plain(cfg, "tracking.mode"))
     check_schedule(plain(cfg, "schedule"))
     check_optimizers(cfg)
@@ -59,6 +60,14 @@ def check(cfg: DictConfig, overrides: Iterable[str] = ()) -> None:
     check_teachers(cfg)
     check_maps(cfg.method.name, taps(cfg), [plain(cfg, "student.model"), *(t.get("model") for t in teacher_specs(cfg))])
     identity(cfg)  # names the first value that is missing or cannot be resolved
+
+
+def check_method_name(cfg: DictConfig) -> None:
+    """Raise ValueError for a method.name of no method: results are filed and compared under it."""
+    name, known = str(plain(cfg, "method.name")), options("method")
+    if name not in known:
+        hint = did_you_mean(name, known)
+        raise ValueError(f"method.name={name} is no method's name, under which results are filed: {hint}")
 
 
 def check_tracking(mode: Any) -> None:

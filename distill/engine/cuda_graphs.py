@@ -268,10 +268,13 @@ def without_graphs(setting: Any, device: torch.device, precision: str, world: in
     """Whether a run is to have no graphs, which is said where there is a GPU; `setting` is auto, true or false.
 
     size: of images, in pixels. Large ones are taken to keep a GPU busy; graphs hold a step's memory for good.
+    Raises ValueError where graphs are asked for and there is no GPU.
     """
-    if device.type != "cuda":
-        return True
     setting = str(setting).lower()
+    if device.type != "cuda":
+        if setting == "true":
+            raise ValueError(f"cuda_graphs=true needs a GPU, and this run is on {device.type}: use cuda_graphs=auto.")
+        return True
     why = {
         "cuda_graphs=false": setting == "false",
         "fp16's scaling of gradients waits for the device at every step; precision=bf16 does not": precision == "fp16",

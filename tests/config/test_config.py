@@ -7,8 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from omegaconf import DictConfig, OmegaConf
+from safetensors.torch import save_file
 
 from distill import config
 from distill.cli.catalogue import in_readme, lines, methods
@@ -355,8 +357,8 @@ def test_models_are_known_without_torch() -> None:
 def test_a_checkpoint_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"teacher\.weights=/no/such\.pth: there is no such file"):
         check(composed("teacher.weights=/no/such.pth"))
-    there = tmp_path / "t.pth"
-    there.touch()
+    there = tmp_path / "t.safetensors"
+    save_file({"weight": torch.zeros(1)}, there)
     check(composed("teacher=resnet56_a", f"teacher.weights={there}"))
     with pytest.raises(ValueError, match="resnet56_a brings the mean and std of a published checkpoint"):
         check(composed("teacher=resnet56_a"))

@@ -361,9 +361,10 @@ def _nothing_goes_on() -> Iterator[None]:
             os.killpg(STARTED.pop().pid, signal.SIGKILL)
 
 
-def wait_for(condition: Callable[[], Any]) -> Any:
-    """Wait as long as a test may take at all: how long anything takes depends on what else the machine does."""
+def wait_for(condition: Callable[[], Any], during: program.Program | None = None) -> Any:
+    """Wait as long as it takes, which depends on what else the machine does; but not for a sweep that has ended."""
     while not (value := condition()):
+        assert during is None or during.poll() is None or condition(), "the sweep has ended without it"
         time.sleep(0.02)
     return value
 
@@ -382,19 +383,19 @@ def process_of(output: Path, override: str) -> int | None:
 
 def test_a_sweep_of_real_runs(output: Path) -> None:
     """One diverges, one is killed from outside and tried again, one just runs; then nothing is left to do."""
-    rates = ["0.05", "0.06", "1e+30"]
+    rates = ["0.05", "0.06", "1000000000000.0"]
     sweeping = start(output, "schedule.epochs=6", f"schedule.lr={','.join(rates)}", "hydra.launcher.slots=2")
-    os.kill(wait_for(lambda: process_of(output, "schedule.lr=0.06")), signal.SIGKILL)
+    os.kill(wait_for(lambda: process_of(output, "schedule.lr=0.06"), sweeping), signal.SIGKILL)
     out, err = sweeping.communicate()
     assert sweeping.returncode == errors.FAILED, err
     ends = sorted((line["overrides"][-1], line["attempt"], line["outcome"]) for line in attempts(output))
     assert ends == [
         ("schedule.lr=0.05", 1, "done"), ("schedule.lr=0.06", 1, "killed by SIGKILL"),
-        ("schedule.lr=0.06", 2, "done"), ("schedule.lr=1e+30", 1, "loss not finite"),
+        ("schedule.lr=0.06", 2, "done"), ("schedule.lr=1000000000000.0", 1, "loss not finite"),
     ]  # fmt: skip
-    assert "1 run of the sweep failed:" in err and "schedule.lr=1e+30: " in err
+    assert "1 run of the sweep failed:" in err and "schedule.lr=1000000000000.0: " in err
     logs = {re.findall(r"schedule\.lr=(\S+)", text(log))[0]: text(log) for log in output.rglob("log.txt")}
-    assert [rate for rate in rates if "NonFinite" in logs[rate] and "Traceback" in logs[rate]] == ["1e+30"]
+    assert [rate for rate in rates if "NonFinite" in logs[rate] and "Traceback" in logs[rate]] == ["1000000000000.0"]
     assert logs["0.06"].count("--- python -m distill") == 2 and "test" in logs["0.05"]
 
     asked = [*SMALL, f"output={output}2", "schedule.epochs=6", "schedule.lr=0.06"]
@@ -417,7 +418,7 @@ def test_ctrl_c_saves_every_run_and_so_does_the_death_of_the_launcher(output: Pa
 
     long = ("schedule.epochs=9999", "seed=1,2,3", "hydra.launcher.slots=2")
     sweeping = start(output, *long)
-    logs = wait_for(lambda: running(2))
+    logs = wait_for(lambda: running(2), sweeping)
     os.killpg(sweeping.pid, signal.SIGINT)  # what a terminal does
     out, err = sweeping.communicate()
     assert sweeping.returncode == errors.INTERRUPTED
@@ -453,24 +454,24 @@ def test_slurm_from_end_to_end(output: Path, tmp_path: Path) -> None:
     asked = [
         f"hydra.launcher.{item}" for item in ("gpus_per_node=null", "timeout_min=60", "signal_delay_s=30")
     ]
-    runs = ["schedule.epochs=60", "schedule.lr=0.05,1e+30"]
+    runs = ["schedule.epochs=60", "schedule.lr=0.05,1000000000000.0"]
     sweeping = start(output, "hydra/launcher=slurm", *asked, *runs, **env)
-    log = wait_for(lambda: [one for one in output.rglob("log.txt") if "schedule.lr=0.05" in text(one)])[0]
+    log = wait_for(lambda: [one for one in output.rglob("log.txt") if "schedule.lr=0.05" in text(one)], sweeping)[0]
 
     def scancel(name: str) -> None:
         subprocess.run(["scancel", "--signal", name, "1001_0"], env=os.environ | env, check=True)
 
-    wait_for(lambda: list(log.parent.glob("checkpoints/*")))
+    wait_for(lambda: list(log.parent.glob("checkpoints/*")), sweeping)
     scancel("TERM")
     wait_for(lambda: "stopped by SIGTERM" in text(log))
     wait_for(lambda: "epoch" in text(log).partition("stopped by SIGTERM")[2])
     scancel("USR2")
     out, err = sweeping.communicate()
     assert sweeping.returncode == errors.FAILED, out + err
-    assert "  schedule.lr=1e+30: " in err and "1 run of the sweep failed" in err
+    assert "  schedule.lr=1000000000000.0: " in err and "1 run of the sweep failed" in err
     assert [(state / name / "restarts").read_text() for name in ("1001_0", "1001_1")] == ["1", "0"]
     assert sorted((line["overrides"][-1], line["outcome"], line["slurm"]) for line in attempts(output)) == [
-        ("schedule.lr=0.05", "done", "1001_0"), ("schedule.lr=1e+30", "loss not finite", "1001_1"),
+        ("schedule.lr=0.05", "done", "1001_0"), ("schedule.lr=1000000000000.0", "loss not finite", "1001_1"),
     ]  # fmt: skip
     assert text(log).count("--- python -m distill") == 2
     assert "stopped by SIGUSR2: " in text(log)
@@ -487,15 +488,15 @@ def test_slurm_from_end_to_end(output: Path, tmp_path: Path) -> None:
 def test_ray_from_end_to_end(output: Path) -> None:
     """A cluster on this machine: one run is killed and tried again, one diverges, one just runs."""
     pytest.importorskip("ray", reason="ray is not installed: pip install 'distill[ray]'")
-    runs = ["schedule.epochs=60", "schedule.lr=0.05,0.06,1e+30"]
+    runs = ["schedule.epochs=60", "schedule.lr=0.05,0.06,1000000000000.0"]
     sweeping = start(output, "hydra/launcher=ray", "+hydra.launcher.init.num_cpus=2", *runs)
-    os.kill(wait_for(lambda: process_of(output, "schedule.lr=0.06")), signal.SIGKILL)
+    os.kill(wait_for(lambda: process_of(output, "schedule.lr=0.06"), sweeping), signal.SIGKILL)
     out, err = sweeping.communicate()
     assert sweeping.returncode == errors.FAILED, out + err
     ends = sorted((line["overrides"][-1], line["attempt"], line["outcome"]) for line in attempts(output))
     assert ends == [
         ("schedule.lr=0.05", 1, "done"), ("schedule.lr=0.06", 1, "failed"),
-        ("schedule.lr=0.06", 2, "done"), ("schedule.lr=1e+30", 1, "loss not finite"),
+        ("schedule.lr=0.06", 2, "done"), ("schedule.lr=1000000000000.0", 1, "loss not finite"),
     ]  # fmt: skip
 
 

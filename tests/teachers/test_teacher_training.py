@@ -55,7 +55,7 @@ def test_the_hash_holds_the_content_of_the_teachers_schedule(monkeypatch: pytest
             node.schedule.epochs = 3000
         return node
 
-    monkeypatch.setattr(sys.modules["distill.config.hashing"], "load", longer)
+    monkeypatch.setattr(sys.modules["distill.config.hashing"], "load_node", longer)
     assert digest(*HINTON, "teacher.schedule=hinton_mnist_adam") != before
 
 
