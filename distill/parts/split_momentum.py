@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -22,7 +23,7 @@ class MomentumPart:
     decays: bool = False  # whether the weight decay is added to this part's gradient
 
 
-class SplitStepper(Stepper):
+class SplitStepper(Stepper, ABC):
     """v_i <- m_i v_i + g_i for each part i of the losses, then theta -= lr sum_i v_i; a backward pass a part.
 
     The buffers of all parts but the first belong to parameters that share their memory with the model's, in further
@@ -32,9 +33,9 @@ class SplitStepper(Stepper):
 
     method = "this method"
 
+    @abstractmethod
     def parts(self, momentum: float, options: dict[str, Any]) -> list[MomentumPart]:
         """Return the parts, for the schedule's momentum; what the method set is popped from `options`."""
-        raise NotImplementedError
 
     def new_optimizer(self, options: dict[str, Any]) -> torch.optim.Optimizer:
         if options.pop("name", "sgd") != "sgd":
