@@ -59,8 +59,7 @@ def _understood(argv: Sequence[str], stop: signals.StopSignals) -> int:
         OmegaConf.register_new_resolver("verbs", help_lines, replace=True)
         command = read_command(argv)
         if command.jobs is not None:
-            plan.show_plan(command.jobs)
-            return errors.DONE
+            return errors.USAGE if plan.show_plan(command.jobs) else errors.DONE
         sys.argv[1:] = command.argv
         return _execute(command)
     except BrokenPipeError:

@@ -36,8 +36,10 @@ class _Item:
     teacher: bool = False
 
 
-def show_plan(plan: Plan) -> None:
-    """Print the runs of a command, the teachers that they need among them, and the time for each state."""
+def show_plan(plan: Plan) -> int:
+    """Print the runs of a command, the teachers that they need among them, and the time for each state; return how many
+    of them cannot run.
+    """
     output = str(plain(plan[0][1], "output")) if plan else "outputs"
     speeds = Speeds(read_speeds(output))
     items = list(items_of(plan, speeds))
@@ -45,6 +47,7 @@ def show_plan(plan: Plan) -> None:
     for item in items:
         print(f"{_label(item):<{width}}  {item.name}{_time(item)}")
     print("\n" + "\n".join(summary(items, speeds)))
+    return sum(item.state == CANNOT for item in items)
 
 
 def items_of(plan: Plan, speeds: Speeds) -> Iterator[_Item]:

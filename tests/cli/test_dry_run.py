@@ -33,8 +33,8 @@ def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["distill"])
 
 
-def lines(capsys: pytest.CaptureFixture[str], *words: str) -> list[str]:
-    assert cli.main([*words, "--dry-run"]) == 0
+def lines(capsys: pytest.CaptureFixture[str], *words: str, code: int = 0) -> list[str]:
+    assert cli.main([*words, "--dry-run"]) == code
     return capsys.readouterr().out.splitlines()
 
 
@@ -73,7 +73,7 @@ def test_a_damaged_result_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     (one, _, *_) = folders(*words)
     finished(one)
     (one / "result.json").write_text("{")
-    said = lines(capsys, *words)
+    said = lines(capsys, *words, code=2)
     assert any(re.match(r"cannot run +seed=1: .*/s1 has DONE, but its result.json is damaged", line) for line in said)
 
 
@@ -135,7 +135,7 @@ def test_a_teacher_that_is_a_run_of_the_sweep_too_is_listed_once(capsys: pytest.
 
 
 def test_what_cannot_be_is_listed_with_the_reason(capsys: pytest.CaptureFixture[str]) -> None:
-    out = lines(capsys, "-m", *TINY, "method=none,kd", "teacher.seeds=null,[0,1]", "seed=1")
+    out = lines(capsys, "-m", *TINY, "method=none,kd", "teacher.seeds=null,[0,1]", "seed=1", code=2)
     refused = [line for line in out if line.startswith("cannot run")]
     assert len(refused) == 1
     assert "method=kd teacher.seeds=[0,1]: method=kd takes 1 teacher, and 2 are named" in refused[0]
@@ -202,7 +202,7 @@ def test_a_flag_in_the_middle(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_a_method_that_does_not_fit_is_listed_with_the_reason(capsys: pytest.CaptureFixture[str]) -> None:
-    out = lines(capsys, "-m", "teacher=resnet14", "student=vgg8", "method=fsp,none", "seed=1,2")
+    out = lines(capsys, "-m", "teacher=resnet14", "student=vgg8", "method=fsp,none", "seed=1,2", code=2)
     refused = [line for line in out if line.startswith("cannot run")]
     assert len(refused) == 2 and "  2 to run: no estimate" in out
 
