@@ -178,12 +178,16 @@ def told_apart(rows: list[Row]) -> None:
     for group in groups.values():
         flat = {digest: _flat(config.thawed(known(some[0])[digest].hashed)) for digest, some in group.items()}
         keys = sorted({key for values in flat.values() for key in values})
-        differing = [key for key in keys if len({str(values.get(key)) for values in flat.values()}) > 1]
-        for digest, some in group.items():
-            told = [text for text in next(iter(some))["overrides"] if text.startswith("precision=")]
-            told += [f"{key}={flat[digest].get(key, 'null')}" for key in differing]
-            for row in some:
-                row["what"] = ", ".join(["needed before"] * (next(iter(known(row))) != digest) + told)
+        needed = {digest for digest, some in group.items() if next(iter(known(some[0]))) != digest}
+        for alike in (needed, group.keys() - needed):  # what was needed before is another kind of run in all it has
+            differing = [key for key in keys if len({str(flat[digest].get(key)) for digest in alike}) > 1]
+            for digest in alike:
+                some = group[digest]
+                told = [text for text in next(iter(some))["overrides"] if text.startswith("precision=")]
+                apart = [key for key in differing if key != "precision" or not told]
+                told += [f"{key}={flat[digest].get(key, 'null')}" for key in apart]
+                for row in some:
+                    row["what"] = ", ".join(["needed before"] * (digest in needed) + told)
 
 
 def _flat(node: Any, above: str = "") -> dict[str, Any]:
