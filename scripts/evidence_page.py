@@ -18,6 +18,7 @@ DONE = "done"
 KEPT = (  # of result.json
     "accuracy", "errors", "errors_of_omitted", "omitted", "teacher_accuracy", "agreement", "protocol", "departs",
     "convention", "epochs", "params", "images_per_second", "seconds", "precision", "device", "threads", "versions",
+    "also",
 )  # fmt: skip
 HEAD = ["| cell | measure | published | ours | n | verdict | state |", "|---|---|---|---|---|---|---|"]
 POINTS = 40  # of a curve, at most
