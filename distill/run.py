@@ -247,6 +247,8 @@ def make_method(
         start.say_pretrained(student)
     start.own_constants(student, given, info)
     start.begin(student, begins, spec.schedule.zero_head)
+    if begins is not None:
+        start.say_file(student, begins)
     if given.quantize:
         quantize_as(student, given.quantize)
     check_maps(spec.method.name, spec.method.taps, [student.name, *(net.name for net in teachers.nets)])

@@ -34,6 +34,11 @@ def weights_of(student: StudentSpec, train: Callable[[RunSpec], None]) -> Path |
     return folder.student
 
 
+def say_file(net: FeatureNet, weights: Path) -> None:
+    """Tell that a net starts from a file. Apart from `begin`, which is tried before anything is trained, too."""
+    log.info("%s starts from %s, with a new classifier of %d classes", net.name, weights, net.num_classes)
+
+
 def say_pretrained(net: FeatureNet) -> None:
     """Tell that a net starts from timm's weights, and whether its classifier is theirs."""
     theirs = (getattr(net.model, "pretrained_cfg", None) or {}).get("num_classes")
@@ -54,7 +59,6 @@ def begin(net: FeatureNet, weights: Path | None, zero_head: bool) -> None:
         if problem := mismatch(trunk, {key: value for key, value in own.items() if not key.startswith(ends)}):
             raise ValueError(f"{weights} is no start for {net.name}: {problem}")
         net.model.load_state_dict({**own, **trunk})
-        log.info("%s starts from %s, with a new classifier of %d classes", net.name, weights, net.num_classes)
         net.begun = True
     if zero_head:
         for parameter in (parameter for head in heads for parameter in head.parameters()):
