@@ -30,12 +30,14 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
 
 import evidence_page as page  # noqa: E402
+import evidence_readme  # noqa: E402
 
 from distill import config, papers  # noqa: E402
 from distill.run_folder import RunFolder  # noqa: E402
 from distill.teachers import kept  # noqa: E402
 
 TABLES = ROOT / "outputs" / "reference" / "tables"
+README = ROOT / "README.md"
 KINDS = ("cpu", "cuda")
 BIGGEST = 10 << 20  # bytes of a teacher that is kept
 STOPPED = 75  # distill's exit code where a signal has stopped a run and its state is saved
@@ -240,6 +242,7 @@ def write(names: Sequence[str], output: Path) -> None:
     text = page.page([(block, runs(block)) for block in blocks], TABLES, lambda run: place(run, output)[0])
     TABLES.mkdir(parents=True, exist_ok=True)
     (TABLES / "README.md").write_text(text, encoding="utf-8")
+    evidence_readme.put(README, text)
 
 
 def show(names: Sequence[str], kind: str, output: Path) -> None:

@@ -21,14 +21,15 @@ KEPT = (  # of result.json
     "also",
 )  # fmt: skip
 HEAD = ["| cell | measure | published | ours | n | verdict | state |", "|---|---|---|---|---|---|---|"]
+ENOUGH = 3  # seeds: the 95 % interval of two is twelve standard errors wide to each side, and holds anything
 POINTS = 40  # of a curve, at most
 CURVE = ("cell", "seed", "hash", "epoch", "loss", "train_accuracy", "test_accuracy")
 RULE = (
     "Verdicts: *within noise* where the published number lies within the 95 % interval of our mean over seeds; for "
     "counts of errors the interval holds the noise of counting behind the published one (binomial, one net) too, "
     "for others its standard error where it has one. "
-    "*n too small*: fewer than two seeds. An order *holds* where the means differ so by more than their 95 % intervals,"
-    " *alike* where they do not."
+    "*n too small*: fewer than three seeds. An order *holds* where the means differ so by more than their 95 % "
+    "intervals, *alike* where they do not."
 )
 
 
@@ -112,7 +113,7 @@ def verdict(ours: Sample | None, published: float, of: int | None, counted: bool
     """RULE for a mean over seeds and a published number, in words. error: the standard error it was published with."""
     if ours is None:
         return "missing"
-    if ours.n < 2 or ours.std is None:
+    if ours.n < ENOUGH or ours.std is None:
         return "n too small"
     noise = published * (1 - published / of) if counted and of else 0.0
     half = math.hypot(_half(ours), 1.96 * math.sqrt(noise), 1.96 * error) + 0.005
@@ -128,7 +129,7 @@ def _half(ours: Sample) -> float:
 
 def order(one: Sample | None, other: Sample | None, relation: str) -> str:
     """Whether the first has fewer errors than the second, or as many (relation: fewer, alike)."""
-    if one is None or other is None or one.n < 2 or other.n < 2:
+    if one is None or other is None or min(one.n, other.n) < ENOUGH:
         return "n too small"
     apart = other.mean - one.mean
     clear = abs(apart) > math.hypot(_half(one), _half(other))
