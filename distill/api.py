@@ -19,8 +19,8 @@ from distill.run_folder import RunFolder
 if TYPE_CHECKING:
     from distill.config import RunSpec
     from distill.data import Data
+    from distill.finished_run import FinishedRun
     from distill.models import FeatureNet
-    from distill.trained import Trained
 
 _SHORT = {  # keywords that are no keys of their own, and the keys that they stand for
     "epochs": "schedule.epochs",
@@ -60,9 +60,9 @@ class Outcome:
         """Its data set: `data.info` (classes, size, mean, std), `data.evaluation(512)` (batches with labels)."""
         import torch
 
-        from distill import trained
+        from distill import finished_run
 
-        return trained.get_data(self._opened, torch.device("cpu"))
+        return finished_run.get_data(self._opened, torch.device("cpu"))
 
     @cached_property
     def student(self) -> FeatureNet:
@@ -71,15 +71,15 @@ class Outcome:
         """
         import torch
 
-        from distill import trained
+        from distill import finished_run
 
-        return trained.student(self._opened, torch.device("cpu"))
+        return finished_run.student(self._opened, torch.device("cpu"))
 
     @cached_property
-    def _opened(self) -> Trained:
-        from distill import trained
+    def _opened(self) -> FinishedRun:
+        from distill import finished_run
 
-        return trained.open_run(self.folder)
+        return finished_run.open_run(self.folder)
 
 
 def run(

@@ -28,11 +28,11 @@ Nets = tuple["FeatureNet", Sequence["FeatureNet"], "DataInfo"]
 """What every method is made of, whatever its settings: the student, the teachers, and what is known of the data."""
 
 
-Consult = Callable[["FeatureNet", Batch], "Outputs"]
-"""How a frozen teacher is asked about a batch; see teaching.py for faster ways than running it."""
+TeacherForward = Callable[["FeatureNet", Batch], "Outputs"]
+"""The forward of a frozen teacher for a batch; teachers.forward and teachers.cache have faster ones."""
 
 
-def consult(teacher: FeatureNet, batch: Batch) -> Outputs:
+def teacher_forward(teacher: FeatureNet, batch: Batch) -> Outputs:
     """Run a teacher on the view of the batch that is meant for it."""
     return teacher(batch.views.get("teacher", batch.inputs))
 
@@ -102,7 +102,7 @@ class Method(nn.Module):
         self.criterion: Criterion = CrossEntropy()  # the one home of what counts as right; peers and exits take it too
         self.counted: tuple[Tensor, Tensor] | None = None  # logits [B,K] and labels [B], until the loop has read them
         self.epoch, self.epochs, self.step = 1, 1, 0  # where the loop is; the step is 0-based, in the epoch
-        self.consult: Consult = consult
+        self.teacher_forward: TeacherForward = teacher_forward
 
     @classmethod
     def refused(cls, settings: Mapping[str, Any]) -> Mapping[str, str]:
@@ -177,7 +177,7 @@ class Method(nn.Module):
     def teach(self, batch: Batch, teacher: FeatureNet | None = None) -> Outputs:
         """Run a teacher (default: the only one) on the view meant for it, without gradients."""
         with torch.no_grad():
-            return self.consult(teacher or self.teacher, batch)
+            return self.teacher_forward(teacher or self.teacher, batch)
 
     def phases(self) -> list[Phase]:
         """Return what is trained, in which order; default one phase that trains everything trainable."""

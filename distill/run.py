@@ -43,7 +43,7 @@ from distill.record.wandb_logger import outside_sweep
 from distill.result import Result
 from distill.run_folder import RunFolder
 from distill.signals import StopSignals
-from distill.teachers.prepared import Teachers, prepare
+from distill.teachers.forward import Teachers, prepare
 
 log = logging.getLogger(__name__)
 EPOCH_SECONDS = 15.0  # on a GPU, where an epoch may take one: more frequent checkpoints would be what it takes
@@ -106,11 +106,11 @@ class Experiment:
         if parallel.rank() > 0:  # other negatives and noise than the first process
             torch.manual_seed(spec.seed + 7919 * parallel.rank())
         inputs.compiling(net for net in self.method.modules() if isinstance(net, FeatureNet))
-        self.watch = Reporter(spec.folder, quiet) if parallel.rank() == 0 else NullReporter()
+        self.callback = Reporter(spec.folder, quiet) if parallel.rank() == 0 else NullReporter()
         self.fit = self._make_fit(schedule, stop)
         resumed = self.fit.restore()
-        if isinstance(self.watch, Reporter):
-            self.watch.tracker = make_tracker(spec, resumed)
+        if isinstance(self.callback, Reporter):
+            self.callback.tracker = make_tracker(spec, resumed)
 
     def _make_fit(self, schedule: ScheduleSpec, stop: StopSignals) -> Fit:
         inputs, folder = self.inputs, RunFolder(self.spec.folder)
@@ -124,7 +124,7 @@ class Experiment:
         )
         evaluate = partial(accuracy, data=inputs.data, autocast=inputs.autocast)
         settings, saves = thawed(schedule.settings), Checkpoints(folder.checkpoints)
-        fit = Fit(self.method, inputs.source, evaluate, settings, options, saves, self.watch, stop)
+        fit = Fit(self.method, inputs.source, evaluate, settings, options, saves, self.callback, stop)
         fit.buffers = inputs.buffers
         return fit
 
@@ -138,7 +138,7 @@ class Experiment:
             code = exit_code(error)
             raise
         finally:
-            self.watch.close(code, self.fit)
+            self.callback.close(code, self.fit)
 
     def finish(self) -> Result | None:
         """Measure the trained student, write the result and return it; None in the processes after the first."""
@@ -253,7 +253,7 @@ def make_method(
         quantize_as(student, given.quantize)
     check_maps(spec.method.name, spec.method.taps, [student.name, *(net.name for net in teachers.nets)])
     method: Method = instantiate(spec.method.node, student, teachers.nets, info)
-    method.consult = teachers
+    method.teacher_forward = teachers
     return method.to(device).to(memory_format=torch.channels_last)
 
 

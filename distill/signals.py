@@ -108,7 +108,7 @@ def _leave() -> None:
         raise stopped(innermost.received)
 
 
-def hand_back() -> bool:
+def call_previous_handler() -> bool:
     """Call the earlier handler of the signal that stopped a run: a launcher's, which requeues the job.
 
     To be called once the run has saved and let go of everything. Returns True when the handler returned: then

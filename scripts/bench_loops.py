@@ -26,8 +26,8 @@ from distill.record.reporter import NullReporter
 from distill.run import make_schedule
 from distill.signals import StopSignals
 from distill.sweep.packed import shared
-from distill.teachers.cache import Cached
-from distill.teachers.prepared import Prepared
+from distill.teachers.cache import TeacherCache
+from distill.teachers.forward import FrozenTeachers
 from distill.teachers.row_file import RowFile
 
 Loop = Callable[[int], None]  # runs so many steps
@@ -108,10 +108,11 @@ def own(args: argparse.Namespace, device: torch.device, data: Data, method: str,
     made = made.to(device).to(memory_format=torch.channels_last)
     compiled = [each for each in made.modules() if isinstance(each, FeatureNet)]
     if like:
-        made.consult, source = like.method.consult, like.source
+        made.teacher_forward, source = like.method.teacher_forward, like.source
     else:
-        made.consult, source = Prepared(teachers, runtime.DTYPES[precision]), data.source(args.batch, seed=1)
-        compiled += made.consult.copies.values()
+        made.teacher_forward = FrozenTeachers(teachers, runtime.DTYPES[precision])
+        source = data.source(args.batch, seed=1)
+        compiled += made.teacher_forward.copies.values()
     compile_those(args, device, compiled)
     options = Options(
         partial(runtime.autocast, device, precision),
@@ -128,7 +129,8 @@ def own(args: argparse.Namespace, device: torch.device, data: Data, method: str,
 def sharing(fit: Fit) -> Fit:
     """Make a loop one whose batches and teacher others can share."""
     method = fit.method
-    method.consult, fit.source = shared(method.consult, fit.source, method.teachers, fit.options, fit.buffers)
+    forward, teachers = method.teacher_forward, method.teachers
+    method.teacher_forward, fit.source = shared(forward, fit.source, teachers, fit.options, fit.buffers)
     return fit
 
 
@@ -141,7 +143,7 @@ def cached(fit: Fit, data: Data, steps: int, half: bool) -> Fit:
     for batch in islice(fit.source.epoch(1), steps):
         keys = (batch.index * views + batch.crop).cpu().numpy()
         file.write(keys, np.random.default_rng(batch.step).normal(size=(len(keys), file.width)).astype(np.float16))
-    fit.method.consult = Cached(fit.method.consult, [teacher], [file], views=views, half=half)
+    fit.method.teacher_forward = TeacherCache(fit.method.teacher_forward, [teacher], [file], views=views, half=half)
     return fit
 
 

@@ -34,7 +34,7 @@ import evidence_readme  # noqa: E402
 
 from distill import config, papers  # noqa: E402
 from distill.run_folder import RunFolder  # noqa: E402
-from distill.teachers import kept  # noqa: E402
+from distill.teachers import bundled  # noqa: E402
 
 TABLES = ROOT / "outputs" / "reference" / "tables"
 README = ROOT / "README.md"
@@ -223,12 +223,12 @@ def work(names: Sequence[str], hours: float, output: Path) -> int:
 
 
 def keep(run: Run, output: Path) -> Path | None:
-    """Keep a finished teacher where every checkout finds it (distill.teachers.kept). Returns where, or None."""
+    """Keep a finished teacher where every checkout finds it (distill.teachers.bundled). Returns where, or None."""
     folder = RunFolder(place(run, output)[1])
     if not run.keep or not folder.done or folder.student.stat().st_size > BIGGEST:
         return None
     spec = replace(config.resolve(composed(run.words, output)), folder=folder.path)
-    return None if kept.is_kept(spec) else kept.keep(spec)
+    return None if bundled.is_bundled(spec) else bundled.bundle(spec)
 
 
 def write(names: Sequence[str], output: Path) -> None:

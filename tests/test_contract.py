@@ -188,7 +188,7 @@ def test_resume_at_any_step_is_bit_identical(name: str, tmp_path: Path) -> None:
                 break
         part.meter.flush("cut", 1)
         part._save()
-        rows += part.watch.rows
+        rows += part.callback.rows
         part = start(tmp_path / "cut")
         torch.manual_seed(99)
         assert part.restore() == stop
@@ -196,7 +196,7 @@ def test_resume_at_any_step_is_bit_identical(name: str, tmp_path: Path) -> None:
         pass
     for key, value in whole.method.state_dict().items():
         assert torch.equal(value, part.method.state_dict()[key]), key
-    assert rows + part.watch.rows == whole.watch.rows
+    assert rows + part.callback.rows == whole.callback.rows
 
 
 def test_every_method_module_has_a_yaml() -> None:

@@ -72,7 +72,7 @@ def test_steps_that_cuda_replays_are_the_eager_ones(name: str, tmp_path: Path) -
         assert fits[1].graphed.why
     else:
         assert fits[1].graphed.why is None, fits[1].graphed.why
-    for eager, graphed in zip(fits[0].watch.rows, fits[1].watch.rows, strict=True):  # type: ignore[attr-defined]
+    for eager, graphed in zip(fits[0].callback.rows, fits[1].callback.rows, strict=True):  # type: ignore[attr-defined]
         assert graphed["loss"] == pytest.approx(eager["loss"], rel=NOISY.get(name, 0.02))
 
 

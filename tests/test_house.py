@@ -21,7 +21,7 @@ FLOORS = (  # from the ground up; rooms on one floor do not import each other
     {"teachers"},
     {"record", "preflight"},
     {"run"},
-    {"trained"},
+    {"finished_run"},
     {"papers"},
     {"sweep"},
     {"report"},

@@ -38,7 +38,7 @@ def train(method: str, folder: Path) -> dict:
         pass
     banks = {name: value.double().sum().item() for name, value in made.named_buffers() if "memory" in name}
     weights = [p.double().sum().item() for p in made.student.parameters()]
-    return {"rows": fit.watch.rows, "banks": banks, "weights": weights}
+    return {"rows": fit.callback.rows, "banks": banks, "weights": weights}
 
 
 @pytest.fixture(scope="module")

@@ -64,7 +64,7 @@ def test_a_measurement_within_training_is_left_unless_other_runs_are_training(ot
 def test_a_signal_in_a_teachers_own_run_reaches_the_launcher(heard: list[int]) -> None:
     with pytest.raises(errors.Stopped), signals.StopSignals(at_once=True), signals.StopSignals(at_once=True):
         send()
-    assert signals.hand_back() and heard == [signal.SIGUSR2] and not signals.hand_back()
+    assert signals.call_previous_handler() and heard == [signal.SIGUSR2] and not signals.call_previous_handler()
 
 
 def test_a_run_that_waits_for_another_can_be_stopped(tmp_path: Path) -> None:
@@ -96,7 +96,7 @@ def test_a_signal_while_the_command_is_read_is_no_usage_error(
     assert cli.main([]) == code
     assert capsys.readouterr().err == f"distill: stopped by {signal.Signals(number).name}: " \
         "the same command goes on from here\n"  # fmt: skip
-    assert signal.getsignal(number) is before and not signals.hand_back()
+    assert signal.getsignal(number) is before and not signals.call_previous_handler()
 
 
 def test_an_epoch_cut_off_while_it_is_measured_is_measured_again_and_no_more(tmp_path: Path) -> None:
@@ -117,7 +117,7 @@ def test_an_epoch_cut_off_while_it_is_measured_is_measured_again_and_no_more(tmp
     assert again.restore() == 3 and again.at.over and ended == [1]
     for _ in again.steps():
         pass
-    assert ended == [1, 2] and [row["epoch"] for row in again.watch.rows] == [1, 2]
+    assert ended == [1, 2] and [row["epoch"] for row in again.callback.rows] == [1, 2]
 
 
 def test_a_signal_is_listened_to_before_anything_large_is_imported() -> None:

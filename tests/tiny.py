@@ -87,7 +87,7 @@ def by_hand(
     return config.instantiate({**node, **settings}, student, teachers, info)
 
 
-class Silent:
+class NullCallback:
     """A watcher that keeps the rows."""
 
     def __init__(self) -> None:
@@ -115,7 +115,7 @@ def fit(method: Method, data: Data, folder: Path, *, seed: int = 1, precision: s
         return 100 * right
 
     source = data.source(batch_size=8, seed=seed)
-    return Fit(method, source, accuracy, schedule, options, Checkpoints(folder), Silent(), StopSignals())
+    return Fit(method, source, accuracy, schedule, options, Checkpoints(folder), NullCallback(), StopSignals())
 
 
 def seeded_method(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from markupsafe import Markup
 
-from distill.analyze.material import AnalysisData, Seen
+from distill.analyze.analysis_data import AnalysisData, NetOutputs
 from distill.analyze.numbers import Reliability, reliability
 from distill.analyze.style import STUDENT_COLOUR, TEACHER_COLOUR, Picture
 from distill.charts import svg
@@ -32,7 +32,7 @@ def draw(material: AnalysisData) -> Picture:
     return Picture("calibration", "Reliability", caption, drawing, numbers, wide=len(drawn) > 1)
 
 
-def _described(net: Seen, material: AnalysisData, got: Reliability) -> dict[str, object]:
+def _described(net: NetOutputs, material: AnalysisData, got: Reliability) -> dict[str, object]:
     ece = 100 * calibration_error(net.logits.float(), material.labels, BINS).item()
     return {"ece": ece, "images": got.images, "confidence": got.confidence, "accuracy": got.accuracy}
 

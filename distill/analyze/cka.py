@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from distill.analyze.material import SIDE, AnalysisData, Seen
+from distill.analyze.analysis_data import SIDE, AnalysisData, NetOutputs
 from distill.analyze.numbers import cka_table
 from distill.analyze.style import Picture
 from distill.charts import heat
@@ -14,7 +14,7 @@ def draw(material: AnalysisData) -> Picture | None:
     student = material.student
     if not student.stages:
         return None
-    pairs: list[tuple[str, Seen]] = []
+    pairs: list[tuple[str, NetOutputs]] = []
     if material.teacher and material.teacher.stages:
         pairs.append(("teacher", material.teacher))
     pairs.append(("student", student))

@@ -6,7 +6,7 @@ import torch
 from markupsafe import Markup
 from torch import Tensor
 
-from distill.analyze.material import AnalysisData
+from distill.analyze.analysis_data import AnalysisData
 from distill.analyze.numbers import class_accuracy
 from distill.analyze.style import STUDENT_COLOUR, TEACHER_COLOUR, Picture
 from distill.charts import svg

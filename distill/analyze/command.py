@@ -7,12 +7,12 @@ import logging
 from pathlib import Path
 
 from distill import runtime
+from distill.analyze.analysis_data import load_analysis_data
 from distill.analyze.gallery import PICTURES, draw
-from distill.analyze.material import gather
 from distill.analyze.page import page
 from distill.analyze.style import file_of
 from distill.files import write_json, write_text
-from distill.trained import open_run
+from distill.finished_run import open_run
 
 log = logging.getLogger("distill.analyze")
 
@@ -34,7 +34,7 @@ def run(options: argparse.Namespace) -> None:
         raise ValueError(f"--images is {options.images}: give at least 10")
     trained = open_run(options.run, options.root)
     out: Path = options.out or trained.folder / "analysis"
-    material = gather(trained, runtime.pick_device(options.device), options.images)
+    material = load_analysis_data(trained, runtime.pick_device(options.device), options.images)
     pictures = {picture.name: picture for picture in draw(material, options.only)}
     for picture in pictures.values():
         write_text(out / f"{picture.name}.svg", file_of(picture))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from distill.analyze.material import AnalysisData
+from distill.analyze.analysis_data import AnalysisData
 from distill.analyze.numbers import correlation, correlation_difference
 from distill.analyze.style import Picture
 from distill.charts import heat

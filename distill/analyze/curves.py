@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from distill import charts
-from distill.analyze.material import AnalysisData
+from distill.analyze.analysis_data import AnalysisData
 from distill.analyze.style import ALONE_COLOUR, STUDENT_COLOUR, Picture
 from distill.charts.panels import panels
 from distill.charts.svg import Drawing

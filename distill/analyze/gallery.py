@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 
 from distill.analyze import calibration, cka, classes, correlation, curves, gaps, maps, probabilities, tsne
-from distill.analyze.material import AnalysisData
+from distill.analyze.analysis_data import AnalysisData
 from distill.analyze.style import Picture
 
 PICTURES: dict[str, Callable[[AnalysisData], Picture | None]] = {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from distill import charts
-from distill.analyze.material import AnalysisData
+from distill.analyze.analysis_data import AnalysisData
 from distill.analyze.style import ALONE_COLOUR, OTHER, STUDENT_COLOUR, Picture
 from distill.report.gains import standard_error
 from distill.report.names import row_names

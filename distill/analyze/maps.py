@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from markupsafe import Markup
 
-from distill.analyze.material import AnalysisData
+from distill.analyze.analysis_data import AnalysisData
 from distill.analyze.style import STUDENT_COLOUR, TEACHER_COLOUR, Picture
 from distill.charts import heat, svg
 

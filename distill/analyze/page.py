@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from distill.analyze.analysis_data import AnalysisData, NetOutputs
 from distill.analyze.gallery import SECTIONS
-from distill.analyze.material import AnalysisData, Seen
 from distill.analyze.numbers import class_accuracy
 from distill.analyze.style import Picture
 from distill.charts import both
@@ -50,7 +50,7 @@ def _notes(material: AnalysisData) -> list[str]:
 
 def _summary(material: AnalysisData) -> Table:
     """Accuracy and calibration of both nets as measured here, in fp32."""
-    nets: list[tuple[str, Seen]] = material.nets
+    nets: list[tuple[str, NetOutputs]] = material.nets
     got = {name: scores(net.logits, material.labels) for name, net in nets}
     rows = [[word(title), *(number(got[name][key], 3) for name, _ in nets)] for key, title in QUANTITIES.items()]
     notes = ["Measured anew in fp32 on these images; result.json holds what the run measured in its own precision."]

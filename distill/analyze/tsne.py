@@ -7,7 +7,7 @@ from markupsafe import Markup
 from sklearn.manifold import TSNE
 from torch import Tensor
 
-from distill.analyze.material import AnalysisData
+from distill.analyze.analysis_data import AnalysisData
 from distill.analyze.style import Picture
 from distill.charts import svg
 from distill.charts.panels import panels

@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     given = sys.argv[1:]
     logging.raiseExceptions = False  # a line that a full disk keeps from a log ends nothing, and is no traceback
     code = _stoppable(given)
-    while signals.hand_back():  # a launcher's handler has seen the signal, and the run is to go on
+    while signals.call_previous_handler():  # a launcher's handler has seen the signal, and the run is to go on
         code = _stoppable(given)
     return code
 

@@ -11,7 +11,7 @@ import warnings
 from PIL import Image
 
 from distill.content.decode import DEEP, UNREADABLE, limits_of, orientation
-from distill.content.look import DIGEST, Look
+from distill.content.image_record import DIGEST, ImageRecord
 from distill.files import first_line
 
 TURNED, ALPHA, DEEP16, UNBOUNDED, INK, FRAMES, COLOUR16 = (1 << k for k in range(7))
@@ -22,23 +22,23 @@ PNG_EXIF = (b"eXIf", b"Raw profile type", b"xmp")  # one of these is in a PNG th
 START_OF_SCAN, END = 0xDA, b"\xff\xd9"
 
 
-def examine(path: str) -> Look:
+def examine(path: str) -> ImageRecord:
     """Look at an image file: all of it is read, its header is parsed; of JPEGs the end is looked for, not decoded."""
     seen = time.time_ns()
     if os.path.exists(path) and not os.path.isfile(path):  # a pipe would never end
-        return Look(0, bytes(DIGEST), damage="it is no file")
+        return ImageRecord(0, bytes(DIGEST), damage="it is no file")
     try:
         with open(path, "rb") as file:
             content = file.read()
     except OSError as error:
-        return Look(0, bytes(DIGEST), damage=error.strerror or type(error).__name__)
+        return ImageRecord(0, bytes(DIGEST), damage=error.strerror or type(error).__name__)
     digest = hashlib.blake2b(content, digest_size=DIGEST).digest()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # large images, odd metadata
-            return Look(seen, digest, _header(content))
+            return ImageRecord(seen, digest, _header(content))
     except (*UNREADABLE, AttributeError) as error:
-        return Look(seen, digest, damage=reason(error))
+        return ImageRecord(seen, digest, damage=reason(error))
 
 
 def reason(error: BaseException) -> str:

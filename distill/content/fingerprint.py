@@ -16,7 +16,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from distill.content.look import RACY, cache_folder
+from distill.content.image_record import RACY, cache_folder
 from distill.files import SaveError, read_mapping, write_json
 from distill.run_folder import weights_file
 

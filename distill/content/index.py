@@ -18,8 +18,8 @@ from pathlib import Path
 
 import numpy as np
 
+from distill.content.image_record import DIGEST, RACY, ImageRecord, cache_folder
 from distill.content.listing import Listing, listed
-from distill.content.look import DIGEST, RACY, Look, cache_folder
 from distill.files import SaveError, replacing
 
 log = logging.getLogger(__name__)
@@ -98,14 +98,14 @@ def _look(index: Index, rows: np.ndarray, workers: int) -> None:
             kept = now
 
 
-def examine_index(path: str) -> Look:
+def examine_index(path: str) -> ImageRecord:
     """Look at an image file."""
     from distill.content import examine as images  # imports Pillow
 
     return images.examine(path)
 
 
-def _looks(paths: Sequence[str], workers: int) -> Iterator[Look]:
+def _looks(paths: Sequence[str], workers: int) -> Iterator[ImageRecord]:
     if workers < 2 or len(paths) < _FEW:
         yield from map(examine_index, paths)
         return

@@ -75,10 +75,10 @@ class World:
         options = Options(lambda: autocast(_CPU, "fp32"), log_every=2, save_seconds=1e9)
         source, saves = self.data.source(batch_size=BATCH, seed=1), Checkpoints(folder)
         settings = thawed(self.spec.schedule.settings)
-        return Fit(self.method(), source, lambda net: 0.0, settings, options, saves, Silent(), StopSignals())
+        return Fit(self.method(), source, lambda net: 0.0, settings, options, saves, NullCallback(), StopSignals())
 
 
-class Silent:
+class NullCallback:
     """A watcher that shows nothing."""
 
     def begin_epoch(self, *_: Any) -> None: ...

@@ -24,7 +24,7 @@ from distill.data.dataset import Adapt, Data, check_classes, data_info, resize_o
 from distill.data.info import DataInfo
 from distill.data.modality import Views, views_of
 from distill.data.select import of_classes, select, split_holdout
-from distill.data.told import UsedImages, tell
+from distill.data.used_images import UsedImages, describe
 from distill.data.views import Images, Key, collate, shape_of
 from distill.data.waiting import Waits
 
@@ -199,7 +199,7 @@ def load_folder(spec: DataSpec, device: torch.device, adapt: Adapt | None = None
     info = data_info(spec, labels[kept], kept_names, held_out=bool(len(held_out)))
     keys = ("background", "value_range", "exif", "in_chans")
     reading = reading_of(**{key: getattr(spec, key) for key in keys})
-    tell(seen, shown, reading)
+    describe(seen, shown, reading)
     depth = "depth" in spec.views.values()
     train, test = (_split(part, spec, reading, device, depth) for part in (seen, shown))
     described, views = views_of(spec.views, info, depth=depth)

@@ -23,7 +23,7 @@ from torch import Tensor
 from distill.batch import Batch, changed
 from distill.engine.trace import traced
 from distill.files import first_line
-from distill.method import Consult
+from distill.method import TeacherForward
 from distill.models import FeatureNet, Outputs
 
 log = logging.getLogger(__name__)
@@ -228,8 +228,10 @@ class GraphedTeacher:
     A frozen teacher does the same at every step, so its second forward of a shape is recorded.
     """
 
-    def __init__(self, asks: Consult, buffers: StaticBuffers, make: Callable[[Any], Graph] = CudaGraph) -> None:
-        self.asks, self.buffers, self.make = asks, buffers, make
+    def __init__(
+        self, forward: TeacherForward, buffers: StaticBuffers, make: Callable[[Any], Graph] = CudaGraph
+    ) -> None:
+        self.forward, self.buffers, self.make = forward, buffers, make
         self._asked: set[Any] = set()
         self._recorded: dict[Any, tuple[Graph, Outputs]] = {}
 
@@ -237,10 +239,10 @@ class GraphedTeacher:
         key, static = (id(teacher), _shape_of(batch)), batch in self.buffers
         if not static or key not in self._asked:
             self._asked |= {key} if static else set()
-            return self.asks(teacher, batch)
+            return self.forward(teacher, batch)
         if key not in self._recorded:
             graph = self.make(None)
-            self._recorded[key] = graph, graph.capture(lambda: self.asks(teacher, batch))
+            self._recorded[key] = graph, graph.capture(lambda: self.forward(teacher, batch))
         graph, outputs = self._recorded[key]
         graph.replay()
         return outputs

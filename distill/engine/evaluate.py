@@ -37,7 +37,7 @@ def accuracy(net: nn.Module, data: Data, autocast: Callable[[], AbstractContextM
     return 100 * (logits.argmax(1) == labels).double().mean().item()
 
 
-def told(
+def reported_score(
     net: nn.Module, data: Data, autocast: Callable[[], AbstractContextManager[Any]] = nullcontext
 ) -> float | dict[str, float]:
     """What a result tells of a net that a method reports: what its `measure` makes of its logits, or its accuracy."""

@@ -21,7 +21,7 @@ from distill.engine.checkpoint import Checkpoints, refused
 from distill.engine.cuda_graphs import GraphedStep, Measures, StaticBuffers
 from distill.engine.meter import Meter, measured
 from distill.engine.optim import Stepper
-from distill.engine.state import Options, Position, Score, Speed, Watcher
+from distill.engine.state import Callback, Options, Position, Score, Speed
 from distill.errors import Stopped
 from distill.files import Backoff, SaveError
 from distill.method import Method, Phase
@@ -42,12 +42,12 @@ class Fit:
         schedule: Mapping[str, Any],
         options: Options,
         checkpoints: Checkpoints,
-        watch: Watcher,
+        callback: Callback,
         stop: StopSignals,
     ) -> None:
         self.method, self.source, self.evaluate = method, source, evaluate
         self.schedule, self.options, self.checkpoints = dict(schedule), options, checkpoints
-        self.watch, self.stop = watch, stop
+        self.callback, self.stop = callback, stop
         self.phases = method.phases()
         self.at, self.score, self.meter, self.speed = Position(), Score(), Meter(), Speed()
         self.steppers: list[Stepper] = []
@@ -109,7 +109,7 @@ class Fit:
         train_mode(method, phase)
         if self.graphed:
             self.graphed.begin_epoch()
-        self.watch.begin_epoch(phase.name, at.epoch, self.epochs(phase), self.epochs_left(), source.steps)
+        self.callback.begin_epoch(phase.name, at.epoch, self.epochs(phase), self.epochs_left(), source.steps)
         self.speed.resume(source, self.graphed.stream if self.graphed else None)
         waiting = 0
         for batch in source.epoch(at.epoch, at.step):
@@ -170,7 +170,7 @@ class Fit:
         self.meter.flush(phase.name, self.at.epoch)
         self.speed.read(images)
         row = {"phase": phase.name, "epoch": self.at.epoch, "epoch_step": self.at.step, "step": self.at.total}
-        self.watch.step(row | self.speed.told(lately=True) | self.meter.means())
+        self.callback.step(row | self.speed.to_row(lately=True) | self.meter.means())
 
     def _save_or_stop(self, phase: Phase) -> None:
         due = time.monotonic() - self._saved_at > self.options.save_seconds or self._refused.due
@@ -197,7 +197,7 @@ class Fit:
         if phase.evaluates and (at.epoch % self.options.evaluate_every == 0 or at.epoch == epochs):
             row["test_accuracy"] = self._measure()
             row["best_accuracy"] = self.score.best
-        self.watch.epoch(row | self.speed.told())
+        self.callback.epoch(row | self.speed.to_row())
         at.epoch, at.step, at.over = at.epoch + 1, 0, False
         if at.epoch > epochs or time.monotonic() - self._saved_at >= self.options.epoch_seconds:
             self._save()
@@ -221,7 +221,7 @@ class Fit:
             self.score.best_net = max(accuracy, *rivals, self.score.best_net or 0.0)
         if self.score.best is None or accuracy > self.score.best:
             self.score.best, self.score.best_epoch = accuracy, self.at.epoch
-            self.watch.best(net)
+            self.callback.best(net)
         return accuracy
 
     def _save(self) -> bool:
@@ -239,7 +239,7 @@ class Fit:
         }
         self._saved_at = time.monotonic()
         try:
-            self.watch.flush()
+            self.callback.flush()
             self.checkpoints.save(state, self.at.total)
         except SaveError as error:
             log.warning("%s; training goes on, and it is tried again in %.0f s", error, self._refused.failed())

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from distill.engine.cuda_graphs import Graph
 
 
-class Watcher(Protocol):
-    """What the loop tells of its progress; see record.reporter.Reporter."""
+class Callback(Protocol):
+    """What the loop calls as it goes on; see record.reporter.Reporter."""
 
     def begin_epoch(self, phase: str, epoch: int, epochs: int, epochs_left: int, steps: int) -> None: ...
     def step(self, row: dict[str, Any]) -> None: ...
@@ -116,7 +116,7 @@ class Speed:
         """The share of the time, 0 to 1, that was waited; None where data lies in memory or no time was measured."""
         return min(self.waited / self.seconds, 1.0) if self._waits and self.seconds else None
 
-    def told(self, *, lately: bool = False) -> dict[str, float | None]:
+    def to_row(self, *, lately: bool = False) -> dict[str, float | None]:
         """Return what a row of the log says: means over the run, or how much was waited since the read before."""
         share = {"waiting": self.lately if lately else self.waiting} if self._waits else {}
         return {"images_per_second": self.rate, **share}

@@ -8,13 +8,13 @@ from typing import Any
 from distill.config.net_names import OUR_NAMES
 from distill.config.run_spec import TeacherSpec
 from distill.export.facts import SQUASH, Facts
+from distill.finished_run import FinishedRun
 from distill.record.progress import clock
-from distill.trained import Trained
 
 NOT_STATED = "not stated"
 
 
-def card(run: Trained, facts: Facts, file: str | None, measured: Mapping[str, Any]) -> str:
+def card(run: FinishedRun, facts: Facts, file: str | None, measured: Mapping[str, Any]) -> str:
     """The text of README.md. file: what timm loads, or what holds a quantised net; measured: of the ONNX file."""
     title = f"{facts.student}, {run.result.method} on {run.result.dataset}"
     parts = [_front(facts), f"# {_md(title)}", _origin(run), _table(_rows(run, facts, measured))]
@@ -29,14 +29,14 @@ def _front(facts: Facts) -> str:
     return "\n".join(["---", *library, "pipeline_tag: image-classification", "tags:", *(f"- {t}" for t in tags), "---"])
 
 
-def _origin(run: Trained) -> str:
+def _origin(run: FinishedRun) -> str:
     result = run.result
     taught = f"distilled from {result.teacher} by {result.method}" if result.teacher else "trained without a teacher"
     paper = (run.spec.method.node.get("about") or {}).get("paper")
     return f"A {_md(result.student)} that was {_md(taught)}{f' ({_md(str(paper))})' if paper else ''}."
 
 
-def _rows(run: Trained, facts: Facts, measured: Mapping[str, Any]) -> dict[str, Any]:
+def _rows(run: FinishedRun, facts: Facts, measured: Mapping[str, Any]) -> dict[str, Any]:
     result = run.result
     on = f"{result.evaluated_on} of {result.dataset}"
     rows = {
@@ -71,7 +71,7 @@ def _of_onnx(measured: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def licences(run: Trained) -> list[str]:
+def licences(run: FinishedRun) -> list[str]:
     """What is known of the terms under which each net stands that the student learned from."""
     return [f"{spec.name}: {_licence(spec)}" for spec in run.spec.teachers]
 

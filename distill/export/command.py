@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from distill import config, trained
+from distill import config, finished_run
 from distill.export.facts import KEY
 from distill.export.write import export_run
 
@@ -30,7 +30,7 @@ def run(options: argparse.Namespace) -> None:
     config.register()
     if options.threads < 1:
         raise ValueError(f"--threads is {options.threads}: give at least 1")
-    opened = trained.open_run(options.run)
+    opened = finished_run.open_run(options.run)
     folder = options.to or opened.folder / "export"
     content = export_run(opened, folder, with_onnx=options.onnx, best=options.best, threads=options.threads)
     print("\n".join(_said(folder, content)))

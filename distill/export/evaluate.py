@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from distill import config, runtime, trained
+from distill import config, finished_run, runtime
 from distill.data import Data
 from distill.engine.evaluate import predict, scores
 from distill.export import onnx_file
@@ -88,7 +88,7 @@ def measure(shipped: Shipped, data: Data, device: torch.device) -> dict[str, flo
 
 def _data(shipped: Shipped, settings: list[str], device: torch.device) -> Data:
     if shipped.run is not None and not settings:
-        return trained.get_data(shipped.run, device)
+        return finished_run.get_data(shipped.run, device)
     return data_of(shipped.facts, settings, device)
 
 

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from distill.config import DataSpec, thawed
-from distill.trained import Trained
+from distill.finished_run import FinishedRun
 
 HERE = ("root", "workers")  # of a data set: where it lies, and how it is read there
 KEY = "distill"  # of config.json: what timm does not read
@@ -71,7 +71,7 @@ class Facts:
 
 
 def facts_of(
-    run: Trained, model: str | None, args: Mapping[str, Any], classes: list[str], bits: str | None, best: bool
+    run: FinishedRun, model: str | None, args: Mapping[str, Any], classes: list[str], bits: str | None, best: bool
 ) -> Facts:
     """What is known of a finished run's student. Raises ValueError for a run that did not record its input."""
     told = run.result.document

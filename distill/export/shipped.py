@@ -11,14 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from distill import trained
+from distill import finished_run
 from distill.export import onnx_file
 from distill.export.facts import KEY, Facts, facts_of
 from distill.files import read_json
+from distill.finished_run import FinishedRun
 from distill.models import FeatureNet, build
 from distill.models.quant_file import FILE, named_by_bits, read_quantized
 from distill.run_folder import BEST, STUDENT_FILE
-from distill.trained import Trained
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 
@@ -34,7 +34,7 @@ class Shipped:
     path: Path
     net: nn.Module
     facts: Facts
-    run: Trained | None = None
+    run: FinishedRun | None = None
     also: Path | None = None
 
     def for_data(self, mean: Sequence[float], std: Sequence[float]) -> nn.Module:
@@ -54,25 +54,25 @@ def open_shipped(path: str | Path, device: torch.device, best: bool = False) -> 
         return _of_folder(path, device)
     if not path.is_dir():
         raise ValueError(f"there is no folder {path}: give a finished run, outputs/.../s<seed>, or an exported folder")
-    return of_run(trained.open_run(path), device, best)
+    return of_run(finished_run.open_run(path), device, best)
 
 
-def of_run(run: Trained, device: torch.device, best: bool = False) -> Shipped:
+def of_run(run: FinishedRun, device: torch.device, best: bool = False) -> Shipped:
     """A run's student, after its last or its best epoch; a quantised one computes with its bits."""
     net, bits = shipped_student(run, device, best)
     classes = run.result.document.get("classes")
     if classes is None:  # of a version before they were recorded
-        classes = trained.get_data(run, device).info.class_names
+        classes = finished_run.get_data(run, device).info.class_names
     args = (net.recipe or {}).get("args") or {}
     facts = facts_of(run, _in_registry(net), args, classes, bits, best)
     return Shipped(run.folder, net, facts, run=run)
 
 
 def shipped_student(
-    run: Trained, device: torch.device, best: bool = False, coded: bool = False
+    run: FinishedRun, device: torch.device, best: bool = False, coded: bool = False
 ) -> tuple[FeatureNet, str | None]:
     """A run's student and, where it is quantised, what its bits are called; coded: see `read_quantized`."""
-    net, file = trained.student(run, device, BEST if best else STUDENT_FILE), run.folder / FILE
+    net, file = finished_run.student(run, device, BEST if best else STUDENT_FILE), run.folder / FILE
     if "quantized" not in run.result.document:
         return net, None
     if best:

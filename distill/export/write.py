@@ -18,10 +18,10 @@ from distill.export.card import card
 from distill.export.facts import CROP, KEY, Facts
 from distill.export.shipped import CONFIG, WEIGHTS, as_timm_loads, of_run, packed, shipped_student
 from distill.files import json_ready, write_json, write_text
+from distill.finished_run import FinishedRun
 from distill.models import FeatureNet, build
 from distill.models.families import CONSTRUCTORS, SIZED
 from distill.models.quant_file import FILE
-from distill.trained import Trained
 
 _CPU = torch.device("cpu")
 TOLERANCE = 1e-3  # of the largest logit: what a file's answers may differ by from the net's
@@ -29,7 +29,9 @@ VIEWED = {"gray": 1, "L": 1, "depth": 1, "ab": 2}  # channels of dataset.views
 _ROUNDING = 0.1  # the same where inputs are rounded: a value near a half may fall to either side
 
 
-def export_run(run: Trained, folder: Path, *, with_onnx: bool, best: bool = False, threads: int = 1) -> dict[str, Any]:
+def export_run(
+    run: FinishedRun, folder: Path, *, with_onnx: bool, best: bool = False, threads: int = 1
+) -> dict[str, Any]:
     """Write config.json, weights, README.md, and an ONNX file where asked; return config.json.
 
     Raises ValueError for a student that timm cannot make where no ONNX file is asked for, and for files whose answers
@@ -116,7 +118,7 @@ def _is_fixed(net: FeatureNet) -> bool:
     return bool(_known(net).get("fixed_input_size")) or net.name in SIZED
 
 
-def _weights(run: Trained, facts: Facts, net: FeatureNet, folder: Path) -> str | None:
+def _weights(run: FinishedRun, facts: Facts, net: FeatureNet, folder: Path) -> str | None:
     """Write the weights; returns the file's name, None for a net that an ONNX file alone can hold."""
     if facts.bits:
         name = packed(facts.bits)
@@ -128,7 +130,7 @@ def _weights(run: Trained, facts: Facts, net: FeatureNet, folder: Path) -> str |
     return WEIGHTS
 
 
-def _onnx(run: Trained, facts: Facts, net: FeatureNet, folder: Path, best: bool, threads: int) -> dict[str, Any]:
+def _onnx(run: FinishedRun, facts: Facts, net: FeatureNet, folder: Path, best: bool, threads: int) -> dict[str, Any]:
     """Write the ONNX file, compare its answers with the net's, time it beside the teachers'."""
     name = f"model.{facts.bits}.onnx" if facts.bits else "model.onnx"
     coded = shipped_student(run, _CPU, best, coded=True)[0] if facts.bits else net
@@ -154,7 +156,7 @@ def compared(made: nn.Module, net: nn.Module, facts: Facts, where: Path) -> dict
     return {"difference": difference, "largest": largest}
 
 
-def _taught(run: Trained, spec: TeacherSpec, classes: int, threads: int) -> float | str:
+def _taught(run: FinishedRun, spec: TeacherSpec, classes: int, threads: int) -> float | str:
     """Milliseconds of an image in a teacher's architecture, or why they were not measured; weights do not matter."""
     data = run.spec.dataset
     chans = VIEWED.get(str(data.views.get("teacher")), data.in_chans)

@@ -11,7 +11,7 @@ from distill.losses import full_precision
 from distill.method import Nets
 from distill.models import Outputs
 from distill.parts.heads import conv_regressor
-from distill.parts.taps import Shape, before_relu, no_hidden_relu, stage_pairs, with_relu
+from distill.parts.stages import Shape, before_relu, no_hidden_relu, stage_pairs, with_relu
 from distill.parts.two_phase import InitThenTrain
 
 

@@ -34,15 +34,15 @@ class AdvFeatures(Method):
         self._seen = (mine.detach(), teacher.embedding)
         return {"adversarial": self.weight * real_or_fake(self.discriminator(mine), True)}
 
-    def judge(self, batch: Batch) -> Losses:
+    def critic_loss(self, batch: Batch) -> Losses:
         """The discriminator's turn, on the embeddings of the student's turn."""
         assert self._seen is not None
         student, teacher = (self.discriminator(embedding) for embedding in self._seen)
         return {"discriminator": real_or_fake(teacher, True) + real_or_fake(student, False)}
 
     def phases(self) -> list[Phase]:
-        judge = Update("discriminator", self.judge, [self.discriminator], own_optimizer(self.discriminator_lr))
-        return [Phase("distill", [Update("student", self.loss, [self.student, self.embed]), judge])]
+        critic = Update("discriminator", self.critic_loss, [self.discriminator], own_optimizer(self.discriminator_lr))
+        return [Phase("distill", [Update("student", self.loss, [self.student, self.embed]), critic])]
 
     def after_step(self) -> None:
         self._seen = None

@@ -58,7 +58,7 @@ class AdvLogits(Method):
         adversarial = self.by_label(lambda labels: student_loss(judged, labels), batch)
         return {"l1": self.l1 * l1_loss(student.logits, teacher.logits), "adversarial": self.weight * adversarial}
 
-    def judge(self, batch: Batch) -> Losses:
+    def critic_loss(self, batch: Batch) -> Losses:
         """The discriminator's turn, on the logits of the student's turn."""
         assert self._seen is not None
         student, teacher = (self.discriminator(logits) for logits in self._seen)
@@ -66,8 +66,8 @@ class AdvLogits(Method):
         return {"discriminator": loss}
 
     def phases(self) -> list[Phase]:
-        judge = Update("discriminator", self.judge, [self.discriminator], own_optimizer(self.discriminator_lr))
-        return [Phase("distill", [Update("student", self.loss, [self.student]), judge])]
+        critic = Update("discriminator", self.critic_loss, [self.discriminator], own_optimizer(self.discriminator_lr))
+        return [Phase("distill", [Update("student", self.loss, [self.student]), critic])]
 
     def after_step(self) -> None:
         self._seen = None

@@ -13,7 +13,7 @@ from distill.losses import full_precision, pool_to
 from distill.method import Losses, Method, Nets
 from distill.models import Outputs
 from distill.parts.products import MeanSquare, rows
-from distill.parts.taps import stage_pairs
+from distill.parts.stages import stage_pairs
 
 
 def attention_map(feature: Tensor, p: float = 2) -> Tensor:

@@ -15,15 +15,15 @@ from distill.models import Outputs
 
 
 def support(
-    net: Callable[[Tensor], Outputs], images: Tensor, target: Tensor, *, steps: int, rate: float, bound: float
+    net: Callable[[Tensor], Outputs], inputs: Tensor, target: Tensor, *, steps: int, rate: float, bound: float
 ) -> Tensor:
-    """Boundary-supporting samples [B,C,H,W] of images, each moved towards class `target` [B] (eq. 2-4).
+    """Boundary-supporting samples [B,C,H,W] of inputs, each moved towards class `target` [B] (eq. 2-4).
 
     At most `steps` times x += rate (z_b - z_k + 1e-4) g / |g|, g the gradient of z_k - z_b, b the class that the net
     gives to the image itself and k the target. An image stops once the net's class is no longer b: it has just
     crossed the boundary. Images are in normalised units, and clamped to [-bound, bound].
     """
-    adversarial, base = images.detach(), None
+    adversarial, base = inputs.detach(), None
     for _ in range(steps):
         adversarial = adversarial.detach().requires_grad_(True)
         with torch.enable_grad():

@@ -137,29 +137,29 @@ class CMI(DataFree):
             raise ValueError(f"method.features=stages reads what enters stages; {self.teacher.name} has no stem.")
         return self.teacher.stem_shape[0] + sum(self.teacher.channels[:-1])
 
-    def instances(self, images: Tensor) -> tuple[Outputs, Tensor]:
+    def instances(self, inputs: Tensor) -> tuple[Outputs, Tensor]:
         """Return the teacher's outputs and the means [B,W] of each image in what enters its layers."""
         with self.seen:
-            outputs = self.teacher(images)
+            outputs = self.teacher(inputs)
         maps = self.seen.inputs if self.features == "batchnorm" else [outputs.stem, *outputs.features[:-1]]
         return outputs, torch.cat([x.flatten(2).mean(2) if x.dim() > 2 else x for x in maps], 1).float()
 
     def generator_loss(self, batch: Batch) -> Losses:
-        images = self.generator(self.latents.codes)
-        shown = self.augment(images)
+        inputs = self.generator(self.latents.codes)
+        shown = self.augment(inputs)
         teacher, whole = self.instances(shown)
         losses = {
             "bn": self.bn * self.seen.loss(),
             "certainty": self.certainty * F.cross_entropy(teacher.logits, batch.labels),
         }
         if self.adversarial:
-            doubt = decision_divergence(self.ask(shown, train=False).logits, teacher.logits)
+            doubt = decision_divergence(self.student_forward(shown, train=False).logits, teacher.logits)
             losses["adversarial"] = -self.adversarial * doubt
         local = whole
         if self.contrast:
-            local = self.instances(resized_crop(images, 0.25, self.flip))[1]
+            local = self.instances(resized_crop(inputs, 0.25, self.flip))[1]
             losses["contrast"] = self.contrast * self.diversity(local, whole)
-        self.keep(images, torch.cat([local, whole], 1), torch.stack(list(losses.values())).sum())
+        self.keep(inputs, torch.cat([local, whole], 1), torch.stack(list(losses.values())).sum())
         return losses
 
     def diversity(self, local: Tensor, whole: Tensor) -> Tensor:
@@ -172,11 +172,11 @@ class CMI(DataFree):
         return contrast_loss(mine, others, self.tau, len(local), valid)
 
     @torch.no_grad()
-    def keep(self, images: Tensor, means: Tensor, loss: Tensor) -> None:
-        """Note images [B,C,S,S] and their means [B,2W] where they are the best of their round so far."""
+    def keep(self, inputs: Tensor, means: Tensor, loss: Tensor) -> None:
+        """Note inputs [B,C,S,S] and their means [B,2W] where they are the best of their round so far."""
         better = loss.detach() < self.best
         self.best.copy_(torch.minimum(self.best, loss.detach()))
-        self.images.copy_(torch.where(better, images, self.images))
+        self.images.copy_(torch.where(better, inputs, self.images))
         self.means.copy_(torch.where(better, means, self.means))
 
     def student_loss(self, batch: Batch) -> Losses:

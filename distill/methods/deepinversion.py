@@ -19,12 +19,12 @@ from distill.parts.made_images import CropFlip, Ring
 
 
 @full_precision
-def variation_loss(images: Tensor) -> Tensor:
+def variation_loss(inputs: Tensor) -> Tensor:
     """Sum of four norms: of differences to the right, lower and both lower diagonal pixels of [B,C,S,S]."""
-    right = images[..., :, 1:] - images[..., :, :-1]
-    below = images[..., 1:, :] - images[..., :-1, :]
-    diagonal = images[..., 1:, 1:] - images[..., :-1, :-1]
-    other = images[..., 1:, :-1] - images[..., :-1, 1:]
+    right = inputs[..., :, 1:] - inputs[..., :, :-1]
+    below = inputs[..., 1:, :] - inputs[..., :-1, :]
+    diagonal = inputs[..., 1:, 1:] - inputs[..., :-1, :-1]
+    other = inputs[..., 1:, :-1] - inputs[..., :-1, 1:]
     return torch.stack([difference.norm() for difference in (right, below, diagonal, other)]).sum()
 
 
@@ -90,9 +90,9 @@ class DeepInversion(DataFree):
             losses["l2"] = self.l2 * pixels.norm()
         return losses
 
-    def jittered(self, images: Tensor) -> Tensor:
+    def jittered(self, inputs: Tensor) -> Tensor:
         down, right = torch.randint(-self.jitter, self.jitter + 1, (2,)).tolist()
-        return images.roll((down, right), (2, 3))
+        return inputs.roll((down, right), (2, 3))
 
     def student_loss(self, batch: Batch) -> Losses:
         return self.learn(batch, self.augment(batch.inputs))[0]
@@ -120,9 +120,9 @@ class DeepInversion(DataFree):
         )
 
     def phases(self) -> list[Phase]:
-        images = Update("images", self.image_loss, [self.canvas], self.image_optimizer, stepper=WarmRestarts)
+        update = Update("images", self.image_loss, [self.canvas], self.image_optimizer, stepper=WarmRestarts)
         student = Update("student", self.student_loss, [self.student])
         return [
-            Phase("invert", [images], self.batches, source=self.noise, begin=self.invert, evaluates=False),
+            Phase("invert", [update], self.batches, source=self.noise, begin=self.invert, evaluates=False),
             Phase("distill", [student], source=self.pool, begin=self.teach_student),
         ]

@@ -14,7 +14,7 @@ from distill.losses import full_precision, kl_div
 from distill.method import Losses, Nets, Phase, Update
 from distill.models import Outputs
 from distill.models.generator import Pixels
-from distill.parts.datafree import BatchNormInputs, DataFree, asked, balance_loss, certainty_loss
+from distill.parts.datafree import BatchNormInputs, DataFree, balance_loss, certainty_loss, in_mode
 
 
 @full_precision
@@ -59,17 +59,17 @@ class DFQ(DataFree):
         )
 
     def generator_loss(self, batch: Batch) -> Losses:
-        images = self.generator(batch.inputs)
+        inputs = self.generator(batch.inputs)
         if self.seen is None:
-            return self.terms(images, self.teacher(images))
+            return self.terms(inputs, self.teacher(inputs))
         with self.seen:
-            teacher = self.teacher(images)
-        return {"bn": self.bn * self.seen.loss()} | self.terms(images, teacher)
+            teacher = self.teacher(inputs)
+        return {"bn": self.bn * self.seen.loss()} | self.terms(inputs, teacher)
 
-    def terms(self, images: Tensor, teacher: Outputs) -> Losses:
-        """Return the generator's losses on the answers of both nets to images [B,C,S,S]."""
+    def terms(self, inputs: Tensor, teacher: Outputs) -> Losses:
+        """Return the generator's losses on the answers of both nets to inputs [B,C,S,S]."""
         losses = (
-            {"adversarial": -self.adversarial * self.disagreement(images, teacher)}
+            {"adversarial": -self.adversarial * self.disagreement(inputs, teacher)}
             if self.adversarial
             else {}
         )
@@ -79,17 +79,17 @@ class DFQ(DataFree):
             losses["balance"] = self.balance * balance_loss(teacher.logits)
         return losses
 
-    def disagreement(self, images: Tensor, teacher: Outputs) -> Tensor:
-        """Return how far the student, in eval mode, is from the teacher, with gradients to the images
+    def disagreement(self, inputs: Tensor, teacher: Outputs) -> Tensor:
+        """Return how far the student, in eval mode, is from the teacher, with gradients to the inputs
         alone.
         """
         measure = kl_div if self.discrepancy == "kl" else l1_discrepancy
-        return measure(self.ask(images, train=False).logits, teacher.logits)
+        return measure(self.student_forward(inputs, train=False).logits, teacher.logits)
 
     def student_loss(self, batch: Batch) -> Losses:
-        with torch.no_grad(), asked(self.generator, train=False):
-            images = self.generator(torch.randn_like(batch.inputs))
-        return self.learn(batch, images)[0]
+        with torch.no_grad(), in_mode(self.generator, train=False):
+            inputs = self.generator(torch.randn_like(batch.inputs))
+        return self.learn(batch, inputs)[0]
 
     def phases(self) -> list[Phase]:
         generator = Update("generator", self.generator_loss, [self.generator], self.generator_optimizer)

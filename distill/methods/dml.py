@@ -46,7 +46,7 @@ class DML(Method):
         name = "" if k == 0 else f"_{k}"
         return {f"ce{name}": self.ce * self.criterion(mine, batch), f"kd{name}": self.kd * kl}
 
-    def ask(self, net: nn.Module, inputs: Tensor) -> Tensor:
+    def peer_logits(self, net: nn.Module, inputs: Tensor) -> Tensor:
         """Return a peer's current logits [B,K], without gradients and without moving its statistics."""
         with torch.no_grad(), frozen_statistics(net):
             return net(inputs).logits
@@ -55,7 +55,7 @@ class DML(Method):
         """Loss of one turn of the alternating algorithm: peer k against the others as they are now."""
         net = self.cohort[k]
         x = batch.inputs
-        logits = [net(x).logits if j == k else self.ask(peer, x) for j, peer in enumerate(self.cohort)]
+        logits = [net(x).logits if j == k else self.peer_logits(peer, x) for j, peer in enumerate(self.cohort)]
         if k == 0:
             self.count(logits[0], batch.labels)
         return self.peer_loss(k, logits, batch)

@@ -78,7 +78,7 @@ class FMAdversarial(Method):
             f"adversarial{name}": adversarial,
         }
 
-    def judge(self, k: int) -> Losses:
+    def critic_loss(self, k: int) -> Losses:
         """Discriminator k's turn, on the maps of the peers' turn."""
         fake, real = self._seen[k]
         critic = self.discriminators[k]
@@ -87,7 +87,7 @@ class FMAdversarial(Method):
     def phases(self) -> list[Phase]:
         def turn(k: int) -> Update:
             rate = own_optimizer(self.discriminator_lr)
-            return Update(f"discriminator_{k}", lambda batch: self.judge(k), [self.discriminators[k]], rate)
+            return Update(f"discriminator_{k}", lambda batch: self.critic_loss(k), [self.discriminators[k]], rate)
 
         peers = Update("peers", self.loss, [self.student, self.others, self.transfers])
         return [Phase("adversarial", [peers, *(turn(k) for k in range(len(self.cohort)))])]

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from distill.losses import full_precision, pool_to
 from distill.method import Nets
 from distill.models import Outputs
-from distill.parts.taps import equal_channels, stage_pairs
+from distill.parts.stages import equal_channels, stage_pairs
 from distill.parts.two_phase import InitThenTrain
 
 

@@ -16,8 +16,8 @@ from distill.engine.optim import Stepper
 from distill.losses import full_precision
 from distill.method import Losses, Method, Nets, Phase, Update
 from distill.models import FeatureNet, Outputs
+from distill.parts.stages import equal_channels, stage_pairs
 from distill.parts.svd import align, leading_vectors
-from distill.parts.taps import equal_channels, stage_pairs
 
 _TASK = ("ce", "kd")
 CANDIDATES = 3

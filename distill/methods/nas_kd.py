@@ -109,7 +109,7 @@ class NASKD(Method):
             self._chosen = number if number >= 0 else len(self.allowed) - 1
         return self._chosen
 
-    def look(self) -> None:
+    def begin_search(self) -> None:
         self.searching = True
         self.scores.zero_()
 
@@ -139,7 +139,7 @@ class NASKD(Method):
         search = Update("search", self.search_loss, [self.student], stepper=NoStep)
         return [
             Phase("supernet", [Update("nets", self.supernet_loss, [self.student])], evaluates=False),
-            Phase("search", [search], 1, begin=self.look, evaluates=False),
+            Phase("search", [search], 1, begin=self.begin_search, evaluates=False),
             Phase(
                 "tune",
                 [Update("student", self.tune_loss, [self.student])],

@@ -19,7 +19,7 @@ from distill.models.cifar_net import CifarNet
 from distill.models.reading import evaluating, frozen_statistics
 from distill.parts.grown import GrownModel, GrownNet
 from distill.parts.heads import he_by_fan_out
-from distill.parts.taps import used_parameters
+from distill.parts.stages import used_parameters
 
 _EPS = 1e-7
 Step = Callable[[Tensor], Tensor]
@@ -93,7 +93,7 @@ def behind_last_map(net: FeatureNet) -> tuple[Step, Step]:
 
 
 class ExpandedModel(GrownModel):
-    """The student with its transform: images [B,C,H,W] -> logits [B,K]."""
+    """The student with its transform: inputs [B,C,H,W] -> logits [B,K]."""
 
     def __init__(self, student: FeatureNet, transform: Transform, steps: tuple[Step, Step]) -> None:
         super().__init__(student, set())

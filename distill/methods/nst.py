@@ -12,7 +12,7 @@ from distill.losses import full_precision, pool_to
 from distill.method import Losses, Method, Nets
 from distill.models import Outputs
 from distill.parts.products import Gram, rows
-from distill.parts.taps import stage_pairs
+from distill.parts.stages import stage_pairs
 
 _EPS = 1e-24  # of squared lengths
 

@@ -14,7 +14,7 @@ from distill.losses import full_precision
 from distill.method import Losses, Nets
 from distill.models import FeatureNet, Outputs
 from distill.parts.heads import he_by_fan_out
-from distill.parts.taps import before_relu, no_hidden_relu, stage_pairs, with_relu
+from distill.parts.stages import before_relu, no_hidden_relu, stage_pairs, with_relu
 from distill.parts.teacher_mode import TeacherMode
 
 

@@ -21,7 +21,7 @@ def mimic_loss(mine: Tensor, target: Tensor) -> Tensor:
 
 
 class Together(nn.Module):
-    """Student and assistant as one net: images [B,C,H,W] to the logits [B,K] of the sum of their embeddings."""
+    """Student and assistant as one net: inputs [B,C,H,W] to the logits [B,K] of the sum of their embeddings."""
 
     def __init__(self, nets: Sequence[nn.Module], embeds: Sequence[nn.Module], head: nn.Module) -> None:
         super().__init__()

@@ -14,7 +14,7 @@ from distill.losses import full_precision
 from distill.method import Losses, Nets
 from distill.models import Outputs
 from distill.parts.heads import BatchNorm
-from distill.parts.taps import no_hidden_relu
+from distill.parts.stages import no_hidden_relu
 from distill.parts.teacher_mode import TeacherMode
 
 PYRAMID = (4, 2, 1)

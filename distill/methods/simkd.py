@@ -15,7 +15,7 @@ from distill.methods.srrl import is_signed, probe_outputs
 from distill.models import FeatureNet
 from distill.parts.grown import GrownModel, GrownNet
 from distill.parts.products import rows
-from distill.parts.taps import used_parameters
+from distill.parts.stages import used_parameters
 
 
 @full_precision
@@ -47,7 +47,7 @@ class Projector(nn.Sequential):
 
 
 class ReusedModel(GrownModel):
-    """Student backbone, projector and the teacher's layers behind its last map: images [B,C,H,W] -> logits [B,K]."""
+    """Student backbone, projector and the teacher's layers behind its last map: inputs [B,C,H,W] -> logits [B,K]."""
 
     def __init__(
         self,
@@ -68,7 +68,7 @@ class ReusedModel(GrownModel):
         return self._teacher[0]
 
     def forward_features(self, inputs: Tensor) -> Tensor:
-        """images [B,C,H,W] -> the projected map [B,C_t,H',W']."""
+        """inputs [B,C,H,W] -> the projected map [B,C_t,H',W']."""
         return self.projector(self.last_map(inputs))
 
     def finish(self, feature: Tensor) -> Tensor:

@@ -62,7 +62,7 @@ def ensemble(generalist: Tensor, specialists: Tensor, members: Tensor, active: T
 
 
 class _Ensemble(nn.Module):
-    """Generalist and specialists as one net: images [B,C,H,W] to log q [B,K]."""
+    """Generalist and specialists as one net: inputs [B,C,H,W] to log q [B,K]."""
 
     members: Tensor  # [M,K] bool
     bias: Tensor  # [M], of the dustbins
@@ -136,7 +136,7 @@ class Specialists(Method):
         share = (self.members * self.counts).sum(1) / self.counts.sum()
         return share.clamp(1e-6, 1 - 1e-6).float()
 
-    def look(self, source: Any) -> Source:
+    def cluster_classes(self, source: Any) -> Source:
         """Cluster the classes by what the generalist says of one epoch's images, unless that is done."""
         if not bool(self.clustered):
             with torch.no_grad():
@@ -178,14 +178,14 @@ class Specialists(Method):
                 experts,
                 epochs=self.specialist_epochs,
                 schedule=slow,
-                source=self.look,
+                source=self.cluster_classes,
                 begin=lambda: self.train_experts(True),
                 evaluates=False,
             ),
             Phase(
                 "distill",
                 [Update("student", self.loss, [self.student])],
-                source=self.look,
+                source=self.cluster_classes,
                 begin=lambda: self.train_experts(False),
             ),
         ]

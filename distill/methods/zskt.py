@@ -16,7 +16,7 @@ from distill.method import Losses, Nets, Phase, Update
 from distill.methods.at import attention_loss
 from distill.models import Outputs
 from distill.parts.datafree import DataFree
-from distill.parts.taps import stage_pairs
+from distill.parts.stages import stage_pairs
 
 
 @full_precision
@@ -54,8 +54,8 @@ class ZSKT(DataFree):
         return divergence(student, teacher, self.temperature)
 
     def generator_loss(self, batch: Batch) -> Losses:
-        images = self.generator(batch.inputs)
-        student, teacher = self.ask(images, train=True).logits, self.teacher(images).logits
+        inputs = self.generator(batch.inputs)
+        student, teacher = self.student_forward(inputs, train=True).logits, self.teacher(inputs).logits
         return {"adversarial": -self.soft_targets(student, teacher)}
 
     def student_loss(self, batch: Batch) -> Losses:

@@ -140,25 +140,25 @@ class DataFree(Method):
     def new_generator(self, **options: Any) -> Generator:
         return Generator(self.latent, self.student.in_chans, self.student.size, **options)
 
-    def learn(self, batch: Batch, images: Tensor) -> tuple[Losses, Outputs, Outputs]:
-        """Return the student's soft-target loss on images that take no gradient, and both nets' outputs.
+    def learn(self, batch: Batch, inputs: Tensor) -> tuple[Losses, Outputs, Outputs]:
+        """Return the student's soft-target loss on inputs that take no gradient, and both nets' outputs.
 
         The running accuracy is the agreement with the teacher.
         """
         with torch.no_grad():
-            teacher = self.teacher(images)
-        student = self.student(images)
+            teacher = self.teacher(inputs)
+        student = self.student(inputs)
         self.count(student.logits, teacher.logits.argmax(1))
         return {"kd": self.kd * self.soft_targets(student.logits, teacher.logits)}, student, teacher
 
-    def ask(self, images: Tensor, train: bool) -> Outputs:
-        """Return the student's answer in train or eval mode, with gradients to the images alone."""
-        with frozen_parameters(self.student), asked(self.student, train):
-            return self.student(images)
+    def student_forward(self, inputs: Tensor, train: bool) -> Outputs:
+        """Run the student in train or eval mode, with gradients to the inputs alone."""
+        with frozen_parameters(self.student), in_mode(self.student, train):
+            return self.student(inputs)
 
 
 @contextmanager
-def asked(net: nn.Module, train: bool) -> Iterator[None]:
+def in_mode(net: nn.Module, train: bool) -> Iterator[None]:
     """Have a net in train or eval mode inside; every part's own mode comes back."""
     with nullcontext() if train else evaluating(net):
         yield

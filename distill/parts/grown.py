@@ -25,12 +25,12 @@ class GrownModel(nn.Module, ABC):
         self.unused = {f"backbone.{name}" for name in unused}
 
     def last_map(self, inputs: Tensor) -> Tensor:
-        """images [B,C,H,W] -> the student's last map [B,C,H',W']."""
+        """inputs [B,C,H,W] -> the student's last map [B,C,H',W']."""
         return self.backbone.forward_intermediates(inputs, indices=1, intermediates_only=True)[-1]
 
     @abstractmethod
     def forward_features(self, inputs: Tensor) -> Tensor:
-        """images [B,C,H,W] -> the map from which `finish` makes logits."""
+        """inputs [B,C,H,W] -> the map from which `finish` makes logits."""
 
     @abstractmethod
     def finish(self, feature: Tensor) -> Tensor:

@@ -38,7 +38,7 @@ class Ring(nn.Module):
 
 
 class CropFlip(nn.Module):
-    """Crops of images [B,C,S,S] with a black border of `pad` pixels, and flips, at random: as training images are seen.
+    """Crops of inputs [B,C,S,S] with a black border of `pad` pixels, and flips, at random: as training images are seen.
 
     Gradients pass through. Images are in the data's normalised units, in which black is -mean / std.
     """
@@ -51,37 +51,37 @@ class CropFlip(nn.Module):
         black = -torch.tensor(data.mean) / torch.tensor(data.std)
         self.register_buffer("black", black.view(1, -1, 1, 1), persistent=False)
 
-    def forward(self, images: Tensor) -> Tensor:
-        count, channels, height, width = images.shape
-        dy, dx = torch.randint(2 * self.pad + 1, (2, count, 1), device=images.device)
-        rows = dy + torch.arange(height, device=images.device)
-        columns = dx + torch.arange(width, device=images.device)
+    def forward(self, inputs: Tensor) -> Tensor:
+        count, channels, height, width = inputs.shape
+        dy, dx = torch.randint(2 * self.pad + 1, (2, count, 1), device=inputs.device)
+        rows = dy + torch.arange(height, device=inputs.device)
+        columns = dx + torch.arange(width, device=inputs.device)
         if self.flip:
-            mirrored = torch.rand(count, 1, device=images.device) < 0.5
+            mirrored = torch.rand(count, 1, device=inputs.device) < 0.5
             columns = torch.where(mirrored, columns.flip(1), columns)
-        framed = self.framed(images)
+        framed = self.framed(inputs)
         cut = framed.gather(2, rows.view(count, 1, height, 1).expand(-1, channels, -1, framed.shape[3]))
         seen = cut.gather(3, columns.view(count, 1, 1, width).expand(-1, channels, height, -1))
         return seen.contiguous(memory_format=torch.channels_last)
 
-    def framed(self, images: Tensor) -> Tensor:
+    def framed(self, inputs: Tensor) -> Tensor:
         """Return the images in their black border."""
         sides = (self.pad,) * 4
-        border = 1 - F.pad(torch.ones_like(images[:1, :1]), sides)
-        return F.pad(images, sides) + border * self.black
+        border = 1 - F.pad(torch.ones_like(inputs[:1, :1]), sides)
+        return F.pad(inputs, sides) + border * self.black
 
 
-def resized_crop(images: Tensor, share: float, flip: bool) -> Tensor:
+def resized_crop(inputs: Tensor, share: float, flip: bool) -> Tensor:
     """Return a crop of each image [B,C,S,S] at full size again, and flips of half of them.
 
     `share` to 1 of the area, ratios of 3/4 to 4/3, as RandomResizedCrop; longer sides than the image's are cut to it.
     """
-    areas, ratios, right, down, side = torch.rand(5, len(images), 1, device=images.device).unbind()
+    areas, ratios, right, down, side = torch.rand(5, len(inputs), 1, device=inputs.device).unbind()
     area, ratio = share + (1 - share) * areas, (4 / 3) ** (2 * ratios - 1)
     width, height = (area * ratio).sqrt().clamp(max=1), (area / ratio).sqrt().clamp(max=1)
     mirrored = torch.where(side < 0.5, -width, width) if flip else width
     none = torch.zeros_like(width)
     across = torch.cat([mirrored, none, (1 - width) * (2 * right - 1)], 1)
     along = torch.cat([none, height, (1 - height) * (2 * down - 1)], 1)
-    grid = F.affine_grid(torch.stack([across, along], 1), list(images.shape), align_corners=False)
-    return F.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
+    grid = F.affine_grid(torch.stack([across, along], 1), list(inputs.shape), align_corners=False)
+    return F.grid_sample(inputs, grid, padding_mode="reflection", align_corners=False)

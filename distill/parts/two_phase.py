@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from distill.batch import Batch
 from distill.method import Losses, Method, Nets, Phase, Update
 from distill.models import Outputs
-from distill.parts.taps import used_parameters
+from distill.parts.stages import used_parameters
 
 CONSTANT: dict[str, Any] = {"decay": "constant", "milestones": []}
 """Schedule of a first phase: the run's learning rate, not lowered."""

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from distill import config, trained
+from distill import config, finished_run
 from distill.content.state_file import State, read_state
 from distill.models import FeatureNet, build
 from distill.models.families import CONSTRUCTORS, own_size
@@ -46,24 +46,24 @@ def find(path: str | Path, device: torch.device, *, teacher: bool = False, model
 
 
 def _of_run(folder: Path, device: torch.device, teacher: bool, weights: str = STUDENT_FILE) -> Subject:
-    run = trained.open_run(folder)
+    run = finished_run.open_run(folder)
     shared = {key: run.result.document.get(key) for key in ("method", "hash", "seed", "teacher", "student")}
     shared |= {"trained_on": run.result.dataset, "protocol": run.result.protocol}
     if teacher:
-        found = trained.teachers(run, trained.get_data(run, device), device)
+        found = finished_run.teachers(run, finished_run.get_data(run, device), device)
         if len(found) != 1:
             raise ValueError(f"{folder} has {len(found) or 'no'} teachers: --teacher probes a single one")
         about = {"net": "teacher", "weights": found[0].origin, **shared}
         return Subject(found[0].net, folder, "-teacher", about, run.spec.teachers[0].lr_scale)
     suffix = "" if weights == STUDENT_FILE else f"-{Path(weights).stem}"
     about = {"net": f"student{suffix}", "weights": weights, **shared}
-    net = trained.student(run, device, weights)
+    net = finished_run.student(run, device, weights)
     return Subject(net, folder, suffix, about, run.spec.student.lr_scale)
 
 
 def _of_file(path: Path, device: torch.device, model: str | None) -> Subject:
     state = read_state(path)
-    exported = trained.exported_as(path) if path.suffix == ".safetensors" else None
+    exported = finished_run.exported_as(path) if path.suffix == ".safetensors" else None
     name = model or exported or next((name for name, _, _ in fitting_names(state)), None)
     if name is None:
         raise ValueError(f"{path} does not say which net it is of: give --model, a name that timm knows")

@@ -9,7 +9,7 @@ from distill.content.state_file import sum_of
 from distill.data import Data
 from distill.engine.checkpoint import export
 from distill.engine.cost import step_share
-from distill.engine.evaluate import accuracy, predict, scores, told, without_classes
+from distill.engine.evaluate import accuracy, predict, reported_score, scores, without_classes
 from distill.engine.fit import Fit
 from distill.files import persist
 from distill.method import Method
@@ -36,7 +36,7 @@ def describe_run(spec: RunSpec, data: Data, teachers: list[Teacher], method: Met
         "convention": spec.method.convention,
         "accuracy": {"last": fit.score.last, "best": fit.score.best, "best_epoch": fit.score.best_epoch},
         "errors": measured["errors"], "top5": measured["top5"], "nll": measured["nll"], "ece": measured["ece"],
-        "also": {key: told(more, data, fit.options.autocast) for key, more in method.reported().items()}
+        "also": {key: reported_score(more, data, fit.options.autocast) for key, more in method.reported().items()}
         | ({} if fit.score.best_net is None else {"best_net": fit.score.best_net}),
         "epochs": int(fit.schedule["epochs"]),
         **compare_teachers(teachers, logits, data, fit.options.autocast),
@@ -63,7 +63,7 @@ def takes(net: FeatureNet, data: Data) -> dict[str, Any]:
 def finish(folder: RunFolder, result: dict[str, Any], method: Method, fit: Fit) -> Result:
     """Write the student and the result, which is returned; DONE comes last, then the checkpoints are given up."""
     student = unquantized(method.deployed())
-    persist(fit.watch.flush)
+    persist(fit.callback.flush)
     persist(lambda: export(student.model, folder.student, {"model": student.name}))
     weights = {"weights": sum_of(folder.student)}  # what a run that this one teaches finds them by
     whole = result | weights | {"method_share_of_step": step_share(fit)}  # after the export, for it goes on training

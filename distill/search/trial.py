@@ -32,42 +32,42 @@ def run_trial(trial: optuna.Trial, spec: RunSpec) -> float | None:
     folder = spec.folder
     trial.set_user_attr("folder", str(folder))
     with StopSignals(at_once=True) as stop, only_here(folder):
-        judge = Judge(trial)
-        judge.recall(folder)
-        result = RunFolder(folder).result or _train(judge, spec, stop)
+        pruning = PruningCallback(trial)
+        pruning.report_earlier(folder)
+        result = RunFolder(folder).result or _train(pruning, spec, stop)
     return None if result is None else result.accuracy.last
 
 
-def _train(judge: Judge, spec: RunSpec, stop: StopSignals) -> Result | None:
+def _train(pruning: PruningCallback, spec: RunSpec, stop: StopSignals) -> Result | None:
     experiment = Experiment(spec, stop, quiet=True)
-    assert experiment.inputs.data.info.evaluated_on == "holdout" and isinstance(experiment.watch, Reporter)
-    judge.watch, experiment.fit.watch = experiment.watch, judge
+    assert experiment.inputs.data.info.evaluated_on == "holdout" and isinstance(experiment.callback, Reporter)
+    pruning.callback, experiment.fit.callback = experiment.callback, pruning
     with experiment.logged():
         for _ in experiment.fit.steps():
-            if judge.bad:
+            if pruning.pruned:
                 return None
         return experiment.finish()
 
 
-class Judge:
-    """A watcher that hands each epoch's accuracy to the pruner; `bad` once that has given the trial up."""
+class PruningCallback:
+    """A callback that hands each epoch's accuracy to the pruner; `pruned` once that has given the trial up."""
 
-    watch: Reporter
+    callback: Reporter
 
     def __init__(self, trial: optuna.Trial) -> None:
         self.trial = trial
-        self.bad = False
+        self.pruned = False
         self._seen: set[tuple[str, int]] = set()
 
-    def recall(self, folder: Path) -> None:
+    def report_earlier(self, folder: Path) -> None:
         """Report the epochs that the run had before, all of them where it is done."""
         for row in RunFolder(folder).rows("epoch"):
             self._report(row)
 
     def epoch(self, row: dict[str, Any]) -> None:
-        self.watch.epoch(row)
+        self.callback.epoch(row)
         if self._report(row):
-            self.bad = self.trial.should_prune()
+            self.pruned = self.trial.should_prune()
 
     def _report(self, row: dict[str, Any]) -> bool:
         """Report an epoch once: one that was logged right before a kill is run, and logged, again."""
@@ -79,13 +79,13 @@ class Judge:
         return True
 
     def begin_epoch(self, phase: str, epoch: int, epochs: int, epochs_left: int, steps: int) -> None:
-        self.watch.begin_epoch(phase, epoch, epochs, epochs_left, steps)
+        self.callback.begin_epoch(phase, epoch, epochs, epochs_left, steps)
 
     def step(self, row: dict[str, Any]) -> None:
-        self.watch.step(row)
+        self.callback.step(row)
 
     def best(self, net: FeatureNet) -> None:
-        self.watch.best(net)
+        self.callback.best(net)
 
     def flush(self) -> None:
-        self.watch.flush()
+        self.callback.flush()

@@ -34,7 +34,7 @@ class Followed:
     phases: dict[str, int] = field(default_factory=dict)
     seen: float = 0.0  # when the last epoch was seen
 
-    def look(self) -> None:
+    def poll(self) -> None:
         """Read what is new."""
         path = RunFolder(self.job.folder).metrics
         try:
@@ -120,7 +120,7 @@ class Board(AbstractContextManager["Board"]):
         now, jobs = time.time(), [job for job in self.sweep.jobs if job.running]
         runs = [self.followed.setdefault((job, job.attempts), Followed(job)) for job in jobs]
         for one in runs:
-            one.look()
+            one.poll()
         most = max(shutil.get_terminal_size().lines - _BESIDE, 1)
         begun = sorted(runs, key=lambda one: not one.row)[:most]
         more = [f"and {len(runs) - most} more"] if len(runs) > most else []

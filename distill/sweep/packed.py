@@ -21,13 +21,13 @@ from distill.data import ArraySource
 from distill.data.arrays import SharedSource
 from distill.engine.cuda_graphs import GraphedTeacher, StaticBuffers
 from distill.engine.state import Options
-from distill.method import Consult
+from distill.method import TeacherForward
 from distill.models import FeatureNet
 from distill.run import Experiment, Inputs, make_inputs, only_here
 from distill.run_folder import RunFolder
 from distill.signals import StopSignals
 from distill.sweep.jobs import Job, Sweep
-from distill.teachers.prepared import Remembered
+from distill.teachers.forward import ForwardMemo
 
 log = logging.getLogger(__name__)
 # of schedule: what batches depend on, and how many there are
@@ -93,30 +93,30 @@ class Member:
 def shared_inputs(inputs: Inputs) -> Inputs:
     """Let batches and teachers serve several runs that step in turn."""
     options, teachers = Options(inputs.autocast, graph=inputs.graph), inputs.teachers
-    asks, source = shared(teachers, inputs.source, teachers.nets, options, inputs.buffers)
-    return replace(inputs, source=source, teachers=teachers.asked_by(asks))
+    forward, source = shared(teachers, inputs.source, teachers.nets, options, inputs.buffers)
+    return replace(inputs, source=source, teachers=teachers.with_forward(forward))
 
 
 def shared(
-    asks: Consult, source: Source, teachers: Sequence[FeatureNet], options: Options, buffers: StaticBuffers
-) -> tuple[Consult, Source]:
+    forward: TeacherForward, source: Source, teachers: Sequence[FeatureNet], options: Options, buffers: StaticBuffers
+) -> tuple[TeacherForward, Source]:
     """Return a way of asking teachers, and a source, that loops in step can share.
 
     Where steps are recorded, all loops find a batch in one place, and what the teachers say of it in another: they
     are asked, by graphs of their own, before any of the loops takes its step.
     """
-    remembered = Remembered(GraphedTeacher(asks, buffers, options.graph) if options.graph else asks)
+    memo = ForwardMemo(GraphedTeacher(forward, buffers, options.graph) if options.graph else forward)
 
     def prepare(batch: Batch) -> Batch:
         batch = buffers(batch)
         with options.autocast(), torch.no_grad():
             for teacher in teachers:
-                remembered(teacher, batch)
+                memo(teacher, batch)
         return batch
 
     if type(source) is ArraySource:
         source = SharedSource(**source.settings, **({"prepare": prepare} if options.graph else {}))
-    return remembered, source
+    return memo, source
 
 
 class Pack:

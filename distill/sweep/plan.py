@@ -17,7 +17,7 @@ from distill.sweep.compose import Plan
 from distill.sweep.jobs import job_names
 from distill.sweep.speeds import NOT_KNOWN, Estimate, Speeds, read_speeds
 from distill.sweep.spread import over_cores
-from distill.teachers.kept import is_kept
+from distill.teachers.bundled import is_bundled
 from distill.terminal import counted
 
 STATE_DONE, RUNNING, CUT_OFF, TO_RUN, CANNOT = "done", "running", "cut off", "to run", "cannot run"
@@ -63,7 +63,7 @@ def items_of(plan: Plan, speeds: Speeds) -> Iterator[_Item]:
         for words, needed in before(spec):
             folder = _folder(needed)
             taught = words.startswith("teacher")
-            if folder not in seen | wanted and not (RunFolder(folder).done or taught and is_kept(needed)):
+            if folder not in seen | wanted and not (RunFolder(folder).done or taught and is_bundled(needed)):
                 yield _item(words, needed, speeds, teacher=taught)
             seen.add(folder)
         if _folder(spec) not in seen - wanted:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from distill.batch import Batch, CroppedBatch
 from distill.data import Data
-from distill.method import Consult
+from distill.method import TeacherForward
 from distill.models import FeatureNet, Outputs
 from distill.teachers.row_file import CHECKSUM, RowFile
 from distill.teachers.store import Teacher
@@ -30,20 +30,20 @@ HOLDS = {"logits": {"logits", "index"}, "embedding": {"logits", "embedding", "cl
 FREE = 4  # times a file's size must be free on the disk before `auto` begins one
 
 
-class Cached:
+class TeacherCache:
     """Looks up what a teacher says of a view of an image, and asks only about those it has not been asked about.
 
     Values are half floats, those that are asked for now too: a run's numbers do not depend on what others left here.
     Only batches of a CroppedBatch's crops, in the run's precision, are looked up; a look-up waits for the device.
 
-    asks: how the live teacher is asked. files: one for each teacher, in the order of `teachers`.
+    forward: how the live teacher is asked. files: one for each teacher, in the order of `teachers`.
     whole_from: the share of unknown views from which the whole batch is asked about, since a compiled teacher takes
     batches of one size only.
     """
 
     def __init__(
         self,
-        asks: Consult,
+        forward: TeacherForward,
         teachers: Sequence[FeatureNet],
         files: Sequence[RowFile],
         *,
@@ -51,14 +51,14 @@ class Cached:
         half: bool,
         whole_from: float = 1.0,
     ) -> None:
-        self.asks, self.views, self.half, self.whole_from = asks, views, half, whole_from
+        self.forward, self.views, self.half, self.whole_from = forward, views, half, whole_from
         self._files = {id(net): file for net, file in zip(teachers, files, strict=True)}
         self.asked = self.found = 0
 
     def __call__(self, teacher: FeatureNet, batch: Batch) -> Outputs:
         file, crop = self._files.get(id(teacher)), batch.crop if isinstance(batch, CroppedBatch) else None
         if file is None or crop is None or self.half != torch.is_autocast_enabled(batch.inputs.device.type):
-            return self.asks(teacher, batch)
+            return self.forward(teacher, batch)
         keys = (batch.index * self.views + crop).cpu().numpy()
         values, known = file.read(keys)
         self.asked, self.found = self.asked + len(keys), self.found + int(known.sum())
@@ -68,10 +68,10 @@ class Cached:
             file.write(keys[new], answer)
         rows = torch.from_numpy(values).to(batch.inputs.device).float()
         classes = teacher.num_classes
-        return Outputs(rows[:, :classes], NotKept("features"), rows[:, classes:])
+        return Outputs(rows[:, :classes], NotCached("features"), rows[:, classes:])
 
     def _ask(self, teacher: FeatureNet, batch: Batch, rows: Tensor, width: int) -> Any:
-        outputs = self.asks(teacher, batch if rows.all() else batch.only(rows.to(batch.inputs.device)))
+        outputs = self.forward(teacher, batch if rows.all() else batch.only(rows.to(batch.inputs.device)))
         values = torch.cat([outputs.logits, outputs.embedding], 1)[:, :width]
         return values.half().cpu().numpy()
 
@@ -80,7 +80,7 @@ class Cached:
         return self.found / max(self.asked, 1)
 
 
-class NotKept(list[Tensor]):
+class NotCached(list[Tensor]):
     """Stands where a cached teacher has no maps: whoever reads them is told what to do."""
 
     def __init__(self, what: str) -> None:
@@ -96,9 +96,9 @@ class NotKept(list[Tensor]):
     __getitem__ = __iter__ = __len__ = _refuse  # type: ignore[assignment]
 
 
-def cached(
+def make_cache(
     setting: Any,
-    asks: Consult,
+    forward: TeacherForward,
     teachers: Sequence[Teacher],
     data: Data,
     *,
@@ -107,7 +107,7 @@ def cached(
     folder: Path,
     compiled: bool,
     mixup: bool,
-) -> Cached | None:
+) -> TeacherCache | None:
     """Return `asks` behind a cache where teacher.cache=`setting` and the run allow it, or None and say why.
 
     reads: what the methods read of a teacher, as in about.taps.
@@ -135,7 +135,7 @@ def cached(
     what = "logits" if kind == "logits" else "logits and embedding"
     log.info("the teacher's %s are kept in %s", what, ", ".join(str(file.path) for file in files))
     nets, whole_from = [each.net for each in teachers], 0.5 if compiled else 1.0
-    return Cached(asks, nets, files, views=views, half=precision != "fp32", whole_from=whole_from)
+    return TeacherCache(forward, nets, files, views=views, half=precision != "fp32", whole_from=whole_from)
 
 
 def _why_live(

@@ -22,7 +22,7 @@ from distill.parts.peers import mean_log_probability
 from distill.result import as_number, as_percent
 from distill.run_folder import RunFolder
 from distill.start import own_constants
-from distill.teachers.kept import restore
+from distill.teachers.bundled import restore
 
 log = logging.getLogger(__name__)
 

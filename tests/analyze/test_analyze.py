@@ -16,10 +16,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from distill import config, trained
+from distill import config, finished_run
 from distill.analyze import cka, classes, correlation, gallery, maps, probabilities, tsne
+from distill.analyze.analysis_data import (
+    AnalysisData,
+    NetOutputs,
+    choose,
+    evenly_spread,
+    forward_test_images,
+    load_analysis_data,
+    thinned,
+)
 from distill.analyze.curves import losses
-from distill.analyze.material import AnalysisData, Seen, choose, evenly_spread, forward_test_images, gather, thinned
 from distill.analyze.numbers import (
     attention,
     class_accuracy,
@@ -77,7 +85,7 @@ def taught(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def material(taught: Path) -> AnalysisData:
-    return gather(trained.open_run(taught), CPU)
+    return load_analysis_data(finished_run.open_run(taught), CPU)
 
 
 # ---- numbers
@@ -227,7 +235,7 @@ def test_what_is_kept_of_a_pass_is_that_of_the_chosen_images() -> None:
 
 
 def test_images_are_shown_as_they_are(material: AnalysisData) -> None:
-    data = trained.get_data(material.run, CPU)
+    data = finished_run.get_data(material.run, CPU)
     expected = data.test.images[material.chosen.shown].float().numpy() / 255
     assert np.allclose(material.images, np.repeat(expected, 3, axis=3), atol=1e-6)
 
@@ -262,7 +270,7 @@ def test_numbers_beside_the_pictures_are_those_of_the_run(taught: Path) -> None:
     assert main([str(taught), "--device", "cpu", "--only", "curves", "gaps", "classes", "calibration"]) == 0
     numbers = read_json(taught / "analysis" / "numbers.json")
     result = read_json(taught / "result.json")
-    labels = trained.get_data(trained.open_run(taught), CPU).test.labels
+    labels = finished_run.get_data(finished_run.open_run(taught), CPU).test.labels
     by_class = [numbers["classes"]["accuracy"][str(k)]["student"] for k in range(10)]
     weighted = sum(value * (labels == k).sum().item() for k, value in enumerate(by_class)) / len(labels)
     assert weighted == pytest.approx(result["accuracy"]["last"], abs=1e-3)
@@ -300,7 +308,7 @@ def test_a_run_without_a_teacher_has_fewer_pictures(taught: Path) -> None:
 
 
 def test_nets_without_maps_have_the_pictures_that_need_none(material: AnalysisData) -> None:
-    def bare(net: Seen) -> Seen:
+    def bare(net: NetOutputs) -> NetOutputs:
         return replace(net, stages=[], attention=[])
 
     nothing = replace(material, student=bare(material.student), teacher=bare(material.teacher))
@@ -343,10 +351,10 @@ def test_many_classes_of_long_names_are_drawn(material: AnalysisData) -> None:
     names = [f"a rather long name of class {k}" for k in range(classes_)]
     labels = torch.arange(images) % classes_
 
-    def net(seed: int) -> Seen:
+    def net(seed: int) -> NetOutputs:
         logits = randn(images, classes_, seed=seed) + 3 * torch.nn.functional.one_hot(labels, classes_)
         stages = [randn(50, 64, seed=seed), randn(50, 16, seed=seed)]
-        return Seen("net", logits, randn(len(chosen.embedded), 8, seed=seed), stages, [randn(6, 4, 4).square()])
+        return NetOutputs("net", logits, randn(len(chosen.embedded), 8, seed=seed), stages, [randn(6, 4, 4).square()])
 
     chosen = choose(labels, classes_)
     info = replace(material.info, class_names=names, num_classes=classes_)

@@ -78,11 +78,11 @@ def test_speed_tells_the_share_of_the_run_and_of_the_last_stretch(clock: list[fl
     for _ in waits.during(arriving(clock, 8.0, 1.0, 3.0)):  # the first, in which workers start, is left out
         clock[0] += 2
         speed.read(images=12)
-        told.append((speed.told()["waiting"], speed.told(lately=True)["waiting"]))
+        told.append((speed.to_row()["waiting"], speed.to_row(lately=True)["waiting"]))
     assert told == [(None, 0.8), (1 / 3, 1 / 3), (0.5, 0.6)]
-    assert speed.told() == {"images_per_second": 24 / 8, "waiting": 0.5}
+    assert speed.to_row() == {"images_per_second": 24 / 8, "waiting": 0.5}
     speed.resume(tiny.tiny_data().source(batch_size=8, seed=1))
-    assert speed.told() == {"images_per_second": 3.0} and speed.waiting is None
+    assert speed.to_row() == {"images_per_second": 3.0} and speed.waiting is None
 
 
 def test_whatever_wraps_a_folder_tells_its_waiting(tmp_path: Path) -> None:
@@ -104,9 +104,9 @@ def test_only_a_share_that_matters_is_shown(capsys) -> None:
 
 
 def test_a_long_wait_is_warned_of_once(tmp_path: Path, caplog) -> None:
-    watch = Reporter(tmp_path, quiet=True)
-    watch.progress, watch.tracker = Progress(4, 1, True), SimpleNamespace(log=lambda row: None)
+    reporter = Reporter(tmp_path, quiet=True)
+    reporter.progress, reporter.tracker = Progress(4, 1, True), SimpleNamespace(log=lambda row: None)
     for waiting in (None, 0.2, 0.43, 0.6):
-        watch.epoch({"loss": 1.0, "waiting": waiting})
+        reporter.epoch({"loss": 1.0, "waiting": waiting})
     (said,) = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
     assert said.startswith("43 % of the time") and "dataset.workers=" in said

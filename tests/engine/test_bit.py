@@ -27,6 +27,7 @@ from distill.engine import hyperrule as bit
 from distill.engine.checkpoint import export
 from distill.engine.hyperrule import by_rule
 from distill.engine.optim import learning_rate
+from distill.finished_run import open_run, student
 from distill.method import refuse
 from distill.methods.crd import CRD
 from distill.models import FeatureNet, build
@@ -35,8 +36,7 @@ from distill.run import make_method, run
 from distill.start import begin, own_constants
 from distill.sweep.plan import items_of
 from distill.sweep.speeds import Speeds
-from distill.teachers.prepared import Teachers
-from distill.trained import open_run, student
+from distill.teachers.forward import Teachers
 from tests import tiny
 
 TABLE = [  # the authors' bit_hyperrule.py: training images, pixels -> steps, resize, crop, MixUp

@@ -367,8 +367,9 @@ def test_a_phase_without_logits_tells_no_train_accuracy(tmp_path: Path) -> None:
     fit = tiny.fit(tiny.seeded_method("ab", data), data, tmp_path)
     for _ in fit.steps():
         pass
-    assert ["train_accuracy" in row for row in fit.watch.rows] == [row["phase"] == "distill" for row in fit.watch.rows]
-    assert {row["phase"] for row in fit.watch.rows} == {"init", "distill"}
+    rows = fit.callback.rows
+    assert ["train_accuracy" in row for row in rows] == [row["phase"] == "distill" for row in rows]
+    assert {row["phase"] for row in fit.callback.rows} == {"init", "distill"}
 
 
 def test_short_epochs_share_a_checkpoint(tmp_path: Path) -> None:
@@ -394,7 +395,7 @@ def test_speed_counts_all_sessions_and_is_unknown_before_two_reads() -> None:
     speed = Speed()
     speed.resume()
     speed.read(100)
-    assert speed.rate is None and speed.told()["images_per_second"] is None
+    assert speed.rate is None and speed.to_row()["images_per_second"] is None
     speed.images, speed.seconds, speed.waited, speed.began = 600, 3.0, 1.5, speed.began - 40
     later = Speed()
     later.load_state_dict(speed.state_dict())

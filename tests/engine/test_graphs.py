@@ -15,7 +15,7 @@ from distill.engine.cuda_graphs import GraphedStep, GraphedTeacher, StaticBuffer
 from distill.engine.fit import Fit
 from distill.engine.optim import Stepper
 from distill.engine.trace import traced
-from distill.method import consult
+from distill.method import teacher_forward
 from tests import tiny
 from tests.replay import Replay
 
@@ -74,7 +74,7 @@ def test_replayed_steps_are_the_eager_ones(name: str, tmp_path: Path) -> None:
     eager, _ = trained(name, tmp_path / "eager", Refused, 2, *overrides)
     graphed, found = trained(name, tmp_path / "graphed", Replay, 2, *overrides)
     exact = 1e-4 if name == "reviewkd" else 1e-6  # whose kernels round by how its maps happen to lie in memory
-    rows = [[numbers(row) for row in fit.watch.rows] for fit in (eager, graphed)]  # type: ignore[attr-defined]
+    rows = [[numbers(row) for row in fit.callback.rows] for fit in (eager, graphed)]  # type: ignore[attr-defined]
     assert rows[1] == [pytest.approx(row, rel=exact) for row in rows[0]]
     torch.testing.assert_close(graphed.method.state_dict(), eager.method.state_dict(), rtol=exact, atol=10 * exact)
     reasons = [each.why for each in found if each.why]
@@ -105,7 +105,7 @@ def test_the_rate_of_every_step_reaches_the_graph(tmp_path: Path) -> None:
         fit.schedule |= {"decay": "cosine", "epochs": 3}
         for _ in fit.steps():
             pass
-        ends.append((fit.method.state_dict(), fit.watch.rows, fit.graphed.replayed))
+        ends.append((fit.method.state_dict(), fit.callback.rows, fit.graphed.replayed))
     assert ends[1][1] == ends[0][1] and ends[1][2] == 10
     assert all(torch.equal(ends[1][0][key], value) for key, value in ends[0][0].items())
     assert len({row["lr"] for row in ends[0][1]}) == 3
@@ -187,15 +187,15 @@ def test_teachers_are_asked_by_a_graph_for_batches_in_static_buffers_alone(tmp_p
 
     def asks(teacher: Any, batch: Batch) -> Any:
         asked.append(len(turn) - 1)
-        return consult(teacher, batch)
+        return teacher_forward(teacher, batch)
 
     teacher = GraphedTeacher(asks, hold, Replay)
     with torch.no_grad():
         for batch in data.source(batch_size=4, seed=1).epoch(1):
             turn.append(batch)
             held = hold(batch)
-            assert torch.equal(teacher(method.teacher, held).logits, consult(method.teacher, batch).logits)
-            assert torch.equal(teacher(method.teacher, batch).logits, consult(method.teacher, batch).logits)
+            assert torch.equal(teacher(method.teacher, held).logits, teacher_forward(method.teacher, batch).logits)
+            assert torch.equal(teacher(method.teacher, batch).logits, teacher_forward(method.teacher, batch).logits)
     assert asked.count(0) == asked.count(1) == 2 and asked.count(2) == 1  # recorded at the second, then replayed
 
 

@@ -12,7 +12,7 @@ from distill.batch import Batch
 from distill.engine import compiling as speed
 from distill.engine.compiling import fold_batchnorm, gains, half_weights, why_compile
 from distill.models import build
-from distill.teachers.prepared import Prepared, Remembered
+from distill.teachers.forward import ForwardMemo, FrozenTeachers
 from tests import tiny
 
 
@@ -71,7 +71,7 @@ def test_prepared_teachers_give_the_losses_of_the_live_one() -> None:
     batch = next(iter(data.source(batch_size=8, seed=1).epoch(1)))
     method = tiny.seeded_method("kd", data)
     live = {key: value.item() for key, value in method.loss(batch).items()}
-    method.consult = Prepared(list(method.teachers))
+    method.teacher_forward = FrozenTeachers(list(method.teachers))
     fast = {key: value.item() for key, value in method.loss(batch).items()}
     assert fast == pytest.approx(live, rel=1e-4)
     assert method.teacher.model.fc.weight.dtype == torch.float32
@@ -82,7 +82,7 @@ def test_teachers_with_half_weights_answer_under_autocast_and_the_originals_else
     batch = next(iter(data.source(batch_size=8, seed=1).epoch(1)))
     method = tiny.seeded_method("kd", data)
     live = method.teach(batch).logits
-    method.consult = Prepared(list(method.teachers), torch.bfloat16)
+    method.teacher_forward = FrozenTeachers(list(method.teachers), torch.bfloat16)
     assert torch.equal(method.teach(batch).logits, live)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         half = method.teach(batch).logits
@@ -99,7 +99,7 @@ def test_half_weights_only_where_autocast_casts_anyway() -> None:
 
 def test_a_shared_batch_is_asked_for_once() -> None:
     asked = []
-    remembered = Remembered(lambda teacher, batch: asked.append(teacher) or object())
+    remembered = ForwardMemo(lambda teacher, batch: asked.append(teacher) or object())
     images, other = torch.zeros(2, 3, 4, 4), torch.zeros(2, 3, 4, 4)
     labels = torch.zeros(2, dtype=torch.int64)
     first = remembered("teacher", Batch(images, labels, labels))

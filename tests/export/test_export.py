@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from distill import trained
+from distill import finished_run
 from distill.__main__ import main
 from distill.config import identity
 from distill.export.evaluate import note
@@ -108,12 +108,12 @@ def test_timm_and_onnxruntime_are_as_right_as_the_record_says(
 
 def test_constants_of_its_own_go_along_with_a_net(taught: Path, folder: Path) -> None:
     net = as_timm_loads(folder)
-    opened = trained.open_run(taught)
-    images, _ = next(trained.get_data(opened, CPU).evaluation(16))
+    opened = finished_run.open_run(taught)
+    images, _ = next(finished_run.get_data(opened, CPU).evaluation(16))
     spec = opened.spec.dataset
     raw = images * spec.std[0] + spec.mean[0]
     assert net.pretrained_cfg["mean"] == pytest.approx([0.5]) and net.pretrained_cfg["std"] == pytest.approx([0.25])
-    expected = trained.student(opened, CPU)(images).logits
+    expected = finished_run.student(opened, CPU)(images).logits
     assert torch.allclose(net((raw - 0.5) / 0.25), expected, atol=1e-4)
 
 
@@ -150,7 +150,7 @@ def test_few_bits_stay_few_bits(few_bits: Path, capsys: pytest.CaptureFixture[st
     assert main(["export", str(few_bits), "--to", str(tmp_path / "few")]) == 0
     assert "w4a8" in capsys.readouterr().out and not (tmp_path / "few" / "model.safetensors").exists()
     assert (tmp_path / "few" / "model.w4a8.safetensors").stat().st_size < 70_000  # 310 kB in floats
-    opened, shipped = trained.open_run(few_bits), open_shipped(tmp_path / "few", CPU)
+    opened, shipped = finished_run.open_run(few_bits), open_shipped(tmp_path / "few", CPU)
     image = torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     coded, bits = student_of(opened, CPU, coded=True)
     assert bits == "w4a8" and coded.model.conv1.parametrizations.weight.original.dtype == torch.uint8

@@ -61,12 +61,12 @@ def test_discriminators_learn_to_tell_and_students_to_pass(name: str) -> None:
     batch = next(iter(data.source(batch_size=8, seed=1).epoch(1)))
     method.loss(batch)
     judge = torch.optim.Adam(method.discriminator.parameters(), 0.01)
-    first = method.judge(batch)["discriminator"].item()
+    first = method.critic_loss(batch)["discriminator"].item()
     for _ in range(40):
         judge.zero_grad()
-        method.judge(batch)["discriminator"].backward()
+        method.critic_loss(batch)["discriminator"].backward()
         judge.step()
-    assert method.judge(batch)["discriminator"].item() < 0.5 * first
+    assert method.critic_loss(batch)["discriminator"].item() < 0.5 * first
     caught = method.loss(batch)["adversarial"].item()
     student = torch.optim.Adam(
         [*method.student.parameters(), *getattr(method, "embed", nn.Identity()).parameters()], 0.01

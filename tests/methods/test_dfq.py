@@ -16,7 +16,7 @@ def test_gradients_reach_images_and_not_the_student() -> None:
     train_mode(method, method.phases()[0])
     images = torch.randn(4, 3, 16, 16, requires_grad=True)
     counter = method.student.model.bn1.num_batches_tracked.clone()
-    method.ask(images, train=False).logits.sum().backward()
+    method.student_forward(images, train=False).logits.sum().backward()
     assert images.grad.abs().sum() > 0 and all(p.grad is None for p in method.student.parameters())
     assert all(p.requires_grad for p in method.student.parameters()) and method.student.model.bn1.training
     assert torch.equal(counter, method.student.model.bn1.num_batches_tracked)
@@ -43,5 +43,5 @@ def test_dfad_is_the_game_of_l1_distances() -> None:
     torch.manual_seed(3)
     images = method.generator(batch.inputs)
     with torch.no_grad():
-        gap = (method.ask(images, False).logits - method.teacher(images).logits).abs().mean()
+        gap = (method.student_forward(images, False).logits - method.teacher(images).logits).abs().mean()
     assert method.terms(images, method.teacher(images))["adversarial"].item() == pytest.approx(-gap.item(), rel=1e-5)

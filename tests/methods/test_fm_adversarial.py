@@ -37,7 +37,7 @@ def test_fm_adversarial_is_a_ring_whose_fakes_are_a_peers_own_maps() -> None:
         assert losses[f"adversarial{'' if k == 0 else f'_{k}'}"].item() == pytest.approx(passes, rel=1e-4)
         right = mean((s - 1) ** 2 for s in method.discriminators[k](real).flatten().tolist())
         wrong = mean(s**2 for s in method.discriminators[k](fake).flatten().tolist())
-        assert method.judge(k)[f"discriminator_{k}"].item() == pytest.approx(right + wrong, rel=1e-4)
+        assert method.critic_loss(k)[f"discriminator_{k}"].item() == pytest.approx(right + wrong, rel=1e-4)
     assert set(method.reported()) == {"peer_1", "peer_2", "ensemble"}
     with pytest.raises(ValueError, match="at least 2"):
         tiny.seeded_method("fm-adversarial", data, ("cifar_resnet8", "cifar_resnet8"), "method.peers=1")

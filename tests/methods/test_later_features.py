@@ -12,7 +12,7 @@ from distill.methods import cat_kd
 from distill.methods.srrl import SRRL, linear_layer
 from distill.models import build
 from distill.teachers.cache import HOLDS
-from distill.teachers.prepared import Prepared
+from distill.teachers.forward import FrozenTeachers
 from tests import tiny
 from tests.methods.given_later_features import K, batch, info, net, rand
 
@@ -22,7 +22,7 @@ def test_a_teacher_in_train_mode_answers_itself_and_no_folded_copy_or_cache_of_i
     words = ("method.teacher_mode=train",)
     method = tiny.make(name, tiny.net("cifar_resnet8"), tiny.net("cifar_resnet14"), tiny.tiny_data(), *words)
     wanted = method.teach(batch()).logits
-    method.consult = Prepared(list(method.teachers))
+    method.teacher_forward = FrozenTeachers(list(method.teachers))
     assert torch.equal(method.teach(batch()).logits, wanted)
     method.teacher_mode = "eval"
     assert not torch.allclose(method.teach(batch()).logits, wanted)

@@ -133,6 +133,6 @@ def test_variants_resume_to_the_same_bits(name: str, override: str, tmp_path) ->
     assert second.restore() == total - 2 == steps[-1]
     for _ in second.steps():
         pass
-    assert second.watch.rows[-1] == whole.watch.rows[-1]
+    assert second.callback.rows[-1] == whole.callback.rows[-1]
     for key, value in whole.method.state_dict().items():
         assert torch.equal(value, second.method.state_dict()[key]), key

@@ -11,7 +11,7 @@ from distill.config import resolve
 from distill.config.check import check
 from distill.models import FeatureNet, build
 from distill.run import make_method
-from distill.teachers.prepared import Teachers
+from distill.teachers.forward import Teachers
 from tests import tiny
 
 LENETS = {"mnist_lenet5": (6, 16, 120, 84), "mnist_lenet5_half": (3, 8, 60, 42)}  # DAFL's lenet.py

@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 from torch.nn import functional as F
 
-from distill import config, trained
+from distill import config, finished_run
 from distill.cli import verbs
 from distill.config import DataSpec
 from distill.content.parts import Arrays, Part
@@ -197,8 +197,8 @@ def test_student_and_teacher_of_a_run_are_probed(finished: Path, capsys: pytest.
 
 def test_a_students_classifier_is_what_its_own_embeddings_meet(finished: Path) -> None:
     """The rebuilt student's classifier on its embeddings measures what the run measured."""
-    opened = trained.open_run(finished)
-    data, net = trained.get_data(opened, CPU), trained.student(opened, CPU)
+    opened = finished_run.open_run(finished)
+    data, net = finished_run.get_data(opened, CPU), finished_run.student(opened, CPU)
     features, labels = embed(net, data.evaluation(100))
     right = (net.classifier(features).argmax(1) == labels).double().mean().item()
     assert 100 * right == pytest.approx(opened.result.accuracy.last)
@@ -209,13 +209,13 @@ def test_a_run_may_be_moved_with_its_output_folder(finished: Path, tmp_path: Pat
     output = finished.parents[3]
     moved = output.rename(output.with_name("moved"))
     try:
-        opened = trained.open_run(moved / finished.relative_to(output))
-        (teacher,) = trained.teachers(opened, trained.get_data(opened, CPU), CPU)
+        opened = finished_run.open_run(moved / finished.relative_to(output))
+        (teacher,) = finished_run.teachers(opened, finished_run.get_data(opened, CPU), CPU)
         assert teacher.accuracy == pytest.approx(opened.result.teacher_accuracy)
         for path in (moved / "digits").glob("none-*/*/s*/DONE"):
             path.rename(path.with_name("GONE"))
         with pytest.raises(ValueError, match="the teacher of .* is not in .*none-resnet14"):
-            trained.teachers(opened, trained.get_data(opened, CPU), CPU)
+            finished_run.teachers(opened, finished_run.get_data(opened, CPU), CPU)
     finally:
         for path in (moved / "digits").glob("none-*/*/s*/GONE"):
             path.rename(path.with_name("DONE"))
@@ -226,9 +226,9 @@ def test_what_simkd_deploys_is_rebuilt_with_its_teacher(tmp_path: Path) -> None:
     cfg = tiny.composed(*SMALL, "method=simkd", "teacher.weights=none", f"output={tmp_path}", "schedule.epochs=1")
     folder = Path(config.identity(cfg)["folder"])
     result = run(cfg, folder, table=False)
-    opened = trained.open_run(folder)
-    net = trained.student(opened, CPU)
-    features, labels = embed(net, trained.get_data(opened, CPU).evaluation(100))
+    opened = finished_run.open_run(folder)
+    net = finished_run.student(opened, CPU)
+    features, labels = embed(net, finished_run.get_data(opened, CPU).evaluation(100))
     right = (net.classifier(features).argmax(1) == labels).double().mean().item()
     assert 100 * right == pytest.approx(result["accuracy"]["last"])
 

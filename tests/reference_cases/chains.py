@@ -25,7 +25,7 @@ from tests.reference_cases import FOLDER, Reference, case
 from tests.reference_cases.given import method
 from tests.reference_cases.maps import fusion_name, renamed
 from tests.reference_cases.relation import Drawn
-from tests.tiny import Silent, composed, frozen
+from tests.tiny import NullCallback, composed, frozen
 
 STEPS = 3
 TWICE = {
@@ -96,7 +96,7 @@ def loop(built: Method, source: Batches, folder: str, epoch: int, *overrides: st
     options = Options(nullcontext, log_every=STEPS, save_seconds=1e9, evaluate_every=epoch + 1)
     fit = Fit(
         built, source, lambda net: 0.0, config.plain(cfg, "schedule"), options,
-        Checkpoints(Path(folder)), Silent(), StopSignals(),
+        Checkpoints(Path(folder)), NullCallback(), StopSignals(),
     )  # fmt: skip
     fit.at.epoch = epoch
     return fit

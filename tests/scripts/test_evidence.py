@@ -203,7 +203,7 @@ def test_pairs_of_the_tables_are_files() -> None:
 
 
 def test_a_teacher_is_kept_once_it_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(evidence.kept, "KEPT", tmp_path / "kept")
+    monkeypatch.setattr(evidence.bundled, "FOLDER", tmp_path / "kept")
     words = ("student=resnet8", "method=none")
     teacher, student = (evidence.Run("a", words, seed, {}, (1, 1), keep=not seed) for seed in (0, 1))
     assert evidence.keep(teacher, tmp_path) is None

@@ -197,10 +197,10 @@ def test_an_epoch_that_is_run_again_after_a_kill_is_reported_once() -> None:
         def report(self, value: float, step: int) -> None:
             reported.append((value, step))
 
-    judge = trial.Judge(Trial())
+    callback = trial.PruningCallback(Trial())
     hint = {"phase": "hint", "epoch": 1, "test_accuracy": None}
     rows = [{"phase": "distill", "epoch": epoch, "test_accuracy": 50.0 + epoch} for epoch in (1, 2, 2, 3)]
-    assert [judge._report(row) for row in [hint, *rows]] == [False, True, True, False, True]
+    assert [callback._report(row) for row in [hint, *rows]] == [False, True, True, False, True]
     assert reported == [(51.0, 1), (52.0, 2), (53.0, 3)]
 
 

@@ -99,13 +99,13 @@ def test_a_narrow_terminal_keeps_epoch_and_time_left(tmp_path: Path) -> None:
 
 def test_what_is_appended_is_read_on_and_half_a_line_waits(tmp_path: Path) -> None:
     one = Followed(job(tmp_path, "a", 1, time.time() - 10))
-    one.look()
+    one.poll()
     row = json.dumps({"kind": "epoch", "phase": "distill", "epoch": 2, "epochs": 10, "test_accuracy": 70.0})
     write(one.job, row[:20])
-    one.look()
+    one.poll()
     assert one.epochs == 1
     write(one.job, row[20:] + "\n{not json\n")
-    one.look()
+    one.poll()
     assert (one.epochs, one.row["test_accuracy"], one.share) == (2, 70.0, 0.2)
 
 
@@ -113,10 +113,10 @@ def test_a_resumed_run_is_timed_by_what_it_did_since(tmp_path: Path) -> None:
     begun = job(tmp_path, "a", 6, time.time() - 20)
     os.utime(begun.folder / "metrics.jsonl", (time.time() - 1000,) * 2)
     one = Followed(begun)
-    one.look()
+    one.poll()
     assert one.left(time.time()) is None
     write(begun, json.dumps({"kind": "epoch", "phase": "distill", "epoch": 7, "epochs": 10}) + "\n")
-    one.look()
+    one.poll()
     assert one.left(time.time()) == pytest.approx(60, abs=2)  # three more, at 20 s each
 
 

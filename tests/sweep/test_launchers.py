@@ -315,12 +315,12 @@ def test_a_launchers_own_handler_is_called_after_the_run_has_saved() -> None:
                 os.kill(os.getpid(), number)
                 wait_for(lambda: stop.received is not None)  # noqa: B023
                 raise errors.Stopped
-            assert signals.hand_back() is expected and signals.hand_back() is False
+            assert signals.call_previous_handler() is expected and signals.call_previous_handler() is False
         with pytest.raises(ValueError), signals.StopSignals() as stop:
             os.kill(os.getpid(), signal.SIGUSR2)
             wait_for(lambda: stop.received is not None)
             raise ValueError  # it failed of itself: nothing was saved
-        assert signals.hand_back() is False
+        assert signals.call_previous_handler() is False
     finally:
         signal.signal(signal.SIGUSR2, old)
     assert told == [signal.SIGUSR2]

@@ -76,7 +76,7 @@ def test_packed_runs_that_are_recorded_are_bit_identical_too(tmp_path: Path, mon
         packed = pack(specs, tmp_path, stop)
         together(packed)
     assert all(each.fit.graphed and each.fit.graphed.replayed > 20 for each in packed)
-    assert {id(each.method.consult) for each in packed} == {id(packed[0].inputs.teachers)}
+    assert {id(each.method.teacher_forward) for each in packed} == {id(packed[0].inputs.teachers)}
     for one, other in zip(alone, packed, strict=True):
         state = other.method.state_dict()
         assert all(torch.equal(value, state[key]) for key, value in one.method.state_dict().items())

@@ -14,10 +14,10 @@ import torch
 
 from distill import config
 from distill.data import Data
-from distill.method import Method, consult
+from distill.method import Method, teacher_forward
 from distill.run import run
 from distill.runtime import autocast
-from distill.teachers.cache import HOLDS, Cached, cached
+from distill.teachers.cache import HOLDS, TeacherCache, make_cache
 from distill.teachers.row_file import RowFile
 from distill.teachers.store import Teacher
 from tests import tiny
@@ -130,15 +130,15 @@ def known(method: Method) -> list[Teacher]:
     return [Teacher(net, 0.0, 0, "random", net.fingerprint()) for net in method.teachers]
 
 
-def behind(method: Method, data: Data, folder: Path, precision: str, setting: str = "embedding") -> Cached:
+def behind(method: Method, data: Data, folder: Path, precision: str, setting: str = "embedding") -> TeacherCache:
     """Put a cache before the method's teachers."""
     taps = {"logits"} if setting == "logits" else {"embedding"}
-    found = cached(
-        setting, consult, known(method), data, reads=taps, precision=precision, folder=folder, compiled=False,
+    found = make_cache(
+        setting, teacher_forward, known(method), data, reads=taps, precision=precision, folder=folder, compiled=False,
         mixup=False,
     )  # fmt: skip
     assert found
-    method.consult = found
+    method.teacher_forward = found
     return found
 
 
@@ -168,7 +168,7 @@ def test_only_what_is_new_is_asked(tmp_path: Path) -> None:
     data, asked = tiny.tiny_data(), []
     method = tiny.seeded_method("kd", data)
     cache = behind(method, data, tmp_path, "fp32", "logits")
-    cache.asks = lambda teacher, batch: asked.append(len(batch.index)) or consult(teacher, batch)
+    cache.forward = lambda teacher, batch: asked.append(len(batch.index)) or teacher_forward(teacher, batch)
     batch = next(data.source(batch_size=8, seed=1).epoch(1))
     first = method.teach(batch.only(slice(0, 3))).logits
     both = method.teach(batch).logits
@@ -230,8 +230,8 @@ def test_a_teacher_that_stays_live_is_said(
     data = tiny.tiny_data()
     method = tiny.seeded_method("kd", data)
     with caplog.at_level(logging.INFO):
-        found = cached(
-            setting, consult, known(method), data, reads=reads, precision=precision, folder=tmp_path,
+        found = make_cache(
+            setting, teacher_forward, known(method), data, reads=reads, precision=precision, folder=tmp_path,
             compiled=False, mixup=mixup,
         )  # fmt: skip
     assert found is None and why in caplog.text and not list(tmp_path.iterdir())

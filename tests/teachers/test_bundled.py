@@ -14,7 +14,7 @@ from distill.run import run
 from distill.run_folder import RunFolder
 from distill.sweep.plan import items_of
 from distill.sweep.speeds import Speeds
-from distill.teachers import kept
+from distill.teachers import bundled
 from tests.tiny import composed
 
 COMMON = ("device=cpu", "dataset=digits", "student=resnet8", "schedule.batch_size=256", "schedule.milestones=[]")
@@ -35,8 +35,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def store(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(kept, "KEPT", tmp_path / "kept")
-    return kept.keep(trained("seed=0", folder=folder))
+    monkeypatch.setattr(bundled, "FOLDER", tmp_path / "kept")
+    return bundled.bundle(trained("seed=0", folder=folder))
 
 
 def test_a_run_takes_the_kept_teacher_and_trains_none(store: Path, folder: Path, output: Path) -> None:
@@ -53,14 +53,14 @@ def test_weights_that_are_not_those_of_their_checksum_are_refused(store: Path, o
     data[-1] ^= 1
     (store / "student.safetensors").write_bytes(data)
     with pytest.raises(ValueError, match="damaged"):
-        kept.restore(trained("seed=0", folder=output / "run"))
+        bundled.restore(trained("seed=0", folder=output / "run"))
     assert not (output / "run").exists()
 
 
 def test_another_seed_or_schedule_is_not_taken(store: Path) -> None:
-    assert kept.is_kept(trained("seed=0"))
-    assert not kept.is_kept(trained("seed=1"))
-    assert not kept.is_kept(trained("seed=0", "schedule.lr=0.3"))
+    assert bundled.is_bundled(trained("seed=0"))
+    assert not bundled.is_bundled(trained("seed=1"))
+    assert not bundled.is_bundled(trained("seed=0", "schedule.lr=0.3"))
 
 
 def test_no_path_of_the_machine_is_kept(store: Path) -> None:
@@ -75,7 +75,7 @@ def test_a_plan_counts_no_time_for_it(store: Path, output: Path) -> None:
     assert [item.teacher for item in items_of(plan, Speeds([]))] == [True, False]
 
 
-@pytest.mark.parametrize("place", sorted(kept.KEPT.glob("*")), ids=lambda place: place.name)
+@pytest.mark.parametrize("place", sorted(bundled.FOLDER.glob("*")), ids=lambda place: place.name)
 def test_what_comes_with_the_checkout_is_whole(place: Path) -> None:
     result = read_json(place / "result.json")
     assert hashlib.sha256((place / "student.safetensors").read_bytes()).hexdigest() == result["sha256"]

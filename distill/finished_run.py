@@ -19,12 +19,12 @@ from distill.result import Result
 from distill.run import make_method
 from distill.run_folder import STUDENT_FILE, RunFolder
 from distill.start import own_constants
-from distill.teachers.prepared import Teachers
+from distill.teachers.forward import Teachers
 from distill.teachers.store import Teacher, get_teachers
 
 
 @dataclass
-class Trained:
+class FinishedRun:
     """A finished run. `spec` is resolved anew, so that `dataset.root` follows this machine's DISTILL_DATA."""
 
     folder: Path
@@ -38,7 +38,7 @@ class Trained:
         return f"{pair}{self.result.student}, {self.result.method}, seed {self.result.seed}"
 
 
-def open_run(folder: str | Path, root: str | Path | None = None) -> Trained:
+def open_run(folder: str | Path, root: str | Path | None = None) -> FinishedRun:
     """Open a finished run's folder; root: where the data is, in place of the configuration's dataset.root.
 
     Raises ValueError where it is no run, not finished, or lacks its files.
@@ -57,16 +57,16 @@ def open_run(folder: str | Path, root: str | Path | None = None) -> Trained:
     below, here = Path(identity(recorded)["below"]).parts, folder.resolve()
     if here.parts[-len(below) :] == below:  # wherever run and output folder have been moved since
         recorded.output = str(here.parents[len(below) - 1])
-    return Trained(folder, resolve(recorded), result)
+    return FinishedRun(folder, resolve(recorded), result)
 
 
-def get_data(run: Trained, device: torch.device) -> Data:
+def get_data(run: FinishedRun, device: torch.device) -> Data:
     """The data set that the run was trained on. Raises ValueError as `load` does."""
     spec = run.spec
     return load_data(spec.dataset, device, hyperrule.adapt(spec.schedule, spec.dataset))
 
 
-def student(run: Trained, device: torch.device, weights: str | Path = STUDENT_FILE) -> FeatureNet:
+def student(run: FinishedRun, device: torch.device, weights: str | Path = STUDENT_FILE) -> FeatureNet:
     """The trained student in eval mode, frozen; weights: a file of the run's folder.
 
     A quantised one is an ordinary net with the weights as they act. What a method deploys besides its
@@ -89,7 +89,7 @@ def student(run: Trained, device: torch.device, weights: str | Path = STUDENT_FI
     return net.to(device).to(memory_format=torch.channels_last)
 
 
-def _shape(run: Trained, device: torch.device) -> tuple[int, int, int]:
+def _shape(run: FinishedRun, device: torch.device) -> tuple[int, int, int]:
     """Classes, input channels, image size; the data is opened only where the configuration does not tell."""
     spec = run.spec.dataset
     as_told = not (spec.classes or run.spec.schedule.settings.get("rule") or any(spec.views.values()))
@@ -99,7 +99,7 @@ def _shape(run: Trained, device: torch.device) -> tuple[int, int, int]:
     return info.num_classes, info.in_chans, info.size
 
 
-def teachers(run: Trained, data: Data, device: torch.device) -> list[Teacher]:
+def teachers(run: FinishedRun, data: Data, device: torch.device) -> list[Teacher]:
     """The run's teachers as it had them; none are trained. Raises ValueError where one is gone."""
 
     def missing(spec: RunSpec) -> None:

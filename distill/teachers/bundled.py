@@ -16,26 +16,26 @@ from distill.files import read_mapping, replacing, write_json
 from distill.run_folder import RESULT, RunFolder
 
 log = logging.getLogger(__name__)
-KEPT = conf_dir().parent / "outputs" / "reference" / "teachers"
+FOLDER = conf_dir().parent / "outputs" / "reference" / "teachers"
 _PATHS = ("command", "files")  # of a result: where it was made, which is nobody's business
 
 
 def folder_of(spec: RunSpec) -> RunFolder:
-    """Where the net of a run would be kept."""
-    return RunFolder(KEPT / f"{slug(spec.student.name)}-{spec.hash}-s{spec.seed}")
+    """Where the net of a run would be bundled."""
+    return RunFolder(FOLDER / f"{slug(spec.student.name)}-{spec.hash}-s{spec.seed}")
 
 
-def is_kept(spec: RunSpec) -> bool:
+def is_bundled(spec: RunSpec) -> bool:
     """Whether a run's net comes with the checkout."""
     return folder_of(spec).student.is_file()
 
 
 def restore(spec: RunSpec) -> bool:
-    """Put a kept net into the folder of the run that trains it, as that would have left it; False where none is kept.
+    """Put a bundled net into the folder of the run that trains it, as that would have left it; False where none is.
 
     Raises ValueError for weights that are not those of their checksum.
     """
-    if not is_kept(spec):
+    if not is_bundled(spec):
         return False
     source = folder_of(spec)
     weights, result = source.student.read_bytes(), read_mapping(source.path / RESULT)
@@ -50,8 +50,8 @@ def restore(spec: RunSpec) -> bool:
     return True
 
 
-def keep(spec: RunSpec) -> Path:
-    """Keep the net of a finished run. Returns where."""
+def bundle(spec: RunSpec) -> Path:
+    """Bundle the net of a finished run. Returns where."""
     run, target = RunFolder(spec.folder), folder_of(spec)
     weights, found = run.student.read_bytes(), run.read_result().to_json()
     result: dict[str, Any] = {key: value for key, value in found.items() if key not in _PATHS}

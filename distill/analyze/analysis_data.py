@@ -12,15 +12,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from distill import trained
+from distill import finished_run
 from distill.analyze.numbers import attention
 from distill.config import slug
 from distill.data import Data, DataInfo
+from distill.finished_run import FinishedRun
 from distill.models import FeatureNet
 from distill.models.reading import evaluating
 from distill.report.collect import collect
 from distill.report.summary import ALONE, Row, summarize
-from distill.trained import Trained
 
 COMPARED, EMBEDDED, _GROUPS, _SHOWN = (
     256,
@@ -32,7 +32,7 @@ SIDE = 16  # maps for CKA are averaged down to this
 
 
 @dataclass
-class Seen:
+class NetOutputs:
     """One net over the test images. `embeddings`, `stages` and `attention` are of the chosen images only."""
 
     name: str
@@ -43,7 +43,7 @@ class Seen:
 
 
 @dataclass
-class Chosen:
+class ChosenImages:
     """Positions among the N test images: for t-SNE, for CKA, to be shown."""
 
     embedded: Tensor
@@ -53,18 +53,18 @@ class Chosen:
 
 @dataclass
 class AnalysisData:
-    run: Trained
+    run: FinishedRun
     info: DataInfo
     labels: Tensor  # [N]
-    chosen: Chosen
+    chosen: ChosenImages
     images: np.ndarray  # [S,H,W,3] of 0..1
-    student: Seen
-    teacher: Seen | None
+    student: NetOutputs
+    teacher: NetOutputs | None
     rows: list[Row]  # of the run's data set and pair, and the student alone
     row: Row | None  # the run's, over its seeds
 
     @property
-    def nets(self) -> list[tuple[str, Seen]]:
+    def nets(self) -> list[tuple[str, NetOutputs]]:
         """("teacher", ...) where there is one, then ("student", ...)."""
         taught = [("teacher", self.teacher)] if self.teacher is not None else []
         return [*taught, ("student", self.student)]
@@ -75,16 +75,16 @@ class AnalysisData:
         return float(self.run.spec.method.temperature or 4.0)
 
 
-def gather(run: Trained, device: torch.device, images: int = 10_000) -> AnalysisData:
+def load_analysis_data(run: FinishedRun, device: torch.device, images: int = 10_000) -> AnalysisData:
     """Rebuild the run's nets and run them over `images` evenly spread test images (all, if there are fewer).
 
     Of several teachers the first is looked at. Raises ValueError for what is missing.
     """
-    data = thinned(trained.get_data(run, device), images)
+    data = thinned(finished_run.get_data(run, device), images)
     labels = torch.as_tensor(data.test.labels).cpu()
     chosen = choose(labels, data.info.num_classes)
-    teachers = trained.teachers(run, data, device)
-    student = forward_test_images(trained.student(run, device), data, chosen, "student")
+    teachers = finished_run.teachers(run, data, device)
+    student = forward_test_images(finished_run.student(run, device), data, chosen, "student")
     teacher = forward_test_images(teachers[0].net, data, chosen, "teacher") if teachers else None
     rows = pair_rows(run)
     here = run.folder.resolve()
@@ -108,13 +108,13 @@ def thinned(data: Data, count: int) -> Data:
     return replace(data, test=replace(split, **changes))
 
 
-def choose(labels: Tensor, classes: int) -> Chosen:
+def choose(labels: Tensor, classes: int) -> ChosenImages:
     """Choose among images with `labels` [N]: the same for every net, and evenly spread."""
     groups = evenly_spread(torch.arange(classes), _GROUPS)
     of_groups = [evenly_spread((labels == k).nonzero().flatten(), EMBEDDED // len(groups)) for k in groups.tolist()]
     first = [rows[0] for k in range(classes) if len(rows := (labels == k).nonzero().flatten())]
     shown = evenly_spread(torch.stack(first), _SHOWN)
-    return Chosen(torch.cat(of_groups).sort().values, evenly_spread(torch.arange(len(labels)), COMPARED), shown)
+    return ChosenImages(torch.cat(of_groups).sort().values, evenly_spread(torch.arange(len(labels)), COMPARED), shown)
 
 
 def evenly_spread(values: Tensor, count: int) -> Tensor:
@@ -125,7 +125,7 @@ def evenly_spread(values: Tensor, count: int) -> Tensor:
 
 
 @torch.no_grad()
-def forward_test_images(net: FeatureNet, data: Data, chosen: Chosen, side: str) -> Seen:
+def forward_test_images(net: FeatureNet, data: Data, chosen: ChosenImages, side: str) -> NetOutputs:
     """Run a net over the test images as `side` (student or teacher) sees them, in eval mode and fp32."""
     logits, embeddings, at = [], [], 0
     stages: list[list[Tensor]] = [[] for _ in net.shapes]
@@ -141,7 +141,7 @@ def forward_test_images(net: FeatureNet, data: Data, chosen: Chosen, side: str) 
                 maps[stage].append(attention(feature[shown]).cpu())
             at += len(images)
     joined = [torch.cat(parts) for parts in stages]
-    return Seen(net.name, torch.cat(logits), torch.cat(embeddings), joined, [torch.cat(parts) for parts in maps])
+    return NetOutputs(net.name, torch.cat(logits), torch.cat(embeddings), joined, [torch.cat(parts) for parts in maps])
 
 
 def _within(rows: Tensor, start: int, count: int) -> Tensor:
@@ -168,7 +168,7 @@ def _shown(data: Data, rows: Tensor) -> np.ndarray:
     return images.permute(0, 2, 3, 1).numpy()
 
 
-def pair_rows(run: Trained) -> list[Row]:
+def pair_rows(run: FinishedRun) -> list[Row]:
     """The finished runs of the run's data set and pair, and those of the student alone, over seeds."""
     here, spec = run.folder.resolve(), run.spec
     folders: Sequence[Path] = sorted(path for path in here.parent.glob("s*") if path.is_dir())

@@ -31,7 +31,7 @@ class UsedImages:
         return np.ascontiguousarray(self.index.digests[self.rows]).view(f"V{self.index.digests.shape[1]}").ravel()
 
 
-def tell(train: UsedImages, test: UsedImages, reading: Reading) -> None:
+def describe(train: UsedImages, test: UsedImages, reading: Reading) -> None:
     """Log what decoding changes, which files are left out, and which images are in both parts.
 
     Raises ValueError for images whose range of values is not known, and for a dataset.value_range that none needs.

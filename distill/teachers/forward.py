@@ -11,28 +11,33 @@ from distill.batch import Batch
 from distill.config import RunSpec
 from distill.data import Data
 from distill.engine.compiling import Compiling, fold_batchnorm, half_weights
-from distill.method import Consult, consult
+from distill.method import TeacherForward, teacher_forward
 from distill.models import FeatureNet, Outputs
-from distill.teachers.cache import Cached, cached
+from distill.teachers.cache import TeacherCache, make_cache
 from distill.teachers.store import Teacher, get_teachers
 
 
 class Teachers:
     """A run's teachers, frozen: `teachers(net, batch)` is what one of their nets says of its view of a batch.
 
-    members: as they were loaded and measured; none for a method that has none. ask: how they are asked.
-    cache: where their answers are kept, if they are; `ask` goes through it.
+    members: as they were loaded and measured; none for a method that has none. forward: how their nets
+    are run. cache: where their outputs are kept, if they are; `forward` goes through it.
     """
 
-    def __init__(self, members: Sequence[Teacher] = (), ask: Consult = consult, cache: Cached | None = None) -> None:
-        self.members, self.ask, self.cache = list(members), ask, cache
+    def __init__(
+        self,
+        members: Sequence[Teacher] = (),
+        forward: TeacherForward = teacher_forward,
+        cache: TeacherCache | None = None,
+    ) -> None:
+        self.members, self.forward, self.cache = list(members), forward, cache
 
     def __call__(self, teacher: FeatureNet, batch: Batch) -> Outputs:
-        return self.ask(teacher, batch)
+        return self.forward(teacher, batch)
 
-    def asked_by(self, ask: Consult) -> Teachers:
-        """The same teachers, asked in another way."""
-        return Teachers(self.members, ask, self.cache)
+    def with_forward(self, forward: TeacherForward) -> Teachers:
+        """The same teachers, run in another way."""
+        return Teachers(self.members, forward, self.cache)
 
     @property
     def nets(self) -> list[FeatureNet]:
@@ -57,13 +62,13 @@ def prepare(
     """
     members = get_teachers(spec, data, device, train)
     precision = runtime.pick_precision(spec.machine.precision, device)
-    prepared = Prepared([member.net for member in members], runtime.DTYPES[precision])
-    compiling(prepared.copies.values())
+    frozen = FrozenTeachers([member.net for member in members], runtime.DTYPES[precision])
+    compiling(frozen.copies.values())
     if not members:
         return Teachers()
-    cache = cached(
+    cache = make_cache(
         spec.cache,
-        prepared,
+        frozen,
         members,
         data,
         reads=spec.method.reads if reads is None else reads,
@@ -72,10 +77,10 @@ def prepare(
         compiled=compiling.asked,
         mixup=mixed,
     )
-    return Teachers(members, cache or prepared, cache)
+    return Teachers(members, cache or frozen, cache)
 
 
-class Prepared:
+class FrozenTeachers:
     """Asks copies of the teachers whose BatchNorm is folded and, under bf16 or fp16, whose weights are cast once.
 
     The teachers themselves stay as they were, for methods that read their BatchNorms or send gradients through them,
@@ -91,20 +96,20 @@ class Prepared:
 
     def __call__(self, teacher: FeatureNet, batch: Batch) -> Outputs:
         if self.half and not torch.is_autocast_enabled(batch.inputs.device.type):
-            return consult(teacher, batch)
-        return consult(self.copies.get(id(teacher), teacher), batch)
+            return teacher_forward(teacher, batch)
+        return teacher_forward(self.copies.get(id(teacher), teacher), batch)
 
 
-class Remembered:
+class ForwardMemo:
     """Asks once for a batch that several runs share: the answer is kept until other images come, or are written."""
 
-    def __init__(self, consult: Consult) -> None:
-        self.consult = consult
+    def __init__(self, teacher_forward: TeacherForward) -> None:
+        self.teacher_forward = teacher_forward
         self._answers: dict[int, tuple[torch.Tensor, int, Outputs]] = {}
 
     def __call__(self, teacher: FeatureNet, batch: Batch) -> Outputs:
-        images, version = batch.inputs, batch.inputs._version
+        inputs, version = batch.inputs, batch.inputs._version
         known = self._answers.get(id(teacher))
-        if known is None or known[0] is not images or known[1] != version:
-            self._answers[id(teacher)] = known = (images, version, self.consult(teacher, batch))
+        if known is None or known[0] is not inputs or known[1] != version:
+            self._answers[id(teacher)] = known = (inputs, version, self.teacher_forward(teacher, batch))
         return known[2]

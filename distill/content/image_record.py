@@ -11,7 +11,7 @@ DIGEST = 16  # bytes
 RACY = 2 * 10**9  # ns: a file changed this shortly before a look may have been changed again in the same tick
 
 
-class Look(NamedTuple):
+class ImageRecord(NamedTuple):
     """What a look at a file found; seen: when it began, in ns; damage: why it cannot be decoded, or nothing."""
 
     seen: int
