@@ -22,7 +22,7 @@ from distill.data.arrays import Normaliser, cropped, cut_up, mixed, order_of, pa
 from distill.data.class_batches import ClassBatches
 from distill.data.dataset import Adapt, Data, check_classes, data_info, resize_of
 from distill.data.info import DataInfo
-from distill.data.modality import Views, views_of
+from distill.data.modality import View, Views, views_of
 from distill.data.select import of_classes, select, split_holdout
 from distill.data.used_images import UsedImages, describe
 from distill.data.views import Images, Key, collate, shape_of
@@ -67,16 +67,7 @@ class FolderData(Data):
         )
 
     def evaluation(self, batch_size: int, side: str = "student") -> Iterator[tuple[Tensor, Tensor]]:
-        steps = steps_for(len(self.test), batch_size, drop_last=False)
-        keys: list[list[Key]] = [
-            [(i, None) for i in range(s * batch_size, min((s + 1) * batch_size, len(self.test)))]
-            for s in range(steps)
-        ]
-        normalise = self.view(side) or Normaliser(
-            self.info, (self.info.size, self.info.size, self.info.in_chans), self.test.device
-        )
-        for images, labels, _ in arrivals(iter(loader(self.test, self.info, False, keys)), self.test.device):
-            yield normalise(images), labels
+        return decoded_batches(self.test, self.info, batch_size, self.view(side))
 
 
 class FolderSource:
@@ -149,6 +140,19 @@ class FolderSource:
         views = views[order] if each_once else views
         keys: list[Key] = list(zip(order.tolist(), views.tolist(), strict=True))
         return [keys[part_of_epoch(self, step)] for step in range(self.steps)]
+
+
+def decoded_batches(
+    split: FolderSplit, info: DataInfo, batch_size: int, view: View | None = None
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Like `arrays.evaluation_batches`, of image files."""
+    steps = steps_for(len(split), batch_size, drop_last=False)
+    keys: list[list[Key]] = [
+        [(i, None) for i in range(s * batch_size, min((s + 1) * batch_size, len(split)))] for s in range(steps)
+    ]
+    normalise = view or Normaliser(info, (info.size, info.size, info.in_chans), split.device)
+    for images, labels, _ in arrivals(iter(loader(split, info, False, keys)), split.device):
+        yield normalise(images), labels
 
 
 def loader(
