@@ -27,7 +27,7 @@ from distill.engine import hyperrule
 from distill.engine.checkpoint import Checkpoints
 from distill.engine.compiling import Compiling
 from distill.engine.cuda_graphs import CudaGraph, Graph, StaticBuffers, without_graphs
-from distill.engine.evaluate import accuracy
+from distill.engine.evaluate import Evaluation
 from distill.engine.fit import Fit
 from distill.engine.optim import without_sgds
 from distill.engine.state import Options
@@ -46,7 +46,7 @@ from distill.signals import StopSignals
 from distill.teachers.forward import Teachers, prepare
 
 log = logging.getLogger(__name__)
-EPOCH_SECONDS = 15.0  # on a GPU, where an epoch may take one: more frequent checkpoints would be what it takes
+EPOCH_SECONDS = 5.0  # between checkpoints where epochs are shorter
 
 
 def run(cfg: DictConfig | RunSpec, folder: str | Path | None = None, *, table: bool = True) -> dict[str, Any]:
@@ -119,12 +119,12 @@ class Experiment:
             scale=inputs.precision == "fp16",
             log_every=self.spec.log_every,
             save_seconds=60 * self.spec.save_minutes,
-            epoch_seconds=EPOCH_SECONDS if inputs.device.type == "cuda" else 0.0,
+            epoch_seconds=EPOCH_SECONDS,
             graph=inputs.graph,
         )
-        evaluate = partial(accuracy, data=inputs.data, autocast=inputs.autocast)
+        self.evaluation = Evaluation(inputs.data, inputs.autocast)
         settings, saves = thawed(schedule.settings), Checkpoints(folder.checkpoints)
-        fit = Fit(self.method, inputs.source, evaluate, settings, options, saves, self.callback, stop)
+        fit = Fit(self.method, inputs.source, self.evaluation, settings, options, saves, self.callback, stop)
         fit.buffers = inputs.buffers
         return fit
 
@@ -146,7 +146,7 @@ class Experiment:
             return None
         inputs, teachers = self.inputs, self.inputs.teachers
         own = teachers.members if self.spec.teachers else []  # a run beside it may have brought some
-        result = describe_run(self.spec, inputs.data, own, self.method, self.fit)
+        result = describe_run(self.spec, inputs.data, own, self.method, self.fit, self.evaluation)
         found = teachers.cache.share_found() if teachers.cache and own else None
         result |= {
             "teacher_cache_found": found,

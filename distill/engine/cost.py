@@ -18,26 +18,29 @@ from distill.method import Method, Phase
 
 log = logging.getLogger(__name__)
 Autocast = Callable[[], AbstractContextManager[Any]]
+STEPS_A_TURN = 500  # of a run, for each further turn: they are not to be a share of its time
 
 
-def step_share(fit: Fit, repeats: int = 3) -> float | None:
+def step_share(fit: Fit) -> float | None:
     """Return which part of a step's forward and backward is neither the student's nor its teachers'.
 
-    The fastest of `repeats` turns of the last phase's updates is set against the fastest student step with labels
-    alone plus a forward of each teacher, one after the other on the same batch. Weights do not change, but BatchNorm
-    statistics and what a method notes of a batch do: call it once the run is over. None, and a note, where it cannot
-    be measured: a run that is done is not to be lost for it. None too where several processes share the steps.
+    The fastest of some turns (two, and up to four as runs are longer) of the last phase's updates is set against the
+    fastest student step with labels alone plus a forward of each teacher, one after the other on the same batch.
+    Weights do not change, but BatchNorm statistics and what a method notes of a batch do: call it once the run is over.
+    None, and a note, where it cannot be measured: a run that is done is not to be lost for it. None too where several
+    processes share the steps.
     """
     if parallel.world() > 1:
         return None
     try:
-        return _measure(fit.method, fit.phases[-1], fit.source, fit.options.autocast, repeats)
+        turns = min(2 + fit.at.total // STEPS_A_TURN, 4)
+        return _measure(fit.method, fit.phases[-1], fit.source, fit.options.autocast, turns)
     except Exception as error:
         log.info("the method's share of a step was not measured (%s)", error)
         return None
 
 
-def _measure(method: Method, phase: Phase, source: Source, autocast: Autocast, repeats: int) -> float:
+def _measure(method: Method, phase: Phase, source: Source, autocast: Autocast, turns: int) -> float:
     source = phase.source(source) if phase.source else source
     batch = next(source.epoch(1))
     train_mode(method, phase)
@@ -47,7 +50,7 @@ def _measure(method: Method, phase: Phase, source: Source, autocast: Autocast, r
         work["teacher"]()
         work["student"]()
 
-    times = [(_seconds(work["whole"], method), _seconds(plain, method)) for _ in range(repeats + 1)][1:]
+    times = [(_seconds(work["whole"], method), _seconds(plain, method)) for _ in range(turns)]
     full, base = (min(column) for column in zip(*times, strict=True))
     return max(0.0, 1 - base / full)
 

@@ -29,6 +29,7 @@ from distill.runtime import rng_state, set_rng_state
 from distill.signals import StopSignals, held, released, stopped
 
 log = logging.getLogger(__name__)
+SAVING = 0.02  # the share of the time that checkpoints after short epochs may take
 
 
 class Fit:
@@ -52,9 +53,10 @@ class Fit:
         self.at, self.score, self.meter, self.speed = Position(), Score(), Meter(), Speed()
         self.steppers: list[Stepper] = []
         self.graphed: GraphedStep | None = None
+        self.evaluated: int | None = None  # after which step the deployed net was
         self.buffers = StaticBuffers()  # where a graph finds a step's batch
         self._resumed = False
-        self._saved_at = time.monotonic()
+        self._saved_at, self._saving = time.monotonic(), 0.0  # when the last checkpoint was begun; the seconds it took
         self._refused = Backoff()  # by the disk, the last time
 
     def steps(self) -> Iterator[None]:
@@ -199,7 +201,8 @@ class Fit:
             row["best_accuracy"] = self.score.best
         self.callback.epoch(row | self.speed.to_row())
         at.epoch, at.step, at.over = at.epoch + 1, 0, False
-        if at.epoch > epochs or time.monotonic() - self._saved_at >= self.options.epoch_seconds:
+        pause = min(max(self.options.epoch_seconds, self._saving / SAVING), self.options.save_seconds)
+        if at.epoch > epochs or time.monotonic() - self._saved_at >= pause:
             self._save()
 
     def _measure(self) -> float:
@@ -216,7 +219,7 @@ class Fit:
         with self._left_at_once():
             accuracy = self.evaluate(net)
             rivals = [self.evaluate(rival) for rival in self.method.rivals()]
-        self.score.last = accuracy
+        self.score.last, self.evaluated = accuracy, self.at.total
         if rivals:
             self.score.best_net = max(accuracy, *rivals, self.score.best_net or 0.0)
         if self.score.best is None or accuracy > self.score.best:
@@ -244,6 +247,8 @@ class Fit:
         except SaveError as error:
             log.warning("%s; training goes on, and it is tried again in %.0f s", error, self._refused.failed())
             return False
+        finally:
+            self._saving = time.monotonic() - self._saved_at
         self._refused.worked()
         return True
 

@@ -9,7 +9,7 @@ from distill.content.state_file import sum_of
 from distill.data import Data
 from distill.engine.checkpoint import export
 from distill.engine.cost import step_share
-from distill.engine.evaluate import accuracy, predict, reported_score, scores, without_classes
+from distill.engine.evaluate import Evaluation, accuracy, reported_score, scores, without_classes
 from distill.engine.fit import Fit
 from distill.files import persist
 from distill.method import Method
@@ -21,10 +21,12 @@ from distill.run_folder import RunFolder
 from distill.teachers.store import Teacher, compare_teachers
 
 
-def describe_run(spec: RunSpec, data: Data, teachers: list[Teacher], method: Method, fit: Fit) -> dict[str, Any]:
+def describe_run(
+    spec: RunSpec, data: Data, teachers: list[Teacher], method: Method, fit: Fit, evaluation: Evaluation
+) -> dict[str, Any]:
     """Return what result.json holds, but for times and the machine."""
     folder, net = RunFolder(spec.folder), method.deployed()
-    logits, labels = predict(net, data.evaluation(512), fit.options.autocast)
+    logits, labels = evaluation.said(net, unchanged=fit.evaluated == fit.at.total)
     measured = scores(logits, labels)
     return {
         "dataset": spec.dataset.name, "evaluated_on": data.info.evaluated_on,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,13 @@ class Teacher:
     seen: int  # images it was measured on
     origin: str  # "trained in <folder>", "file <path>", "timm", "random"
     fingerprint: str  # of the net
+    _said: tuple[Data, Tensor, Tensor] | None = field(default=None, repr=False)
+
+    def predictions(self, data: Data, autocast: Any) -> tuple[Tensor, Tensor]:
+        """Logits [M,K] and labels [M] on what is evaluated; asked for once by all runs that share the teacher."""
+        if self._said is None or self._said[0] is not data:
+            self._said = (data, *predict(self.net, data.evaluation(512, "teacher"), autocast))
+        return self._said[1:]
 
 
 def get_teachers(spec: RunSpec, data: Data, device: torch.device, train: Callable[[RunSpec], None]) -> list[Teacher]:
@@ -65,7 +72,7 @@ def compare_teachers(teachers: list[Teacher], student: Tensor, data: Data, autoc
     """
     if not teachers:
         return {"teacher_accuracy": None, "teacher_origin": None}
-    asked = (predict(teacher.net, data.evaluation(512, "teacher"), autocast) for teacher in teachers)
+    asked = (teacher.predictions(data, autocast) for teacher in teachers)
     logits, labels = zip(*asked, strict=True)
     if len(teachers) == 1:
         first = teachers[0]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ import torch
 from distill import config
 from distill.cli.command import read_command
 from distill.engine.checkpoint import SaveError, load_state, save
+from distill.engine.evaluate import Evaluation, scores
 from distill.engine.fit import merge, train_mode
 from distill.engine.optim import Stepper, learning_rate, make_optimizer, without_sgds
 from distill.engine.state import Speed
@@ -403,3 +405,28 @@ def test_speed_counts_all_sessions_and_is_unknown_before_two_reads() -> None:
     later.resume()
     later.read(100)  # warms up again
     assert later.images == 600
+
+
+def test_checkpoints_after_short_epochs_take_a_small_share_of_the_time(tmp_path: Path) -> None:
+    data = tiny.tiny_data()
+    fit = tiny.fit(tiny.seeded_method("none", data), data, tmp_path)
+    fit._saving, fit.schedule["epochs"] = 60.0, 3  # the last one took a minute
+    saved: list[int] = []
+    fit._save = lambda: not saved.append(fit.at.epoch)  # type: ignore[method-assign, func-returns-value]
+    for _ in fit.steps():
+        pass
+    assert saved == [4]
+
+
+def test_a_net_that_has_not_changed_is_not_evaluated_again() -> None:
+    data = tiny.tiny_data()
+    net, evaluation = tiny.seeded_method("none", data).student, Evaluation(data, nullcontext)
+    asked: list[int] = []
+    handle = net.register_forward_hook(lambda *_: asked.append(1))
+    accuracy = evaluation(net)
+    once = len(asked)
+    logits, labels = evaluation.said(net, unchanged=True)
+    assert len(asked) == once and accuracy == scores(logits, labels)["accuracy"]
+    evaluation.said(net, unchanged=False)
+    assert len(asked) == 2 * once
+    handle.remove()
