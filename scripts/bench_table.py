@@ -34,7 +34,7 @@ from distill.engine.fit import Fit, train_mode
 from distill.engine.optim import trainable
 from distill.files import write_json
 from distill.record.progress import final_table
-from distill.teachers.prepared import Remembered
+from distill.teachers.forward import ForwardMemo
 
 METHODS = ("none", "kd", "at", "sp", "rkd", "crd", "reviewkd")
 LAUNCHERS = {
@@ -81,7 +81,7 @@ class Steps:
 
     def _step(self, fit: Fit) -> Callable[[], None]:
         method, phase = fit.method, fit.method.phases()[-1]
-        method.consult = Remembered(method.consult)
+        method.teacher_forward = ForwardMemo(method.teacher_forward)
         train_mode(method, phase)
         whole = pieces(method, phase, next(fit.source.epoch(1)), fit.options.autocast)["whole"]
         sgd = torch.optim.SGD(trainable([method]), lr=1e-6, momentum=0.9, weight_decay=5e-4, fused=True)
@@ -165,10 +165,10 @@ def table(args: argparse.Namespace, device: torch.device) -> dict[str, Any]:
 def show(found: dict[str, Any]) -> None:
     """Print the table."""
     title = f"{len(found['methods'])} methods x {found['seeds']} seeds, {found['steps']} steps each, {found['pair']}"
-    rows = [
-        (name, *(f"{row[key]:.1f}" for key in ("wall", "cpu")), *(f"{row[f'to_steps_{k}']:.2f}" for k in ("wall", "cpu")))
-        for name, row in found["rows"].items()
-    ]
+    rows = []
+    for name, row in found["rows"].items():
+        spent, ratios = ((row[f"{before}{key}"] for key in ("wall", "cpu")) for before in ("", "to_steps_"))
+        rows.append((name, *(f"{value:.1f}" for value in spent), *(f"{value:.2f}" for value in ratios)))
     heads = ("launcher, teacher cache", "seconds", "CPU seconds", "x steps alone", "x steps alone, CPU")
     final_table(rows, heads, title=f"{title}, {found['device']}, {found['precision']}, {found['threads']} threads")
 
