@@ -46,6 +46,7 @@ from distill.signals import StopSignals
 from distill.teachers.forward import Teachers, prepare
 
 log = logging.getLogger(__name__)
+OF_BATCHES = ("mixup", "cutmix", "repeats", "drawn", "last_batch")  # keys of a schedule that a source takes
 EPOCH_SECONDS = 5.0  # between checkpoints where epochs are shorter
 
 
@@ -189,12 +190,13 @@ def make_inputs(spec: RunSpec, reads: Collection[str] | None = None) -> Inputs:
         torch.set_num_threads(machine.threads)
     data = load_data(spec.dataset, device, hyperrule.adapt(spec.schedule, spec.dataset))
     schedule = make_schedule(spec, data.info.num_train)
-    given = {key: value for key in ("mixup", "drawn", "last_batch") if (value := getattr(schedule, key))}
+    given = {key: value for key in OF_BATCHES if (value := getattr(schedule, key))}
+    mixed = not {"mixup", "cutmix"}.isdisjoint(given)
     source = data.source(batch_size=schedule.batch_size, seed=spec.seed, **given)
     if preflight.trains_first(spec):  # what does not fit is said now, and not after hours of a teacher's training
         preflight.check_fit(spec, data.info)
     compiling = Compiling.of(machine.compile, schedule.batch_size, source.steps * schedule.epochs, device)
-    teachers = prepare(spec, data, device, train=run_first, compiling=compiling, mixed="mixup" in given, reads=reads)
+    teachers = prepare(spec, data, device, train=run_first, compiling=compiling, mixed=mixed, reads=reads)
     log.info("%s: %s", "compiling the nets that gain by it" if compiling.asked else "nets run eagerly", compiling.why)
     eager = without_graphs(machine.cuda_graphs, device, precision, parallel.world(), data.info.size)
     return Inputs(device, precision, None if eager else CudaGraph, data, source, compiling, teachers)

@@ -31,6 +31,10 @@ class DataSpec:
     rotate: float = 0.0
     randaugment: int = 0
     cutout: int = 0
+    erasing: float = 0.0
+    auto_augment: str | None = None
+    color_jitter: float = 0.0
+    interpolation: str | None = None
     holdout: float = 0.0
     shots: int | None = None
     classes: tuple[int | str, ...] | None = None

@@ -20,7 +20,8 @@ from distill.config.hashing import canonical, from_paper
 _PAPER = "paper"
 NETS = ("teacher", "student", "method")  # what values of a protocol may depend on
 ABOUT = "method.about.protocol"
-KEYS = ("size", "mean", "std", "pad", "pad_mode", "flip", "rotate", "randaugment", "cutout")  # of dataset, in protocols
+KEYS = ("size", "mean", "std", "pad", "pad_mode", "flip", "rotate", "randaugment", "cutout",
+        "erasing", "auto_augment", "color_jitter", "interpolation")  # of dataset, in protocols
 
 
 _resolved: dict[tuple[str, str], dict[str, dict[str, Any]]] = {}

@@ -73,6 +73,15 @@ DEVICE: Rule = (
     lambda value: re.fullmatch(r"auto|cpu|mps|cuda(:\d{1,3})?", str(value)) is not None,
     "must be one of auto, cpu, cuda, cuda:0, cuda:1, ...",
 )
+AUTO_AUGMENT: Rule = (
+    lambda value: re.fullmatch(
+        r"rand(-(m\d{1,2}|n\d{1,2}|p(0?\.\d+|1)|mstd\d{1,3}(\.\d+)?|mmax\d{1,2}|inc[01]|tweights))*"
+        r"|(original|originalr|v0|v0r|3a)(-mstd\d{1,3}(\.\d+)?)?",
+        str(value),
+    )
+    is not None,
+    "must be timm's word for RandAugment or AutoAugment, such as rand-m9-mstd0.5-inc1, original, v0 or 3a",
+)
 COLOUR: Rule = (
     lambda value: isinstance(value, (list, tuple)) and len(value) == 3 and all(_whole(0, 255)[0](v) for v in value),
     "must be a colour such as [255,255,255], which is white",
@@ -124,6 +133,8 @@ SCHEDULE: dict[str, Rule] = {
     "warmup_epochs": NOT_NEGATIVE,
     "init_epochs": WHOLE_NUMBER,
     "mixup": or_null(_number(lambda value: 0 <= value <= 1000, "is an alpha: it must be in [0, 1000]")),
+    "cutmix": or_null(_number(lambda value: 0 <= value <= 1000, "is an alpha: it must be in [0, 1000]")),
+    "repeats": or_null(_whole(1, 1000)),
     "label_smoothing": or_null(BELOW_ONE),
     "last_batch": or_null(_one_of("auto", "keep", "drop", "merge")),
     "decay": _one_of("step", "exponential", "cosine", "linear", "constant"),
@@ -157,6 +168,7 @@ DATASET: dict[str, Rule] = {
     "rotate": or_null(_number(lambda value: 0 <= value <= 180, "are degrees: it must be in [0, 180]")),
     "randaugment": or_null(_whole(1, 1000)),
     "cutout": or_null(COUNT),
+    "erasing": or_null(_SHARE),
     "holdout": _number(lambda value: 0 <= value < 1, "is a fraction of the images: it must be in [0, 1)"),
     "shots": or_null(COUNT),
     "classes": or_null(_NAMES),
@@ -172,6 +184,9 @@ FOLDERS: dict[str, Rule] = {  # keys of dataset that only folders of images have
     "exif": FLAG,
     "background": COLOUR,
     "value_range": or_null(RANGE),
+    "auto_augment": or_null(AUTO_AUGMENT),
+    "color_jitter": or_null(NOT_NEGATIVE),
+    "interpolation": or_null(_one_of("bilinear", "bicubic", "random")),
 }
 IN_MEMORY = ("pad_mode", "rotate", "randaugment", "cutout")  # keys of dataset that only data sets in memory honour
 NET: dict[str, Rule] = {
@@ -202,7 +217,11 @@ _TEACHER: dict[str, Rule] = NET | {
     "schedule": or_null(TEXT),
     "dataset": or_null(NODE),
     "cache": or_null(_one_of("auto", "off", "false", "logits", "embedding")),
-    **{f"dataset.{key}": or_null(rule) for key, rule in DATASET.items() if "." not in key and key != "holdout"},
+    **{
+        f"dataset.{key}": or_null(rule)
+        for key, rule in (DATASET | FOLDERS).items()
+        if "." not in key and key != "holdout"
+    },
 }
 _TRACKING: dict[str, Rule] = {
     "mode": _one_of("online", "offline", "tensorboard", "off", "false"),

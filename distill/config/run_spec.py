@@ -93,6 +93,16 @@ class ScheduleSpec:
         return float(self.settings.get("mixup") or 0.0)
 
     @property
+    def cutmix(self) -> float:
+        """Alpha of CutMix; 0: none."""
+        return float(self.settings.get("cutmix") or 0.0)
+
+    @property
+    def repeats(self) -> int:
+        """Times an image is shown in an epoch; 0: not set."""
+        return int(self.settings.get("repeats") or 0)
+
+    @property
     def label_smoothing(self) -> float:
         return float(self.settings.get("label_smoothing") or 0.0)
 

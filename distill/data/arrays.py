@@ -15,6 +15,7 @@ from distill.batch import Batch, CroppedBatch
 from distill.data.augment import Augment, Epoch
 from distill.data.class_batches import ClassBatches
 from distill.data.crops import bordered, brought_to, windows
+from distill.data.erasing import ERASING_STREAM, erase
 from distill.data.info import DataInfo, Split
 from distill.data.mixup import STREAM, mix
 from distill.data.modality import View, Views
@@ -50,9 +51,14 @@ def cut_up(count: int, batch_size: int, last_batch: str) -> tuple[int, int]:
     return steps - merged, count
 
 
-def mixed(batch: Batch, alpha: float, num_classes: int, *keys: int) -> Batch:
-    """The batch by MixUp of that alpha, a pure function of the keys (seed, epoch, step); as it is for alpha 0."""
-    return mix(batch, alpha, num_classes, seeded(*keys, STREAM)) if alpha else batch
+def recipe(source: Any, batch: Batch, epoch: int, step: int) -> Batch:
+    """The batch as the recipe of a source has it: boxes erased, then mixed. A pure function of (seed, epoch, step)."""
+    keys = source.seed, epoch, step
+    if source.erasing:
+        erase(batch, source.erasing, seeded(*keys, ERASING_STREAM))
+    if not (source.mixup or source.cutmix):
+        return batch
+    return mix(batch, source.mixup, source.info.num_classes, seeded(*keys, STREAM), source.cutmix)
 
 
 class Normaliser:
@@ -93,6 +99,7 @@ class ArraySource:
     per_class: images of each class in a batch, see `ClassBatches`; 0: every image once an epoch, as it comes.
     drawn: batches of an epoch, each of batch_size images drawn with replacement; 0: every image once an epoch.
     last_batch: what becomes of the images that are left over, see `cut_up`.
+    mixup, cutmix, erasing: see `recipe`. repeats: how often an image of an epoch is shown in it, see `order_of`.
 
     Raises ValueError for a batch size below 1, for last_batch="drop" with fewer images than a batch, and for batches
     that `per_class` cannot fill.
@@ -116,13 +123,17 @@ class ArraySource:
         drawn: int = 0,
         views: Views | None = None,
         mixup: float = 0.0,
+        cutmix: float = 0.0,
+        erasing: float = 0.0,
+        repeats: int = 1,
     ) -> None:
         self.settings: dict[str, Any] = dict(
             split=split, info=info, batch_size=batch_size, seed=seed, pad=pad, pad_mode=pad_mode, flip=flip,
             crops=crops, resize=resize, augment=augment, last_batch=last_batch, per_class=per_class, drawn=drawn,
-            views=views, mixup=mixup,
+            views=views, mixup=mixup, cutmix=cutmix, erasing=erasing, repeats=repeats,
         )  # fmt: skip
-        self.mixup = mixup
+        self.mixup, self.cutmix, self.erasing = mixup, cutmix, erasing
+        self.repeats = times_shown(repeats, per_class, drawn)
         self.split, self.info, self.batch_size, self.seed = split, info, batch_size, seed
         self.pad, self.pad_mode, self.flip, self.further, self.augment = pad, pad_mode, flip, crops - 1, augment
         self.resize, self.places = resize, places(resize or info.size, pad, info.size)
@@ -160,9 +171,9 @@ class ArraySource:
         if plan.augment:
             pixels = [plan.augment(each, step) for each in pixels]
         images, views = cropped(pixels, self.normalise, self.views)
-        crop = None if plan.augment else draws[:, 3]
+        crop = None if plan.augment or self.erasing else draws[:, 3]
         batch = CroppedBatch(inputs=images, labels=self.split.labels[rows], index=rows, views=views, crop=crop)
-        return mixed(batch, self.mixup, self.info.num_classes, self.seed, epoch, step)
+        return recipe(self, batch, epoch, step)
 
     def _plan(self, epoch: int) -> _Plan:
         places, device = self.places, self.split.images.device
@@ -223,12 +234,27 @@ def part_of_epoch(source: Any, step: int) -> slice:
 
 
 def order_of(source: Any, generator: torch.Generator) -> tuple[Tensor, bool]:
-    """The images of an epoch [P], in the order in which a source shows them, and whether each comes once."""
+    """The images of an epoch [P], in the order in which a source shows them, and whether each comes once.
+
+    With repeats r a draw of N / r images is shown r times in succession, each time in another view: an epoch is as
+    long as without (repeated augmentation, Hoffer et al., CVPR 2020, arXiv:1901.09335; timm's RepeatAugSampler).
+    """
     if source.classes:
         return source.classes.order(source.steps, generator), False
     if source.drawn:
         return torch.randint(len(source.split), (source.steps * source.batch_size,), generator=generator), False
-    return torch.randperm(len(source.split), generator=generator), True
+    order = torch.randperm(len(source.split), generator=generator)
+    if source.repeats == 1:
+        return order, True
+    return order.repeat_interleave(source.repeats)[: len(order)], False
+
+
+def times_shown(repeats: int, per_class: int, drawn: int) -> int:
+    """`repeats`. Raises ValueError beside batches whose images are chosen in another way."""
+    if repeats > 1 and (per_class or drawn):
+        how = "a method chooses the classes of its batches" if per_class else "batches are drawn with replacement"
+        raise ValueError(f"schedule.repeats={repeats}: {how}: leave schedule.repeats null")
+    return repeats
 
 
 def cropped(

@@ -32,12 +32,15 @@ class Data:
     views: Views | None = None
     pad_mode: str = "zeros"
     augment: Augment | None = None
+    erasing: float = 0.0  # the probability that a box of an image is overwritten by noise
     resize: int = 0  # pixels that training images are brought to, of which crops of info.size are drawn; 0: as they are
 
     @property
     def view_count(self) -> int | None:
         """How many crops and flips of an image there are, which Batch.view numbers; None for views without number."""
-        return None if self.augment else 2 * places(self.resize or self.info.size, self.pad, self.info.size) ** 2
+        if self.augment or self.erasing:
+            return None
+        return 2 * places(self.resize or self.info.size, self.pad, self.info.size) ** 2
 
     def source(self, batch_size: int, seed: int, **options: Any) -> ArraySource:
         """Augmented training batches; options are those of ArraySource."""
@@ -52,6 +55,7 @@ class Data:
                 "flip": self.flip,
                 "resize": self.resize,
                 "augment": self.augment,
+                "erasing": self.erasing,
                 "views": self.views,
                 **options,
             },

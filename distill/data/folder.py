@@ -18,10 +18,21 @@ from distill.batch import Batch
 from distill.config import DataSpec
 from distill.content.decode import Reading, reading_of
 from distill.content.index import indexed
-from distill.data.arrays import Normaliser, cropped, cut_up, mixed, order_of, part_of_epoch, seeded, steps_for
+from distill.data.arrays import (
+    Normaliser,
+    cropped,
+    cut_up,
+    order_of,
+    part_of_epoch,
+    recipe,
+    seeded,
+    steps_for,
+    times_shown,
+)
 from distill.data.class_batches import ClassBatches
 from distill.data.dataset import Adapt, Data, check_classes, data_info, resize_of
 from distill.data.info import DataInfo
+from distill.data.looks import Looks, looks_of
 from distill.data.modality import View, Views, views_of
 from distill.data.select import of_classes, select, split_holdout
 from distill.data.used_images import UsedImages, describe
@@ -40,6 +51,7 @@ class FolderSplit:
     depth: list[str] | None = None  # paths of the N depth images that belong to them
     resize: int = 0  # pixels that images are brought to, of which crops are drawn; 0: random resized crops
     reading: Reading = Reading()  # how files become pixels
+    looks: Looks | None = None  # by which of timm's transforms they are seen; None: cropped and flipped alone
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -63,7 +75,7 @@ class FolderData(Data):
             self.info,
             batch_size=batch_size,
             seed=seed,
-            **{"flip": self.flip, "views": self.views, **options},
+            **{"flip": self.flip, "views": self.views, "erasing": self.erasing, **options},
         )
 
     def evaluation(self, batch_size: int, side: str = "student") -> Iterator[tuple[Tensor, Tensor]]:
@@ -79,6 +91,7 @@ class FolderSource:
     crops: how many crops of each image, with the one flip; those after the first are views, see `arrays.cropped`.
     per_class: images of each class in a batch, see `ClassBatches`; 0: every image once an epoch, as it comes.
     drawn: batches of an epoch, each of batch_size images drawn with replacement; 0: every image once an epoch.
+    mixup, cutmix, erasing: see `arrays.recipe`. repeats: how often an image of an epoch is shown in it.
 
     Raises ValueError for a batch size below 1, for batches that `per_class` cannot fill, and while iterating for an
     image that cannot be decoded.
@@ -98,12 +111,22 @@ class FolderSource:
         drawn: int = 0,
         views: Views | None = None,
         mixup: float = 0.0,
+        cutmix: float = 0.0,
+        erasing: float = 0.0,
+        repeats: int = 1,
     ) -> None:
         self.settings: dict[str, Any] = dict(
             split=split, info=info, batch_size=batch_size, seed=seed, flip=flip, crops=crops,
-            last_batch=last_batch, per_class=per_class, drawn=drawn, views=views, mixup=mixup,
+            last_batch=last_batch, per_class=per_class, drawn=drawn, views=views, mixup=mixup, cutmix=cutmix,
+            erasing=erasing, repeats=repeats,
         )  # fmt: skip
-        self.mixup = mixup
+        self.mixup, self.cutmix, self.erasing = mixup, cutmix, erasing
+        self.repeats = times_shown(repeats, per_class, drawn)
+        if crops > 1 and split.looks:
+            raise ValueError(
+                "further crops of an image have its flip and nothing more: leave dataset.auto_augment, color_jitter "
+                "and interpolation null, or take a method with one view, such as method=kd"
+            )
         self.views, self.shown = views, crops
         self.split, self.info, self.batch_size, self.seed = split, info, batch_size, seed
         self.steps, self.end = cut_up(len(split), batch_size, "drop" if per_class else last_batch)
@@ -130,7 +153,7 @@ class FolderSource:
         for step, (pixels, labels, index) in enumerate(loaded, start):
             images, views = cropped(pixels.chunk(self.shown, dim=3), self.normalise, self.views)
             batch = Batch(inputs=images, labels=labels, index=index, views=views)
-            yield mixed(batch, self.mixup, self.info.num_classes, self.seed, epoch, step)
+            yield recipe(self, batch, epoch, step)
 
     def _plan(self, epoch: int) -> list[list[Key]]:
         """The epoch's batches of (position, seed of the view)."""
@@ -160,7 +183,9 @@ def loader(
 ) -> DataLoader:
     ahead: dict[str, Any] = {"prefetch_factor": 4, "persistent_workers": persistent} if split.workers else {}
     return DataLoader(
-        Images(split.paths, split.labels, info.size, split.reading, flip, split.depth, crops, split.resize),
+        Images(
+            split.paths, split.labels, info.size, split.reading, flip, split.depth, crops, split.resize, split.looks
+        ),  # fmt: skip
         batch_sampler=keys,
         num_workers=split.workers,
         collate_fn=collate,
@@ -207,7 +232,7 @@ def load_folder(spec: DataSpec, device: torch.device, adapt: Adapt | None = None
     depth = "depth" in spec.views.values()
     train, test = (_split(part, spec, reading, device, depth) for part in (seen, shown))
     described, views = views_of(spec.views, info, depth=depth)
-    return FolderData(described, train, test, pad=0, flip=bool(spec.flip), views=views)
+    return FolderData(described, train, test, pad=0, flip=bool(spec.flip), views=views, erasing=spec.erasing)
 
 
 def validation(spec: DataSpec, names: list[str]) -> UsedImages:
@@ -227,7 +252,7 @@ def validation(spec: DataSpec, names: list[str]) -> UsedImages:
 def _split(part: UsedImages, spec: DataSpec, reading: Reading, device: torch.device, depth: bool) -> FolderSplit:
     paths = part.paths()
     beside = depth_of(paths, spec.root) if depth else None
-    return FolderSplit(paths, part.labels, spec.workers, device, beside, resize_of(spec), reading)
+    return FolderSplit(paths, part.labels, spec.workers, device, beside, resize_of(spec), reading, looks_of(spec))
 
 
 def chosen_of(

@@ -66,6 +66,7 @@ def from_arrays(arrays: Arrays, spec: DataSpec, device: torch.device) -> Data:
         flip=bool(spec.flip),
         pad_mode=pad_mode,
         augment=augment_of(spec, info.size, info.in_chans, info.mean),
+        erasing=spec.erasing,
         resize=resize,
     )
 

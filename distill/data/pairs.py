@@ -34,6 +34,11 @@ class Beside:
                 "arrays or a folder, or a method with one view, such as method=kd."
             )
         refuse_mixed(source)
+        if source.repeats > 1 or source.erasing:
+            raise ValueError(
+                "images beside those of a batch are shown once an epoch, and whole: leave schedule.repeats and "
+                "dataset.erasing null, or take a method with one view, such as method=kd"
+            )
         self.source, self.steps, self.names, self.choose = source, source.steps, list(names), choose
         self.waits: Waits | None = getattr(source, "waits", None)
         self._folders: list[_Shown] = []

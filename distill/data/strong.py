@@ -42,10 +42,10 @@ class StrongSource:
                 f"RandAugment knows grey and colour images, and those of {source.info.name} have "
                 f"{chans} channels: set dataset.in_chans=3 or use one view, as method=dkd."
             )
-        if source.augment:
+        if source.augment or source.erasing:
             raise ValueError(
-                "beside the strong view the weak one is cropped and flipped alone: leave dataset.rotate, "
-                "dataset.randaugment and dataset.cutout null, or use a method with one view, such as method=dkd."
+                "beside the strong view the weak one is cropped and flipped alone: leave dataset.rotate, randaugment, "
+                "cutout and erasing null, or use a method with one view, such as method=dkd."
             )
         refuse_mixed(source)
         self.source, self.steps = source, source.steps

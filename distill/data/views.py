@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from torch.utils.data import Dataset
 
 from distill.content.decode import UNREADABLE, Reading, decoded, pixels, turned
 from distill.content.examine import reason
+from distill.data.looks import Looks, drawn_from
 
 Key = tuple[int, int | None]  # (position of the image, seed of its crop and flip; None: the evaluation view)
 
@@ -25,6 +27,7 @@ class Images(Dataset[tuple[Tensor, int, int] | str]):
 
     crops: how many crops of each image, with the one flip, one after the other along the channels.
     resize: pixels that an image is brought to, both ways, before a crop is drawn; 0: random resized crops.
+    looks: by which of timm's transforms images are seen; None: cropped and flipped alone.
     """
 
     def __init__(
@@ -37,10 +40,17 @@ class Images(Dataset[tuple[Tensor, int, int] | str]):
         depth: list[str] | None = None,
         crops: int = 1,
         resize: int = 0,
+        looks: Looks | None = None,
     ) -> None:
         self.paths, self.labels, self.size, self.flip = paths, labels, size, flip
         self.reading, self.depth = reading, depth
         self.crops, self.resize = crops, resize
+        self.looks, self.filter = looks, (looks or Looks()).filter
+
+    @cached_property
+    def transform(self) -> Callable[[Image.Image], Image.Image] | None:
+        """timm's, made where it is used: in the worker, and in training alone."""
+        return self.looks.transform(self.size, self.flip) if self.looks else None
 
     def __getitem__(self, key: Key) -> tuple[Tensor, int, int] | str:
         position, view = key
@@ -60,7 +70,9 @@ class Images(Dataset[tuple[Tensor, int, int] | str]):
         """The image's view uint8 [S,S,C]; images of one size get the same crop and flip."""
         size = self.size
         if view is None:
-            image = squeezed(image, size) if self.resize else evaluation_view(image, size)
+            image = squeezed(image, size) if self.resize else evaluation_view(image, size, self.filter)
+        elif self.transform:
+            image = drawn_from(view, self.transform, image)
         elif self.resize:
             image = random_window(squeezed(image, self.resize), size, self.flip, view, crop)
         else:
@@ -140,12 +152,12 @@ def random_crop(width: int, height: int, draw: random.Random) -> tuple[int, int,
     return (width - w) // 2, (height - h) // 2, (width - w) // 2 + w, (height - h) // 2 + h
 
 
-def evaluation_view(image: Any, size: int) -> Any:
+def evaluation_view(image: Any, size: int, resample: Image.Resampling = Image.Resampling.BILINEAR) -> Any:
     """The shorter side to size * 256 / 224, then the centre: torchvision's Resize and CenterCrop."""
     short = size * 256 // 224
     long = int(short * max(image.size) / min(image.size))
     shape = (short, long) if image.width <= image.height else (long, short)
-    image = image.resize(shape, Image.Resampling.BILINEAR)
+    image = image.resize(shape, resample)
     left, top = round((shape[0] - size) / 2.0), round((shape[1] - size) / 2.0)
     return image.crop((left, top, left + size, top + size))
 

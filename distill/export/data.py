@@ -15,6 +15,7 @@ from distill import config
 from distill.config import DataSpec
 from distill.content.decode import reading_of
 from distill.data import Data, DataInfo, load_data
+from distill.data.looks import looks_of
 from distill.data.modality import View, make_view
 from distill.data.views import Images
 from distill.export.facts import CENTER, Facts
@@ -45,7 +46,9 @@ def node_of(facts: Facts, settings: Sequence[str]) -> DataSpec:
         if known is None:
             raise ValueError(f"there is no dataset '{name}': {config.did_you_mean(name, config.options('dataset'))}")
         shown = {
-            key: facts.dataset[key] for key in ("size", "in_chans", "mean", "std", "views") if key in facts.dataset
+            key: facts.dataset[key]
+            for key in ("size", "in_chans", "mean", "std", "views", "interpolation")
+            if facts.dataset.get(key) is not None
         }
         whole = {} if known.get("kind") == "folder" else {"resize": True}
         node = {str(key): config.plain(known, str(key)) for key in known} | shown | whole
@@ -102,7 +105,8 @@ def _reader(facts: Facts, files: Sequence[Path]) -> Images:
         background=spec.background, value_range=spec.value_range, exif=spec.exif, in_chans=spec.in_chans
     )
     resize = 0 if facts.crop == CENTER else facts.size
-    return Images([str(file) for file in files], none, facts.size, reading, False, resize=resize)
+    shown = [str(file) for file in files]
+    return Images(shown, none, facts.size, reading, False, resize=resize, looks=looks_of(spec))
 
 
 def _view(facts: Facts) -> View:

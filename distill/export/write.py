@@ -80,7 +80,7 @@ def _config(facts: Facts, net: FeatureNet) -> dict[str, Any]:
         "pretrained_cfg": {
             "input_size": list(facts.shape),
             "fixed_input_size": _is_fixed(net),
-            "interpolation": "bilinear",
+            "interpolation": "bicubic" if facts.dataset.get("interpolation") == "bicubic" else "bilinear",
             "crop_pct": CROP[facts.crop],
             "crop_mode": facts.crop,
             "mean": list(facts.mean),

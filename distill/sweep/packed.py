@@ -31,7 +31,7 @@ from distill.teachers.forward import ForwardMemo
 
 log = logging.getLogger(__name__)
 # of schedule: what batches depend on, and how many there are
-BATCHES = ("batch_size", "epochs", "mixup", "last_batch", "rule", "resize", "crop")
+BATCHES = ("batch_size", "epochs", "mixup", "cutmix", "repeats", "last_batch", "rule", "resize", "crop")
 
 
 def pack_key(spec: RunSpec) -> str:
