@@ -92,7 +92,7 @@ def student(run: FinishedRun, device: torch.device, weights: str | Path = STUDEN
 def _shape(run: FinishedRun, device: torch.device) -> tuple[int, int, int]:
     """Classes, input channels, image size; the data is opened only where the configuration does not tell."""
     spec = run.spec.dataset
-    as_told = not (spec.classes or run.spec.schedule.settings.get("rule") or any(spec.views.values()))
+    as_told = not (spec.classes or run.spec.schedule.rule or any(spec.views.values()))
     if spec.num_classes and as_told:
         return spec.num_classes, spec.in_chans, spec.size
     info = get_data(run, device).info

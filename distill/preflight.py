@@ -56,7 +56,7 @@ def refusal_of_command(spec: RunSpec) -> str:
     """Why a run cannot be, as far as that is seen without its data being loaded; nothing where it can."""
     try:
         check_files(spec.dataset)
-        if (info := supposed(spec.dataset)) is not None and not spec.schedule.settings.get("rule"):
+        if (info := supposed(spec.dataset)) is not None and not spec.schedule.rule:
             check_fit(spec, info, without_memory=True)
     except ValueError as error:
         return str(error)

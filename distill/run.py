@@ -124,8 +124,8 @@ class Experiment:
             graph=inputs.graph,
         )
         self.evaluation = Evaluation(inputs.data, inputs.autocast)
-        settings, saves = thawed(schedule.settings), Checkpoints(folder.checkpoints)
-        fit = Fit(self.method, inputs.source, self.evaluation, settings, options, saves, self.callback, stop)
+        saves = Checkpoints(folder.checkpoints)
+        fit = Fit(self.method, inputs.source, self.evaluation, schedule, options, saves, self.callback, stop)
         fit.buffers = inputs.buffers
         return fit
 
@@ -263,12 +263,12 @@ def make_schedule(spec: RunSpec, images: int) -> ScheduleSpec:
     """Return the schedule for so many training images: with the student's learning-rate factor put in (0.2 for the
     mobile nets' 0.01), and a rule carried out. Raises ValueError for what the method cannot honour.
     """
-    settings = spec.schedule.settings
-    optimizer = without_sgds({key: value for key, value in settings["optimizer"].items() if value is not None})
-    scaled = {**settings, "optimizer": optimizer, "lr": float(settings["lr"]) * spec.student.lr_scale}
+    given = spec.schedule.optimizer
+    optimizer = without_sgds({key: value for key, value in given.items() if value is not None})
+    scaled = replace(spec.schedule, optimizer=frozen(optimizer), lr=spec.schedule.lr * spec.student.lr_scale)
     fitted = hyperrule.by_rule(scaled, images)
-    refuse(class_of(spec.method.node), spec.method.name, fitted, parallel.world(), spec.method.node)
-    return ScheduleSpec(frozen(fitted))
+    refuse(class_of(spec.method.node), spec.method.name, vars(fitted), parallel.world(), spec.method.node)
+    return fitted
 
 
 class _Callable(ModuleType):

@@ -122,7 +122,7 @@ def own(args: argparse.Namespace, device: torch.device, data: Data, method: str,
         graph=CudaGraph if device.type == "cuda" and precision != "fp16" else None,
     )
     checkpoints = Checkpoints(Path(tempfile.mkdtemp(prefix="distill-bench-")))
-    settings = config.thawed(make_schedule(spec, data.info.num_train).settings)
+    settings = make_schedule(spec, data.info.num_train)
     return Fit(made, source, lambda _: 0.0, settings, options, checkpoints, NullReporter(), StopSignals())
 
 

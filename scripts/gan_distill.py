@@ -151,7 +151,7 @@ class Print:
 
 def train(name: str, method: GAN, data: Data, args: argparse.Namespace, distance: Any) -> float:
     """Train a GAN to the end, from its last checkpoint if there is one, and return its distance."""
-    schedule = config.plain(configuration(args), "schedule") | {"epochs": args.epochs}
+    schedule = config.ScheduleSpec.of(config.plain(configuration(args), "schedule") | {"epochs": args.epochs})
     options = Options(nullcontext, evaluate_every=max(args.epochs // 5, 1))
     source = data.source(batch_size=64, seed=args.seed)
     with StopSignals() as stop:

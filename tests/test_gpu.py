@@ -45,7 +45,7 @@ def loop(name: str, folder: Path, *, graph: bool, batch: int = 4) -> Fit:
     for teacher in method.teachers:
         teacher.to(DEVICE)
     fit = tiny.fit(method, data, folder)
-    fit.options.graph, fit.schedule["lr"] = GRAPH if graph else None, 0.001
+    fit.options.graph, fit.schedule = GRAPH if graph else None, replace(fit.schedule, lr=0.001)
     fit.source = data.source(batch_size=batch, seed=1)
     return fit
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,7 @@ def train(name: str, folder: Path) -> dict[str, Any]:
     if parallel.rank():
         torch.manual_seed(100)  # as run.py has it: each process has draws of its own
     fit = tiny.fit(method, data, folder)
-    fit.schedule["epochs"], fit.source = 1, data.source(batch_size=size, seed=1)
+    fit.schedule, fit.source = replace(fit.schedule, epochs=1), data.source(batch_size=size, seed=1)
     after = method.after_epoch
 
     def noted() -> None:

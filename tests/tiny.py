@@ -104,7 +104,7 @@ class NullCallback:
 
 def fit(method: Method, data: Data, folder: Path, *, seed: int = 1, precision: str = "fp32") -> Fit:
     """Return the loop around a method, with the tiny schedule."""
-    schedule = config.plain(composed(), "schedule")
+    schedule = config.ScheduleSpec.of(config.plain(composed(), "schedule"))
     device = torch.device("cpu")
     options = Options(lambda: autocast(device, precision), log_every=2, save_seconds=1e9)
 

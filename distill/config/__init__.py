@@ -24,10 +24,10 @@ from distill.config.run_spec import (
     MethodSpec,
     NetSpec,
     RunSpec,
-    ScheduleSpec,
     StudentSpec,
     TeacherSpec,
 )
+from distill.config.schedule_spec import OptimizerSpec, ScheduleSpec
 
 __all__ = [
     "UNHASHED",
@@ -35,6 +35,7 @@ __all__ = [
     "DataSpec",
     "MethodSpec",
     "NetSpec",
+    "OptimizerSpec",
     "RunSpec",
     "ScheduleSpec",
     "StudentSpec",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import fields
 from typing import Any
 
 from omegaconf import DictConfig
@@ -10,11 +11,10 @@ from omegaconf import DictConfig
 from distill.config.groups import did_you_mean, plain
 from distill.config.optimizer_options import OPTIMIZER_OPTIONS, check_optimizer, check_option, check_value
 from distill.config.rules import RULES, check_rule
+from distill.config.schedule_spec import OptimizerSpec
 
-RATE_KEYS = (  # of any schedule, and of an update's own optimiser
-    "lr", "decay", "milestones", "gamma", "lr_min", "warmup_epochs", "clip_grad", "momentum_start", "momentum_epochs",
-    "damped", "restart", "max_norm",
-)  # fmt: skip
+RATE_KEYS = tuple(each.name for each in fields(OptimizerSpec) if each.name != "optimizer")
+"""Of any schedule, and of an update's own optimiser."""
 
 
 def check_optimizers(cfg: DictConfig) -> None:

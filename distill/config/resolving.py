@@ -27,7 +27,8 @@ from distill.config.hashing import (
 )
 from distill.config.plugins import load_plugins
 from distill.config.read_only import frozen
-from distill.config.run_spec import MachineSpec, MethodSpec, RunSpec, ScheduleSpec, StudentSpec, TeacherSpec
+from distill.config.run_spec import MachineSpec, MethodSpec, RunSpec, StudentSpec, TeacherSpec
+from distill.config.schedule_spec import ScheduleSpec
 from distill.config.setting import setting
 from distill.config.teacher_nodes import Spec, label
 
@@ -51,7 +52,7 @@ def resolve(cfg: DictConfig) -> RunSpec:
         teacher=label(specs) if specs else None,
         cache=_cache(cfg),
         method=_method(cfg),
-        schedule=ScheduleSpec(frozen(plain(cfg, "schedule"))),
+        schedule=ScheduleSpec.of(plain(cfg, "schedule")),
         machine=_machine(cfg),
         log_every=int(plain(cfg, "log_every")),
         save_minutes=float(plain(cfg, "save_minutes")),

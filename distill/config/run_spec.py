@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from distill.config.data_spec import DataSpec
+from distill.config.schedule_spec import ScheduleSpec
 
 
 @dataclass(frozen=True)
@@ -67,59 +68,6 @@ class MethodSpec:
     def temperature(self) -> float | None:
         """Of its soft targets, where it has one."""
         return self.node.get("temperature")
-
-
-@dataclass(frozen=True)
-class ScheduleSpec:
-    """A schedule. settings: all of its keys, of which each optimiser takes its own and a phase may change some."""
-
-    settings: Mapping[str, Any]
-
-    @property
-    def name(self) -> str:
-        return str(self.settings["name"])
-
-    @property
-    def epochs(self) -> int:
-        return int(self.settings["epochs"])
-
-    @property
-    def batch_size(self) -> int:
-        return int(self.settings["batch_size"])
-
-    @property
-    def mixup(self) -> float:
-        """Alpha of MixUp; 0: none."""
-        return float(self.settings.get("mixup") or 0.0)
-
-    @property
-    def cutmix(self) -> float:
-        """Alpha of CutMix; 0: none."""
-        return float(self.settings.get("cutmix") or 0.0)
-
-    @property
-    def repeats(self) -> int:
-        """Times an image is shown in an epoch; 0: not set."""
-        return int(self.settings.get("repeats") or 0)
-
-    @property
-    def label_smoothing(self) -> float:
-        return float(self.settings.get("label_smoothing") or 0.0)
-
-    @property
-    def drawn(self) -> int:
-        """Batches of an epoch whose images are drawn with replacement; 0: every image once."""
-        return int(self.settings.get("drawn") or 0)
-
-    @property
-    def last_batch(self) -> str:
-        """What becomes of the images that an epoch's last batch lacks, see data.arrays."""
-        return str(self.settings.get("last_batch") or "auto")
-
-    @property
-    def zero_head(self) -> bool:
-        """Whether the student's classifier starts at zero."""
-        return bool(self.settings.get("zero_head"))
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import torch
 
 from distill import api
 from distill.batch import Batch
-from distill.config import RunSpec, class_of, instantiate, load_node, resolve, thawed
+from distill.config import RunSpec, class_of, instantiate, load_node, resolve
 from distill.data import Data, DataInfo, Split
 from distill.engine.checkpoint import Checkpoints
 from distill.engine.fit import Fit, train_mode
@@ -74,8 +74,8 @@ class World:
         """The loop around a fresh method, with checkpoints in a folder."""
         options = Options(lambda: autocast(_CPU, "fp32"), log_every=2, save_seconds=1e9)
         source, saves = self.data.source(batch_size=BATCH, seed=1), Checkpoints(folder)
-        settings = thawed(self.spec.schedule.settings)
-        return Fit(self.method(), source, lambda net: 0.0, settings, options, saves, NullCallback(), StopSignals())
+        rest = options, saves, NullCallback(), StopSignals()
+        return Fit(self.method(), source, lambda net: 0.0, self.spec.schedule, *rest)
 
 
 class NullCallback:

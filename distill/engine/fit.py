@@ -16,7 +16,7 @@ from torch import nn
 
 from distill import parallel
 from distill.batch import Batch, Source
-from distill.config.optimizer_checks import RATE_KEYS
+from distill.config import ScheduleSpec
 from distill.engine.checkpoint import Checkpoints, refused
 from distill.engine.cuda_graphs import GraphedStep, Measures, StaticBuffers
 from distill.engine.meter import Meter, measured
@@ -40,14 +40,14 @@ class Fit:
         method: Method,
         source: Source,
         evaluate: Callable[[nn.Module], float],
-        schedule: Mapping[str, Any],
+        schedule: ScheduleSpec,
         options: Options,
         checkpoints: Checkpoints,
         callback: Callback,
         stop: StopSignals,
     ) -> None:
         self.method, self.source, self.evaluate = method, source, evaluate
-        self.schedule, self.options, self.checkpoints = dict(schedule), options, checkpoints
+        self.schedule, self.options, self.checkpoints = schedule, options, checkpoints
         self.callback, self.stop = callback, stop
         self.phases = method.phases()
         self.at, self.score, self.meter, self.speed = Position(), Score(), Meter(), Speed()
@@ -79,7 +79,7 @@ class Fit:
 
     def epochs(self, phase: Phase) -> int:
         """Return the epochs of a phase."""
-        return int(self.schedule["epochs"]) if phase.epochs is None else phase.epochs
+        return self.schedule.epochs if phase.epochs is None else phase.epochs
 
     def epochs_left(self) -> int:
         """Return the epochs still to be run, in all phases, the current one included."""
@@ -88,11 +88,11 @@ class Fit:
     def _begin(self, phase: Phase) -> None:
         if phase.begin:
             phase.begin()
-        schedule = merge(self.schedule, phase.schedule)
+        schedule = self.schedule.merged(phase.schedule)
         make = self.options.graph
         options = {"scale": self.options.scale, "on_device": make is not None}
         self.steppers = [
-            (update.stepper or Stepper)(update.trains, merge(schedule, update.optimizer), **options)
+            (update.stepper or Stepper)(update.trains, schedule.merged(update.optimizer), **options)
             for update in phase.updates
         ]
         if make:
@@ -305,15 +305,3 @@ def train_mode(method: Method, phase: Phase) -> None:
                 parameters = list(part.parameters())
                 if parameters and not any(p.requires_grad for p in parameters):
                     part.eval()
-
-
-def merge(schedule: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the schedule with overrides of its keys put in; `name` and keys that it lacks are the optimiser's.
-
-    An optimiser of another name starts from its own defaults; one that lacks an option raises ValueError when made.
-    """
-    own = {key: value for key, value in overrides.items() if key == "name" or key not in {*schedule, *RATE_KEYS}}
-    merged = {**schedule, **{key: value for key, value in overrides.items() if key not in own}}
-    optimizer = merged["optimizer"]
-    same = own.get("name", optimizer.get("name")) == optimizer.get("name")
-    return {**merged, "optimizer": {**(optimizer if same else {}), **own}}

@@ -9,7 +9,7 @@ are: the paper leaves flips out where they change what an image shows, as with d
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from distill.config import DataSpec, ScheduleSpec, load_node
@@ -41,9 +41,9 @@ def resolution(height: int, width: int) -> tuple[int, int]:
     return LOW if height * width < 96 * 96 else HIGH
 
 
-def _asked(schedule: Mapping[str, Any]) -> bool:
+def _asked(schedule: ScheduleSpec) -> bool:
     """Whether a schedule is to follow the rule. Raises ValueError for one that is not known."""
-    rule = schedule.get("rule")
+    rule = schedule.rule
     if rule not in (None, "hyperrule"):
         raise ValueError(
             f"schedule.rule is {rule!r}: the only rule is hyperrule (BiT's), or null for the schedule as it stands."
@@ -56,7 +56,7 @@ def adapt(schedule: ScheduleSpec, dataset: DataSpec) -> Adapt | None:
 
     Raises ValueError where the command sets one of these keys: it would be overruled without a word.
     """
-    if not _asked(schedule.settings):
+    if not _asked(schedule):
         return None
     usual: Any = load_node("dataset", dataset.kind) or {}
     for key in RESOLUTION:
@@ -68,13 +68,12 @@ def adapt(schedule: ScheduleSpec, dataset: DataSpec) -> Adapt | None:
 
     def keys(height: int, width: int) -> dict[str, Any]:
         resize, crop = resolution(height, width)
-        own = schedule.settings
-        return {"size": own.get("crop") or crop, "resize": own.get("resize") or resize, "pad": 0}
+        return {"size": schedule.crop or crop, "resize": schedule.resize or resize, "pad": 0}
 
     return keys
 
 
-def by_rule(schedule: Mapping[str, Any], images: int) -> Mapping[str, Any]:
+def by_rule(schedule: ScheduleSpec, images: int) -> ScheduleSpec:
     """A schedule with the rule as one in epochs of so many training images; any other as it is.
 
     Warm-up and milestones are fractions of epochs, exact to the step; the last epoch is run to its end, at a
@@ -83,15 +82,15 @@ def by_rule(schedule: Mapping[str, Any], images: int) -> Mapping[str, Any]:
     """
     if not _asked(schedule):
         return schedule
-    batch = int(schedule["batch_size"])
+    batch = schedule.batch_size
     drawn = DRAWN_STEPS if images < batch else 0
     epoch = drawn or -(-images // batch)
     first, *falls = steps(images)
-    return {
-        **schedule,
-        "epochs": math.ceil(falls[-1] / epoch),
-        "warmup_epochs": first / epoch,
-        "milestones": [step / epoch for step in falls],
-        "mixup": mixup(images) if schedule.get("mixup") is None else schedule["mixup"],
-        "drawn": drawn,
-    }
+    return replace(
+        schedule,
+        epochs=math.ceil(falls[-1] / epoch),
+        warmup_epochs=first / epoch,
+        milestones=tuple(step / epoch for step in falls),
+        mixup=mixup(images) if schedule.mixup is None else schedule.mixup,
+        drawn=drawn,
+    )

@@ -11,50 +11,48 @@ import torch
 from torch import Tensor, nn
 
 from distill import parallel
+from distill.config import OptimizerSpec
 from distill.config.optimizer_options import OPTIMIZER_OPTIONS, check_option, takes_option
 from distill.engine import eager_optimizers
 
-Schedule = Mapping[str, Any]
 
-
-def learning_rate(schedule: Schedule, step: int, steps: int, epochs: int) -> float:
+def learning_rate(schedule: OptimizerSpec, step: int, steps: int, epochs: int) -> float:
     """Return the rate of a global step (0-based) of a phase of `epochs` epochs with `steps` updates each.
 
     `step` decay multiplies by gamma after each milestone: with milestone 150, epoch 151 (1-based) is the first at
     lr x gamma; `exponential` after every epoch. `cosine` and `linear` fall to `lr_min` at the end. A warm-up rises
     linearly over its epochs in all of them. Raises ValueError for another decay.
     """
-    lr, warmup = float(schedule["lr"]), float(schedule.get("warmup_epochs") or 0)
+    lr, warmup = schedule.lr, schedule.warmup_epochs
     epoch = step / steps
     if epoch < warmup:
         return lr * (step + 1) / (warmup * steps)
-    kind = schedule.get("decay", "step")
+    kind = schedule.decay
     if kind == "constant":
         return lr
     if kind in ("cosine", "linear"):
-        low = float(schedule.get("lr_min") or 0.0)
         progress = (epoch - warmup) / max(epochs - warmup, 1e-12)
         left = 1 - progress if kind == "linear" else 0.5 * (1 + math.cos(math.pi * progress))
-        return low + (lr - low) * left
+        return schedule.lr_min + (lr - schedule.lr_min) * left
     if kind in ("step", "exponential"):
         passed = step // steps if kind == "exponential" else sum(step >= at for at in drops(schedule, steps))
-        return lr * float(schedule.get("gamma", 0.1)) ** passed
+        return lr * schedule.gamma ** passed
     raise ValueError(f"schedule.decay is {kind!r}: it is one of step, exponential, cosine, linear, constant.")
 
 
-def drops(schedule: Schedule, steps: int) -> list[int]:
+def drops(schedule: OptimizerSpec, steps: int) -> list[int]:
     """Return the global steps (0-based) at which `step` decay multiplies the rate, of `steps` updates an epoch."""
-    return [round(milestone * steps) for milestone in schedule.get("milestones") or ()]
+    return [round(milestone * steps) for milestone in schedule.milestones]
 
 
-def momentum(schedule: Schedule, epoch: int) -> float | None:
+def momentum(schedule: OptimizerSpec, epoch: int) -> float | None:
     """Return the momentum of an epoch (0-based), which rises linearly from `momentum_start` over `momentum_epochs` to
     the optimiser's own (Hinton et al. 2012, arXiv:1207.0580, appendix A.1); None where it stays as it is.
     """
-    start, last = schedule.get("momentum_start"), float(schedule["optimizer"].get("momentum") or 0.0)
-    if start is None:
-        return last if schedule.get("damped") else None
-    return last + (float(start) - last) * max(1 - epoch / float(schedule["momentum_epochs"]), 0.0)
+    start, over, last = schedule.momentum_start, schedule.momentum_epochs, schedule.optimizer.get("momentum") or 0.0
+    if start is None or over is None:
+        return float(last) if schedule.damped else None
+    return last + (start - last) * max(1 - epoch / over, 0.0)
 
 
 def make_optimizer(
@@ -114,21 +112,21 @@ class Stepper:
     """
 
     def __init__(
-        self, modules: Iterable[nn.Module], schedule: Schedule, *, scale: bool = False, on_device: bool = False
+        self, modules: Iterable[nn.Module], schedule: OptimizerSpec, *, scale: bool = False, on_device: bool = False
     ) -> None:
         modules = list(modules)
         self.parameters = trainable(modules)
         self.scaled: list[Any] = [net for module in modules for net in module.modules() if hasattr(net, "lr_scale")]
         if not self.parameters:
             raise ValueError("an update has nothing to train: all its parameters are frozen.")
-        self.schedule, self.lr = schedule, float(schedule["lr"])
+        self.schedule, self.lr = schedule, schedule.lr
         self.rate = torch.tensor(self.lr, device=self.parameters[0].device) if on_device else self.lr
         self.gradients = [self.parameters]  # groups that are clipped each by itself
-        self.optimizer = self.new_optimizer(dict(schedule["optimizer"]))
+        self.optimizer = self.new_optimizer(dict(schedule.optimizer))
         self.scaler = torch.amp.GradScaler(self.parameters[0].device.type, enabled=scale)
-        self.clip = schedule.get("clip_grad")
-        self.limited = [p for p in self.parameters if p.ndim > 1] if schedule.get("max_norm") else []
-        if schedule.get("damped"):  # the first gradient as well; torch would take it whole
+        self.clip = schedule.clip_grad
+        self.limited = [p for p in self.parameters if p.ndim > 1] if schedule.max_norm else []
+        if schedule.damped:  # the first gradient as well; torch would take it whole
             for parameter in self.parameters if "momentum" in self.optimizer.defaults else ():
                 self.optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
 
@@ -147,7 +145,7 @@ class Stepper:
 
     def set_lr(self, step: int, steps: int, epochs: int) -> float:
         """Set and return the learning rate of a global step; the momentum that belongs to it is set too."""
-        if self.schedule.get("restart") and step in drops(self.schedule, steps):
+        if self.schedule.restart and step in drops(self.schedule, steps):
             self.forget()
         self._set_momentum(step // steps)
         return self.use(learning_rate(self.schedule, step, steps, epochs))
@@ -156,7 +154,7 @@ class Stepper:
         value = momentum(self.schedule, epoch)
         for group in self.optimizer.param_groups if value is not None else ():
             if "momentum" in group:  # not an Adam beside the schedule's own optimiser
-                group |= {"momentum": value, "dampening": value if self.schedule.get("damped") else 0.0}
+                group |= {"momentum": value, "dampening": value if self.schedule.damped else 0.0}
 
     def forget(self) -> None:
         """Go on as a new optimiser would, in the same memory, where recorded steps find it."""
@@ -188,7 +186,7 @@ class Stepper:
         if self.clip:
             self.scaler.unscale_(self.optimizer)
             for group in self.gradients:
-                nn.utils.clip_grad_norm_(group, float(self.clip))
+                nn.utils.clip_grad_norm_(group, self.clip)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.shorten()
@@ -198,7 +196,7 @@ class Stepper:
     def shorten(self) -> None:
         """Bring the weights into each unit to the schedule's `max_norm` where they are longer."""
         for weight in self.limited:
-            weight.renorm_(2, 0, float(self.schedule["max_norm"]))
+            weight.renorm_(2, 0, self.schedule.max_norm)
 
     def backward(self, losses: Mapping[str, Tensor]) -> None:
         """Compute gradients of the summed losses."""

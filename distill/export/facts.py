@@ -79,7 +79,7 @@ def facts_of(
     if not isinstance(takes, dict) or not {"size", "channels", "mean", "std"} <= takes.keys():
         raise ValueError(f"{run.folder} does not say what its student takes: it is of an earlier version, run it again")
     node = {f.name: thawed(getattr(run.spec.dataset, f.name)) for f in fields(DataSpec) if f.name not in HERE}
-    if run.spec.schedule.settings.get("rule"):  # it has set the resolution
+    if run.spec.schedule.rule:  # it has set the resolution
         node |= {"size": takes["size"], "resize": takes["size"]}
     whole = node.get("kind") != "folder" or bool(node.get("resize"))
     accuracy = run.result.accuracy

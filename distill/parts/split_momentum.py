@@ -42,7 +42,7 @@ class SplitStepper(Stepper, ABC):
             raise ValueError(
                 f"{self.method} splits SGD's momentum: set schedule.optimizer.name=sgd, or use method=kd."
             )
-        if self.schedule.get("momentum_start") is not None or self.schedule.get("damped"):
+        if self.schedule.momentum_start is not None or self.schedule.damped:
             raise ValueError(
                 f"{self.method} splits a momentum that stays: leave schedule.momentum_start and damped null."
             )

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from distill.config import OptimizerSpec
 from distill.data.arrays import seeded, steps_for
 from distill.engine.optim import learning_rate, make_optimizer
 from distill.models import FeatureNet
@@ -95,7 +96,7 @@ def fit_linear(
     """
     layer = _fresh(train.features.shape[1], classes, seed).to(train.features.device)
     lr = recipe.lr * (lr_scale if recipe.scaled else 1.0)
-    schedule: dict[str, Any] = {"lr": lr, "milestones": recipe.milestones, "gamma": recipe.gamma}
+    schedule = OptimizerSpec(lr=lr, milestones=tuple(recipe.milestones), gamma=recipe.gamma)
     keys = ("momentum", "nesterov", "weight_decay")
     optimizer = make_optimizer(list(layer.parameters()), {key: getattr(recipe, key) for key in keys}, lr)
     steps = steps_for(len(train.labels), recipe.batch_size, drop_last=False)

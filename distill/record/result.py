@@ -40,7 +40,7 @@ def describe_run(
         "errors": measured["errors"], "top5": measured["top5"], "nll": measured["nll"], "ece": measured["ece"],
         "also": {key: reported_score(more, data, fit.options.autocast) for key, more in method.reported().items()}
         | ({} if fit.score.best_net is None else {"best_net": fit.score.best_net}),
-        "epochs": int(fit.schedule["epochs"]),
+        "epochs": fit.schedule.epochs,
         **compare_teachers(teachers, logits, data, fit.options.autocast),
         **without_classes(logits, labels, data.info.labels),
         **persist(lambda: quant_file.report(net, folder.path, lambda made: accuracy(made, data, fit.options.autocast))),

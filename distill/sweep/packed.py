@@ -38,7 +38,7 @@ def pack_key(spec: RunSpec) -> str:
     """What runs must have in common to be packed: data, teachers, order and size of the batches, length, machine."""
     common = [spec.dataset, spec.machine, spec.seed]
     teachers = [[replace(each, training=None), each.training and each.training.hash] for each in spec.teachers] or None
-    schedule = {key: spec.schedule.settings.get(key) for key in BATCHES}
+    schedule = {key: getattr(spec.schedule, key) for key in BATCHES}
     return json.dumps([common, teachers, schedule], sort_keys=True, default=str)
 
 

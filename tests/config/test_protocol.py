@@ -296,12 +296,12 @@ def test_a_protocols_rates(name: str) -> None:
     cfg = run(f"schedule={name}", "teacher=resnet56", "student=resnet20")
     schedule = config.plain(cfg, "schedule")
     epochs, batch, decay, nesterov, rates = RATES[name]
-    optimizer = schedule["optimizer"]
+    optimizer, made = schedule["optimizer"], config.ScheduleSpec.of(schedule)
     assert (schedule["name"], schedule["epochs"], schedule["batch_size"]) == (name, epochs, batch)
     assert (optimizer["weight_decay"], optimizer["nesterov"]) == (decay, nesterov)
     for epoch, rate in rates:
-        assert learning_rate(schedule, (epoch - 1) * 391, 391, epochs) == pytest.approx(rate, rel=1e-4), epoch
-    last = momentum(schedule, epochs - 1)
+        assert learning_rate(made, (epoch - 1) * 391, 391, epochs) == pytest.approx(rate, rel=1e-4), epoch
+    last = momentum(made, epochs - 1)
     assert optimizer["momentum"] == (0.99 if name == "hinton_mnist" else 0.9) == (last or 0.9)
 
 
@@ -312,5 +312,6 @@ def test_new_optimisers_reflected_borders_and_turned_images_are_where_the_author
     assert reflected == {"ofd", "dml", "kdzoo", "mhgd"}
     turned = {name: node["dataset"]["rotate"] for name, node in nodes.items() if node["dataset"].get("rotate")}
     assert turned == {"tf-kd": 15, "dot-tinyimagenet": 20, "tinyimagenet": 20}
-    rising = [momentum(nodes["hinton_mnist"]["schedule"], epoch) for epoch in (0, 250, 500)]
+    hinton = config.ScheduleSpec.of(nodes["hinton_mnist"]["schedule"])
+    rising = [momentum(hinton, epoch) for epoch in (0, 250, 500)]
     assert rising == pytest.approx([0.5, 0.745, 0.99])

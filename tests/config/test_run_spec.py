@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import FrozenInstanceError
+from dataclasses import FrozenInstanceError, fields
 from pathlib import Path
 
 import pytest
 
 from distill import config
-from distill.config import DataSpec, RunSpec, frozen, resolve, thawed
+from distill.config import DataSpec, RunSpec, ScheduleSpec, frozen, resolve, thawed
+from distill.config.rules import SCHEDULE
 from tests.tiny import composed
 
 
@@ -56,7 +57,7 @@ def test_nothing_of_a_spec_can_be_changed() -> None:
     spec = resolve(composed("method=crd"))
     with pytest.raises(FrozenInstanceError):
         spec.seed = 2  # type: ignore[misc]
-    for mapping in (spec.method.node, spec.schedule.settings, spec.schedule.settings["optimizer"], spec.composed):
+    for mapping in (spec.method.node, spec.schedule.optimizer, spec.composed):
         with pytest.raises(TypeError, match="does not support item assignment"):
             mapping["name"] = "other"  # type: ignore[index]
 
@@ -87,3 +88,14 @@ def test_the_words_of_the_machine_are_those_of_the_command_line() -> None:
     spec: RunSpec = resolve(composed("compile=true", "cuda_graphs=false", "teacher.cache=off", "threads=2"))
     machine = spec.machine
     assert (machine.compile, machine.cuda_graphs, spec.cache, machine.threads) == ("true", "false", "off", 2)
+
+
+def test_a_schedule_has_a_field_for_each_key_and_none_beside() -> None:
+    keys = {each.name for each in fields(ScheduleSpec)}
+    assert keys == {*SCHEDULE, "drawn"}  # which a rule sets
+    made = ScheduleSpec.of({"name": "x", "epochs": 2.0, "batch_size": 8, "lr": 1, "milestones": [1], "gamma": None})
+    assert (made.epochs, made.lr, made.milestones, made.gamma) == (2, 1.0, (1.0,), 0.1)
+    with pytest.raises(ValueError, match="schedule has no key 'epoch'"):
+        ScheduleSpec.of({"epoch": 2})
+    with pytest.raises(ValueError, match="schedule.lr has no value"):
+        ScheduleSpec.of({"name": "x", "epochs": 2, "batch_size": 8, "lr": None})

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +15,7 @@ from torch import nn
 
 from distill import config
 from distill.batch import Batch, Mixed
+from distill.config import OptimizerSpec, ScheduleSpec
 from distill.config.upstream import check_start, upstream_config
 from distill.content.parts import Arrays, Part
 from distill.criterion import CrossEntropy
@@ -55,27 +55,27 @@ def test_the_table(images: int, side: int, steps: tuple[int, ...], resize: int, 
     assert (bit.steps(images), bit.resolution(side, side), bit.mixup(images)) == (steps, (resize, crop), mixup)
 
 
-def schedule(*overrides: str) -> dict[str, Any]:
+def schedule(*overrides: str) -> ScheduleSpec:
     cfg = tiny.composed("schedule=bit", "schedule.batch_size=512", *overrides)
-    return dict(config.plain(cfg, "schedule"))
+    return config.resolve(cfg).schedule
 
 
 @pytest.mark.parametrize("images", [40, 1_437, 50_000])
 def test_the_schedule_falls_at_the_rules_steps(images: int) -> None:
     made = by_rule(schedule(), images)
-    epoch = made["drawn"] or -(-images // 512)
+    epoch = made.drawn or -(-images // 512)
     warm, *falls, end = bit.steps(images)
-    assert (made["epochs"] - 1) * epoch < end <= made["epochs"] * epoch
+    assert (made.epochs - 1) * epoch < end <= made.epochs * epoch
 
     def rate(step: int) -> float:
-        return learning_rate(made, step, epoch, made["epochs"])
+        return learning_rate(made, step, epoch, made.epochs)
 
     assert rate(0) == pytest.approx(0.003 / warm) and rate(warm - 1) == pytest.approx(0.003) == rate(warm)
     for k, fall in enumerate(falls):
         assert rate(fall - 1) == pytest.approx(0.003 / 10**k) and rate(fall) == pytest.approx(0.003 / 10 ** (k + 1))
-    assert made["mixup"] == (0.1 if images >= 20_000 else 0.0) and bool(made["drawn"]) == (images < 512)
-    assert by_rule(schedule("schedule.mixup=0.3"), images)["mixup"] == 0.3
-    assert (made["optimizer"]["momentum"], made["optimizer"]["weight_decay"]) == (0.9, 0.0)
+    assert made.mixup == (0.1 if images >= 20_000 else 0.0) and bool(made.drawn) == (images < 512)
+    assert by_rule(schedule("schedule.mixup=0.3"), images).mixup == 0.3
+    assert (made.optimizer["momentum"], made.optimizer["weight_decay"]) == (0.9, 0.0)
 
 
 # ---- resolution
@@ -196,9 +196,9 @@ def test_few_images_are_drawn_with_replacement() -> None:
 
 def test_the_rule_draws_where_a_step_would_have_fewer_images_than_a_batch() -> None:
     made = by_rule(schedule(), 511)
-    assert (made["drawn"], made["epochs"], made["warmup_epochs"]) == (100, 5, 1.0)
+    assert (made.drawn, made.epochs, made.warmup_epochs) == (100, 5, 1.0)
     made = by_rule(schedule(), 512)
-    assert (made["drawn"], made["epochs"], made["milestones"]) == (0, 500, [200, 300, 400, 500])
+    assert (made.drawn, made.epochs, made.milestones) == (0, 500, (200, 300, 400, 500))
 
 
 # ---- where a student starts
@@ -361,12 +361,12 @@ def test_the_thin_bit_net_learns_alike_whatever_else_is_in_the_batch() -> None:
 
 
 def test_other_schedules_stay_and_other_rules_are_refused() -> None:
-    plain = config.plain(tiny.composed(), "schedule")
+    plain = config.resolve(tiny.composed()).schedule
     assert by_rule(plain, 100) is plain
     with pytest.raises(ValueError, match="the only rule is hyperrule"):
-        by_rule({**plain, "rule": "bot"}, 100)
+        by_rule(replace(plain, rule="bot"), 100)
     for step in (0, 11, 12, 13, 200):
-        assert learning_rate({"lr": 1.0, "milestones": [4], "gamma": 0.1}, step, 3, 10) == (
+        assert learning_rate(OptimizerSpec(lr=1.0, milestones=(4,)), step, 3, 10) == (
             1.0 if step < 12 else 0.1
         )
 
@@ -412,10 +412,10 @@ def test_a_further_view_beside_mixed_images_is_refused(beside) -> None:
 
 
 def test_the_rules_own_mixup_is_refused_for_a_method_that_cannot_mix() -> None:
-    bit = config.plain(tiny.composed("schedule=bit"), "schedule")
-    refuse(CRD, "crd", by_rule(bit, 10_000))
+    bit = config.resolve(tiny.composed("schedule=bit")).schedule
+    refuse(CRD, "crd", vars(by_rule(bit, 10_000)))
     with pytest.raises(ValueError, match="cannot honour schedule.mixup=0.1 .schedule=bit sets it.: its memory"):
-        refuse(CRD, "crd", by_rule(bit, 50_000))
+        refuse(CRD, "crd", vars(by_rule(bit, 50_000)))
 
 
 def test_a_loss_by_label_is_the_mean_over_both_labels_of_a_mixed_image() -> None:

@@ -6,6 +6,7 @@ import os
 import signal
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,9 +14,10 @@ import torch
 
 from distill import config
 from distill.cli.command import read_command
+from distill.config import OptimizerSpec
 from distill.engine.checkpoint import SaveError, load_state, save
 from distill.engine.evaluate import Evaluation, scores
-from distill.engine.fit import merge, train_mode
+from distill.engine.fit import train_mode
 from distill.engine.optim import Stepper, learning_rate, make_optimizer, without_sgds
 from distill.engine.state import Speed
 from distill.errors import NonFinite, OtherVersion, Stopped
@@ -24,7 +26,7 @@ from distill.run import make_schedule
 from distill.signals import StopSignals
 from tests import tiny
 
-CRD = {"lr": 0.05, "milestones": [150, 180, 210], "gamma": 0.1, "decay": "step"}
+CRD = OptimizerSpec(lr=0.05, milestones=(150, 180, 210), gamma=0.1, decay="step")
 
 
 @pytest.mark.parametrize(
@@ -37,7 +39,7 @@ def test_the_rate_drops_after_the_milestone(epoch: int, lr: float) -> None:
 
 
 def test_warm_up_and_cosine() -> None:
-    cosine = {"lr": 1.0, "decay": "cosine", "warmup_epochs": 2}
+    cosine = OptimizerSpec(lr=1.0, decay="cosine", warmup_epochs=2)
     rates = [learning_rate(cosine, step, 10, 10) for step in range(100)]
     assert rates[:20] == pytest.approx([(i + 1) / 20 for i in range(20)])
     assert rates[20] == pytest.approx(1.0) and rates[60] == pytest.approx(0.5)
@@ -46,24 +48,24 @@ def test_warm_up_and_cosine() -> None:
 
 
 def test_exponential_falls_after_every_epoch_and_linear_at_every_step() -> None:
-    exponential = {"lr": 10.0, "decay": "exponential", "gamma": 0.998}
+    exponential = OptimizerSpec(lr=10.0, decay="exponential", gamma=0.998)
     rates = {epoch: learning_rate(exponential, (epoch - 1) * 600 + 599, 600, 3000) for epoch in (1, 2, 501, 3000)}
     assert rates == pytest.approx({1: 10.0, 2: 9.98, 501: 10 * 0.998**500, 3000: 10 * 0.998**2999})
-    linear = {"lr": 1.0, "decay": "linear", "warmup_epochs": 2, "lr_min": 0.2}
+    linear = OptimizerSpec(lr=1.0, decay="linear", warmup_epochs=2, lr_min=0.2)
     rates = [learning_rate(linear, step, 10, 10) for step in range(100)]
     assert rates[19] == pytest.approx(1.0) and rates[20] == pytest.approx(1.0) and rates[60] == pytest.approx(0.6)
     assert rates[20:] == pytest.approx([1 - 0.8 * (step - 20) / 80 for step in range(20, 100)])
     with pytest.raises(ValueError, match="exponential, cosine"):
-        learning_rate({"lr": 1.0, "decay": "poly"}, 0, 1, 1)
+        learning_rate(OptimizerSpec(lr=1.0, decay="poly"), 0, 1, 1)
 
 
-RISING = {"lr": 0.1, "decay": "constant", "momentum_start": 0.5, "momentum_epochs": 500}
 PLAIN = {"name": "sgd", "momentum": 0.99}
+RISING = OptimizerSpec(lr=0.1, decay="constant", momentum_start=0.5, momentum_epochs=500, optimizer=PLAIN)
 
 
 @pytest.mark.parametrize(("epoch", "value"), [(0, 0.5), (250, 0.745), (499, 0.98902), (500, 0.99), (2999, 0.99)])
 def test_momentum_rises_by_epochs(epoch: int, value: float) -> None:
-    stepper = Stepper([torch.nn.Linear(2, 2)], RISING | {"optimizer": PLAIN})
+    stepper = Stepper([torch.nn.Linear(2, 2)], RISING)
     for step in (0, 599):  # within an epoch it stays: a recorded step is recorded anew once an epoch at most
         stepper.set_lr(epoch * 600 + step, 600, 3000)
         (group,) = stepper.optimizer.param_groups
@@ -73,7 +75,7 @@ def test_momentum_rises_by_epochs(epoch: int, value: float) -> None:
 def test_damped_steps_are_those_of_the_dropout_paper() -> None:
     """dw <- p dw - (1 - p) lr g, from dw = 0 on (Hinton et al. 2012, appendix A.1, at one rate)."""
     layer = torch.nn.Linear(3, 1, bias=False).double()
-    stepper = Stepper([layer], RISING | {"momentum_epochs": 2, "damped": True, "optimizer": PLAIN})
+    stepper = Stepper([layer], RISING.merged({"momentum_epochs": 2, "damped": True}))
     expected, moved = layer.weight.detach().clone(), torch.zeros(1, 3, dtype=torch.float64)
     for step in range(7):
         p = (0.5, 0.745, 0.99, 0.99)[step // 2]
@@ -88,7 +90,7 @@ def test_weights_into_a_unit_are_shortened_to_the_limit() -> None:
     torch.manual_seed(0)
     net = torch.nn.Sequential(torch.nn.Conv2d(2, 3, 3), torch.nn.BatchNorm2d(3), torch.nn.Linear(4, 5))
     conv, norm, linear = net
-    free = Stepper([torch.nn.ModuleList(net)], {"lr": 0.0, "optimizer": {"name": "sgd"}, "max_norm": 0.6})
+    free = Stepper([torch.nn.ModuleList(net)], OptimizerSpec(lr=0.0, optimizer={"name": "sgd"}, max_norm=0.6))
     before = [p.detach().clone() for p in net.parameters()]
     free.step({"sum": torch.stack([p.square().sum() for p in net.parameters()]).sum()})
     for old, new in zip(before, net.parameters(), strict=True):
@@ -101,7 +103,7 @@ def test_weights_into_a_unit_are_shortened_to_the_limit() -> None:
 
 @pytest.mark.parametrize("optimizer", [{"name": "sgd", "momentum": 0.9}, {"name": "adam"}, {"name": "lamb"}])
 def test_a_restart_at_a_milestone_is_a_new_optimiser(optimizer: dict) -> None:
-    schedule = {"lr": 0.1, "milestones": [2], "optimizer": optimizer, "restart": True}
+    schedule = OptimizerSpec(lr=0.1, milestones=(2,), optimizer=optimizer, restart=True)
     torch.manual_seed(0)
     first = torch.nn.Linear(3, 2)
 
@@ -126,7 +128,7 @@ def test_a_run_with_rising_momentum_restarts_and_limits_resumes_to_the_bit(tmp_p
     def trained(folder: Path, stop: int | None) -> dict[str, torch.Tensor]:
         data = tiny.tiny_data()
         fit = tiny.fit(tiny.seeded_method("kd", data), data, folder)
-        fit.schedule |= keys
+        fit.schedule = fit.schedule.merged(keys)
         fit.restore()
         for step, _ in enumerate(fit.steps(), 1):
             if step == stop:  # an epoch's last step, or none
@@ -172,20 +174,21 @@ def test_other_optimisers_come_from_timm_and_nonsense_is_named() -> None:
 
 
 def test_overrides_reach_schedule_and_optimiser() -> None:
-    base = {"lr": 0.1, "milestones": [3], "optimizer": {"name": "sgd", "momentum": 0.9, "weight_decay": 1e-4}}
-    merged = merge(base, {"lr": 1.0, "weight_decay": 0.0})
-    assert merged == {"lr": 1.0, "milestones": [3], "optimizer": {"name": "sgd", "momentum": 0.9, "weight_decay": 0.0}}
-    assert merge(base, {"name": "adam"})["optimizer"] == {"name": "adam"}
-    own = merge(base, {"name": "adam", "betas": [0.5, 0.999], "eps": 1e-6, "clip_grad": 5.0, "decay": "cosine"})
-    assert own["optimizer"] == {"name": "adam", "betas": [0.5, 0.999], "eps": 1e-6}
-    assert (own["clip_grad"], own["decay"]) == (5.0, "cosine")
+    sgd = {"name": "sgd", "momentum": 0.9, "weight_decay": 1e-4}
+    base = OptimizerSpec(lr=0.1, milestones=(3,), optimizer=sgd)
+    merged = base.merged({"lr": 1.0, "weight_decay": 0.0})
+    assert merged == OptimizerSpec(lr=1.0, milestones=(3.0,), optimizer={**sgd, "weight_decay": 0.0})
+    assert base.merged({"name": "adam"}).optimizer == {"name": "adam"}
+    own = base.merged({"name": "adam", "betas": [0.5, 0.999], "eps": 1e-6, "clip_grad": 5.0, "decay": "cosine"})
+    assert own.optimizer == {"name": "adam", "betas": (0.5, 0.999), "eps": 1e-6}
+    assert (own.clip_grad, own.decay) == (5.0, "cosine")
     weight = torch.nn.Parameter(torch.ones(2))
-    group = make_optimizer([weight], own["optimizer"], 1e-3).param_groups[0]
+    group = make_optimizer([weight], own.optimizer, 1e-3).param_groups[0]
     assert tuple(group["betas"]) == (0.5, 0.999) and group["eps"] == 1e-6
     with pytest.raises(ValueError, match="adam has no option beta: it takes betas, eps"):
         make_optimizer([weight], {"name": "adam", "beta": 0.5}, 1e-3)
     with pytest.raises(ValueError, match="adam has no option momentum: it takes betas, eps"):
-        make_optimizer([weight], merge(base, {"name": "adam", "momentum": 0.9})["optimizer"], 1e-3)
+        make_optimizer([weight], base.merged({"name": "adam", "momentum": 0.9}).optimizer, 1e-3)
 
 
 @pytest.mark.parametrize("key", ["schedule.optimizer", "method.generator_optimizer"])
@@ -193,9 +196,9 @@ def test_betas_of_the_command_line_reach_adam(key: str, tmp_path: Path) -> None:
     name = "adam" if key.startswith("schedule") else "sgd"
     texts = ["method=dafl", "student=resnet8", "teacher=resnet8", f"schedule.optimizer.name={name}"]
     cfg = tiny.composed(*read_command([*texts, f"{key}.betas=[0.5,0.99]", f"output={tmp_path}"]).argv)
-    schedule = make_schedule(config.resolve(cfg), 100).settings
+    schedule = make_schedule(config.resolve(cfg), 100)
     if key.startswith("method"):
-        schedule = merge(schedule, config.plain(cfg, key))
+        schedule = schedule.merged(config.plain(cfg, key))
     stepper = Stepper([torch.nn.Linear(2, 2)], schedule)
     assert isinstance(stepper.optimizer, torch.optim.Adam) and stepper.optimizer.param_groups[0]["betas"] == (0.5, 0.99)
 
@@ -220,7 +223,7 @@ def test_frozen_parts_stay_in_eval_and_the_rest_trains() -> None:
 def test_an_update_without_parameters_is_refused() -> None:
     frozen = tiny.frozen(tiny.net("cifar_resnet8"))
     with pytest.raises(ValueError, match="nothing to train"):
-        Stepper([frozen], {"lr": 0.1, "optimizer": {"name": "sgd"}})
+        Stepper([frozen], OptimizerSpec(lr=0.1, optimizer={"name": "sgd"}))
 
 
 def test_a_loss_that_is_not_finite_is_named_with_its_step(tmp_path: Path) -> None:
@@ -242,11 +245,11 @@ def test_a_loss_that_is_not_finite_is_named_with_its_step(tmp_path: Path) -> Non
 
 def test_fp16_scales_gradients_and_keeps_its_scale_on_resume(tmp_path: Path) -> None:
     module = torch.nn.Linear(2, 1)
-    stepper = Stepper([module], {"lr": 0.1, "optimizer": {"name": "sgd"}}, scale=True)
+    stepper = Stepper([module], OptimizerSpec(lr=0.1, optimizer={"name": "sgd"}), scale=True)
     stepper.scaler._init_scale = 8.0
     stepper.step({"a": module(torch.ones(1, 2)).sum()})
     state = stepper.state_dict()
-    other = Stepper([module], {"lr": 0.1, "optimizer": {"name": "sgd"}}, scale=True)
+    other = Stepper([module], OptimizerSpec(lr=0.1, optimizer={"name": "sgd"}), scale=True)
     other.load_state_dict(state)
     assert other.scaler.get_scale() == stepper.scaler.get_scale()
 
@@ -377,7 +380,7 @@ def test_a_phase_without_logits_tells_no_train_accuracy(tmp_path: Path) -> None:
 def test_short_epochs_share_a_checkpoint(tmp_path: Path) -> None:
     data = tiny.tiny_data()
     fit = tiny.fit(tiny.seeded_method("none", data), data, tmp_path)
-    fit.options.epoch_seconds, fit.schedule["epochs"] = 1e9, 3
+    fit.options.epoch_seconds, fit.schedule = 1e9, replace(fit.schedule, epochs=3)
     saved: list[int] = []
     save = fit._save
     fit._save = lambda: saved.append(fit.at.epoch) or save()  # type: ignore[method-assign, func-returns-value]
@@ -410,7 +413,7 @@ def test_speed_counts_all_sessions_and_is_unknown_before_two_reads() -> None:
 def test_checkpoints_after_short_epochs_take_a_small_share_of_the_time(tmp_path: Path) -> None:
     data = tiny.tiny_data()
     fit = tiny.fit(tiny.seeded_method("none", data), data, tmp_path)
-    fit._saving, fit.schedule["epochs"] = 60.0, 3  # the last one took a minute
+    fit._saving, fit.schedule = 60.0, replace(fit.schedule, epochs=3)  # the last one took a minute
     saved: list[int] = []
     fit._save = lambda: not saved.append(fit.at.epoch)  # type: ignore[method-assign, func-returns-value]
     for _ in fit.steps():

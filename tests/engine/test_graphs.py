@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 import torch
 
 from distill.batch import Batch
+from distill.config import OptimizerSpec
 from distill.engine.cuda_graphs import GraphedStep, GraphedTeacher, StaticBuffers, without_graphs
 from distill.engine.fit import Fit
 from distill.engine.optim import Stepper
@@ -45,8 +47,8 @@ def trained(
     data = tiny.tiny_data()
     method = tiny.seeded_method(name, data, tiny.SMALLEST, *overrides)
     fit = tiny.fit(method, data, folder)
-    fit.options.graph, fit.schedule["epochs"] = graph, epochs
-    fit.schedule["lr"] = 0.001  # small, so that differences of rounding stay small
+    fit.options.graph = graph
+    fit.schedule = replace(fit.schedule, epochs=epochs, lr=0.001)  # small, so that differences of rounding stay small
     fit.source = data.source(batch_size=4, seed=1)
     found: list[GraphedStep] = []
     begin = fit._begin
@@ -102,7 +104,7 @@ def test_the_rate_of_every_step_reaches_the_graph(tmp_path: Path) -> None:
         data = tiny.tiny_data()
         fit = tiny.fit(tiny.seeded_method("kd", data), data, tmp_path / graph.__name__)
         fit.options.graph, fit.source = graph, data.source(batch_size=4, seed=1)
-        fit.schedule |= {"decay": "cosine", "epochs": 3}
+        fit.schedule = replace(fit.schedule, decay="cosine", epochs=3)
         for _ in fit.steps():
             pass
         ends.append((fit.method.state_dict(), fit.callback.rows, fit.graphed.replayed))
@@ -123,7 +125,7 @@ def test_a_cut_off_run_goes_on_to_the_same_end(tmp_path: Path) -> None:
     data = tiny.tiny_data()
     first = tiny.fit(tiny.seeded_method("kd", data, tiny.SMALLEST), data, tmp_path / "cut")
     for part in (first, tiny.fit(tiny.seeded_method("kd", data, tiny.SMALLEST), data, tmp_path / "cut")):
-        part.options.graph, part.schedule["epochs"], part.schedule["lr"] = Replay, 4, 0.001
+        part.options.graph, part.schedule = Replay, replace(part.schedule, epochs=4, lr=0.001)
         part.source = data.source(batch_size=4, seed=1)
         resumed = part.restore()
         for _ in part.steps():
@@ -231,7 +233,7 @@ def test_graphs_are_for_gpus_and_say_what_forbids_them(caplog: pytest.LogCapture
 
 def test_rates_on_the_device_are_saved_as_numbers() -> None:
     net = torch.nn.Linear(2, 2)
-    schedule = {"lr": 0.1, "optimizer": {"name": "sgd", "momentum": 0.9}, "milestones": [1], "gamma": 0.1}
+    schedule = OptimizerSpec(lr=0.1, milestones=(1,), optimizer={"name": "sgd", "momentum": 0.9})
     stepper = Stepper([net], schedule, on_device=True)
     assert stepper.set_lr(1, 1, 2) == pytest.approx(0.01)
     place = stepper.optimizer.param_groups[0]["lr"]

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from distill.batch import Batch
+from distill.config import OptimizerSpec
 from distill.data import DataInfo
-from distill.engine.fit import merge, train_mode
+from distill.engine.fit import train_mode
 from distill.engine.optim import Stepper
 from distill.method import Method
 from distill.models import FeatureNet
@@ -77,8 +78,8 @@ def changed(method: Method, run: Any) -> set[str]:
 def take_steps(method: Method, number: int, steps: int = 2, make: Callable[[int], Batch] | None = None) -> None:
     """Train the method's phase `number` for a few steps, as the loop does."""
     phase = method.phases()[number]
-    schedule = {"lr": 0.05, "optimizer": {"name": "sgd", "momentum": 0.9, "weight_decay": 5e-4}}
-    steppers = [Stepper(u.trains, merge(schedule, phase.schedule)) for u in phase.updates]
+    schedule = OptimizerSpec(lr=0.05, optimizer={"name": "sgd", "momentum": 0.9, "weight_decay": 5e-4})
+    steppers = [Stepper(u.trains, schedule.merged(phase.schedule)) for u in phase.updates]
     train_mode(method, phase)
     for step in range(steps):
         for update, stepper in zip(phase.updates, steppers, strict=True):

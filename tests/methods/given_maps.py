@@ -10,15 +10,15 @@ import torch
 from torch import Tensor
 
 from distill.batch import Batch
-from distill.engine.fit import merge, train_mode
+from distill.config import OptimizerSpec
+from distill.engine.fit import train_mode
 from distill.engine.optim import Stepper
 from distill.method import Method, Phase
 from tests import tiny
 
-SCHEDULE: dict[str, Any] = {
-    "lr": 0.05,
-    "optimizer": {"name": "sgd", "momentum": 0.9, "nesterov": False, "weight_decay": 0.05},
-}
+SCHEDULE = OptimizerSpec(
+    lr=0.05, optimizer={"name": "sgd", "momentum": 0.9, "nesterov": False, "weight_decay": 0.05}
+)
 
 
 def random(*shape: int, seed: int = 0) -> Tensor:
@@ -53,8 +53,8 @@ def run(method: Method, phase: Phase, steps: int = 2) -> set[str]:
         phase.begin()
     train_mode(method, phase)
     before = {name: p.detach().clone() for name, p in method.named_parameters()}
-    schedule = merge(SCHEDULE, phase.schedule)
-    steppers = [(u.stepper or Stepper)(u.trains, merge(schedule, u.optimizer)) for u in phase.updates]
+    schedule = SCHEDULE.merged(phase.schedule)
+    steppers = [(u.stepper or Stepper)(u.trains, schedule.merged(u.optimizer)) for u in phase.updates]
     for batch in list(tiny.tiny_data().source(batch_size=8, seed=3).epoch(1))[:steps]:
         for update, stepper in zip(phase.updates, steppers, strict=True):
             stepper.set_lr(0, 1, 1)

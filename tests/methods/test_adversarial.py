@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from distill.engine.fit import merge, train_mode
+from distill.config import resolve
+from distill.engine.fit import train_mode
 from distill.engine.optim import Stepper, learning_rate
 from distill.parts.discriminators import own_optimizer, real_or_fake
 from tests import tiny
@@ -26,8 +27,7 @@ def test_real_or_fake_is_binary_cross_entropy_and_does_not_overflow() -> None:
 
 
 def test_discriminators_have_adam_at_a_constant_rate_of_their_own() -> None:
-    schedule = tiny.composed().schedule
-    merged = merge({**schedule, "optimizer": dict(schedule.optimizer)}, own_optimizer(0.001))
+    merged = resolve(tiny.composed()).schedule.merged(own_optimizer(0.001))
     stepper = Stepper([nn.Linear(2, 2)], merged)
     assert isinstance(stepper.optimizer, (torch.optim.Adam, torch.optim.AdamW))
     assert stepper.optimizer.param_groups[0]["weight_decay"] == 0
@@ -41,8 +41,8 @@ def test_each_side_is_trained_by_its_own_update_alone(name: str) -> None:
     (phase,) = method.phases()
     owners = [{id(p) for module in update.trains for p in module.parameters()} for update in phase.updates]
     assert sum(map(len, owners)) == len(set().union(*owners)) == len(list(method.parameters()))
-    schedule = {**tiny.composed().schedule, "optimizer": dict(tiny.composed().schedule.optimizer)}
-    steppers = [Stepper(update.trains, merge(schedule, update.optimizer)) for update in phase.updates]
+    schedule = resolve(tiny.composed()).schedule
+    steppers = [Stepper(update.trains, schedule.merged(update.optimizer)) for update in phase.updates]
     train_mode(method, phase)
     for batch in list(data.source(batch_size=8, seed=1).epoch(1))[:2]:
         for update, stepper, mine in zip(phase.updates, steppers, owners, strict=True):

@@ -7,13 +7,14 @@ import pytest
 import torch
 from torch import nn
 
+from distill.config import OptimizerSpec
 from distill.losses import kd_loss
 from distill.methods.deepkd import DeepStepper, doubt, others_loss
 from distill.methods.dkd import target_loss
 from tests.methods.arithmetic import kl, logits, softmax
 
 STUDENT, TEACHER, LABELS, T = logits(0), logits(1), torch.tensor([0, 5, 2, 2, 3]), 3.0
-SCHEDULE = {"lr": 0.1, "optimizer": {"name": "sgd", "momentum": 0.9, "weight_decay": 0.01}}
+SCHEDULE = OptimizerSpec(lr=0.1, optimizer={"name": "sgd", "momentum": 0.9, "weight_decay": 0.01})
 
 
 def test_each_samples_terms_add_up_to_its_soft_targets() -> None:
@@ -38,7 +39,7 @@ def steps(form: str) -> tuple[float, float]:
     layer = nn.Linear(1, 1, bias=False)
     nn.init.constant_(layer.weight, 0.5)
     deltas = {"deepkd_deltas": (0.05, -0.1, 0.02), "deepkd_form": form}
-    stepper = DeepStepper([layer], SCHEDULE | {"optimizer": SCHEDULE["optimizer"] | deltas})
+    stepper = DeepStepper([layer], SCHEDULE.merged(deltas))
     w, buffers = 0.5, {"ce": 0.0, "nckd": 0.0, "tckd": 0.0}
     momenta = {"ce": 0.8 if form == "authors" else 0.95, "nckd": 0.92, "tckd": 0.8}
     decayed = "tckd" if form == "authors" else "ce"

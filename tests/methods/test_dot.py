@@ -8,11 +8,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from distill.config import OptimizerSpec
 from distill.methods.dot import DotStepper
 from tests.methods.given_response import method
 
 SGD = {"name": "sgd", "momentum": 0.9, "weight_decay": 0.01}
-SCHEDULE = {"lr": 0.1, "optimizer": SGD | {"dot_delta": 0.075}}
+SCHEDULE = OptimizerSpec(lr=0.1, optimizer=SGD | {"dot_delta": 0.075})
 
 
 def line(weight: float = 2.0) -> nn.Linear:
@@ -42,7 +43,7 @@ def test_dot_against_explicit_arithmetic() -> None:
 
 def test_dot_with_delta_0_is_sgd_on_the_sum() -> None:
     ours, theirs = line(), line()
-    stepper = DotStepper([ours], {"lr": 0.1, "optimizer": SGD | {"dot_delta": 0.0}})
+    stepper = DotStepper([ours], SCHEDULE.merged({"dot_delta": 0.0}))
     plain = torch.optim.SGD(theirs.parameters(), lr=0.1, momentum=0.9, weight_decay=0.01)
     for _ in range(5):
         stepper.step(two_losses(ours))
@@ -70,7 +71,7 @@ def test_dot_goes_on_from_its_state() -> None:
 
 def test_dot_schedules_and_clips_both_halves() -> None:
     layer = line()
-    stepper = DotStepper([layer], SCHEDULE | {"clip_grad": 0.1, "milestones": [1]})
+    stepper = DotStepper([layer], SCHEDULE.merged({"clip_grad": 0.1, "milestones": [1]}))
     assert stepper.set_lr(1, 1, 2) == pytest.approx(0.01)
     assert [group["lr"] for group in stepper.optimizer.param_groups] == pytest.approx([0.01, 0.01])
     stepper.step(two_losses(layer))  # both gradients are longer than 0.1
@@ -84,8 +85,8 @@ def test_dot_is_wired_with_its_delta_and_refuses_what_it_cannot_split() -> None:
     with pytest.raises(ValueError, match="both losses"):
         method("dot", "method.ce=0")
     with pytest.raises(ValueError, match="out of"):
-        DotStepper([line()], {"lr": 0.1, "optimizer": SGD | {"dot_delta": 0.2}})
+        DotStepper([line()], SCHEDULE.merged({"dot_delta": 0.2}))
     with pytest.raises(ValueError, match="name=sgd"):
-        DotStepper([line()], {"lr": 0.1, "optimizer": {"name": "adamw", "dot_delta": 0.0}})
+        DotStepper([line()], SCHEDULE.merged({"name": "adamw", "dot_delta": 0.0}))
     with pytest.raises(ValueError, match="momentum that stays"):
-        DotStepper([line()], SCHEDULE | {"damped": True})
+        DotStepper([line()], SCHEDULE.merged({"damped": True}))

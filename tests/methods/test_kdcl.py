@@ -8,6 +8,7 @@ import math
 import pytest
 import torch
 
+from distill.config import OptimizerSpec
 from distill.engine.optim import Stepper
 from distill.methods.kdcl import KDCL, general_weights, linear, min_logit, naive, soft_target_loss
 from tests import tiny
@@ -24,7 +25,7 @@ def test_a_peer_of_another_architecture_learns_at_the_rate_of_its_own_file(on_de
     torch.manual_seed(0)
     given = {"models": list(cfg.method.models), "rates": list(cfg.method.rates)}
     method = tiny.by_hand(KDCL, student(), [], tiny.tiny_data().info, peers=3, **given)
-    schedule = {"lr": 0.5, "milestones": [1], "optimizer": {"name": "sgd", "momentum": 0.0}}
+    schedule = OptimizerSpec(lr=0.5, milestones=(1,), optimizer={"name": "sgd", "momentum": 0.0})
     stepper = Stepper([method], schedule, on_device=on_device)
     nets, rates = {"others.0": 0.2, "others.1": 1.0, "student": 1.0}, {0: 0.5, 1: 0.05}
     for step, rate in rates.items():

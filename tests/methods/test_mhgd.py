@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from distill.engine.fit import merge
+from distill.config import OptimizerSpec
 from distill.methods.kdsvd import ClippedStepper
 from distill.methods.mhgd import Attention, Estimator, graph_loss
 from tests import tiny
@@ -100,6 +100,6 @@ def test_mhgd_clips_its_gradient_to_the_tasks_by_parameter() -> None:
 def test_the_heads_weight_decay_is_twice_the_students() -> None:
     method = tiny.make("mhgd", tiny.net("cifar_resnet8"), tiny.net("cifar_resnet14"), tiny.tiny_data())
     heads, student = (phase.updates[0] for phase in method.phases())
-    schedule = {"lr": 0.1, "optimizer": {"name": "sgd", "weight_decay": 5e-4}}
-    decays = [merge(schedule, update.optimizer)["optimizer"]["weight_decay"] for update in (heads, student)]
+    schedule = OptimizerSpec(lr=0.1, optimizer={"name": "sgd", "weight_decay": 5e-4})
+    decays = [schedule.merged(update.optimizer).optimizer["weight_decay"] for update in (heads, student)]
     assert decays == [1e-3, 5e-4]

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from distill.batch import Batch
+from distill.config import OptimizerSpec
 from distill.methods import kdsvd
 from tests.methods.given_relation import method
 
@@ -31,7 +32,7 @@ def test_equal_nets_have_nothing_to_learn(name: str) -> None:
 
 def test_clipped_steps_pair_gradients_with_parameters_of_any_layout() -> None:
     """A fused optimiser goes through memory in order: a gradient laid out otherwise would move other weights."""
-    schedule = {"lr": 0.1, "optimizer": {"name": "sgd"}}
+    schedule = OptimizerSpec(lr=0.1, optimizer={"name": "sgd"})
     conv = torch.nn.Conv2d(3, 4, 3, bias=False).to(memory_format=torch.channels_last)
     before, stepper = conv.weight.detach().clone(), kdsvd.ClippedStepper([conv], schedule)
     slope = torch.arange(float(conv.weight.numel())).view(4, 3, 3, 3)

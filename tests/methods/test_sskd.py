@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from distill import config
 from distill.batch import Batch
+from distill.config import OptimizerSpec
 from distill.data import ArraySource, Split
 from distill.engine.fit import train_mode
 from distill.engine.optim import Stepper
@@ -149,7 +150,7 @@ def test_sskd_head_learns_which_image_was_turned() -> None:
         torch.arange(B).repeat_interleave(3),
     )
     assert method.head_loss(one)["head"].item() == pytest.approx(expected.item(), rel=1e-5)
-    stepper = Stepper(phase.updates[0].trains, {"lr": 0.05, "optimizer": {"name": "sgd", "momentum": 0.9}})
+    stepper = Stepper(phase.updates[0].trains, OptimizerSpec(lr=0.05, optimizer={"name": "sgd", "momentum": 0.9}))
     for _ in range(10):
         stepper.step(method.head_loss(one))
     assert method.head_loss(one)["head"] < expected

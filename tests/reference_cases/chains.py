@@ -95,7 +95,7 @@ def loop(built: Method, source: Batches, folder: str, epoch: int, *overrides: st
     cfg = composed("dataset=cifar100", f"schedule.epochs={epoch}", "schedule.init_epochs=1", *overrides)
     options = Options(nullcontext, log_every=STEPS, save_seconds=1e9, evaluate_every=epoch + 1)
     fit = Fit(
-        built, source, lambda net: 0.0, config.plain(cfg, "schedule"), options,
+        built, source, lambda net: 0.0, config.ScheduleSpec.of(config.plain(cfg, "schedule")), options,
         Checkpoints(Path(folder)), NullCallback(), StopSignals(),
     )  # fmt: skip
     fit.at.epoch = epoch
