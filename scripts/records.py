@@ -4,8 +4,7 @@ A set is a folder of outputs/reference with records.json, a row a run, and a REA
 between two marks. `--write SET FOLDER ...` makes both of finished runs, with --add beside what is there;
 `--prune SET ...` takes out what is stale; `--missing SET EXPERIMENT ...` prints the commands of runs that have no row.
 
-A row is as good as its hash: it is that of all that changes a run's numbers (config.identity), composed anew from the
-row's overrides. A teacher, or another run that was needed before, has the overrides of the run that needed it.
+What a row's command gives is made out in recorded_runs.py.
 """
 
 from __future__ import annotations
@@ -15,95 +14,24 @@ import json
 import shlex
 import sys
 from collections.abc import Iterable, Iterator
-from functools import cache
-from itertools import product
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from hydra import compose, initialize_config_dir
-from omegaconf import DictConfig, OmegaConf
+sys.path[:0] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).resolve().parent)]
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from recorded_runs import Row, experiment_of, hashes, jobs, known, seedless, stale  # noqa: E402
 
-from distill import config
-from distill.sweep.compose import left_out
-from distill.sweep.plan import before
+from distill import config  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
 REFERENCE = ROOT / "outputs" / "reference"
 MARKS = ("<!-- records -->", "<!-- /records -->")
 KEPT = ("dataset", "teacher", "student", "method", "seed", "hash", "epochs", "teacher_accuracy", "params", "macs",
         "seconds", "precision", "device", "threads")  # fmt: skip
-Row = dict[str, Any]
-
-
-# ---- from overrides to hashes
-
-
-@cache
-def composed(overrides: tuple[str, ...], hydra: bool = False) -> DictConfig:
-    """The configuration of a command's overrides; hydra: with Hydra's own node."""
-    config.register()
-    with initialize_config_dir(str(config.conf_dir()), version_base="1.3"):
-        return compose("config", list(overrides), return_hydra_config=hydra)
-
-
-@cache
-def hashes(overrides: tuple[str, ...]) -> dict[str, config.RunSpec]:
-    """The run that overrides stand for and the runs that it needs before, by their hashes."""
-    spec = config.resolve(composed(overrides))
-    return {each.hash: each for each in (spec, *(needed for _, needed in before(spec)))}
-
-
-def known(row: Row) -> dict[str, config.RunSpec]:
-    """`hashes` of a row; the seed is no part of them."""
-    return hashes(_seedless(row["overrides"]))
-
-
-def stale(rows: Iterable[Row]) -> list[tuple[Row, str]]:
-    """The rows that their overrides no longer give, each with the reason."""
-    found = []
-    for row in rows:
-        try:
-            now = known(row)
-        except Exception as error:  # of Hydra and OmegaConf: an override that is not known any more
-            found.append((row, f"cannot be composed ({' '.join(str(error).split())[:100]})"))
-            continue
-        if row["hash"] not in now:
-            found.append((row, f"is {next(iter(now))} now"))
-    return found
 
 
 # ---- from finished runs to rows
-
-
-def jobs(command: str) -> Iterator[list[str]]:
-    """The overrides of each run of a recorded command; a sweep stands for several."""
-    words = [word for word in shlex.split(command)[3:] if not word.startswith("-")]
-    own = [word for word in words if not word.startswith(("hydra", "threads=", "output=", "dataset.root="))]
-    chosen = {word.partition("=")[0]: word.partition("=")[2] for word in own}
-    sweep: dict[str, Any] = {}
-    if "experiment" in chosen and "hydra.mode=RUN" not in words:
-        cfg = composed((f"experiment={chosen['experiment']}",), hydra=True)
-        sweep = dict(OmegaConf.select(cfg, "hydra.sweeper.params") or {})
-    values = {key: split_words(str(value)) for key, value in (sweep | chosen).items()}
-    for choice in product(*values.values()):
-        overrides = [f"{key}={value}" for key, value in zip(values, choice, strict=True)]
-        if not sweep or not left_out(composed((f"experiment={chosen['experiment']}",)), overrides):
-            yield overrides
-
-
-def split_words(text: str) -> list[str]:
-    """The values of a sweep, at the commas outside brackets and braces."""
-    depth, values = 0, [""]
-    for letter in text.replace(" ", "").replace("'", ""):
-        depth += {"[": 1, "{": 1, "]": -1, "}": -1}.get(letter, 0)
-        if letter == "," and not depth:
-            values.append("")
-        else:
-            values[-1] += letter
-    return values
 
 
 def rows_of(folders: Iterable[Path]) -> list[Row]:
@@ -116,10 +44,10 @@ def rows_of(folders: Iterable[Path]) -> list[Row]:
         result = json.loads(path.read_text(encoding="utf-8"))
         row = {key: result[key] for key in KEPT if result.get(key) is not None}
         row |= {key: result[key] for key in ("accuracy", "also", "quantized", "versions", "setting") if result.get(key)}
-        fitting = [words for words in jobs(result["command"]) if result["hash"] in hashes(_seedless(words))]
+        fitting = [words for words in jobs(result["command"]) if result["hash"] in hashes(seedless(words))]
         if not fitting:
             raise ValueError(f"{path}: {result['hash']} is no run of its command any more: {result['command']}")
-        row["overrides"] = [*_seedless(fitting[0]), f"seed={result['seed']}"]
+        row["overrides"] = [*seedless(fitting[0]), f"seed={result['seed']}"]
         found.setdefault(_key(row), row)
     return in_order([*found.values(), *shared(found.values())])
 
@@ -129,13 +57,13 @@ def shared(rows: Iterable[Row]) -> list[Row]:
     rows, more = list(rows), []
     results = {(row["hash"], row["seed"]): row for row in rows}
     known_as = {_key(row) for row in rows}
-    for experiment in sorted({_experiment(row) for row in rows} - {""}):
+    for experiment in sorted({experiment_of(row) for row in rows} - {""}):
         for words in jobs(f"python -m distill experiment={experiment}"):
             for seed in [int(text[5:]) for text in words if text.startswith("seed=")] or [1]:
-                digest = next(iter(hashes(_seedless(words))))
+                digest = next(iter(hashes(seedless(words))))
                 if (digest, seed) in results and (experiment, digest, seed) not in known_as:
                     known_as.add((experiment, digest, seed))
-                    more.append(results[digest, seed] | {"overrides": [*_seedless(words), f"seed={seed}"]})
+                    more.append(results[digest, seed] | {"overrides": [*seedless(words), f"seed={seed}"]})
     return more
 
 
@@ -145,7 +73,7 @@ def missing(rows: Iterable[Row], experiments: Iterable[str]) -> Iterator[list[st
     for experiment in experiments:
         for words in jobs(f"python -m distill experiment={experiment}"):
             seed = next((int(text[5:]) for text in words if text.startswith("seed=")), 1)
-            alike = (_seedless([*words, *more]) for more in ([], ["precision=fp32"]))
+            alike = (seedless([*words, *more]) for more in ([], ["precision=fp32"]))
             keys = {(next(iter(hashes(overrides))), seed) for overrides in alike}
             if not keys & there:
                 there |= keys
@@ -154,26 +82,18 @@ def missing(rows: Iterable[Row], experiments: Iterable[str]) -> Iterator[list[st
 
 def in_order(rows: Iterable[Row]) -> list[Row]:
     """Rows by experiment, method, configuration and seed."""
-    return sorted(rows, key=lambda row: (_experiment(row), row["method"], row["hash"], row["seed"]))
+    return sorted(rows, key=lambda row: (experiment_of(row), row["method"], row["hash"], row["seed"]))
 
 
 def _key(row: Row) -> tuple[str, str, int]:
-    return _experiment(row), row["hash"], row["seed"]
-
-
-def _seedless(overrides: Iterable[str]) -> tuple[str, ...]:
-    return tuple(text for text in overrides if not text.startswith(("seed=", "hydra.")))
-
-
-def _experiment(row: Row) -> str:
-    return next((text.partition("=")[2] for text in row["overrides"] if text.startswith("experiment=")), "")
+    return experiment_of(row), row["hash"], row["seed"]
 
 
 def told_apart(rows: list[Row]) -> None:
     """Give each row `what`: the values in which it differs from the others of its experiment, method and nets."""
     groups: dict[tuple[str, ...], dict[str, list[Row]]] = {}
     for row in rows:
-        key = (_experiment(row), row["method"], str(row.get("teacher")), row["student"])
+        key = (experiment_of(row), row["method"], str(row.get("teacher")), row["student"])
         groups.setdefault(key, {}).setdefault(row["hash"], []).append(row)
     for group in groups.values():
         flat = {digest: _flat(config.thawed(known(some[0])[digest].hashed)) for digest, some in group.items()}
@@ -204,7 +124,7 @@ def table(rows: list[Row]) -> str:
     """Markdown: a row a configuration, mean and sample standard deviation over its seeds."""
     groups: dict[tuple[str, str], list[Row]] = {}
     for row in rows:
-        groups.setdefault((_experiment(row), row["hash"]), []).append(row)
+        groups.setdefault((experiment_of(row), row["hash"]), []).append(row)
     lines = ["| experiment | method | teacher | student | what | n | last | configuration |", "|" + "---|" * 8]
     for (experiment, digest), some in groups.items():
         values = [row["accuracy"]["last"] for row in some]
@@ -295,7 +215,7 @@ def main(argv: list[str] | None = None) -> int:
     if args.missing:
         folder, names = Path(args.missing[0]), args.missing[1:]
         rows = read(folder)
-        for words in missing(rows, names or sorted({_experiment(row) for row in rows} - {""})):
+        for words in missing(rows, names or sorted({experiment_of(row) for row in rows} - {""})):
             print(shlex.join(["python", "-m", "distill", *words, "hydra.mode=RUN"]))
     return check(args.check or sets()) if args.check is not None else 0
 

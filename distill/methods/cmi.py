@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from distill.batch import Batch
-from distill.engine.optim import Schedule, Stepper, trainable
+from distill.config import OptimizerSpec
+from distill.engine.optim import Stepper, trainable
 from distill.losses import full_precision
 from distill.method import Losses, Nets, Phase, Update
 from distill.models import Outputs
@@ -58,7 +59,7 @@ class Rounds(Stepper):
     whose repeats are one optimisation of their own.
     """
 
-    def __init__(self, modules: Iterable[nn.Module], schedule: Schedule, **options: Any) -> None:
+    def __init__(self, modules: Iterable[nn.Module], schedule: OptimizerSpec, **options: Any) -> None:
         *made, head = modules
         super().__init__([*made, head], schedule, **options)
         (group,) = self.optimizer.param_groups
