@@ -1,7 +1,7 @@
 """One run on several devices: `torchrun --nproc-per-node=2 -m distill ...` starts a process a device.
 
 Every process builds the same nets and takes its part of every batch; gradients are averaged over the whole batch
-before each step. So losses that are means over samples are those of one process on the whole batch, as long as the
+in the backward pass (engine/replicas.py). So losses that are means over samples are those of one process on the whole batch, as long as the
 nets hold no BatchNorm, whose statistics are of each process's own part. Losses that relate the samples of a batch to
 each other (SP, RKD, PKT, CC, DIST's intra-class term, ...) relate those of each part. Memory banks are kept equal:
 `gathered` brings the entries of all parts to every process. The first process alone writes files; running statistics
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -89,16 +89,10 @@ def part(batch: Batch, number: int, count: int) -> Batch:
     return batch.only(slice(number, None, count))
 
 
-def reduce_gradients(parameters: Iterable[nn.Parameter]) -> None:
-    """Replace each gradient by the whole batch's mean: the sum over all processes, each by its share of the batch."""
-    if world() == 1:
-        return
-    weight = _Sharing.own / _Sharing.whole
-    gradients = [p.grad for p in parameters if p.grad is not None]
-    flat = torch.cat([gradient.flatten() for gradient in gradients]).mul_(weight)
-    dist.all_reduce(flat)
-    for gradient, part in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
-        gradient.copy_(part.view_as(gradient))
+def share(loss: Tensor) -> Tensor:
+    """Weigh the loss of this process's part so that the mean over the processes is the whole batch's."""
+    weight = _Sharing.own * world() / _Sharing.whole
+    return loss if weight == 1 else loss * weight
 
 
 def gathered(tensor: Tensor) -> Tensor:

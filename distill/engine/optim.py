@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from distill import parallel
 from distill.config import OptimizerSpec
 from distill.config.optimizer_options import OPTIMIZER_OPTIONS, check_option, takes_option
 from distill.engine import eager_optimizers
+from distill.engine.replicas import Replicas
 
 
 def learning_rate(schedule: OptimizerSpec, step: int, steps: int, epochs: int) -> float:
@@ -123,6 +123,7 @@ class Stepper:
         self.rate = torch.tensor(self.lr, device=self.parameters[0].device) if on_device else self.lr
         self.gradients = [self.parameters]  # groups that are clipped each by itself
         self.optimizer = self.new_optimizer(dict(schedule.optimizer))
+        self.replicas = Replicas(self.parameters)
         self.scaler = torch.amp.GradScaler(self.parameters[0].device.type, enabled=scale)
         self.clip = schedule.clip_grad
         self.limited = [p for p in self.parameters if p.ndim > 1] if schedule.max_norm else []
@@ -182,7 +183,6 @@ class Stepper:
         """Minimise the sum of the losses, over the whole batch, by one step."""
         self.optimizer.zero_grad(set_to_none=True)
         self.backward(losses)
-        parallel.reduce_gradients([p for group in self.gradients for p in group])
         if self.clip:
             self.scaler.unscale_(self.optimizer)
             for group in self.gradients:
@@ -200,7 +200,11 @@ class Stepper:
 
     def backward(self, losses: Mapping[str, Tensor]) -> None:
         """Compute gradients of the summed losses."""
-        self.scaler.scale(torch.stack(list(losses.values())).sum()).backward()
+        self.differentiate(losses.values())
+
+    def differentiate(self, losses: Iterable[Tensor], *, again: bool = False) -> None:
+        """Add the gradients of the sum of these, over the whole batch. again: another pass follows on the same step."""
+        self.replicas(self.scaler.scale(torch.stack(list(losses)).sum())).backward(retain_graph=again)
 
     def state_dict(self) -> dict[str, Any]:
         optimizer = self.optimizer.state_dict()

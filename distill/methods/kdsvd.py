@@ -66,16 +66,14 @@ class ClippedStepper(Stepper):
         return super().set_lr(step, steps, epochs)
 
     def backward(self, losses: Mapping[str, Tensor]) -> None:
-        task = self.scaler.scale(torch.stack([loss for name, loss in losses.items() if name in _TASK]).sum())
-        own = self.scaler.scale(
-            torch.stack([loss for name, loss in losses.items() if name not in _TASK]).sum()
-        )
-        mains = torch.autograd.grad(task, self.parameters, retain_graph=True, allow_unused=True)
-        extras = torch.autograd.grad(own, self.parameters, allow_unused=True)
-        for parameter, main, extra in zip(self.parameters, mains, extras, strict=True):
-            grad = main if extra is None or main is None else main + clipped(extra, main, self.rise)
-            # laid out as the parameter is, as backward() does: fused optimisers on a GPU ask for that
-            parameter.grad = None if grad is None else torch.empty_like(parameter).copy_(grad)
+        self.differentiate((loss for name, loss in losses.items() if name not in _TASK), again=True)
+        extras = [parameter.grad for parameter in self.parameters]
+        self.optimizer.zero_grad(set_to_none=True)
+        self.differentiate(loss for name, loss in losses.items() if name in _TASK)
+        for parameter, extra in zip(self.parameters, extras, strict=True):
+            main = parameter.grad
+            if main is not None and extra is not None:
+                main += clipped(extra, main, self.rise)
 
 
 def clipped(extra: Tensor, main: Tensor, rise: float) -> Tensor:

@@ -62,7 +62,7 @@ class SplitStepper(Stepper, ABC):
         for part, held in reversed(list(zip(self.split, self.gradients, strict=True))):
             own = [loss for name, loss in losses.items() if (name in part.losses if part.losses else name not in named)]
             last = held is self.parameters
-            self.scaler.scale(torch.stack(own).sum()).backward(retain_graph=not last)
+            self.differentiate(own, again=not last)
             if not last:
                 for parameter, twin in zip(self.parameters, held, strict=True):
                     twin.grad, parameter.grad = parameter.grad, None
