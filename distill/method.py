@@ -68,6 +68,7 @@ class Method(nn.Module):
     steps_alike: False where what a step does is drawn on the host, so that no CUDA graph can repeat it.
     refuses: keys of the schedule that the method cannot honour (mixup, label_smoothing), each with the reason.
     one_process: why the method runs in one process only, or None.
+    unsynced: why BatchNorms of several processes cannot share statistics (not all call the same ones), or None.
     renamed: entries of the state that older checkpoints have under another name, {old: new}.
 
     A method's constructor takes `*nets`, its own settings as keywords without defaults (those are in its YAML), and
@@ -80,6 +81,7 @@ class Method(nn.Module):
     steps_alike = True
     refuses: Mapping[str, str] = {}  # of the class; a setting may change it
     one_process: ClassVar[str | None] = None
+    unsynced: ClassVar[str | None] = None
     renamed: ClassVar[Mapping[str, str]] = {}
 
     def __init__(

@@ -1,11 +1,10 @@
 """One run on several devices: `torchrun --nproc-per-node=2 -m distill ...` starts a process a device.
 
-Every process builds the same nets and takes its part of every batch; gradients are averaged over the whole batch
-in the backward pass (engine/replicas.py). So losses that are means over samples are those of one process on the whole batch, as long as the
-nets hold no BatchNorm, whose statistics are of each process's own part. Losses that relate the samples of a batch to
-each other (SP, RKD, PKT, CC, DIST's intra-class term, ...) relate those of each part. Memory banks are kept equal:
-`gathered` brings the entries of all parts to every process. The first process alone writes files; running statistics
-are its own. All of this does nothing in a run of one process.
+Every process builds the same nets and takes its part of every batch; gradients are averaged over the whole batch in the
+backward pass (engine/replicas.py), and BatchNorms take their statistics from all of it (engine/synced.py). So losses that
+are means over samples are those of one process. Losses that relate the samples of a batch to each other (SP, RKD, PKT,
+CC, DIST's intra-class term, ...) relate those of each part. Memory banks are kept equal: `gathered` brings the entries of
+all parts to every process. The first process alone writes files. All of this does nothing in a run of one process.
 """
 
 from __future__ import annotations
@@ -89,7 +88,7 @@ def part(batch: Batch, number: int, count: int) -> Batch:
     return batch.only(slice(number, None, count))
 
 
-def share(loss: Tensor) -> Tensor:
+def weighed(loss: Tensor) -> Tensor:
     """Weigh the loss of this process's part so that the mean over the processes is the whole batch's."""
     weight = _Sharing.own * world() / _Sharing.whole
     return loss if weight == 1 else loss * weight

@@ -23,7 +23,7 @@ from distill.config import RunSpec, ScheduleSpec, class_of, frozen, instantiate,
 from distill.config.check import check_maps
 from distill.criterion import CrossEntropy
 from distill.data import Data, load_data
-from distill.engine import hyperrule
+from distill.engine import hyperrule, synced
 from distill.engine.checkpoint import Checkpoints
 from distill.engine.compiling import Compiling
 from distill.engine.cuda_graphs import CudaGraph, Graph, StaticBuffers, without_graphs
@@ -106,7 +106,10 @@ class Experiment:
         self.method.criterion = CrossEntropy(schedule.label_smoothing)
         if parallel.rank() > 0:  # other negatives and noise than the first process
             torch.manual_seed(spec.seed + 7919 * parallel.rank())
-        inputs.compiling(net for net in self.method.modules() if isinstance(net, FeatureNet))
+        if inputs.synced:
+            synced.synchronize(self.method)
+        else:
+            inputs.compiling(net for net in self.method.modules() if isinstance(net, FeatureNet))
         self.callback = Reporter(spec.folder, quiet) if parallel.rank() == 0 else NullReporter()
         self.fit = self._make_fit(schedule, stop)
         resumed = self.fit.restore()
@@ -169,6 +172,7 @@ class Inputs:
     source: Source  # of training batches
     compiling: Compiling
     teachers: Teachers
+    synced: bool  # BatchNorms see the whole batch, of which each process has a part
     buffers: StaticBuffers = field(default_factory=StaticBuffers)  # where a graph finds a step's batch
 
     @property
@@ -190,6 +194,7 @@ def make_inputs(spec: RunSpec, reads: Collection[str] | None = None) -> Inputs:
         torch.set_num_threads(machine.threads)
     data = load_data(spec.dataset, device, hyperrule.adapt(spec.schedule, spec.dataset))
     schedule = make_schedule(spec, data.info.num_train)
+    over_all = synced.wanted(machine.sync_batchnorm, machine.compile, class_of(spec.method.node))
     given = {key: value for key in OF_BATCHES if (value := getattr(schedule, key))}
     mixed = not {"mixup", "cutmix"}.isdisjoint(given)
     source = data.source(batch_size=schedule.batch_size, seed=spec.seed, **given)
@@ -199,7 +204,7 @@ def make_inputs(spec: RunSpec, reads: Collection[str] | None = None) -> Inputs:
     teachers = prepare(spec, data, device, train=run_first, compiling=compiling, mixed=mixed, reads=reads)
     log.info("%s: %s", "compiling the nets that gain by it" if compiling.asked else "nets run eagerly", compiling.why)
     eager = without_graphs(machine.cuda_graphs, device, precision, parallel.world(), data.info.size)
-    return Inputs(device, precision, None if eager else CudaGraph, data, source, compiling, teachers)
+    return Inputs(device, precision, None if eager else CudaGraph, data, source, compiling, teachers, over_all)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""One run in two gloo processes: the losses of one process on the whole batch, and banks that stay equal."""
+"""One run in two and in four gloo processes: the steps of one process on the whole batch, and banks that stay equal."""
 
 from __future__ import annotations
 
@@ -14,16 +14,23 @@ import torch
 from distill import parallel
 from distill.batch import Batch
 from distill.data import Data
+from distill.engine import synced
 from distill.method import Method
 from tests import program, tiny
 
 SMALL_VIT = {"patch_size": 4, "embed_dim": 32, "depth": 4, "num_heads": 2}  # no BatchNorm
-METHODS = ("kd", "sp", "crd")
+WHOLE = ("kd", "dot", "kd synced")  # give what one process gives
+METHODS = {2: (*WHOLE, "sp", "crd"), 4: WHOLE}
 
 
 def build(method: str, data: Data) -> Method:
     torch.manual_seed(7)
-    return tiny.make(method, tiny.net("vit_tiny_patch16_224", 1, **SMALL_VIT), tiny.net("cifar_resnet8", 2), data)
+    name, *more = method.split()
+    student = tiny.net("cifar_resnet8", 1) if more else tiny.net("vit_tiny_patch16_224", 1, **SMALL_VIT)
+    made = tiny.make(name, student, tiny.net("cifar_resnet8", 2), data)
+    if more and parallel.world() > 1:
+        synced.synchronize(made)
+    return made
 
 
 def train(method: str, folder: Path) -> dict:
@@ -38,38 +45,56 @@ def train(method: str, folder: Path) -> dict:
     for _ in fit.steps():
         pass
     banks = {name: value.double().sum().item() for name, value in made.named_buffers() if "memory" in name}
-    weights = [p.double().sum().item() for p in made.student.parameters()]
+    weights = [p.double().sum().item() for p in made.student.state_dict().values()]
     return {"rows": fit.callback.rows, "banks": banks, "weights": weights}
 
 
-@pytest.fixture(scope="module")
-def two(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, dict]]:
-    """What each of two processes, started as torchrun would start them, found of METHODS, one after the other."""
-    folder = tmp_path_factory.mktemp("two")
-    port = str(20000 + os.getpid() % 20000)
+def started(count: int, folder: Path) -> list[dict[str, dict]]:
+    """What each of `count` processes, started as torchrun would start them, found of METHODS, one after the other."""
+    port = str(20000 + count + os.getpid() % 20000)
     jobs = []
-    for rank in range(2):
-        env = {"WORLD_SIZE": "2", "RANK": str(rank), "LOCAL_RANK": str(rank), "MASTER_ADDR": "127.0.0.1",
+    for rank in range(count):
+        env = {"WORLD_SIZE": str(count), "RANK": str(rank), "LOCAL_RANK": str(rank), "MASTER_ADDR": "127.0.0.1",
                "MASTER_PORT": port}  # fmt: skip
         words = [str(folder), str(folder / f"{rank}.json")]
         jobs.append(program.start(*words, module="tests.test_parallel", env=env))
     said = [job.communicate() for job in jobs]
-    assert [job.returncode for job in jobs] == [0, 0], said
-    return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(2)]
+    assert [job.returncode for job in jobs] == count * [0], said
+    return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(count)]
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, dict]]:
+    return started(2, tmp_path_factory.mktemp("two"))
+
+
+@pytest.fixture(scope="module")
+def four(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, dict]]:
+    return started(4, tmp_path_factory.mktemp("four"))
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict]:
+    """What a process alone finds."""
+    folder = tmp_path_factory.mktemp("one")
+    return {method: train(method, folder / method) for method in WHOLE}
 
 
 def means(rows: list[dict]) -> list[dict]:
     return [{key: value for key, value in row.items() if isinstance(value, float)} for row in rows]
 
 
-def test_two_processes_give_the_losses_of_one(two: list[dict[str, dict]], tmp_path: Path) -> None:
-    first, second = (found["kd"] for found in two)
-    whole = train("kd", tmp_path / "one")
-    assert len(whole["rows"]) == 2
-    for one, both in zip(means(whole["rows"]), means(first["rows"]), strict=True):
-        assert both == pytest.approx(one, rel=2e-4)
-    assert first["weights"] == second["weights"], "both processes hold the same student"
-    assert first["weights"] == pytest.approx(whole["weights"], rel=1e-3, abs=1e-4)
+@pytest.mark.parametrize("method", WHOLE)
+@pytest.mark.parametrize("count", ["two", "four"])
+def test_several_processes_train_as_one(
+    count: str, method: str, one: dict[str, dict], request: pytest.FixtureRequest
+) -> None:
+    first, *others = (found[method] for found in request.getfixturevalue(count))
+    assert len(one[method]["rows"]) == 2
+    for alone, all_of_them in zip(means(one[method]["rows"]), means(first["rows"]), strict=True):
+        assert all_of_them == pytest.approx(alone, rel=2e-4)
+    assert all(other["weights"] == first["weights"] for other in others), "all processes hold the same student"
+    assert first["weights"] == pytest.approx(one[method]["weights"], rel=1e-3, abs=1e-4)
 
 
 def test_losses_between_samples_see_each_processes_own_part(two: list[dict[str, dict]]) -> None:
@@ -122,7 +147,7 @@ def test_alone_nothing_is_gathered_or_reduced() -> None:
 def main(folder: Path, out: Path) -> None:
     torch.set_num_threads(1)
     parallel.start("cpu")
-    out.write_text(json.dumps({method: train(method, folder / method) for method in METHODS}))
+    out.write_text(json.dumps({method: train(method, folder / method) for method in METHODS[parallel.world()]}))
 
 
 if __name__ == "__main__":

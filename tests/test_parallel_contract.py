@@ -17,6 +17,7 @@ import torch.distributed as dist
 from torch import nn
 
 from distill import parallel
+from distill.engine import synced
 from distill.method import Method, refuse
 from tests import program, tiny
 
@@ -27,9 +28,10 @@ PORT = str(40000 + os.getpid() % 20000)
 
 
 def kept(method: Method) -> dict[str, float]:
-    """A sum of each buffer, but for BatchNorm's running statistics, which are each process's own."""
+    """A sum of each buffer, but for running statistics of BatchNorms that are not synchronized."""
     norms = {id(b) for m in method.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) for b in m.buffers()}
-    return {name: summed(value) for name, value in method.named_buffers() if id(value) not in norms}
+    own = norms if method.unsynced else set()
+    return {name: summed(value) for name, value in method.named_buffers() if id(value) not in own}
 
 
 def summed(value: torch.Tensor) -> float:
@@ -49,6 +51,8 @@ def train(name: str, folder: Path) -> dict[str, Any]:
     (name, *overrides), size = settings(name)
     method = tiny.seeded_method(name, data, tiny.SMALLEST, *overrides)
     refuse(method, name, {}, parallel.world())
+    if not method.unsynced:  # as sync_batchnorm=auto has it
+        synced.synchronize(method)
     if parallel.rank():
         torch.manual_seed(100)  # as run.py has it: each process has draws of its own
     fit = tiny.fit(method, data, folder)

@@ -112,7 +112,7 @@ def _method(cfg: DictConfig) -> MethodSpec:
 
 
 def _machine(cfg: DictConfig) -> MachineSpec:
-    asked = {key: _word(plain(cfg, key)) for key in ("device", "precision", "compile", "cuda_graphs")}
+    asked = {key: _word(plain(cfg, key)) for key in ("device", "precision", "compile", "cuda_graphs", "sync_batchnorm")}
     threads = plain(cfg, "threads")
     return MachineSpec(**asked, threads=int(threads) if threads else None)
 

@@ -120,6 +120,7 @@ AT_THE_TOP: dict[str, Rule] = {
     "precision": _one_of("auto", "fp32", "bf16", "fp16"),
     "compile": _one_of("auto", "true", "false"),
     "cuda_graphs": _one_of("auto", "true", "false"),
+    "sync_batchnorm": _one_of("auto", "true", "false"),
     "output": TEXT,
     "plugins": _list(TEXT, "[my_method]"),
 }

@@ -78,6 +78,7 @@ class MachineSpec:
     precision: str
     compile: str
     cuda_graphs: str
+    sync_batchnorm: str
     threads: int | None
 
 

@@ -7,6 +7,7 @@ a step calls which nets, nor how many backward passes it does; what a pass leave
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 
 import torch
@@ -29,8 +30,9 @@ class Replicas(nn.Module):
             idle = nn.Parameter(parameters[0].detach().new_zeros(1))  # always unused: torch warns where nothing is
             self.held = nn.ParameterList([*parameters, idle])
             replicate(self, find_unused_parameters=True, forward_sync_buffers=False)
+            warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")  # where a side is 1
             with torch.no_grad():  # its first forward gives all processes the first one's weights
                 self(idle.sum())
 
     def forward(self, loss: Tensor) -> Tensor:
-        return parallel.share(loss) if self.several else loss
+        return parallel.weighed(loss) if self.several else loss

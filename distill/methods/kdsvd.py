@@ -66,6 +66,7 @@ class ClippedStepper(Stepper):
         return super().set_lr(step, steps, epochs)
 
     def backward(self, losses: Mapping[str, Tensor]) -> None:
+        self.optimizer.zero_grad(set_to_none=True)
         self.differentiate((loss for name, loss in losses.items() if name not in _TASK), again=True)
         extras = [parameter.grad for parameter in self.parameters]
         self.optimizer.zero_grad(set_to_none=True)

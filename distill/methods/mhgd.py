@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from distill.batch import Batch
+from distill.engine.synced import Synced
 from distill.losses import full_precision
 from distill.method import Losses, Method, Nets, Phase, Update
 from distill.methods.kdsvd import ClippedStepper, check_stage_pairs, clipping, compress
@@ -38,7 +39,7 @@ def estimate_loss(estimate: Tensor, vectors: Tensor) -> Tensor:
 
 def normed(norm: nn.BatchNorm1d, x: Tensor) -> Tensor:
     """BatchNorm of x [B,D]; a batch of one, which has no statistics, takes the running ones."""
-    if len(x) > 1 or not norm.training:
+    if len(x) > 1 or not norm.training or isinstance(norm, Synced):
         return norm(x)
     return F.batch_norm(x, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps)
 

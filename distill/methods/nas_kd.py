@@ -50,6 +50,7 @@ class NASKD(Method):
     """
 
     steps_alike = False  # nets are drawn
+    unsynced = "each process draws nets of its own, whose BatchNorms are not the same"
 
     scores: Tensor
     choice: Tensor

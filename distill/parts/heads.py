@@ -46,6 +46,8 @@ class BatchNorm(nn.BatchNorm2d):
     """BatchNorm that normalises a lone value a channel (a last batch of one pooled image) by its running
     statistics."""
 
+    synchronizable = True  # of all processes' parts there is more than one
+
     def forward(self, input: Tensor) -> Tensor:
         if self.training and input.numel() == self.num_features:
             return F.batch_norm(
