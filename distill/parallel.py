@@ -146,10 +146,20 @@ def same_buffers(module: nn.Module) -> None:
             dist.broadcast(buffer, 0)
 
 
-def agreed(number: int | None) -> int | None:
-    """Return the largest signal that any process has received, so that all stop at the same step."""
+def handed_in(record: Any) -> list[Any]:
+    """Return what every process hands in, for the first; of the others each sees its own alone."""
+    if rank() > 0:
+        dist.gather_object(record)
+        return [record]
+    found: list[Any] = [None] * world()
+    dist.gather_object(record, found)
+    return found
+
+
+def agreed(*numbers: float) -> list[int]:
+    """Return the largest of each whole number that any process brings: signals, so that all stop at the same step."""
     if world() == 1:
-        return number
-    largest = torch.tensor(number or 0, device=_device())
+        return [int(number) for number in numbers]
+    largest = torch.tensor([int(number) for number in numbers], device=_device())
     dist.all_reduce(largest, op=dist.ReduceOp.MAX)
-    return int(largest) or None
+    return largest.tolist()

@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -20,15 +21,15 @@ from tests import program, tiny
 
 SMALL_VIT = {"patch_size": 4, "embed_dim": 32, "depth": 4, "num_heads": 2}  # no BatchNorm
 WHOLE = ("kd", "dot", "kd synced")  # give what one process gives
-METHODS = {2: (*WHOLE, "sp", "crd"), 4: WHOLE}
+METHODS = {2: (*WHOLE, "sp", "crd", "crd resumed"), 4: WHOLE}
 
 
 def build(method: str, data: Data) -> Method:
     torch.manual_seed(7)
     name, *more = method.split()
-    student = tiny.net("cifar_resnet8", 1) if more else tiny.net("vit_tiny_patch16_224", 1, **SMALL_VIT)
+    student = tiny.net("cifar_resnet8", 1) if "synced" in more else tiny.net("vit_tiny_patch16_224", 1, **SMALL_VIT)
     made = tiny.make(name, student, tiny.net("cifar_resnet8", 2), data)
-    if more and parallel.world() > 1:
+    if "synced" in more and parallel.world() > 1:
         synced.synchronize(made)
     return made
 
@@ -42,6 +43,15 @@ def train(method: str, folder: Path) -> dict:
     made = build(method, data)
     fit = tiny.fit(made, data, folder)
     fit.schedule = replace(fit.schedule, lr=0.0) if method == "sp" else fit.schedule
+    torch.manual_seed(parallel.rank())  # each has draws of its own
+    if "resumed" in method:
+        for _ in islice(fit.steps(), 3):
+            pass
+        fit.meter.flush("", 1)
+        fit._save()
+        made = build(method, data)
+        fit = tiny.fit(made, data, folder)
+        assert fit.restore() == 3
     for _ in fit.steps():
         pass
     banks = {name: value.double().sum().item() for name, value in made.named_buffers() if "memory" in name}
@@ -117,6 +127,13 @@ def test_banks_are_kept_equal(two: list[dict[str, dict]]) -> None:
     assert len(first["banks"]) == 4 and first["banks"]["memory_student.bank"] != untouched.double().sum().item()
 
 
+def test_several_processes_go_on_where_they_were_each_with_draws_of_its_own(two: list[dict[str, dict]]) -> None:
+    for found in two:
+        whole, resumed = found["crd"], found["crd resumed"]
+        assert resumed["weights"] == whole["weights"] and resumed["banks"] == whole["banks"]
+        assert means(resumed["rows"]) == means(whole["rows"])
+
+
 def test_torchrun_trains_a_teacher_and_a_student_and_writes_once(tmp_path: Path) -> None:
     options = ["student=resnet8", "teacher=resnet8", "teacher.seed=3", "method=crd", "dataset.fraction=0.1"]
     options += ["schedule.epochs=1", "schedule.batch_size=32", "threads=1", f"output={tmp_path}"]
@@ -141,7 +158,7 @@ def test_parts_make_the_batch_and_their_weights_its_mean() -> None:
 def test_alone_nothing_is_gathered_or_reduced() -> None:
     value = torch.tensor([1.0, 2.0])
     assert parallel.world() == 1 and parallel.rank() == 0
-    assert parallel.gathered(value) is value and parallel.mean(value) is value and parallel.agreed(15) == 15
+    assert parallel.gathered(value) is value and parallel.mean(value) is value and parallel.agreed(15, True) == [15, 1]
 
 
 def main(folder: Path, out: Path) -> None:

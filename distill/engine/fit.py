@@ -21,11 +21,12 @@ from distill.engine.checkpoint import Checkpoints, refused
 from distill.engine.cuda_graphs import GraphedStep, Measures, StaticBuffers
 from distill.engine.meter import Meter, measured
 from distill.engine.optim import Stepper
+from distill.engine.several import others_state, restore_own
 from distill.engine.state import Callback, Options, Position, Score, Speed
 from distill.errors import Stopped
 from distill.files import Backoff, SaveError
 from distill.method import Method, Phase
-from distill.runtime import rng_state, set_rng_state
+from distill.runtime import rng_state
 from distill.signals import StopSignals, held, released, stopped
 
 log = logging.getLogger(__name__)
@@ -175,8 +176,7 @@ class Fit:
         self.callback.step(row | self.speed.to_row(lately=True) | self.meter.means())
 
     def _save_or_stop(self, phase: Phase) -> None:
-        due = time.monotonic() - self._saved_at > self.options.save_seconds or self._refused.due
-        received = self._received()
+        due, received = self._asked()
         if not due and received is None:
             return
         self.join()
@@ -186,11 +186,13 @@ class Fit:
             kept = "its state is saved, the same command goes on from here" if saved else "its last step is not saved"
             raise stopped(received, kept)
 
-    def _received(self) -> int | None:
-        """Return the signal to stop for; several processes agree on it whenever losses are read."""
-        if parallel.world() == 1:
-            return self.stop.received
-        return parallel.agreed(self.stop.received) if self.at.step % self.options.log_every == 0 else None
+    def _asked(self) -> tuple[bool, int | None]:
+        """Whether to save, and the signal to stop for; several processes agree on both whenever losses are read."""
+        if parallel.world() > 1 and self.at.step % self.options.log_every:
+            return False, None
+        due = time.monotonic() - self._saved_at > self.options.save_seconds or self._refused.due
+        due, received = parallel.agreed(due, self.stop.received or 0)
+        return bool(due), received or None
 
     def _finish_epoch(self, phase: Phase) -> None:
         at, epochs = self.at, self.epochs(phase)
@@ -202,7 +204,7 @@ class Fit:
         self.callback.epoch(row | self.speed.to_row())
         at.epoch, at.step, at.over = at.epoch + 1, 0, False
         pause = min(max(self.options.epoch_seconds, self._saving / SAVING), self.options.save_seconds)
-        if at.epoch > epochs or time.monotonic() - self._saved_at >= pause:
+        if any(parallel.agreed(at.epoch > epochs or time.monotonic() - self._saved_at >= pause)):
             self._save()
 
     def _measure(self) -> float:
@@ -228,6 +230,7 @@ class Fit:
         return accuracy
 
     def _save(self) -> bool:
+        others, self._saved_at = others_state(self.meter), time.monotonic()
         if parallel.rank() > 0:
             return True
         state = {
@@ -238,9 +241,9 @@ class Fit:
             "method": self.method.state_dict(),
             "steppers": [stepper.state_dict() for stepper in self.steppers],
             "rng": rng_state(),
+            "others": others,
             "threads": torch.get_num_threads(),
         }
-        self._saved_at = time.monotonic()
         try:
             self.callback.flush()
             self.checkpoints.save(state, self.at.total)
@@ -272,12 +275,9 @@ class Fit:
             self.method.load_state_dict(self.method.migrated(state["method"]))
             for stepper, saved in zip(self.steppers, state["steppers"], strict=True):
                 stepper.load_state_dict(saved)
-            self.meter.load_state_dict(state["meter"])
+            restore_own(state, self.meter, self.at.total)
             if "speed" in state:  # of versions before, none
                 self.speed.load_state_dict(state["speed"])
-        set_rng_state(state["rng"])
-        if parallel.rank() > 0:  # the state is the first process's
-            torch.manual_seed(1000 * self.at.total + parallel.rank())
         self._resumed = True
         return self.at.total
 
