@@ -4,7 +4,8 @@ Every process builds the same nets and takes its part of every batch; gradients 
 backward pass (engine/replicas.py), and BatchNorms take their statistics from all of it (engine/synced.py). So losses
 that are means over samples are those of one process. Losses that relate the samples of a batch to each other (SP, RKD,
 PKT, CC, DIST's intra-class term, ...) relate those of each part. Memory banks are kept equal: `gathered` brings the
-entries of all parts to every process. The first process alone writes files. All of this does nothing in a run of one process.
+entries of all parts to every process. The first process alone writes files. All of this does nothing in a run of one
+process.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ FINE = {  # what a key may be, though its default is of another kind
                                 "teacher.model", "teacher.mean", "teacher.std")),
     ("schedule.warmup_epochs", "0.5"), ("schedule.momentum_epochs", "0.5"), ("save_minutes", "0.5"),
     ("dataset.resize", "3"), ("method.stage", "-7.0"),
-    *((key, "True") for key in ("compile", "cuda_graphs", "sync_batchnorm", "tracking.mode")),  # words that are flags too
+    *((key, "True") for key in ("compile", "cuda_graphs", "sync_batchnorm", "tracking.mode")),  # are flags too
 }  # fmt: skip
 
 
