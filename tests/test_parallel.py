@@ -49,6 +49,7 @@ def train(method: str, folder: Path) -> dict:
             pass
         fit.meter.flush("", 1)
         fit._save()
+        parallel.barrier()  # the first has written
         made = build(method, data)
         fit = tiny.fit(made, data, folder)
         assert fit.restore() == 3
