@@ -170,9 +170,10 @@ def check_model(cfg: DictConfig, role: str, name: Any) -> None:
 
 def check_maps(method: str, reads: Collection[str], models: Iterable[Any]) -> None:
     """Raise ValueError where a method reads maps (reads: its about.taps) and one of its nets, an MLP, has none."""
-    from distill.config.net_names import WITHOUT_MAPS
+    from distill.config.our_nets import OUR_NETS
 
-    if lacking := sorted(WITHOUT_MAPS.intersection(models) if MAPS.intersection(reads) else ()):
+    without = {name for name in models if name in OUR_NETS and not OUR_NETS[name].maps}
+    if lacking := sorted(without if MAPS.intersection(reads) else ()):
         raise ValueError(
             f"{method} reads maps, and {lacking[0]} has none, only logits and an embedding: take a method on those, "
             "such as method=kd or method=crd, or another net"

@@ -1,4 +1,4 @@
-"""Names of networks, known without importing torch or timm."""
+"""Which names of networks are known, ours and timm's, without importing torch or timm."""
 
 import re
 import sys
@@ -7,50 +7,9 @@ from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
-CIFAR_PREFIX = "cifar_"
-
-PAPER_NAMES = (
-    "resnet8",
-    "resnet14",
-    "resnet20",
-    "resnet32",
-    "resnet44",
-    "resnet56",
-    "resnet110",
-    "resnet8x4",
-    "resnet32x4",
-    "resnet110_bottleneck",
-    "resnet8_bss",
-    "resnet14_bss",
-    "resnet20_bss",
-    "resnet26_bss",
-    "ResNet18",
-    "ResNet34",
-    "ResNet50",
-    "ResNet101",
-    "PreActResNet18",
-    "wrn_16_1",
-    "wrn_16_2",
-    "wrn_40_1",
-    "wrn_40_2",
-    "vgg8",
-    "vgg11",
-    "vgg13",
-    "vgg16",
-    "vgg19",
-    "MobileNetV2",
-    "ShuffleV1",
-    "ShuffleV2",
-)
-OPTION_A_NAMES = ("resnet20_a", "resnet32_a", "resnet44_a", "resnet56_a", "resnet110_a")
-PLAIN_NAMES = tuple(f"plain{depth}{of}" for of in ("", "_c10") for depth in (2, 4, 6, 8, 10))
-MNIST_NAMES = ("mnist_mlp", "mnist_lenet5", "mnist_lenet5_half")
-OTHER_NAMES = ("mobilenetv1_relu", "bit_resnet14")
-OUR_NAMES = (*(CIFAR_PREFIX + name for name in PAPER_NAMES + OPTION_A_NAMES + PLAIN_NAMES), *MNIST_NAMES, *OTHER_NAMES)
+from distill.config.our_nets import CIFAR_PREFIX, OUR_NETS
 
 LOCAL = "local-dir:"  # a folder as the Hub has them: config.json and weights
-
-WITHOUT_MAPS = frozenset({"mnist_mlp"})  # they show logits and an embedding, and no stages
 
 _REGISTERED = re.compile(r"^@register_model\s*\ndef\s+(\w+)", re.MULTILINE)
 
@@ -70,7 +29,7 @@ def is_known(name: str) -> bool:
     if name.startswith(LOCAL):
         return (Path(name.removeprefix(LOCAL)) / "config.json").is_file()
     return (
-        name in OUR_NAMES
+        name in OUR_NETS
         or name.split(".")[0] in timm_names()
         or name.startswith(("hf_hub:", "hf-hub:"))
         or is_registered(name)
@@ -86,7 +45,7 @@ def is_registered(name: str) -> bool:
 def nearest_nets(name: str) -> list[str]:
     """Up to three names that look like it, ours before timm's; prefix and case are ignored."""
     known: dict[str, list[str]] = {}
-    for candidate in (*OUR_NAMES, *sorted(timm_names())):
+    for candidate in (*OUR_NETS, *sorted(timm_names())):
         known.setdefault(_bare(candidate), []).append(candidate)
     wanted = _bare(name).split(".")[0]
     near = [

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from distill.config.net_names import OUR_NAMES
+from distill.config.our_nets import OUR_NETS
 from distill.config.run_spec import TeacherSpec
 from distill.export.facts import SQUASH, Facts
 from distill.finished_run import FinishedRun
@@ -106,7 +106,7 @@ def _timm(facts: Facts) -> str:
     mode = "L" if facts.channels == 1 else "RGB"
     lines = [
         "import timm",
-        *(ours if facts.model in OUR_NAMES else []),
+        *(ours if facts.model in OUR_NETS else []),
         "from PIL import Image",
         "",
         'net = timm.create_model("local-dir:FOLDER", pretrained=True).eval()   # or hf-hub:OWNER/NAME',

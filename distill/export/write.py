@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from distill.config import thawed
+from distill.config.our_nets import OUR_NETS, is_sized
 from distill.config.run_spec import TeacherSpec
 from distill.engine.checkpoint import export
 from distill.export import onnx_file
@@ -20,7 +21,6 @@ from distill.export.shipped import CONFIG, WEIGHTS, as_timm_loads, of_run, packe
 from distill.files import json_ready, write_json, write_text
 from distill.finished_run import FinishedRun
 from distill.models import FeatureNet, build
-from distill.models.families import CONSTRUCTORS, SIZED
 from distill.models.quant_file import FILE
 
 _CPU = torch.device("cpu")
@@ -98,9 +98,9 @@ def _arguments(net: FeatureNet) -> dict[str, Any]:
     """The keywords that make the net again, whatever its name's own are."""
     recipe, made = net.recipe or {}, getattr(net.model, "_model_args", {})
     known = {**made, **recipe.get("args", {}), "in_chans": net.in_chans, "num_classes": net.num_classes}
-    if net.name in SIZED:
+    if is_sized(net.name):
         known["size"] = net.size
-    elif net.name not in CONSTRUCTORS and _is_fixed(net):
+    elif net.name not in OUR_NETS and _is_fixed(net):
         known.setdefault("img_size", net.size)
     own = ("stages", "pretrained", "cache_dir", "checkpoint_path")
     return {
@@ -115,7 +115,7 @@ def _known(net: FeatureNet) -> dict[str, Any]:
 
 
 def _is_fixed(net: FeatureNet) -> bool:
-    return bool(_known(net).get("fixed_input_size")) or net.name in SIZED
+    return bool(_known(net).get("fixed_input_size")) or is_sized(net.name)
 
 
 def _weights(run: FinishedRun, facts: Facts, net: FeatureNet, folder: Path) -> str | None:

@@ -9,9 +9,10 @@ from torch import Tensor, nn
 
 from distill.config.groups import mean_one_of
 from distill.config.net_names import is_known, nearest_nets
+from distill.config.our_nets import is_sized
 from distill.models.cifar_net import CifarNet
 from distill.models.cifar_reader import CifarReader
-from distill.models.families import CONSTRUCTORS, SIZED
+from distill.models.families import CONSTRUCTORS
 from distill.models.feature_net import FeatureNet
 from distill.models.reading import Reader
 
@@ -67,7 +68,7 @@ def _construct(
     if pretrained:
         instead = "give a file, student.weights, teacher.start or teacher.weights=FILE"
         raise ValueError(f"{name} has no published weights to download: {instead}")
-    sized = {"size": size} if name in SIZED else {}
+    sized = {"size": size} if is_sized(name) else {}
     try:
         return CONSTRUCTORS[name](num_classes, in_chans, **sized, **args)
     except TypeError as error:

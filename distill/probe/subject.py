@@ -10,9 +10,9 @@ from typing import Any
 import torch
 
 from distill import config, finished_run
+from distill.config.our_nets import OUR_NETS
 from distill.content.state_file import State, read_state
 from distill.models import FeatureNet, build
-from distill.models.families import CONSTRUCTORS, own_size
 from distill.models.weights import fitting_names, mismatch
 from distill.run_folder import STUDENT_FILE, RunFolder
 
@@ -67,7 +67,7 @@ def _of_file(path: Path, device: torch.device, model: str | None) -> Subject:
     name = model or exported or next((name for name, _, _ in fitting_names(state)), None)
     if name is None:
         raise ValueError(f"{path} does not say which net it is of: give --model, a name that timm knows")
-    name = f"cifar_{name}" if f"cifar_{name}" in CONSTRUCTORS else name
+    name = f"cifar_{name}" if f"cifar_{name}" in OUR_NETS else name
     net = _fitting(path, state, name).requires_grad_(False).eval().to(device)
     known = config.load_node("student", name.removeprefix("cifar_"))
     scale = float(known.lr_scale) if known is not None else 1.0
@@ -77,7 +77,7 @@ def _of_file(path: Path, device: torch.device, model: str | None) -> Subject:
 def _fitting(path: Path, state: State, name: str) -> FeatureNet:
     """The net of that name with the classes and input channels of the file. ValueError when none fits."""
     matrices = {tensor.shape[0] for key, tensor in sorted(state.items()) if tensor.ndim == 2}
-    size = own_size(name) if name in CONSTRUCTORS else 224
+    size = OUR_NETS[name].size if name in OUR_NETS else 224
     problems = []
     for classes, in_chans in product(sorted(matrices), (3, 1)):
         net = build(name, classes, in_chans=in_chans, size=size, seed=0)

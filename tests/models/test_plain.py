@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from distill.config.net_names import PLAIN_NAMES
+from distill.config.our_nets import OUR_NETS
 from distill.models import build
 
 LAYERS = {  # C: a 3x3 convolution with BatchNorm and ReLU, P: max pooling, F: a linear layer
@@ -49,7 +49,7 @@ def counted(layers: str) -> tuple[int, int]:
 
 
 def test_the_lists_cover_every_net() -> None:
-    assert set(LAYERS) == set(PLAIN_NAMES)
+    assert {f"cifar_{name}" for name in LAYERS} == {name for name, net in OUR_NETS.items() if net.family == "plain"}
     assert counted(LAYERS["plain2"])[0] == 215_172 and counted(LAYERS["plain10"])[0] == 2_931_460
 
 
