@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import logging
-import textwrap
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from functools import partial
 from typing import Any
@@ -17,20 +15,19 @@ from torch import nn
 from distill import parallel
 from distill.batch import Batch, Source
 from distill.config import ScheduleSpec
-from distill.engine.checkpoint import Checkpoints, refused
+from distill.engine.checkpoint import Checkpoints
 from distill.engine.cuda_graphs import GraphedStep, Measures, StaticBuffers
 from distill.engine.meter import Meter, measured
 from distill.engine.optim import Stepper
+from distill.engine.saving import Saving
 from distill.engine.several import others_state, restore_own
 from distill.engine.state import Callback, Options, Position, Score, Speed
 from distill.errors import Stopped
-from distill.files import Backoff, SaveError
 from distill.method import Method, Phase
 from distill.runtime import rng_state
 from distill.signals import StopSignals, held, released, stopped
 
 log = logging.getLogger(__name__)
-SAVING = 0.02  # the share of the time that checkpoints after short epochs may take
 
 
 class Fit:
@@ -48,7 +45,7 @@ class Fit:
         stop: StopSignals,
     ) -> None:
         self.method, self.source, self.evaluate = method, source, evaluate
-        self.schedule, self.options, self.checkpoints = schedule, options, checkpoints
+        self.schedule, self.options = schedule, options
         self.callback, self.stop = callback, stop
         self.phases = method.phases()
         self.at, self.score, self.meter, self.speed = Position(), Score(), Meter(), Speed()
@@ -57,8 +54,7 @@ class Fit:
         self.evaluated: int | None = None  # after which step the deployed net was
         self.buffers = StaticBuffers()  # where a graph finds a step's batch
         self._resumed = False
-        self._saved_at, self._saving = time.monotonic(), 0.0  # when the last checkpoint was begun; the seconds it took
-        self._refused = Backoff()  # by the disk, the last time
+        self.saving = Saving(checkpoints, options)
 
     def steps(self) -> Iterator[None]:
         """Train from where `restore` left it, or the start, to the end; yield after each step.
@@ -190,8 +186,7 @@ class Fit:
         """Whether to save, and the signal to stop for; several processes agree on both whenever losses are read."""
         if parallel.world() > 1 and self.at.step % self.options.log_every:
             return False, None
-        due = time.monotonic() - self._saved_at > self.options.save_seconds or self._refused.due
-        due, received = parallel.agreed(due, self.stop.received or 0)
+        due, received = parallel.agreed(self.saving.due, self.stop.received or 0)
         return bool(due), received or None
 
     def _finish_epoch(self, phase: Phase) -> None:
@@ -203,8 +198,7 @@ class Fit:
             row["best_accuracy"] = self.score.best
         self.callback.epoch(row | self.speed.to_row())
         at.epoch, at.step, at.over = at.epoch + 1, 0, False
-        pause = min(max(self.options.epoch_seconds, self._saving / SAVING), self.options.save_seconds)
-        if any(parallel.agreed(at.epoch > epochs or time.monotonic() - self._saved_at >= pause)):
+        if any(parallel.agreed(at.epoch > epochs or self.saving.due_after_epoch)):
             self._save()
 
     def _measure(self) -> float:
@@ -230,7 +224,8 @@ class Fit:
         return accuracy
 
     def _save(self) -> bool:
-        others, self._saved_at = others_state(self.meter), time.monotonic()
+        others = others_state(self.meter)
+        self.saving.begin()
         if parallel.rank() > 0:
             return True
         state = {
@@ -244,16 +239,7 @@ class Fit:
             "others": others,
             "threads": torch.get_num_threads(),
         }
-        try:
-            self.callback.flush()
-            self.checkpoints.save(state, self.at.total)
-        except SaveError as error:
-            log.warning("%s; training goes on, and it is tried again in %.0f s", error, self._refused.failed())
-            return False
-        finally:
-            self._saving = time.monotonic() - self._saved_at
-        self._refused.worked()
-        return True
+        return self.saving.write(state, self.at.total, self.callback.flush)
 
     def restore(self) -> int | None:
         """Load the newest checkpoint and return its global step, or None where there is none.
@@ -261,17 +247,17 @@ class Fit:
         Phases up to its own are begun first, since they shape what is trained. Raises NoValidCheckpoint, of which
         OtherVersion is a case: a state that is whole and fits no run of this program.
         """
-        state = self.checkpoints.latest()
+        state = self.saving.checkpoints.latest()
         if state is None:
             return None
         if state["threads"] != torch.get_num_threads():
             log.warning("resuming with %d threads what ran with %d: results will differ in the last digits",
                         torch.get_num_threads(), state["threads"])
-        with self._fitting(state):
+        with self.saving.fitting(state):
             self.at, self.score = Position(**state["at"]), Score(**state["score"])
         for phase in self.phases[: self.at.phase + 1]:
             self._begin(phase)
-        with self._fitting(state):
+        with self.saving.fitting(state):
             self.method.load_state_dict(self.method.migrated(state["method"]))
             for stepper, saved in zip(self.steppers, state["steppers"], strict=True):
                 stepper.load_state_dict(saved)
@@ -280,19 +266,6 @@ class Fit:
                 self.speed.load_state_dict(state["speed"])
         self._resumed = True
         return self.at.total
-
-    @contextmanager
-    def _fitting(self, state: Mapping[str, Any]) -> Iterator[None]:
-        """Turn what a state of another version ends in into a sentence: it is whole, for its checksum was right."""
-        try:
-            yield
-        except torch.OutOfMemoryError:  # says nothing about the state
-            raise
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            folder = self.checkpoints.folder
-            reason = textwrap.shorten(str(error), 200, placeholder=" ...")
-            why = f"the newest checkpoint in {folder} is whole and does not fit this run ({reason})"
-            raise refused(state, folder, why) from error
 
 
 def train_mode(method: Method, phase: Phase) -> None:

@@ -70,5 +70,5 @@ def finish(folder: RunFolder, result: dict[str, Any], method: Method, fit: Fit) 
     weights = {"weights": sum_of(folder.student)}  # what a run that this one teaches finds them by
     whole = result | weights | {"method_share_of_step": step_share(fit)}  # after the export, for it goes on training
     finished = persist(lambda: folder.finish(whole))
-    fit.checkpoints.clear()
+    fit.saving.checkpoints.clear()
     return finished

@@ -314,7 +314,7 @@ def test_a_full_disk_is_a_warning_and_training_goes_on(tmp_path: Path, caplog: p
     def refuse(*_):
         raise SaveError("no space left")
 
-    fit.checkpoints.save = refuse
+    fit.saving.checkpoints.save = refuse
     assert sum(1 for _ in fit.steps()) == 6
     assert "no space left" in caplog.text and "training goes on" in caplog.text
 
@@ -392,7 +392,7 @@ def test_short_epochs_share_a_checkpoint(tmp_path: Path) -> None:
 def test_memory_that_runs_out_while_loading_says_nothing_about_the_state(tmp_path: Path) -> None:
     data = tiny.tiny_data()
     fit = tiny.fit(tiny.seeded_method("none", data), data, tmp_path)
-    with pytest.raises(torch.OutOfMemoryError), fit._fitting({}):
+    with pytest.raises(torch.OutOfMemoryError), fit.saving.fitting({}):
         raise torch.OutOfMemoryError("out of memory")
 
 
@@ -413,7 +413,7 @@ def test_speed_counts_all_sessions_and_is_unknown_before_two_reads() -> None:
 def test_checkpoints_after_short_epochs_take_a_small_share_of_the_time(tmp_path: Path) -> None:
     data = tiny.tiny_data()
     fit = tiny.fit(tiny.seeded_method("none", data), data, tmp_path)
-    fit._saving, fit.schedule = 60.0, replace(fit.schedule, epochs=3)  # the last one took a minute
+    fit.saving.took, fit.schedule = 60.0, replace(fit.schedule, epochs=3)  # the last one took a minute
     saved: list[int] = []
     fit._save = lambda: not saved.append(fit.at.epoch)  # type: ignore[method-assign, func-returns-value]
     for _ in fit.steps():

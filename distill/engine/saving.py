@@ -1,0 +1,69 @@
+"""When a loop's state is saved, what becomes of a disk that refuses it, and of a state that does not fit."""
+
+from __future__ import annotations
+
+import logging
+import textwrap
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from distill.engine.checkpoint import Checkpoints, refused
+from distill.engine.state import Options
+from distill.files import Backoff, SaveError
+
+log = logging.getLogger(__name__)
+SHARE = 0.02  # of the time, which checkpoints after short epochs may take
+
+
+class Saving:
+    """The clock of a loop's checkpoints. began, took: when the last one was, and its seconds."""
+
+    def __init__(self, checkpoints: Checkpoints, options: Options) -> None:
+        self.checkpoints, self.options = checkpoints, options
+        self.began, self.took = time.monotonic(), 0.0
+        self._refused = Backoff()  # by the disk, the last time
+
+    @property
+    def due(self) -> bool:
+        """Whether to save within an epoch."""
+        return time.monotonic() - self.began > self.options.save_seconds or self._refused.due
+
+    @property
+    def due_after_epoch(self) -> bool:
+        """Whether to save where an epoch has ended."""
+        pause = max(self.options.epoch_seconds, self.took / SHARE)
+        return time.monotonic() - self.began >= min(pause, self.options.save_seconds)
+
+    def begin(self) -> None:
+        """Start the clock anew: every process does, and one of them writes."""
+        self.began = time.monotonic()
+
+    def write(self, state: dict[str, Any], step: int, flush: Callable[[], None]) -> bool:
+        """Write a state behind the rows, which `flush` writes; False, with a warning, where the disk refuses it."""
+        try:
+            flush()
+            self.checkpoints.save(state, step)
+        except SaveError as error:
+            log.warning("%s; training goes on, and it is tried again in %.0f s", error, self._refused.failed())
+            return False
+        finally:
+            self.took = time.monotonic() - self.began
+        self._refused.worked()
+        return True
+
+    @contextmanager
+    def fitting(self, state: Mapping[str, Any]) -> Iterator[None]:
+        """Turn what a state of another version ends in into a sentence: it is whole, for its checksum was right."""
+        try:
+            yield
+        except torch.OutOfMemoryError:  # says nothing about the state
+            raise
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            folder = self.checkpoints.folder
+            reason = textwrap.shorten(str(error), 200, placeholder=" ...")
+            why = f"the newest checkpoint in {folder} is whole and does not fit this run ({reason})"
+            raise refused(state, folder, why) from error
