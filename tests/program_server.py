@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import gc
 import importlib
 import json
 import os
@@ -23,8 +24,9 @@ def main() -> None:
     control = socket.socket(fileno=int(sys.argv[1]))
     for module in sys.argv[2:]:
         importlib.import_module(module)
-    compositions.parse_once()
+    compositions.compose_once()
     compositions.composed("method=kd")  # Hydra's plugins and grammar, and the files that every command reads
+    gc.freeze()  # nor do the children's collectors look at it
     become(**serve(control))
 
 
