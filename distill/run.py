@@ -151,7 +151,7 @@ class Experiment:
         inputs, teachers = self.inputs, self.inputs.teachers
         own = teachers.members if self.spec.teachers else []  # a run beside it may have brought some
         result = describe_run(self.spec, inputs.data, own, self.method, self.fit, self.evaluation)
-        found = teachers.cache.share_found() if teachers.cache and own else None
+        found = teachers.cache.hit_rate() if teachers.cache and own else None
         result |= {
             "teacher_cache_found": found,
             "precision": inputs.precision,

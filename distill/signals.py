@@ -19,7 +19,7 @@ class _Process:
     """What all contexts of the process share: a teacher that a run trains is stopped by the run's signal."""
 
     contexts: list[StopSignals] = []
-    held = 0  # blocks that are open in which a signal is only noted
+    deferred = 0  # blocks that are open in which a signal is only noted
     stopped_by: int | None = None  # the signal that a run of this process saved and left for
 
 
@@ -27,7 +27,7 @@ class StopSignals:
     """Within the context, the first signal sets `received`, in contexts around it too; a second SIGINT interrupts.
 
     at_once: what happens here can be left at any moment, so that a signal raises Stopped where it comes, unless a
-    `held` block is open: a run that waits for a lock, loads, measures or writes its result loses nothing.
+    `deferred` block is open: a run that waits for a lock, loads, measures or writes its result loses nothing.
 
     Handlers can only be set in the main thread; elsewhere the context does nothing. `previous` keeps what was
     installed before, so that a launcher's own handler can be called after the state is saved.
@@ -80,31 +80,31 @@ def leave(number: int, what: str = "the same command goes on from here") -> NoRe
 
 
 @contextmanager
-def held() -> Iterator[None]:
+def deferred() -> Iterator[None]:
     """A block that a signal does not cut off: who is in it looks at `received`, saves, and raises Stopped."""
-    _Process.held += 1
+    _Process.deferred += 1
     try:
         yield
     finally:
-        _Process.held -= 1
+        _Process.deferred -= 1
     _leave()
 
 
 @contextmanager
-def released() -> Iterator[None]:
-    """Within a `held` block, one that may be left at once, if that is the only one: other runs may be training."""
-    _Process.held -= 1
+def interruptible() -> Iterator[None]:
+    """Within a `deferred` block, one that may be left at once, if that is the only one: other runs may be training."""
+    _Process.deferred -= 1
     try:
         _leave()
         yield
     finally:
-        _Process.held += 1
+        _Process.deferred += 1
 
 
 def _leave() -> None:
     """Raise Stopped where a signal has come and nothing holds it."""
     innermost = _Process.contexts[-1] if _Process.contexts else None
-    if innermost and innermost.at_once and innermost.received is not None and not _Process.held:
+    if innermost and innermost.at_once and innermost.received is not None and not _Process.deferred:
         raise stopped(innermost.received)
 
 

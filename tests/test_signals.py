@@ -42,7 +42,7 @@ def test_what_can_be_left_is_left_where_the_signal_comes() -> None:
 def test_a_block_that_holds_is_finished_first() -> None:
     done = []
     with pytest.raises(errors.Stopped), signals.StopSignals(at_once=True) as stop:
-        with signals.held():
+        with signals.deferred():
             send()
             done.append(stop.received)
         pytest.fail("it went on")
@@ -54,8 +54,8 @@ def test_a_measurement_within_training_is_left_unless_other_runs_are_training(ot
     done = []
     with pytest.raises(errors.Stopped), signals.StopSignals(at_once=True), ExitStack() as training:
         for _ in range(1 + others):
-            training.enter_context(signals.held())
-        with signals.released():
+            training.enter_context(signals.deferred())
+        with signals.interruptible():
             send()
             done.append("went on")
     assert len(done) == others

@@ -223,7 +223,7 @@ class GraphedStep:
 
 
 class GraphedTeacher:
-    """Asks teachers by a graph each, for batches that lie in static buffers; others are asked about as before.
+    """Runs teachers by a graph each, for batches that lie in static buffers; on others as before.
 
     A frozen teacher does the same at every step, so its second forward of a shape is recorded.
     """
@@ -232,13 +232,13 @@ class GraphedTeacher:
         self, forward: TeacherForward, buffers: StaticBuffers, make: Callable[[Any], Graph] = CudaGraph
     ) -> None:
         self.forward, self.buffers, self.make = forward, buffers, make
-        self._asked: set[Any] = set()
+        self._shapes: set[Any] = set()
         self._recorded: dict[Any, tuple[Graph, Outputs]] = {}
 
     def __call__(self, teacher: FeatureNet, batch: Batch) -> Outputs:
         key, static = (id(teacher), _shape_of(batch)), batch in self.buffers
-        if not static or key not in self._asked:
-            self._asked |= {key} if static else set()
+        if not static or key not in self._shapes:
+            self._shapes |= {key} if static else set()
             return self.forward(teacher, batch)
         if key not in self._recorded:
             graph = self.make(None)

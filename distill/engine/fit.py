@@ -25,7 +25,7 @@ from distill.engine.state import Callback, Options, Position, Score, Speed
 from distill.errors import Stopped
 from distill.method import Method, Phase
 from distill.runtime import rng_state
-from distill.signals import StopSignals, held, released, stopped
+from distill.signals import StopSignals, deferred, interruptible, stopped
 
 log = logging.getLogger(__name__)
 
@@ -69,7 +69,7 @@ class Fit:
             source = phase.source(self.source) if phase.source else self.source
             if parallel.world() > 1:
                 source = parallel.PartSource(source)
-            with held():  # from the first step on there is something to save
+            with deferred():  # from the first step on there is something to save
                 while self.at.epoch <= self.epochs(phase):
                     yield from self._epoch(phase, source)
             self.at.phase, self.at.epoch = self.at.phase + 1, 1
@@ -126,7 +126,7 @@ class Fit:
 
     def _left_at_once(self) -> AbstractContextManager[None]:
         """A block that a signal may cut off, where this process need not agree with others on it."""
-        return released() if parallel.world() == 1 else nullcontext()
+        return interruptible() if parallel.world() == 1 else nullcontext()
 
     def _step(self, phase: Phase, batch: Batch, steps: int) -> None:
         """Run every update of the phase on one batch; nothing here waits for the device."""

@@ -31,13 +31,13 @@ FREE = 4  # times a file's size must be free on the disk before `auto` begins on
 
 
 class TeacherCache:
-    """Looks up what a teacher says of a view of an image, and asks only about those it has not been asked about.
+    """Looks up a teacher's outputs on the views of a batch, and runs it on those alone that are in no file yet.
 
-    Values are half floats, those that are asked for now too: a run's numbers do not depend on what others left here.
+    Values are half floats, those that are computed now too: a run's numbers do not depend on what others left here.
     Only batches of a CroppedBatch's crops, in the run's precision, are looked up; a look-up waits for the device.
 
-    forward: how the live teacher is asked. files: one for each teacher, in the order of `teachers`.
-    whole_from: the share of unknown views from which the whole batch is asked about, since a compiled teacher takes
+    forward: that of the live teacher. files: one for each teacher, in the order of `teachers`.
+    whole_from: the share of unknown views from which it is run on the whole batch, since a compiled teacher takes
     batches of one size only.
     """
 
@@ -53,7 +53,7 @@ class TeacherCache:
     ) -> None:
         self.forward, self.views, self.half, self.whole_from = forward, views, half, whole_from
         self._files = {id(net): file for net, file in zip(teachers, files, strict=True)}
-        self.asked = self.found = 0
+        self.lookups = self.hits = 0
 
     def __call__(self, teacher: FeatureNet, batch: Batch) -> Outputs:
         file, crop = self._files.get(id(teacher)), batch.crop if isinstance(batch, CroppedBatch) else None
@@ -61,23 +61,23 @@ class TeacherCache:
             return self.forward(teacher, batch)
         keys = (batch.index * self.views + crop).cpu().numpy()
         values, known = file.read(keys)
-        self.asked, self.found = self.asked + len(keys), self.found + int(known.sum())
+        self.lookups, self.hits = self.lookups + len(keys), self.hits + int(known.sum())
         if not known.all():
             new = ~known if 1 - known.mean() < self.whole_from else np.ones_like(known)
-            values[new] = answer = self._ask(teacher, batch, torch.from_numpy(new), file.width)
+            values[new] = answer = self._run(teacher, batch, torch.from_numpy(new), file.width)
             file.write(keys[new], answer)
         rows = torch.from_numpy(values).to(batch.inputs.device).float()
         classes = teacher.num_classes
         return Outputs(rows[:, :classes], NotCached("features"), rows[:, classes:])
 
-    def _ask(self, teacher: FeatureNet, batch: Batch, rows: Tensor, width: int) -> Any:
+    def _run(self, teacher: FeatureNet, batch: Batch, rows: Tensor, width: int) -> Any:
         outputs = self.forward(teacher, batch if rows.all() else batch.only(rows.to(batch.inputs.device)))
         values = torch.cat([outputs.logits, outputs.embedding], 1)[:, :width]
         return values.half().cpu().numpy()
 
-    def share_found(self) -> float:
-        """Which part of the answers was known."""
-        return self.found / max(self.asked, 1)
+    def hit_rate(self) -> float:
+        """Which share of the look-ups found a row."""
+        return self.hits / max(self.lookups, 1)
 
 
 class NotCached(list[Tensor]):

@@ -1,4 +1,4 @@
-"""A run's teachers, made ready to be asked: faster than by running them as they were loaded."""
+"""The forward of a run's teachers, faster than of the nets as they were loaded: folded, cast, compiled, cached."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from distill.teachers.store import Teacher, get_teachers
 
 
 class Teachers:
-    """A run's teachers, frozen: `teachers(net, batch)` is what one of their nets says of its view of a batch.
+    """A run's teachers, frozen: `teachers(net, batch)` are the outputs of one of their nets on its view of a batch.
 
     members: as they were loaded and measured; none for a method that has none. forward: how their nets
     are run. cache: where their outputs are kept, if they are; `forward` goes through it.
@@ -81,10 +81,10 @@ def prepare(
 
 
 class FrozenTeachers:
-    """Asks copies of the teachers whose BatchNorm is folded and, under bf16 or fp16, whose weights are cast once.
+    """Runs copies of the teachers whose BatchNorm is folded and, under bf16 or fp16, whose weights are cast once.
 
     The teachers themselves stay as they were, for methods that read their BatchNorms or send gradients through them,
-    and answer where autocast is off, as in the preparation of a phase.
+    and are run where autocast is off, as in the preparation of a phase.
     """
 
     def __init__(self, teachers: list[FeatureNet], dtype: torch.dtype = torch.float32) -> None:
@@ -101,15 +101,15 @@ class FrozenTeachers:
 
 
 class ForwardMemo:
-    """Asks once for a batch that several runs share: the answer is kept until other images come, or are written."""
+    """One forward for a batch that several runs share: its outputs are used until other inputs come, or are written."""
 
     def __init__(self, teacher_forward: TeacherForward) -> None:
         self.teacher_forward = teacher_forward
-        self._answers: dict[int, tuple[torch.Tensor, int, Outputs]] = {}
+        self._outputs: dict[int, tuple[torch.Tensor, int, Outputs]] = {}
 
     def __call__(self, teacher: FeatureNet, batch: Batch) -> Outputs:
         inputs, version = batch.inputs, batch.inputs._version
-        known = self._answers.get(id(teacher))
+        known = self._outputs.get(id(teacher))
         if known is None or known[0] is not inputs or known[1] != version:
-            self._answers[id(teacher)] = known = (inputs, version, self.teacher_forward(teacher, batch))
+            self._outputs[id(teacher)] = known = (inputs, version, self.teacher_forward(teacher, batch))
         return known[2]

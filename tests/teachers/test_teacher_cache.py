@@ -158,7 +158,7 @@ def test_losses_are_the_live_teachers_to_half_precision(name: str, precision: st
         fit.meter.flush("", 1)
         told.append([dict(fit.meter.sums)])
         if cache and name not in ASK_LATER:
-            assert cache.asked and (cache.share_found() == 1) == (use == "full")
+            assert cache.lookups and (cache.hit_rate() == 1) == (use == "full")
     assert told[1] == told[2]
     for live, looked_up in zip(told[0], told[1], strict=True):
         assert looked_up == pytest.approx(live, rel=4e-3, abs=1e-3)
@@ -188,10 +188,10 @@ def test_precision_decides_who_answers(tmp_path: Path) -> None:
     cache = behind(method, data, tmp_path, "bf16", "logits")
     batch = next(data.source(batch_size=8, seed=1).epoch(1))
     method.teach(batch)
-    assert cache.asked == 0
+    assert cache.lookups == 0
     with autocast(CPU, "bf16"):
         method.teach(batch)
-    assert cache.asked == 8
+    assert cache.lookups == 8
 
 
 def test_another_teacher_other_images_and_other_constants_have_other_files(tmp_path: Path) -> None:
