@@ -27,11 +27,12 @@ def campaigns(folder: Path) -> dict[str, Any]:
     from scripts.faults.keys import Commands, Keys
     from scripts.faults.kills import Kills
     from scripts.faults.servers import Servers
+    from scripts.faults.several import Several
     from scripts.faults.slurm import Slurm
     from scripts.faults.stops import Stops
     from scripts.faults.sweeps import Sweeps
 
-    kinds: tuple[Any, ...] = (Kills, Stops, Keys, Commands, Damage, Disks, Servers, Sweeps, Slurm)
+    kinds: tuple[Any, ...] = (Kills, Stops, Keys, Commands, Damage, Disks, Servers, Sweeps, Slurm, Several)
     return {kind.name: kind(folder) for kind in kinds}
 
 
