@@ -2,11 +2,11 @@
 
 import re
 import sys
-from difflib import get_close_matches
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
+from distill.config.groups import nearest
 from distill.config.our_nets import CIFAR_PREFIX, OUR_NETS
 
 LOCAL = "local-dir:"  # a folder as the Hub has them: config.json and weights
@@ -47,11 +47,7 @@ def nearest_nets(name: str) -> list[str]:
     known: dict[str, list[str]] = {}
     for candidate in (*OUR_NETS, *sorted(timm_names())):
         known.setdefault(_bare(candidate), []).append(candidate)
-    wanted = _bare(name).split(".")[0]
-    near = [
-        candidate for key in get_close_matches(wanted, known, n=3, cutoff=0.6) for candidate in known[key]
-    ]
-    return near[:3]
+    return [candidate for key in nearest(_bare(name).split(".")[0], known) for candidate in known[key]][:3]
 
 
 def _bare(name: str) -> str:

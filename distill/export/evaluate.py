@@ -6,18 +6,18 @@ import argparse
 from collections.abc import Sequence
 from contextlib import nullcontext
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from distill import config, finished_run, runtime
+from distill import finished_run, runtime
 from distill.data import Data
 from distill.engine.evaluate import predict, scores
 from distill.export import onnx_file
 from distill.export.data import data_of
 from distill.export.facts import Facts
-from distill.export.shipped import Shipped, open_shipped
+from distill.export.shipped import Shipped
+from distill.export.target import add_out, add_target, open_target
 from distill.files import write_json
 from distill.models import FeatureNet
 from distill.record.progress import final_table
@@ -27,24 +27,19 @@ _EQUAL = 0.005  # in percent: half of the last digit that is shown
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what may follow `distill eval`."""
-    add = parser.add_argument
-    add("target", metavar="RUN|FOLDER|FILE.onnx", help="a finished run, or what distill export made of one")
-    add(
+    add_target(parser)
+    parser.add_argument(
         "settings",
         nargs="*",
         metavar="dataset=NAME dataset.KEY=VALUE",
         help="other data; dataset.root, say where it is",
     )
-    add("--best", action="store_true", help="a run's student after its best epoch")
-    add("--device", default="auto", help="auto, cpu, cuda, cuda:1 (default: auto)")
-    add("--out", type=Path, metavar="FILE", help="write the numbers as JSON, too")
+    add_out(parser, "write the numbers as JSON, too")
 
 
 def run(options: argparse.Namespace) -> None:
     """Measure and say how the result compares with the recorded one. Raises ValueError."""
-    config.register()
-    device = runtime.pick_device(options.device)
-    shipped = open_shipped(options.target, device, options.best)
+    shipped, device = open_target(options)
     data = _data(shipped, options.settings, device)
     found = {_called(shipped): measure(shipped, data, device)}
     if shipped.also:

@@ -11,29 +11,25 @@ from pathlib import Path
 
 import torch
 
-from distill import config, runtime
 from distill.export.data import batches, constants_of_data, files_of
-from distill.export.shipped import Shipped, open_shipped
+from distill.export.shipped import Shipped
+from distill.export.target import add_out, add_target, open_target
 from distill.files import write_text
 from distill.terminal import cell, printable
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what may follow `distill predict`."""
+    add_target(parser)
     add = parser.add_argument
-    add("target", metavar="RUN|FOLDER|FILE.onnx", help="a finished run, or what distill export made of one")
     add("images", nargs="+", metavar="IMAGE", help="image files, or folders of them")
     add("--top", type=int, default=1, metavar="K", help="the K most probable classes, a line each (default: 1)")
-    add("--best", action="store_true", help="a run's student after its best epoch")
-    add("--device", default="auto", help="auto, cpu, cuda, cuda:1 (default: auto)")
-    add("--out", type=Path, metavar="FILE", help="write there instead of the terminal")
+    add_out(parser, "write there instead of the terminal")
 
 
 def run(options: argparse.Namespace) -> None:
     """Print `file,class,probability`. Raises ValueError for a net or an image that cannot be read."""
-    config.register()
-    device = runtime.pick_device(options.device)
-    shipped = open_shipped(options.target, device, options.best)
+    shipped, device = open_target(options)
     if not 1 <= options.top <= len(shipped.facts.classes):
         known = len(shipped.facts.classes)
         raise ValueError(f"--top is {options.top}, and {shipped.facts.student} knows {known} classes")

@@ -68,10 +68,8 @@ def check_divides(net: FeatureNet, stages: int = 1) -> None:
     """Raise ValueError unless the last stages and the classifier give the net's own logits."""
     if len(net.shapes) <= stages:
         raise ValueError(f"{net.name} with stages {net.shapes} has none that branches could share: use method=dml.")
-    device = next(net.parameters()).device
-    inputs = torch.randn(1, net.in_chans, net.size, net.size, generator=torch.Generator().manual_seed(0))
     with torch.no_grad(), evaluating(net):
-        seen = net(inputs.to(device))
+        seen = net(net.probe())
         try:
             logits = net.classify(last_stages(net, seen.features[-1 - stages], stages))
             divides = torch.allclose(logits, seen.logits, rtol=1e-3, atol=1e-4)
