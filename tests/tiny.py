@@ -11,6 +11,7 @@ from omegaconf import DictConfig
 
 from distill import config
 from distill.config.check import check_maps
+from distill.contract.world import SMALLER, TRANSFORMERS
 from distill.data import Data, DataInfo, Split
 from distill.engine.checkpoint import Checkpoints
 from distill.engine.fit import Fit
@@ -121,7 +122,12 @@ def fit(method: Method, data: Data, folder: Path, *, seed: int = 1, precision: s
 def seeded_method(
     name: str, data: Data, pair: tuple[str, str] = ("cifar_resnet14", "cifar_resnet8"), *overrides: str
 ) -> Method:
-    """Return a method on a fresh pair, everything a function of nothing but the arguments."""
-    teacher, student = pair
+    """Return a method on a fresh pair, everything a function of nothing but the arguments; those that read tokens are
+    made of two small transformers.
+    """
+    node = config.load_node("method", name)
+    if node is not None and "tokens" in node.about.taps:
+        pair = TRANSFORMERS
+    teacher, student = (net(each, seed, **SMALLER.get(each, {})) for each, seed in zip(pair, (2, 1), strict=True))
     seed_everything(7)
-    return make(name, net(student, seed=1), net(teacher, seed=2), data, *overrides)
+    return make(name, student, teacher, data, *overrides)

@@ -26,6 +26,7 @@ from distill.signals import StopSignals
 
 CLASSES, _SIZE, IMAGES, BATCH = 6, 16, 22, 8  # the last batch of eight holds six
 PAIR = ("cifar_resnet14", "cifar_resnet8")  # teacher, student
+TRANSFORMERS = ("vit_tiny_patch16_224",) * 2  # of methods that read tokens
 SMALLER: dict[str, dict[str, Any]] = {
     "vit_tiny_patch16_224": {"patch_size": 4, "embed_dim": 32, "depth": 4, "num_heads": 2},
 }
@@ -49,9 +50,10 @@ class World:
         """The method's class."""
         return class_of(self.spec.method.node)
 
-    def method(self, pair: tuple[str, str] = PAIR) -> Method:
+    def method(self, pair: tuple[str, str] | None = None) -> Method:
         """The method on a fresh pair of nets: a function of nothing but the arguments. Raises what its class does."""
         seed_everything(7)
+        pair = pair or (TRANSFORMERS if "tokens" in self.spec.method.taps else PAIR)
         student, first = _net(pair[1], 1), _net(pair[0], 2)
         count = len(self.spec.teachers)
         teachers = [first if k == 0 else first.twin(seed=10 + k) for k in range(count)]

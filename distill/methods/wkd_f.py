@@ -37,7 +37,7 @@ def moments(maps: Tensor, grid: int) -> tuple[Tensor, Tensor]:
 @full_precision
 def gaussian_wasserstein(student: Tensor, teacher: Tensor, grid: int) -> tuple[Tensor, Tensor]:
     """(means, deviations): squared differences of the moments of maps [B,C,H,W], summed over channels, mean over cells
-    and batch. Their sum is the squared 2-Wasserstein distance of Gaussians with diagonal covariances (eq. 9).
+    and batch. Their sum is the squared 2-Wasserstein distance of Gaussians with diagonal covariances.
     """
     pairs = zip(moments(student, grid), moments(teacher, grid), strict=True)
     means, deviations = ((ours - theirs).square().sum(dim=1).mean() for ours, theirs in pairs)

@@ -31,7 +31,7 @@ def among_others(logits: Tensor, labels: Tensor, temperature: float) -> Tensor:
 def wasserstein_loss(
     student: Tensor, teacher: Tensor, labels: Tensor, cost: Tensor, temperature: float, entropy: float, steps: int
 ) -> Tensor:
-    """<plan, cost> of the student's and the teacher's classes but the label, mean over the batch (eq. 3 to 5).
+    """<plan, cost> of the student's and the teacher's classes but the label, mean over the batch.
 
     Logits [B,K], labels [B], cost [K,K] of moving a unit of probability from class i to class j. The plan is what
     `steps` of Sinkhorn's iteration leave at the entropic weight `entropy`; gradients pass through them.
@@ -67,7 +67,7 @@ def class_cka(samples: Tensor) -> Tensor:
 
 
 class WKDL(Decaying):
-    """CE + target x weighted_target_loss (eq. 6) + logits_weight x wasserstein_loss.
+    """CE + target x weighted_target_loss + logits_weight x wasserstein_loss.
 
     Probability that the student gives to a wrong class costs the less, the more alike the classes are to the teacher.
 

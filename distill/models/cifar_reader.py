@@ -12,16 +12,27 @@ class CifarReader:
     def read(self, model: nn.Module, inputs: Tensor) -> Outputs:
         assert isinstance(model, CifarNet)
         trace = model.trace(inputs)
-        embedding = model.forward_head(model.final(trace), pre_logits=True)
+        final = model.final(trace)
+        embedding = model.forward_head(final, pre_logits=True)
         logits = model.get_classifier()(embedding)
         preacts = trace.preacts if model.has_preacts else None
-        return Outputs(logits.float(), trace.features, embedding.float(), preacts, trace.stem)
+        shown = final if model.stage_names else None
+        return Outputs(logits.float(), trace.features, embedding.float(), preacts, trace.stem, final=shown)
 
     def classify(self, model: nn.Module, feature: Tensor) -> Tensor:
         assert isinstance(model, CifarNet)
         if not model.stage_names:
             raise ValueError(f"{type(model).__name__} has no maps, so its classifier reads none")
         return model.forward_head(model.tail(feature))
+
+    def stage(self, model: nn.Module, index: int, feature: Tensor) -> Tensor:
+        assert isinstance(model, CifarNet)
+        shown, _ = model.stage(index, feature)
+        return model.tail(shown) if index == len(model.stage_names) - 1 else shown
+
+    def head(self, model: nn.Module, final: Tensor) -> Tensor:
+        assert isinstance(model, CifarNet)
+        return model.forward_head(final)
 
     def classifier(self, model: nn.Module) -> nn.Module:
         assert isinstance(model, CifarNet)

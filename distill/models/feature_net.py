@@ -97,6 +97,18 @@ class FeatureNet(nn.Module):
         """
         return self.reader.classify(self.model, last_feature).float()
 
+    def head(self, final: Tensor) -> Tensor:
+        """What Outputs.final shows, of any size [B, D, H, W], -> logits [B, K]: pooling and the classifier."""
+        return self.reader.head(self.model, final).float()
+
+    def stage(self, index: int, feature: Tensor) -> Tensor:
+        """The map [B, C, H, W] of the stage before, or the stem's, -> that of stage `index` (0-based); of the last one
+        what the head pools.
+
+        Raises ValueError for nets whose stages cannot be run one by one.
+        """
+        return self.reader.stage(self.model, index, feature)
+
     def bn_before_relu(self) -> list[nn.BatchNorm2d]:
         """The BatchNorm before each stage's last ReLU, shallow to deep; ValueError when the net has none."""
         try:

@@ -17,6 +17,9 @@ class Outputs:
     stem: [B, C_0, H_0, W_0], or None for nets without a stem of their own.
     tokens: [B, N, D], a transformer's patch tokens behind its last norm, without class and distillation tokens.
     prefixes: [B, P, D] a stage, a transformer's class token and others that stand before the patches.
+    early: [B, N, D] each of a transformer's first two blocks, patch tokens alone; None for other nets.
+    final: [B, D, H, W], what the head pools and classifies, see FeatureNet.head; None for nets whose head reads
+        no map.
     heads: [B, K] each of the class head and the distillation head of nets with both, whose mean is `logits`.
     """
 
@@ -28,3 +31,5 @@ class Outputs:
     tokens: Tensor | None = None
     prefixes: list[Tensor] | None = None
     heads: tuple[Tensor, Tensor] | None = None
+    final: Tensor | None = None
+    early: list[Tensor] | None = None

@@ -22,15 +22,15 @@ class Unreadable(ValueError):
 
 
 class Tap:
-    """Forward pre-hook that keeps a module's input, but only while armed, so that nothing lingers."""
+    """Forward pre-hook, or hook, that keeps a module's input, or output, but only while armed: nothing lingers."""
 
     def __init__(self) -> None:
         self.armed = False
         self.value: Tensor | None = None
 
-    def __call__(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:
+    def __call__(self, module: nn.Module, inputs: tuple[Any, ...], output: Any = None) -> None:
         if self.armed:
-            self.value = inputs[0]
+            self.value = inputs[0] if output is None else output
 
     def arm(self) -> None:
         self.armed, self.value = True, None
@@ -62,6 +62,7 @@ class TimmReader:
         self.indices = [0, *indices] if self.has_stem else indices
         self.taps = [_tap(layer) for layer in _classifiers(model)]
         self.relu_taps = [_tap(relu) for relu in _last_relus(model)]
+        self.early_taps = [_tap(block, output=True) for block in _first_blocks(model)]
         self.asks = {"return_prefix_tokens": True} if has_prefix(model) else {}
         self.tail: Tail | None = None
         with torch.no_grad(), evaluating(model):
@@ -101,17 +102,22 @@ class TimmReader:
         return found.shape == embedding.shape and _close(found, embedding)
 
     def read(self, model: Any, inputs: Tensor) -> Outputs:
-        for tap in self.relu_taps:
+        for tap in (*self.relu_taps, *self.early_taps):
             tap.arm()
         final, maps = model.forward_intermediates(inputs, indices=self.indices, **self.asks)
         prefixes = [prefix for _, prefix in maps] if self.asks else None
         maps = [feature for feature, _ in maps] if self.asks else maps
-        before = [tap.take() for tap in self.relu_taps]
+        before, early = ([tap.take() for tap in taps] for taps in (self.relu_taps, self.early_taps))
         logits, embedding, heads = self._head(model, final)
         stem, features = (maps[0], maps[1:]) if self.has_stem else (None, list(maps))
         preacts = [x for x in before if x is not None]
-        tokens = final[:, getattr(model, "num_prefix_tokens", 0) :] if final.ndim == 3 else None
-        return Outputs(logits.float(), features, embedding.float(), preacts or None, stem, tokens, prefixes, heads)
+        first = getattr(model, "num_prefix_tokens", 0)
+        tokens = final[:, first:] if final.ndim == 3 else None
+        shown = self._map(model, final) if final.ndim == 4 else None
+        return Outputs(
+            logits.float(), features, embedding.float(), preacts or None, stem, tokens, prefixes, heads, shown,
+            [x[:, first:] for x in early if x is not None] or None,
+        )  # fmt: skip
 
     def _head(self, model: Any, final: Tensor) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor] | None]:
         """forward_head, what enters the classifier (the mean, where two tokens have one each), and either's logits."""
@@ -132,6 +138,22 @@ class TimmReader:
                 f"{self.name}'s classifier does not read its last map alone: take a net that pools its map"
             )
         return model.forward_head(self.tail(model, feature))
+
+    def stage(self, model: Any, index: int, feature: Tensor) -> Tensor:
+        stages = self.indices[int(self.has_stem) :]
+        shown: Tensor = model.get_submodule(str(model.feature_info[stages[index]]["module"]))(feature)
+        if index < len(stages) - 1:
+            return shown
+        if self.tail is None:
+            raise ValueError(f"{self.name}'s classifier does not read its last map alone")
+        return self._map(model, self.tail(model, shown))
+
+    def head(self, model: Any, final: Tensor) -> Tensor:
+        return model.forward_head(final.permute(0, 2, 3, 1) if _channels_last(model) else final)
+
+    def _map(self, model: Any, final: Tensor) -> Tensor:
+        """What forward_features gives, [B, D, H, W] whatever the model's own format."""
+        return final.permute(0, 3, 1, 2) if _channels_last(model) else final
 
     def classifier(self, model: Any) -> nn.Module:
         return _classifiers(model)[0]
@@ -185,6 +207,10 @@ def _isotropic(infos: Sequence[dict[str, Any]]) -> bool:
     return len({info["reduction"] for info in infos}) == 1
 
 
+def _channels_last(model: Any) -> bool:
+    return getattr(model, "output_fmt", "NCHW") == "NHWC"
+
+
 def _classifiers(model: Any) -> list[nn.Module]:
     found = model.get_classifier()
     return list(found) if isinstance(found, (tuple, list)) else [found]
@@ -208,13 +234,23 @@ def _last_relus(model: Any) -> list[Any]:
     return relus
 
 
+def _first_blocks(model: Any) -> list[nn.Module]:
+    """The first two blocks of a net whose blocks are all alike and take tokens; empty for other nets."""
+    blocks = getattr(model, "blocks", None)
+    alike = isinstance(blocks, (nn.Sequential, nn.ModuleList)) and len(blocks) > 1 and _isotropic(model.feature_info)
+    return list(blocks)[:2] if alike and blocks is not None else []
+
+
 def _close(a: Tensor, b: Tensor) -> bool:
     return torch.allclose(a.float(), b.float(), rtol=1e-4, atol=1e-5)
 
 
-def _tap(module: nn.Module) -> Tap:
+def _tap(module: nn.Module, output: bool = False) -> Tap:
     tap = Tap()
-    module.register_forward_pre_hook(tap)
+    if output:
+        module.register_forward_hook(tap)
+    else:
+        module.register_forward_pre_hook(tap)
     return tap
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 
 from distill.batch import Batch
@@ -31,6 +34,15 @@ class TeacherMode(Method):
         if self.teacher_mode == "eval":
             return super().teach(batch, teacher)
         net = teacher or self.teacher
-        with torch.no_grad(), evaluating(net), frozen_statistics(net):
-            net.train()
+        with torch.no_grad(), self.asking(net):
             return net.read(batch.views.get("teacher", batch.inputs))
+
+    @contextmanager
+    def asking(self, net: FeatureNet) -> Iterator[None]:
+        """Have a frozen net compute in `teacher_mode`, and leave its own mode and statistics as they are."""
+        if self.teacher_mode == "eval":
+            yield
+            return
+        with evaluating(net), frozen_statistics(net):
+            net.train()
+            yield
