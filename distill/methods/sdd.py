@@ -13,6 +13,7 @@ from distill.losses import full_precision
 from distill.method import Losses, Method, Nets
 from distill.methods.crld import soft_losses
 from distill.methods.dkd import other_classes
+from distill.methods.srrl import probe_outputs
 from distill.models import FeatureNet, Outputs
 
 _BASES = ("kd", "dkd", "nkd")
@@ -117,10 +118,7 @@ class SDD(Method):
 
 def check_regions(net: FeatureNet) -> None:
     """ValueError for a net whose head does not classify any part of a map."""
-    from distill.methods.srrl import probe_outputs
-
-    outputs = probe_outputs(net)
-    if outputs.final is None:
+    if probe_outputs(net).final is None:
         raise ValueError(
             f"sdd classifies regions of the last map, and the classifier of {net.name} reads none: take nets that pool "
             "their last map, or method=dkd."
