@@ -35,9 +35,9 @@ def random_mask(batch: int, tokens: int, ratio: float, device: torch.device) -> 
 class ViTKD(Method):
     """CE + mimic x early_loss + generate / ratio x generation_loss.
 
-    The student's first two blocks, brought to the teacher's width by a linear map each, mimic the teacher's. Of its
-    last tokens, behind the norm, a share of `ratio` gives way to one learned token, and two 3x3 convolutions generate the
-    teacher's from the rest. The maps are left out where the widths are equal.
+    The student's first two blocks, brought to the teacher's width by a linear map each, mimic the teacher's.
+    Of its last tokens, behind the norm, a share of `ratio` gives way to one learned token, and two 3x3 convolutions
+    generate the teacher's from the rest. The maps are left out where the widths are equal.
     """
 
     def __init__(self, *nets: *Nets, mimic: float, generate: float, ratio: float, **common: Any) -> None:
