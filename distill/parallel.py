@@ -19,6 +19,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from distill import torchrun
 from distill.batch import Batch, Source
 
 
@@ -34,7 +35,7 @@ def rank() -> int:
 
 def start(device: str) -> str:
     """Join the processes that torchrun has started, if it has, and return this one's device name."""
-    if int(os.environ.get("WORLD_SIZE", "1")) < 2:
+    if torchrun.processes() < 2:
         return device
     cuda = device != "cpu" and torch.cuda.is_available()
     if not dist.is_initialized():

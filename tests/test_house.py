@@ -7,7 +7,7 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parents[1] / "distill"
 FLOORS = (  # from the ground up; rooms on one floor do not import each other
-    {"strict_json", "terminal"},
+    {"strict_json", "terminal", "torchrun"},
     {"charts", "errors", "files", "runtime", "losses", "batch", "result"},
     {"criterion", "parallel", "signals", "run_folder"},
     {"content"},

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from distill import parallel
+from distill import parallel, torchrun
 from distill.batch import Batch
 from distill.data import Data
 from distill.engine import synced
@@ -160,6 +160,22 @@ def test_alone_nothing_is_gathered_or_reduced() -> None:
     value = torch.tensor([1.0, 2.0])
     assert parallel.world() == 1 and parallel.rank() == 0
     assert parallel.gathered(value) is value and parallel.mean(value) is value and parallel.agreed(15, True) == [15, 1]
+
+
+@pytest.mark.parametrize(
+    ("size", "why"), [("2", "without RANK: start with torchrun"), ("x", "WORLD_SIZE=x is no number")]
+)
+def test_an_environment_of_torchrun_by_half_is_refused(size: str, why: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", size)
+    with pytest.raises(ValueError, match=why):
+        torchrun.processes()
+
+
+def test_a_sweep_is_not_started_by_each_of_several_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ValueError, match="each of torchrun's 2 processes would start this sweep"):
+        torchrun.refuse_sweep()
 
 
 def main(folder: Path, out: Path) -> None:

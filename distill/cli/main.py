@@ -19,7 +19,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from distill import config, errors, signals
+from distill import config, errors, signals, torchrun
 from distill.cli.command import BASE, Command, read_command
 from distill.cli.sentences import format_error
 from distill.cli.verbs import help_lines, reader_left, say, show_traceback
@@ -60,6 +60,8 @@ def _understood(argv: Sequence[str], stop: signals.StopSignals) -> int:
         command = read_command(argv)
         if command.jobs is not None:
             return errors.USAGE if plan.show_plan(command.jobs) else errors.DONE
+        if command.multirun:
+            torchrun.refuse_sweep()
         sys.argv[1:] = command.argv
         return _execute(command)
     except BrokenPipeError:
