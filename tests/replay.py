@@ -47,7 +47,9 @@ class Replay(TorchDispatchMode):
     def replay(self) -> None:
         with torch._C._AutoDispatchBelowAutograd(), torch.autocast("cpu", enabled=False):
             for func, args, kwargs, kept in self.operations:
-                again = func(*frozen(args), **frozen(kwargs))
+                if torch.Tag.inplace_view in func.tags:
+                    args = frozen(args)
+                again = func(*args, **kwargs)
                 for old, new in zip(tensors(kept), tensors(again), strict=False):
                     old.copy_(new)
 

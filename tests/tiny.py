@@ -26,15 +26,19 @@ from tests import compositions
 METHODS = config.options("method")
 CLASSES, SIZE, IMAGES = 6, 16, 22
 SMALLEST = ("cifar_resnet8", "cifar_resnet8")  # (teacher, student) where any pair will do
-SHORTER = {  # how long methods run that make their own batches or teachers; nothing else is changed
+SHORTER = {  # methods of many phases, and those that make their own batches or teachers
+    "ban": ("method.generations=2",),
     "continual": ("method.steps=4",),
     "dafl": ("method.steps=3",),
     "zskt": ("method.steps=2", "method.student_steps=2"),
     "eskd": ("method.teacher_epochs=1",),
     "dfq": ("method.steps=2", "method.student_steps=2"),
-    "deepinversion": ("method.steps=2", "method.batches=2"),
-    "cmi": ("method.steps=2", "method.generator_steps=3", "method.student_steps=2"),
-}
+    "deepinversion": ("method.steps=2", "method.batches=2", "method.batch_size=16"),
+    "cmi": ("method.steps=2", "method.generator_steps=2", "method.student_steps=2",
+            "method.pool=64", "method.bank=64", "method.negatives=32"),
+    "lwf": ("method.tasks=3",),
+    "specialists": ("method.specialists=3",),
+}  # fmt: skip
 
 
 def composed(*overrides: str) -> DictConfig:

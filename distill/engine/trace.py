@@ -8,6 +8,7 @@ nothing behind in Python. `traced` runs a step and tells both.
 from __future__ import annotations
 
 import random
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -21,6 +22,8 @@ WAITS = {  # their CUDA kernels make the host wait; a capture that fails on one 
     "aten::_local_scalar_dense", "aten::_unique2", "aten::equal", "aten::histc", "aten::linalg_eig",
     "aten::linalg_lstsq", "aten::masked_select", "aten::mode", "aten::multinomial", "aten::nonzero",
 }  # fmt: skip
+_PLAIN = frozenset({type(None), bool, int, float, str})
+_MAPPINGS = frozenset({dict, OrderedDict})
 _tracing = 0
 
 
@@ -69,15 +72,17 @@ class _Trace(TorchDispatchMode):
         return result
 
     def _known(self, value: Any) -> Any:
+        if type(value) in _PLAIN:
+            return value
         if isinstance(value, Tensor):
             place = value.untyped_storage().data_ptr()
             where = ("made", self._made[place]) if place in self._made else ("at", place)
             return (*where, value.storage_offset(), tuple(value.shape), value.stride(), value.dtype)
-        if isinstance(value, Mapping):
-            return tuple((key, self._known(item)) for key, item in value.items())
         if isinstance(value, list | tuple):
-            return tuple(self._known(item) for item in value)
-        return value if value is None or isinstance(value, bool | int | float | str) else str(value)
+            return tuple([self._known(item) for item in value])
+        if isinstance(value, dict):
+            return tuple([(key, self._known(item)) for key, item in value.items()])
+        return value if isinstance(value, bool | int | float | str) else str(value)
 
 
 def traced(step: Callable[[], Any], roots: Mapping[str, Any], device: torch.device) -> tuple[Any, _Trace, list[str]]:
@@ -95,7 +100,7 @@ def _host_state(roots: Mapping[str, Any], device: torch.device) -> dict[str, Any
     if device.type != "cpu":
         state["torch's CPU generator"] = torch.get_rng_state().tolist()
     for name, root in roots.items():
-        state |= dict(_attributes(root, name, set()))
+        _note(root, name, set(), state)
     return state
 
 
@@ -104,30 +109,32 @@ def _numpy_state() -> tuple[Any, ...]:
     return kind, np.asarray(words).tobytes(), *rest
 
 
-def _attributes(owner: Any, path: str, seen: set[int]) -> Iterator[tuple[str, Any]]:
-    """(path, comparable value) of an object of this package and all that hangs from it; tensors by their place."""
+def _note(owner: Any, path: str, seen: set[int], state: dict[str, Any]) -> None:
+    """Note the values of an object of this package and of all that hangs from it, by path; tensors by their place."""
+    kind = type(owner)
+    if kind in _PLAIN or isinstance(owner, int | float | str):  # enums and numbers of NumPy among them
+        state[path] = owner
+        return
     if id(owner) in seen:
         return
     seen.add(id(owner))
     if isinstance(owner, Tensor):
-        yield path, (owner.untyped_storage().data_ptr(), tuple(owner.shape))
+        state[path] = (owner.untyped_storage().data_ptr(), tuple(owner.shape))
     elif isinstance(owner, torch.Generator):
-        yield path, owner.get_state().tolist()
+        state[path] = owner.get_state().tolist()
     elif isinstance(owner, Mapping):
         for key, value in owner.items():
-            yield from _attributes(value, f"{path}[{key!r}]", seen)
+            _note(value, f"{path}[{key!r}]", seen, state)
     elif isinstance(owner, list | tuple | set):
-        yield path, len(owner)
+        state[path] = len(owner)
         for number, value in enumerate(owner):
-            yield from _attributes(value, f"{path}[{number}]", seen)
+            _note(value, f"{path}[{number}]", seen, state)
     elif isinstance(owner, torch.optim.Optimizer):
         return  # its state is tensors in place, and numbers that a capture keeps there
-    elif isinstance(owner, nn.Module) or type(owner).__module__.startswith("distill."):
+    elif isinstance(owner, nn.Module) or kind.__module__.startswith("distill."):
         for name, value in getattr(owner, "__dict__", {}).items():
-            yield from _attributes(value, f"{path}.{name}", seen)
-    elif owner is None or isinstance(owner, bool | int | float | str):
-        seen.discard(id(owner))  # small numbers are one object everywhere
-        yield path, owner
+            if type(value) not in _MAPPINGS or value:  # a module has a dozen dictionaries of hooks, all empty
+                _note(value, f"{path}.{name}", seen, state)
 
 
 def _is_number(func: Any, args: Any) -> bool:
