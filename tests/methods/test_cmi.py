@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from distill.batch import Batch
+from distill.config import OptimizerSpec
 from distill.engine.fit import train_mode
 from distill.methods.cmi import Rounds, contrast_loss, decision_divergence
 from tests import tiny
@@ -73,7 +74,7 @@ def test_student_of_cmi_goes_through_the_whole_pool() -> None:
 def test_head_of_cmi_keeps_its_moments_from_round_to_round() -> None:
     method = tiny.seeded_method("cmi", tiny.tiny_data())
     update = method.phases()[0].updates[0]
-    schedule = {"optimizer": {"name": "adam", "betas": [0.5, 0.999]}, "lr": 0.001, "decay": "constant"}
+    schedule = OptimizerSpec(lr=0.001, decay="constant", optimizer={"name": "adam", "betas": [0.5, 0.999]})
     stepper = Rounds(update.trains, schedule)
     train_mode(method, method.phases()[0])
     batch = next(method.phases()[0].source(Untouchable()).epoch(1))

@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 
+from distill.config import OptimizerSpec
 from distill.methods.deepinversion import variation_loss
 from distill.parts.datafree import WarmRestarts
 from tests import tiny
@@ -38,7 +39,7 @@ def test_deepinversion_makes_images_and_then_teaches() -> None:
     invert.begin()
     method.before_epoch()
     first = method.canvas.pixels.detach().clone()
-    stepper = WarmRestarts([method.canvas], {"optimizer": {"name": "adam"}, "lr": 0.05, "decay": "constant"})
+    stepper = WarmRestarts([method.canvas], OptimizerSpec(lr=0.05, decay="constant", optimizer={"name": "adam"}))
     values = []
     for step, batch in enumerate(invert.source(Untouchable()).epoch(1)):
         stepper.set_lr(step, 25, 2)
