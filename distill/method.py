@@ -66,7 +66,8 @@ class Method(nn.Module):
     """Base of every method; most override `distill` alone.
 
     steps_alike: False where what a step does is drawn on the host, so that no CUDA graph can repeat it.
-    refuses: keys of the schedule that the method cannot honour (mixup, label_smoothing), each with the reason.
+    refuses: keys of the schedule that the method cannot honour (mixup, label_smoothing), each with the reason; those
+        that are a matter of the recipe (accumulate, repeats, ema) stand in about.refuses of its YAML alone.
     one_process: why the method runs in one process only, or None.
     unsynced: why BatchNorms of several processes cannot share statistics (not all call the same ones), or None.
     renamed: entries of the state that older checkpoints have under another name, {old: new}.
@@ -229,8 +230,9 @@ def refuse(
     """
     if method.one_process and processes > 1:
         raise ValueError(f"method={name} cannot be shared by {processes} processes: {method.one_process}; start one.")
+    told = ((settings or {}).get("about") or {}).get("refuses") or {}
     refuses = method.refuses if isinstance(method, Method) else method.refused(settings or {})
-    refuse_keys(name, refuses, schedule)
+    refuse_keys(name, {**told, **refuses}, schedule)
 
 
 __all__ = ["Batch", "Losses", "Method", "Nets", "Phase", "Source", "Update", "full_precision", "refuse"]

@@ -90,6 +90,11 @@ def part(batch: Batch, number: int, count: int) -> Batch:
     return batch.only(slice(number, None, count))
 
 
+def fewest() -> int:
+    """Return how many samples of the batch every process has at least."""
+    return _Sharing.whole // world()
+
+
 def weighed(loss: Tensor) -> Tensor:
     """Weigh the loss of this process's part so that the mean over the processes is the whole batch's."""
     weight = _Sharing.own * world() / _Sharing.whole

@@ -105,7 +105,10 @@ def _file(teacher: TeacherSpec) -> str | None:
 
 def _made(spec: RunSpec, info: DataInfo) -> None:
     """Make the nets and the method, with the weights that are there already."""
-    student = _net(spec.student, info, spec.seed, spec.student.pretrained)
+    student = _net(spec.student, info, spec.seed, spec.student.pretrained, start.student_arguments(spec))
+    start.check_recipe(student, spec)
+    if spec.machine.grad_checkpointing:
+        start.recompute(student)
     if spec.student.weights:
         start.begin(student, Path(spec.student.weights), False)
     if spec.student.quantize:
@@ -119,7 +122,9 @@ def _made(spec: RunSpec, info: DataInfo) -> None:
     instantiate(spec.method.node, student, teachers, replace(info))
 
 
-def _net(spec: StudentSpec | TeacherSpec, info: DataInfo, seed: int, pretrained: bool) -> FeatureNet:
-    args: dict[str, Any] = thawed(spec.args)
+def _net(
+    spec: StudentSpec | TeacherSpec, info: DataInfo, seed: int, pretrained: bool, args: dict[str, Any] | None = None
+) -> FeatureNet:
     shape = {"in_chans": info.in_chans, "size": info.size}
+    args = thawed(spec.args) if args is None else args
     return build_net(spec.model, info.num_classes, **shape, pretrained=pretrained, args=args, seed=seed)

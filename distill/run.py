@@ -19,9 +19,9 @@ from omegaconf import DictConfig
 
 from distill import parallel, preflight, runtime, start
 from distill.batch import Source
-from distill.config import RunSpec, ScheduleSpec, class_of, frozen, instantiate, resolve, thawed
+from distill.config import RunSpec, ScheduleSpec, class_of, frozen, instantiate, resolve
 from distill.config.check import check_maps
-from distill.criterion import CrossEntropy
+from distill.criterion import criterion_of
 from distill.data import Data, load_data
 from distill.engine import hyperrule, synced
 from distill.engine.checkpoint import Checkpoints
@@ -103,7 +103,7 @@ class Experiment:
         begins = start.weights_of(spec.student, train=run_first)
         runtime.seed_everything(spec.seed)
         self.method = make_method(spec, inputs.data, inputs.teachers, inputs.device, begins)
-        self.method.criterion = CrossEntropy(schedule.label_smoothing)
+        self.method.criterion = criterion_of(schedule.loss, schedule.label_smoothing, schedule.bce_threshold)
         if parallel.rank() > 0:  # other negatives and noise than the first process
             torch.manual_seed(spec.seed + 7919 * parallel.rank())
         if inputs.synced:
@@ -247,9 +247,10 @@ def make_method(
         in_chans=info.in_chans,
         size=info.size,
         pretrained=given.pretrained,
-        args=thawed(given.args),
+        args=start.student_arguments(spec),
         seed=spec.seed,
     )
+    start.check_recipe(student, spec)
     if given.pretrained:
         start.say_pretrained(student)
     start.own_constants(student, given, info)
@@ -258,6 +259,8 @@ def make_method(
         start.say_file(student, begins)
     if given.quantize:
         quantize_as(student, given.quantize)
+    if spec.machine.grad_checkpointing:
+        start.recompute(student)
     check_maps(spec.method.name, spec.method.taps, [student.name, *(net.name for net in teachers.nets)])
     method: Method = instantiate(spec.method.node, student, teachers.nets, info)
     method.teacher_forward = teachers

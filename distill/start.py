@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from distill.config import NetSpec, RunSpec, StudentSpec
+from distill.config import NetSpec, RunSpec, StudentSpec, thawed
 from distill.content.state_file import read_state
 from distill.data import DataInfo
 from distill.models import FeatureNet
+from distill.models.families import CONSTRUCTORS
 from distill.models.weights import mismatch
 from distill.run_folder import RunFolder
 
@@ -32,6 +33,49 @@ def weights_of(student: StudentSpec, train: Callable[[RunSpec], None]) -> Path |
         log.info("the student's first training is not stored yet: it takes place in %s", folder)
     train(before)
     return folder.student
+
+
+def student_arguments(spec: RunSpec) -> dict[str, Any]:
+    """What a run's student is built with: its args, and schedule.drop_path. Raises ValueError for nets of ours."""
+    args: dict[str, Any] = thawed(spec.student.args)
+    if rate := spec.schedule.drop_path:
+        if spec.student.model in CONSTRUCTORS:
+            raise ValueError(_no_drop_path(spec.student.name, rate))
+        args = {"drop_path_rate": rate, **args}
+    return args
+
+
+def check_recipe(student: FeatureNet, spec: RunSpec) -> None:
+    """Raise ValueError where the student cannot do what the schedule asks of it: drop paths, layers with own rates."""
+    rate, decay = spec.schedule.drop_path, spec.schedule.layer_decay
+    if rate and not any(type(part).__name__ == "DropPath" for part in student.modules()):
+        raise ValueError(_no_drop_path(student.name, rate))
+    if decay and not hasattr(student.model, "group_matcher"):
+        raise ValueError(layers_unknown(student.name, decay))
+
+
+def _no_drop_path(name: str, rate: float) -> str:
+    return f"schedule.drop_path={rate:g}: {name} has no paths that are dropped: take a ViT of timm, or leave it null"
+
+
+def layers_unknown(name: str, decay: float) -> str:
+    """Say that a net has no layers to tell apart."""
+    return f"schedule.layer_decay={decay:g}: {name} does not tell its layers: take a net of timm, or leave it null"
+
+
+def recompute(student: FeatureNet) -> None:
+    """Let a net forget what its blocks computed and compute it again for the gradient: less memory, the same numbers.
+
+    Raises ValueError for nets that cannot, and for those whose BatchNorms would count each batch twice.
+    """
+    if any(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in student.modules()):
+        why = "its BatchNorms would count each batch twice"
+        raise ValueError(f"grad_checkpointing=true: {student.name} is not computed twice, for {why}: leave it null")
+    try:
+        student.model.set_grad_checkpointing(True)  # type: ignore[operator]
+    except (AttributeError, AssertionError, NotImplementedError) as error:
+        why = f"grad_checkpointing=true: {student.name} knows no such thing: take a ViT of timm, or leave it null"
+        raise ValueError(why) from error
 
 
 def say_file(net: FeatureNet, weights: Path) -> None:

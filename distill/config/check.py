@@ -89,8 +89,23 @@ def check_schedule(schedule: Mapping[str, Any]) -> None:
         raise ValueError("schedule.restart starts the optimiser anew at milestones, and there are none: leave it null")
     if schedule.get("rule") and schedule.get("last_batch") not in (None, "auto"):
         raise ValueError("schedule.last_batch: the rule draws its batches, and no image is left over: leave it null")
+    _check_recipe(schedule)
     if schedule.get("lr_min") and schedule.get("decay") not in ("cosine", "linear"):
         raise ValueError("schedule.lr_min is where decay=cosine and decay=linear end: leave it null")
+
+
+def _check_recipe(schedule: Mapping[str, Any]) -> None:
+    """Raise ValueError for keys of the recipe that are nothing without another."""
+    needs = {"clip_mode": "clip_grad", "ema_warmup": "ema", "ema_export": "ema"}
+    for key, other in needs.items():
+        if schedule.get(key) is not None and not schedule.get(other):
+            raise ValueError(f"schedule.{key} is nothing without schedule.{other}: give both, or leave it null")
+    if schedule.get("bce_threshold") is not None and schedule.get("loss") != "bce":
+        raise ValueError("schedule.bce_threshold belongs to schedule.loss=bce: leave it null")
+    if schedule.get("no_decay") and not (schedule.get("optimizer") or {}).get("weight_decay"):
+        raise ValueError("schedule.no_decay: there is no decay to spare weights: set schedule.optimizer.weight_decay")
+    if (schedule.get("accumulate") or 1) > (schedule.get("batch_size") or 1):
+        raise ValueError(f"schedule.accumulate={schedule['accumulate']}: a batch has no so many images: lower it")
 
 
 def check_borders(cfg: DictConfig) -> None:

@@ -7,24 +7,33 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from distill.config.groups import plain
+from distill.config.groups import load_node, plain
 
 ZERO = ("mixup", "cutmix", "label_smoothing")  # keys that 0 switches off
+
+ALIKE = {"mixup": "cutmix", "label_smoothing": "loss"}  # what cannot do the one cannot do the other
+OFF = {"accumulate": (1,), "repeats": (1,), "loss": ("ce",)}  # what asks for nothing, beside null and 0
 
 
 def refuse_keys(name: str, refuses: Mapping[str, str], schedule: Mapping[str, Any]) -> None:
     """Raise ValueError where a schedule sets a key that the method `name` refuses (key: why)."""
-    further = {"cutmix": refuses["mixup"]} if "mixup" in refuses else {}
+    further = {new: refuses[key] for key, new in ALIKE.items() if key in refuses}
     for key, why in {**refuses, **further}.items():
         if key == "last_batch" and schedule.get(key) in ("keep", "merge"):
             raise ValueError(f"method={name} takes whole batches alone, {why}: give schedule.last_batch=drop, or null")
-        if key != "last_batch" and schedule.get(key):
+        if key != "last_batch" and schedule.get(key) not in OFF.get(key, ()) and schedule.get(key):
             by_rule = " (schedule=bit sets it)" if key == "mixup" and schedule.get("rule") else ""
             remedy = f"set schedule.{key}=0." if key in ZERO else f"leave schedule.{key} null"
             raise ValueError(f"method={name} cannot honour schedule.{key}={schedule[key]}{by_rule}: {why}; {remedy}")
 
 
 def check_refusals(cfg: DictConfig) -> None:
-    """Raise ValueError where the schedule asks for what about.refuses of the method's YAML says it cannot honour."""
+    """Raise ValueError where the schedule asks for what about.refuses of the method's YAML says it cannot honour, or
+    for another cross-entropy where the command took it away.
+    """
+    name, schedule = str(cfg.method.name), plain(cfg, "schedule")
     if OmegaConf.select(cfg, "method.about.refuses", default=None):
-        refuse_keys(str(cfg.method.name), plain(cfg, "method.about.refuses"), plain(cfg, "schedule"))
+        refuse_keys(name, plain(cfg, "method.about.refuses"), schedule)
+    usual = load_node("method", name)
+    if plain(cfg, "method").get("ce") == 0 and usual is not None and usual.get("ce"):
+        refuse_keys(name, {"label_smoothing": "method.ce=0 takes no cross-entropy"}, schedule)

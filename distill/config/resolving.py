@@ -114,7 +114,8 @@ def _method(cfg: DictConfig) -> MethodSpec:
 def _machine(cfg: DictConfig) -> MachineSpec:
     asked = {key: _word(plain(cfg, key)) for key in ("device", "precision", "compile", "cuda_graphs", "sync_batchnorm")}
     threads = plain(cfg, "threads")
-    return MachineSpec(**asked, threads=int(threads) if threads else None)
+    again = bool(plain(cfg, "grad_checkpointing")) if "grad_checkpointing" in cfg else False  # older records lack it
+    return MachineSpec(**asked, threads=int(threads) if threads else None, grad_checkpointing=again)
 
 
 def _cache(cfg: DictConfig) -> str:

@@ -80,6 +80,7 @@ class MachineSpec:
     cuda_graphs: str
     sync_batchnorm: str
     threads: int | None
+    grad_checkpointing: bool  # the student's blocks are computed again for the gradient
 
 
 @dataclass(frozen=True)

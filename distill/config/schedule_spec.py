@@ -33,6 +33,9 @@ class OptimizerSpec:
     lr_min: float = 0.0  # where cosine and linear end
     warmup_epochs: float = 0.0
     clip_grad: float | None = None  # greatest norm of an update's whole gradient
+    clip_mode: str = "norm"  # what clip_grad limits: norm, value or agc (each unit's norm, relative to its weight's)
+    no_decay: bool = False  # norms, biases and what a net of timm names do not decay
+    layer_decay: float | None = None  # share of the rate that each layer has of the one above it
     momentum_start: float | None = None  # from which the momentum rises to the optimiser's own
     momentum_epochs: float | None = None
     damped: bool = False  # gradients count 1 - momentum
@@ -82,5 +85,12 @@ class ScheduleSpec(OptimizerSpec):
     rule: str | None = None  # by which engine.hyperrule makes a schedule for the data
     resize: int | None = None  # of the rule: pixels that images are brought to, and of their crop; None: its own
     crop: int | None = None
+    loss: str = "ce"  # what a cross-entropy is: over classes, or bce for each class by itself
+    bce_threshold: float | None = None  # mixed targets above it are 1, others 0
+    accumulate: int = 1  # parts of a batch whose gradients are added up
+    ema: float | None = None  # decay of the average of the student's weights
+    ema_warmup: bool = False  # it rises to that
+    ema_export: bool = True  # the average is evaluated and exported; False: the student itself
+    drop_path: float = 0.0  # greatest probability that a block of the student is passed by
     drawn: int = 0  # by the rule: batches of an epoch whose images are drawn with replacement; 0: every image once
     zero_head: bool = False  # the student's classifier starts at zero

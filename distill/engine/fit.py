@@ -15,6 +15,7 @@ from torch import nn
 from distill import parallel
 from distill.batch import Batch, Source
 from distill.config import ScheduleSpec
+from distill.engine.average import Average
 from distill.engine.checkpoint import Checkpoints
 from distill.engine.cuda_graphs import GraphedStep, Measures, StaticBuffers
 from distill.engine.meter import Meter, measured
@@ -22,8 +23,10 @@ from distill.engine.optim import Stepper
 from distill.engine.saving import Saving
 from distill.engine.several import others_state, restore_own
 from distill.engine.state import Callback, Options, Position, Score, Speed
+from distill.engine.update import take_step
 from distill.errors import Stopped
 from distill.method import Method, Phase
+from distill.models import FeatureNet
 from distill.runtime import rng_state
 from distill.signals import StopSignals, deferred, interruptible, stopped
 
@@ -50,6 +53,8 @@ class Fit:
         self.phases = method.phases()
         self.at, self.score, self.meter, self.speed = Position(), Score(), Meter(), Speed()
         self.steppers: list[Stepper] = []
+        self.average: Average | None = None
+        self._steps = 0  # of an epoch
         self.graphed: GraphedStep | None = None
         self.evaluated: int | None = None  # after which step the deployed net was
         self.buffers = StaticBuffers()  # where a graph finds a step's batch
@@ -88,6 +93,7 @@ class Fit:
         schedule = self.schedule.merged(phase.schedule)
         make = self.options.graph
         options = {"scale": self.options.scale, "on_device": make is not None}
+        self.average = self._averaged()
         self.steppers = [
             (update.stepper or Stepper)(update.trains, schedule.merged(update.optimizer), **options)
             for update in phase.updates
@@ -96,10 +102,32 @@ class Fit:
             roots = {"method": self.method, "steppers": self.steppers}
             device = self.steppers[0].parameters[0].device
             why = None if self.method.steps_alike else "what a step does is drawn on the host"
+            if self.schedule.ema_warmup:
+                why = "the average's decay is another at each step"
             self.graphed = GraphedStep(partial(self._work, phase), roots, device, make, self.buffers, why=why)
+
+    def _averaged(self) -> Average | None:
+        """The average that follows the net that is deployed in the phase that begins, if there is to be one."""
+        if not self.schedule.ema:
+            return None
+        return Average(self.method.deployed(), self.schedule.ema, self.schedule.ema_warmup)
+
+    def deployed(self) -> FeatureNet:
+        """Return the net that is evaluated and exported: the average of the method's own, or that itself."""
+        if self.average and self.schedule.ema_export:
+            return self.average.net
+        return self.method.deployed()
+
+    def beside(self) -> dict[str, FeatureNet]:
+        """Return the other of the two where there is an average: what is told beside what is exported."""
+        if not self.average:
+            return {}
+        own = self.method.deployed()
+        return {"student": own} if self.schedule.ema_export else {"ema": self.average.net}
 
     def _epoch(self, phase: Phase, source: Source) -> Iterator[None]:
         method, at = self.method, self.at
+        self._steps = source.steps
         method.epoch, method.epochs = at.epoch, self.epochs(phase)
         if at.step == 0:
             self.meter = Meter()
@@ -151,11 +179,10 @@ class Fit:
         self.method.counted = None
         for update, stepper in zip(phase.updates, self.steppers, strict=True):
             for _ in range(update.repeat):
-                with self.options.autocast():
-                    losses = update.loss(batch)
-                stepper.step(losses)
-            noted |= losses
+                noted |= take_step(self.method, update, stepper, batch, self.options.autocast, self.schedule.accumulate)
         self.method.after_step()
+        if self.average:
+            self.average.update(self.at.step + 1 + (self.at.epoch - 1) * self._steps)
         counted, self.method.counted = self.method.counted, None
         return measured(noted, counted)
 
@@ -196,6 +223,7 @@ class Fit:
         if phase.evaluates and (at.epoch % self.options.evaluate_every == 0 or at.epoch == epochs):
             row["test_accuracy"] = self._measure()
             row["best_accuracy"] = self.score.best
+            row |= {f"{name}_accuracy": value for name, value in self.score.beside.items()}
         self.callback.epoch(row | self.speed.to_row())
         at.epoch, at.step, at.over = at.epoch + 1, 0, False
         if any(parallel.agreed(at.epoch > epochs or self.saving.due_after_epoch)):
@@ -211,8 +239,11 @@ class Fit:
 
     def _evaluate(self) -> float:
         parallel.same_buffers(self.method)
-        net = self.method.deployed()
+        if self.average:
+            parallel.same_buffers(self.average.net)
+        net = self.deployed()
         with self._left_at_once():
+            self.score.beside = {name: self.evaluate(other) for name, other in self.beside().items()}
             accuracy = self.evaluate(net)
             rivals = [self.evaluate(rival) for rival in self.method.rivals()]
         self.score.last, self.evaluated = accuracy, self.at.total
@@ -235,6 +266,7 @@ class Fit:
             "speed": self.speed.state_dict(),
             "method": self.method.state_dict(),
             "steppers": [stepper.state_dict() for stepper in self.steppers],
+            **({"average": self.average.state_dict()} if self.average else {}),
             "rng": rng_state(),
             "others": others,
             "threads": torch.get_num_threads(),
@@ -261,6 +293,8 @@ class Fit:
             self.method.load_state_dict(self.method.migrated(state["method"]))
             for stepper, saved in zip(self.steppers, state["steppers"], strict=True):
                 stepper.load_state_dict(saved)
+            if self.average:
+                self.average.load_state_dict(state["average"])
             restore_own(state, self.meter, self.at.total)
             if "speed" in state:  # of versions before, none
                 self.speed.load_state_dict(state["speed"])

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from distill.config import OptimizerSpec
 from distill.config.optimizer_options import OPTIMIZER_OPTIONS, check_option, takes_option
 from distill.engine import eager_optimizers
+from distill.engine.parameter_groups import clip, layer_scales, nets_of, undecayed
 from distill.engine.replicas import Replicas
 
 
@@ -121,11 +122,13 @@ class Stepper:
             raise ValueError("an update has nothing to train: all its parameters are frozen.")
         self.schedule, self.lr = schedule, schedule.lr
         self.rate = torch.tensor(self.lr, device=self.parameters[0].device) if on_device else self.lr
+        self.nets = nets_of(modules)
         self.gradients = [self.parameters]  # groups that are clipped each by itself
         self.optimizer = self.new_optimizer(dict(schedule.optimizer))
         self.replicas = Replicas(self.parameters)
         self.scaler = torch.amp.GradScaler(self.parameters[0].device.type, enabled=scale)
         self.clip = schedule.clip_grad
+        self.heads = {id(p) for net in self.nets for p in net.classifier.parameters()}
         self.limited = [p for p in self.parameters if p.ndim > 1] if schedule.max_norm else []
         if schedule.damped:  # the first gradient as well; torch would take it whole
             for parameter in self.parameters if "momentum" in self.optimizer.defaults else ():
@@ -136,13 +139,21 @@ class Stepper:
         return make_optimizer(self.groups(), options, self.rate)
 
     def groups(self) -> list[Any]:
-        """The parameters, apart by the `lr_scale` of the net that they belong to where one has its own."""
-        scales = {id(p): net.lr_scale for net in self.scaled for p in net.parameters()}
-        if not scales:
+        """The parameters, apart by their share of the rate (the `lr_scale` of the net that they belong to, or their
+        layer's) and by whether weights decay, where the schedule or a net asks for it.
+        """
+        scales = {id(p): float(net.lr_scale) for net in self.scaled for p in net.parameters()}
+        scales |= layer_scales(self.nets, self.schedule.layer_decay) if self.schedule.layer_decay else {}
+        spared = undecayed(self.parameters, self.nets) if self.schedule.no_decay else set()
+        if not (scales or spared):
             return list(self.parameters)
-        factors = [float(scales.get(id(p), 1.0)) for p in self.parameters]
-        apart = {scale: [p for p, f in zip(self.parameters, factors, strict=True) if f == scale] for scale in factors}
-        return [{"params": found, "lr": self.rate * scale, "lr_scale": scale} for scale, found in apart.items()]
+        apart: dict[tuple[float, bool], list[nn.Parameter]] = {}
+        for p in self.parameters:
+            apart.setdefault((scales.get(id(p), 1.0), id(p) in spared), []).append(p)
+        return [
+            {"params": found, "lr": self.rate * scale, "lr_scale": scale} | ({"weight_decay": 0.0} if spares else {})
+            for (scale, spares), found in apart.items()
+        ]
 
     def set_lr(self, step: int, steps: int, epochs: int) -> float:
         """Set and return the learning rate of a global step; the momentum that belongs to it is set too."""
@@ -181,12 +192,20 @@ class Stepper:
 
     def step(self, losses: Mapping[str, Tensor]) -> None:
         """Minimise the sum of the losses, over the whole batch, by one step."""
-        self.optimizer.zero_grad(set_to_none=True)
+        self.begin()
         self.backward(losses)
+        self.take()
+
+    def begin(self) -> None:
+        """Forget what gradients there are."""
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def take(self) -> None:
+        """Take the step that the gradients ask for, which `backward` added up since `begin`."""
         if self.clip:
             self.scaler.unscale_(self.optimizer)
             for group in self.gradients:
-                nn.utils.clip_grad_norm_(group, self.clip)
+                clip(group, self.clip, self.schedule.clip_mode, self.heads)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.shorten()

@@ -25,7 +25,7 @@ def describe_run(
     spec: RunSpec, data: Data, teachers: list[Teacher], method: Method, fit: Fit, evaluation: Evaluation
 ) -> dict[str, Any]:
     """Return what result.json holds, but for times and the machine."""
-    folder, net = RunFolder(spec.folder), method.deployed()
+    folder, net = RunFolder(spec.folder), fit.deployed()
     logits, labels = evaluation.said(net, unchanged=fit.evaluated == fit.at.total)
     measured = scores(logits, labels)
     return {
@@ -39,8 +39,9 @@ def describe_run(
         "accuracy": {"last": fit.score.last, "best": fit.score.best, "best_epoch": fit.score.best_epoch},
         "errors": measured["errors"], "top5": measured["top5"], "nll": measured["nll"], "ece": measured["ece"],
         "also": {key: reported_score(more, data, fit.options.autocast) for key, more in method.reported().items()}
-        | ({} if fit.score.best_net is None else {"best_net": fit.score.best_net}),
+        | fit.score.beside | ({} if fit.score.best_net is None else {"best_net": fit.score.best_net}),
         "epochs": fit.schedule.epochs,
+        **({"exported": exported_net(fit)} if fit.average else {}),
         **compare_teachers(teachers, logits, data, fit.options.autocast),
         **without_classes(logits, labels, data.info.labels),
         **persist(lambda: quant_file.report(net, folder.path, lambda made: accuracy(made, data, fit.options.autocast))),
@@ -56,6 +57,12 @@ def describe_run(
     }  # fmt: skip
 
 
+def exported_net(fit: Fit) -> str:
+    """Say which of the two nets of schedule.ema the exported one is."""
+    what = f"average of its weights (ema {fit.schedule.ema:g})"
+    return f"the student's {what}" if fit.schedule.ema_export else f"the student, not the {what}"
+
+
 def takes(net: FeatureNet, data: Data) -> dict[str, Any]:
     """Return what the exported net takes: pixels of 0 to 1 at this size, less mean, by std."""
     mean, std = net.constants(data.info.mean, data.info.std)
@@ -64,7 +71,7 @@ def takes(net: FeatureNet, data: Data) -> dict[str, Any]:
 
 def finish(folder: RunFolder, result: dict[str, Any], method: Method, fit: Fit) -> Result:
     """Write the student and the result, which is returned; DONE comes last, then the checkpoints are given up."""
-    student = unquantized(method.deployed())
+    student = unquantized(fit.deployed())
     persist(fit.callback.flush)
     persist(lambda: export(student.model, folder.student, {"model": student.name}))
     weights = {"weights": sum_of(folder.student)}  # what a run that this one teaches finds them by

@@ -1,0 +1,61 @@
+"""One update of a step: its losses on the whole batch, or on parts of it whose gradients are added up."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from distill import parallel
+from distill.batch import Batch
+from distill.engine.optim import Stepper
+from distill.method import Losses, Method, Update
+
+
+def take_step(
+    method: Method,
+    update: Update,
+    stepper: Stepper,
+    batch: Batch,
+    autocast: Callable[[], AbstractContextManager[Any]],
+    parts: int = 1,
+) -> Losses:
+    """Take one step of an update, and return its losses.
+
+    parts: into how many the batch is cut (schedule.accumulate): the gradient is that of the mean over the whole batch,
+    for losses that are means over images, and nets whose BatchNorm does not see which images come together.
+    """
+    if parts == 1:
+        with autocast():
+            losses = update.loss(batch)
+        stepper.step(losses)
+        return losses
+    stepper.begin()
+    total: dict[str, Tensor] = {}
+    counted: list[tuple[Tensor, Tensor]] = []
+    for part in parts_of(batch, parts):
+        method.counted = None
+        with autocast():
+            losses = update.loss(part)
+        weighted = {name: loss * (len(part.inputs) / len(batch.inputs)) for name, loss in losses.items()}
+        stepper.backward(weighted)
+        total = {name: total.get(name, 0.0) + loss.detach() for name, loss in weighted.items()}
+        counted += [method.counted] if method.counted else []
+    stepper.take()
+    if counted:
+        logits, labels = zip(*counted, strict=True)
+        method.counted = torch.cat(logits), torch.cat(labels)
+    return total
+
+
+def parts_of(batch: Batch, count: int) -> list[Batch]:
+    """The batch in `count` parts that differ by one image at most; as many as it has images, where those are fewer."""
+    size = len(batch.inputs)
+    if parallel.world() > 1:
+        count = min(count, parallel.fewest())  # all have as many: they meet in each backward pass
+    edges = sorted({size * k // count for k in range(count + 1)})
+    return [batch.only(slice(first, end)) for first, end in pairwise(edges)]
