@@ -50,13 +50,13 @@ def test_deepinversion_makes_images_and_then_teaches() -> None:
     assert stepper.optimizer.state and stepper.set_lr(25, 25, 2) == 0.05 and not stepper.optimizer.state
     assert method.made.filled == 0
     method.after_epoch()
-    assert method.made.filled == 128 and torch.equal(method.made.rows[:128], method.canvas.pixels)
-    assert torch.equal(method.targets.rows[:128], method.canvas.targets)
+    assert method.made.filled == 16 and torch.equal(method.made.rows[:16], method.canvas.pixels)
+    assert torch.equal(method.targets.rows[:16], method.canvas.targets)
     method.before_epoch()
     assert not torch.equal(method.canvas.pixels, first)
     method.after_epoch()
     distill.begin()
     method.before_epoch()
     method.after_epoch()
-    assert method.made.filled == 256 and method.made.next == 0
-    assert sum(len(batch.labels) for batch in distill.source(Untouchable()).epoch(1)) == 256
+    assert method.made.filled == 32 and method.made.next == 0
+    assert sum(len(batch.labels) for batch in distill.source(Untouchable()).epoch(1)) == 32
