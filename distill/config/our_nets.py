@@ -55,6 +55,12 @@ def _wide_resnets(depths: Iterable[int], widths: Iterable[int]) -> dict[str, Our
     return {f"wrn_{depth}_{widen}": OurNet("wrn", {"depth": depth, "widen": widen}) for depth, widen in pairs}
 
 
+def _biased_wide_resnets(*nets: tuple[int, int]) -> dict[str, OurNet]:
+    """Polino's, with their dropout."""
+    args = [{"depth": depth, "widen": widen, "drop_rate": 0.3} for depth, widen in nets]
+    return {f"wrn_biased_{own['depth']}_{own['widen']}": OurNet("wrn_biased", own) for own in args}
+
+
 def _four_stages(depth: int, *blocks: int, bottleneck: bool) -> dict[str, OurNet]:
     return {f"ResNet{depth}": OurNet("resnet_four", {"blocks": blocks, "bottleneck": bottleneck})}
 
@@ -74,6 +80,9 @@ _CIFAR: dict[str, OurNet] = {
     "MobileNetV2": OurNet("mobilenetv2"),
     "ShuffleV1": OurNet("shufflenetv1"),
     "ShuffleV2": OurNet("shufflenetv2"),
+    "ShuffleV2_3x3": OurNet("shufflenetv2", {"kernel": 3}),
+    "MobileNetV2_tinyimagenet": OurNet("mobilenetv2_tiny", size=64),
+    **_biased_wide_resnets((10, 4), (16, 6), (16, 10), (16, 22), (22, 8), (28, 20)),
     **_resnets((20, 32, 44, 56, 110), "_a", shortcut="pad"),
     **{name: OurNet("plain", layers, sized=True) for name, layers in _PLAIN.items()},
 }

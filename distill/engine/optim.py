@@ -215,7 +215,7 @@ class Stepper:
     def shorten(self) -> None:
         """Bring the weights into each unit to the schedule's `max_norm` where they are longer."""
         for weight in self.limited:
-            weight.renorm_(2, 0, self.schedule.max_norm)
+            weight.renorm_(2, 0, self.schedule.max_norm or math.inf)
 
     def backward(self, losses: Mapping[str, Tensor]) -> None:
         """Compute gradients of the summed losses."""

@@ -161,10 +161,12 @@ class CifarNet(nn.Module):
         setattr(self, self.classifier_name, self.new_classifier())
 
 
-def conv(inputs: int, outputs: int, kernel: int = 3, stride: int = 1, groups: int = 1) -> nn.Conv2d:
-    """Convolution without bias that keeps the map's size at stride 1."""
+def conv(
+    inputs: int, outputs: int, kernel: int = 3, stride: int = 1, groups: int = 1, bias: bool = False
+) -> nn.Conv2d:
+    """Convolution, without bias unless asked for, that keeps the map's size at stride 1."""
     kind = SubsampledConv if kernel == 1 and stride > 1 and inputs < SAFE_CHANNELS else nn.Conv2d
-    return kind(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False)
+    return kind(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=bias)
 
 
 def init_convolutions(net: nn.Module) -> None:

@@ -10,6 +10,7 @@ from distill.models.lenet import LeNet5
 from distill.models.mlp import MLP
 from distill.models.mobilenetv1 import MobileNetV1
 from distill.models.mobilenetv2 import MobileNetV2
+from distill.models.mobilenetv2_tiny import TinyMobileNetV2
 from distill.models.plain import PlainCNN
 from distill.models.preact_resnet import PreActResNet
 from distill.models.resnet import ResNet
@@ -18,6 +19,7 @@ from distill.models.shufflenetv1 import ShuffleV1
 from distill.models.shufflenetv2 import ShuffleV2
 from distill.models.vgg import VGG
 from distill.models.wrn import WideResNet
+from distill.models.wrn_biased import BiasedWideResNet
 
 FAMILIES: dict[str, Callable[..., CifarNet]] = {
     "bit_resnet": BitResNet,
@@ -25,6 +27,7 @@ FAMILIES: dict[str, Callable[..., CifarNet]] = {
     "mlp": MLP,
     "mobilenetv1": MobileNetV1,
     "mobilenetv2": MobileNetV2,
+    "mobilenetv2_tiny": TinyMobileNetV2,
     "plain": PlainCNN,
     "preact_resnet": PreActResNet,
     "resnet": ResNet,
@@ -33,6 +36,7 @@ FAMILIES: dict[str, Callable[..., CifarNet]] = {
     "shufflenetv2": ShuffleV2,
     "vgg": VGG,
     "wrn": WideResNet,
+    "wrn_biased": BiasedWideResNet,
 }
 CONSTRUCTORS: dict[str, Callable[..., CifarNet]] = {
     name: partial(FAMILIES[net.family], **net.args) for name, net in OUR_NETS.items()

@@ -17,23 +17,31 @@ SETTINGS = (
     (160, 3, 2, True),
     (320, 1, 1, True),
 )
-_STAGES = ((0, 1), (2,), (3, 4), (5, 6))  # which groups of blocks make a stage
 
 
 class InvertedResidual(nn.Module):
     """1x1 up, 3x3 a channel, 1x1 down, and the identity where the shapes allow."""
 
-    def __init__(self, inputs: int, outputs: int, stride: int, expansion: int) -> None:
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        stride: int,
+        expansion: int,
+        *,
+        bias: bool = False,
+        relu: type[nn.ReLU | nn.ReLU6] = nn.ReLU,
+    ) -> None:
         super().__init__()
         middle = inputs * expansion
         self.conv = nn.Sequential(
-            conv(inputs, middle, 1),
+            conv(inputs, middle, 1, bias=bias),
             nn.BatchNorm2d(middle),
-            nn.ReLU(inplace=True),
-            conv(middle, middle, 3, stride, groups=middle),
+            relu(inplace=True),
+            conv(middle, middle, 3, stride, groups=middle, bias=bias),
             nn.BatchNorm2d(middle),
-            nn.ReLU(inplace=True),
-            conv(middle, outputs, 1),
+            relu(inplace=True),
+            conv(middle, outputs, 1, bias=bias),
             nn.BatchNorm2d(outputs),
         )
         self.residual = stride == 1 and inputs == outputs
@@ -47,7 +55,8 @@ class MobileNetV2(CifarNet):
 
     classifier_name = "classifier"
     stem_name = "conv1"
-    stage_names = tuple(f"blocks.{groups[-1]}" for groups in _STAGES)
+    groups: tuple[tuple[int, ...], ...] = ((0, 1), (2,), (3, 4), (5, 6))  # which groups of blocks make a stage
+    stage_names = ("blocks.1", "blocks.2", "blocks.4", "blocks.6")
     has_preacts = False
 
     def __init__(
@@ -67,7 +76,7 @@ class MobileNetV2(CifarNet):
             channels.append(outputs)
         last = int(1280 * width) if width > 1 else 1280
         self.conv2 = _conv_bn_relu(inputs, last, 1, 1)
-        stages = [channels[groups[-1] + 1] for groups in _STAGES]
+        stages = [channels[groups[-1] + 1] for groups in self.groups]
         self.describe(num_classes, (channels[0], *stages), (2, 2, 4, 8, 16), last)
         init_convolutions(self)
 
@@ -84,7 +93,7 @@ class MobileNetV2(CifarNet):
         return self.conv1(inputs)
 
     def stage(self, index: int, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        for group in _STAGES[index]:
+        for group in self.groups[index]:
             x = self.blocks[group](x)
         return x, None
 

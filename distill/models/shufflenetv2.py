@@ -64,16 +64,18 @@ class DownUnit(nn.Module):
 
 
 class ShuffleV2(CifarNet):
-    """width: 0.5, 1, 1.5 or 2; ValueError for another."""
+    """width: 0.5, 1, 1.5 or 2; ValueError for another. kernel: of the first convolution, 1 in the CRD tables' net, 3 in
+    MCL's (winycg/MCL, models/shufflenetv2.py).
+    """
 
     classifier_name = "linear"
 
-    def __init__(self, num_classes: int = 100, in_chans: int = 3, *, width: float = 1) -> None:
+    def __init__(self, num_classes: int = 100, in_chans: int = 3, *, width: float = 1, kernel: int = 1) -> None:
         super().__init__()
         if width not in _WIDTHS:
             raise ValueError(f"width={width} of ShuffleV2 must be one of {', '.join(map(str, _WIDTHS))}")
         *widths, last = _WIDTHS[width]
-        self.conv1 = conv(in_chans, STEM, 1)
+        self.conv1 = conv(in_chans, STEM, kernel)
         self.bn1 = nn.BatchNorm2d(STEM)
         inputs = STEM
         for name, outputs, count in zip(self.stage_names, widths, BLOCKS, strict=True):

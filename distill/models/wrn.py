@@ -5,6 +5,7 @@ entries) and its pre-activation is the first BatchNorm of what follows. That Bat
 is handed to the next block, so that reading pre-activations does not move the running statistics twice.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch.nn.functional as F
@@ -37,12 +38,12 @@ class _PreActBlock(nn.Module):
 class Group(nn.Module):
     """The blocks of one stage; the extra level is part of the checkpoints' names."""
 
-    def __init__(self, blocks: int, inputs: int, outputs: int, stride: int, drop_rate: float) -> None:
+    def __init__(
+        self, block: Callable[..., nn.Module], blocks: int, inputs: int, outputs: int, stride: int, drop_rate: float
+    ) -> None:
         super().__init__()
-        first = _PreActBlock(inputs, outputs, stride, drop_rate)
-        self.layer = nn.Sequential(
-            first, *(_PreActBlock(outputs, outputs, 1, drop_rate) for _ in range(blocks - 1))
-        )
+        first = block(inputs, outputs, stride, drop_rate)
+        self.layer = nn.Sequential(first, *(block(outputs, outputs, 1, drop_rate) for _ in range(blocks - 1)))
 
     def forward(self, x: Tensor, normed: Tensor) -> Tensor:
         x = self.layer[0](x, normed)
@@ -62,6 +63,8 @@ class WideResNet(CifarNet):
 
     stem_name = "conv1"
     stage_names = ("block1", "block2", "block3")
+    block: type[nn.Module] = _PreActBlock
+    biased = False
 
     def __init__(
         self, num_classes: int = 100, in_chans: int = 3, *, depth: int, widen: int, drop_rate: float = 0.0
@@ -70,10 +73,10 @@ class WideResNet(CifarNet):
         if depth < 10 or (depth - 4) % 6:
             raise ValueError(f"depth={depth} of a wide ResNet must be 6n+4, such as 10, 16, 28 or 40")
         widths = (16, 16 * widen, 32 * widen, 64 * widen)
-        self.conv1 = conv(in_chans, widths[0])
+        self.conv1 = conv(in_chans, widths[0], bias=self.biased)
         for i, name in enumerate(self.stage_names):
             stride = 1 if i == 0 else 2
-            setattr(self, name, Group((depth - 4) // 6, widths[i], widths[i + 1], stride, drop_rate))
+            setattr(self, name, Group(self.block, (depth - 4) // 6, widths[i], widths[i + 1], stride, drop_rate))
         self.bn1 = nn.BatchNorm2d(widths[-1])
         self.describe(num_classes, widths, (1, 1, 2, 4), widths[-1])
         init_convolutions(self)

@@ -20,6 +20,7 @@ from distill.config.our_nets import OUR_NETS
 from distill.models import FeatureNet, Outputs, build
 from distill.models.bit_resnet import StdConv
 from distill.models.cifar_net import CifarNet, conv
+from distill.models.families import CONSTRUCTORS
 from distill.models.residual import BasicBlock
 from distill.models.subsampled import SubsampledConv
 from distill.models.timm_reader import isotropic_stages
@@ -61,11 +62,16 @@ TABLE = {
     "MobileNetV2": (812_836, 6.5, "16x16 12x16 16x8 48x4 160x2 1280", "+----+", None),
     "ShuffleV1": (949_258, 38.7, "24x32 240x16 480x8 960x4 960", "+++++", "---"),
     "ShuffleV2": (1_355_528, 44.5, "24x32 116x16 232x8 464x4 1024", "+++++", "---"),
+    "ShuffleV2_3x3": (1_356_104, 45.1, "24x32 116x16 232x8 464x4 1024", "+++++", "---"),
+    "MobileNetV2_tinyimagenet": (2_369_380, 64.9, "32x34 24x17 32x9 64x5 320x5 1280", "+----+", None),
+    "wrn_biased_10_4": (1_223_300, 279.4, "16x32 64x32 128x16 256x8 256", "----+", "---"),
 }
+# wide nets of Polino et al., of which the test of TABLE sees the smallest alone: parameters for 100 classes
+BIASED = {"16_6": 6_210_148, "16_10": 17_179_940, "16_22": 82_873_700, "22_8": 17_210_564, "28_20": 145_950_980}
 # one net a family, for tests that need not see every depth
 FAMILIES = [
     "resnet8", "resnet20_a", "resnet8_bss", "ResNet18", "ResNet50", "PreActResNet18", "wrn_16_2", "vgg8", "MobileNetV2",
-    "ShuffleV1", "ShuffleV2",
+    "ShuffleV1", "ShuffleV2", "MobileNetV2_tinyimagenet", "wrn_biased_10_4",
 ]  # fmt: skip
 TIMM = [
     ("resnet18", 32, {}),
@@ -101,7 +107,8 @@ def all_maps(out: Outputs) -> list[Tensor]:
 
 
 def test_the_table_covers_every_net() -> None:
-    others = {name for name, net in OUR_NETS.items() if net.family == "plain" or name.endswith("_a")}
+    elsewhere = {name for name, net in OUR_NETS.items() if net.family == "plain" or name.endswith("_a")}
+    others = elsewhere | {f"cifar_wrn_biased_{size}" for size in BIASED}
     assert {f"cifar_{name}" for name in TABLE} == {name for name in OUR_NETS if name.startswith("cifar_")} - others
 
 
@@ -121,6 +128,24 @@ def test_parameters_macs_shapes_and_signs_are_the_published_ones(name: str) -> N
     assert signs(maps) == map_signs
     assert (None if out.preacts is None else signs(out.preacts)) == preact_signs
     assert net.has_preacts == (preact_signs is not None)
+
+
+@pytest.mark.parametrize("size", BIASED)
+def test_polinos_wide_nets_have_the_authors_parameters(size: str) -> None:
+    with torch.device("meta"):
+        net = CONSTRUCTORS[f"cifar_wrn_biased_{size}"](100, 3)
+    assert sum(p.numel() for p in net.parameters()) == BIASED[size]
+    block = net.block2.layer[0]
+    assert (block.conv1.stride, block.conv2.stride, block.drop_rate, net.bn1.momentum) == ((1, 1), (2, 2), 0.3, 0.9)
+    assert all(module.bias is not None for module in net.modules() if isinstance(module, nn.Conv2d))
+
+
+def test_mcls_half_shufflenet_and_mdistillers_net_at_64_pixels() -> None:
+    small = build("cifar_ShuffleV2_3x3", 100, args={"width": 0.5})
+    assert (small.params(), round(small.macs() / 1e6, 1)) == (444_292, 11.0)
+    tiny = build("cifar_MobileNetV2_tinyimagenet", 200, size=64, seed=0)
+    assert (tiny.params(), round(tiny.macs() / 1e6, 1)) == (2_497_480, 215.7)
+    assert tiny.shapes == [(24, 33, 33), (32, 17, 17), (64, 9, 9), (320, 9, 9)]
 
 
 @pytest.mark.parametrize(("size", "stride"), [(8, 2), (7, 2), (9, 3)])
@@ -242,7 +267,7 @@ KEYS = {
 }
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", KEYS)
 def test_names_of_weights_are_those_of_public_checkpoints(name: str) -> None:
     state = build(f"cifar_{name}", 100, seed=0).model.state_dict()
     assert set(KEYS[name].split()) <= set(state)
@@ -266,7 +291,7 @@ def test_preactivations_are_what_the_last_relu_gets(name: str) -> None:
     sum(x.square().mean() for x in [*out.features, *(out.preacts or []), out.logits]).backward()
     assert all(p.grad is not None for p in net.parameters())
     if out.preacts is None:
-        assert name in ("MobileNetV2", "PreActResNet18")
+        assert name.startswith(("MobileNetV2", "PreActResNet18"))
         return
     if name.startswith("wrn"):  # a stage's output is raw; its pre-activation is the BatchNorm that reads it
         out.features = [norm(x) for norm, x in zip(net.bn_before_relu(), out.features, strict=True)]
@@ -314,13 +339,16 @@ def test_initialisation(name: str) -> None:
     for m in convolutions:
         fan_in = m.kernel_size[0] * m.kernel_size[1] * m.in_channels // m.groups
         fan_out = m.kernel_size[0] * m.kernel_size[1] * m.out_channels
-        if name.startswith(("Shuffle", "PreAct")):
+        if name.startswith(("Shuffle", "PreAct", "MobileNetV2_tiny")):
             expected = (1 / (3 * fan_in)) ** 0.5
+        elif name.startswith("wrn_biased"):
+            expected = (4 / (fan_in + fan_out)) ** 0.5
         else:
             expected = (2 / (fan_in if name.endswith("_a") else fan_out)) ** 0.5
         assert m.weight.std().item() == pytest.approx(expected, rel=0.06)
     last = [m for m in model.modules() if isinstance(m, nn.Linear)][-1]
-    expected = {"v": 0.01, "M": 0.01}.get(name[0], (1 / (3 * last.in_features)) ** 0.5)
+    drawn = {"v": 0.01, "M": 0.01}.get(name[0], (1 / (3 * last.in_features)) ** 0.5)
+    expected = drawn if name != "MobileNetV2_tinyimagenet" else (1 / (3 * last.in_features)) ** 0.5
     expected = (2 / last.in_features) ** 0.5 if name.endswith("_a") else expected
     if not name.startswith("resnet8"):
         assert last.weight.std().item() == pytest.approx(expected, rel=0.06)
