@@ -31,8 +31,9 @@ def campaigns(folder: Path) -> dict[str, Any]:
     from scripts.faults.slurm import Slurm
     from scripts.faults.stops import Stops
     from scripts.faults.sweeps import Sweeps
+    from scripts.faults.verbs import Folders
 
-    kinds: tuple[Any, ...] = (Kills, Stops, Keys, Commands, Damage, Disks, Servers, Sweeps, Slurm, Several)
+    kinds: tuple[Any, ...] = (Kills, Stops, Keys, Commands, Damage, Disks, Servers, Sweeps, Slurm, Several, Folders)
     return {kind.name: kind(folder) for kind in kinds}
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from distill import errors
-from scripts.faults import payloads
+from scripts.faults import payloads, verbs
 from scripts.faults.forked import Outcome, forked
 from scripts.faults.judging import answer_is_wrong
 from scripts.faults.keys import command
@@ -37,9 +37,7 @@ class Damage:
 
     def attempt(self, number: int, place: Path) -> Try:
         """Damage one file, run what reads it, and judge the answer."""
-        if not (self.base / "ready").exists():
-            shutil.rmtree(self.base, ignore_errors=True)
-            prepare(self.base)
+        ready(self.base)
         chance = random.Random(f"files {number}")
         kind = list(TARGETS)[number % len(TARGETS)]
         path, work, same = TARGETS[kind](self.base, place, chance)
@@ -52,7 +50,7 @@ class Damage:
         return Try(self.name, number, f"{kind}: {how}", not wrong, said, where, counts)
 
     def _wrong(self, ended: Outcome, place: Path, path: Path, same: str | None) -> str:
-        if (place / MARKER).exists():
+        if (place / MARKER).exists() and path.suffix != ".py":
             return "it ran what the file says"
         if wrong := answer_is_wrong(ended):
             return wrong
@@ -65,7 +63,14 @@ class Damage:
         return ""
 
 
-def prepare(base: Path) -> None:
+def ready(base: Path) -> None:
+    """Make what is to be damaged, once."""
+    if not (base / "ready").exists():
+        shutil.rmtree(base, ignore_errors=True)
+        _prepare(base)
+
+
+def _prepare(base: Path) -> None:
     """A finished run with a teacher of its own, one that was cut off, data sets of a few images, a sweep's attempts."""
     counted = Operations(None, note=base / "operations")
     ended = forked(lambda: start("own teacher", base / "done", counted), base)
@@ -325,4 +330,5 @@ TARGETS: dict[str, Callable[[Path, Path, Chance], Target]] = {
     "images": _data("images/*/*/*", *IMAGES),
     "sweep.jsonl": _attempts,
     "a teacher's cache": _cache,
+    **verbs.MORE,
 }
