@@ -55,7 +55,7 @@ def _import(name: str) -> None:
         sys.path.append(here)
     importlib.invalidate_caches()
     try:
-        importlib.import_module(name)
+        found = importlib.import_module(name)
     except ModuleNotFoundError as error:
         if not name.startswith(str(error.name)):
             raise ValueError(f"plugins=[{name}] wants {error.name}, which is not installed") from error
@@ -64,3 +64,5 @@ def _import(name: str) -> None:
     except Exception as error:  # whatever the user's module does
         why = " ".join(str(error).split())
         raise ValueError(f"plugins=[{name}] cannot be imported ({type(error).__name__}: {why})") from error
+    if not getattr(found, "__file__", None):  # any folder of that name, with nothing in it for Python
+        raise ValueError(f"plugins=[{name}] is a folder without __init__.py: name a module in it, {name}.my_method")

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from distill.config.groups import mean_one_of
 from distill.config.net_names import is_known, nearest_nets
 from distill.config.our_nets import is_sized
+from distill.files import first_line
 from distill.models.cifar_net import CifarNet
 from distill.models.cifar_reader import CifarReader
 from distill.models.families import CONSTRUCTORS
@@ -42,7 +43,11 @@ def build(
     with torch.random.fork_rng(devices=[]) if seed is not None else nullcontext():
         if seed is not None:
             torch.default_generator.manual_seed(seed)
-        model = _construct(name, num_classes, in_chans, size, pretrained, arguments)
+        try:
+            model = _construct(name, num_classes, in_chans, size, pretrained, arguments)
+        except (RuntimeError, OverflowError, MemoryError) as error:
+            what = f"{num_classes} classes and {in_chans} input channels"
+            raise ValueError(f"{name} cannot be built for {what} ({first_line(error)})") from error
     read_by = partial(reader_of, model, name, arguments.get("stages"))
     net = FeatureNet(model, read_by, name=name, size=size, in_chans=in_chans, recipe=recipe, build=build)
     net.begun = pretrained

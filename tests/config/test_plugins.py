@@ -108,6 +108,7 @@ def test_launchers_know_them_too(launcher: str, folder: Path) -> None:
     ("change", "said"),
     [
         (("plugins=[my_method]", "plugins=[my_methods]"), "plugins=[my_methods]: there is no such module, neither on"),
+        (("plugins=[my_method]", "plugins=[my_method,own]"), "plugins=[own] is a folder without __init__.py"),
         (("plugins=[my_method]", ""), "name its module, plugins=[my_method]"),
         (("plugins=[my_method]", "plugins=[my_method.py]"), "plugins=[my_method.py]: there is no such module"),
         (("dataset=halves", "dataset=halve"), "there is no dataset 'halve': did you mean halves?"),

@@ -560,6 +560,7 @@ def test_the_forward_pass_is_one_graph(name: str) -> None:
         ({"name": "cifar_vgg8", "pretrained": True}, "teacher.weights=FILE"),
         ({"name": "wrn_40_2"}, "did you mean cifar_wrn_40_2 or"),
         ({"name": "qzqzqz"}, "There is no model named 'qzqzqz'"),
+        ({"name": "cifar_resnet8", "in_chans": 10**18}, "cifar_resnet8 cannot be built for 10 classes and 10{18} "),
     ],
 )  # fmt: skip
 def test_refusals(arguments: dict, message: str) -> None:
