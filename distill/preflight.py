@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+from copy import deepcopy
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,8 @@ from distill.run_folder import RunFolder
 
 _IMAGES = {"digits": 1437, "mnist": 60000, "fashion_mnist": 60000, "cifar10": 50000, "cifar100": 50000, "stl10": 5000,
           "tinyimagenet": 100000}  # of training  # fmt: skip
+_MOST = 16  # nets without memory that are kept for the next run of a plan: their modules take some
+_pristine: dict[tuple[Any, ...], FeatureNet] = {}
 log = logging.getLogger(__name__)
 
 
@@ -127,4 +131,12 @@ def _net(
 ) -> FeatureNet:
     shape = {"in_chans": info.in_chans, "size": info.size}
     args = thawed(spec.args) if args is None else args
-    return build_net(spec.model, info.num_classes, **shape, pretrained=pretrained, args=args, seed=seed)
+    make = partial(build_net, spec.model, info.num_classes, **shape, pretrained=pretrained, args=args, seed=seed)
+    if torch.get_default_device().type != "meta":
+        return make()
+    key = (spec.model, info.num_classes, str(shape), str(args))
+    if key not in _pristine:
+        if len(_pristine) >= _MOST:
+            _pristine.clear()
+        _pristine[key] = make()
+    return deepcopy(_pristine[key])  # methods change what they are given

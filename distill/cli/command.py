@@ -23,6 +23,7 @@ from distill.config.optimizer_options import check_typed_options
 from distill.config.own_files import check_folder
 from distill.sweep import check_launcher
 from distill.sweep.compose import Plan, expand_jobs
+from distill.sweep.lean import LeanLoader
 from distill.terminal import printable
 
 DRY_RUN = "--dry-run"
@@ -94,6 +95,7 @@ class _Reader:
         self.given = self.parser.parse_overrides(overrides)
         self.multirun = args.multirun
         self._known: dict[tuple[str, ...], DictConfig] = {}
+        self._lean = LeanLoader(GlobalHydra.instance().config_loader())
 
     def check(self, complete: bool, writes: bool = True) -> bool:
         """Check every choice of every override; returns whether this is a sweep. Raises ValueError.
@@ -160,10 +162,17 @@ class _Reader:
             self._known[key] = compose(self.name, [*overrides, *searched()], return_hydra_config=True)
         return self._known[key].copy()
 
+    def _variant(self, overrides: list[str]) -> DictConfig:
+        """As `compose`; without a node of Hydra's where that has not been composed already, which takes long."""
+        hydras = any(item.key_or_group.startswith("hydra.") for item in self.given)
+        if tuple(overrides) not in self._known and not hydras:
+            return self._lean.compose(self.name, [*overrides, *searched()])
+        return self.compose(overrides)
+
     def _apply(self, texts: list[str], complete: bool) -> DictConfig:
         """Compose one job's configuration, checking each value against the composed defaults."""
         overrides = self.parser.parse_overrides(texts)
-        reference = self.compose([item.input_line or "" for item in overrides if self._is_group(item)])
+        reference = self._variant([item.input_line or "" for item in overrides if self._is_group(item)])
         cfg = reference.copy()
         for override in overrides:
             if self._is_group(override):

@@ -18,7 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from distill.config import protocol
 from distill.config.factory import check_class
-from distill.config.groups import did_you_mean, groups, load_node, mean_one_of, options, plain
+from distill.config.groups import did_you_mean, groups, load_node, mean_one_of, options, plain, steady
 from distill.config.hashing import from_paper, identity, taps, teacher_specs
 from distill.config.optimizer_checks import check_optimizers
 from distill.config.plugins import load_plugins
@@ -43,6 +43,11 @@ def check(cfg: DictConfig, overrides: Iterable[str] = ()) -> None:
         key, _, value = override.partition("=")
         check_override(cfg, key, yaml.safe_load(value))
     load_plugins(cfg)
+    with steady(cfg):
+        _check(cfg)
+
+
+def _check(cfg: DictConfig) -> None:
     if from_paper(cfg):
         protocol.required(cfg)
     check_values(cfg)

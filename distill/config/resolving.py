@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from distill.config import protocol, upstream
 from distill.config.data_spec import DataSpec
 from distill.config.departs import departs
-from distill.config.groups import load_node, plain
+from distill.config.groups import load_node, plain, steady
 from distill.config.hashing import (
     content,
     from_paper,
@@ -38,6 +38,11 @@ AUTO = "auto"  # of teacher.weights: trained by this program, and kept
 def resolve(cfg: DictConfig) -> RunSpec:
     """The run that a composed configuration describes. Raises ValueError for a value that is missing or cannot be."""
     load_plugins(cfg)  # in whichever process this is
+    with steady(cfg):
+        return _resolved(cfg)
+
+
+def _resolved(cfg: DictConfig) -> RunSpec:
     who, specs = identity(cfg), teacher_specs(cfg)
     return RunSpec(
         hash=who["hash"],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
@@ -12,10 +13,12 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 
+from distill.sweep.lean import LeanLoader, composes
 from distill.sweep.spread import over_cores
 from distill.terminal import counted
 
-Plan = list[tuple[list[str], DictConfig]]  # each job of a command: its overrides and its configuration
+# each job of a command: its overrides, and what makes its configuration, which few ask for
+Plan = list[tuple[list[str], Callable[[], DictConfig]]]
 LAUNCHING = ("hydra/launcher", "hydra.launcher", "hydra/sweeper", "hydra.sweeper", "hydra.mode")
 
 
@@ -28,6 +31,7 @@ class Composer:
 
     def __init__(self, loader: Any) -> None:
         self._loader = loader
+        self._lean = LeanLoader(loader) if composes(loader) else None
         self._known: dict[tuple[str, ...], Any] = {}
 
     def __getattr__(self, name: str) -> Any:
@@ -44,7 +48,6 @@ class Composer:
         HydraConfig.instance().set_config(master_config)  # for interpolations of ${hydra:...}
         return cfg
 
-
     def compose_all(self, master: DictConfig, jobs: Sequence[Sequence[str]]) -> None:
         """Compose what some jobs have beside their seeds, over all cores. What cannot be composed is left to later."""
         first = {_seeds_and_rest(job)[1]: job for job in reversed(jobs)}
@@ -59,6 +62,10 @@ class Composer:
 
     def _composed(self, master: DictConfig, overrides: Sequence[str]) -> Any:
         """A job's configuration without its hydra node, as plain Python, not resolved."""
+        if self._lean is not None:
+            with contextlib.suppress(Exception):  # Hydra says it in words of its own
+                name, hydras = str(master.hydra.job.config_name), master.hydra.overrides.hydra
+                return OmegaConf.to_container(self._lean.compose(name, [*hydras, *overrides]), resolve=False)
         cfg = self._loader.load_sweep_config(master, list(overrides))
         own = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
         return OmegaConf.to_container(own, resolve=False)
@@ -80,7 +87,7 @@ def expand_jobs(given: Sequence[Override], compose: Callable[[list[str]], DictCo
     composer = Composer(GlobalHydra.instance().config_loader())
     jobs = [job for job in jobs if not left_out(master, job)]
     composer.compose_all(master, jobs)
-    return [(job, composer.load_sweep_config(master, job)) for job in jobs]
+    return [(job, partial(composer.load_sweep_config, master, job)) for job in jobs]
 
 
 def left_out(cfg: DictConfig, overrides: Sequence[str]) -> bool:

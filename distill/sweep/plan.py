@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ def show_plan(plan: Plan) -> int:
     """Print the runs of a command, the teachers that they need among them, and the time for each state; return how many
     of them cannot run.
     """
-    output = str(plain(plan[0][1], "output")) if plan else "outputs"
+    output = str(plain(plan[0][1](), "output")) if plan else "outputs"
     speeds = Speeds(read_speeds(output))
     items = list(items_of(plan, speeds))
     width = max((len(_label(item)) for item in items), default=0)
@@ -140,30 +141,42 @@ def _teacher_name(spec: RunSpec) -> str:
 
 def resolved_all(plan: Plan) -> list[RunSpec | str]:
     """The run of each job, or why there is none. Jobs that differ in their seeds alone are resolved once."""
-    known: dict[tuple[str, ...], RunSpec | str] = {}
-    specs: list[RunSpec | str] = []
-    for job, cfg in counted(plan, len(plan), "runs checked"):
-        seed = next((int(text[5:]) for text in job if text.startswith("seed=") and text[5:].isdecimal()), None)
-        key = tuple(text for text in job if seed is None or not text.startswith("seed="))
-        if key not in known:
-            known[key] = resolved(cfg)
-        spec = known[key]
-        specs.append(spec if seed is None or isinstance(spec, str) else with_seed(spec, seed))
-    return specs
+    keys = [_seed_and_rest(job) for job, _ in plan]
+    first = {rest: number for number, (_, rest) in reversed(list(enumerate(keys)))}
+    rests = list(dict.fromkeys(rest for _, rest in keys))
+
+    def work(number: int) -> RunSpec | str:
+        return resolved(plan[first[rests[number]]][1]())
+
+    whole = chain(map(work, range(min(len(rests), 1))), over_cores(lambda n: work(n + 1), len(rests) - 1))
+    known = dict(zip(rests, counted(whole, len(rests), "configurations checked"), strict=True))
+    found = [(seed, known[rest]) for seed, rest in keys]
+    return [spec if seed is None or isinstance(spec, str) else with_seed(spec, seed) for seed, spec in found]
+
+
+def _seed_and_rest(job: Sequence[str]) -> tuple[int | None, tuple[str, ...]]:
+    seed = next((int(text[5:]) for text in job if text.startswith("seed=") and text[5:].isdecimal()), None)
+    return seed, tuple(text for text in job if seed is None or not text.startswith("seed="))
 
 
 def unfit(specs: Sequence[RunSpec | str]) -> dict[str, str]:
     """Why runs that have not begun cannot be, by their hashes: found out once for all seeds, over all cores."""
     begun = [spec for spec in specs if isinstance(spec, RunSpec) and not RunFolder(spec.folder).begun]
-    tried = list({spec.hash: spec for spec in begun}.values())
+    tried = sorted({spec.hash: spec for spec in begun}.values(), key=_pair)  # each core builds its pairs once
+
+    if not tried:
+        return {}
+    from distill.preflight import refusal_of_command  # imports torch, once for all cores
 
     def work(number: int) -> str:
-        from distill.preflight import refusal_of_command  # imports torch
-
         return refusal_of_command(tried[number])
 
     whys = counted(over_cores(work, len(tried)), len(tried), "runs tried without training")
     return {spec.hash: why for spec, why in zip(tried, whys, strict=True) if why}
+
+
+def _pair(spec: RunSpec) -> tuple[str, str, str]:
+    return spec.dataset.name, str(spec.teacher), spec.student.name
 
 
 def with_seed(spec: RunSpec, seed: int) -> RunSpec:

@@ -12,12 +12,17 @@ from typing import Any
 
 import pytest
 from filelock import FileLock
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import ConfigCompositionException
+from omegaconf import OmegaConf
 
 from distill import config
 from distill.cli import main as cli
-from distill.cli.command import read_command
+from distill.cli.command import BASE, read_command
 from distill.config import resolve
 from distill.run_folder import RunFolder
+from distill.sweep.lean import LeanLoader
 from distill.sweep.plan import with_seed
 from distill.sweep.speeds import Measured, Speeds
 from distill.sweep.spread import over_cores
@@ -41,7 +46,7 @@ def lines(capsys: pytest.CaptureFixture[str], *words: str, code: int = 0) -> lis
 def folders(*words: str) -> list[Path]:
     plan = read_command([*words, "--dry-run"]).jobs
     assert plan is not None
-    return [Path(config.identity(cfg)["folder"]) for _, cfg in plan]
+    return [Path(config.identity(make())["folder"]) for _, make in plan]
 
 
 def finished(folder: Path, **result: Any) -> None:
@@ -122,7 +127,7 @@ def test_teachers_that_would_be_trained_are_listed_before_their_first_student(
     assert "  4 to run, 2 of them teachers: no estimate" in out
     first, _ = folders(*chain)
     plan = read_command([*chain, "--dry-run"]).jobs or []
-    root = config.teacher_config(config.teacher_config(plan[0][1]))
+    root = config.teacher_config(config.teacher_config(plan[0][1]()))
     finished(Path(config.identity(root)["folder"]), teacher=None, student="resnet20", method="none")
     assert lines(capsys, *chain)[0].startswith("to run  teacher resnet14 taught by resnet20")
     assert not first.exists()
@@ -160,7 +165,7 @@ def test_a_mistake_is_one_even_dry(capsys: pytest.CaptureFixture[str]) -> None:
 def test_estimates_are_of_the_nearest_runs_and_none_where_there_are_none() -> None:
     plan = read_command([*TINY, "method=kd", "student=resnet20", "--dry-run"]).jobs
     assert plan is not None
-    spec = config.resolve(plan[0][1])
+    spec = config.resolve(plan[0][1]())
 
     def measured(hash: str, method: str, student: str, seconds: float) -> Measured:
         return Measured("digits", "resnet14", student, method, hash, "cpu", seconds)
@@ -223,3 +228,23 @@ def test_work_is_spread_in_order_and_errors_come_back(monkeypatch: pytest.Monkey
     assert list(over_cores(lambda number: os.getpid() == here, 3)) == [True] * 3
     with pytest.raises(ZeroDivisionError):
         list(over_cores(lambda number: 1 // (number - 15), 20))
+
+
+def test_what_is_composed_without_hydras_node_is_what_hydra_composes(tmp_path: Path) -> None:
+    (tmp_path / "mine" / "experiment").mkdir(parents=True)
+    text = "# @package _global_\ndefaults:\n  - override /dataset: cifar100\nschedule:\n  epochs: 7\n"
+    (tmp_path / "mine" / "experiment" / "own.yaml").write_text(text + "hydra:\n  verbose: true\n")
+    given = [["experiment=crd_table1", "pair=vgg13_vgg8", "method=fsp", "seed=3"],
+             ["experiment=own", "method=crd", "++schedule.optimizer.betas=[0.5,0.9]", "hydra.verbose=false"],
+             ["dataset=mnist", "teacher=none", "method=none", "student.args={a: 1}", "tracking=offline"]]  # fmt: skip
+    search = f"hydra.searchpath=[file://{tmp_path / 'mine'}]"
+    config.register()
+    with initialize_config_dir(str(config.conf_dir()), **BASE):
+        lean = LeanLoader(GlobalHydra.instance().config_loader())
+        for words in given:
+            whole = compose("config", [*words, search], return_hydra_config=True)
+            own = OmegaConf.masked_copy(whole, [str(key) for key in whole if key != "hydra"])
+            found = lean.compose("config", [*words, search])
+            assert OmegaConf.to_yaml(found) == OmegaConf.to_yaml(own)
+            with pytest.raises(ConfigCompositionException, match="nothing"):
+                lean.compose("config", [*words, search, "schedule.nothing=1"])

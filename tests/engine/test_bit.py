@@ -258,7 +258,7 @@ def test_a_student_is_trained_upstream_once_and_goes_on(output: Path, monkeypatc
 
 def test_a_dry_run_lists_the_upstream_training_once(output: Path) -> None:
     words = ["student=resnet8", "method=none", f"output={output}", "student.upstream={schedule:digits}"]
-    plan = [([f"seed={seed}", *words], tiny.composed(f"seed={seed}", *words)) for seed in (1, 1, 2)]
+    plan = [([f"seed={seed}", *words], partial(tiny.composed, f"seed={seed}", *words)) for seed in (1, 1, 2)]
     names = [item.name for item in items_of(plan, Speeds([]))]
     assert [name for name in names if name.startswith("upstream")] == [
         "upstream resnet8 seed=1", "upstream resnet8 seed=2"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -68,7 +69,7 @@ def test_no_path_of_the_machine_is_kept(store: Path) -> None:
 
 
 def test_a_plan_counts_no_time_for_it(store: Path, output: Path) -> None:
-    plan = [(["method=kd"], composed("method=kd", "teacher=resnet8", f"output={output}", *COMMON))]
+    plan = [(["method=kd"], partial(composed, "method=kd", "teacher=resnet8", f"output={output}", *COMMON))]
     assert [item.teacher for item in items_of(plan, Speeds([]))] == [False]
     write_json(store / "result.json", {})
     (store / "student.safetensors").unlink()
