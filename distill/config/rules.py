@@ -24,12 +24,21 @@ def _number(fits: Callable[[float], bool], words: str) -> Rule:
     return (lambda value: is_number(value) and fits(value), words)
 
 
-def _whole(low: int, high: int = _MOST) -> Rule:
-    words = f"must be a whole number, at least {low}" + (f" and at most {high}" if high < _MOST else "")
+def number_between(low: float, high: float, above: bool = False) -> Rule:
+    """A number from low to high; above: low itself is none of them."""
+    words = f"above {low:g}, at" if above else f"{', not negative' if low == 0 else f' of at least {low:g}'} and at"
+    fits: Callable[[float], bool] = lambda value: (low < value if above else low <= value) and value <= high  # noqa: E731
+    return _number(fits, f"must be a number{' ' if above else ''}{words} most {high:g}")
+
+
+def whole(low: int, high: int = _MOST) -> Rule:
+    """A whole number from low to high."""
+    words = f"must be a whole number, at least {low} and at most {high}"
     return (lambda value: is_number(value) and value == int(value) and low <= value <= high, words)
 
 
-def _one_of(*names: str) -> Rule:
+def one_of(*names: str) -> Rule:
+    """One of some words, or of the flags that are spelled like them; letters may be capitals."""
     return (lambda value: isinstance(value, (str, bool)) and str(value).lower() in names,
             f"must be one of {', '.join(names)}")  # fmt: skip
 
@@ -48,23 +57,33 @@ def _either(one: Rule, other: Rule) -> Rule:
     return (lambda value: one[0](value) or other[0](value), f"{one[1]}, or {other[1].removeprefix('must be ')}")
 
 
-_NUMBER = _number(lambda value: True, "must be a number")
-NOT_NEGATIVE = _number(lambda value: value >= 0, "must be a number, not negative")
-POSITIVE = _number(lambda value: value > 0, "must be a number above 0")
-_SHARE = _number(lambda value: 0 <= value <= 1, "must be in [0, 1]")
+_NUMBER = _number(lambda value: True, f"must be a number, at most {_LARGEST:g} either way")
+NOT_NEGATIVE = number_between(0, _LARGEST)
+POSITIVE = _number(lambda value: value > 0, f"must be a number above 0, at most {_LARGEST:g}")
+SHARE = _number(lambda value: 0 <= value <= 1, "must be in [0, 1]")
 BELOW_ONE = _number(lambda value: 0 <= value < 1, "must be in [0, 1)")
 FRACTION = _number(lambda value: 0 < value <= 1, "is a fraction: it must be above 0 and at most 1")
-WHOLE_NUMBER, COUNT, BITS = _whole(0), _whole(1), _whole(2, 8)
-INDEX: Rule = (lambda value: is_number(value) and value == int(value) and abs(value) <= _MOST, "must be a whole number")
+WHOLE_NUMBER, COUNT, BITS = whole(0), whole(1), whole(2, 8)
+INDEX = whole(-1000, 1000)
 FLAG: Rule = (lambda value: isinstance(value, bool), "must be true or false")
 TEXT: Rule = (lambda value: isinstance(value, str) and 0 < len(value.strip()) <= 1000, "must be a text")
 WORD = _either(TEXT, WHOLE_NUMBER)  # 1 is a name too
+NAME: Rule = (
+    lambda value: isinstance(value, str) and re.fullmatch(r"\w[\w.+,: @-]{0,99}", value) is not None,
+    "must be a name: letters, digits and . _ + -, beginning with a letter or a digit",
+)
+NET_NAME: Rule = (
+    lambda value: isinstance(value, str)
+    and re.fullmatch(r"\w[\w.+,: @/-]{0,199}", value) is not None,
+    "must be a net's name: letters, digits and . _ + - : /, beginning with a letter or a digit",
+)
+FILE = (TEXT[0], "must be none, pretrained or the path of a checkpoint")
 NODE: Rule = (lambda value: isinstance(value, dict), "must be a dictionary {key: value}")
 ANY_LIST: Rule = (lambda value: isinstance(value, (list, tuple)), "must be a list [a, b]")
 _NUMBERS, POSITIVES = _list(_NUMBER, "[0.5,0.5,0.5]"), _list(POSITIVE, "[0.5,0.5,0.5]")
 _NAMES = _list(WORD, "[0,cat]")
 EPOCHS = _list(POSITIVE, "[150,180]")
-SEED = _whole(0, 2**32 - 1)
+SEED = whole(0, 2**32 - 1)
 VIEW: Rule = (
     lambda value: re.fullmatch(r"gray|L|ab|depth|low-\d{1,5}", str(value)) is not None,
     "must be gray, L, ab, low-<pixels> or depth",
@@ -83,7 +102,7 @@ AUTO_AUGMENT: Rule = (
     "must be timm's word for RandAugment or AutoAugment, such as rand-m9-mstd0.5-inc1, original, v0 or 3a",
 )
 COLOUR: Rule = (
-    lambda value: isinstance(value, (list, tuple)) and len(value) == 3 and all(_whole(0, 255)[0](v) for v in value),
+    lambda value: isinstance(value, (list, tuple)) and len(value) == 3 and all(whole(0, 255)[0](v) for v in value),
     "must be a colour such as [255,255,255], which is white",
 )
 RANGE: Rule = (
@@ -94,62 +113,63 @@ RANGE: Rule = (
     "must be the values of black and white, such as [0,4095]",
 )
 KINDS = {  # what about.values of a method's YAML may name, each also as `<kind> or null`
-    "number": _NUMBER,
-    "not negative": NOT_NEGATIVE,
-    "positive": POSITIVE,
-    "share": _SHARE,
-    "whole": WHOLE_NUMBER,
-    "count": COUNT,
+    "number": number_between(-1e6, 1e6),
+    "not negative": number_between(0, 1e6),
+    "positive": number_between(0, 1e6, above=True),
+    "share": SHARE,
+    "fraction": FRACTION,
+    "whole": whole(0, 10**7),
+    "count": whole(1, 10**7),
     "index": INDEX,
     "bits": BITS,
     "flag": FLAG,
     "text": TEXT,
-    "names": _NAMES,
-    "numbers": _NUMBERS,
-    "shares": _list(NOT_NEGATIVE, "[0.5,1]"),
-    "counts": _list(COUNT, "[1,2]"),
+    "nets": _list(NET_NAME, "[resnet20,resnet8]"),
+    "numbers": _list(number_between(-1e6, 1e6), "[0.5,-0.5]"),
+    "shares": _list(number_between(0, 1e6), "[0.5,1]"),
+    "counts": _list(whole(1, 10**6), "[1,2]"),
 }
 KINDS |= {f"{name} or null": or_null(rule) for name, rule in list(KINDS.items())}
 
 AT_THE_TOP: dict[str, Rule] = {
     "seed": SEED,
-    "threads": or_null(_whole(1, 4096)),
+    "threads": or_null(whole(1, 4096)),
     "log_every": COUNT,
     "save_minutes": NOT_NEGATIVE,
     "device": DEVICE,
-    "precision": _one_of("auto", "fp32", "bf16", "fp16"),
-    "compile": _one_of("auto", "true", "false"),
-    "cuda_graphs": _one_of("auto", "true", "false"),
-    "sync_batchnorm": _one_of("auto", "true", "false"),
+    "precision": one_of("auto", "fp32", "bf16", "fp16"),
+    "compile": one_of("auto", "true", "false"),
+    "cuda_graphs": one_of("auto", "true", "false"),
+    "sync_batchnorm": one_of("auto", "true", "false"),
     "grad_checkpointing": or_null(FLAG),
     "output": TEXT,
     "plugins": _list(TEXT, "[my_method]"),
 }
 SCHEDULE: dict[str, Rule] = {
-    "name": TEXT,
-    "epochs": COUNT,
-    "batch_size": COUNT,
-    "lr": POSITIVE,
-    "gamma": POSITIVE,
+    "name": NAME,
+    "epochs": whole(1, 10**6),
+    "batch_size": whole(1, 10**7),
+    "lr": number_between(0, 1e6, above=True),
+    "gamma": number_between(0, 1e6, above=True),
     "milestones": EPOCHS,
-    "warmup_epochs": NOT_NEGATIVE,
-    "init_epochs": WHOLE_NUMBER,
+    "warmup_epochs": number_between(0, 1e6),
+    "init_epochs": whole(0, 10**6),
     "mixup": or_null(_number(lambda value: 0 <= value <= 1000, "is an alpha: it must be in [0, 1000]")),
     "cutmix": or_null(_number(lambda value: 0 <= value <= 1000, "is an alpha: it must be in [0, 1000]")),
-    "repeats": or_null(_whole(1, 1000)),
+    "repeats": or_null(whole(1, 1000)),
     "label_smoothing": or_null(BELOW_ONE),
-    "last_batch": or_null(_one_of("auto", "keep", "drop", "merge")),
-    "decay": _one_of("step", "exponential", "cosine", "linear", "constant"),
+    "last_batch": or_null(one_of("auto", "keep", "drop", "merge")),
+    "decay": one_of("step", "exponential", "cosine", "linear", "constant"),
     "lr_min": or_null(NOT_NEGATIVE),
     "clip_grad": or_null(POSITIVE),
-    "clip_mode": or_null(_one_of("norm", "value", "agc")),
+    "clip_mode": or_null(one_of("norm", "value", "agc")),
     "no_decay": or_null(FLAG),
     "layer_decay": or_null(FRACTION),
     "accumulate": or_null(COUNT),
     "ema": or_null(_number(lambda value: 0 < value < 1, "is a decay: it must be above 0 and below 1")),
     "ema_warmup": or_null(FLAG),
     "ema_export": or_null(FLAG),
-    "loss": or_null(_one_of("ce", "bce")),
+    "loss": or_null(one_of("ce", "bce")),
     "bce_threshold": or_null(BELOW_ONE),
     "drop_path": or_null(BELOW_ONE),
     "momentum_start": or_null(BELOW_ONE),
@@ -157,30 +177,30 @@ SCHEDULE: dict[str, Rule] = {
     "damped": or_null(FLAG),
     "restart": or_null(FLAG),
     "max_norm": or_null(POSITIVE),
-    "rule": or_null(_one_of("hyperrule")),
-    "resize": or_null(COUNT),
-    "crop": or_null(COUNT),
+    "rule": or_null(one_of("hyperrule")),
+    "resize": or_null(whole(1, 10**5)),
+    "crop": or_null(whole(1, 10**5)),
     "zero_head": or_null(FLAG),
     "optimizer": NODE,
 }
 DATASET: dict[str, Rule] = {
-    "name": TEXT,
-    "kind": or_null(TEXT),
+    "name": NAME,
+    "kind": or_null(NAME),
     "root": TEXT,
     "content": or_null(TEXT),
-    "num_classes": or_null(_whole(2)),
-    "in_chans": _whole(1, 1024),
-    "size": _whole(1, 10**5),
+    "num_classes": or_null(whole(2)),
+    "in_chans": whole(1, 1024),
+    "size": whole(1, 10**5),
     "mean": _NUMBERS,
     "std": POSITIVES,
-    "resize": or_null(_either(FLAG, _whole(1, 10**5))),
-    "pad": _whole(0, 10**5),
-    "pad_mode": or_null(_one_of("zeros", "reflect")),
+    "resize": or_null(_either(FLAG, whole(1, 10**5))),
+    "pad": whole(0, 10**5),
+    "pad_mode": or_null(one_of("zeros", "reflect")),
     "flip": FLAG,
     "rotate": or_null(_number(lambda value: 0 <= value <= 180, "are degrees: it must be in [0, 180]")),
-    "randaugment": or_null(_whole(1, 1000)),
-    "cutout": or_null(COUNT),
-    "erasing": or_null(_SHARE),
+    "randaugment": or_null(whole(1, 1000)),
+    "cutout": or_null(whole(1, 10**5)),
+    "erasing": or_null(SHARE),
     "holdout": _number(lambda value: 0 <= value < 1, "is a fraction of the images: it must be in [0, 1)"),
     "shots": or_null(COUNT),
     "classes": or_null(_NAMES),
@@ -191,24 +211,24 @@ DATASET: dict[str, Rule] = {
     "views.student": or_null(VIEW),
 }
 FOLDERS: dict[str, Rule] = {  # keys of dataset that only folders of images have
-    "workers": _whole(0, 4096),
-    "damaged": _one_of("refuse", "skip"),
+    "workers": whole(0, 4096),
+    "damaged": one_of("refuse", "skip"),
     "exif": FLAG,
     "background": COLOUR,
     "value_range": or_null(RANGE),
     "auto_augment": or_null(AUTO_AUGMENT),
     "color_jitter": or_null(NOT_NEGATIVE),
-    "interpolation": or_null(_one_of("bilinear", "bicubic", "random")),
+    "interpolation": or_null(one_of("bilinear", "bicubic", "random")),
 }
 IN_MEMORY = ("pad_mode", "rotate", "randaugment", "cutout")  # keys of dataset that only data sets in memory honour
 NET: dict[str, Rule] = {
-    "name": WORD,
+    "name": NET_NAME,
     "model": or_null(TEXT),
     "args": NODE,
-    "lr_scale": POSITIVE,
+    "lr_scale": number_between(0, 1e6, above=True),
     "mean": or_null(_NUMBERS),
     "std": or_null(POSITIVES),
-    "weights": or_null(WORD),
+    "weights": or_null(FILE),
 }
 _STUDENT: dict[str, Rule] = NET | {
     "upstream": or_null(NODE),
@@ -220,15 +240,15 @@ _STUDENT: dict[str, Rule] = NET | {
     "quantize.everything": FLAG,
 }
 _TEACHER: dict[str, Rule] = NET | {
-    "weights": WORD,
-    "start": or_null(WORD),
+    "weights": (TEXT[0], "must be auto, pretrained, none or the path of a checkpoint"),
+    "start": or_null(FILE),
     "seed": SEED,
     "models": or_null(ANY_LIST),
     "seeds": or_null(_list(SEED, "[0,1]")),
     "chain": or_null(ANY_LIST),
     "schedule": or_null(TEXT),
     "dataset": or_null(NODE),
-    "cache": or_null(_one_of("auto", "off", "false", "logits", "embedding")),
+    "cache": or_null(one_of("auto", "off", "false", "logits", "embedding")),
     **{
         f"dataset.{key}": or_null(rule)
         for key, rule in (DATASET | FOLDERS).items()
@@ -236,9 +256,9 @@ _TEACHER: dict[str, Rule] = NET | {
     },
 }
 _TRACKING: dict[str, Rule] = {
-    "mode": _one_of("online", "offline", "tensorboard", "off", "false"),
-    "project": TEXT,
-    "entity": or_null(TEXT),
+    "mode": one_of("online", "offline", "tensorboard", "off", "false"),
+    "project": NAME,
+    "entity": or_null(NAME),
     "artifact": FLAG,
 }
 RULES_OF_GROUPS = {"schedule": SCHEDULE, "dataset": DATASET | FOLDERS, "student": _STUDENT, "teacher": _TEACHER,

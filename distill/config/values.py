@@ -8,30 +8,12 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from distill.config.groups import conf_dir, did_you_mean, load_node, plain
-from distill.config.rules import (
-    AT_THE_TOP,
-    COUNT,
-    FLAG,
-    FOLDERS,
-    IN_MEMORY,
-    INDEX,
-    KINDS,
-    NODE,
-    NOT_NEGATIVE,
-    POSITIVE,
-    RULES,
-    RULES_OF_GROUPS,
-    TEXT,
-    WHOLE_NUMBER,
-    Rule,
-    check_rule,
-    is_number,
-)
+from distill.config.groups import conf_dir, did_you_mean, plain
+from distill.config.method_rules import check_method
+from distill.config.rules import AT_THE_TOP, FOLDERS, IN_MEMORY, NODE, RULES, RULES_OF_GROUPS, Rule, check_rule
 
 _OPEN = {"student.args", "teacher.args", "student.upstream", "schedule.optimizer"}  # read by checks of their own
 NOT_RULED = {"hydra", "leave_out", "method"}
-NOT_A_METHODS = {"_target_", "name", "about"}
 
 
 def check_values(cfg: DictConfig) -> None:
@@ -94,76 +76,3 @@ def check_constants(cfg: DictConfig) -> None:
             raise ValueError(f"{role}.mean and {role}.std belong together: give both or neither")
         if node.get("mean") is not None and len(node["mean"]) != len(node["std"]):
             raise ValueError(f"{role}.mean and {role}.std have {len(node['mean'])} and {len(node['std'])} values")
-
-
-def check_method(cfg: DictConfig) -> None:
-    """Raise ValueError for a key that the method does not take, or a value that it cannot have; null is no value."""
-    name, node = str(cfg.method.name), plain(cfg, "method")
-    own = _method_rules(name)
-    for key, value in node.items():
-        if key in NOT_A_METHODS or (value is None and key not in own):
-            continue
-        if own and key not in own:
-            raise ValueError(f"method.{key}: {name} does not take the key '{key}': {did_you_mean(key, sorted(own))}")
-        if own and not key.endswith("optimizer"):
-            check_rule(f"method.{key}", value, own[key])
-
-
-@cache
-def _method_rules(name: str) -> dict[str, Rule]:
-    """The rule of each key of a method's YAML; nothing for a method that we have none of."""
-    node = load_node("method", name)
-    if node is None:
-        return {}
-    content: Any = OmegaConf.to_container(node, resolve=False)
-    named = (content.get("about") or {}).get("values") or {}
-    return {key: _named(name, key, named[key]) if key in named else rule_like(key, default)
-            for key, default in content.items() if key not in NOT_A_METHODS}  # fmt: skip
-
-
-def _named(method: str, key: str, kind: str) -> Rule:
-    if kind not in KINDS:
-        raise ValueError(f"conf/method/{method}.yaml: about.values.{key} is '{kind}': {did_you_mean(kind, KINDS)}")
-    return KINDS[kind]
-
-
-DIVISORS = ("temperature", "temperatures", "tau", "lr")
-COUNTS = ("batch_size", "dim", "width", "latent", "hidden", "steps", "peers", "branches", "heads")
-# ends of keys whose default is another key's value
-INTERPOLATED = {"epochs": WHOLE_NUMBER, "pad": WHOLE_NUMBER, "batch_size": COUNT}
-
-
-def rule_like(key: str, default: Any) -> Rule:
-    """The rule of a method's key by its name and its default: numbers are not negative, divisors and rates above 0.
-
-    Raises ValueError for a key that neither tells, null among them: about.values is to name its kind.
-    """
-    if isinstance(default, bool):
-        return FLAG
-    if isinstance(default, str):
-        ends = [rule for end, rule in INTERPOLATED.items() if key.endswith(end)] if "${" in default else [TEXT]
-        if not ends:
-            raise ValueError(f"about.values of a method's YAML says nothing of {key}, whose default is another's value")
-        return ends[0]
-    if key.endswith(DIVISORS):
-        return (_positives, "must be a list of numbers above 0") if isinstance(default, list) else POSITIVE
-    if isinstance(default, int):
-        return INDEX if default < 0 else COUNT if key.endswith(COUNTS) else WHOLE_NUMBER
-    if isinstance(default, float):
-        return NOT_NEGATIVE
-    if isinstance(default, dict):
-        return NODE
-    if not default:
-        raise ValueError(f"about.values of a method's YAML says nothing of {key}, whose default is {default}")
-    return (_plain_list, "must be a list of numbers, not negative, or of names")
-
-
-def _positives(value: Any) -> bool:
-    return isinstance(value, list) and all(is_number(item) and item > 0 for item in value)
-
-
-def _plain_list(value: Any) -> bool:
-    """A list of numbers that are not negative and of texts, of lists of them too."""
-    return isinstance(value, list) and all(
-        _plain_list(item) or NOT_NEGATIVE[0](item) or isinstance(item, str) for item in value
-    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,8 +12,9 @@ from omegaconf import OmegaConf
 
 from distill import config
 from distill.config.check import check
+from distill.config.method_rules import NOT_A_METHODS, method_rules
 from distill.config.rules import BITS, FLAG, KINDS, RULES, RULES_OF_GROUPS, check_rule
-from distill.config.values import NOT_A_METHODS, _method_rules, check_values
+from distill.config.values import check_values
 from tests import tiny
 
 NAN, INF = float("nan"), math.inf
@@ -30,7 +32,7 @@ FINE = {  # what a key may be, though its default is of another kind
     *((key, "None") for key in ("dataset.num_classes", "dataset.kind", "dataset.resize", "student.model",
                                 "teacher.model", "teacher.mean", "teacher.std")),
     ("schedule.warmup_epochs", "0.5"), ("schedule.momentum_epochs", "0.5"), ("save_minutes", "0.5"),
-    ("dataset.resize", "3"), ("method.stage", "-7.0"),
+    ("dataset.resize", "3"), ("method.stage", "-7.0"), ("method.activations", "None"), ("method.ends", "None"),
     *((key, "True") for key in ("compile", "cuda_graphs", "sync_batchnorm", "tracking.mode")),  # are flags too
 }  # fmt: skip
 
@@ -38,7 +40,7 @@ FINE = {  # what a key may be, though its default is of another kind
 def keys() -> Iterator[tuple[str, Any, Any]]:
     """Each key of each YAML with its default and its rule."""
     for name in config.options("method"):
-        rules = _method_rules(name)
+        rules = method_rules(name)
         for key, default in OmegaConf.to_container(config.load_node("method", name), resolve=False).items():
             if key not in NOT_A_METHODS:
                 yield f"method.{key}", default, rules[key]
@@ -73,6 +75,34 @@ def test_values_of_another_kind_or_out_of_range_are_refused():
             if not refused(key, value, rule) and (key, str(value)) not in FINE:
                 passed.append((key, value, default))
     assert passed == [] and tried > 5000
+
+
+def test_a_key_of_a_method_has_a_range_and_a_word_is_one_of_some():
+    """Of many, so great a value is no slip of the keyboard: seeds of a random teacher, and the like."""
+    passed = []
+    for key, default, rule in keys():
+        if not key.startswith("method."):
+            continue
+        great = {int: 10**8, float: 1e7, str: "sideways", list: [1e7]}.get(type(default))
+        if great is not None and "${" not in str(default) and not refused(key, great, rule):
+            passed.append((key, default))
+    assert passed == []
+
+
+@pytest.mark.parametrize(("method", "values"), [
+    ("crd", {"method.momentum": 1.5, "method.tau": 1.5, "method.bank": "abc", "method.kd": 1e9}),
+    ("crd", {"method.momentum": 1000, "schedule.epochs": 10**7, "schedule.name": "../../x", "dataset.name": "=1+1"}),
+    ("sskd", {"method.keep_similarity": 1000, "student.weights": 0, "student.name": "", "tracking.project": "../../x"}),
+    ("qkd", {"method.activations": 0, "method.ends": 1000, "student.name": "a\u202eb"}),
+    ("cmi", {"method.pool": 0, "method.features": "/dev/null"}),
+])  # fmt: skip
+def test_what_no_run_can_mean_is_refused_with_the_range(method, values):
+    composed = tiny.composed(f"method={method}")
+    for key, value in values.items():
+        cfg = composed.copy()
+        OmegaConf.update(cfg, key, value)
+        with pytest.raises(ValueError, match=rf": {re.escape(key)} (must|is)"):
+            check(cfg)
 
 
 def test_a_null_default_takes_no_nonsense():
