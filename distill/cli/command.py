@@ -18,11 +18,13 @@ from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from distill.config.check import check, check_group, check_output, check_override, find_aliases
+from distill.config.given import given_keys, keys_of_files
 from distill.config.groups import conf_dir, conf_dirs, load_node, options, use_folder
+from distill.config.idle import check_idle, idle_keys
 from distill.config.optimizer_options import check_typed_options
 from distill.config.own_files import check_folder
 from distill.sweep import check_launcher
-from distill.sweep.compose import Plan, expand_jobs
+from distill.sweep.compose import A_JOB, Plan, expand_jobs
 from distill.sweep.lean import LeanLoader
 from distill.terminal import printable
 
@@ -96,6 +98,7 @@ class _Reader:
         self.multirun = args.multirun
         self._known: dict[tuple[str, ...], DictConfig] = {}
         self._lean = LeanLoader(GlobalHydra.instance().config_loader())
+        self._idle: dict[str, str] | None = None  # what no run tried so far reads, with why
 
     def check(self, complete: bool, writes: bool = True) -> bool:
         """Check every choice of every override; returns whether this is a sweep. Raises ValueError.
@@ -112,13 +115,15 @@ class _Reader:
             self._check_sweep(override)
         for variant in _one_at_a_time([self._choices(item) for item in self.given]):
             cfg = self._apply(variant, complete)
+        if not any(item.input_line == A_JOB for item in self.given):  # other jobs of its sweep may read them
+            check_idle(self._idle or {})
         if complete and writes:
             check_output(str(cfg.output))
         return self.multirun
 
     def _swept(self, reference: DictConfig) -> list[str]:
-        if any(item.input_line == "hydra.mode=RUN" for item in self.given):
-            return []  # one job of an experiment file that asks for a sweep
+        if any(item.input_line == A_JOB for item in self.given):
+            return []  # though the experiment file asks for a sweep
         mode = str(OmegaConf.select(reference, "hydra.mode") or "")
         if not self.multirun and "MULTIRUN" not in mode:
             return []
@@ -192,6 +197,8 @@ class _Reader:
         check_typed_options(cfg, [override.key_or_group for override in overrides if not override.is_delete()])
         if complete:
             check(cfg)
+            found = idle_keys(cfg, [*given_keys(overrides, self._is_group), *keys_of_files(overrides)])
+            self._idle = found if self._idle is None else {key: why for key, why in self._idle.items() if key in found}
         return cfg
 
 

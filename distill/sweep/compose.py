@@ -19,6 +19,7 @@ from distill.terminal import counted
 
 # each job of a command: its overrides, and what makes its configuration, which few ask for
 Plan = list[tuple[list[str], Callable[[], DictConfig]]]
+A_JOB = "hydra.mode=RUN"  # by which a command is known as one job of a sweep
 LAUNCHING = ("hydra/launcher", "hydra.launcher", "hydra/sweeper", "hydra.sweeper", "hydra.mode")
 
 
@@ -99,9 +100,7 @@ def job_arguments(master: DictConfig, overrides: Sequence[str]) -> list[str]:
     """The arguments that run one job of a sweep alone: no launcher, no sweeper."""
     hydra = master.hydra
     kept = [text for text in hydra.overrides.hydra if not text.lstrip("+~").startswith(LAUNCHING)]
-    argv = [*overrides, *kept]
-    if any(text.startswith("experiment=") for text in overrides):  # the file may ask for a sweep
-        argv.append("hydra.mode=RUN")
+    argv = [*overrides, *kept, A_JOB]
     for source in hydra.runtime.config_sources:
         if source.provider == "command-line":
             argv += ["--config-dir", str(source.path)]

@@ -1,0 +1,97 @@
+"""A key that nothing reads beside the others is refused where somebody has given it, not where it is a default."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from distill import config
+from distill.cli.command import read_command
+from distill.config.idle import ALWAYS, READ_BY, idle_keys
+from distill.config.method_rules import method_rules
+from distill.config.rules import RULES
+from distill.teachers.cache import HOLDS
+from tests import tiny
+
+IDLE = {  # a command, and what is said of its last word
+    "method=kd schedule.init_epochs=5": "method=kd has no first phase of so many epochs",
+    "method=fitnet method.hint_epochs=4 schedule.init_epochs=5": "method=fitnet has no first phase",
+    "schedule.decay=cosine schedule.milestones=[5]": "schedule.decay=step reads it, not cosine",
+    "schedule.decay=constant schedule.gamma=0.5": "schedule.decay=step and exponential read it, not constant",
+    "schedule.milestones=[150,180]": "training ends after 20 epochs",
+    "dataset.root=elsewhere": "the digits come with scikit-learn",
+    "+dataset.exif=false": "it is for a data set of image files",
+    "+dataset.content=abc": "it is worked out from the files",
+    "teacher.weights=none teacher.lr_scale=0.5": "teacher.weights=none is not trained",
+    "method=none teacher.lr_scale=0.5": "method=none has no teacher",
+    "teacher.models=[resnet14] teacher.args={a: 1}": "teacher.models names the nets",
+    "teacher.seeds=[3] teacher.seed=4": "teacher.seeds has one for each",
+    "tracking.project=mine": "tracking=online or offline reads it, not off",
+    "method=at teacher.cache=embedding": "reads its teacher's features, which no cache holds",
+    "method=crd method.temperature=8": "it counts where method.kd is set, and method.kd is 0.0",
+    "method=cc method.gamma=1": "method.form=kernel reads it, and method.form is neighbours",
+    "device=cpu cuda_graphs=true": "they are a GPU's, and device=cpu",
+    "experiment=mine": "schedule.decay=step reads it, not cosine",
+    "schedule=mine": "schedule.decay=step reads it, not cosine",
+}
+READ = (
+    "method=fitnet schedule.init_epochs=5", "method=crd method.kd=1 method.temperature=8",
+    "schedule.milestones=[5,30] schedule.decay=step", "-m method=none,kd teacher.lr_scale=0.5",
+    "-m schedule.decay=step,cosine schedule.milestones=[5]", "method=kd schedule.init_epochs=5 hydra.mode=RUN",
+    "schedule.lr_min=null dataset.pad_mode=null", "method=none teacher=resnet14", "experiment=mine schedule.decay=step",
+)
+
+
+@pytest.fixture(autouse=True)
+def _own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files of the user's own, whose schedules contradict themselves."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["distill"])
+    monkeypatch.setattr("distill.config.groups._own", [])
+    text = "decay: cosine\nmilestones: [5]\n"
+    for group, words in (("experiment", "# @package _global_\nschedule: {decay: cosine, milestones: [5]}\n"),
+                         ("schedule", f"defaults: [digits]\nname: mine\n{text}")):  # fmt: skip
+        (tmp_path / "conf" / group).mkdir(parents=True)
+        (tmp_path / "conf" / group / "mine.yaml").write_text(words)
+
+
+def read(words: str) -> None:
+    config.register()
+    own = ["--config-dir", "conf"] if "mine" in words.split("=") or "=mine " in words else []
+    read_command([*own, *_split(words), "--dry-run"])
+
+
+def _split(words: str) -> list[str]:
+    """At blanks, but for those within braces."""
+    return words.replace(": ", ":\0").replace(" ", "\n").replace("\0", " ").split("\n")
+
+
+@pytest.mark.parametrize("words", IDLE)
+def test_what_nothing_reads_is_refused_with_the_reason(words: str) -> None:
+    with pytest.raises(ValueError, match=rf"does nothing here: .*{IDLE[words]}"):
+        read(words)
+
+
+@pytest.mark.parametrize("words", READ)
+def test_what_some_run_of_the_command_reads_is_not(words: str) -> None:
+    read(words)
+
+
+def test_each_key_says_what_reads_it() -> None:
+    assert {key for key in RULES if not key.startswith("teacher.dataset.")} - ALWAYS - set(READ_BY) == set()
+    assert set().union(*HOLDS.values()) == {"logits", "embedding", "classifier", "index"}
+
+
+def test_what_a_methods_keys_hang_on_are_keys_of_its_own() -> None:
+    for name in config.options("method"):
+        node = OmegaConf.to_container(config.load_node("method", name), resolve=False)
+        for key, condition in (node["about"].get("only") or {}).items():
+            assert {key, *(one.partition("=")[0].strip() for one in condition.split(","))} <= set(method_rules(name))
+
+
+def test_no_default_is_refused() -> None:
+    cfg = tiny.composed("method=kd")
+    assert idle_keys(cfg, ["schedule.init_epochs"]) and not idle_keys(cfg, ["schedule.lr", "method.temperature"])
