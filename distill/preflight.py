@@ -46,7 +46,7 @@ def check_fit(spec: RunSpec, info: DataInfo, *, without_memory: bool = False) ->
     device where that can be, which costs more to import than a few nets to make.
     """
     with torch.random.fork_rng(devices=[]):
-        if without_memory and not (spec.student.weights or spec.student.pretrained or _of_files(spec)):
+        if without_memory and not (spec.student.weights or _of_files(spec)):
             try:
                 with torch.device("meta"):
                     _made(spec, info)
@@ -60,6 +60,7 @@ def refusal_of_command(spec: RunSpec) -> str:
     """Why a run cannot be, as far as that is seen without its data being loaded; nothing where it can."""
     try:
         check_files(spec.dataset)
+        check_weights(spec)
         if (info := supposed(spec.dataset)) is not None and not spec.schedule.rule:
             check_fit(spec, info, without_memory=True)
     except ValueError as error:
@@ -82,6 +83,25 @@ def check_files(spec: DataSpec) -> None:
             same_classes(spec.root, *classes)
     elif spec.kind == "tinyimagenet" and not (spec.root / "tiny-imagenet-200").is_dir():
         raise ValueError(f"{spec.root}/tiny-imagenet-200 is missing, and cannot be downloaded: set dataset.root")
+
+
+def check_weights(spec: RunSpec) -> None:
+    """Raise ValueError where pretrained weights of the run, or of what it trains first, cannot be had."""
+    from distill.models.pretrained import check_pretrained
+
+    if RunFolder(spec.folder).done:
+        return
+    if spec.student.pretrained:
+        check_pretrained(spec.student.model, "student.weights")
+    for teacher in spec.teachers:
+        if teacher.pretrained:
+            check_pretrained(teacher.model, "teacher.weights")
+        elif teacher.training is not None and not RunFolder(teacher.training.folder).done:
+            if teacher.training.student.pretrained:
+                check_pretrained(teacher.model, "teacher.start")
+            check_weights(replace(teacher.training, student=replace(teacher.training.student, pretrained=False)))
+    if spec.student.upstream is not None:
+        check_weights(spec.student.upstream)
 
 
 def supposed(spec: DataSpec) -> DataInfo | None:
@@ -109,7 +129,8 @@ def _file(teacher: TeacherSpec) -> str | None:
 
 def _made(spec: RunSpec, info: DataInfo) -> None:
     """Make the nets and the method, with the weights that are there already."""
-    student = _net(spec.student, info, spec.seed, spec.student.pretrained, start.student_arguments(spec))
+    there = torch.get_default_device().type != "meta"  # else no weights are loaded
+    student = _net(spec.student, info, spec.seed, spec.student.pretrained and there, start.student_arguments(spec))
     start.check_recipe(student, spec)
     if spec.machine.grad_checkpointing:
         start.recompute(student)

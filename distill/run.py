@@ -192,6 +192,7 @@ def make_inputs(spec: RunSpec, reads: Collection[str] | None = None) -> Inputs:
     precision = runtime.pick_precision(machine.precision, device)
     if machine.threads:
         torch.set_num_threads(machine.threads)
+    preflight.check_weights(spec)
     data = load_data(spec.dataset, device, hyperrule.adapt(spec.schedule, spec.dataset))
     schedule = make_schedule(spec, data.info.num_train)
     over_all = synced.wanted(machine.sync_batchnorm, machine.compile, class_of(spec.method.node))

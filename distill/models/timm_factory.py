@@ -1,18 +1,17 @@
 """Makes timm's classifiers for a data set's images."""
 
 import json
-import socket
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
-from urllib.request import getproxies
 
 import timm
 from torch import nn
 
 from distill.config.net_names import LOCAL
 from distill.files import first_line
+from distill.models.pretrained import reachable
 from distill.models.subsampled import subsample_narrow
 
 FILE_INSTEAD = "give a file of them, student.weights, teacher.start or teacher.weights=FILE"
@@ -57,11 +56,7 @@ def _no_waiting_for_the_hub() -> None:
     """Without a network, take downloaded weights only: the hub's client would retry for a minute."""
     import huggingface_hub.constants as hub
 
-    if hub.HF_HUB_OFFLINE or getproxies():
-        return
-    try:
-        socket.getaddrinfo(urlsplit(hub.ENDPOINT).hostname, 443)
-    except OSError:
+    if not hub.HF_HUB_OFFLINE and not reachable(str(urlsplit(hub.ENDPOINT).hostname)):
         hub.HF_HUB_OFFLINE = True
 
 
