@@ -18,7 +18,7 @@ from distill.config.rules import FOLDERS, IN_MEMORY
 Node = Mapping[str, Any]
 ALWAYS = {
     "seed", "threads", "log_every", "save_minutes", "device", "precision", "compile", "output", "plugins",
-    "sync_batchnorm", "schedule.cutmix", "schedule.repeats", "dataset.erasing", "dataset.auto_augment",
+    "sync_batchnorm", "schedule.cutmix", "schedule.repeats", "dataset.erasing",
     "schedule.name", "schedule.batch_size", "schedule.lr", "schedule.label_smoothing", "schedule.mixup",
     "schedule.last_batch", "schedule.decay", "schedule.clip_grad", "schedule.max_norm", "schedule.rule",
     "schedule.zero_head", "schedule.optimizer", "schedule.restart", "schedule.damped", "schedule.momentum_start",

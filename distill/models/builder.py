@@ -11,6 +11,7 @@ from distill.config.groups import mean_one_of
 from distill.config.net_names import is_known, nearest_nets
 from distill.config.our_nets import is_sized
 from distill.files import first_line
+from distill.models.accepted import refused_key, unexpected
 from distill.models.cifar_net import CifarNet
 from distill.models.cifar_reader import CifarReader
 from distill.models.families import CONSTRUCTORS
@@ -74,9 +75,11 @@ def _construct(
         instead = "give a file, student.weights, teacher.start or teacher.weights=FILE"
         raise ValueError(f"{name} has no published weights to download: {instead}")
     sized = {"size": size} if is_sized(name) else {}
+    made_by: Any = CONSTRUCTORS[name]
     try:
-        return CONSTRUCTORS[name](num_classes, in_chans, **sized, **args)
+        net: nn.Module = made_by(num_classes, in_chans, **sized, **args)
     except TypeError as error:
-        raise ValueError(
-            f"{name} does not take these args ({error}): leave out what it does not know"
-        ) from error
+        if (key := unexpected(error)) is not None:
+            raise ValueError(refused_key(key, name, getattr(made_by, "func", made_by))) from error
+        raise ValueError(f"{name} does not take these args ({error}): leave out what it does not know") from error
+    return net

@@ -7,10 +7,12 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import timm
+import torch
 from torch import nn
 
 from distill.config.net_names import LOCAL
 from distill.files import first_line
+from distill.models.accepted import check_read, refused_key, unexpected
 from distill.models.pretrained import reachable
 from distill.models.subsampled import subsample_narrow
 
@@ -25,11 +27,20 @@ def create(
     args: timm's keywords, and `stages`, which is the reader's.
     """
     own = {key: value for key, value in args.items() if key != "stages"}
+    net = _created(name, num_classes, in_chans, size, pretrained, own)
+    for key in own:
+        check_read(key, name, net)
+    return net
+
+
+def _created(
+    name: str, num_classes: int, in_chans: int, size: int, pretrained: bool, own: dict[str, Any]
+) -> nn.Module:
     kwargs = {"num_classes": num_classes, "in_chans": in_chans, "pretrained": pretrained, **own}
     try:
         if pretrained:
             _no_waiting_for_the_hub()
-        if _fixed_size(name) and "img_size" not in args:
+        if _fixed_size(name) and "img_size" not in own:
             # a few do not know the keyword: reading the first image tells whether the size fits them
             with suppress(TypeError):
                 return subsample_narrow(timm.create_model(name, **kwargs, img_size=size))
@@ -73,4 +84,7 @@ def _refusal(name: str, pretrained: bool, kwargs: dict[str, Any], error: Excepti
     if pretrained and not isinstance(error, TypeError):
         return f"No pretrained weights of {name} were found ({reason}): {FILE_INSTEAD}"
     given = ", ".join(f"{key}={value}" for key, value in kwargs.items() if key != "pretrained")
+    if (unknown := unexpected(error)) is not None:
+        with suppress(Exception), torch.device("meta"):
+            return refused_key(unknown, name, type(timm.create_model(name)))
     return f"timm cannot make {name} with {given} ({reason}): change the model's args"

@@ -140,9 +140,9 @@ def test_a_sweep_gives_each_method_its_own(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.chdir(tmp_path)
     plan = read_command(["-m", "method=mcl,cs-kd,crd", "dataset=cifar100", "schedule=paper", "--dry-run"]).jobs
     assert plan is not None
-    assert [cfg.schedule.name for _, cfg in plan] == ["mcl", "cs-kd", "crd"]
+    assert [make().schedule.name for _, make in plan] == ["mcl", "cs-kd", "crd"]
     single = run("method=cs-kd", "dataset=cifar100", "schedule=cs-kd")
-    assert config.identity(plan[1][1])["folder"] == config.identity(single)["folder"]
+    assert config.identity(plan[1][1]())["folder"] == config.identity(single)["folder"]
 
 
 @pytest.mark.parametrize("method", ["nkd", "mlkd", "tf-kd-reg", "takd"])

@@ -556,7 +556,10 @@ def test_the_forward_pass_is_one_graph(name: str) -> None:
     [
         ({"name": "vit_tiny_patch16_224", "args": {"img_size": 64}}, "does not work on 3x32x32 images"),
         ({"name": "cifar_vgg8", "size": 4}, "cifar_vgg8 does not work on 3x4x4 images"),
-        ({"name": "resnet18", "args": {"colour": 1}}, "timm cannot make resnet18 .* 'colour'"),
+        ({"name": "resnet18", "args": {"drop_pathrate": 1}}, "'drop_pathrate': did you mean drop_path_rate"),
+        ({"name": "resnet18", "args": {"colour": None}}, "resnet18 does not take the args key 'colour'"),
+        ({"name": "poolformer_s12", "args": {"norm_layr": 1}}, "'norm_layr': did you mean .*norm_layers"),
+        ({"name": "cifar_resnet20", "args": {"deep": 8}}, "cifar_resnet20 does not take the args key 'deep': did you"),
         ({"name": "cifar_vgg8", "pretrained": True}, "teacher.weights=FILE"),
         ({"name": "wrn_40_2"}, "did you mean cifar_wrn_40_2 or"),
         ({"name": "qzqzqz"}, "There is no model named 'qzqzqz'"),

@@ -55,7 +55,7 @@ def jobs(*words: str) -> list[DictConfig]:
     """The configurations that a command line stands for."""
     plan = read_command([*words, "--dry-run"]).jobs
     assert plan is not None
-    return [cfg for _, cfg in plan]
+    return [make() for _, make in plan]
 
 
 def folder(cfg: DictConfig) -> str:
@@ -203,11 +203,12 @@ def test_narrowed_down_it_is_the_run_of_the_plain_command() -> None:
 
 def test_what_is_done_is_skipped(tmp_path: Path) -> None:
     """Narrowed to one run, then to three: the first is not run again, FSP of a pair that does not fit is no failure."""
-    tiny = ["teacher.weights=none", "dataset.fraction=0.1", "schedule.epochs=1", "schedule.init_epochs=1", "device=cpu"]
+    tiny = ["teacher.weights=none", "dataset.fraction=0.1", "schedule.epochs=1", "device=cpu"]
     file = tmp_path / "extra" / "experiment" / "mine.yaml"
     file.parent.mkdir(parents=True)
     text = (config.conf_dir() / "experiment" / "quick_crd_table1.yaml").read_text()
-    file.write_text(text.replace("hydra:\n", 'leave_out: ["method=fsp seed=2"]\nhydra:\n', 1))
+    more = 'schedule:\n  init_epochs: 1\nleave_out: ["method=fsp seed=2"]\nhydra:\n'
+    file.write_text(text.replace("hydra:\n", more, 1))
     one = ["experiment=mine", "pair=resnet14_resnet8", *tiny, "--config-dir", str(tmp_path / "extra")]
 
     def run(*words: str) -> Any:
