@@ -19,7 +19,7 @@ FLOORS = (  # from the ground up; rooms on one floor do not import each other
     {"parts"},
     {"methods"},
     {"teachers"},
-    {"record", "preflight"},
+    {"record", "preflight", "timed_step"},
     {"run"},
     {"finished_run"},
     {"papers"},

@@ -20,7 +20,7 @@ from distill.config.rules import (
     INDEX,
     KINDS,
     NODE,
-    SHARE,
+    UNIT_SHARE,
     TEXT,
     WHOLE_NUMBER,
     Rule,
@@ -32,17 +32,17 @@ from distill.config.rules import (
 )
 
 NOT_A_METHODS = {"_target_", "name", "about"}
-MOST = 1e6  # of a weight or a temperature: what is above is a slip of the keyboard, and trains nothing
-MOST_OF = 10**7  # of images, steps and units
+GREATEST = 1e6  # of a weight or a temperature: what is above is a slip of the keyboard, and trains nothing
+MANY_OF = 10**7  # of images, steps and units
 
-AMOUNT = number_between(0, MOST)
-ABOVE_ZERO = number_between(0, MOST, above=True)
-_WHOLE, _COUNT, _TWO = whole(0, MOST_OF), whole(1, MOST_OF), whole(2, MOST_OF)
+AMOUNT = number_between(0, GREATEST)
+ABOVE_ZERO = number_between(0, GREATEST, above=True)
+_WHOLE, _COUNT, _TWO = whole(0, MANY_OF), whole(1, MANY_OF), whole(2, MANY_OF)
 BY_NAME: dict[str, Rule] = {  # what a key of this name means, whichever method has it
     **dict.fromkeys(("momentum", "dropout", "epsilon", "ratio"), BELOW_ONE),
     **dict.fromkeys(("tau", "cap", "budget", "share", "rate"), FRACTION),
     **dict.fromkeys(("keep_turned", "keep_similarity", "kd_fall", "sure_weak", "sure_strong", "held", "correct",
-                     "decay_from"), SHARE),
+                     "decay_from"), UNIT_SHARE),
     **dict.fromkeys(("p", "p1", "p2", "norm", "exponent", "variance", "bound", "attack_rate", "t_start"), ABOVE_ZERO),
     **dict.fromkeys(("copies", "projectors", "negatives", "batches", "anchors", "specialists", "generations", "grid",
                      "size", "k", "order", "attacks", "pool", "student_batch", "factor", "bucket"), _COUNT),
@@ -122,14 +122,14 @@ def rule_like(key: str, default: Any) -> Rule:
 
 def _list_like(key: str, default: list[Any]) -> Rule:
     if key.endswith(DIVISORS):
-        return (_positives, f"must be a list of numbers above 0, at most {MOST:g}")
+        return (_positives, f"must be a list of numbers above 0, at most {GREATEST:g}")
     if not default:
         raise ValueError(f"about.values of a method's YAML says nothing of {key}, whose default is {default}")
-    return (_plain_list, f"must be a list of numbers from 0 to {MOST:g}, or of names")
+    return (_plain_list, f"must be a list of numbers from 0 to {GREATEST:g}, or of names")
 
 
 def _positives(value: Any) -> bool:
-    return isinstance(value, list) and len(value) > 0 and all(is_number(item) and 0 < item <= MOST for item in value)
+    return isinstance(value, list) and len(value) > 0 and all(is_number(item) and 0 < item <= GREATEST for item in value)
 
 
 def _plain_list(value: Any) -> bool:

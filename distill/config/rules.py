@@ -60,7 +60,7 @@ def _either(one: Rule, other: Rule) -> Rule:
 _NUMBER = _number(lambda value: True, f"must be a number, at most {_LARGEST:g} either way")
 NOT_NEGATIVE = number_between(0, _LARGEST)
 POSITIVE = _number(lambda value: value > 0, f"must be a number above 0, at most {_LARGEST:g}")
-SHARE = _number(lambda value: 0 <= value <= 1, "must be in [0, 1]")
+UNIT_SHARE = _number(lambda value: 0 <= value <= 1, "must be in [0, 1]")
 BELOW_ONE = _number(lambda value: 0 <= value < 1, "must be in [0, 1)")
 FRACTION = _number(lambda value: 0 < value <= 1, "is a fraction: it must be above 0 and at most 1")
 WHOLE_NUMBER, COUNT, BITS = whole(0), whole(1), whole(2, 8)
@@ -77,7 +77,7 @@ NET_NAME: Rule = (
     and re.fullmatch(r"\w[\w.+,: @/-]{0,199}", value) is not None,
     "must be a net's name: letters, digits and . _ + - : /, beginning with a letter or a digit",
 )
-FILE = (TEXT[0], "must be none, pretrained or the path of a checkpoint")
+START_FILE = (TEXT[0], "must be none, pretrained or the path of a checkpoint")
 NODE: Rule = (lambda value: isinstance(value, dict), "must be a dictionary {key: value}")
 ANY_LIST: Rule = (lambda value: isinstance(value, (list, tuple)), "must be a list [a, b]")
 _NUMBERS, POSITIVES = _list(_NUMBER, "[0.5,0.5,0.5]"), _list(POSITIVE, "[0.5,0.5,0.5]")
@@ -116,7 +116,7 @@ KINDS = {  # what about.values of a method's YAML may name, each also as `<kind>
     "number": number_between(-1e6, 1e6),
     "not negative": number_between(0, 1e6),
     "positive": number_between(0, 1e6, above=True),
-    "share": SHARE,
+    "share": UNIT_SHARE,
     "fraction": FRACTION,
     "whole": whole(0, 10**7),
     "count": whole(1, 10**7),
@@ -200,7 +200,7 @@ DATASET: dict[str, Rule] = {
     "rotate": or_null(_number(lambda value: 0 <= value <= 180, "are degrees: it must be in [0, 180]")),
     "randaugment": or_null(whole(1, 1000)),
     "cutout": or_null(whole(1, 10**5)),
-    "erasing": or_null(SHARE),
+    "erasing": or_null(UNIT_SHARE),
     "holdout": _number(lambda value: 0 <= value < 1, "is a fraction of the images: it must be in [0, 1)"),
     "shots": or_null(COUNT),
     "classes": or_null(_NAMES),
@@ -228,7 +228,7 @@ NET: dict[str, Rule] = {
     "lr_scale": number_between(0, 1e6, above=True),
     "mean": or_null(_NUMBERS),
     "std": or_null(POSITIVES),
-    "weights": or_null(FILE),
+    "weights": or_null(START_FILE),
 }
 _STUDENT: dict[str, Rule] = NET | {
     "upstream": or_null(NODE),
@@ -241,7 +241,7 @@ _STUDENT: dict[str, Rule] = NET | {
 }
 _TEACHER: dict[str, Rule] = NET | {
     "weights": (TEXT[0], "must be auto, pretrained, none or the path of a checkpoint"),
-    "start": or_null(FILE),
+    "start": or_null(START_FILE),
     "seed": SEED,
     "models": or_null(ANY_LIST),
     "seeds": or_null(_list(SEED, "[0,1]")),

@@ -18,6 +18,7 @@ from distill.sweep.compose import Plan
 from distill.sweep.jobs import job_names
 from distill.sweep.speeds import NOT_KNOWN, Estimate, Speeds, read_speeds
 from distill.sweep.spread import over_cores
+from distill.sweep.steps import Steps
 from distill.teachers.bundled import is_bundled
 from distill.terminal import counted
 
@@ -42,8 +43,10 @@ def show_plan(plan: Plan) -> int:
     of them cannot run.
     """
     output = str(plain(plan[0][1](), "output")) if plan else "outputs"
-    speeds = Speeds(read_speeds(output))
+    steps = Steps()
+    speeds = Speeds(read_speeds(output), steps.seconds)
     items = list(items_of(plan, speeds))
+    steps.keep()
     width = max((len(_label(item)) for item in items), default=0)
     for item in items:
         print(f"{_label(item):<{width}}  {item.name}{_time(item)}")

@@ -13,6 +13,7 @@ from distill.result import Result
 from distill.run_folder import RunFolder
 
 NOT_KNOWN = "no estimate"
+BY_STEP = "by a timed step of each net, training alone"
 
 
 @dataclass(frozen=True)
@@ -52,10 +53,13 @@ def _measured(result: Result) -> Measured | None:
 
 
 class Speeds:
-    """Estimates from measured runs: of the same configuration, method or pair; others say nothing."""
+    """Estimates from measured runs: of the same configuration, method or pair; else by timed steps of the nets.
 
-    def __init__(self, runs: Iterable[Measured]) -> None:
-        self.runs = list(runs)
+    steps: seconds of a run by such a step, or None; default: no step is timed.
+    """
+
+    def __init__(self, runs: Iterable[Measured], steps: Callable[[RunSpec], float | None] = lambda spec: None) -> None:
+        self.runs, self._steps = list(runs), steps
 
     @property
     def device(self) -> str | None:
@@ -68,7 +72,8 @@ class Speeds:
         for source, fits in self._levels(mine):
             if times := [run.seconds for run in self.runs if fits(run)]:
                 return Estimate(epochs * median(times), source)
-        return Estimate(None, NOT_KNOWN)
+        by_step = self._steps(spec)
+        return Estimate(by_step, NOT_KNOWN if by_step is None else BY_STEP)
 
     def _levels(self, mine: dict[str, str]) -> Iterator[tuple[str, Callable[[Measured], bool]]]:
         def same(*keys: str) -> Callable[[Measured], bool]:

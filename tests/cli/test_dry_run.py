@@ -22,6 +22,7 @@ from distill.cli import main as cli
 from distill.cli.command import BASE, read_command
 from distill.config import resolve
 from distill.run_folder import RunFolder
+from distill.sweep import steps
 from distill.sweep.lean import LeanLoader
 from distill.sweep.plan import with_seed
 from distill.sweep.speeds import Measured, Speeds
@@ -36,6 +37,7 @@ REPO = Path(__file__).resolve().parents[2]
 def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["distill"])
+    monkeypatch.setattr(steps.Steps, "seconds", lambda self, spec: None)
 
 
 def lines(capsys: pytest.CaptureFixture[str], *words: str, code: int = 0) -> list[str]:
@@ -153,7 +155,7 @@ def test_nothing_is_written_or_imported(tmp_path: Path) -> None:
     env = os.environ | {"PYTHONPATH": str(REPO)}
     done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, env=env, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "1 run\n  1 to run: no estimate" in done.stdout
+    assert re.search(r"^1 run\n  1 to run: about 0:[0-5]\d$", done.stdout, re.M)  # by a timed step
     assert not list(tmp_path.iterdir())
 
 
@@ -236,7 +238,7 @@ def test_what_is_composed_without_hydras_node_is_what_hydra_composes(tmp_path: P
     (tmp_path / "mine" / "experiment" / "own.yaml").write_text(text + "hydra:\n  verbose: true\n")
     given = [["experiment=crd_table1", "pair=vgg13_vgg8", "method=fsp", "seed=3"],
              ["experiment=own", "method=crd", "++schedule.optimizer.betas=[0.5,0.9]", "hydra.verbose=false"],
-             ["dataset=mnist", "teacher=none", "method=none", "student.args={a: 1}", "tracking=offline"]]  # fmt: skip
+             ["dataset=mnist", "teacher=none", "method=none", "++student.args.a=1", "tracking=offline"]]  # fmt: skip
     search = f"hydra.searchpath=[file://{tmp_path / 'mine'}]"
     config.register()
     with initialize_config_dir(str(config.conf_dir()), **BASE):
@@ -248,3 +250,18 @@ def test_what_is_composed_without_hydras_node_is_what_hydra_composes(tmp_path: P
             assert OmegaConf.to_yaml(found) == OmegaConf.to_yaml(own)
             with pytest.raises(ConfigCompositionException, match="nothing"):
                 lean.compose("config", [*words, search, "schedule.nothing=1"])
+
+
+def test_where_no_run_has_told_each_net_is_timed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    monkeypatch.setenv("DISTILL_CACHE", str(tmp_path / "cache"))
+    spec = resolve(tiny.composed(*TINY, "method=kd"))
+    timed = steps.Steps()
+    first = timed.seconds(spec)
+    timed.keep()
+    monkeypatch.setattr("distill.timed_step.net_seconds", lambda *args, **more: 1 / 0)
+    assert first is not None and first > 0 and steps.Steps().seconds(spec) == first
+    more = resolve(tiny.composed(*TINY, "method=kd", "schedule.epochs=40"))
+    assert steps.Steps().seconds(more) == pytest.approx(10 * first)
+    other = resolve(tiny.composed(*TINY, "method=kd", "student=resnet20"))
+    assert steps.Steps(budget=0.0).seconds(other) is None
