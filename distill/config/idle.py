@@ -18,11 +18,13 @@ from distill.config.rules import FOLDERS, IN_MEMORY
 Node = Mapping[str, Any]
 ALWAYS = {
     "seed", "threads", "log_every", "save_minutes", "device", "precision", "compile", "output", "plugins",
-    "sync_batchnorm", "schedule.cutmix", "schedule.repeats", "dataset.erasing",
+    "sync_batchnorm", "grad_checkpointing", "schedule.cutmix", "schedule.repeats", "schedule.layer_decay",
+    "schedule.accumulate", "schedule.ema", "schedule.loss", "schedule.drop_path", "dataset.erasing",
     "schedule.name", "schedule.batch_size", "schedule.lr", "schedule.label_smoothing", "schedule.mixup",
     "schedule.last_batch", "schedule.decay", "schedule.clip_grad", "schedule.max_norm", "schedule.rule",
     "schedule.zero_head", "schedule.optimizer", "schedule.restart", "schedule.damped", "schedule.momentum_start",
-    "schedule.momentum_epochs",  # each refused by check_schedule where its partners are not there
+    "schedule.momentum_epochs", "schedule.clip_mode", "schedule.no_decay", "schedule.ema_warmup", "schedule.ema_export",
+    "schedule.bce_threshold",  # each refused by check_schedule where its partners are not there
     *(f"dataset.{key}" for key in ("name", "kind", "num_classes", "in_chans", "size", "mean", "std", "resize", "pad",
                                    "flip", "holdout", "shots", "classes", "omit", "fraction", "views",
                                    "views.student")),

@@ -20,12 +20,11 @@ from distill.config.rules import (
     INDEX,
     KINDS,
     NODE,
-    UNIT_SHARE,
     TEXT,
+    UNIT_SHARE,
     WHOLE_NUMBER,
     Rule,
     check_rule,
-    is_number,
     number_between,
     or_null,
     whole,
@@ -129,7 +128,7 @@ def _list_like(key: str, default: list[Any]) -> Rule:
 
 
 def _positives(value: Any) -> bool:
-    return isinstance(value, list) and len(value) > 0 and all(is_number(item) and 0 < item <= GREATEST for item in value)
+    return isinstance(value, list) and len(value) > 0 and all(ABOVE_ZERO[0](item) for item in value)
 
 
 def _plain_list(value: Any) -> bool:
