@@ -80,6 +80,8 @@ def pixels(file: Image.Image, reading: Reading) -> Image.Image:
         image = of_ink(image)
     if image.has_transparency_data:
         image = on_colour(image, reading.background)
+    if image.mode == reading.mode:  # convert would copy it
+        return image
     return image.convert("RGB").convert(reading.mode) if image.mode == "LAB" else image.convert(reading.mode)
 
 
