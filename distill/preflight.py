@@ -147,6 +147,12 @@ def _made(spec: RunSpec, info: DataInfo) -> None:
     instantiate(spec.method.node, student, teachers, replace(info))
 
 
+def random_nets(spec: RunSpec, info: DataInfo) -> tuple[FeatureNet, list[FeatureNet]]:
+    """The run's student and teachers with random weights, for what depends on their shapes alone."""
+    student = _net(spec.student, info, spec.seed, False)
+    return student, [_net(teacher, info.for_teacher, teacher.seed, False) for teacher in spec.teachers]
+
+
 def _net(
     spec: StudentSpec | TeacherSpec, info: DataInfo, seed: int, pretrained: bool, args: dict[str, Any] | None = None
 ) -> FeatureNet:

@@ -25,6 +25,7 @@ from distill.criterion import criterion_of
 from distill.data import Data, load_data
 from distill.engine import hyperrule, synced
 from distill.engine.checkpoint import Checkpoints
+from distill.engine.choices import Choices, decide
 from distill.engine.compiling import Compiling
 from distill.engine.cuda_graphs import CudaGraph, Graph, StaticBuffers, without_graphs
 from distill.engine.evaluate import Evaluation
@@ -114,7 +115,7 @@ class Experiment:
         self.fit = self._make_fit(schedule, stop)
         resumed = self.fit.restore()
         if isinstance(self.callback, Reporter):
-            self.callback.tracker = make_tracker(spec, resumed)
+            self.callback.tracker = make_tracker(spec, resumed, inputs.choices.told())
 
     def _make_fit(self, schedule: ScheduleSpec, stop: StopSignals) -> Fit:
         inputs, folder = self.inputs, RunFolder(self.spec.folder)
@@ -155,6 +156,7 @@ class Experiment:
         result |= {
             "teacher_cache_found": found,
             "precision": inputs.precision,
+            "choices": inputs.choices.told(),
             **runtime.describe_machine(inputs.device),
         }
         result["seconds"] = self.fit.speed.spent
@@ -166,7 +168,7 @@ class Inputs:
     """What a run trains on, and with what: all that runs side by side may share."""
 
     device: torch.device
-    precision: str  # fp32, bf16 or fp16
+    choices: Choices
     graph: Callable[[Any], Graph] | None  # makes what steps are recorded in; None: they run eagerly
     data: Data
     source: Source  # of training batches
@@ -174,6 +176,11 @@ class Inputs:
     teachers: Teachers
     synced: bool  # BatchNorms see the whole batch, of which each process has a part
     buffers: StaticBuffers = field(default_factory=StaticBuffers)  # where a graph finds a step's batch
+
+    @property
+    def precision(self) -> str:
+        """fp32, bf16 or fp16."""
+        return self.choices.precision
 
     @property
     def autocast(self) -> Callable[[], AbstractContextManager[Any]]:
@@ -189,8 +196,8 @@ def make_inputs(spec: RunSpec, reads: Collection[str] | None = None) -> Inputs:
     machine = spec.machine
     runtime.keep_pages()
     device = runtime.pick_device(parallel.start(machine.device))
-    precision = runtime.pick_precision(machine.precision, device)
-    if machine.threads:
+    threads = torch.get_num_threads()
+    if isinstance(machine.threads, int):
         torch.set_num_threads(machine.threads)
     preflight.check_weights(spec)
     data = load_data(spec.dataset, device, hyperrule.adapt(spec.schedule, spec.dataset))
@@ -201,11 +208,17 @@ def make_inputs(spec: RunSpec, reads: Collection[str] | None = None) -> Inputs:
     source = data.source(batch_size=schedule.batch_size, seed=spec.seed, **given)
     if preflight.trains_first(spec):  # what does not fit is said now, and not after hours of a teacher's training
         preflight.check_fit(spec, data.info)
-    compiling = Compiling.of(machine.compile, schedule.batch_size, source.steps * schedule.epochs, device)
-    teachers = prepare(spec, data, device, train=run_first, compiling=compiling, mixed=mixed, reads=reads)
+    steps, batch, begun = source.steps * schedule.epochs, schedule.batch_size, RunFolder(spec.folder).choices
+    choices = decide(machine, device, steps, begun, partial(preflight.random_nets, spec, data.info), batch)
+    precision, kinds = choices.precision, {"trained": choices.trained, "frozen": choices.frozen}
+    compiling = Compiling.of(machine.compile, batch, steps, device, **kinds)
+    teachers = prepare(
+        spec, data, device, train=run_first, precision=precision, compiling=compiling, mixed=mixed, reads=reads
+    )
+    torch.set_num_threads(choices.threads or threads)  # now: the training of a teacher has had its own
     log.info("%s: %s", "compiling the nets that gain by it" if compiling.asked else "nets run eagerly", compiling.why)
     eager = without_graphs(machine.cuda_graphs, device, precision, parallel.world(), data.info.size)
-    return Inputs(device, precision, None if eager else CudaGraph, data, source, compiling, teachers, over_all)
+    return Inputs(device, choices, None if eager else CudaGraph, data, source, compiling, teachers, over_all)
 
 
 @contextmanager

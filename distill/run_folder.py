@@ -87,6 +87,12 @@ class RunFolder:
         return any(self.checkpoints.glob("*.ckpt"))
 
     @property
+    def choices(self) -> dict[str, Any]:
+        """What a run that was cut off had decided for its machine; nothing of any other."""
+        found = read_mapping(self.tracking).get("choices") if self.cut_off else None
+        return found if isinstance(found, dict) else {}
+
+    @property
     def is_run(self) -> bool:
         """Whether this is a run, finished or not: a teacher that is kept for others has a result and weights alone."""
         return self.marked or any(path.exists() for path in (self.metrics, self.tracking, self.log))

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from distill import config, runtime
 from distill.data import Data, DataInfo, Split
 from distill.engine.checkpoint import Checkpoints
-from distill.engine.compiling import compile_forward, fold_batchnorm, gains, half_weights
+from distill.engine.compiling import compile_forward, fold_batchnorm, half_weights, trains
 from distill.engine.cuda_graphs import CudaGraph
 from distill.engine.fit import Fit
 from distill.engine.state import Options
@@ -90,7 +90,7 @@ def bare(args: argparse.Namespace, device: torch.device, *, fastest: bool, taugh
 def compile_those(args: argparse.Namespace, device: torch.device, nets: Sequence[FeatureNet]) -> None:
     """Compile nets as a run does: all for --compile true, those that gain by it for auto."""
     for each in nets if args.compiling else ():
-        if args.compile == "true" or gains(each, device):
+        if args.compile == "true" or device.type != "cpu" or not trains(each):
             compile_forward(each, args.batch)
 
 

@@ -120,7 +120,8 @@ def _machine(cfg: DictConfig) -> MachineSpec:
     asked = {key: _word(plain(cfg, key)) for key in ("device", "precision", "compile", "cuda_graphs", "sync_batchnorm")}
     threads = plain(cfg, "threads")
     again = bool(plain(cfg, "grad_checkpointing")) if "grad_checkpointing" in cfg else False  # older records lack it
-    return MachineSpec(**asked, threads=int(threads) if threads else None, grad_checkpointing=again)
+    threads = threads if threads == "auto" else int(threads) if threads else None
+    return MachineSpec(**asked, threads=threads, grad_checkpointing=again)
 
 
 def _cache(cfg: DictConfig) -> str:

@@ -133,7 +133,7 @@ KINDS |= {f"{name} or null": or_null(rule) for name, rule in list(KINDS.items())
 
 AT_THE_TOP: dict[str, Rule] = {
     "seed": SEED,
-    "threads": or_null(whole(1, 4096)),
+    "threads": or_null(_either(whole(1, 4096), one_of("auto"))),
     "log_every": COUNT,
     "save_minutes": NOT_NEGATIVE,
     "device": DEVICE,

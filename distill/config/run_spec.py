@@ -79,7 +79,7 @@ class MachineSpec:
     compile: str
     cuda_graphs: str
     sync_batchnorm: str
-    threads: int | None
+    threads: int | str | None  # auto: decided for long runs; None: torch's choice
     grad_checkpointing: bool  # the student's blocks are computed again for the gradient
 
 

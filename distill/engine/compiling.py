@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from distill import runtime
 from distill.engine.trace import tracing
 from distill.files import first_line
 from distill.models import FeatureNet, Outputs
@@ -101,17 +100,20 @@ class Compiling:
     asked: bool
     why: str
     batch: int
-    device: torch.device
+    trained: bool = True  # whether nets that are trained gain by it
+    frozen: bool = True
 
     @classmethod
-    def of(cls, setting: str, batch: int, steps: int, device: torch.device) -> Compiling:
+    def of(
+        cls, setting: str, batch: int, steps: int, device: torch.device, *, trained: bool = True, frozen: bool = True
+    ) -> Compiling:
         """For a run of so many steps; `setting` is auto, true or false."""
-        return cls(*why_compile(setting, steps, device), batch, device)
+        return cls(*why_compile(setting, steps, device), batch, trained, frozen)
 
     def __call__(self, nets: Iterable[FeatureNet]) -> None:
         """Compile those of the nets that gain by it: all where that was asked for."""
         for net in nets if self.asked else ():
-            if self.why == ASKED or gains(net, self.device):
+            if self.why == ASKED or (self.trained if trains(net) else self.frozen):
                 compile_forward(net, self.batch)
 
 
@@ -127,15 +129,6 @@ def why_compile(setting: Any, steps: int, device: torch.device) -> tuple[bool, s
     if setting == "true":
         return True, ASKED
     return steps >= COMPILE_FROM, f"{steps} steps {'pay' if steps >= COMPILE_FROM else 'would not pay'} for it"
-
-
-def gains(net: FeatureNet, device: torch.device) -> bool:
-    """Whether a net is faster compiled: on CPUs without AMX, those that are frozen alone.
-
-    Measured in bf16 and fp32, resnet56 -> resnet20: compiled against eager, a teacher takes 0.89 and 0.95 of the
-    time on an AMD EPYC with AVX512, a student's step 1.05 and 1.06. CPUs with AMX were not measured.
-    """
-    return device.type != "cpu" or "amx_bf16" in runtime.cpu_flags() or not trains(net)
 
 
 def trains(net: FeatureNet) -> bool:

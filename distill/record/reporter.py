@@ -79,7 +79,7 @@ class NullReporter:
     def close(self, code: int, fit: Fit) -> None: ...
 
 
-def make_tracker(spec: RunSpec, resume_at: int | None) -> Tracker:
+def make_tracker(spec: RunSpec, resume_at: int | None, choices: dict[str, Any]) -> Tracker:
     """Return the run's tracker: one W&B run a (configuration, seed), grouped by configuration."""
     student, dataset, method = spec.student.name, spec.dataset.name, spec.method.name
     pair = f"{spec.teacher}-{student}" if spec.teacher else student
@@ -90,4 +90,4 @@ def make_tracker(spec: RunSpec, resume_at: int | None) -> Tracker:
         "job_type": "distill" if spec.teacher else "teacher",
         "tags": [method, student, dataset],
     }
-    return Tracker(spec.folder, spec.tracking, spec.composed, names, resume_at)
+    return Tracker(spec.folder, spec.tracking, spec.composed, names, resume_at, choices)

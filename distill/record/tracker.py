@@ -28,10 +28,10 @@ class Tracker:
     """Writes each row to metrics.jsonl and shows it to a logger.
 
     tracking: mode, as make_logger takes it, and what that mode reads. config: the run's resolved one, shown.
-    identity: group, id, name, job_type, tags. resume_at: the global step of the checkpoint that the run goes
-    on from: rows of later steps are dropped, since they will be written again; None is a run that starts anew and drops
-    all. Log the row of an epoch before the checkpoint of its end is
-    saved. Raises ValueError as make_logger does.
+    identity: group, id, name, job_type, tags. choices: what was decided for the machine, see engine.choices.
+    resume_at: the global step of the checkpoint that the run goes on from: rows of later steps are dropped, since they
+    will be written again; None is a run that starts anew and drops all. Log the row of an epoch before the checkpoint
+    of its end is saved. Raises ValueError as make_logger does.
     """
 
     def __init__(
@@ -41,13 +41,14 @@ class Tracker:
         config: Mapping[str, Any],
         identity: Mapping[str, Any],
         resume_at: int | None = None,
+        choices: Mapping[str, Any] | None = None,
         **timeouts: float,
     ) -> None:
         self.folder = RunFolder(folder)
         self.folder.path.mkdir(parents=True, exist_ok=True)
         self.logger = make_logger(self.folder.path, tracking, config, identity, resume_at=resume_at, **timeouts)
         sweep(self.folder.path)
-        begun = {"identity": identity, "config": config, "command": command_line()}
+        begun = {"identity": identity, "config": config, "command": command_line(), "choices": choices}
         persist(lambda: write_json(self.folder.tracking, begun))
         self._kept = {_key(row) for row in persist(lambda: _drop_after(self.folder, resume_at))}
         self._rows = persist(lambda: Rows(self.folder.metrics))

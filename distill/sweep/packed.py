@@ -36,10 +36,16 @@ BATCHES = ("batch_size", "epochs", "mixup", "cutmix", "repeats", "last_batch", "
 
 def pack_key(spec: RunSpec) -> str:
     """What runs must have in common to be packed: data, teachers, order and size of the batches, length, machine."""
-    common = [spec.dataset, spec.machine, spec.seed]
+    common = [spec.dataset, spec.machine, spec.seed, _begun(spec)]
     teachers = [[replace(each, training=None), each.training and each.training.hash] for each in spec.teachers] or None
     schedule = {key: getattr(spec.schedule, key) for key in BATCHES}
     return json.dumps([common, teachers, schedule], sort_keys=True, default=str)
+
+
+def _begun(spec: RunSpec) -> list[Any]:
+    """What a run that goes on had decided for its machine."""
+    begun = RunFolder(spec.folder).choices
+    return [begun.get(key) for key in ("precision", "threads", "trained", "frozen")]
 
 
 def packs(jobs: Sequence[tuple[Job, RunSpec]]) -> list[list[tuple[Job, RunSpec]]]:

@@ -51,6 +51,7 @@ def prepare(
     device: torch.device,
     *,
     train: Callable[[RunSpec], None],
+    precision: str,
     compiling: Compiling,
     mixed: bool = False,
     reads: Collection[str] | None = None,
@@ -61,7 +62,6 @@ def prepare(
     reads: what is read of their outputs; default: what the run's method does. Raises ValueError as `get_teachers`.
     """
     members = get_teachers(spec, data, device, train)
-    precision = runtime.pick_precision(spec.machine.precision, device)
     frozen = FrozenTeachers([member.net for member in members], runtime.DTYPES[precision])
     compiling(frozen.copies.values())
     if not members:
@@ -74,7 +74,7 @@ def prepare(
         reads=spec.method.reads if reads is None else reads,
         precision=precision,
         folder=spec.output / data.info.name / "teachers",
-        compiled=compiling.asked,
+        compiled=compiling.asked and compiling.frozen,
         mixup=mixed,
     )
     return Teachers(members, cache or frozen, cache)

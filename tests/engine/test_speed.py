@@ -7,10 +7,9 @@ import copy
 import pytest
 import torch
 
-from distill import runtime
 from distill.batch import Batch
 from distill.engine import compiling as speed
-from distill.engine.compiling import fold_batchnorm, gains, half_weights, why_compile
+from distill.engine.compiling import fold_batchnorm, half_weights, why_compile
 from distill.models import build
 from distill.teachers.forward import ForwardMemo, FrozenTeachers
 from tests import tiny
@@ -107,12 +106,14 @@ def test_a_shared_batch_is_asked_for_once() -> None:
     assert remembered("teacher", Batch(other, labels, labels)) is not first and len(asked) == 2
 
 
-def test_without_amx_frozen_nets_alone_are_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
-    teacher, student = tiny.frozen(tiny.net("cifar_resnet8")), tiny.net("cifar_resnet8")
-    cpu, gpu = torch.device("cpu"), torch.device("cuda")
-    for flags, expected in (({"avx512_bf16"}, False), ({"amx_bf16"}, True)):
-        monkeypatch.setattr(runtime, "cpu_flags", lambda flags=flags: frozenset(flags))
-        assert gains(student, cpu) is expected and gains(teacher, cpu) and gains(student, gpu)
+def test_nets_that_gain_by_it_are_compiled_or_all_that_were_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    teacher, student, compiled = tiny.frozen(tiny.net("cifar_resnet8")), tiny.net("cifar_resnet8"), []
+    monkeypatch.setattr(speed, "compile_forward", lambda net, batch: compiled.append(net))
+    monkeypatch.setattr(speed, "_compiler_missing", lambda device: None)
+    for setting, expected in (("auto", [teacher]), ("true", [teacher, student]), ("false", [])):
+        compiled.clear()
+        speed.Compiling.of(setting, 4, 10**6, torch.device("cpu"), trained=False)([teacher, student])
+        assert compiled == expected
 
 
 def test_compiling_is_decided_by_length_and_said(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,164 @@
+"""What a run leaves to the machine, decided once: precision, CPU threads, and which nets are compiled.
+
+A long run decides by a timed trial of a few steps (engine.trial), whose outcome serves the runs after it; a short one,
+which would not earn a trial's seconds back, by rule. A run that goes on keeps what it began with.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import torch
+
+from distill import parallel, runtime
+from distill.config.run_spec import MachineSpec
+from distill.engine import trial
+from distill.engine.compiling import COMPILE_FROM, compile_forward
+from distill.files import first_line
+from distill.models import FeatureNet
+
+log = logging.getLogger(__name__)
+TRIAL_FROM = 2000  # steps of a run from which a trial may pay
+SECONDS_FROM = 120.0  # that its steps take: a trial takes some twenty of them
+COMPILE_SECONDS = 1800.0  # from which compiling is tried too, which takes about a minute, once
+GAIN = 1.05  # what a candidate must be faster by to be taken over what is plain
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What was decided. threads: None for torch's choice; trained, frozen: whether such nets are compiled."""
+
+    precision: str
+    threads: int | None
+    trained: bool
+    frozen: bool
+    why: str
+
+    def told(self) -> dict[str, Any]:
+        """What a run's folder keeps of it."""
+        return asdict(self)
+
+
+def without_trial(asked: MachineSpec, device: torch.device) -> Choices:
+    """Without a trial: bf16 where the hardware computes in it; on CPUs frozen nets alone are compiled."""
+    threads = asked.threads if isinstance(asked.threads, int) else None
+    return Choices(runtime.pick_precision(asked.precision, device), threads, device.type != "cpu", True, "by rule")
+
+
+def decide(
+    asked: MachineSpec,
+    device: torch.device,
+    steps: int,
+    begun: Mapping[str, Any],
+    make: Callable[[], tuple[FeatureNet, list[FeatureNet]]],
+    batch: int,
+) -> Choices:
+    """Decide what is `auto` of a run of so many steps.
+
+    begun: what an earlier session of the run was decided for. make: makes the student and its teachers, of any weights.
+    """
+    plain = without_trial(asked, device)
+    if begun:
+        return _as_begun(plain, asked, begun)
+    auto = [key for key in ("precision", "threads", "compile") if getattr(asked, key) == "auto"]
+    if device.type != "cpu" or parallel.world() > 1 or steps < TRIAL_FROM or not auto:
+        return plain
+    before = torch.get_num_threads()
+    try:
+        with torch.random.fork_rng(devices=[]):
+            found = _tried(plain, asked, steps, make, batch)
+    except (RuntimeError, ValueError, TypeError, AttributeError, AssertionError) as error:
+        log.info("no trial of this machine was made: %s", first_line(error))
+        return plain
+    finally:
+        torch.set_num_threads(before)
+    log.info("settings of this machine: %s", found.why)
+    return found
+
+
+def _as_begun(plain: Choices, asked: MachineSpec, begun: Mapping[str, Any]) -> Choices:
+    """What the run began with, where it is still left to the machine and the record is whole."""
+    kinds = {"precision": str, "threads": int | None, "trained": bool, "frozen": bool}
+    if any(not isinstance(begun.get(key), kind) for key, kind in kinds.items()) or (
+        begun["precision"] not in runtime.DTYPES
+    ):
+        return plain
+    keys = [key for key in ("precision", "threads") if getattr(asked, key) == "auto"]
+    keys += ["trained", "frozen"] if asked.compile == "auto" else []
+    return replace(plain, why="as it began", **{key: begun[key] for key in keys})
+
+
+def _tried(
+    plain: Choices,
+    asked: MachineSpec,
+    steps: int,
+    make: Callable[[], tuple[FeatureNet, list[FeatureNet]]],
+    batch: int,
+) -> Choices:
+    student, teachers = make()
+    if trial.fastest({"": trial.training_step(student, batch, plain.precision)}, 2)[""] * steps < SECONDS_FROM:
+        return plain
+    words = f"{asked.precision} {asked.threads}"
+    found = trial.remembered(words, student, batch, lambda: _step_trial(plain, asked, student, batch))
+    threads = found["threads"] if asked.threads == "auto" else plain.threads
+    chosen = replace(plain, precision=str(found["precision"]), threads=threads, why=str(found["why"]))
+    if asked.compile != "auto" or steps < COMPILE_FROM or float(found["seconds"]) * steps < COMPILE_SECONDS:
+        return chosen
+    return _compiling(chosen, student, teachers, batch)
+
+
+def _step_trial(plain: Choices, asked: MachineSpec, student: FeatureNet, batch: int) -> dict[str, Any]:
+    """Precision at the threads that torch takes, then threads at that precision."""
+    most = plain.threads or torch.get_num_threads()
+    torch.set_num_threads(most)
+    names = ["fp32", "bf16"] if asked.precision == "auto" else [plain.precision]
+    seconds = trial.fastest({name: trial.training_step(student, batch, name) for name in names})
+    precision = _best(seconds, names[0])
+    told = _told(seconds)
+    threads, spent = plain.threads, seconds[precision]
+    if asked.threads == "auto" and "OMP_NUM_THREADS" not in os.environ and most > 1:
+        step = trial.training_step(student, batch, precision)
+        counts = [most, *(count for count in (most // 2, most // 4) if count)]
+        by_count = trial.fastest({str(count): trial.with_threads(count, step) for count in counts})
+        best = _best(by_count, str(most))
+        threads, spent = (None if best == str(most) else int(best)), by_count[best]
+        told += f"; by threads {_told(by_count)}"
+    return {"precision": precision, "threads": threads, "seconds": spent, "why": f"a step of {student.name}: {told}"}
+
+
+def _compiling(chosen: Choices, student: FeatureNet, teachers: list[FeatureNet], batch: int) -> Choices:
+    """Whether a training net and a frozen one are faster compiled; another batch than the trial's tells the same."""
+    torch.set_num_threads(chosen.threads or torch.get_num_threads())
+    what = f"compile {chosen.precision} {torch.get_num_threads()}"
+
+    def trained() -> dict[str, Any]:
+        eager = trial.training_step(student, batch, chosen.precision)
+        seconds = trial.fastest({"eager": eager})
+        compile_forward(student, batch)
+        return {**seconds, **trial.fastest({"compiled": trial.training_step(student, batch, chosen.precision)})}
+
+    def frozen(net: FeatureNet) -> dict[str, Any]:
+        eager, compiled = (trial.frozen_forward(net, batch, chosen.precision, compiled=how) for how in (False, True))
+        return trial.fastest({"eager": eager, "compiled": compiled})
+
+    of_student = trial.remembered(f"{what} trained", student, batch, trained)
+    told, gains = f"{chosen.why}; compiled: {_told(of_student)}", _best(of_student, "eager") == "compiled"
+    if not teachers:
+        return replace(chosen, trained=gains, why=told)
+    of_teacher = trial.remembered(f"{what} frozen", teachers[0], batch, lambda: frozen(teachers[0]))
+    told += f"; {teachers[0].name} {_told(of_teacher)}"
+    return replace(chosen, trained=gains, frozen=_best(of_teacher, "eager") == "compiled", why=told)
+
+
+def _best(seconds: Mapping[str, float], plain: str) -> str:
+    """The fastest, where it is faster than what is plain by more than noise."""
+    best = min(seconds, key=lambda name: seconds[name])
+    return best if seconds[best] * GAIN < seconds[plain] else plain
+
+
+def _told(seconds: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {1e3 * value:.1f} ms" for name, value in seconds.items())

@@ -1,0 +1,130 @@
+"""A timed step of a net: which precision, how many threads, and whether it is worth compiling, on this machine.
+
+A trial takes a few steps of each candidate in turn, so that a machine whose speed drifts slows all of them, and counts
+the fastest. What it found is kept in the user's cache for this CPU, these versions, this net, size and batch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock
+from torch.nn import functional as F
+
+from distill import runtime
+from distill.content.image_record import cache_folder
+from distill.engine.compiling import compile_forward, fold_batchnorm, half_weights
+from distill.files import read_mapping, spare, write_json
+from distill.models import FeatureNet
+
+ROUNDS = 4  # of each candidate, the first of which warms up
+WAIT = 300.0  # seconds for the trial of another process
+
+
+def training_step(net: FeatureNet, batch: int, precision: str) -> Callable[[], None]:
+    """A step of `net` in train mode on one random batch: forward, cross-entropy, backward, SGD."""
+    net.train()
+    images, labels = _batch(net, batch)
+    sgd = torch.optim.SGD(net.parameters(), lr=1e-6, momentum=0.9, weight_decay=5e-4, fused=True)
+
+    def step() -> None:
+        with runtime.autocast(images.device, precision):
+            logits = net(images).logits
+        assert logits is not None
+        sgd.zero_grad(set_to_none=True)
+        F.cross_entropy(logits.float(), labels).backward()
+        sgd.step()
+
+    return step
+
+
+def frozen_forward(net: FeatureNet, batch: int, precision: str, *, compiled: bool = False) -> Callable[[], None]:
+    """The forward of a frozen net on one random batch, prepared as a teacher's is."""
+    images, _ = _batch(net, batch)
+    net = fold_batchnorm(net.requires_grad_(False).eval())
+    if precision != "fp32":
+        half_weights(net, runtime.DTYPES[precision])
+    if compiled:
+        compile_forward(net, batch)
+
+    def step() -> None:
+        with torch.no_grad(), runtime.autocast(images.device, precision):
+            net(images)
+
+    return step
+
+
+def _batch(net: FeatureNet, batch: int) -> tuple[torch.Tensor, torch.Tensor]:
+    one = net.probe()[:1]
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(batch, *one.shape[1:], generator=generator).contiguous(memory_format=torch.channels_last)
+    return images.to(one.device), (torch.arange(batch) % net.num_classes).to(one.device)
+
+
+def fastest(candidates: Mapping[str, Callable[[], None]], rounds: int = ROUNDS) -> dict[str, float]:
+    """Seconds of each candidate: its fastest round after the first, all in turn."""
+    found: dict[str, list[float]] = {name: [] for name in candidates}
+    for _ in range(rounds):
+        for name, step in candidates.items():
+            start = time.perf_counter()
+            step()
+            found[name].append(time.perf_counter() - start)
+    return {name: min(seconds[1:]) for name, seconds in found.items()}
+
+
+def with_threads(count: int, step: Callable[[], None]) -> Callable[[], None]:
+    """The step with so many CPU threads."""
+
+    def work() -> None:
+        torch.set_num_threads(count)
+        step()
+
+    return work
+
+
+def remembered(what: str, net: FeatureNet, batch: int, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What a trial found on a machine like this one; `make()` where none has been made, by one process at a time.
+
+    what: says what was tried, and with what. The file tells what it is of, and may be deleted at any time.
+    """
+    known_by = {"what": what, "net": net.name, "image": list(net.probe().shape[1:]), "batch": batch, **machine()}
+    digest = hashlib.sha256(json.dumps(known_by, sort_keys=True).encode()).hexdigest()[:16]
+    file = cache_folder() / "trials" / f"{digest}.json"
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(file.with_suffix(".lock"), timeout=WAIT):
+            stored = read_mapping(file)
+            if stored.get("of") == known_by and isinstance(stored.get("found"), dict):
+                return dict(stored["found"])
+            found = make()
+            spare(lambda: write_json(file, {"of": known_by, "found": found}))
+            return found
+    except (OSError, TimeoutError):  # no cache can be kept, or another's trial hangs
+        return make()
+
+
+def machine() -> dict[str, Any]:
+    """What decides how fast a net is here: the CPU with its cores, what limits them, and torch."""
+    limits = {key: os.environ[key] for key in ("OMP_NUM_THREADS", "ONEDNN_MAX_CPU_ISA", "ATEN_CPU_CAPABILITY")
+              if key in os.environ}  # fmt: skip
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return {"cpu": cpu_model(), "cores": cores, "torch": torch.__version__, **limits}
+
+
+def cpu_model() -> str:
+    """The processor's name, family and what it can do, as far as Linux and torch tell."""
+    try:
+        lines = [line.partition(":") for line in Path("/proc/cpuinfo").read_text().splitlines()]
+    except OSError:
+        lines = []
+    told = {key.strip(): value.strip() for key, _, value in reversed(lines)}
+    words = [told.get(key, "?") for key in ("model name", "cpu family", "model", "stepping")]
+    kinds = sorted(runtime.cpu_flags() & {"avx2", "avx512f", "avx512_bf16", "amx_bf16"})
+    return " ".join([*words, torch.backends.cpu.get_cpu_capability(), *kinds])

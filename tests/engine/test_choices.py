@@ -1,0 +1,129 @@
+"""What is left to the machine: decided by a timed trial for long runs, by rule for short ones, kept by a run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from distill.config.run_spec import MachineSpec
+from distill.engine import choices, trial
+from distill.engine.choices import Choices, without_trial, decide
+from distill.models import FeatureNet
+from distill.run_folder import RunFolder
+from tests import tiny
+
+CPU = torch.device("cpu")
+AUTO = MachineSpec("cpu", "auto", "auto", "auto", "auto")
+Nets = tuple[FeatureNet, list[FeatureNet]]
+
+
+@pytest.fixture
+def times(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, float]:
+    """What each candidate of a trial takes; as many trials as there were are counted in "asked"."""
+    seconds = {"": 1.0, "fp32": 0.3, "bf16": 0.1, "4": 0.1, "2": 0.05, "1": 0.2, "eager": 1.0, "compiled": 0.5}
+    seconds["asked"] = 0
+
+    def fastest(candidates: Mapping[str, Callable[[], None]], rounds: int = 4) -> dict[str, float]:
+        seconds["asked"] += "" not in candidates
+        return {name: seconds[name] for name in candidates}
+
+    monkeypatch.setenv("DISTILL_CACHE", str(tmp_path))
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(trial, "fastest", fastest)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
+    monkeypatch.setattr(choices, "compile_forward", lambda net, batch: None)
+    monkeypatch.setattr(trial, "compile_forward", lambda net, batch: None)
+    return seconds
+
+
+def nets() -> Nets:
+    return tiny.net("cifar_resnet8"), [tiny.frozen(tiny.net("cifar_resnet8"))]
+
+
+def decided(steps: int, asked: MachineSpec = AUTO, **begun: Any) -> Choices:
+    return decide(asked, CPU, steps, begun, nets, 4)
+
+
+def test_a_short_run_pays_for_no_trial() -> None:
+    def never() -> Nets:
+        raise AssertionError("a net was made")
+
+    assert decide(AUTO, CPU, 1035, {}, never, 64) == without_trial(AUTO, CPU)
+
+
+def test_a_run_of_many_steps_that_are_soon_done_pays_for_none(times: dict[str, float]) -> None:
+    times[""] = 0.01
+    assert decided(5000) == without_trial(AUTO, CPU) and times["asked"] == 0
+
+
+def test_what_is_fastest_is_taken_and_serves_the_next_run(times: dict[str, float]) -> None:
+    found = decided(3000)
+    assert (found.precision, found.threads, found.trained, found.frozen) == ("bf16", 2, False, True)
+    assert "fp32 300.0 ms, bf16 100.0 ms" in found.why
+    asked = times["asked"]
+    times["bf16"] = 9.0  # a later trial would say otherwise
+    assert decided(3000) == found and times["asked"] == asked
+
+
+def test_a_gain_within_the_noise_is_none(times: dict[str, float]) -> None:
+    times.update({"bf16": 0.29, "1": 0.3, "2": 0.3, "4": 0.31})
+    found = decided(3000)
+    assert (found.precision, found.threads) == ("fp32", None)
+
+
+def test_compiling_is_tried_where_a_run_takes_half_an_hour(times: dict[str, float]) -> None:
+    times["compiled"] = 0.96
+    assert decided(20_000).frozen  # as by rule: 1000 s
+    found = decided(40_000)
+    assert not found.trained and not found.frozen and "compiled 960.0 ms" in found.why
+
+
+def test_a_damaged_record_of_a_trial_is_made_again(times: dict[str, float], tmp_path: Path) -> None:
+    found = decided(3000)
+    (file,) = (tmp_path / "trials").glob("*.json")
+    assert json.loads(file.read_text())["of"]["net"] == "cifar_resnet8"
+    file.write_text("{")
+    assert decided(3000) == found
+
+
+def test_a_run_that_goes_on_keeps_what_it_began_with(times: dict[str, float]) -> None:
+    begun = Choices("fp32", 1, True, False, "a trial").told()
+    assert decided(3000, **begun) == Choices("fp32", 1, True, False, "as it began")
+    asked = MachineSpec("cpu", "bf16", "auto", "auto", 3)
+    assert (found := decided(3000, asked, **begun)).precision == "bf16" and found.threads == 3
+    assert decided(3000, **{**begun, "precision": "fp64"}) == without_trial(AUTO, CPU)  # no record of ours
+    assert times["asked"] == 0
+
+
+def test_choices_are_those_of_a_run_that_was_cut_off(tmp_path: Path) -> None:
+    (tmp_path / "tracking.json").write_text('{"choices": {"precision": "fp32"}}')
+    assert RunFolder(tmp_path).choices == {}
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "step-000000001.ckpt").touch()
+    assert RunFolder(tmp_path).choices == {"precision": "fp32"}
+
+
+def test_a_trial_leaves_random_numbers_threads_and_the_net_that_fails_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(choices, "SECONDS_FROM", 0.0)
+    state, threads = torch.get_rng_state(), torch.get_num_threads()
+
+    def broken() -> Nets:
+        torch.randn(3)
+        torch.set_num_threads(1)
+        raise RuntimeError("no such net")
+
+    assert decide(AUTO, CPU, 3000, {}, broken, 4) == without_trial(AUTO, CPU)
+    assert torch.equal(torch.get_rng_state(), state) and torch.get_num_threads() == threads
+
+
+def test_a_step_of_a_trial_is_one_of_training() -> None:
+    net = tiny.net("cifar_resnet8")
+    before = [p.detach().clone() for p in net.parameters()]
+    seconds = trial.fastest({"fp32": trial.training_step(net, 4, "fp32")}, 2)
+    assert seconds["fp32"] > 0 and any(not torch.equal(a, b) for a, b in zip(before, net.parameters(), strict=True))
+    trial.frozen_forward(tiny.net("cifar_resnet8"), 4, "bf16")()
