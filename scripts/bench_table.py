@@ -38,9 +38,9 @@ from distill.teachers.forward import ForwardMemo
 
 METHODS = ("none", "kd", "at", "sp", "rkd", "crd", "reviewkd")
 LAUNCHERS = {
-    "one after the other": ("hydra/launcher=local",),
-    "local, two slots": ("hydra/launcher=local", "hydra.launcher.slots=2"),
     "packed": ("hydra/launcher=packed",),
+    "local, two slots": ("hydra/launcher=local", "hydra.launcher.slots=2"),
+    "one after the other": ("hydra/launcher=local",),
 }
 Cost = dict[str, float]  # wall and CPU seconds
 
@@ -135,7 +135,7 @@ def forget(output: Path) -> None:
 
 
 def table(args: argparse.Namespace, device: torch.device) -> dict[str, Any]:
-    """Time the commands between bare loops; returns what goes into the JSON file."""
+    """Time the commands between bare loops; returns what goes into the JSON file, which is written row by row."""
     found: dict[str, Any] = {"pair": f"{args.teacher}-{args.student}", "methods": list(args.methods)}
     found |= {"seeds": args.seeds, "steps": args.steps * args.epochs, "epochs": args.epochs, "batch": args.batch}
     found |= {"precision": runtime.pick_precision(args.precision, device), **runtime.describe_machine(device)}
@@ -156,10 +156,16 @@ def table(args: argparse.Namespace, device: torch.device) -> dict[str, Any]:
                 row = {**spent, **{f"steps_{key}": base[key] for key in base}}
                 row |= {f"to_steps_{key}": spent[key] / base[key] for key in base}
                 found["rows"][f"{name}, {cache}"] = row
+                write_json(path_of(args, device), found)
                 print(f"{name}, {cache}:", json.dumps({key: round(value, 2) for key, value in row.items()}), flush=True)
                 before = after
                 forget(output)
     return found
+
+
+def path_of(args: argparse.Namespace, device: torch.device) -> Path:
+    """The JSON file."""
+    return Path(args.out, f"table-{args.teacher}-{args.student}-{device.type}.json")
 
 
 def show(found: dict[str, Any]) -> None:
@@ -167,7 +173,7 @@ def show(found: dict[str, Any]) -> None:
     title = f"{len(found['methods'])} methods x {found['seeds']} seeds, {found['steps']} steps each, {found['pair']}"
     rows = []
     for name, row in found["rows"].items():
-        spent, ratios = ((row[f"{before}{key}"] for key in ("wall", "cpu")) for before in ("", "to_steps_"))
+        spent, ratios = ([row[f"{before}{key}"] for key in ("wall", "cpu")] for before in ("", "to_steps_"))
         rows.append((name, *(f"{value:.1f}" for value in spent), *(f"{value:.2f}" for value in ratios)))
     heads = ("launcher, teacher cache", "seconds", "CPU seconds", "x steps alone", "x steps alone, CPU")
     final_table(rows, heads, title=f"{title}, {found['device']}, {found['precision']}, {found['threads']} threads")
@@ -199,9 +205,7 @@ def main() -> None:
     device = runtime.pick_device(args.device)
     found = table(args, device)
     show(found)
-    path = args.out / f"table-{found['pair']}-{device.type}.json"
-    write_json(path, found)
-    print(path)
+    print(path_of(args, device))
 
 
 if __name__ == "__main__":

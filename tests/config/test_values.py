@@ -30,7 +30,7 @@ FINE = {  # what a key may be, though its default is of another kind
     *(("schedule." + key, "None") for key in ("rule", "zero_head", "restart", "damped", "momentum_start", "max_norm",
                                               "momentum_epochs", "label_smoothing")),
     *((key, "None") for key in ("dataset.num_classes", "dataset.kind", "dataset.resize", "student.model",
-                                "teacher.model", "teacher.mean", "teacher.std")),
+                                "teacher.model", "teacher.mean", "teacher.std", "threads")),
     ("schedule.warmup_epochs", "0.5"), ("schedule.momentum_epochs", "0.5"), ("save_minutes", "0.5"),
     ("dataset.resize", "3"), ("method.stage", "-7.0"), ("method.activations", "None"), ("method.ends", "None"),
     *((key, "True") for key in ("compile", "cuda_graphs", "sync_batchnorm", "tracking.mode")),  # are flags too

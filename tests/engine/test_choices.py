@@ -12,7 +12,7 @@ import torch
 
 from distill.config.run_spec import MachineSpec
 from distill.engine import choices, trial
-from distill.engine.choices import Choices, without_trial, decide
+from distill.engine.choices import Choices, decide, without_trial
 from distill.models import FeatureNet
 from distill.run_folder import RunFolder
 from tests import tiny
