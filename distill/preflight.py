@@ -75,7 +75,12 @@ def check_files(spec: DataSpec) -> None:
         classes = []
         for part in parts:
             index = indexed(spec.root / part, spec.workers)
-            index.whole(spec.damaged)
+            rows = index.whole(spec.damaged)
+            if "depth" in spec.views.values():
+                from distill.data.depth import with_whole_depth
+                from distill.data.used_images import UsedImages
+
+                with_whole_depth(UsedImages(index, rows, index.listing.labels[rows]), spec)
             classes.append(index.listing.classes)
         if len(classes) > 1:
             from distill.data.folder import same_classes  # imports Pillow

@@ -17,7 +17,7 @@ SHORT = "method=none student=resnet8 dataset.fraction=0.05 device=cpu precision=
 @pytest.fixture(scope="module")
 def outcome(tmp_path_factory: pytest.TempPathFactory) -> distill.Outcome:
     output = str(tmp_path_factory.mktemp("outputs"))
-    return distill.run(SHORT, epochs=1, batch_size=32, schedule={"milestones": [1]}, output=output)
+    return distill.run(SHORT, epochs=1, batch_size=32, schedule={"milestones": [0.5]}, output=output)
 
 
 def test_a_run_gives_its_result_and_its_student(outcome: distill.Outcome) -> None:
@@ -30,7 +30,7 @@ def test_a_run_gives_its_result_and_its_student(outcome: distill.Outcome) -> Non
 
 def test_the_same_words_find_it_done_already(outcome: distill.Outcome) -> None:
     stamp = (outcome.folder / "result.json").stat().st_mtime_ns
-    words = [*SHORT.split(), "schedule.epochs=1", "schedule.batch_size=32", "schedule.milestones=[1]"]
+    words = [*SHORT.split(), "schedule.epochs=1", "schedule.batch_size=32", "schedule.milestones=[0.5]"]
     again = distill.run(words, output=outcome.folder.parents[3])
     assert again.folder == outcome.folder and (again.folder / "result.json").stat().st_mtime_ns == stamp
 

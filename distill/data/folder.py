@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import glob
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -31,6 +30,7 @@ from distill.data.arrays import (
 )
 from distill.data.class_batches import ClassBatches
 from distill.data.dataset import Adapt, Data, check_classes, data_info, resize_of
+from distill.data.depth import depth_of, with_whole_depth
 from distill.data.info import DataInfo
 from distill.data.looks import Looks, looks_of
 from distill.data.modality import View, Views, views_of
@@ -225,11 +225,13 @@ def load_folder(spec: DataSpec, device: torch.device, adapt: Adapt | None = None
     shown = UsedImages(trained, rows[held_out], labels[held_out]) if len(held_out) else validation(spec, names)
     kept = kept[select(labels[kept], spec, kept_names)]
     seen = UsedImages(trained, rows[kept], labels[kept])
-    info = data_info(spec, labels[kept], kept_names, held_out=bool(len(held_out)))
+    depth = "depth" in spec.views.values()
+    if depth:
+        seen, shown = with_whole_depth(seen, spec), with_whole_depth(shown, spec)
+    info = data_info(spec, seen.labels, kept_names, held_out=bool(len(held_out)))
     keys = ("background", "value_range", "exif", "in_chans")
     reading = reading_of(**{key: getattr(spec, key) for key in keys})
     describe(seen, shown, reading)
-    depth = "depth" in spec.views.values()
     train, test = (_split(part, spec, reading, device, depth) for part in (seen, shown))
     described, views = views_of(spec.views, info, depth=depth)
     return FolderData(described, train, test, pad=0, flip=bool(spec.flip), views=views, erasing=spec.erasing)
@@ -263,19 +265,6 @@ def chosen_of(
         return rows, labels, names
     chosen, anew, kept = of_classes(labels, spec.classes, names)
     return rows[chosen], anew, kept
-
-
-def depth_of(paths: Iterable[str], root: Path) -> list[str]:
-    """The depth images: that of root/train/a/1.jpg is root/depth/train/a/1.*. ValueError where there is none."""
-    found = []
-    for path in paths:
-        beside = root / "depth" / Path(path).relative_to(root)
-        match = sorted(beside.parent.glob(f"{glob.escape(beside.stem)}.*"))
-        if len(match) != 1:
-            named = beside.with_suffix(".*")
-            raise ValueError(f"{path} needs one depth image, {named}: {len(match)} are there.")
-        found.append(str(match[0]))
-    return found
 
 
 def check_settings(spec: DataSpec) -> None:

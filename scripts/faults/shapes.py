@@ -15,19 +15,20 @@ from omegaconf import DictConfig
 from distill import config
 
 SMALL = (
-    "student=resnet8", "teacher=resnet8", "dataset.fraction=0.06", "schedule.epochs=2", "schedule.init_epochs=1",
-    "schedule.batch_size=32", "precision=fp32", "compile=false", "device=cpu", "log_every=1",
+    "student=resnet8", "teacher=resnet8", "dataset.fraction=0.06", "schedule.epochs=2", "schedule.batch_size=32",
+    "precision=fp32", "compile=false", "device=cpu", "log_every=1",
 )  # fmt: skip
 RANDOM = "teacher.weights=none"
+SHORT = "schedule.init_epochs=1"  # of methods with a phase of so many
 SHAPES: dict[str, tuple[str, ...]] = {
     "one phase": ("method=kd", RANDOM),
     "no teacher": ("method=none",),
     "own teacher": ("method=kd",),
-    "own teacher, several phases": ("method=fitnet",),
+    "own teacher, several phases": ("method=fitnet", SHORT),
     "a chain of teachers": ("method=kd", "teacher.chain=[resnet14,resnet8]"),
     "memory bank": ("method=crd", RANDOM, "save_minutes=0"),
     "several teachers": ("method=avg-multi-teacher", "teacher.seeds=[0,1]"),
-    "two phases": ("method=ab", RANDOM, "save_minutes=0"),
+    "two phases": ("method=ab", SHORT, RANDOM, "save_minutes=0"),
     "generations": ("method=ban", RANDOM),
     "online": ("method=dml",),
     "branches": ("method=one",),
@@ -36,9 +37,9 @@ SHAPES: dict[str, tuple[str, ...]] = {
     "data-free, inverted": ("method=deepinversion", "method.steps=2", "method.batches=2", RANDOM),
     "data-free, bank": ("method=cmi", "method.steps=2", "method.generator_steps=3", "method.student_steps=2", RANDOM),
     "data-free, zero-shot": ("method=zskt", "method.steps=2", "method.student_steps=2", RANDOM),
-    "own updates": ("method=sskd", RANDOM),
+    "own updates": ("method=sskd", SHORT, RANDOM),
     "route of checkpoints": ("method=rco",),
-    "search": ("method=nas-kd", RANDOM),
+    "search": ("method=nas-kd", SHORT, RANDOM),
     "averages": ("method=kdcl",),
     "quantised": ("method=kd", RANDOM, "student.quantize={weights:4,activations:8}"),
     "mixed images": ("method=kd", RANDOM, "schedule.mixup=1.0", "save_minutes=0"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from distill.data import load_data
 from distill.data.arrays import ArraySource
 from distill.data.loading import from_arrays
 from distill.data.modality import lower, make_view, to_gray, to_lab
+from distill.preflight import check_files
 from distill.run import run
 from tests import tiny
 from tests.methods.given_crossmodal import CFG, data
@@ -141,6 +143,13 @@ def test_folders_of_pairs_give_depth_with_the_same_crop(tmp_path: Path) -> None:
             assert depth.shape[1:] == (1, 16, 16) and (red - depth).abs().max() < 0.05
     first = next(pairs.evaluation(4))[0]
     assert (next(pairs.evaluation(4, "teacher"))[0][:, :1] - first).abs().max() < 0.05
+    damaged = tmp_path / "depth" / "train" / "cat" / "1.png"
+    damaged.write_bytes(damaged.read_bytes()[:60])
+    with pytest.raises(ValueError, match="depth/train/cat/1.png cannot be decoded"):
+        load_data(spec)
+    with pytest.raises(ValueError, match="depth/train/cat/1.png cannot be decoded"):
+        check_files(spec)
+    assert load_data(replace(spec, damaged="skip")).info.num_train == 7
     (tmp_path / "depth" / "train" / "cat" / "2.png").unlink()
     with pytest.raises(ValueError, match="needs one depth image"):
         load_data(spec)
