@@ -46,6 +46,11 @@ class Outcome:
         return self.result.accuracy.last
 
     @property
+    def knn(self) -> float | None:
+        """That of features by nearest neighbours, after the last epoch; None where it was not measured."""
+        return self.result.knn.last if self.result.knn else None
+
+    @property
     def rows(self) -> list[dict[str, Any]]:
         """Every logged row, in order: {"kind": "step" or "epoch", "loss": ..., "test_accuracy": ..., ...}."""
         return RunFolder(self.folder).rows()

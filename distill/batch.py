@@ -37,15 +37,29 @@ class Batch:
     """One step's worth of data, on the device."""
 
     inputs: Tensor  # [B,C,H,W] normalised, channels_last
-    labels: Tensor  # [B] int64
+    labels: Tensor | None  # [B] int64; None: the images have none
     index: Tensor  # [B] int64, positions in the training set
     views: dict[str, Tensor] = field(default_factory=dict)  # other views of the same images, such as "teacher"
     targets: Mixed | None = None  # in place of labels, where inputs are mixed
 
+    def __len__(self) -> int:
+        """How many images there are."""
+        return len(self.inputs)
+
+    @property
+    def classes(self) -> Tensor:
+        """The label of each image [B] int64. Raises ValueError where the images have none."""
+        if self.labels is None:
+            raise ValueError(
+                "the method reads labels, and the images have none: name them in about.taps of its YAML, so that "
+                "this is said before anything is trained, or leave dataset.labels=null"
+            )
+        return self.labels
+
     @property
     def truth(self) -> Tensor:
-        """What a cross-entropy is taken with: labels [B], or mixed targets [B,K]."""
-        return self.labels if self.targets is None else self.targets.probabilities
+        """What a cross-entropy is taken with: labels [B], or mixed targets [B,K]. Raises ValueError as `classes`."""
+        return self.classes if self.targets is None else self.targets.probabilities
 
     def only(self, rows: Any) -> Self:
         """The samples that an index of the first dimension, such as a slice or a mask [B], takes out."""
@@ -57,6 +71,11 @@ class CroppedBatch(Batch):
     """A batch of crops and flips of which there are finitely many, so that what a teacher says of them can be kept."""
 
     crop: Tensor | None = None  # [B] int64, which of them this is of image `index`
+
+
+def seen_at(size: int) -> str:
+    """The view of a batch that shows its images to teachers of images of so many pixels, where there is one."""
+    return f"teacher@{size}"
 
 
 class Source(Protocol):

@@ -93,6 +93,8 @@ def _shape(run: FinishedRun, device: torch.device) -> tuple[int, int, int]:
     """Classes, input channels, image size; the data is opened only where the configuration does not tell."""
     spec = run.spec.dataset
     as_told = not (spec.classes or run.spec.schedule.rule or any(spec.views.values()))
+    if not spec.labels and as_told:
+        return 0, spec.in_chans, spec.size
     if spec.num_classes and as_told:
         return spec.num_classes, spec.in_chans, spec.size
     info = get_data(run, device).info

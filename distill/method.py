@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from distill.batch import Batch, Source
+from distill.batch import Batch, Source, seen_at
 from distill.config.refusals import refuse_keys
 from distill.criterion import Criterion, CrossEntropy
 from distill.losses import full_precision, kd_loss
@@ -33,8 +33,9 @@ TeacherForward = Callable[["FeatureNet", Batch], "Outputs"]
 
 
 def teacher_forward(teacher: FeatureNet, batch: Batch) -> Outputs:
-    """Run a teacher on the view of the batch that is meant for it."""
-    return teacher(batch.views.get("teacher", batch.inputs))
+    """Run a teacher on the view of the batch that is meant for it: at its own size, where there is one."""
+    larger = batch.views.get(seen_at(teacher.size)) if teacher.resizes else None
+    return teacher(batch.views.get("teacher", batch.inputs) if larger is None else larger)
 
 
 @dataclass
@@ -149,7 +150,7 @@ class Method(nn.Module):
         """Return the weighted cross-entropy of logits [B,K], "ce"; they are also what the running accuracy counts.
 
         more: logits of peers, exits or further views, whose cross-entropies are added. weight: in place of `ce`; where
-        that is 0 nothing is returned.
+        that is 0 nothing is returned, and neither logits nor labels need be there.
         """
         self.count(logits, batch.labels)
         weight = self.ce if weight is None else weight
@@ -158,9 +159,13 @@ class Method(nn.Module):
         costs = [self.criterion(each, batch) for each in (logits, *more)]
         return {"ce": weight * (torch.stack(costs).sum() if more else costs[0])}
 
-    def count(self, logits: Tensor, labels: Tensor) -> None:
-        """Have the running accuracy say how many logits [B,K] name their label [B]; a step's last call stands."""
-        self.counted = logits.detach(), labels
+    def count(self, logits: Tensor, labels: Tensor | None) -> None:
+        """Have the running accuracy say how many logits [B,K] name their label [B]; a step's last call stands.
+
+        Nothing is said of images without labels, nor by a net without a classifier, whose logits are None.
+        """
+        if logits is not None and labels is not None:
+            self.counted = logits.detach(), labels
 
     def by_label(self, loss: Callable[[Tensor], Tensor], batch: Batch) -> Tensor:
         """Return `loss(labels [B])`; of mixed images the mean of that of either label, weighted by their shares.
@@ -170,8 +175,8 @@ class Method(nn.Module):
         """
         mixed = batch.targets
         if mixed is None:
-            return loss(batch.labels)
-        return mixed.share * loss(batch.labels) + (1 - mixed.share) * loss(mixed.others)
+            return loss(batch.classes)
+        return mixed.share * loss(batch.classes) + (1 - mixed.share) * loss(mixed.others)
 
     def soft_targets(self, student: Tensor, teacher: Tensor) -> Tensor:
         """Return the unweighted soft-target loss of logits [B,K] that `kd` weighs."""

@@ -72,7 +72,7 @@ class PartSource:
         """Yield this process's parts of an epoch's batches, from step `start` on."""
         for batch in self.source.epoch(epoch, start):
             cut = part(batch, rank(), world())
-            _Sharing.whole, _Sharing.own = len(batch.labels), len(cut.labels)
+            _Sharing.whole, _Sharing.own = len(batch), len(cut)
             yield cut
 
     def __getattr__(self, name: str) -> Any:
@@ -84,7 +84,7 @@ def part(batch: Batch, number: int, count: int) -> Batch:
 
     Raises ValueError for a batch with fewer samples than processes.
     """
-    total = len(batch.labels)
+    total = len(batch)
     if total < count:
         raise ValueError(f"a batch of {total} images cannot be shared by {count} processes: raise schedule.batch_size.")
     return batch.only(slice(number, None, count))

@@ -15,16 +15,16 @@ import torch
 from distill import start
 from distill.config import DataSpec, RunSpec, StudentSpec, TeacherSpec, instantiate, thawed
 from distill.config.check import check_maps
-from distill.content.index import indexed
-from distill.content.listing import listed
+from distill.content.index import indexed, train_indexed
+from distill.content.listing import VAL, train_listed
 from distill.data import DataInfo
 from distill.data.dataset import data_info
 from distill.data.modality import views_of
 from distill.models import FeatureNet
 from distill.models import build as build_net
 from distill.models.quant import quantize_as
-from distill.models.weights import load_weights
 from distill.run_folder import RunFolder
+from distill.teachers.making import make_teacher
 
 _IMAGES = {"digits": 1437, "mnist": 60000, "fashion_mnist": 60000, "cifar10": 50000, "cifar100": 50000, "stl10": 5000,
           "tinyimagenet": 100000}  # of training  # fmt: skip
@@ -71,18 +71,18 @@ def refusal_of_command(spec: RunSpec) -> str:
 def check_files(spec: DataSpec) -> None:
     """Raise ValueError where images of a folder are missing or damaged, or classes differ: see `content.index`."""
     if spec.kind == "folder":
-        parts = ["train"] if spec.holdout else ["train", "val"]
-        classes = []
-        for part in parts:
-            index = indexed(spec.root / part, spec.workers)
+        found = [train_indexed(spec.root, spec.workers, spec.labels)]
+        if not spec.holdout and (spec.labels or (spec.root / VAL).is_dir()):
+            found.append(indexed(spec.root / VAL, spec.workers))
+        for index in found:
             rows = index.whole(spec.damaged)
             if "depth" in spec.views.values():
                 from distill.data.depth import with_whole_depth
                 from distill.data.used_images import UsedImages
 
                 with_whole_depth(UsedImages(index, rows, index.listing.labels[rows]), spec)
-            classes.append(index.listing.classes)
-        if len(classes) > 1:
+        classes = [index.listing.classes for index in found]
+        if len(classes) > 1 and spec.labels:
             from distill.data.folder import same_classes  # imports Pillow
 
             same_classes(spec.root, *classes)
@@ -113,11 +113,12 @@ def supposed(spec: DataSpec) -> DataInfo | None:
     """What is known of data that are not loaded: as many classes and images as there will be, in any order."""
     count, classes = _IMAGES.get(spec.kind, 1000), spec.num_classes
     if spec.kind == "folder":
-        listing = listed(spec.root / "train")
+        listing = train_listed(spec.root, spec.labels)
         count, classes = len(listing.names), len(listing.classes)
+    classes = classes if spec.labels else 1  # of which data_info tells none
     if classes is None:
         return None
-    classes = len(spec.classes) if spec.classes else classes
+    classes = len(spec.classes) if spec.classes and spec.labels else classes
     labels = np.arange(count, dtype=np.int64) % classes
     info = data_info(spec, labels, [str(k) for k in range(classes)], held_out=bool(spec.holdout))
     return views_of(spec.views, info, depth="depth" in spec.views.values())[0]
@@ -143,10 +144,8 @@ def _made(spec: RunSpec, info: DataInfo) -> None:
         start.begin(student, Path(spec.student.weights), False)
     if spec.student.quantize:
         quantize_as(student, spec.student.quantize)
-    teachers = [_net(teacher, info.for_teacher, teacher.seed, False) for teacher in spec.teachers]
-    for net, teacher in zip(teachers, spec.teachers, strict=True):
-        if (file := _file(teacher)) is not None:
-            load_weights(net, file)
+    teachers = [_taught_by(spec, each, info) for each in spec.teachers]
+    for net in teachers:
         net.requires_grad_(False)
     check_maps(spec.method.name, spec.method.taps, [student.name, *(net.name for net in teachers)])
     instantiate(spec.method.node, student, teachers, replace(info))
@@ -155,7 +154,13 @@ def _made(spec: RunSpec, info: DataInfo) -> None:
 def random_nets(spec: RunSpec, info: DataInfo) -> tuple[FeatureNet, list[FeatureNet]]:
     """The run's student and teachers with random weights, for what depends on their shapes alone."""
     student = _net(spec.student, info, spec.seed, False)
-    return student, [_net(teacher, info.for_teacher, teacher.seed, False) for teacher in spec.teachers]
+    return student, [_taught_by(spec, teacher, info) for teacher in spec.teachers]
+
+
+def _taught_by(spec: RunSpec, teacher: TeacherSpec, info: DataInfo) -> FeatureNet:
+    if teacher.training and not teacher.size:
+        return _net(teacher, info.for_teacher, teacher.seed, False)
+    return make_teacher(spec, teacher, info.for_teacher, pretrained=False)
 
 
 def _net(

@@ -50,6 +50,8 @@ class Result:
     student: str
     method: str
     accuracy: Accuracy
+    knn: Accuracy | None  # of features, by nearest neighbours, where that was asked for or there is no classifier
+    linear_probe: float | None  # in percent, of a linear layer on features
     evaluated_on: str  # the part of the data set: test, or holdout
     protocol: str | None
     teacher: str | None
@@ -97,6 +99,7 @@ class Result:
         return cls(
             **names,
             accuracy=Accuracy(last, best, _read(_count, measured, "best_epoch")),
+            knn=_knn(content),
             evaluated_on=str(content.get("evaluated_on") or "test"),
             teacher=_teacher(content.get("teacher")),
             setting=_setting(content.get("setting")),
@@ -104,16 +107,27 @@ class Result:
             document=content,
         )
 
+    @property
+    def score(self) -> Accuracy:
+        """What the run is known by: its accuracy, or that of its features' neighbours where it has no classifier."""
+        return self.knn if self.accuracy.last is None and self.knn else self.accuracy
+
     def to_json(self) -> dict[str, Any]:
         """The content of result.json, key by key as it was read or written."""
         return dict(self.document)
+
+
+def _knn(content: dict[str, Any]) -> Accuracy | None:
+    found = _mapping(content, "knn")
+    last, best = (_read(as_percent, found, key) for key in ("last", "best"))
+    return None if last is None else Accuracy(last, best, _read(_count, found, "best_epoch"))
 
 
 def _values(content: dict[str, Any]) -> dict[str, Any]:
     """What is a word or a number, each read as what it must be."""
     read: dict[Callable[[Any], Any], tuple[str, ...]] = {
         _word: ("protocol", "hash", "precision", "device", "command"),
-        as_percent: ("top5", "teacher_accuracy"),
+        as_percent: ("top5", "teacher_accuracy", "linear_probe"),
         as_number: ("agreement", "images_per_second", "waiting", "seconds", "method_share_of_step"),
         _count: ("seed", "epochs", "params", "macs", "method_params"),
     }

@@ -38,6 +38,7 @@ from distill.models import FeatureNet
 from distill.models import build as build_net
 from distill.models.quant import quantize_as
 from distill.record import summary
+from distill.record.features import measure_features
 from distill.record.reporter import NullReporter, Reporter, make_tracker
 from distill.record.result import describe_run, finish
 from distill.record.wandb_logger import outside_sweep
@@ -129,8 +130,9 @@ class Experiment:
         )
         self.evaluation = Evaluation(inputs.data, inputs.autocast)
         saves = Checkpoints(folder.checkpoints)
-        fit = Fit(self.method, inputs.source, self.evaluation, schedule, options, saves, self.callback, stop)
+        fit = Fit(self.method, inputs.source, None, schedule, options, saves, self.callback, stop)
         fit.buffers = inputs.buffers
+        self.features = measure_features(fit, self.spec.evaluate, self.evaluation)
         return fit
 
     @contextmanager
@@ -152,6 +154,8 @@ class Experiment:
         inputs, teachers = self.inputs, self.inputs.teachers
         own = teachers.members if self.spec.teachers else []  # a run beside it may have brought some
         result = describe_run(self.spec, inputs.data, own, self.method, self.fit, self.evaluation)
+        if self.features:
+            result |= self.features.result(self.fit, own)
         found = teachers.cache.hit_rate() if teachers.cache and own else None
         result |= {
             "teacher_cache_found": found,
@@ -216,6 +220,7 @@ def make_inputs(spec: RunSpec, reads: Collection[str] | None = None) -> Inputs:
         spec, data, device, train=run_first, precision=precision, compiling=compiling, mixed=mixed, reads=reads
     )
     torch.set_num_threads(choices.threads or threads)  # now: the training of a teacher has had its own
+    source = data.at_sizes(source, (net.size for net in teachers.nets if net.resizes))
     log.info("%s: %s", "compiling the nets that gain by it" if compiling.asked else "nets run eagerly", compiling.why)
     eager = without_graphs(machine.cuda_graphs, device, precision, parallel.world(), data.info.size)
     return Inputs(device, choices, None if eager else CudaGraph, data, source, compiling, teachers, over_all)

@@ -231,6 +231,12 @@ def find_runs(top: str | Path) -> Iterator[RunFolder]:
             yield RunFolder(here)
 
 
+def score_in(row: Mapping[str, Any]) -> Any:
+    """What a row says of how good the student is, in percent: its test accuracy, or without one that of neighbours."""
+    found = row.get("test_accuracy")
+    return row.get("knn_accuracy") if found is None else found
+
+
 def _may_be(line: str, kind: str | None) -> bool:
     """False for most lines of another kind: step rows are many, and parsing is what takes the time."""
     return kind is None or '"kind": "' not in line or f'"kind": "{kind}"' in line
@@ -244,7 +250,8 @@ def _row(line: str) -> dict[str, Any] | None:
     return row if isinstance(row, dict) and _is_ours(row) else None
 
 
-_NUMBERS = ("step", "epoch", "epochs", "epoch_step", "loss", "test_accuracy", "best_accuracy", "images_per_second")
+_NUMBERS = ("step", "epoch", "epochs", "epoch_step", "loss", "test_accuracy", "best_accuracy", "knn_accuracy",
+            "images_per_second")  # fmt: skip
 
 
 def _is_ours(row: dict[str, Any]) -> bool:

@@ -98,7 +98,7 @@ def begin(net: FeatureNet, weights: Path | None, zero_head: bool) -> None:
     heads = _heads(net)
     if weights is not None:
         own = net.model.state_dict()
-        ends = tuple(f"{name}." for name, module in net.model.named_modules() if module in heads)
+        ends = head_names(net)
         trunk = {key: value for key, value in read_state(weights).items() if not key.startswith(ends)}
         if problem := mismatch(trunk, {key: value for key, value in own.items() if not key.startswith(ends)}):
             raise ValueError(f"{weights} is no start for {net.name}: {problem}")
@@ -108,6 +108,12 @@ def begin(net: FeatureNet, weights: Path | None, zero_head: bool) -> None:
         for parameter in (parameter for head in heads for parameter in head.parameters()):
             nn.init.zeros_(parameter)
         net.begun = True
+
+
+def head_names(net: FeatureNet) -> tuple[str, ...]:
+    """How the names of a classifier's weights begin, that of a net whose classifier was left away too."""
+    heads = _heads(net)
+    return tuple(f"{name}." for name, module in net.model.named_modules() if module in heads)
 
 
 def _heads(net: FeatureNet) -> list[nn.Module]:
@@ -121,13 +127,14 @@ def began_pretrained(spec: NetSpec) -> bool:
     return spec.pretrained or (training is not None and training.student.pretrained)
 
 
-def own_constants(net: FeatureNet, spec: NetSpec, info: DataInfo) -> None:
+def own_constants(net: FeatureNet, spec: NetSpec, info: DataInfo, *, published: bool = False) -> None:
     """Let a net see its images by the mean and std that it was trained with, where those are not the data's.
 
-    spec: its own mean and std, else for pretrained weights of timm theirs (0.5 and 0.5 for BiT's, say).
+    spec: its own mean and std, else for pretrained weights of timm theirs (0.5 and 0.5 for BiT's, say). published:
+    whether weights of a file are timm's as well.
     """
     given: Any = spec.mean, spec.std
-    if None in given and began_pretrained(spec):
+    if None in given and (published or began_pretrained(spec)):
         from distill.models.timm_factory import pretrained_constants  # imports timm, which takes seconds
 
         given = pretrained_constants(net.model, spec.model, net.in_chans)

@@ -80,8 +80,11 @@ def load_analysis_data(run: FinishedRun, device: torch.device, images: int = 10_
 
     Of several teachers the first is looked at. Raises ValueError for what is missing.
     """
-    data = thinned(finished_run.get_data(run, device), images)
-    labels = torch.as_tensor(data.test.labels).cpu()
+    whole = finished_run.get_data(run, device)
+    if not whole.info.num_classes:
+        raise ValueError(f"{run.folder} was trained without labels, and has no logits to look at: see its result.json")
+    data = thinned(whole, images)
+    labels = torch.as_tensor(data.evaluated.labels).cpu()
     chosen = choose(labels, data.info.num_classes)
     teachers = finished_run.teachers(run, data, device)
     student = forward_test_images(finished_run.student(run, device), data, chosen, "student")
@@ -94,7 +97,7 @@ def load_analysis_data(run: FinishedRun, device: torch.device, images: int = 10_
 
 def thinned(data: Data, count: int) -> Data:
     """The data with at most `count` evenly spread test images."""
-    split, total = data.test, len(data.test)
+    split, total = data.evaluated, len(data.evaluated)
     if total <= count:
         return data
     rows = torch.linspace(0, total - 1, count).round().long()

@@ -21,6 +21,7 @@ from distill.config.read_only import frozen, thawed
 from distill.config.resolvers import register
 from distill.config.resolving import resolve
 from distill.config.run_spec import (
+    EvaluateSpec,
     MethodSpec,
     NetSpec,
     RunSpec,
@@ -33,6 +34,7 @@ __all__ = [
     "UNHASHED",
     "WHOLE_SET",
     "DataSpec",
+    "EvaluateSpec",
     "MethodSpec",
     "NetSpec",
     "OptimizerSpec",

@@ -20,6 +20,7 @@ from distill.config import protocol
 from distill.config.factory import check_class
 from distill.config.groups import did_you_mean, groups, load_node, mean_one_of, options, plain, steady
 from distill.config.hashing import from_paper, identity, taps, teacher_specs
+from distill.config.needs import check_evaluate, check_labels
 from distill.config.optimizer_checks import check_optimizers
 from distill.config.plugins import load_plugins
 from distill.config.refusals import check_refusals
@@ -63,6 +64,8 @@ def _check(cfg: DictConfig) -> None:
     if not str(plain(cfg, "method._target_")).startswith("distill."):  # ours are tested
         check_class(cfg.method)
     check_teachers(cfg)
+    check_labels(cfg)
+    check_evaluate(cfg)
     check_maps(cfg.method.name, taps(cfg), [plain(cfg, "student.model"), *(t.get("model") for t in teacher_specs(cfg))])
     identity(cfg)  # names the first value that is missing or cannot be resolved
 
@@ -231,6 +234,11 @@ def _check_weights(teacher: Mapping[str, Any]) -> None:
         raise ValueError(
             f"teacher.start={start} is what a teacher is trained from, and teacher.weights={weights} is not trained: "
             "leave one of them away"
+        )
+    if weights == "auto" and teacher.get("size"):
+        raise ValueError(
+            "teacher.size is for a teacher that is not trained here, which sees images as the data has them: leave it "
+            "null, or give teacher.weights=FILE"
         )
     if start not in ("none", "pretrained"):
         _there("teacher.start", start, "give none, pretrained or the path of a checkpoint")

@@ -37,6 +37,7 @@ class DataSpec:
     interpolation: str | None = None
     holdout: float = 0.0
     shots: int | None = None
+    labels: bool = True
     classes: tuple[int | str, ...] | None = None
     omit: tuple[int | str, ...] = ()
     fraction: float = 1.0

@@ -46,9 +46,12 @@ def hashed_config(cfg: DictConfig) -> dict[str, Any]:
     if has_teacher(cfg):
         several = [{**_by_content(spec), **dict.fromkeys(OWN), **_training(cfg, spec)} for spec in teacher_specs(cfg)]
         parts["teacher"] = several[0] if len(several) == 1 else several
+    if parts["dataset"].get("labels") is True:  # what null stands for
+        del parts["dataset"]["labels"]
     if parts["schedule"].get("last_batch") == "auto":  # what null stands for
         del parts["schedule"]["last_batch"]
-    return {**parts, "precision": plain(cfg, "precision")}
+    measured = plain(cfg, "evaluate") if "evaluate" in cfg else None
+    return {**parts, "precision": plain(cfg, "precision"), "evaluate": measured}
 
 
 def content(cfg: DictConfig) -> str | None:

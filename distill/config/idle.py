@@ -26,16 +26,17 @@ ALWAYS = {
     "schedule.momentum_epochs", "schedule.clip_mode", "schedule.no_decay", "schedule.ema_warmup", "schedule.ema_export",
     "schedule.bce_threshold",  # each refused by check_schedule where its partners are not there
     *(f"dataset.{key}" for key in ("name", "kind", "num_classes", "in_chans", "size", "mean", "std", "resize", "pad",
-                                   "flip", "holdout", "shots", "classes", "omit", "fraction", "views",
+                                   "flip", "holdout", "shots", "classes", "omit", "fraction", "views", "labels",
                                    "views.student")),
     *(f"student.{key}" for key in ("name", "model", "args", "lr_scale", "mean", "std", "weights", "upstream",
                                    "quantize", "quantize.weights", "quantize.activations", "quantize.ends",
                                    "quantize.bucket", "quantize.everything")),
     "tracking.mode",
+    *(f"evaluate.{key}" for key in ("knn", "probe", "neighbours", "images")),  # check_evaluate refuses what is idle
 }  # fmt: skip
 OF_ONE_TEACHER = ("name", "model", "args", "lr_scale", "mean", "std")
 SERVER = ("online", "offline")
-HELD = {"logits", "embedding", "classifier", "index"}  # what a cache may hold of a teacher's outputs
+HELD = {"logits", "embedding", "classifier", "index", "labels"}  # what a cache may hold of a teacher's outputs
 
 
 def check_idle(idle: Mapping[str, str]) -> None:
@@ -214,5 +215,5 @@ READ_BY: dict[str, Callable[[DictConfig], str]] = {
     **dict.fromkeys(("tracking.project", "tracking.entity", "tracking.artifact"), _tracked(*SERVER)),
     # read wherever there is a teacher; teacher_nodes refuses what does not go together
     **{f"teacher.{key}": lambda cfg: "" for key in ("weights", "start", "models", "seeds", "chain", "schedule",
-                                                    "dataset")},
+                                                    "dataset", "size")},
 }  # fmt: skip

@@ -27,11 +27,13 @@ from distill.config.hashing import (
 )
 from distill.config.plugins import load_plugins
 from distill.config.read_only import frozen
-from distill.config.run_spec import MachineSpec, MethodSpec, RunSpec, StudentSpec, TeacherSpec
+from distill.config.run_spec import EvaluateSpec, MachineSpec, MethodSpec, RunSpec, StudentSpec, TeacherSpec
 from distill.config.schedule_spec import ScheduleSpec
 from distill.config.setting import setting
 from distill.config.teacher_nodes import Spec, label
 
+NEIGHBOURS = 20
+"""That vote (facebookresearch/dino, eval_knn.py: the best of 10, 20, 100 and 200)."""
 AUTO = "auto"  # of teacher.weights: trained by this program, and kept
 
 
@@ -58,6 +60,7 @@ def _resolved(cfg: DictConfig) -> RunSpec:
         cache=_cache(cfg),
         method=_method(cfg),
         schedule=ScheduleSpec.of(plain(cfg, "schedule")),
+        evaluate=_evaluate(cfg),
         machine=_machine(cfg),
         log_every=int(plain(cfg, "log_every")),
         save_minutes=float(plain(cfg, "save_minutes")),
@@ -106,6 +109,7 @@ def _teacher(cfg: DictConfig, node: Spec) -> TeacherSpec:
         **_net(node),
         pretrained=weights == "pretrained",
         weights=weights,
+        size=int(node["size"]) if node.get("size") else None,
         seed=int(node.get("seed") or 0),
         training=training,
     )
@@ -114,6 +118,14 @@ def _teacher(cfg: DictConfig, node: Spec) -> TeacherSpec:
 def _method(cfg: DictConfig) -> MethodSpec:
     node = plain(cfg, "method")
     return MethodSpec(str(node["name"]), frozen(node), frozenset(taps(cfg)), frozenset(reads(cfg)), departs(node))
+
+
+def _evaluate(cfg: DictConfig) -> EvaluateSpec:
+    node = (plain(cfg, "evaluate") if "evaluate" in cfg else None) or {}  # records of before have none
+    usual = plain(cfg, "dataset").get("labels") is False
+    flags = {key: usual if node.get(key) is None else bool(node[key]) for key in ("knn", "probe")}
+    counts: dict[str, Any] = {"neighbours": node.get("neighbours") or NEIGHBOURS, "images": node.get("images") or 0}
+    return EvaluateSpec(**flags, **counts)
 
 
 def _machine(cfg: DictConfig) -> MachineSpec:

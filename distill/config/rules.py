@@ -203,6 +203,7 @@ DATASET: dict[str, Rule] = {
     "erasing": or_null(UNIT_SHARE),
     "holdout": _number(lambda value: 0 <= value < 1, "is a fraction of the images: it must be in [0, 1)"),
     "shots": or_null(COUNT),
+    "labels": or_null(FLAG),
     "classes": or_null(_NAMES),
     "omit": _NAMES,
     "fraction": FRACTION,
@@ -242,6 +243,7 @@ _STUDENT: dict[str, Rule] = NET | {
 _TEACHER: dict[str, Rule] = NET | {
     "weights": (TEXT[0], "must be auto, pretrained, none or the path of a checkpoint"),
     "start": or_null(START_FILE),
+    "size": or_null(whole(1, 10**5)),
     "seed": SEED,
     "models": or_null(ANY_LIST),
     "seeds": or_null(_list(SEED, "[0,1]")),
@@ -261,8 +263,14 @@ _TRACKING: dict[str, Rule] = {
     "entity": or_null(NAME),
     "artifact": FLAG,
 }
+_EVALUATE: dict[str, Rule] = {
+    "knn": or_null(FLAG),
+    "probe": or_null(FLAG),
+    "neighbours": or_null(COUNT),
+    "images": or_null(whole(2)),
+}
 RULES_OF_GROUPS = {"schedule": SCHEDULE, "dataset": DATASET | FOLDERS, "student": _STUDENT, "teacher": _TEACHER,
-          "tracking": _TRACKING}  # fmt: skip
+          "tracking": _TRACKING, "evaluate": _EVALUATE}  # fmt: skip
 RULES: dict[str, Rule] = AT_THE_TOP | {f"{group}.{key}": rule for group, own in RULES_OF_GROUPS.items()
                                        for key, rule in own.items()}  # fmt: skip
 

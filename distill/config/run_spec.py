@@ -38,9 +38,12 @@ class StudentSpec(NetSpec):
 
 @dataclass(frozen=True)
 class TeacherSpec(NetSpec):
-    """weights: auto, pretrained, none or a file; training: the run whose student it is, for auto."""
+    """weights: auto, pretrained, none or a file; training: the run whose student it is, for auto. size: pixels of its
+    images; None: the data's, or its own where it teaches features alone.
+    """
 
     weights: str
+    size: int | None
     seed: int
     training: RunSpec | None
 
@@ -68,6 +71,16 @@ class MethodSpec:
     def temperature(self) -> float | None:
         """Of its soft targets, where it has one."""
         return self.node.get("temperature")
+
+
+@dataclass(frozen=True)
+class EvaluateSpec:
+    """What is measured of frozen features: knn after each epoch, a linear probe at the end. images: 0 is all."""
+
+    knn: bool
+    probe: bool
+    neighbours: int
+    images: int
 
 
 @dataclass(frozen=True)
@@ -102,6 +115,7 @@ class RunSpec:
     cache: str  # teacher.cache
     method: MethodSpec
     schedule: ScheduleSpec
+    evaluate: EvaluateSpec
     machine: MachineSpec
     log_every: int
     save_minutes: float

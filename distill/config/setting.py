@@ -17,6 +17,7 @@ def setting(cfg: DictConfig) -> list[str]:
     data, bits = plain(cfg, "dataset"), plain(cfg, "student").get("quantize")
     found = [f"dataset.{key}={data[key]}" for key, usual in USUAL.items() if data.get(key, usual) != usual]
     found += [f"dataset.views.{side}={view}" for side, view in (data.get("views") or {}).items() if view]
+    found += ["dataset.labels=false"] if data.get("labels") is False else []
     found += [f"dataset.classes={data['classes']}"] if data.get("classes") else []
     found += upstream.start_names(cfg)
     return sorted(found + ([f"student.quantize={bits}"] if bits else []))

@@ -1,8 +1,9 @@
 """Which teachers a run has: one, several side by side, or the last of a chain of assistants. Imports no torch.
 
-`teacher.models=[resnet56,resnet110]` and `teacher.seeds=[0,1,2]` make several, `teacher.chain=[resnet110,resnet56]`
-makes one, resnet56, that was itself distilled from resnet110 (method takd). `teacher.schedule=NAME` and
-`teacher.dataset.KEY=VALUE` train it otherwise than the student.
+`teacher.models=[resnet56,resnet110]` and `teacher.seeds=[0,1,2]` make several, which may have keys of their own,
+`teacher.models=[{model: resnet50, weights: FILE}, {model: vit_small_patch14_dinov2, weights: pretrained}]`;
+`teacher.chain=[resnet110,resnet56]` makes one, resnet56, that was itself distilled from resnet110 (method takd).
+`teacher.schedule=NAME` and `teacher.dataset.KEY=VALUE` train it otherwise than the student.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ Spec = dict[str, Any]
 Load = Callable[[str], Spec]
 SEVERAL = ("models", "seeds", "chain")
 OF_THE_RUN = ("cache",)  # how the run asks its teachers, which changes no teacher
+_GIVEN = ("name", "model", "args", "lr_scale", "mean", "std", "weights", "start", "size", "seed")
+"""Keys of one of several."""
 OWN = ("schedule", "dataset")  # how the run that trains a teacher differs from the run that it teaches
 _SHOWN = ("size", "mean", "std")  # how images reach a net, which is the same for a teacher and its student
 WEIGHT_KINDS = ("auto", "pretrained", "none")
@@ -42,10 +45,24 @@ def expand_teachers(teacher: Mapping[str, Any], load: Load) -> list[Spec]:
 
 
 def named(name: Any, own: Spec, load: Load) -> Spec:
-    """The teacher of that name, with seed, kind of weights and training as the run's teacher node asks for."""
+    """The teacher of that name, with seed, kind of weights and training as the run's teacher node asks for.
+
+    name: of a file in conf/teacher, or keys of one of several: {name: FILE or model: NET, weights: FILE, size: 224}.
+    """
     _no_file(own)
+    entry = dict(name) if isinstance(name, Mapping) else {"name": str(name)}
+    if unknown := [key for key in entry if key not in _GIVEN]:
+        raise ValueError(f"teacher.models has the key '{unknown[0]}' in {entry}: its keys are {', '.join(_GIVEN)}")
+    node = _of_model(entry) if "model" in entry else load(str(entry["name"]))
     trained = {key: own[key] for key in (*OWN, "start") if key in own}
-    return {**load(str(name)), "seed": own.get("seed", 0), "weights": own.get("weights", "auto"), **trained}
+    weights = own.get("weights", "auto")
+    weights = node.get("weights", weights) if weights == "auto" else weights  # a file of one's own may name its weights
+    return {**node, "seed": own.get("seed", 0), "weights": weights, **trained, **entry}
+
+
+def _of_model(entry: Spec) -> Spec:
+    """A teacher of no file in conf/teacher."""
+    return {"name": str(entry["model"]), "args": {}, "lr_scale": 1.0, "mean": None, "std": None, **entry}
 
 
 def in_chain(chain: Sequence[Any], own: Spec, load: Load) -> Spec:
@@ -94,10 +111,16 @@ def _listed(teacher: Mapping[str, Any], key: str) -> list[Any]:
     if value is None:
         return []
     example = "[0,1]" if key == "seeds" else "[resnet56,resnet110]"
-    fits = isinstance(value, list) and all(isinstance(item, int if key == "seeds" else str) for item in value)
+    fits = isinstance(value, list) and all(_fits(key, item) for item in value)
     if not fits or not value or (key == "seeds" and min(value) < 0):
         raise ValueError(f"teacher.{key} is {value}: give a list such as teacher.{key}={example}")
     return value
+
+
+def _fits(key: str, item: Any) -> bool:
+    if key == "models" and isinstance(item, Mapping):
+        return "name" in item or "model" in item
+    return isinstance(item, int if key == "seeds" else str)
 
 
 def _no_file(own: Spec) -> None:

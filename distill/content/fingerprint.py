@@ -21,6 +21,7 @@ from distill.files import SaveError, read_mapping, write_json
 from distill.run_folder import weights_file
 
 if TYPE_CHECKING:  # numpy is imported where something is read, not where it is known already
+    from distill.content.index import Index
     from distill.content.parts import Arrays
 
 log = logging.getLogger(__name__)
@@ -169,10 +170,25 @@ def _unpacked_of_published(kind: str, files: Sequence[Path]) -> bool:
 
 def _of_folder(node: Mapping[str, Any], root: Path) -> str | None:
     """Of the folders that are read: val not where a part of train is held out, depth where a view asks for it."""
+    if node.get("labels") is False:
+        return _of_unlabelled(node, root)
     parts = ["train"] if node.get("holdout") else ["train", "val"]
     if "depth" in (node.get("views") or {}).values():
         parts += [f"depth/{part}" for part in parts]
     return _of_trees([root / part for part in parts], int(node.get("workers") or 0))
+
+
+def _of_unlabelled(node: Mapping[str, Any], root: Path) -> str | None:
+    """Of images of which training reads no label, and of root/val where it is there."""
+    from distill.content.index import indexed, train_indexed
+
+    if not root.is_dir():
+        return None
+    workers, val = int(node.get("workers") or 0), root / "val"
+    found = [train_indexed(root, workers, labels=False)]
+    if val.is_dir() and not node.get("holdout"):
+        found.append(indexed(val, workers))
+    return _together(found)
 
 
 _listed: dict[tuple[Path, ...], tuple[float, str]] = {}
@@ -188,10 +204,14 @@ def _of_trees(folders: Sequence[Path], workers: int) -> str | None:
     from distill.content.index import indexed
 
     found = [indexed(folder, workers) for folder in folders]
-    digest = hashlib.sha256(" ".join(each.digest() for each in found).encode()).hexdigest()[:LENGTH]
+    digest = _together(found)
     if sum(len(each.seen) for each in found) > MANY:
         _listed[tuple(folders)] = (time.monotonic(), digest)
     return digest
+
+
+def _together(found: Sequence[Index]) -> str:
+    return hashlib.sha256(" ".join(each.digest() for each in found).encode()).hexdigest()[:LENGTH]
 
 
 _found: dict[tuple[str, tuple[Any, ...]], str | None] = {}

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from distill.content.image_record import DIGEST, RACY, ImageRecord, cache_folder
-from distill.content.listing import Listing, listed
+from distill.content.listing import Listing, listed, train_listed
 from distill.files import SaveError, replacing
 
 log = logging.getLogger(__name__)
@@ -58,17 +58,27 @@ class Index:
             raise ValueError(f"{many}: replace or remove what is damaged, or leave it out, dataset.damaged=skip")
         log.warning("%s: left out, as dataset.damaged=skip asks for", many)
         rows = np.setdiff1d(np.arange(len(self.seen)), list(self.damage))
+        if not len(rows):
+            raise ValueError(f"{self.listing.folder}: all images are damaged")
         if lost := set(range(len(self.listing.classes))) - set(self.listing.labels[rows].tolist()):
             raise ValueError(f"{self.listing.folder}: all images of {self.listing.classes[min(lost)]} are damaged")
         return rows
 
 
 def indexed(folder: Path, workers: int = 0) -> Index:
-    """Look at every image of a folder that has changed since the last time, in `workers` processes where it is many.
-
-    Raises ValueError as `listed` does.
+    """Look at every image of class folders that has changed since the last time, in `workers` processes where it is
+    many. Raises ValueError as `listed` does.
     """
-    listing = listed(folder)
+    return looked_at(listed(folder), workers)
+
+
+def train_indexed(root: Path, workers: int = 0, labels: bool = True) -> Index:
+    """The same of the training images of a folder, which have no classes where labels are not needed."""
+    return looked_at(train_listed(root, labels), workers)
+
+
+def looked_at(listing: Listing, workers: int) -> Index:
+    """What is known of each image of a listing, after a look at those that have changed."""
     index = _known(listing)
     stale = np.flatnonzero(_stale(index))
     if len(stale):

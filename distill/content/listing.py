@@ -1,4 +1,5 @@
-"""The images of a folder of class folders, in torchvision's order, with what a stat tells of each."""
+"""The images of a folder, in class folders or without classes, in torchvision's order, with what a stat tells of each.
+"""
 
 from __future__ import annotations
 
@@ -13,12 +14,14 @@ import numpy as np
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp",
               ".gif", ".jfif", ".jp2", ".avif")  # fmt: skip
 """What counts as an image: torchvision's, and others that Pillow decodes."""
+VAL = "val"  # below dataset.root: what is evaluated
 
 
 @dataclass
 class Listing:
-    """N images below a folder. names [N]: relative paths; labels int64 [N]; stats int64 [N,3]: size, and the times of
-    the last change of content and of the file, in nanoseconds; left_out: how many other files, by their endings.
+    """N images below a folder. names [N]: relative paths; labels int64 [N], zeros where there are no classes; stats
+    int64 [N,3]: size, and the times of the last change of content and of the file, in nanoseconds; left_out: how many
+    other files, by their endings.
     """
 
     folder: Path
@@ -33,8 +36,28 @@ class Listing:
         return np.array([os.path.join(self.folder, name) for name in self.names])
 
 
-def listed(folder: Path) -> Listing:
-    """List folder/<class>/**/*. Raises ValueError where there is no such folder, or a class without an image."""
+def train_and_val(root: Path, labels: bool = True) -> tuple[Path, Path]:
+    """Where the training images of a folder lie, and the evaluated ones: root/train and root/val. Images without labels
+    may lie in root itself, beside val.
+    """
+    train = root / "train"
+    return train if labels or train.is_dir() else root, root / VAL
+
+
+def train_listed(root: Path, labels: bool = True) -> Listing:
+    """The training images of a folder. Raises ValueError as `listed`."""
+    train, val = train_and_val(root, labels)
+    return listed(train, labels, val.name if train == root else None)
+
+
+def listed(folder: Path, labels: bool = True, without: str | None = None) -> Listing:
+    """List folder/<class>/**/*; where labels are not needed also images of no class, folder/**/*, and then the folder
+    `without` in it is left alone.
+
+    Raises ValueError where there is no such folder, no image, or a class without one.
+    """
+    if not labels and (flat := _flat(folder, without)) is not None:
+        return flat
     remedy = f"put images into {folder}/<class>/, or set dataset.root"
     if not folder.is_dir():
         raise ValueError(f"{folder}: there is no such folder: {remedy}")
@@ -51,11 +74,34 @@ def listed(folder: Path) -> Listing:
         many = f"{', '.join(empty[:3])}{f' and {len(empty) - 3} more' if len(empty) > 3 else ''}"
         raise ValueError(f"{folder}: no image in class {many}: {remedy}, or remove the class's folder")
     if not classes:
+        alone = any(_is_image(entry.name) for entry in inside)
+        remedy += ", or say that they have no classes, dataset.labels=false" if alone else ""
         raise ValueError(f"{folder}: no class folder is in it: {remedy}")
     images = [image for each in found for image in each]
-    labels = np.repeat(np.arange(len(classes), dtype=np.int64), [len(each) for each in found])
+    numbers = np.repeat(np.arange(len(classes), dtype=np.int64), [len(each) for each in found])
     stats = np.array([stat for _, stat in images], dtype=np.int64)
-    return Listing(folder, classes, [name for name, _ in images], labels, stats, left_out)
+    return Listing(folder, classes, [name for name, _ in images], numbers, stats, left_out)
+
+
+def _flat(folder: Path, without: str | None) -> Listing | None:
+    """The images of a folder that has no classes, for some lie in it directly. None for others."""
+    left_out: Counter[str] = Counter()
+    try:
+        names = [entry.name for entry in os.scandir(folder)]
+        if not any(map(_is_image, names)) and without not in names:
+            return None
+        found = [image for image in _images(folder, "", left_out) if image[0].split(os.sep)[0] != without]
+    except OSError as error:
+        why = f"{error.filename or folder} cannot be listed ({error.strerror})"
+        raise ValueError(f"{why}: set dataset.root to a folder of images") from error
+    if not found:
+        raise ValueError(f"{folder}: no image is in it: put images there, or set dataset.root")
+    stats = np.array([stat for _, stat in found], dtype=np.int64)
+    return Listing(folder, [], [name for name, _ in found], np.zeros(len(found), np.int64), stats, left_out)
+
+
+def _is_image(name: str) -> bool:
+    return not name.startswith(".") and name.lower().endswith(EXTENSIONS)
 
 
 def _images(folder: Path, name: str, left_out: Counter[str]) -> Iterator[tuple[str, tuple[int, int, int]]]:
@@ -70,7 +116,7 @@ def _images(folder: Path, name: str, left_out: Counter[str]) -> Iterator[tuple[s
                     real = os.path.realpath(entry.path)
                     if real not in above:  # a link to a folder around it has no end
                         waiting.append((os.path.join(below, entry.name), above | {real}))
-                elif entry.name.startswith(".") or not entry.name.lower().endswith(EXTENSIONS):
+                elif not _is_image(entry.name):
                     left_out[_ending(entry.name)] += 1
                 else:
                     found.append((below, entry.name, _stat(entry)))

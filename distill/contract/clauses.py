@@ -101,8 +101,8 @@ def mixed_labels_change_what_reads_labels(world: World) -> None:
         return
     for phase in method.phases():
         batch = world.begun(method, phase)[0]
-        others = batch.labels.roll(1)
-        rows = _SHARE * F.one_hot(batch.labels, CLASSES).float() + (1 - _SHARE) * F.one_hot(others, CLASSES)
+        others = batch.classes.roll(1)
+        rows = _SHARE * F.one_hot(batch.classes, CLASSES).float() + (1 - _SHARE) * F.one_hot(others, CLASSES)
         mixed = replace(batch, targets=Mixed(rows, others, torch.tensor(_SHARE)))
         plain, other, both = (_losses(phase, each) for each in (batch, replace(batch, labels=others), mixed))
         for name in (name for name in plain if plain[name] != other[name]):

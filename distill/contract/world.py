@@ -5,8 +5,9 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -40,6 +41,7 @@ class World:
 
     spec: RunSpec
     data: Data
+    classes: int = CLASSES  # 0: of images without labels, and nets without classifiers
 
     @property
     def name(self) -> str:
@@ -54,13 +56,21 @@ class World:
         """The method on a fresh pair of nets: a function of nothing but the arguments. Raises what its class does."""
         seed_everything(7)
         pair = pair or (TRANSFORMERS if "tokens" in self.spec.method.taps else PAIR)
-        student, first = _net(pair[1], 1), _net(pair[0], 2)
+        student, first = _net(pair[1], 1, self.classes), _net(pair[0], 2, self.classes)
         count = len(self.spec.teachers)
         teachers = [first if k == 0 else first.twin(seed=10 + k) for k in range(count)]
         for teacher in teachers:
             teacher.requires_grad_(False).eval()
         made: Method = instantiate(self.spec.method.node, student, teachers, self.data.info)
         return made
+
+    def without_classes(self) -> World:
+        """The same without labels and classifiers, ce and kd being 0."""
+        none = {key: 0.0 for key in ("ce", "kd") if self.spec.method.node.get(key) is not None}
+        own = replace(self.spec.method, node=MappingProxyType({**self.spec.method.node, **none}))
+        info = replace(self.data.info, num_classes=0, labels=None, class_names=[])
+        data = replace(self.data, info=info, train=replace(self.data.train, labels=None))
+        return World(replace(self.spec, method=own), data, 0)
 
     def begun(self, method: Method, phase: Phase) -> list[Batch]:
         """Begin a phase and return the batches of an epoch."""
@@ -103,8 +113,8 @@ def world_of(name: str, settings: Sequence[str], config_dir: str | None) -> Worl
     return World(resolve(api.composed(words, config_dir)), _data())
 
 
-def _net(name: str, seed: int) -> FeatureNet:
-    return build_net(name, CLASSES, size=_SIZE, args=SMALLER.get(name, {}), seed=seed)
+def _net(name: str, seed: int, classes: int) -> FeatureNet:
+    return build_net(name, classes, size=_SIZE, args=SMALLER.get(name, {}), seed=seed)
 
 
 def _data() -> Data:

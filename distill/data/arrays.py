@@ -141,7 +141,7 @@ class ArraySource:
         if drawn:
             self.steps, self.end = drawn, drawn * batch_size
         self.drawn = bool(drawn and not per_class)
-        self.classes = ClassBatches(info.labels, batch_size, per_class, parallel.world()) if per_class else None
+        self.classes = ClassBatches(info.classes, batch_size, per_class, parallel.world()) if per_class else None
         self.shown = self.steps * batch_size if per_class or drawn else len(split)  # positions in an epoch
         self.views = views
         shape = (info.size, info.size, split.images.shape[3])
@@ -172,7 +172,8 @@ class ArraySource:
             pixels = [plan.augment(each, step) for each in pixels]
         images, views = cropped(pixels, self.normalise, self.views)
         crop = None if plan.augment or self.erasing else draws[:, 3]
-        batch = CroppedBatch(inputs=images, labels=self.split.labels[rows], index=rows, views=views, crop=crop)
+        labels = None if self.split.labels is None else self.split.labels[rows]
+        batch = CroppedBatch(inputs=images, labels=labels, index=rows, views=views, crop=crop)
         return recipe(self, batch, epoch, step)
 
     def _plan(self, epoch: int) -> _Plan:
@@ -305,6 +306,7 @@ def evaluation_batches(
 
     Raises ValueError for a batch size below 1.
     """
+    assert split.labels is not None, "nothing is evaluated on images without labels"
     normalise = view or Normaliser(info, (info.size, info.size, split.images.shape[3]), split.images.device)
     for step in range(steps_for(len(split), batch_size, drop_last=False)):
         part = slice(step * batch_size, (step + 1) * batch_size)

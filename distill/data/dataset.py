@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -22,11 +22,14 @@ Adapt = Callable[[int, int], dict[str, Any]]
 
 @dataclass
 class Data:
-    """A data set on the device. `test` is what is evaluated: with dataset.holdout, the held-out part."""
+    """A data set on the device. `test` is what is evaluated: with dataset.holdout, the held-out part.
+
+    withheld: labels [N] of training images that training is not to read (dataset.labels=false), for evaluation.
+    """
 
     info: DataInfo
     train: Split
-    test: Split
+    test: Split | None
     pad: int = 4
     flip: bool = True
     views: Views | None = None
@@ -34,6 +37,7 @@ class Data:
     augment: Augment | None = None
     erasing: float = 0.0  # the probability that a box of an image is overwritten by noise
     resize: int = 0  # pixels that training images are brought to, of which crops of info.size are drawn; 0: as they are
+    withheld: Tensor | None = None
 
     @property
     def view_count(self) -> int | None:
@@ -61,9 +65,42 @@ class Data:
             },
         )
 
-    def evaluation(self, batch_size: int, side: str = "student") -> Iterator[tuple[Tensor, Tensor]]:
-        """(normalised images [B,C,H,W], labels [B]) of all that is evaluated, as one side sees it."""
-        return evaluation_batches(self.test, self.info, batch_size, self.view(side))
+    def evaluation(
+        self, batch_size: int, side: str = "student", size: int | None = None
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """(normalised images [B,C,H,W], labels [B]) of all that is evaluated, as one side sees it.
+
+        size: pixels that a net takes, for images that are read at any. Raises ValueError where no image has a label.
+        """
+        return self.plainly(self.evaluated, batch_size, side, size)
+
+    @property
+    def evaluated(self) -> Any:
+        """The split that is evaluated. Raises ValueError where no image has a label."""
+        if self.test is None:
+            raise ValueError(f"no image of {self.info.name} has a label: there is nothing to evaluate on")
+        return self.test
+
+    @property
+    def references(self) -> Any:
+        """The training images with their labels, those that training does not read too; None where they have none."""
+        if self.withheld is None:
+            return None if self.train.labels is None else self.train
+        return replace(self.train, labels=self.withheld)
+
+    def plainly(
+        self, split: Any, batch_size: int, side: str = "student", size: int | None = None
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """(normalised images [B,C,H,W], labels [B]) of a split, not augmented, as one side sees it; `size` is for
+        images of files alone: what lies in memory keeps its own, and nets bring it to theirs.
+        """
+        return evaluation_batches(split, self.info, batch_size, self.view(side))
+
+    def at_sizes(self, source: Any, sizes: Iterable[int]) -> Any:
+        """The source with views of its images at other sizes (`seen_at`), where they are read at any: what lies in
+        memory has one size, which nets bring to theirs.
+        """
+        return source
 
     def view(self, side: str) -> View | None:
         """What "student" or "teacher" sees in place of the images as they are."""
@@ -91,7 +128,10 @@ def check_classes(spec: DataSpec, class_names: list[str]) -> None:
 
 
 def data_info(spec: DataSpec, labels: np.ndarray, class_names: list[str], held_out: bool) -> DataInfo:
-    """DataInfo of the kept training labels [N]. ValueError when mean or std have not one value a channel."""
+    """DataInfo of the kept training labels [N], which it leaves out where dataset.labels is false.
+
+    Raises ValueError when mean or std have not one value a channel.
+    """
     chans = int(spec.in_chans)
     mean, std = (tuple(float(v) for v in values) for values in (spec.mean, spec.std))
     if len(mean) != chans or len(std) != chans or min(std) <= 0:
@@ -101,14 +141,14 @@ def data_info(spec: DataSpec, labels: np.ndarray, class_names: list[str], held_o
         )
     return DataInfo(
         name=spec.name,
-        num_classes=len(class_names),
+        num_classes=len(class_names) if spec.labels else 0,
         num_train=len(labels),
         in_chans=chans,
         size=int(spec.size),
         mean=mean,
         std=std,
-        labels=torch.from_numpy(labels),
-        class_names=class_names,
+        labels=torch.from_numpy(labels) if spec.labels else None,
+        class_names=class_names if spec.labels else [],
         content=spec.content,
         evaluated_on="holdout" if held_out else "test",
     )

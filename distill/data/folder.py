@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -13,10 +13,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from distill import parallel
-from distill.batch import Batch
+from distill.batch import Batch, seen_at
 from distill.config import DataSpec
 from distill.content.decode import Reading, reading_of
-from distill.content.index import indexed
+from distill.content.index import indexed, train_indexed
+from distill.content.listing import listed
 from distill.data.arrays import (
     Normaliser,
     cropped,
@@ -42,10 +43,10 @@ from distill.data.waiting import Waits
 
 @dataclass
 class FolderSplit:
-    """Paths of N images, their labels int64 [N], and how they are read."""
+    """Paths of N images, their labels int64 [N], if they have any, and how they are read."""
 
     paths: list[str]
-    labels: np.ndarray
+    labels: np.ndarray | None
     workers: int
     device: torch.device
     depth: list[str] | None = None  # paths of the N depth images that belong to them
@@ -62,7 +63,8 @@ class FolderData(Data):
     """Like Data, with image files in place of arrays."""
 
     train: FolderSplit  # type: ignore[assignment]
-    test: FolderSplit  # type: ignore[assignment]
+    test: FolderSplit | None  # type: ignore[assignment]
+    withheld: np.ndarray | None = None  # type: ignore[assignment]
 
     @property
     def view_count(self) -> None:
@@ -78,8 +80,14 @@ class FolderData(Data):
             **{"flip": self.flip, "views": self.views, "erasing": self.erasing, **options},
         )
 
-    def evaluation(self, batch_size: int, side: str = "student") -> Iterator[tuple[Tensor, Tensor]]:
-        return decoded_batches(self.test, self.info, batch_size, self.view(side))
+    def at_sizes(self, source: FolderSource, sizes: Iterable[int]) -> FolderSource:  # type: ignore[override]
+        others = sorted(set(sizes) - {self.info.size})
+        return source.replace(sizes=others) if others else source
+
+    def plainly(
+        self, split: FolderSplit, batch_size: int, side: str = "student", size: int | None = None
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        return decoded_batches(split, self.info, batch_size, self.view(side), size)
 
 
 class FolderSource:
@@ -92,6 +100,7 @@ class FolderSource:
     per_class: images of each class in a batch, see `ClassBatches`; 0: every image once an epoch, as it comes.
     drawn: batches of an epoch, each of batch_size images drawn with replacement; 0: every image once an epoch.
     mixup, cutmix, erasing: see `arrays.recipe`. repeats: how often an image of an epoch is shown in it.
+    sizes: T of teachers that take larger or smaller images: views["teacher@T"] show the same crop and flip to them.
 
     Raises ValueError for a batch size below 1, for batches that `per_class` cannot fill, and while iterating for an
     image that cannot be decoded.
@@ -114,13 +123,15 @@ class FolderSource:
         cutmix: float = 0.0,
         erasing: float = 0.0,
         repeats: int = 1,
+        sizes: Sequence[int] = (),
     ) -> None:
         self.settings: dict[str, Any] = dict(
             split=split, info=info, batch_size=batch_size, seed=seed, flip=flip, crops=crops,
             last_batch=last_batch, per_class=per_class, drawn=drawn, views=views, mixup=mixup, cutmix=cutmix,
-            erasing=erasing, repeats=repeats,
+            erasing=erasing, repeats=repeats, sizes=sizes,
         )  # fmt: skip
         self.mixup, self.cutmix, self.erasing = mixup, cutmix, erasing
+        self.sizes = tuple(sizes)
         self.repeats = times_shown(repeats, per_class, drawn)
         if crops > 1 and split.looks:
             raise ValueError(
@@ -133,14 +144,16 @@ class FolderSource:
         if drawn:
             self.steps, self.end = drawn, drawn * batch_size
         self.drawn = bool(drawn and not per_class)
-        self.classes = ClassBatches(split.labels, batch_size, per_class, parallel.world()) if per_class else None
-        shape = (info.size, info.size, info.in_chans)
+        self.classes = ClassBatches(labelled(split), batch_size, per_class, parallel.world()) if per_class else None
         self.normalise: Callable[[Tensor], Tensor] = (
-            views.student if views else Normaliser(info, shape, split.device)
+            views.student if views else _normaliser(info, info.size, split.device)
         )
+        self.larger = [views.teacher if views else _normaliser(info, size, split.device) for size in self.sizes]
         self.waits = Waits(split.device)
         self._keys: list[list[Key]] = []  # the loader's batch sampler: refilled for every epoch
-        self._loader = loader(split, info, flip, self._keys, crops=crops, persistent=split.workers > 0)
+        self._loader = loader(
+            split, info, flip, self._keys, crops=crops, sizes=self.sizes, persistent=split.workers > 0
+        )
 
     def replace(self, **changes: Any) -> FolderSource:
         """The same source with other keyword arguments, such as last_batch="drop" or flip=False."""
@@ -150,9 +163,12 @@ class FolderSource:
         """Yield the batches of an epoch (1-based) from step `start` on, as they are in the whole epoch."""
         self._keys[:] = self._plan(epoch)[start:]
         loaded = arrivals(self.waits.during(self._loader), self.split.device)
-        for step, (pixels, labels, index) in enumerate(loaded, start):
+        for step, (pixels, labels, index, *more) in enumerate(loaded, start):
             images, views = cropped(pixels.chunk(self.shown, dim=3), self.normalise, self.views)
-            batch = Batch(inputs=images, labels=labels, index=index, views=views)
+            for size, see, copy in zip(self.sizes, self.larger, more, strict=True):
+                views[seen_at(size)] = see(copy)
+            known = None if self.split.labels is None else labels
+            batch = Batch(inputs=images, labels=known, index=index, views=views)
             yield recipe(self, batch, epoch, step)
 
     def _plan(self, epoch: int) -> list[list[Key]]:
@@ -166,25 +182,46 @@ class FolderSource:
 
 
 def decoded_batches(
-    split: FolderSplit, info: DataInfo, batch_size: int, view: View | None = None
+    split: FolderSplit, info: DataInfo, batch_size: int, view: View | None = None, size: int | None = None
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Like `arrays.evaluation_batches`, of image files."""
+    """Like `arrays.evaluation_batches`, of image files, which are read at any size (default: the data's)."""
     steps = steps_for(len(split), batch_size, drop_last=False)
     keys: list[list[Key]] = [
         [(i, None) for i in range(s * batch_size, min((s + 1) * batch_size, len(split)))] for s in range(steps)
     ]
-    normalise = view or Normaliser(info, (info.size, info.size, info.in_chans), split.device)
-    for images, labels, _ in arrivals(iter(loader(split, info, False, keys)), split.device):
+    normalise = view or _normaliser(info, size or info.size, split.device)
+    for images, labels, _ in arrivals(iter(loader(split, info, False, keys, size=size)), split.device):
         yield normalise(images), labels
 
 
+def _normaliser(info: DataInfo, size: int, device: torch.device) -> Normaliser:
+    return Normaliser(info, (size, size, info.in_chans), device)
+
+
+def labelled(split: FolderSplit) -> np.ndarray:
+    """The labels [N] of a split. Raises ValueError where it has none."""
+    if split.labels is None:
+        raise ValueError("the method draws its batches by labels, and the images have none: leave dataset.labels=null")
+    return split.labels
+
+
 def loader(
-    split: FolderSplit, info: DataInfo, flip: bool, keys: list[list[Key]], crops: int = 1, persistent: bool = False
+    split: FolderSplit,
+    info: DataInfo,
+    flip: bool,
+    keys: list[list[Key]],
+    *,
+    crops: int = 1,
+    size: int | None = None,
+    sizes: Sequence[int] = (),
+    persistent: bool = False,
 ) -> DataLoader:
+    """A loader of the images that `keys`, a list of batches, names; size: in place of that of the data."""
     ahead: dict[str, Any] = {"prefetch_factor": 4, "persistent_workers": persistent} if split.workers else {}
     return DataLoader(
         Images(
-            split.paths, split.labels, info.size, split.reading, flip, split.depth, crops, split.resize, split.looks
+            split.paths, split.labels, size or info.size, split.reading, flip, split.depth, crops, split.resize,
+            split.looks, sizes,
         ),  # fmt: skip
         batch_sampler=keys,
         num_workers=split.workers,
@@ -209,37 +246,60 @@ def arrivals(batches: Iterator[Any], device: torch.device) -> Iterator[list[Tens
 def load_folder(spec: DataSpec, device: torch.device, adapt: Adapt | None = None) -> FolderData:
     """root/train/<class>/* and root/val/<class>/*; val is not read when dataset.holdout is above 0.
 
-    All images are looked at before the first is decoded, see `content.index`. adapt: changes keys by the size of the
-    first image. Raises ValueError for folders that are missing or empty, for train and val with different classes, for
-    images that are damaged, and for values that do not fit them.
+    With dataset.labels=false the training images may be of no class, anywhere below root/train or root itself, and val
+    may be missing or have other classes. All images are looked at before the first is decoded, see `content.index`.
+    adapt: changes keys by the size of the first image. Raises ValueError for folders that are missing or empty, for
+    train and val with different classes, for images that are damaged, and for values that do not fit them.
     """
-    root = spec.root
-    trained = indexed(root / "train", spec.workers)
+    trained = train_indexed(spec.root, spec.workers, spec.labels)
     names, whole = trained.listing.classes, trained.whole(spec.damaged)
-    check_classes(spec, names)
+    check_classes(spec, names) if spec.labels else check_flat(spec, names)
     if adapt:
         spec = replace(spec, **adapt(*shape_of(str(trained.listing.paths()[whole[0]]))))
     check_settings(spec)
     rows, labels, kept_names = chosen_of(spec, whole, trained.listing.labels[whole], names)
     kept, held_out = split_holdout(labels, spec.holdout)
     shown = UsedImages(trained, rows[held_out], labels[held_out]) if len(held_out) else validation(spec, names)
+    withheld = not spec.labels and bool(names) and shown is not None and shown.index.listing.classes == names
     kept = kept[select(labels[kept], spec, kept_names)]
     seen = UsedImages(trained, rows[kept], labels[kept])
     depth = "depth" in spec.views.values()
     if depth:
-        seen, shown = with_whole_depth(seen, spec), with_whole_depth(shown, spec)
+        seen, shown = with_whole_depth(seen, spec), shown and with_whole_depth(shown, spec)
     info = data_info(spec, seen.labels, kept_names, held_out=bool(len(held_out)))
     keys = ("background", "value_range", "exif", "in_chans")
     reading = reading_of(**{key: getattr(spec, key) for key in keys})
     describe(seen, shown, reading)
-    train, test = (_split(part, spec, reading, device, depth) for part in (seen, shown))
+    train = _split(seen, spec, reading, device, depth)
+    test = None if shown is None else _split(shown, spec, reading, device, depth)
+    if not spec.labels:
+        train.labels = None
+    known = seen.labels if withheld else None
     described, views = views_of(spec.views, info, depth=depth)
-    return FolderData(described, train, test, pad=0, flip=bool(spec.flip), views=views, erasing=spec.erasing)
+    flip, erasing = bool(spec.flip), spec.erasing
+    return FolderData(described, train, test, pad=0, flip=flip, views=views, erasing=erasing, withheld=known)
 
 
-def validation(spec: DataSpec, names: list[str]) -> UsedImages:
-    """The images of root/val. Raises ValueError where it has not the classes `names`."""
+def check_flat(spec: DataSpec, names: list[str]) -> None:
+    """Raise ValueError for a choice of images by classes where they are in no class folders."""
+    usual = {each.name: each.default for each in fields(spec)}
+    for key in ("holdout", "shots", "classes", "omit") if not names else ():
+        if (value := getattr(spec, key)) != usual[key]:
+            raise ValueError(f"dataset.{key}={value} chooses images by their class folders, and {spec.root} has none: "
+                             f"leave it away")  # fmt: skip
+
+
+def validation(spec: DataSpec, names: list[str]) -> UsedImages | None:
+    """The images of root/val. Raises ValueError where it has not the classes `names`, or is missing though training
+    reads labels; without labels it is None then, and may have classes of its own.
+    """
     root = spec.root
+    if not spec.labels:
+        if not (root / "val").is_dir():
+            return None
+        names = listed(root / "val").classes
+        if len(names) < 2:
+            raise ValueError(f"{root}/val has one class, {names[0]}, and nothing to tell apart: give it another")
     if not (root / "val").is_dir():
         raise ValueError(
             f"{root}/val: there is no such folder: put images into {root}/val/<class>/, or keep a part of the training "

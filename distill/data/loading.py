@@ -51,10 +51,13 @@ def from_arrays(arrays: Arrays, spec: DataSpec, device: torch.device) -> Data:
     kept = kept[select(train.labels[kept], spec, names)]
     train = Part(train.images[kept], train.labels[kept])
     info = data_info(spec, train.labels, names, held_out=bool(len(held_out)))
+    withheld = None if spec.labels else torch.tensor(train.labels, device=device)
     seen, views = views_of(spec.views, info)
     pad, pad_mode = int(spec.pad), spec.pad_mode
     resize = resize_of(spec)
     shown = on_device(train, info, device, as_stored=bool(resize))
+    if withheld is not None:
+        shown.labels = None
     bordered(shown.images[:0], pad, pad_mode)  # says now what cannot be
     places(resize or info.size, pad, info.size)
     return Data(
@@ -68,6 +71,7 @@ def from_arrays(arrays: Arrays, spec: DataSpec, device: torch.device) -> Data:
         augment=augment_of(spec, info.size, info.in_chans, info.mean),
         erasing=spec.erasing,
         resize=resize,
+        withheld=withheld,
     )
 
 

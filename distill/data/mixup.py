@@ -31,7 +31,8 @@ def mix(batch: Batch, alpha: float, num_classes: int, generator: torch.Generator
 
     One l ~ Beta(alpha, alpha) a batch, of l and 1 - l the larger, so that `labels` are those of the greater
     share; all views are mixed alike. The generator is a function of (seed, epoch, step); timm's Mixup draws
-    from NumPy's global state, which no checkpoint holds.
+    from NumPy's global state, which no checkpoint holds. Images without labels are mixed, and have no
+    targets.
 
     cutmix: alpha of CutMix, which puts a box of x_j into x_i; of a batch one of both is done, each as often as the
     other, where both alphas are above 0 (timm's and DeiT's switch_prob of 0.5).
@@ -41,7 +42,7 @@ def mix(batch: Batch, alpha: float, num_classes: int, generator: torch.Generator
         return _cut(batch, cutmix, num_classes, random, generator)
     share = random.beta(alpha, alpha)
     share = max(share, 1 - share)
-    other = sent(torch.randperm(len(batch.labels), generator=generator), batch.labels.device)
+    other = sent(torch.randperm(len(batch), generator=generator), batch.inputs.device)
     return _mixed(batch, other, share, num_classes, lambda mine, theirs: mine.lerp(theirs, 1 - share))
 
 
@@ -50,7 +51,7 @@ def _cut(batch: Batch, alpha: float, num_classes: int, random: Any, generator: t
     height, width = batch.inputs.shape[-2:]
     top, bottom, left, right = cutmix_box(height, width, random.beta(alpha, alpha), random)
     share = 1 - (bottom - top) * (right - left) / (height * width)
-    other = sent(torch.randperm(len(batch.labels), generator=generator), batch.labels.device)
+    other = sent(torch.randperm(len(batch), generator=generator), batch.inputs.device)
     box = top / height, bottom / height, left / width, right / width
     return _mixed(batch, other, share, num_classes, lambda mine, theirs: _pasted(mine, theirs, box))
 
@@ -79,6 +80,10 @@ def _mixed(
     batch: Batch, other: Tensor, share: float, num_classes: int, blend: Callable[[Tensor, Tensor], Tensor]
 ) -> Batch:
     """The batch blended with its images `other` [B], which have 1 - share of each; named by whichever has more."""
+    inputs = blend(batch.inputs, batch.inputs[other])
+    views = {name: blend(view, view[other]) for name, view in batch.views.items()}
+    if batch.labels is None:
+        return Batch(inputs, None, batch.index if share >= 0.5 else batch.index[other], views)
     labels, others, index = batch.labels, batch.labels[other], batch.index
     if share < 0.5:
         labels, others, index, share = others, labels, index[other], 1 - share
@@ -88,6 +93,4 @@ def _mixed(
         others=others,
         share=sent(torch.tensor(share, dtype=torch.float32), labels.device),
     )
-    inputs = blend(batch.inputs, batch.inputs[other])
-    views = {name: blend(view, view[other]) for name, view in batch.views.items()}
     return Batch(inputs, labels, index, views, targets)  # no longer one of finitely many crops

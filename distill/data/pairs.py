@@ -110,7 +110,7 @@ class Partners(Beside):
 
     def __init__(self, source: Any) -> None:
         def partner(generator: torch.Generator) -> Tensor:
-            return same_class(source.info.labels, generator)
+            return same_class(source.info.classes, generator)
 
         super().__init__(source, ["partner"], partner)
 

@@ -67,8 +67,9 @@ class TaskStream:
 def part_of(split: Any, rows: torch.Tensor) -> Any:
     """Return the rows [M] of a split in memory or of files."""
     if isinstance(split, Split):
-        return Split(split.images[rows], split.labels[rows])
+        return Split(split.images[rows], None if split.labels is None else split.labels[rows])
     chosen = rows.cpu().tolist()
     depth = None if split.depth is None else [split.depth[i] for i in chosen]
     paths = [split.paths[i] for i in chosen]
-    return replace(split, paths=paths, labels=np.asarray(split.labels)[chosen], depth=depth)
+    labels = None if split.labels is None else np.asarray(split.labels)[chosen]
+    return replace(split, paths=paths, labels=labels, depth=depth)

@@ -31,20 +31,23 @@ class UsedImages:
         return np.ascontiguousarray(self.index.digests[self.rows]).view(f"V{self.index.digests.shape[1]}").ravel()
 
 
-def describe(train: UsedImages, test: UsedImages, reading: Reading) -> None:
+def describe(train: UsedImages, test: UsedImages | None, reading: Reading) -> None:
     """Log what decoding changes, which files are left out, and which images are in both parts.
 
     Raises ValueError for images whose range of values is not known, and for a dataset.value_range that none needs.
     """
-    flags = np.concatenate([part.index.flags[part.rows] for part in (train, test)])
-    check_range(flags, reading, [*train.paths(), *test.paths()])
+    parts = [train] if test is None else [train, test]
+    flags = np.concatenate([part.index.flags[part.rows] for part in parts])
+    check_range(flags, reading, [path for part in parts for path in part.paths()])
     for flag, words in _words(reading).items():
         if count := int((flags & flag).astype(bool).sum()):
             log.info("%d of %d images %s", count, len(flags), words)
-    for index in {id(part.index): part.index for part in (train, test)}.values():
+    for index in {id(part.index): part.index for part in parts}.values():
         if left_out := index.listing.left_out:
             kinds = ", ".join(f"{count} {kind}" for kind, count in left_out.most_common(4))
             log.info("%s: %d files are no images and are left out (%s)", index.listing.folder, left_out.total(), kinds)
+    if test is None:
+        return
     twice = np.isin(test.digests(), train.digests())
     if twice.any():
         example = test.paths()[int(np.flatnonzero(twice)[0])]

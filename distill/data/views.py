@@ -22,9 +22,10 @@ from distill.data.looks import Looks, drawn_from
 Key = tuple[int, int | None]  # (position of the image, seed of its crop and flip; None: the evaluation view)
 
 
-class Images(Dataset[tuple[Tensor, int, int] | str]):
+class Images(Dataset[tuple[Any, ...] | str]):
     """Cropped and flipped images uint8 [S,S,C] with label and position, or a sentence on what went wrong.
 
+    labels: 0 for all where there are none. sizes: T of further copies uint8 [T,T,C] of the first crop, which come last.
     crops: how many crops of each image, with the one flip, one after the other along the channels.
     resize: pixels that an image is brought to, both ways, before a crop is drawn; 0: random resized crops.
     looks: by which of timm's transforms images are seen; None: cropped and flipped alone.
@@ -33,7 +34,7 @@ class Images(Dataset[tuple[Tensor, int, int] | str]):
     def __init__(
         self,
         paths: list[str],
-        labels: np.ndarray,
+        labels: np.ndarray | None,
         size: int,
         reading: Reading,
         flip: bool,
@@ -41,18 +42,21 @@ class Images(Dataset[tuple[Tensor, int, int] | str]):
         crops: int = 1,
         resize: int = 0,
         looks: Looks | None = None,
+        sizes: Sequence[int] = (),
     ) -> None:
-        self.paths, self.labels, self.size, self.flip = paths, labels, size, flip
+        self.paths, self.size, self.flip = paths, size, flip
+        self.labels = np.zeros(len(paths), dtype=np.int64) if labels is None else labels
+        self.sizes = tuple(sizes)
         self.reading, self.depth = reading, depth
         self.crops, self.resize = crops, resize
         self.looks, self.filter = looks, (looks or Looks()).filter
 
     @cached_property
-    def transform(self) -> Callable[[Image.Image], Image.Image] | None:
-        """timm's, made where it is used: in the worker, and in training alone."""
-        return self.looks.transform(self.size, self.flip) if self.looks else None
+    def transforms(self) -> dict[int, Callable[[Image.Image], Image.Image]]:
+        """timm's by size, made where they are used: in the worker, and in training alone."""
+        return {size: self.looks.transform(size, self.flip) for size in (self.size, *self.sizes)} if self.looks else {}
 
-    def __getitem__(self, key: Key) -> tuple[Tensor, int, int] | str:
+    def __getitem__(self, key: Key) -> tuple[Any, ...] | str:
         position, view = key
         path = self.paths[position]
         try:
@@ -62,19 +66,20 @@ class Images(Dataset[tuple[Tensor, int, int] | str]):
                 images.append(depth_beside(images[0], path, self.reading))
         except UNREADABLE as error:
             return f"{path} cannot be decoded ({reason(error)}): replace the image or remove it"
-        shown = [self._pixels(image, view, crop) for crop in range(self.crops) for image in images]
-        pixels = np.concatenate(shown, axis=2)
-        return torch.from_numpy(pixels), int(self.labels[position]), position
+        shown = [self._pixels(image, view, crop, self.size) for crop in range(self.crops) for image in images]
+        pixels = torch.from_numpy(np.concatenate(shown, axis=2))
+        more = [np.concatenate([self._pixels(each, view, 0, size) for each in images], axis=2) for size in self.sizes]
+        return pixels, int(self.labels[position]), position, *map(torch.from_numpy, more)
 
-    def _pixels(self, image: Any, view: int | None, crop: int) -> np.ndarray:
-        """The image's view uint8 [S,S,C]; images of one size get the same crop and flip."""
-        size = self.size
+    def _pixels(self, image: Any, view: int | None, crop: int, size: int) -> np.ndarray:
+        """The image's view uint8 [size,size,C]; images of one size get the same crop and flip."""
         if view is None:
             image = squeezed(image, size) if self.resize else evaluation_view(image, size, self.filter)
-        elif self.transform:
-            image = drawn_from(view, self.transform, image)
+        elif self.looks:
+            image = drawn_from(view, self.transforms[size], image)
         elif self.resize:
-            image = random_window(squeezed(image, self.resize), size, self.flip, view, crop)
+            image = random_window(squeezed(image, self.resize), self.size, self.flip, view, crop)
+            image = image if size == self.size else squeezed(image, size)
         else:
             image = random_view(image, size, self.flip, view, crop)
         return np.array(image, dtype=np.uint8).reshape(size, size, -1)
@@ -162,10 +167,10 @@ def evaluation_view(image: Any, size: int, resample: Image.Resampling = Image.Re
     return image.crop((left, top, left + size, top + size))
 
 
-def collate(items: Sequence[tuple[Tensor, int, int] | str]) -> tuple[Tensor, Tensor, Tensor] | str:
-    """images uint8 [B,S,S,C], labels [B], index [B]; or the first item's complaint."""
+def collate(items: Sequence[tuple[Any, ...] | str]) -> tuple[Tensor, ...] | str:
+    """images uint8 [B,S,S,C], labels [B], index [B], and [B,T,T,C] of each further size; or the first complaint."""
     good = [item for item in items if not isinstance(item, str)]
     if len(good) < len(items):
         return next(item for item in items if isinstance(item, str))
-    images, labels, index = zip(*good, strict=True)
-    return torch.stack(images), torch.tensor(labels), torch.tensor(index)
+    images, labels, index, *more = zip(*good, strict=True)
+    return torch.stack(images), torch.tensor(labels), torch.tensor(index), *map(torch.stack, more)

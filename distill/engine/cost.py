@@ -56,7 +56,9 @@ def _measure(method: Method, phase: Phase, source: Source, autocast: Autocast, t
 
 
 def pieces(method: Method, phase: Phase, batch: Batch, autocast: Autocast) -> dict[str, Callable[[], None]]:
-    """What computes on a batch: the teachers' forward, a student step with labels alone, the whole of the losses."""
+    """What computes on a batch: the teachers' forward, a student step with labels alone (without any, with its
+    embedding), the whole of the losses.
+    """
 
     def teacher() -> None:
         with autocast():
@@ -65,7 +67,8 @@ def pieces(method: Method, phase: Phase, batch: Batch, autocast: Autocast) -> di
 
     def student() -> None:
         with autocast():
-            loss = F.cross_entropy(method.student(batch.inputs).logits, batch.labels)
+            seen = method.student(batch.inputs)
+            loss = seen.embedding.mean() if batch.labels is None else F.cross_entropy(seen.logits, batch.labels)
         loss.backward()
 
     def whole() -> None:

@@ -40,7 +40,7 @@ class Fit:
         self,
         method: Method,
         source: Source,
-        evaluate: Callable[[nn.Module], float],
+        evaluate: Callable[[nn.Module], float] | None,
         schedule: ScheduleSpec,
         options: Options,
         checkpoints: Checkpoints,
@@ -57,6 +57,8 @@ class Fit:
         self._steps = 0  # of an epoch
         self.graphed: GraphedStep | None = None
         self.evaluated: int | None = None  # after which step the deployed net was
+        self.score_names = ("test_accuracy", "best_accuracy")  # of what `evaluate` returns, and of the best of it
+        self.measure_more: Callable[[nn.Module], dict[str, float]] | None = None  # for the row of an epoch
         self.buffers = StaticBuffers()  # where a graph finds a step's batch
         self._resumed = False
         self.saving = Saving(checkpoints, options)
@@ -141,7 +143,7 @@ class Fit:
         waiting = 0
         for batch in source.epoch(at.epoch, at.step):
             self._step(phase, batch, source.steps)
-            waiting += len(batch.labels)
+            waiting += len(batch)
             if at.step % self.options.log_every == 0 or at.step == source.steps:
                 self._read(phase, waiting)
                 waiting = 0
@@ -165,7 +167,7 @@ class Fit:
         else:
             prepare()
             names, values = self._work(phase, batch)
-        self.meter.add(at.step, len(batch.labels), names, values)
+        self.meter.add(at.step, len(batch), names, values)
         at.step, at.total = at.step + 1, at.total + 1
 
     def _set_rates(self, phase: Phase, steps: int) -> None:
@@ -220,24 +222,25 @@ class Fit:
         at, epochs = self.at, self.epochs(phase)
         row: dict[str, Any] = {"phase": phase.name, "epoch": at.epoch, "epochs": epochs, "step": at.total}
         row |= {"lr": self.steppers[0].lr, **self.meter.means()}
-        if phase.evaluates and (at.epoch % self.options.evaluate_every == 0 or at.epoch == epochs):
-            row["test_accuracy"] = self._measure()
-            row["best_accuracy"] = self.score.best
+        if self.evaluate and phase.evaluates and (at.epoch % self.options.evaluate_every == 0 or at.epoch == epochs):
+            row |= self._measure()
             row |= {f"{name}_accuracy": value for name, value in self.score.beside.items()}
         self.callback.epoch(row | self.speed.to_row())
         at.epoch, at.step, at.over = at.epoch + 1, 0, False
         if any(parallel.agreed(at.epoch > epochs or self.saving.due_after_epoch)):
             self._save()
 
-    def _measure(self) -> float:
+    def _measure(self) -> dict[str, Any]:
         """Evaluate; a signal cuts that off, and the epoch is saved as one that is still to be measured."""
         try:
-            return self._evaluate()
+            last, more = self._evaluate()
+            return {**dict(zip(self.score_names, (last, self.score.best), strict=True)), **more}
         except Stopped:
             self._save()
             raise
 
-    def _evaluate(self) -> float:
+    def _evaluate(self) -> tuple[float, dict[str, float]]:
+        assert self.evaluate
         parallel.same_buffers(self.method)
         if self.average:
             parallel.same_buffers(self.average.net)
@@ -246,13 +249,14 @@ class Fit:
             self.score.beside = {name: self.evaluate(other) for name, other in self.beside().items()}
             accuracy = self.evaluate(net)
             rivals = [self.evaluate(rival) for rival in self.method.rivals()]
+            more = self.measure_more(net) if self.measure_more else {}
         self.score.last, self.evaluated = accuracy, self.at.total
         if rivals:
             self.score.best_net = max(accuracy, *rivals, self.score.best_net or 0.0)
         if self.score.best is None or accuracy > self.score.best:
             self.score.best, self.score.best_epoch = accuracy, self.at.epoch
             self.callback.best(net)
-        return accuracy
+        return accuracy, more
 
     def _save(self) -> bool:
         others = others_state(self.meter)

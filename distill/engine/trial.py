@@ -29,17 +29,19 @@ WAIT = 300.0  # seconds for the trial of another process
 
 
 def training_step(net: FeatureNet, batch: int, precision: str) -> Callable[[], None]:
-    """A step of `net` in train mode on one random batch: forward, cross-entropy, backward, SGD."""
+    """A step of `net` in train mode on one random batch: forward, cross-entropy (or, of a backbone, the size
+    of its embedding), backward, SGD.
+    """
     net.train()
     images, labels = _batch(net, batch)
     sgd = torch.optim.SGD(net.parameters(), lr=1e-6, momentum=0.9, weight_decay=5e-4, fused=True)
 
     def step() -> None:
         with runtime.autocast(images.device, precision):
-            logits = net(images).logits
-        assert logits is not None
+            seen = net(images)
         sgd.zero_grad(set_to_none=True)
-        F.cross_entropy(logits.float(), labels).backward()
+        cost = F.cross_entropy(seen.logits.float(), labels) if net.num_classes else seen.embedding.square().mean()
+        cost.backward()
         sgd.step()
 
     return step
@@ -65,7 +67,7 @@ def _batch(net: FeatureNet, batch: int) -> tuple[torch.Tensor, torch.Tensor]:
     one = net.probe()[:1]
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(batch, *one.shape[1:], generator=generator).contiguous(memory_format=torch.channels_last)
-    return images.to(one.device), (torch.arange(batch) % net.num_classes).to(one.device)
+    return images.to(one.device), (torch.arange(batch) % max(net.num_classes, 1)).to(one.device)
 
 
 def fastest(

@@ -50,7 +50,7 @@ def run(options: argparse.Namespace) -> None:
     final_table(
         [(name, *_row(scored, shipped.facts.accuracy if own else None)) for name, scored in found.items()],
         ("net", "top-1", "top-5", "errors", "nll", "beside the record"),
-        title=f"{shipped.facts.student}, {data.info.name}, {data.info.evaluated_on}, {len(data.test):,} images",
+        title=f"{shipped.facts.student}, {data.info.name}, {data.info.evaluated_on}, {len(data.evaluated):,} images",
     )
     if own and (line := note(shipped.facts, [scored["accuracy"] for scored in found.values()])):
         print(line)

@@ -37,6 +37,15 @@ class Shipped:
     run: FinishedRun | None = None
     also: Path | None = None
 
+    def asked_for_classes(self) -> Shipped:
+        """Return this net. Raises ValueError for a backbone, which knows no classes."""
+        if not self.facts.classes:
+            raise ValueError(
+                f"{self.path} is a backbone without a classifier: result.json of its run says what its features are "
+                "worth, and so does `distill probe`"
+            )
+        return self
+
     def for_data(self, mean: Sequence[float], std: Sequence[float]) -> nn.Module:
         """The net for images that its data set gives."""
         own = self.facts.mean, self.facts.std

@@ -102,7 +102,7 @@ class BSS(Method):
         factor = self.weight * self.now[1]
         if not factor:
             return {}
-        bases, used = self.bases(base_rank(student.logits, teacher.logits, batch.labels))
+        bases, used = self.bases(base_rank(student.logits, teacher.logits, batch.classes))
         target = draw_target(teacher.logits[bases])
         moved = support(self.teacher, batch.inputs[bases], target, **self.attack)
         with torch.no_grad():

@@ -151,7 +151,7 @@ class CMI(DataFree):
         teacher, whole = self.instances(shown)
         losses = {
             "bn": self.bn * self.seen.loss(),
-            "certainty": self.certainty * F.cross_entropy(teacher.logits, batch.labels),
+            "certainty": self.certainty * F.cross_entropy(teacher.logits, batch.classes),
         }
         if self.adversarial:
             doubt = decision_divergence(self.student_forward(shown, train=False).logits, teacher.logits)

@@ -138,7 +138,7 @@ class Continual(Method):
 
     def own(self, logits: Tensor, batch: Batch) -> Tensor:
         """The cross-entropy of logits [B,K] among the outputs that the scenario asks."""
-        labels = batch.labels
+        labels = batch.classes
         if self.scenario == "domain":
             logits, labels = logits[:, self.spans[0]], self.place[labels]
         else:

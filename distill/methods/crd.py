@@ -150,7 +150,7 @@ class CRD(Method):
         self.embed_teacher = nn.Linear(self.teacher.embedding_dim, dim)
         self.memory_student = Memory(data.num_train, dim, bank)
         self.memory_teacher = Memory(data.num_train, dim, bank)
-        self.sampler = NegativeSampler(data.labels, data.num_classes, negatives)
+        self.sampler = NegativeSampler(data.classes, data.num_classes, negatives)
         self._seen: tuple[Tensor, Tensor, Tensor] | None = None
 
     def distill(self, student: Outputs, teacher: Outputs, batch: Batch) -> Losses:
@@ -162,7 +162,7 @@ class CRD(Method):
         with torch.autocast(student.device.type, enabled=False):
             e_s = F.normalize(self.embed_student(student.float()), dim=1)
             e_t = F.normalize(self.embed_teacher(teacher.float()), dim=1)
-            slots = torch.cat([batch.index[:, None], self.sampler(batch.labels)], dim=1)
+            slots = torch.cat([batch.index[:, None], self.sampler(batch.classes)], dim=1)
             self._seen = (batch.index, e_s.detach(), e_t.detach())
             sides = ((self.memory_teacher, e_s), (self.memory_student, e_t))
             return torch.stack([memory.nce_loss(e, slots, self.tau) for memory, e in sides]).sum()

@@ -51,11 +51,11 @@ class CRDEnsemble(SeveralTeachers):
         self.weight, self.tau, self.momentum = weight, tau, momentum
         mine = student.embedding_dim
         self.critics = nn.ModuleList(Critic(mine, t.embedding_dim, dim, data.num_train, bank) for t in teachers)
-        self.sampler = NegativeSampler(data.labels, data.num_classes, negatives)
+        self.sampler = NegativeSampler(data.classes, data.num_classes, negatives)
         self._seen: list[tuple[Tensor, Tensor, Tensor]] = []
 
     def learn(self, student: Outputs, teachers: Sequence[Outputs], batch: Batch) -> Losses:
-        slots = torch.cat([batch.index[:, None], self.sampler(batch.labels)], dim=1)
+        slots = torch.cat([batch.index[:, None], self.sampler(batch.classes)], dim=1)
         self._seen = []
         losses: Losses = {}
         for m, (critic, teacher) in enumerate(zip(self.critics, teachers, strict=True)):

@@ -162,7 +162,7 @@ class KDCL(Method):
         keep = (~self.held[batch.index]).float() if self.variant == "general" else None
         with torch.no_grad():
             constants = torch.stack([each.detach() for each in logits])
-            target = self.target(constants, batch.labels)
+            target = self.target(constants, batch.classes)
             self._seen = (constants, batch) if self.variant == "general" else None
         ce = [mean_of(self.criterion(each, batch, "none"), keep) for each in logits]
         kd = [soft_target_loss(each, target, keep, self.temperature) for each in logits]
@@ -171,7 +171,7 @@ class KDCL(Method):
     def after_step(self) -> None:
         if self._seen:
             (logits, batch), self._seen = self._seen, None
-            error = logits.softmax(2) - F.one_hot(batch.labels, logits.shape[2])
+            error = logits.softmax(2) - F.one_hot(batch.classes, logits.shape[2])
             products = torch.einsum("pbk,qbk,b->pq", error, error, self.held[batch.index].float())
             self.errors += parallel.summed(products)
 

@@ -113,7 +113,7 @@ class KDSVD(Method):
         stages = zip(student.features, teacher.features, strict=True)
         vectors = [compress(s, t, self.k) for s, t in stages]
         losses = [rbf_loss((a[0], b[0]), (a[1], b[1])) for a, b in pairwise(vectors)]
-        images = len(batch.labels) if self.over_batch == "sum" else 1
+        images = len(batch) if self.over_batch == "sum" else 1
         return {"kdsvd": self.weight * images * torch.stack(losses).sum()}
 
     def phases(self) -> list[Phase]:

@@ -99,7 +99,7 @@ class LwF(Method):
         span = self.spans[self.task]
         mixed = batch.targets
         targets = mixed and replace(mixed, probabilities=mixed.probabilities[:, span])
-        return self.criterion(logits[:, span], replace(batch, labels=batch.labels - span.start, targets=targets))
+        return self.criterion(logits[:, span], replace(batch, labels=batch.classes - span.start, targets=targets))
 
     def kept(self, logits: Tensor, inputs: Tensor) -> Tensor:
         """Sum over old tasks of the soft cross-entropy with the net as it was before the current task."""

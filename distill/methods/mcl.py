@@ -113,7 +113,7 @@ class MCL(Method):
             taught = logits if len(logits) == 2 else logits[:1]
             losses["kd"] = self.kd * torch.stack([self.soft_targets(each, mean) for each in taught]).sum()
         heads = [head(each) for head, each in zip(self.heads, embeddings, strict=True)]
-        return losses | self.contrastive(peer_similarities(heads, self.tau), batch.labels)
+        return losses | self.contrastive(peer_similarities(heads, self.tau), batch.classes)
 
     def contrastive(self, s: list[list[Tensor]], labels: Tensor) -> Losses:
         """Return the four weighted terms, of the similarities [M,M] between nets."""
@@ -132,7 +132,7 @@ class MCL(Method):
 
     def class_batches(self, source: Any) -> Source:
         """The source with `per_class` images of each class in a batch, or as many more as its classes ask for."""
-        size, classes = source.batch_size, len(self.data.labels.unique())
+        size, classes = source.batch_size, len(self.data.classes.unique())
         fits = (m for m in range(self.per_class, size + 1) if size % m == 0 and size // m <= classes)
         changed: Source = source.replace(per_class=next(fits, self.per_class))
         return changed

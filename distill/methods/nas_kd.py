@@ -94,7 +94,7 @@ class NASKD(Method):
         """Mean loss of all nets; each net's own is added to its score."""
         teacher = self.teach(batch).logits
         losses = torch.stack([self.one(k, batch, teacher, keep=True)[0] for k in range(len(self.allowed))])
-        self.scores += parallel.summed(losses.detach() * len(batch.labels))
+        self.scores += parallel.summed(losses.detach() * len(batch))
         return {"mean": losses.mean()}
 
     def tune_loss(self, batch: Batch) -> Losses:

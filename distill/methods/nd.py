@@ -59,8 +59,8 @@ class ND(Method):
             counts = sums.new_zeros(len(sums), 1)
             with torch.no_grad():
                 for batch in source.epoch(1):
-                    sums.index_add_(0, batch.labels, self.teach(batch).embedding.float())
-                    counts.index_add_(0, batch.labels, torch.ones_like(batch.labels)[:, None].float())
+                    sums.index_add_(0, batch.classes, self.teach(batch).embedding.float())
+                    counts.index_add_(0, batch.classes, torch.ones_like(batch.classes)[:, None].float())
             self.centres.copy_(parallel.summed(sums) / parallel.summed(counts).clamp_min(1))
             self.known.fill_(True)
         kept: Source = source

@@ -41,14 +41,14 @@ class PSKD(Method):
             raise ValueError(f"method.alpha is {alpha}: it is a share of the target, from 0 to 1.")
         self.alpha = alpha
         self._seen: tuple[Tensor, Tensor] | None = None
-        self.past = MemoryBank(F.one_hot(data.labels.long(), student.num_classes).float())
+        self.past = MemoryBank(F.one_hot(data.classes.long(), student.num_classes).float())
 
     def loss(self, batch: Batch) -> Losses:
         logits = self.student(batch.inputs).logits
         self.count(logits, batch.labels)
         past, alpha = self.past[batch.index], self.alpha * self.epoch / self.epochs
         self._seen = batch.index, logits.detach()
-        return {"ce": self.ce * progressive_loss(logits, batch.labels, past, alpha)}
+        return {"ce": self.ce * progressive_loss(logits, batch.classes, past, alpha)}
 
     def after_step(self) -> None:
         assert self._seen

@@ -112,9 +112,9 @@ class SemCKD(Method):
         return torch.stack(each, 1)
 
     def distill(self, student: Outputs, teacher: Outputs, batch: Batch) -> Losses:
-        if len(batch.labels) != self.batch_size:
+        if len(batch) != self.batch_size:
             raise ValueError(
-                f"semckd was built for batches of {self.batch_size} and got one of {len(batch.labels)}: set "
+                f"semckd was built for batches of {self.batch_size} and got one of {len(batch)}: set "
                 "method.batch_size to schedule.batch_size, as the width of its attention is the batch size."
             )
         attention = self.attention(student.features, teacher.features)

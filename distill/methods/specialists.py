@@ -123,7 +123,7 @@ class Specialists(Method):
         cluster = balanced_start(classes, specialists)
         self.register_buffer("cluster", cluster)
         self.register_buffer("clustered", torch.zeros((), dtype=torch.bool))
-        self.register_buffer("counts", torch.bincount(data.labels, minlength=classes).double(), persistent=False)
+        self.register_buffer("counts", torch.bincount(data.classes, minlength=classes).double(), persistent=False)
 
     @property
     def members(self) -> Tensor:

@@ -106,7 +106,7 @@ class SSKD(Method):
         with torch.no_grad():
             embedding = self.teacher(self.turned_views(batch, "teacher")).embedding
         scores = crop_similarities(self.teacher_head(embedding))
-        return {"head": F.cross_entropy(scores, positives(len(batch.labels), scores.device))}
+        return {"head": F.cross_entropy(scores, positives(len(batch), scores.device))}
 
     def turned_views(self, batch: Batch, side: str) -> Tensor:
         """The batch's four crops, turned, as the "student" or the "teacher" sees them [4B,C,H,H]."""
@@ -124,7 +124,7 @@ class SSKD(Method):
         if self.kd:
             losses["kd"] = self.kd * self.soft_targets(upright, known)
         if self.turned:
-            losses["turned"] = self.turned * self._turned(turned, known_turned, batch.labels)
+            losses["turned"] = self.turned * self._turned(turned, known_turned, batch.classes)
         if self.weight:
             losses["similar"] = self.weight * self._similar(
                 crop_similarities(self.student_head(student.embedding)), taught

@@ -1,5 +1,7 @@
 """The reader of our own nets."""
 
+from typing import Any
+
 from torch import Tensor, nn
 
 from distill.models.cifar_net import CifarNet
@@ -14,10 +16,10 @@ class CifarReader:
         trace = model.trace(inputs)
         final = model.final(trace)
         embedding = model.forward_head(final, pre_logits=True)
-        logits = model.get_classifier()(embedding)
+        logits: Any = model.get_classifier()(embedding).float() if model.num_classes else None
         preacts = trace.preacts if model.has_preacts else None
         shown = final if model.stage_names else None
-        return Outputs(logits.float(), trace.features, embedding.float(), preacts, trace.stem, final=shown)
+        return Outputs(logits, trace.features, embedding.float(), preacts, trace.stem, final=shown)
 
     def classify(self, model: nn.Module, feature: Tensor) -> Tensor:
         assert isinstance(model, CifarNet)

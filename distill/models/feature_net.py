@@ -1,4 +1,4 @@
-"""FeatureNet: any classifier in timm's contract, with the maps that distillation reads."""
+"""FeatureNet: any classifier or backbone in timm's contract, with the maps that distillation reads."""
 
 import copy
 import hashlib
@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from distill.models.outputs import Outputs
 from distill.models.reading import Reader, evaluating, wrong_size
@@ -15,7 +16,9 @@ _Shape = tuple[int, int, int]
 
 
 class FeatureNet(nn.Module):
-    """A classifier and what it shows: forward(images) -> Outputs, whose logits equal model(images).
+    """A net and what it shows: forward(images) -> Outputs, whose logits equal model(images).
+
+    Of a backbone without a classifier (num_classes 0) the logits are None, and the embedding equals model(images).
 
     model: our CifarNet or a timm model; its state_dict() is what is exported. shapes: (C, H, W) a stage for images
     of `size`, none for nets without maps; stem_shape the same for the stem, or None. read_by: makes the
@@ -39,6 +42,7 @@ class FeatureNet(nn.Module):
         self.name, self.size, self.in_chans = name, size, in_chans
         self.recipe, self._build = recipe, build
         self.begun = False  # whether its weights are given, and not drawn
+        self.resizes = False  # whether images of another size are brought to its own
         self.num_classes: int = model.num_classes  # type: ignore[assignment]
         self._compiled: Callable[[Tensor], Outputs] | None = None
         self._compiled_fits: Callable[[Tensor], bool] = lambda inputs: False
@@ -79,6 +83,9 @@ class FeatureNet(nn.Module):
 
     def read(self, inputs: Tensor) -> Outputs:
         """What forward does, never compiled."""
+        if self.resizes and inputs.shape[-1] != self.size:
+            shape = (self.size, self.size)
+            inputs = F.interpolate(inputs, shape, mode="bilinear", antialias=True, align_corners=False)
         if self.input_scale is not None:
             inputs = inputs * self.input_scale + self.input_shift
         return self.reader.read(self.model, inputs)
@@ -93,8 +100,10 @@ class FeatureNet(nn.Module):
     def classify(self, last_feature: Tensor) -> Tensor:
         """[B, C, H, W] in place of the last stage's map -> logits [B, K], by all that follows that map.
 
-        Raises ValueError for nets whose classifier does not read that map alone (a class token).
+        Raises ValueError for nets whose classifier does not read that map alone (a class token), or that have none.
         """
+        if not self.num_classes:
+            raise ValueError(f"{self.name} has no classifier, and its maps make no logits: give a net that has one")
         return self.reader.classify(self.model, last_feature).float()
 
     def head(self, final: Tensor) -> Tensor:
@@ -123,6 +132,7 @@ class FeatureNet(nn.Module):
         if self.recipe is None or self._build is None:
             raise ValueError(f"{self.name} was not made by build(), so no twin of it can be made")
         twin = self._build(**copy.deepcopy(self.recipe), seed=seed)
+        twin.resizes = self.resizes
         twin.input_scale, twin.input_shift = copy.deepcopy((self.input_scale, self.input_shift))
         return twin.to(next(self.parameters()).device)
 
@@ -157,6 +167,8 @@ class FeatureNet(nn.Module):
     def fingerprint(self) -> str:
         """A hash of the weights, their names and the input's renormalisation: nets that compute the same share it."""
         digest = hashlib.sha256(self.name.encode())
+        if self.resizes:
+            digest.update(f"@{self.size}".encode())
         for name, tensor in (*self.model.state_dict().items(), *self.named_buffers()):
             digest.update(name.encode())
             digest.update(tensor.detach().double().cpu().numpy().tobytes())

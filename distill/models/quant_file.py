@@ -145,7 +145,7 @@ def _fixed_input(module: Any, bits: int, signed: bool, step: float) -> None:
     module.register_forward_pre_hook(quantize_input)
 
 
-def report(net: FeatureNet, folder: Path, accuracy: Callable[[nn.Module], float]) -> dict[str, Any]:
+def report(net: FeatureNet, folder: Path, accuracy: Callable[[nn.Module], float | None]) -> dict[str, Any]:
     """Write a quantised net's file, read it back and return what a result tells of it; {} for an ordinary
     net.
     """

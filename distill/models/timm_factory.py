@@ -1,6 +1,7 @@
 """Makes timm's classifiers for a data set's images."""
 
 import json
+import sys
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -54,13 +55,30 @@ def pretrained_constants(net: nn.Module, name: str, in_chans: int) -> tuple[tupl
 
     Raises ValueError for a net whose weights do not say.
     """
-    known = timm.get_pretrained_cfg(name, allow_unregistered=True)
-    own: Any = getattr(net, "pretrained_cfg", None) or (known.to_dict() if known else {})
+    own: Any = getattr(net, "pretrained_cfg", None) or published_cfg(name)
     found = own.get("mean"), own.get("std")
     if not all(found):
         raise ValueError(f"timm does not say how images of {name} are normalised: give its mean and std")
     mean, std = ((sum(v) / len(v),) * in_chans if len(v) != in_chans else tuple(v) for v in found)
     return mean, std
+
+
+def published_cfg(name: str) -> dict[str, Any]:
+    """What timm, or a local folder's config.json, says of a model's weights: num_classes, input_size, mean, std."""
+    if name.startswith(LOCAL):
+        own = json.loads((Path(name.removeprefix(LOCAL)) / "config.json").read_text(encoding="utf-8"))
+        return {**own, **(own.get("pretrained_cfg") or {})}
+    known = timm.get_pretrained_cfg(name, allow_unregistered=True)
+    return known.to_dict() if known else {}
+
+
+def renamed(model: nn.Module, state: dict[str, Any]) -> dict[str, Any]:
+    """A state dict as the authors of a model publish it under the names of timm's, which knows how; else as it is."""
+    own = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
+    try:
+        return dict(own(state, model)) if own else state
+    except (KeyError, RuntimeError, ValueError, AttributeError, TypeError):  # of another model
+        return state
 
 
 def _no_waiting_for_the_hub() -> None:
@@ -73,8 +91,7 @@ def _no_waiting_for_the_hub() -> None:
 
 def _fixed_size(name: str) -> bool:
     if name.startswith(LOCAL):
-        own = json.loads((Path(name.removeprefix(LOCAL)) / "config.json").read_text(encoding="utf-8"))
-        return bool((own.get("pretrained_cfg") or own).get("fixed_input_size"))
+        return bool(published_cfg(name).get("fixed_input_size"))
     config = timm.get_pretrained_cfg(name.split(".")[0], allow_unregistered=True)
     return config is not None and bool(config.fixed_input_size)
 

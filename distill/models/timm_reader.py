@@ -1,4 +1,6 @@
-"""Reads timm's classifiers: which maps are stages, what enters the classifier, what follows the last map."""
+"""Reads timm's nets, classifiers and backbones: which maps are stages, what enters the classifier, what follows the
+last map.
+"""
 
 import inspect
 import re
@@ -76,8 +78,8 @@ class TimmReader:
     def _learn(self, model: Any, probe: Tensor) -> None:
         """Check the reading against the model itself, and find what leads from the last map to the head."""
         seen = self.read(model, probe)
-        logits = model(probe)
-        if not isinstance(logits, Tensor) or not _close(seen.logits, logits):
+        answer, read = model(probe), seen.embedding if seen.logits is None else seen.logits
+        if not isinstance(answer, Tensor) or answer.shape != read.shape or not _close(read, answer):
             raise Unreadable(
                 f"{self.name} cannot be read: its forward is not forward_intermediates and forward_head"
             )
@@ -112,15 +114,19 @@ class TimmReader:
         stem, features = (maps[0], maps[1:]) if self.has_stem else (None, list(maps))
         preacts = [x for x in before if x is not None]
         first = getattr(model, "num_prefix_tokens", 0)
-        tokens = final[:, first:] if final.ndim == 3 else None
+        tokens, others = (final[:, first:], final[:, :first]) if final.ndim == 3 else (None, None)
         shown = self._map(model, final) if final.ndim == 4 else None
         return Outputs(
-            logits.float(), features, embedding.float(), preacts or None, stem, tokens, prefixes, heads, shown,
-            [x[:, first:] for x in early if x is not None] or None,
+            logits, features, embedding.float(), preacts or None, stem, tokens, prefixes, heads, shown,
+            [x[:, first:] for x in early if x is not None] or None, others if first else None,
         )  # fmt: skip
 
-    def _head(self, model: Any, final: Tensor) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor] | None]:
-        """forward_head, what enters the classifier (the mean, where two tokens have one each), and either's logits."""
+    def _head(self, model: Any, final: Tensor) -> tuple[Any, Tensor, tuple[Tensor, Tensor] | None]:
+        """forward_head (None without a classifier), what enters the classifier (the mean, where two tokens have one
+        each), and either's logits.
+        """
+        if not model.num_classes:
+            return None, model.forward_head(final).flatten(1), None
         for tap in self.taps:
             tap.arm()
         logits = model.forward_head(final)
@@ -128,9 +134,9 @@ class TimmReader:
         if not inputs:
             raise Unreadable(f"{self.name} cannot be read: its forward_head does not use its classifier")
         if len(inputs) == 1:
-            return logits, inputs[0], None
+            return logits.float(), inputs[0], None
         first, second = (layer(x).float() for layer, x in zip(_classifiers(model), inputs, strict=True))
-        return logits, torch.stack(inputs).mean(0), (first, second)
+        return logits.float(), torch.stack(inputs).mean(0), (first, second)
 
     def classify(self, model: Any, feature: Tensor) -> Tensor:
         if self.tail is None:

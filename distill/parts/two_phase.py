@@ -33,6 +33,8 @@ class InitThenTrain(Method):
             raise ValueError(
                 f"{self.key} would never be used: set method.init_epochs or method.weight above 0."
             )
+        if not (weight or self.ce or self.kd):
+            raise ValueError(f"{self.key}: with ce=0 and kd=0 nothing is left for the second phase: set method.weight")
         self.weight, self.init_epochs = weight, init_epochs
         self.fixed: list[nn.Parameter] = []
 

@@ -3,6 +3,7 @@
 linear (features and the layer) < subject (which net) < experiment (data, recipe, result) < command.
 """
 
-from distill.probe.linear import RECIPES, Recipe, embed, fit_linear
+from distill.engine.neighbours import embed
+from distill.probe.linear import RECIPES, Recipe, fit_linear
 
 __all__ = ["RECIPES", "Recipe", "embed", "fit_linear"]

@@ -13,9 +13,10 @@ import torch
 from distill import config, runtime
 from distill.config import DataSpec
 from distill.data import Data, load_data
+from distill.engine.neighbours import embed
 from distill.files import write_json
 from distill.models import FeatureNet
-from distill.probe.linear import Recipe, embed, fit_linear
+from distill.probe.linear import Recipe, fit_linear
 from distill.probe.subject import Subject
 
 log = logging.getLogger(__name__)
@@ -97,5 +98,5 @@ def _images(data: Data, node: dict[str, Any]) -> dict[str, Any]:
     info = data.info
     return {
         "size": info.size, "mean": list(info.mean), "std": list(info.std), "num_train": info.num_train,
-        "num_test": len(data.test), "num_classes": info.num_classes, "fraction": node.get("fraction"),
+        "num_test": len(data.evaluated), "num_classes": info.num_classes, "fraction": node.get("fraction"),
     }  # fmt: skip

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional as F
 
 from distill.config import OptimizerSpec
 from distill.data.arrays import seeded, steps_for
+from distill.engine.neighbours import Embedded
 from distill.engine.optim import learning_rate, make_optimizer
-from distill.models import FeatureNet
-from distill.models.reading import evaluating
 
 Statistics = tuple[tuple[float, ...], tuple[float, ...]]
 HALF: Statistics = ((0.5,) * 3, (0.5,) * 3)
@@ -60,31 +59,12 @@ RECIPES = {
 }
 
 
-class Embedded(NamedTuple):
-    """Embeddings fp32 [N,D] and labels int64 [N] of a set of images."""
-
-    features: Tensor
-    labels: Tensor
-
-
 class Fitted(NamedTuple):
     """The trained layer, its test accuracy in percent after each epoch, its training accuracy at the end."""
 
     layer: nn.Linear
     tested: list[float]
     train_accuracy: float
-
-
-@torch.no_grad()
-def embed(net: FeatureNet, batches: Iterable[tuple[Tensor, Tensor]]) -> Embedded:
-    """What enters the net's classifier, for (images [B,C,H,W], labels [B]) batches, in fp32.
-
-    The net runs in eval mode, whatever mode it is in, so that no statistics of it move.
-    """
-    with evaluating(net):
-        seen = [(net(images).embedding.float(), labels) for images, labels in batches]
-    features, labels = zip(*seen, strict=True)
-    return Embedded(torch.cat(features), torch.cat(labels))
 
 
 def fit_linear(

@@ -14,10 +14,13 @@ MARKS = {
     "train_accuracy": "train {:.1f} %",
     "test_accuracy": "test {:.2f} %",
     "best_accuracy": "best {:.2f} %",
+    "knn_accuracy": "kNN {:.2f} %",
+    "best_knn_accuracy": "best {:.2f} %",
     "images_per_second": "{:.0f} images/s",
     "waiting": "waiting for data {:.0%}",
 }
-ON_A_LINE = ("test_accuracy", "best_accuracy", "loss", "train_accuracy", "images_per_second", "waiting")  # by weight
+ON_A_LINE = ("test_accuracy", "best_accuracy", "knn_accuracy", "best_knn_accuracy", "loss", "train_accuracy",
+             "images_per_second", "waiting")  # by weight  # fmt: skip
 _ENOUGH = 10_000  # columns: in a file or a pipe nothing is broken over lines
 NEGLIGIBLE = 0.05  # share of the time waited for data that nobody needs to know of
 

@@ -65,7 +65,8 @@ class Reporter:
     def close(self, code: int, fit: Fit) -> None:
         if self.progress:
             self.progress.close()
-        self.tracker.finish(code, {"test_accuracy/last": fit.score.last, "test_accuracy/best": fit.score.best})
+        name = fit.score_names[0]
+        self.tracker.finish(code, {f"{name}/last": fit.score.last, f"{name}/best": fit.score.best})
 
 
 class NullReporter:

@@ -26,8 +26,6 @@ def describe_run(
 ) -> dict[str, Any]:
     """Return what result.json holds, but for times and the machine."""
     folder, net = RunFolder(spec.folder), fit.deployed()
-    logits, labels = evaluation.said(net, unchanged=fit.evaluated == fit.at.total)
-    measured = scores(logits, labels)
     return {
         "dataset": spec.dataset.name, "evaluated_on": data.info.evaluated_on,
         "teacher": spec.teacher, "student": spec.student.name,
@@ -36,15 +34,12 @@ def describe_run(
         "setting": list(spec.setting),
         "departs": spec.method.departs,
         "convention": spec.method.convention,
-        "accuracy": {"last": fit.score.last, "best": fit.score.best, "best_epoch": fit.score.best_epoch},
-        "errors": measured["errors"], "top5": measured["top5"], "nll": measured["nll"], "ece": measured["ece"],
+        **_of_logits(net, data, teachers, fit, evaluation),
         "also": {key: reported_score(more, data, fit.options.autocast) for key, more in method.reported().items()}
         | fit.score.beside | ({} if fit.score.best_net is None else {"best_net": fit.score.best_net}),
         "epochs": fit.schedule.epochs,
         **({"exported": exported_net(fit)} if fit.average else {}),
-        **compare_teachers(teachers, logits, data, fit.options.autocast),
-        **without_classes(logits, labels, data.info.labels),
-        **persist(lambda: quant_file.report(net, folder.path, lambda made: accuracy(made, data, fit.options.autocast))),
+        **persist(lambda: quant_file.report(net, folder.path, lambda made: _accuracy(made, data, fit))),
         "input": takes(unquantized(net), data), "classes": list(data.info.class_names),  # in the order of the logits
         "args": (unquantized(net).recipe or {}).get("args") or None,  # of the net, which a method may have chosen
         "params": unquantized(net).params(), "macs": unquantized(net).macs(),
@@ -61,6 +56,28 @@ def exported_net(fit: Fit) -> str:
     """Say which of the two nets of schedule.ema the exported one is."""
     what = f"average of its weights (ema {fit.schedule.ema:g})"
     return f"the student's {what}" if fit.schedule.ema_export else f"the student, not the {what}"
+
+
+def _of_logits(
+    net: FeatureNet, data: Data, teachers: list[Teacher], fit: Fit, evaluation: Evaluation
+) -> dict[str, Any]:
+    """What a classifier is worth, and how it compares with its teachers; of a net without one, that nobody knows."""
+    autocast = fit.options.autocast
+    if not data.info.num_classes:
+        unknown = {"accuracy": dict.fromkeys(("last", "best", "best_epoch"))}
+        return unknown | compare_teachers(teachers, None, data, autocast)
+    logits, labels = evaluation.said(net, unchanged=fit.evaluated == fit.at.total)
+    measured = scores(logits, labels)
+    return {
+        "accuracy": {"last": fit.score.last, "best": fit.score.best, "best_epoch": fit.score.best_epoch},
+        **{key: measured[key] for key in ("errors", "top5", "nll", "ece")},
+        **compare_teachers(teachers, logits, data, autocast),
+        **without_classes(logits, labels, data.info.classes),
+    }
+
+
+def _accuracy(net: Any, data: Data, fit: Fit) -> float | None:
+    return accuracy(net, data, fit.options.autocast) if data.info.num_classes else None
 
 
 def takes(net: FeatureNet, data: Data) -> dict[str, Any]:

@@ -15,7 +15,9 @@ def show_summary(spec: RunSpec, result: Result) -> None:
         rows.append((f"teacher {result.teacher}", f"{result.teacher_accuracy:.2f} %"))
     if (alone := student_alone(spec)) is not None:
         rows.append((f"student {result.student} alone", _last_and_best(alone.accuracy)))
-    rows.append((f"student {result.student}, {result.method}", _last_and_best(result.accuracy)))
+    if result.accuracy.last is not None or not result.knn:
+        rows.append((f"student {result.student}, {result.method}", _last_and_best(result.accuracy)))
+    rows += _of_features(result)
     if result.agreement is not None:
         rows.append(("agreement with the teacher", f"{100 * result.agreement:.2f} %"))
     files = result.document.get("files") or {}  # none in one that came with the checkout
@@ -27,6 +29,18 @@ def show_summary(spec: RunSpec, result: Result) -> None:
     where = "held-out part" if result.evaluated_on == "holdout" else "test set"
     final_table(rows, title=f"{result.dataset}, {where}, seed {result.seed}")
     print("files:", files.get("folder") or spec.folder, flush=True)  # not in the table, which would break it
+
+
+def _of_features(result: Result) -> list[tuple[str, str]]:
+    """What its features are worth, and its teachers'."""
+    found = []
+    if result.knn:
+        taught = [f"{value:.2f} %" for value in result.document.get("teacher_knn") or ()]
+        found += [(f"{result.teacher}, nearest neighbours", ", ".join(taught))] if taught else []
+        found.append((f"student {result.student}, nearest neighbours", _last_and_best(result.knn)))
+    if result.linear_probe is not None:
+        found.append(("linear probe", f"{result.linear_probe:.2f} %"))
+    return found
 
 
 def student_alone(spec: RunSpec) -> Result | None:
@@ -53,4 +67,6 @@ def _own_parts(result: Result) -> str:
 def _last_and_best(accuracy: Accuracy) -> str:
     if accuracy.last is None:
         return "not measured"
+    if accuracy.best_epoch is None:
+        return f"{accuracy.last:.2f} %"
     return f"{accuracy.last:.2f} % last, {accuracy.best:.2f} % best (epoch {accuracy.best_epoch})"

@@ -140,19 +140,21 @@ def _without_copies(found: Found) -> Found:
 
 
 def _run(folder: Path, result: Result) -> Run | None:
-    """What the tables show of a result; None where no accuracy was measured."""
-    if result.accuracy.last is None:
+    """What the tables show of a result, None where nothing was measured; features' neighbours count as another part."""
+    score = result.score
+    if score.last is None:
         return None
+    by = ", by nearest neighbours" if score is result.knn else ""
     return Run(
         folder=folder,
         dataset=result.dataset,
-        part=result.evaluated_on,
+        part=f"{result.evaluated_on}{by}",
         protocol=result.protocol or "?",
         hash=result.hash or "?",
         seed=str(result.seed),
-        last=result.accuracy.last,
-        best=result.accuracy.best,
-        best_epoch=result.accuracy.best_epoch,
+        last=score.last,
+        best=score.best,
+        best_epoch=score.best_epoch,
         by_hand=_by_hand(result.command, result.setting),
         departs=_departs(result),
         **{name: getattr(result, name) for name in _AS_THEY_ARE},

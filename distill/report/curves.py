@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from distill.report.stats import sample
 from distill.report.summary import Row
 from distill.result import as_number
-from distill.run_folder import RunFolder
+from distill.run_folder import RunFolder, score_in
 
 POINTS = 160  # of a drawn curve; more cannot be seen
 
@@ -42,7 +42,7 @@ def curve(row: Row) -> _Curve | None:
 
 def _points(folder: RunFolder) -> dict[int, float]:
     """Epoch, counted over the phases, to test accuracy."""
-    measured = ((epoch, as_number(row.get("test_accuracy"))) for epoch, row in enumerate(folder.rows("epoch"), 1))
+    measured = ((epoch, as_number(score_in(row))) for epoch, row in enumerate(folder.rows("epoch"), 1))
     return {epoch: accuracy for epoch, accuracy in measured if accuracy is not None}
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from distill.record.progress import clock
 from distill.record.screen import Screen, aligned, bar, fitting
-from distill.run_folder import RunFolder
+from distill.run_folder import RunFolder, score_in
 from distill.sweep.jobs import Job, Sweep
 
 _BESIDE = 6  # lines of a terminal that are left to what is printed
@@ -88,7 +88,7 @@ class Followed:
             return [began, "-:-- left", "", bar(0, 10), self.job.name, _last_line(RunFolder(self.job.folder).log)]
         epoch = f"epoch {self.row.get('epoch')}/{self.row.get('epochs')}"
         phase = str(self.row.get("phase")) if len(self.phases) > 1 else ""
-        accuracy = self.row.get("test_accuracy")
+        accuracy = score_in(self.row)
         said = f"{accuracy:.2f} %" if isinstance(accuracy, int | float) else ""
         time_left = "-:-- left" if left is None else f"{clock(left)} left"
         return [epoch, time_left, said, bar(self.share, 10), self.job.name, phase]

@@ -226,7 +226,7 @@ def last_attempts(output: Path) -> dict[Path, dict[str, Any]]:
 def _value(folder: Path) -> float:
     """The last test accuracy of a finished run in percent, or NaN."""
     run = RunFolder(folder)
-    last = run.read_result().accuracy.last if run.done else None
+    last = run.read_result().score.last if run.done else None
     return math.nan if last is None else last
 
 

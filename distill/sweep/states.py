@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from distill import errors
-from distill.run_folder import RunFolder, find_runs
+from distill.run_folder import RunFolder, find_runs, score_in
 from distill.sweep.jobs import last_attempts
 from distill.sweep.plan import CUT_OFF, RUNNING, STATE_DONE
 
@@ -55,14 +55,14 @@ def _without_folder(top: Path, attempts: Mapping[Path, dict[str, Any]]) -> Itera
 def _status(top: Path, folder: RunFolder, attempt: Mapping[str, Any]) -> Status:
     """The status of one run; attempt: the last line that a sweep wrote on it."""
     rows = folder.rows("epoch")
-    measured = [row["test_accuracy"] for row in rows if row.get("test_accuracy") is not None]
+    measured = [score for row in rows if (score := score_in(row)) is not None]
     state, why = _state(folder, attempt)
     result = folder.result if state == STATE_DONE else None
     return Status(
         state,
         str(folder.path.relative_to(top)),
         _epoch(rows),
-        result.accuracy.last if result else next(reversed(measured), None),
+        result.score.last if result else next(reversed(measured), None),
         why,
         None if state in (STATE_DONE, RUNNING) else attempt.get("command") or folder.command,
     )

@@ -26,7 +26,8 @@ from distill.teachers.row_file import CHECKSUM, RowFile
 from distill.teachers.store import Teacher
 
 log = logging.getLogger(__name__)
-HOLDS = {"logits": {"logits", "index"}, "embedding": {"logits", "embedding", "classifier", "index"}}  # of about.taps
+_BESIDE = {"index", "labels"}  # of about.taps: what is the batch's, and no teacher's
+HOLDS = {"logits": {"logits"} | _BESIDE, "embedding": {"logits", "embedding", "classifier"} | _BESIDE}  # of about.taps
 FREE = 4  # times a file's size must be free on the disk before `auto` begins one
 
 
@@ -68,11 +69,13 @@ class TeacherCache:
             file.write(keys[new], answer)
         rows = torch.from_numpy(values).to(batch.inputs.device).float()
         classes = teacher.num_classes
-        return Outputs(rows[:, :classes], NotCached("features"), rows[:, classes:])
+        logits: Any = rows[:, :classes] if classes else None
+        return Outputs(logits, NotCached("features"), rows[:, classes:])
 
     def _run(self, teacher: FeatureNet, batch: Batch, rows: Tensor, width: int) -> Any:
         outputs = self.forward(teacher, batch if rows.all() else batch.only(rows.to(batch.inputs.device)))
-        values = torch.cat([outputs.logits, outputs.embedding], 1)[:, :width]
+        said = [outputs.embedding] if outputs.logits is None else [outputs.logits, outputs.embedding]
+        values = torch.cat(said, 1)[:, :width]
         return values.half().cpu().numpy()
 
     def hit_rate(self) -> float:
@@ -159,7 +162,7 @@ def _why_live(
         return None
     if precision == "fp32":
         return "a cache would round what precision=fp32 computes to half floats (teacher.cache=embedding does it)"
-    if data.train.labels.device.type != "cpu":
+    if data.train.images.device.type != "cpu":
         return "on a GPU every look-up would wait for the device"
     size = sum(len(data.train) * data.view_count * 2 * (_width(each, kind) + CHECKSUM) for each in teachers)
     parent = next(place for place in (folder, *folder.resolve().parents) if place.exists())

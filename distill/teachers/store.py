@@ -12,17 +12,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from distill.config import RunSpec, TeacherSpec, thawed
+from distill.config import RunSpec, TeacherSpec
+from distill.config.needs import reads_of_classifiers
 from distill.content.state_file import sum_of
 from distill.data import Data
 from distill.engine.evaluate import agreement, predict, scores
 from distill.files import read_mapping, spare, sweep, write_json
-from distill.models import FeatureNet, build, load_weights
+from distill.models import FeatureNet, load_weights
 from distill.parts.peers import mean_log_probability
 from distill.result import as_number, as_percent
 from distill.run_folder import RunFolder
 from distill.start import own_constants
 from distill.teachers.bundled import restore
+from distill.teachers.making import make_teacher, sees_as_published
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +34,7 @@ class Teacher:
     """A frozen net and what is known of it."""
 
     net: FeatureNet
-    accuracy: float  # top-1 in percent, on the evaluation split of this run's data
+    accuracy: float | None  # top-1 in percent, on the evaluation split of this run's data; None: no classifier of it
     seen: int  # images it was measured on
     origin: str  # "trained in <folder>", "file <path>", "timm", "random"
     fingerprint: str  # of the net
@@ -41,37 +43,47 @@ class Teacher:
     def predictions(self, data: Data, autocast: Any) -> tuple[Tensor, Tensor]:
         """Logits [M,K] and labels [M] on what is evaluated; asked for once by all runs that share the teacher."""
         if self._said is None or self._said[0] is not data:
-            self._said = (data, *predict(self.net, data.evaluation(512, "teacher"), autocast))
+            self._said = (data, *predict(self.net, data.evaluation(512, "teacher", _size(self.net)), autocast))
         return self._said[1:]
 
 
 def get_teachers(spec: RunSpec, data: Data, device: torch.device, train: Callable[[RunSpec], None]) -> list[Teacher]:
     """Return the run's teachers, frozen, in eval mode, measured; `train(spec)` trains one that is missing.
 
-    Raises ValueError for a teacher whose classes are not the data's, or whose accuracy is that of guessing.
+    Raises ValueError where the method reads logits, for a teacher whose classes are not the data's, or whose accuracy
+    is that of guessing.
     """
-    return [_teacher(spec.output, teacher, data, device, train) for teacher in spec.teachers]
+    return [_teacher(spec, teacher, data, device, train) for teacher in spec.teachers]
 
 
 def _teacher(
-    output: Path, spec: TeacherSpec, data: Data, device: torch.device, train: Callable[[RunSpec], None]
+    run: RunSpec, spec: TeacherSpec, data: Data, device: torch.device, train: Callable[[RunSpec], None]
 ) -> Teacher:
-    net, origin = _make(spec, data, train)
+    net, origin = _make(run, spec, data, train)
     net.requires_grad_(False).eval().to(device).to(memory_format=torch.channels_last)
-    own_constants(net, spec, data.info.for_teacher)
+    own_constants(net, spec, data.info.for_teacher, published=sees_as_published(net, spec))
     fingerprint = net.fingerprint()
-    teacher = Teacher(net, *_accuracy(net, fingerprint, data, output), origin, fingerprint)
-    _refuse_guessing(teacher, spec, data)
+    if not net.num_classes:
+        own = f", on its own {net.size} pixels" if net.resizes else ""
+        log.info("teacher %s (%s): %d features of an image%s, no logits", spec.name, origin, net.embedding_dim, own)
+        return Teacher(net, None, 0, origin, fingerprint)
+    teacher = Teacher(net, *_accuracy(net, fingerprint, data, run.output), origin, fingerprint)
+    log.info("teacher %s (%s): %.2f %% on %s", spec.name, teacher.origin, teacher.accuracy, data.info.name)
+    if reads_of_classifiers(run.method.node):
+        _refuse_guessing(teacher, spec, data)
     return teacher
 
 
-def compare_teachers(teachers: list[Teacher], student: Tensor, data: Data, autocast: Any) -> dict[str, Any]:
+def compare_teachers(teachers: list[Teacher], student: Tensor | None, data: Data, autocast: Any) -> dict[str, Any]:
     """What a result holds of the teachers, beside the student's logits [M,K]: accuracy, origin, agreement.
 
-    Several teachers count as the mean of their probabilities, and are listed one by one as well.
+    Teachers without a classifier of these classes have neither accuracy nor agreement. Several teachers count as the
+    mean of their probabilities, and are listed one by one as well.
     """
     if not teachers:
         return {"teacher_accuracy": None, "teacher_origin": None}
+    if student is None or any(teacher.accuracy is None for teacher in teachers):
+        return _told_apart(teachers)
     asked = (teacher.predictions(data, autocast) for teacher in teachers)
     logits, labels = zip(*asked, strict=True)
     if len(teachers) == 1:
@@ -83,18 +95,27 @@ def compare_teachers(teachers: list[Teacher], student: Tensor, data: Data, autoc
     return {"teacher_accuracy": accuracy, "teacher_origin": "ensemble", "teachers": each, **agreement(student, mean)}
 
 
-def _make(spec: TeacherSpec, data: Data, train: Callable[[RunSpec], None]) -> tuple[FeatureNet, str]:
-    info = data.info.for_teacher
-    net = build(
-        spec.model, info.num_classes, in_chans=info.in_chans, size=info.size,
-        pretrained=spec.pretrained, args=thawed(spec.args), seed=spec.seed,
-    )  # fmt: skip
+def _told_apart(teachers: list[Teacher]) -> dict[str, Any]:
+    """What a result holds of teachers that cannot be compared by their logits."""
+    if len(teachers) == 1:
+        return {"teacher_accuracy": teachers[0].accuracy, "teacher_origin": teachers[0].origin}
+    each = [{"model": t.net.name, "accuracy": t.accuracy, "origin": t.origin} for t in teachers]
+    return {"teacher_accuracy": None, "teacher_origin": "ensemble", "teachers": each}
+
+
+def _size(net: FeatureNet) -> int | None:
+    return net.size if net.resizes else None
+
+
+def _make(
+    run: RunSpec, spec: TeacherSpec, data: Data, train: Callable[[RunSpec], None]
+) -> tuple[FeatureNet, str]:
+    net = make_teacher(run, spec, data.info.for_teacher, pretrained=True)
     if spec.pretrained:
         return net, "timm"
     if spec.weights == "none":
         return net, "random"
     if spec.training is None:
-        load_weights(net, spec.weights)
         return net, f"file {spec.weights}"
     folder = RunFolder(spec.training.folder)
     if not folder.marked and not restore(spec.training):
@@ -125,7 +146,7 @@ def _accuracy(net: FeatureNet, fingerprint: str, data: Data, output: Path) -> tu
     if known.exists():
         log.warning("%s is damaged, or of a version before its checksum: the teacher is measured again", known)
     sweep(known.parent, shared=True)
-    logits, labels = predict(net, data.evaluation(256, "teacher"))
+    logits, labels = predict(net, data.evaluation(256, "teacher", _size(net)))
     accuracy = scores(logits, labels)["accuracy"]
     found = {"model": net.name, "accuracy": accuracy, "images": len(labels), "sum": _sum(known, accuracy, len(labels))}
     spare(lambda: write_json(known, found))
@@ -141,8 +162,7 @@ def _refuse_guessing(teacher: Teacher, spec: TeacherSpec, data: Data) -> None:
     classes = data.info.num_classes
     chance = 1 / classes
     limit = 100 * (chance + 3 * (chance * (1 - chance) / teacher.seen) ** 0.5)
-    log.info("teacher %s (%s): %.2f %% on %s", spec.name, teacher.origin, teacher.accuracy, data.info.name)
-    if teacher.accuracy <= limit and teacher.origin != "random":
+    if teacher.accuracy is not None and teacher.accuracy <= limit and teacher.origin != "random":
         raise ValueError(
             f"teacher {spec.name} ({teacher.origin}) is right in {teacher.accuracy:.2f} % of {data.info.name}, "
             f"which is guessing among {classes} classes: check teacher.weights, teacher.mean and teacher.std."

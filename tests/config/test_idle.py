@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 
 from distill import config
 from distill.cli.command import read_command
-from distill.config.idle import ALWAYS, READ_BY, idle_keys
+from distill.config.idle import ALWAYS, HELD, READ_BY, idle_keys
 from distill.config.method_rules import method_rules
 from distill.config.rules import RULES
 from distill.teachers.cache import HOLDS
@@ -82,7 +82,7 @@ def test_what_some_run_of_the_command_reads_is_not(words: str) -> None:
 
 def test_each_key_says_what_reads_it() -> None:
     assert {key for key in RULES if not key.startswith("teacher.dataset.")} - ALWAYS - set(READ_BY) == set()
-    assert set().union(*HOLDS.values()) == {"logits", "embedding", "classifier", "index"}
+    assert set().union(*HOLDS.values()) == HELD
 
 
 def test_what_a_methods_keys_hang_on_are_keys_of_its_own() -> None:

@@ -21,9 +21,10 @@ from distill.config import DataSpec
 from distill.content.parts import Arrays, Part
 from distill.content.small_images import read_stl10, read_tinyimagenet, resized
 from distill.data import load_data
+from distill.engine.neighbours import Embedded, embed
 from distill.files import read_json, write_json
 from distill.probe.experiment import data_node
-from distill.probe.linear import RECIPES, Embedded, Recipe, embed, fit_linear
+from distill.probe.linear import RECIPES, Recipe, fit_linear
 from distill.report.collect import collect
 from distill.report.probes import probes, published_probe
 from distill.report.summary import summarize

@@ -1,0 +1,104 @@
+"""Making a teacher's net: a classifier of the data's classes, or a backbone without one, at its own image size.
+
+A net from timm or from a file is asked for its features alone where it knows other classes, or none, and where the data
+has no labels. It then sees images as it was trained to: at its own size, by its own mean and std.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from distill.config import RunSpec, TeacherSpec, thawed
+from distill.config.needs import advice, reads_of_classifiers
+from distill.content.state_file import State, read_state
+from distill.data import DataInfo
+from distill.models import FeatureNet, build, load_weights
+from distill.models.families import CONSTRUCTORS
+from distill.models.weights import mismatch
+from distill.start import head_names
+
+
+def make_teacher(run: RunSpec, spec: TeacherSpec, info: DataInfo, *, pretrained: bool) -> FeatureNet:
+    """A teacher's net, with the weights of its file if it has one; those of a trained one are its maker's to load.
+
+    info: the data as teachers see it. pretrained: whether timm's weights are loaded where they are asked for.
+    Raises ValueError for a file that does not fit, and for a backbone whose method reads logits.
+    """
+    classes = _classes_of(spec, info)
+    made = _from_file(spec, info, classes) if _is_file(spec) else _build(spec, info, classes, pretrained)
+    if not made.num_classes and (what := reads_of_classifiers(run.method.node)):
+        named = f"{info.name}'s {info.num_classes} classes" if info.num_classes else "the images, which have no labels"
+        start = ", or fine-tune the teacher first, teacher.weights=auto teacher.start=pretrained"
+        raise ValueError(
+            f"method={run.method.name} reads {what}, and teacher {spec.name} is no classifier of {named}: "
+            f"{advice(run.method.node, labels=bool(info.num_classes))}{start if spec.pretrained else ''}"
+        )
+    made.resizes = made.size != info.size
+    return made
+
+
+def sees_as_published(net: FeatureNet, spec: TeacherSpec) -> bool:
+    """Whether timm's mean and std of a model's images hold for weights of a file: those of a backbone are its own."""
+    return not net.num_classes and _is_timms(spec) and spec.weights != "none"
+
+
+def _is_file(spec: TeacherSpec) -> bool:
+    return not (spec.training or spec.pretrained or spec.weights == "none")
+
+
+def _is_timms(spec: TeacherSpec) -> bool:
+    return spec.model not in CONSTRUCTORS
+
+
+def _classes_of(spec: TeacherSpec, info: DataInfo) -> int:
+    """The classes that the teacher's classifier is built for: the data's, or 0. A file may hold another one still."""
+    theirs: Any = spec.args.get("num_classes")
+    if theirs is None and spec.pretrained and _is_timms(spec):
+        from distill.models.timm_factory import published_cfg  # imports timm, which takes seconds
+
+        theirs = published_cfg(spec.model).get("num_classes")
+    return info.num_classes if theirs is None or theirs == info.num_classes else 0
+
+
+def _size_of(spec: TeacherSpec, info: DataInfo, classes: int) -> int:
+    """The side of the images that it takes: as asked for, its own, or the data's."""
+    if spec.size or classes or spec.weights in ("none", "auto") or not _is_timms(spec):
+        return spec.size or info.size
+    from distill.models.timm_factory import published_cfg  # imports timm, which takes seconds
+
+    own = published_cfg(spec.model).get("input_size") or (info.size,)
+    return int(spec.args.get("img_size") or own[-1])
+
+
+def _build(spec: TeacherSpec, info: DataInfo, classes: int, pretrained: bool = False) -> FeatureNet:
+    args = {key: value for key, value in thawed(spec.args).items() if key != "num_classes"}
+    return build(
+        spec.model, classes, in_chans=info.in_chans, size=_size_of(spec, info, classes),
+        pretrained=pretrained and spec.pretrained, args=args, seed=spec.seed,
+    )  # fmt: skip
+
+
+def _from_file(spec: TeacherSpec, info: DataInfo, classes: int) -> FeatureNet:
+    """The net with all weights of its file, or with all but its classifier's, where that is of other classes."""
+    state = read_state(spec.weights)
+    net = _build(spec, info, classes)
+    if classes and not mismatch(state, net.model.state_dict()):
+        load_weights(net, spec.weights)
+        return net
+    bare = _build(spec, info, 0)
+    own, ends = bare.model.state_dict(), head_names(bare)
+    trunk = {key: value for key, value in state.items() if not key.startswith(ends)}
+    if mismatch(trunk, own) and _is_timms(spec):
+        trunk = _as_timm_reads(bare, state, ends)
+    if mismatch(trunk, own):
+        load_weights(net if classes else bare, Path(spec.weights))  # says what does not fit
+    bare.model.load_state_dict({**own, **trunk})
+    return bare
+
+
+def _as_timm_reads(net: FeatureNet, state: State, ends: tuple[str, ...]) -> State:
+    """A checkpoint of a model's authors under timm's names, as timm's own loader has it, less its classifier."""
+    from distill.models.timm_factory import renamed
+
+    return {key: value for key, value in renamed(net.model, state).items() if not key.startswith(ends)}
