@@ -128,6 +128,16 @@ def test_cat_kd_with_a_bias_starts_from_smaller_weights() -> None:
     assert spread == {"true": pytest.approx(0.072, abs=0.002), "false": pytest.approx(0.141, abs=0.003)}
 
 
+@departs("fcfd", "50 %")
+def test_a_vggs_last_map_behind_its_relu_is_half_nothing() -> None:
+    net = build("cifar_vgg8", 100, seed=0).eval()
+    with torch.no_grad():
+        outputs = net(torch.randn(16, 3, 32, 32, generator=torch.Generator().manual_seed(0)))
+    assert outputs.preacts is not None
+    assert (outputs.preacts[-1] < 0).float().mean().item() == pytest.approx(0.5, abs=0.03)
+    assert (outputs.features[-1] == 0).float().mean().item() == pytest.approx(0.5, abs=0.03)
+
+
 # ---- quantisers
 
 

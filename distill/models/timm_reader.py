@@ -147,7 +147,11 @@ class TimmReader:
 
     def stage(self, model: Any, index: int, feature: Tensor) -> Tensor:
         stages = self.indices[int(self.has_stem) :]
-        shown: Tensor = model.get_submodule(str(model.feature_info[stages[index]]["module"]))(feature)
+        module = model.get_submodule(str(model.feature_info[stages[index]]["module"]))
+        if _channels_last(model):
+            shown: Tensor = module(feature.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        else:
+            shown = module(feature)
         if index < len(stages) - 1:
             return shown
         if self.tail is None:

@@ -24,6 +24,7 @@ from tests.replay import Replay
 CPU = torch.device("cpu")
 EAGER = {  # methods whose steps are not all recorded on the CPU, and why
     "cmi": "drawn on the host",
+    "fcfd": "drawn on the host",
     "kdsvd": "waits for the device",  # eigh
     "mhgd": "waits for the device",
     "nas-kd": "drawn on the host",

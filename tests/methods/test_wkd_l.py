@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
+from distill.data import load_data
 from distill.data.plain import training_images
 from distill.methods import wkd_l
 from tests import tiny
+from tests.data.test_data import folder_config, write_folder
 from tests.methods.arithmetic import softmax
 from tests.methods.given_response import LABELS, STUDENT, TEACHER, Rows, agrees
 
@@ -79,6 +84,16 @@ def test_training_images_are_not_cropped_or_flipped() -> None:
     want = (data.train.images.permute(0, 3, 1, 2) / 255 - 0.5) / 0.25
     torch.testing.assert_close(torch.cat(images), want)
     assert torch.equal(torch.cat(labels), data.train.labels)
+
+
+def test_training_images_of_a_folder_are_as_its_evaluation_shows_them(tmp_path: Path) -> None:
+    write_folder(tmp_path)
+    for name in ("cat", "dog", "eel"):
+        shutil.rmtree(tmp_path / "val" / name)
+        shutil.copytree(tmp_path / "train" / name, tmp_path / "val" / name)
+    data = load_data(folder_config(tmp_path))
+    pairs = zip(training_images(data.source(5, seed=1)), data.evaluation(5), strict=True)
+    assert all(torch.equal(one, other) for found, shown in pairs for one, other in zip(found, shown, strict=True))
 
 
 def test_the_weight_falls_to_nothing_along_a_cosine() -> None:
