@@ -34,6 +34,7 @@ class DataSpec:
     erasing: float = 0.0
     auto_augment: str | None = None
     color_jitter: float = 0.0
+    draft: bool = False  # JPEGs are decoded smaller for training where crops allow it
     interpolation: str | None = None
     holdout: float = 0.0
     shots: int | None = None

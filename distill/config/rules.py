@@ -219,6 +219,7 @@ FOLDERS: dict[str, Rule] = {  # keys of dataset that only folders of images have
     "value_range": or_null(RANGE),
     "auto_augment": or_null(AUTO_AUGMENT),
     "color_jitter": or_null(NOT_NEGATIVE),
+    "draft": or_null(FLAG),
     "interpolation": or_null(one_of("bilinear", "bicubic", "random")),
 }
 IN_MEMORY = ("pad_mode", "rotate", "randaugment", "cutout")  # keys of dataset that only data sets in memory honour

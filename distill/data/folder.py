@@ -53,6 +53,7 @@ class FolderSplit:
     resize: int = 0  # pixels that images are brought to, of which crops are drawn; 0: random resized crops
     reading: Reading = Reading()  # how files become pixels
     looks: Looks | None = None  # by which of timm's transforms they are seen; None: cropped and flipped alone
+    draft: bool = False  # large JPEGs are decoded smaller for training
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -221,7 +222,7 @@ def loader(
     return DataLoader(
         Images(
             split.paths, split.labels, size or info.size, split.reading, flip, split.depth, crops, split.resize,
-            split.looks, sizes,
+            split.looks, sizes, split.draft,
         ),  # fmt: skip
         batch_sampler=keys,
         num_workers=split.workers,
@@ -314,7 +315,8 @@ def validation(spec: DataSpec, names: list[str]) -> UsedImages | None:
 def _split(part: UsedImages, spec: DataSpec, reading: Reading, device: torch.device, depth: bool) -> FolderSplit:
     paths = part.paths()
     beside = depth_of(paths, spec.root) if depth else None
-    return FolderSplit(paths, part.labels, spec.workers, device, beside, resize_of(spec), reading, looks_of(spec))
+    how = (resize_of(spec), reading, looks_of(spec), spec.draft)
+    return FolderSplit(paths, part.labels, spec.workers, device, beside, *how)
 
 
 def chosen_of(
@@ -336,6 +338,9 @@ def check_settings(spec: DataSpec) -> None:
                 f"dataset.{key}={value}: images of a folder are cropped, resized and flipped and no more: "
                 f"leave dataset.{key}=null, or use a data set that lies in memory, such as dataset=cifar100"
             )
+    if spec.draft and (looks_of(spec) or "depth" in spec.views.values()):
+        raise ValueError("dataset.draft=true needs to know the crop before an image is decoded, and its pixels alone: "
+                         "leave it null beside auto_augment, color_jitter, interpolation and depth")  # fmt: skip
     if 0 < resize_of(spec) < int(spec.size):
         raise ValueError(f"crops of {spec.size} pixels do not fit in images of {spec.resize}: raise dataset.resize")
     if spec.workers < 0 or int(spec.size) < 1:

@@ -6,7 +6,7 @@ import math
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from distill.content.decode import UNREADABLE, Reading, decoded, pixels, turned
+from distill.content.decode import UNREADABLE, Reading, decoded, drafted, pixels, turned
 from distill.content.examine import reason
 from distill.data.looks import Looks, drawn_from
 
@@ -29,6 +29,7 @@ class Images(Dataset[tuple[Any, ...] | str]):
     crops: how many crops of each image, with the one flip, one after the other along the channels.
     resize: pixels that an image is brought to, both ways, before a crop is drawn; 0: random resized crops.
     looks: by which of timm's transforms images are seen; None: cropped and flipped alone.
+    draft: large JPEGs are decoded smaller for training, where a view keeps as many pixels as it is shown with.
     """
 
     def __init__(
@@ -43,12 +44,13 @@ class Images(Dataset[tuple[Any, ...] | str]):
         resize: int = 0,
         looks: Looks | None = None,
         sizes: Sequence[int] = (),
+        draft: bool = False,
     ) -> None:
         self.paths, self.size, self.flip = paths, size, flip
         self.labels = np.zeros(len(paths), dtype=np.int64) if labels is None else labels
         self.sizes = tuple(sizes)
         self.reading, self.depth = reading, depth
-        self.crops, self.resize = crops, resize
+        self.crops, self.resize, self.draft = crops, resize, draft
         self.looks, self.filter = looks, (looks or Looks()).filter
 
     @cached_property
@@ -59,19 +61,37 @@ class Images(Dataset[tuple[Any, ...] | str]):
     def __getitem__(self, key: Key) -> tuple[Any, ...] | str:
         position, view = key
         path = self.paths[position]
+        whole = None
         try:
-            images = [decoded(path, self.reading)]
+            if self.draft and view is not None:
+                image, whole = drafted(path, self.reading, partial(self._shrink, view))
+                images = [image]
+            else:
+                images = [decoded(path, self.reading)]
             if self.depth is not None:
                 path = self.depth[position]
                 images.append(depth_beside(images[0], path, self.reading))
         except UNREADABLE as error:
             return f"{path} cannot be decoded ({reason(error)}): replace the image or remove it"
-        shown = [self._pixels(image, view, crop, self.size) for crop in range(self.crops) for image in images]
+        shown = [self._pixels(image, view, crop, self.size, whole) for crop in range(self.crops) for image in images]
         pixels = torch.from_numpy(np.concatenate(shown, axis=2))
-        more = [np.concatenate([self._pixels(each, view, 0, size) for each in images], axis=2) for size in self.sizes]
+        more = [
+            np.concatenate([self._pixels(each, view, 0, size, whole) for each in images], axis=2) for size in self.sizes
+        ]
         return pixels, int(self.labels[position]), position, *map(torch.from_numpy, more)
 
-    def _pixels(self, image: Any, view: int | None, crop: int, size: int) -> np.ndarray:
+    def _shrink(self, view: int, width: int, height: int) -> int:
+        """The largest of 1, 2, 4 and 8 that leaves every view of the image the pixels that it is shown with."""
+        shown = max(self.size, *self.sizes, self.resize)
+        sides = [min(width, height) / shown] if self.resize else [
+            min(right - left, bottom - top) / shown
+            for left, top, right, bottom in (drawn_crop(width, height, view, crop)[0] for crop in range(self.crops))
+        ]  # fmt: skip
+        return next((by for by in (8, 4, 2) if by <= min(sides)), 1)
+
+    def _pixels(
+        self, image: Any, view: int | None, crop: int, size: int, whole: tuple[int, int] | None = None
+    ) -> np.ndarray:
         """The image's view uint8 [size,size,C]; images of one size get the same crop and flip."""
         if view is None:
             image = squeezed(image, size) if self.resize else evaluation_view(image, size, self.filter)
@@ -81,7 +101,7 @@ class Images(Dataset[tuple[Any, ...] | str]):
             image = random_window(squeezed(image, self.resize), self.size, self.flip, view, crop)
             image = image if size == self.size else squeezed(image, size)
         else:
-            image = random_view(image, size, self.flip, view, crop)
+            image = random_view(image, size, self.flip, view, crop, whole)
         return np.array(image, dtype=np.uint8).reshape(size, size, -1)
 
 
@@ -101,18 +121,33 @@ def depth_beside(image: Image.Image, path: str, reading: Reading) -> Image.Image
     return depth.resize(image.size, Image.Resampling.NEAREST)
 
 
-def random_view(image: Any, size: int, flip: bool, seed: int, crop: int = 0) -> Any:
+def random_view(
+    image: Any, size: int, flip: bool, seed: int, crop: int = 0, whole: tuple[int, int] | None = None
+) -> Any:
     """RandomResizedCrop(size) and a horizontal flip of a PIL image, drawn from the seed.
 
-    crop: 0, or the number of a further crop, which has the same flip.
+    crop: 0, or the number of a further crop, which has the same flip. whole: the size of a picture that was decoded
+    smaller, of which the same part is shown.
     """
+    width, height = whole or image.size
+    box, mirrored = drawn_crop(width, height, seed, crop)
+    if (width, height) == image.size:
+        image = image.crop(box).resize((size, size), Image.Resampling.BILINEAR)
+    else:
+        across, down = image.width / width, image.height / height
+        part = (box[0] * across, box[1] * down, box[2] * across, box[3] * down)
+        image = image.resize((size, size), Image.Resampling.BILINEAR, box=part)
+    return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if mirrored and flip else image
+
+
+def drawn_crop(width: int, height: int, seed: int, crop: int = 0) -> tuple[tuple[int, int, int, int], bool]:
+    """The crop of an image of that size that a seed stands for, and whether it is mirrored; `crop` as `random_view`."""
     draw = random.Random(seed)
-    box = random_crop(image.width, image.height, draw)
-    mirrored = draw.random() < 0.5 and flip
+    box = random_crop(width, height, draw)
+    mirrored = draw.random() < 0.5
     if crop:
-        box = random_crop(image.width, image.height, random.Random(f"{seed}/{crop}"))
-    image = image.crop(box).resize((size, size), Image.Resampling.BILINEAR)
-    return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if mirrored else image
+        box = random_crop(width, height, random.Random(f"{seed}/{crop}"))
+    return box, mirrored
 
 
 def squeezed(image: Any, side: int) -> Any:
