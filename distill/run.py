@@ -287,12 +287,13 @@ def make_method(
 
 
 def make_schedule(spec: RunSpec, images: int) -> ScheduleSpec:
-    """Return the schedule for so many training images: with the student's learning-rate factor put in (0.2 for the
-    mobile nets' 0.01), and a rule carried out. Raises ValueError for what the method cannot honour.
+    """Return the schedule for so many training images: at the student's own rate (0.01 of the mobile nets in CRD's
+    protocol), and with a rule carried out. Raises ValueError for what the method cannot honour.
     """
     given = spec.schedule.optimizer
     optimizer = without_sgds({key: value for key, value in given.items() if value is not None})
-    scaled = replace(spec.schedule, optimizer=frozen(optimizer), lr=spec.schedule.lr * spec.student.lr_scale)
+    lr = spec.schedule.rate_of(spec.student.model, spec.student.lr_scale)
+    scaled = replace(spec.schedule, optimizer=frozen(optimizer), lr=lr)
     fitted = hyperrule.by_rule(scaled, images)
     refuse(class_of(spec.method.node), spec.method.name, vars(fitted), parallel.world(), spec.method.node)
     return fitted

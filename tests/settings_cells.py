@@ -11,6 +11,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from distill import config
+from distill.config.schedule_spec import lr_share
 from distill.papers import settings
 from distill.papers.settings import ExpectedConfig
 from tests.compositions import composed  # tests.tiny's has a shorter schedule, and that is compared here
@@ -62,7 +63,8 @@ def swapped(cfg: DictConfig, cell: ExpectedConfig) -> DictConfig:
 def ours(cfg: DictConfig, key: str) -> Any:
     """The value of a key; `lr` is the rate that the student trains at."""
     if key == "lr":
-        return config.plain(cfg, "schedule.lr") * config.plain(cfg, "student.lr_scale")
+        share = lr_share(config.plain(cfg, "schedule.lr_scales"), config.plain(cfg, "student.model"))
+        return config.plain(cfg, "schedule.lr") * share * config.plain(cfg, "student.lr_scale")
     return config.plain(cfg, key)
 
 

@@ -24,12 +24,13 @@ from omegaconf import DictConfig, OmegaConf
 
 from distill.config.groups import _container, did_you_mean, load_node, options, plain, slug
 from distill.config.naming import following
+from distill.config.schedule_spec import lr_share
 from distill.config.teacher_nodes import OWN, WEIGHT_KINDS, Spec, expand_teachers, label, named, training
 from distill.content.fingerprint import data_fingerprint, weights_fingerprint
 
 UNHASHED = {  # what may change without changing the result; everything else of these nodes is hashed
     "dataset": {"root", "workers", "download"},
-    "schedule": set(),
+    "schedule": {"lr_scales"},  # what it does to the run's nets is in their lr_scale
     "teacher": set(),
     "student": set(),
     "method": {"about"},
@@ -42,9 +43,10 @@ def hashed_config(cfg: DictConfig) -> dict[str, Any]:
     """All that changes a run's result but the seed: what is hashed. Raises ValueError as `plain` does."""
     parts = {name: _without(plain(cfg, name), UNHASHED[name]) for name in UNHASHED if name != "teacher"}
     parts["dataset"]["content"] = content(cfg)
-    parts["student"] = _started(student_node(cfg))
+    scales = OmegaConf.select(cfg, "schedule.lr_scales", default=None)
+    parts["student"] = _scaled(_started(student_node(cfg)), scales)
     if has_teacher(cfg):
-        several = [{**_by_content(spec), **dict.fromkeys(OWN), **_training(cfg, spec)} for spec in teacher_specs(cfg)]
+        several = [_hashed_teacher(spec, _training(cfg, spec), scales) for spec in teacher_specs(cfg)]
         parts["teacher"] = several[0] if len(several) == 1 else several
     if parts["dataset"].get("labels") is True:  # what null stands for
         del parts["dataset"]["labels"]
@@ -52,6 +54,20 @@ def hashed_config(cfg: DictConfig) -> dict[str, Any]:
         del parts["schedule"]["last_batch"]
     measured = plain(cfg, "evaluate") if "evaluate" in cfg else None
     return {**parts, "precision": plain(cfg, "precision"), "evaluate": measured}
+
+
+def _hashed_teacher(spec: Spec, own: dict[str, Spec], scales: Mapping[str, Any] | None) -> Spec:
+    """A teacher's node as it is hashed; own: the schedule and the data set that it alone is trained by."""
+    if "schedule" in own:
+        scales = own["schedule"].get("lr_scales")
+        own = {**own, "schedule": _without(own["schedule"], UNHASHED["schedule"])}
+    return {**_scaled(_by_content(spec), scales), **dict.fromkeys(OWN), **own}
+
+
+def _scaled(net: Spec, scales: Mapping[str, Any] | None) -> Spec:
+    """A net's node whose lr_scale holds what the schedule makes of its rate."""
+    share = lr_share(scales, net.get("model"))
+    return net if share == 1 else {**net, "lr_scale": share * float(net.get("lr_scale") or 1.0)}
 
 
 def content(cfg: DictConfig) -> str | None:

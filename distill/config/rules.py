@@ -82,6 +82,10 @@ NODE: Rule = (lambda value: isinstance(value, dict), "must be a dictionary {key:
 ANY_LIST: Rule = (lambda value: isinstance(value, (list, tuple)), "must be a list [a, b]")
 _NUMBERS, POSITIVES = _list(_NUMBER, "[0.5,0.5,0.5]"), _list(POSITIVE, "[0.5,0.5,0.5]")
 _NAMES = _list(WORD, "[0,cat]")
+_SHARES_OF_NETS: Rule = (
+    lambda value: isinstance(value, dict) and all(POSITIVE[0](share) for share in value.values()),
+    "must be shares of the rate by the nets' models, such as {cifar_MobileNetV2: 0.2}",
+)
 EPOCHS = _list(POSITIVE, "[150,180]")
 SEED = whole(0, 2**32 - 1)
 VIEW: Rule = (
@@ -151,6 +155,7 @@ SCHEDULE: dict[str, Rule] = {
     "batch_size": whole(1, 10**7),
     "lr": number_between(0, 1e6, above=True),
     "gamma": number_between(0, 1e6, above=True),
+    "lr_scales": or_null(_SHARES_OF_NETS),
     "milestones": EPOCHS,
     "warmup_epochs": number_between(0, 1e6),
     "init_epochs": whole(0, 10**6),

@@ -22,6 +22,11 @@ _MADE: dict[str, Callable[[Any], Any]] = {  # of a value as YAML has it, by the 
 }
 
 
+def lr_share(scales: Mapping[str, Any] | None, model: Any) -> float:
+    """The share of its rate at which a schedule trains a net: schedule.lr_scales, 1 for a net that is not there."""
+    return float((scales or {}).get(str(model), 1.0))
+
+
 @dataclass(frozen=True, kw_only=True)
 class OptimizerSpec:
     """What one optimiser is told: its rate over the epochs, what is done beside its steps, its name and options."""
@@ -76,6 +81,7 @@ class ScheduleSpec(OptimizerSpec):
     name: str
     epochs: int
     batch_size: int
+    lr_scales: Mapping[str, Any] = field(default_factory=dict)  # share of the rate that some nets train at
     init_epochs: int = 0  # of the first stage of methods that have two
     mixup: float | None = None  # alpha of MixUp; None: the rule's, or none
     cutmix: float = 0.0  # alpha of CutMix; 0: none
@@ -94,3 +100,7 @@ class ScheduleSpec(OptimizerSpec):
     drop_path: float = 0.0  # greatest probability that a block of the student is passed by
     drawn: int = 0  # by the rule: batches of an epoch whose images are drawn with replacement; 0: every image once
     zero_head: bool = False  # the student's classifier starts at zero
+
+    def rate_of(self, model: str, lr_scale: float = 1.0) -> float:
+        """The rate at which a net trains that has a share `lr_scale` of its own."""
+        return self.lr * lr_share(self.lr_scales, model) * lr_scale

@@ -12,7 +12,8 @@ from distill.config.groups import conf_dir, did_you_mean, plain
 from distill.config.method_rules import check_method
 from distill.config.rules import AT_THE_TOP, FOLDERS, IN_MEMORY, NODE, RULES, RULES_OF_GROUPS, Rule, check_rule
 
-_OPEN = {"student.args", "teacher.args", "student.upstream", "schedule.optimizer"}  # read by checks of their own
+# read by checks of their own
+_OPEN = {"student.args", "teacher.args", "student.upstream", "schedule.optimizer", "schedule.lr_scales"}
 NOT_RULED = {"hydra", "leave_out", "method"}
 
 

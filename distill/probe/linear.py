@@ -29,7 +29,7 @@ class Recipe:
     lr: float
     weight_decay: float
     nesterov: bool = False
-    scaled: bool = False  # the rate is multiplied by the student's lr_scale, 0.2 for the mobile nets
+    scaled: bool = False  # the rate is multiplied by the share at which the net was trained, 0.2 for the mobile nets
     milestones: tuple[int, ...] = (30, 60, 90)
     gamma: float = 0.1
     momentum: float = 0.9

@@ -10,7 +10,9 @@ from typing import Any
 import torch
 
 from distill import config, finished_run
+from distill.config import NetSpec, ScheduleSpec
 from distill.config.our_nets import OUR_NETS
+from distill.config.schedule_spec import lr_share
 from distill.content.state_file import State, read_state
 from distill.models import FeatureNet, build
 from distill.models.weights import fitting_names, mismatch
@@ -54,11 +56,16 @@ def _of_run(folder: Path, device: torch.device, teacher: bool, weights: str = ST
         if len(found) != 1:
             raise ValueError(f"{folder} has {len(found) or 'no'} teachers: --teacher probes a single one")
         about = {"net": "teacher", "weights": found[0].origin, **shared}
-        return Subject(found[0].net, folder, "-teacher", about, run.spec.teachers[0].lr_scale)
+        return Subject(found[0].net, folder, "-teacher", about, _scale(run.spec.teachers[0], run.spec.schedule))
     suffix = "" if weights == STUDENT_FILE else f"-{Path(weights).stem}"
     about = {"net": f"student{suffix}", "weights": weights, **shared}
     net = finished_run.student(run, device, weights)
-    return Subject(net, folder, suffix, about, run.spec.student.lr_scale)
+    return Subject(net, folder, suffix, about, _scale(run.spec.student, run.spec.schedule))
+
+
+def _scale(net: NetSpec, schedule: ScheduleSpec) -> float:
+    """The share of the rate at which a run trains a net."""
+    return lr_share(schedule.lr_scales, net.model) * net.lr_scale
 
 
 def _of_file(path: Path, device: torch.device, model: str | None) -> Subject:
@@ -69,8 +76,8 @@ def _of_file(path: Path, device: torch.device, model: str | None) -> Subject:
         raise ValueError(f"{path} does not say which net it is of: give --model, a name that timm knows")
     name = f"cifar_{name}" if f"cifar_{name}" in OUR_NETS else name
     net = _fitting(path, state, name).requires_grad_(False).eval().to(device)
-    known = config.load_node("student", name.removeprefix("cifar_"))
-    scale = float(known.lr_scale) if known is not None else 1.0
+    crd: Any = config.load_node("schedule", "crd") or {}
+    scale = lr_share(crd.get("lr_scales"), name)
     return Subject(net, path.parent, f"-{path.stem}", {"net": name, "weights": path.name}, scale)
 
 

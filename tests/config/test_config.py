@@ -336,6 +336,7 @@ def test_values_out_of_range_are_refused(override: str) -> None:
         (["schedule.damped=true", "schedule.optimizer.nesterov=true"], "without Nesterov"),
         (["schedule.restart=true", "schedule.decay=cosine"], "there are none"),
         (["schedule.lr_min=0.001"], "decay=linear end"),
+        (["+schedule.lr_scales.cifar_MobilNetV2=0.2"], "no such model: did you mean cifar_MobileNetV2"),
     ],
 )
 def test_keys_of_a_schedule_that_another_rules_out_are_refused(overrides: list[str], text: str) -> None:

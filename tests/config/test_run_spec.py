@@ -99,3 +99,25 @@ def test_a_schedule_has_a_field_for_each_key_and_none_beside() -> None:
         ScheduleSpec.of({"epoch": 2})
     with pytest.raises(ValueError, match="schedule.lr has no value"):
         ScheduleSpec.of({"name": "x", "epochs": 2, "batch_size": 8, "lr": None})
+
+
+@pytest.mark.parametrize(
+    ("schedule", "rate"), [("crd", 0.01), ("sskd", 0.01), ("reviewkd", 0.02), ("dml", 0.1), ("mcl", 0.1)]
+)
+def test_a_small_net_has_a_share_of_the_rate_in_the_protocols_that_say_so_alone(schedule: str, rate: float) -> None:
+    words = ("method=none", "student=ShuffleV2", f"schedule={schedule}")
+    spec = resolve(composed(*words))
+    assert spec.schedule.rate_of(spec.student.model, spec.student.lr_scale) == pytest.approx(rate)
+    halved = resolve(composed(*words, "student.lr_scale=0.5"))
+    assert halved.schedule.rate_of(halved.student.model, halved.student.lr_scale) == pytest.approx(rate / 2)
+
+
+def test_the_share_of_a_protocol_is_hashed_as_the_nets_own_and_for_no_other_net() -> None:
+    """Names of runs from when it was a key of the student stay, and so do those of all other nets."""
+    cfg = composed("method=kd", "student=ShuffleV1", "teacher=resnet14", "schedule=crd")
+    hashed = config.hashed_config(cfg)
+    assert hashed["student"]["lr_scale"] == 0.2 and "lr_scales" not in hashed["schedule"]
+    assert hashed["teacher"]["lr_scale"] == 1.0
+    old = composed("method=kd", "student=ShuffleV1", "student.lr_scale=0.2", "teacher=resnet14", "schedule=crd")
+    old.schedule.lr_scales = None
+    assert config.identity(old)["hash"] == config.identity(cfg)["hash"]

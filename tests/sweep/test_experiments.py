@@ -176,7 +176,8 @@ def test_protocols() -> None:
     review = jobs("experiment=reviewkd", "pair=vgg13_MobileNetV2", "method=reviewkd", "seed=1")[0]
     schedule = review.schedule
     assert (schedule.batch_size, schedule.lr, schedule.optimizer.nesterov) == (128, 0.1, True)
-    assert review.dataset.mean[0] == pytest.approx(125.3 / 255, abs=1e-5) and review.student.lr_scale == 0.2
+    assert review.dataset.mean[0] == pytest.approx(125.3 / 255, abs=1e-5)
+    assert config.resolve(review).schedule.rate_of("cifar_MobileNetV2") == pytest.approx(0.02)
     large = jobs("experiment=imagenet_resnet50_mobilenetv1", "method=dkd", "seed=1")[0]
     assert (large.teacher.model, large.teacher.weights, large.method.beta) == ("resnet50.tv_in1k", "pretrained", 2.0)
     assert large.student.model == "mobilenetv1_relu" and large.schedule.epochs == 100

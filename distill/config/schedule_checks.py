@@ -1,0 +1,48 @@
+"""Keys of a schedule that could not be honoured beside its others, or beside the run's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from distill.config.groups import mean_one_of
+from distill.config.net_names import is_known, nearest_nets
+
+
+def check_schedule(schedule: Mapping[str, Any]) -> None:
+    """Raise ValueError for keys of a schedule that could not be honoured beside its others."""
+    check_lr_scales(schedule.get("lr_scales") or {})
+    optimizer = schedule.get("optimizer") or {}
+    asked = [key for key in ("momentum_start", "damped") if schedule.get(key) not in (None, False)]
+    if asked and (optimizer.get("name") != "sgd" or not optimizer.get("momentum") or optimizer.get("nesterov")):
+        raise ValueError(f"schedule.{asked[0]} is for SGD with a momentum and without Nesterov: leave it null")
+    if (schedule.get("momentum_start") is None) != (schedule.get("momentum_epochs") is None):
+        raise ValueError("schedule.momentum_start and schedule.momentum_epochs belong together: give both or neither")
+    if schedule.get("restart") and not (schedule.get("decay", "step") == "step" and schedule.get("milestones")):
+        raise ValueError("schedule.restart starts the optimiser anew at milestones, and there are none: leave it null")
+    if schedule.get("rule") and schedule.get("last_batch") not in (None, "auto"):
+        raise ValueError("schedule.last_batch: the rule draws its batches, and no image is left over: leave it null")
+    _check_recipe(schedule)
+    if schedule.get("lr_min") and schedule.get("decay") not in ("cosine", "linear"):
+        raise ValueError("schedule.lr_min is where decay=cosine and decay=linear end: leave it null")
+
+
+def _check_recipe(schedule: Mapping[str, Any]) -> None:
+    """Raise ValueError for keys of the recipe that are nothing without another."""
+    needs = {"clip_mode": "clip_grad", "ema_warmup": "ema", "ema_export": "ema"}
+    for key, other in needs.items():
+        if schedule.get(key) is not None and not schedule.get(other):
+            raise ValueError(f"schedule.{key} is nothing without schedule.{other}: give both, or leave it null")
+    if schedule.get("bce_threshold") is not None and schedule.get("loss") != "bce":
+        raise ValueError("schedule.bce_threshold belongs to schedule.loss=bce: leave it null")
+    if schedule.get("no_decay") and not (schedule.get("optimizer") or {}).get("weight_decay"):
+        raise ValueError("schedule.no_decay: there is no decay to spare weights: set schedule.optimizer.weight_decay")
+    if (schedule.get("accumulate") or 1) > (schedule.get("batch_size") or 1):
+        raise ValueError(f"schedule.accumulate={schedule['accumulate']}: a batch has no so many images: lower it")
+
+
+def check_lr_scales(scales: Mapping[str, Any]) -> None:
+    """Raise ValueError for a share of the rate of a net that there is not."""
+    if unknown := [name for name in map(str, scales) if not is_known(name)]:
+        hint = mean_one_of(nearest_nets(unknown[0]), "ours start with cifar_, others are timm's")
+        raise ValueError(f"schedule.lr_scales has a share for '{unknown[0]}', and there is no such model: {hint}")
