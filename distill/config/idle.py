@@ -12,7 +12,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from distill.config.groups import plain
-from distill.config.hashing import has_teacher, reads
+from distill.config.hashing import has_teacher, reads, teacher_specs
 from distill.config.rules import FOLDERS, IN_MEMORY
 
 Node = Mapping[str, Any]
@@ -122,6 +122,12 @@ def _milestones(cfg: DictConfig) -> str:
     return _decays("step")(cfg) or (f"training ends after {schedule['epochs']} epochs" if late else "")
 
 
+def _lr_scales(cfg: DictConfig) -> str:
+    nets = {str(plain(cfg, "student").get("model")), *map(str, plain(cfg, "method").get("models") or ())}
+    nets |= {str(spec.get("model")) for spec in teacher_specs(cfg)}
+    return "" if nets.intersection(plain(cfg, "schedule.lr_scales") or {}) else "no net of the run has a share there"
+
+
 def _init_epochs(cfg: DictConfig) -> str:
     if _interpolated(cfg, "schedule.init_epochs"):
         return ""
@@ -200,6 +206,7 @@ READ_BY: dict[str, Callable[[DictConfig], str]] = {
     "schedule.gamma": _decays("step", "exponential"),
     "schedule.milestones": _milestones,
     "schedule.lr_min": _decays("cosine", "linear"),
+    "schedule.lr_scales": _lr_scales,
     "schedule.init_epochs": _init_epochs,
     "schedule.resize": _with_rule,
     "schedule.crop": _with_rule,

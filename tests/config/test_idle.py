@@ -33,6 +33,7 @@ IDLE = {  # a command, and what is said of its last word
     "method=at teacher.cache=embedding": "reads its teacher's features, which no cache holds",
     "method=crd method.temperature=8": "it counts where method.kd is set, and method.kd is 0.0",
     "method=cc method.gamma=1": "method.form=kernel reads it, and method.form is neighbours",
+    "schedule=crd schedule.lr_scales.cifar_ShuffleV1=0.1": "no net of the run has a share there",
     "device=cpu cuda_graphs=true": "they are a GPU's, and device=cpu",
     "experiment=mine": "schedule.decay=step reads it, not cosine",
     "schedule=mine": "schedule.decay=step reads it, not cosine",
@@ -41,7 +42,7 @@ READ = (
     "method=fitnet schedule.init_epochs=5", "method=crd method.kd=1 method.temperature=8",
     "schedule.milestones=[5,30] schedule.decay=step", "-m method=none,kd teacher.lr_scale=0.5",
     "-m schedule.decay=step,cosine schedule.milestones=[5]", "method=kd schedule.init_epochs=5 hydra.mode=RUN",
-    "schedule.lr_min=null dataset.pad_mode=null", "method=none teacher=resnet14", "experiment=mine schedule.decay=step",
+    "schedule=crd student=ShuffleV1 schedule.lr_scales.cifar_ShuffleV1=0.1", "schedule.lr_min=null dataset.pad_mode=null", "method=none teacher=resnet14", "experiment=mine schedule.decay=step",
 )
 
 
