@@ -42,7 +42,8 @@ READ = (
     "method=fitnet schedule.init_epochs=5", "method=crd method.kd=1 method.temperature=8",
     "schedule.milestones=[5,30] schedule.decay=step", "-m method=none,kd teacher.lr_scale=0.5",
     "-m schedule.decay=step,cosine schedule.milestones=[5]", "method=kd schedule.init_epochs=5 hydra.mode=RUN",
-    "schedule=crd student=ShuffleV1 schedule.lr_scales.cifar_ShuffleV1=0.1", "schedule.lr_min=null dataset.pad_mode=null", "method=none teacher=resnet14", "experiment=mine schedule.decay=step",
+    "schedule=crd student=ShuffleV1 schedule.lr_scales.cifar_ShuffleV1=0.1",
+    "schedule.lr_min=null dataset.pad_mode=null", "method=none teacher=resnet14", "experiment=mine schedule.decay=step",
 )
 
 
