@@ -14,6 +14,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -33,8 +34,10 @@ WARMUP = 6  # steps that compile, and record graphs
 PARTS = ("data", "teacher", "student", "method", "optimiser")
 
 
-def measure(loops: dict[str, Loop], args: argparse.Namespace, device: torch.device) -> dict[str, list[float]]:
-    """Seconds a step of each loop in each round, after a warm-up."""
+def measure(
+    loops: dict[str, Loop], args: argparse.Namespace, device: torch.device, keep: Callable[[Any], None]
+) -> dict[str, list[float]]:
+    """Seconds a step of each loop in each round, after a warm-up; `keep` is shown what there is after each round."""
     seconds: dict[str, list[float]] = {name: [] for name in loops}
     for number in range(args.rounds + 1):
         for name, run in loops.items():
@@ -45,6 +48,8 @@ def measure(loops: dict[str, Loop], args: argparse.Namespace, device: torch.devi
                 torch.cuda.synchronize()
             if number:
                 seconds[name].append((time.perf_counter() - start) / steps)
+        if number:
+            keep(seconds)
     return seconds
 
 
@@ -71,10 +76,10 @@ def bench(args: argparse.Namespace, device: torch.device) -> dict[str, Any]:
         lead, *rest = sorted(args.methods, key=lambda name: name != "kd")
         first = sharing(own(args, device, data, lead))
         loops["packed"] = stepping([first, *(own(args, device, data, name, like=first) for name in rest)])
-    seconds = measure(loops, args, device)
-    packed = seconds.pop("packed", None)
     found: dict[str, Any] = {"pair": f"{args.teacher}-{args.student}", "batch": args.batch, "precision": precision}
     found |= {"compile": args.compile if args.compiling else "false", **runtime.describe_machine(device)}
+    seconds = measure(loops, args, device, lambda so_far: write_json(path_of(args), found | {"seconds": so_far}))
+    packed = seconds.pop("packed", None)
     found["rows"] = rows(seconds, args)
     eager, fastest, alone = (seconds[f"bare {name}"] for name in ("eager fp32", "fastest", "fastest, no teacher"))
     found["teacher_allows"] = ratio(fastest, alone)
@@ -88,6 +93,11 @@ def bench(args: argparse.Namespace, device: torch.device) -> dict[str, Any]:
     for name, fit in fits.items():
         found["rows"][f"fit {name}"]["shares"] = shares(fit)
     return found
+
+
+def path_of(args: argparse.Namespace) -> Path:
+    """The JSON file of a pair: what a run that is cut off has measured lies there too."""
+    return Path(args.out, f"{args.teacher}-{args.student}-{runtime.pick_device(args.device).type}.json")
 
 
 def rows(seconds: dict[str, list[float]], args: argparse.Namespace) -> dict[str, dict[str, Any]]:
@@ -181,9 +191,8 @@ def main() -> None:
         print(f"{pair}, compiled: {args.compiling} ({why})", flush=True)
         found = bench(args, device)
         show(found)
-        path = args.out / f"{found['pair']}-{device.type}.json"
-        write_json(path, found)
-        print(path)
+        write_json(path_of(args), found)
+        print(path_of(args))
 
 
 if __name__ == "__main__":

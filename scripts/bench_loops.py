@@ -140,9 +140,9 @@ def cached(fit: Fit, data: Data, steps: int, half: bool) -> Fit:
     assert views
     folder = Path(tempfile.mkdtemp(prefix="distill-bench-"))
     file = RowFile(folder / "random.logits", len(data.train) * views, teacher.num_classes)
-    for batch in islice(fit.source.epoch(1), steps):
+    for step, batch in enumerate(islice(fit.source.epoch(1), steps)):
         keys = (batch.index * views + batch.crop).cpu().numpy()
-        file.write(keys, np.random.default_rng(batch.step).normal(size=(len(keys), file.width)).astype(np.float16))
+        file.write(keys, np.random.default_rng(step).normal(size=(len(keys), file.width)).astype(np.float16))
     fit.method.teacher_forward = TeacherCache(fit.method.teacher_forward, [teacher], [file], views=views, half=half)
     return fit
 

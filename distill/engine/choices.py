@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -25,6 +26,7 @@ log = logging.getLogger(__name__)
 TRIAL_FROM = 2000  # steps of a run from which a trial may pay
 SECONDS_FROM = 120.0  # that its steps take: a trial takes some twenty of them
 COMPILE_SECONDS = 1800.0  # from which compiling is tried too, which takes about a minute, once
+OWN_TIME = time.process_time  # what else runs on the machine disturbs it less than the time of day
 GAIN = 1.05  # what a candidate must be faster by to be taken over what is plain
 
 
@@ -102,32 +104,42 @@ def _tried(
     student, teachers = make()
     if trial.fastest({"": trial.training_step(student, batch, plain.precision)}, 2)[""] * steps < SECONDS_FROM:
         return plain
-    words = f"{asked.precision} {asked.threads}"
-    found = trial.remembered(words, student, batch, lambda: _step_trial(plain, asked, student, batch))
-    threads = found["threads"] if asked.threads == "auto" else plain.threads
-    chosen = replace(plain, precision=str(found["precision"]), threads=threads, why=str(found["why"]))
-    if asked.compile != "auto" or steps < COMPILE_FROM or float(found["seconds"]) * steps < COMPILE_SECONDS:
+    chosen, seconds = _by_precision(plain, asked, student, batch)
+    chosen = _by_threads(chosen, asked, student, batch)
+    if asked.compile != "auto" or steps < COMPILE_FROM or seconds * steps < COMPILE_SECONDS:
         return chosen
     return _compiling(chosen, student, teachers, batch)
 
 
-def _step_trial(plain: Choices, asked: MachineSpec, student: FeatureNet, batch: int) -> dict[str, Any]:
-    """Precision at the threads that torch takes, then threads at that precision."""
-    most = plain.threads or torch.get_num_threads()
-    torch.set_num_threads(most)
+def _by_precision(plain: Choices, asked: MachineSpec, student: FeatureNet, batch: int) -> tuple[Choices, float]:
+    """Choices with the precision that is fastest, and the seconds of a step."""
+    torch.set_num_threads(plain.threads or torch.get_num_threads())
     names = ["fp32", "bf16"] if asked.precision == "auto" else [plain.precision]
-    seconds = trial.fastest({name: trial.training_step(student, batch, name) for name in names})
-    precision = _best(seconds, names[0])
-    told = _told(seconds)
-    threads, spent = plain.threads, seconds[precision]
-    if asked.threads == "auto" and "OMP_NUM_THREADS" not in os.environ and most > 1:
-        step = trial.training_step(student, batch, precision)
-        counts = [most, *(count for count in (most // 2, most // 4) if count)]
-        by_count = trial.fastest({str(count): trial.with_threads(count, step) for count in counts})
-        best = _best(by_count, str(most))
-        threads, spent = (None if best == str(most) else int(best)), by_count[best]
-        told += f"; by threads {_told(by_count)}"
-    return {"precision": precision, "threads": threads, "seconds": spent, "why": f"a step of {student.name}: {told}"}
+
+    def make() -> dict[str, float]:
+        return trial.fastest({name: trial.training_step(student, batch, name) for name in names}, clock=OWN_TIME)
+
+    found = trial.remembered(f"precision {' '.join(names)} {torch.get_num_threads()} threads", student, batch, make)
+    precision = _best(found, names[0])
+    why = f"a step of {student.name}: {_told(found)}"
+    return replace(plain, precision=precision, why=why), found[precision] / torch.get_num_threads()
+
+
+def _by_threads(chosen: Choices, asked: MachineSpec, student: FeatureNet, batch: int) -> Choices:
+    """Choices with the number of threads that is fastest, where nothing else keeps the machine busy."""
+    most = torch.get_num_threads()
+    if asked.threads != "auto" or "OMP_NUM_THREADS" in os.environ or most == 1 or trial.busy():
+        return chosen
+    step = trial.training_step(student, batch, chosen.precision)
+    counts = [most, *(count for count in (most // 2, most // 4) if count)]
+
+    def make() -> dict[str, float]:
+        return trial.fastest({str(count): trial.with_threads(count, step) for count in counts})
+
+    found = trial.remembered(f"threads {most} {chosen.precision}", student, batch, make)
+    best = _best(found, str(most))
+    why = f"{chosen.why}; by threads: {_told(found)}"
+    return replace(chosen, threads=None if best == str(most) else int(best), why=why)
 
 
 def _compiling(chosen: Choices, student: FeatureNet, teachers: list[FeatureNet], batch: int) -> Choices:
@@ -137,13 +149,14 @@ def _compiling(chosen: Choices, student: FeatureNet, teachers: list[FeatureNet],
 
     def trained() -> dict[str, Any]:
         eager = trial.training_step(student, batch, chosen.precision)
-        seconds = trial.fastest({"eager": eager})
+        seconds = trial.fastest({"eager": eager}, clock=OWN_TIME)
         compile_forward(student, batch)
-        return {**seconds, **trial.fastest({"compiled": trial.training_step(student, batch, chosen.precision)})}
+        compiled = trial.training_step(student, batch, chosen.precision)
+        return {**seconds, **trial.fastest({"compiled": compiled}, clock=OWN_TIME)}
 
     def frozen(net: FeatureNet) -> dict[str, Any]:
         eager, compiled = (trial.frozen_forward(net, batch, chosen.precision, compiled=how) for how in (False, True))
-        return trial.fastest({"eager": eager, "compiled": compiled})
+        return trial.fastest({"eager": eager, "compiled": compiled}, clock=OWN_TIME)
 
     of_student = trial.remembered(f"{what} trained", student, batch, trained)
     told, gains = f"{chosen.why}; compiled: {_told(of_student)}", _best(of_student, "eager") == "compiled"

@@ -24,7 +24,7 @@ from distill.engine.compiling import compile_forward, fold_batchnorm, half_weigh
 from distill.files import read_mapping, spare, write_json
 from distill.models import FeatureNet
 
-ROUNDS = 4  # of each candidate, the first of which warms up
+ROUNDS = 5  # of each candidate, the first of which warms up
 WAIT = 300.0  # seconds for the trial of another process
 
 
@@ -81,6 +81,14 @@ def fastest(
             step()
             found[name].append(clock() - start)
     return {name: min(seconds[1:]) for name, seconds in found.items()}
+
+
+def busy() -> bool:
+    """Whether other work keeps more than half of the cores from this process, as far as the system tells."""
+    try:
+        return os.getloadavg()[0] > 1 + (os.cpu_count() or 1) / 2
+    except (AttributeError, OSError):
+        return False
 
 
 def with_threads(count: int, step: Callable[[], None]) -> Callable[[], None]:
