@@ -17,7 +17,6 @@ import torch.distributed as dist
 from torch import nn
 
 from distill import parallel
-from distill.engine import synced
 from distill.method import Method, refuse
 from tests import program, tiny
 
@@ -28,10 +27,19 @@ PORT = str(40000 + os.getpid() % 20000)
 
 
 def kept(method: Method) -> dict[str, float]:
-    """A sum of each buffer, but for running statistics of BatchNorms that are not synchronized."""
+    """A sum of each buffer, but for running statistics of BatchNorms, which are not synchronized here."""
     norms = {id(b) for m in method.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) for b in m.buffers()}
-    own = norms if method.unsynced else set()
-    return {name: summed(value) for name, value in method.named_buffers() if id(value) not in own}
+    return {name: summed(value) for name, value in method.named_buffers() if id(value) not in norms}
+
+
+def called(method: Method) -> list[int]:
+    """Will hold which BatchNorms are called in train mode, in order: where all processes would meet."""
+    order: list[int] = []
+    nets = (method, *method.teachers)
+    norms = [m for net in nets for m in net.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    for number, norm in enumerate(norms):
+        norm.register_forward_pre_hook(lambda m, _, number=number: order.append(number) if m.training else None)
+    return order
 
 
 def summed(value: torch.Tensor) -> float:
@@ -51,8 +59,7 @@ def train(name: str, folder: Path) -> dict[str, Any]:
     (name, *overrides), size = settings(name)
     method = tiny.seeded_method(name, data, tiny.SMALLEST, *overrides)
     refuse(method, name, {}, parallel.world())
-    if not method.unsynced:  # as sync_batchnorm=auto has it
-        synced.synchronize(method)
+    order = called(method)
     if parallel.rank():
         torch.manual_seed(100)  # as run.py has it: each process has draws of its own
     fit = tiny.fit(method, data, folder)
@@ -66,7 +73,8 @@ def train(name: str, folder: Path) -> dict[str, Any]:
     method.after_epoch = noted  # type: ignore[method-assign]
     for _ in fit.steps():
         pass
-    return {"buffers": found, "weights": [summed(p) for p in method.parameters()]}
+    weights = [summed(p) for p in method.parameters()]
+    return {"buffers": found, "weights": weights, "norms": [] if method.unsynced else order}
 
 
 def main(folder: Path) -> None:
@@ -106,6 +114,8 @@ def wrong(name: str, first: dict[str, Any], second: dict[str, Any]) -> str | Non
     for mine, other in zip(first["buffers"], second["buffers"], strict=True):
         if apart := [key for key in mine if mine[key] != other[key]]:
             return f"buffers that differ: {apart}"
+    if first["norms"] != second["norms"]:
+        return "other BatchNorms are called, which sync_batchnorm would wait for in vain: say so in `unsynced`"
     return None if first["weights"] == second["weights"] else "weights differ"
 
 

@@ -80,6 +80,7 @@ class FCFD(TeacherMode):
     """
 
     steps_alike = False  # paths are drawn
+    unsynced = "each process draws paths of its own, whose BatchNorms are not the same"
 
     def __init__(
         self, *nets: *Nets, weight: float, mixture: float, paths: int, warmup_epochs: int, teacher_mode: str,
