@@ -13,11 +13,23 @@ import numpy as np
 import torch
 
 from distill import start
-from distill.config import DataSpec, RunSpec, StudentSpec, TeacherSpec, instantiate, thawed
+from distill.config import (
+    DataSpec,
+    RunSpec,
+    StudentSpec,
+    TeacherSpec,
+    canonical,
+    did_you_mean,
+    instantiate,
+    load_node,
+    thawed,
+)
 from distill.config.check import check_maps
+from distill.content.fingerprint import lies_here
 from distill.content.index import indexed, train_indexed
 from distill.content.listing import VAL, train_listed
-from distill.data import DataInfo
+from distill.content.readers import READERS
+from distill.data import DataInfo, load_data
 from distill.data.dataset import data_info
 from distill.data.modality import views_of
 from distill.models import FeatureNet
@@ -29,7 +41,11 @@ from distill.teachers.making import make_teacher
 _IMAGES = {"digits": 1437, "mnist": 60000, "fashion_mnist": 60000, "cifar10": 50000, "cifar100": 50000, "stl10": 5000,
           "tinyimagenet": 100000}  # of training  # fmt: skip
 _MOST = 16  # nets without memory that are kept for the next run of a plan: their modules take some
+CHOOSING = ("classes", "omit", "shots", "fraction", "holdout")  # keys of dataset that choose among its images
+SHAPING = ("size", "resize", "num_classes", "in_chans", "pad", "pad_mode")  # and that must go with what they are
 _pristine: dict[tuple[Any, ...], FeatureNet] = {}
+_chosen_data: dict[str, DataInfo] = {}
+_fine: set[str] = set()  # hashes of what has to be trained first, and can be
 log = logging.getLogger(__name__)
 
 
@@ -57,15 +73,35 @@ def check_fit(spec: RunSpec, info: DataInfo, *, without_memory: bool = False) ->
 
 
 def refusal_of_command(spec: RunSpec) -> str:
-    """Why a run cannot be, as far as that is seen without its data being loaded; nothing where it can."""
+    """Why a run cannot be, or one that has to be before it; nothing where they can. Nothing is trained or fetched."""
     try:
-        check_files(spec.dataset)
-        check_weights(spec)
-        if (info := supposed(spec.dataset)) is not None and not spec.schedule.rule:
-            check_fit(spec, info, without_memory=True)
+        _check_command(spec)
     except ValueError as error:
         return str(error)
     return ""
+
+
+def _check_command(spec: RunSpec) -> None:
+    check_files(spec.dataset)
+    check_weights(spec)
+    if not spec.schedule.rule and (info := _chosen(spec.dataset) or supposed(spec.dataset)) is not None:
+        check_fit(spec, info, without_memory=True)
+    for needed in [teacher.training for teacher in spec.teachers] + [spec.student.upstream]:
+        if needed is not None and needed.hash not in _fine and not RunFolder(needed.folder).done:
+            _check_command(needed)
+            _fine.add(needed.hash)
+
+
+def _chosen(spec: DataSpec) -> DataInfo | None:
+    """What is known of data of which a part is chosen, or that are given another shape: loaded, where they lie here."""
+    usual: Any = load_node("dataset", spec.kind) or {}
+    keys = CHOOSING if spec.kind == "folder" else (*CHOOSING, *SHAPING)
+    same = all(canonical(getattr(spec, key)) == canonical(usual.get(key, getattr(spec, key))) for key in keys)
+    if same or not (spec.kind == "folder" or lies_here(spec.kind, spec.root)):
+        return None
+    if (key := repr(spec)) not in _chosen_data:
+        _chosen_data[key] = load_data(spec).info
+    return _chosen_data[key]
 
 
 def check_files(spec: DataSpec) -> None:
@@ -86,6 +122,8 @@ def check_files(spec: DataSpec) -> None:
             from distill.data.folder import same_classes  # imports Pillow
 
             same_classes(spec.root, *classes)
+    elif spec.kind not in READERS:
+        raise ValueError(f"dataset {spec.kind!r} is not known: {did_you_mean(spec.kind, [*READERS, 'folder'])}")
     elif spec.kind == "tinyimagenet" and not (spec.root / "tiny-imagenet-200").is_dir():
         raise ValueError(f"{spec.root}/tiny-imagenet-200 is missing, and cannot be downloaded: set dataset.root")
 

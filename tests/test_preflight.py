@@ -12,6 +12,7 @@ from distill import run as run_module
 from distill.config import resolve
 from distill.engine.checkpoint import export
 from distill.models import build
+from distill.models.pretrained import check_pretrained
 from distill.signals import StopSignals
 from tests import tiny
 
@@ -49,3 +50,30 @@ def test_a_look_at_what_fits_draws_no_number(tmp_path):
     preflight.check_fit(spec, info)
     assert torch.equal(torch.get_rng_state(), before) and preflight.trains_first(spec)
     assert not preflight.trains_first(spec_of(tmp_path, "method=none"))
+
+
+@pytest.mark.parametrize(("overrides", "words"), [
+    (["dataset.classes=[3,77]"], "dataset.classes names class 77"),
+    (["dataset.shots=100000"], "dataset.shots is 100000"),
+    (["dataset.num_classes=12"], "dataset.num_classes is 12 but digits has 10 classes"),
+    (["++dataset.kind=other"], "dataset 'other' is not known"),
+    (["student.upstream={schedule:digits,dataset:{classes:[0]}}"], "name two classes or more"),
+    (["teacher.dataset.pad=9", "teacher.dataset.pad_mode=reflect"], "images of 8 pixels reflect 7 at most"),
+])  # fmt: skip
+def test_what_the_data_cannot_be_is_told_without_training(tmp_path, overrides, words):
+    spec = spec_of(tmp_path, "teacher=resnet8", "student=resnet8", *overrides)
+    assert words in preflight.refusal_of_command(spec)
+
+
+def test_pretrained_weights_are_looked_for_in_the_caches_and_then_on_the_net(tmp_path, monkeypatch):
+    monkeypatch.setattr("distill.models.pretrained.reachable", lambda host: False)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    for words, key in ((["student=timm", "student.model=resnet18", "student.weights=pretrained"], "student.weights"),
+                       (["teacher=timm", "teacher.model=resnet18", "teacher.weights=pretrained"], "teacher.weights"),
+                       (["teacher=timm", "teacher.model=resnet18", "teacher.start=pretrained"], "teacher.start")):
+        said = preflight.refusal_of_command(spec_of(tmp_path, *words))
+        assert said.startswith(f"{key}=pretrained: the weights of resnet18 are in no cache") and f"{key}=FILE" in said
+    monkeypatch.setattr("distill.models.pretrained.reachable", lambda host: True)
+    check_pretrained("resnet18", "student.weights")
+    with pytest.raises(ValueError, match="student.weights=pretrained: cifar_vgg8 has no published weights"):
+        check_pretrained("cifar_vgg8", "student.weights")

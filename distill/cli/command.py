@@ -205,7 +205,7 @@ class _Reader:
 def _check_deletion(key: str, cfg: DictConfig) -> None:
     """Take a key away from `cfg`, of a dictionary that takes any key. Raises ValueError for others: all are needed."""
     above, _, name = key.rpartition(".")
-    if above not in (*_OPEN, "schedule.optimizer") or name not in (OmegaConf.select(cfg, above) or {}):
+    if above not in _OPEN or name not in (OmegaConf.select(cfg, above) or {}):
         raise ValueError(f"~{key}: every key is needed: give it another value, or null where it may be null")
     with open_dict(cfg):
         del OmegaConf.select(cfg, above)[name]

@@ -128,6 +128,13 @@ def _lr_scales(cfg: DictConfig) -> str:
     return "" if nets.intersection(plain(cfg, "schedule.lr_scales") or {}) else "no net of the run has a share there"
 
 
+def _gamma(cfg: DictConfig) -> str:
+    schedule = plain(cfg, "schedule")
+    if schedule.get("decay", "step") == "step" and not schedule.get("rule") and not schedule.get("milestones"):
+        return "the rate falls at schedule.milestones, and there are none"
+    return _decays("step", "exponential")(cfg)
+
+
 def _init_epochs(cfg: DictConfig) -> str:
     if _interpolated(cfg, "schedule.init_epochs"):
         return ""
@@ -179,11 +186,18 @@ def _teachers_seed(cfg: DictConfig) -> str:
 
 
 def _cached(cfg: DictConfig) -> str:
-    asked = str(plain(cfg, "teacher.cache"))
-    beyond = reads(cfg) - HELD
-    if asked not in ("logits", "embedding") or not beyond:
+    asked, data = str(plain(cfg, "teacher.cache")), plain(cfg, "dataset")
+    if asked not in ("logits", "embedding"):
         return ""
-    return f"method={plain(cfg, 'method.name')} reads its teacher's {min(beyond)}, which no cache holds"
+    held = HELD - {"embedding", "classifier"} if asked == "logits" else HELD
+    if beyond := reads(cfg) - held:
+        return f"method={plain(cfg, 'method.name')} reads its teacher's {min(beyond)}, which such a cache does not hold"
+    if any(plain(cfg, "schedule").get(key) for key in ("mixup", "cutmix")):
+        return "mixed images are never the same twice"
+    augmented = [key for key in ("rotate", "randaugment", "cutout", "erasing") if data.get(key)]
+    if augmented or (data.get("kind") or data["name"]) == "folder":
+        return f"{f'dataset.{augmented[0]}' if augmented else 'a folder'} shows an image in views without number"
+    return ""
 
 
 def _tracked(*modes: str) -> Callable[[DictConfig], str]:
@@ -203,7 +217,7 @@ READ_BY: dict[str, Callable[[DictConfig], str]] = {
     "cuda_graphs": _graphs,
     "schedule.epochs": _without_rule,
     "schedule.warmup_epochs": _without_rule,
-    "schedule.gamma": _decays("step", "exponential"),
+    "schedule.gamma": _gamma,
     "schedule.milestones": _milestones,
     "schedule.lr_min": _decays("cosine", "linear"),
     "schedule.lr_scales": _lr_scales,

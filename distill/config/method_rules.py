@@ -113,7 +113,7 @@ def rule_like(key: str, default: Any) -> Rule:
     if key.endswith(DIVISORS):
         return ABOVE_ZERO
     if isinstance(default, int):
-        return INDEX if default < 0 else _COUNT if key.endswith(COUNTS) else _WHOLE
+        return INDEX if default < 0 else _COUNT if default and key.endswith(COUNTS) else _WHOLE
     if isinstance(default, float):
         return AMOUNT
     raise ValueError(f"about.values of a method's YAML says nothing of {key}, whose default is {default}")

@@ -20,17 +20,21 @@ RATE_KEYS = tuple(each.name for each in fields(OptimizerSpec) if each.name != "o
 def check_optimizers(cfg: DictConfig) -> None:
     """Raise ValueError for an optimiser that does not exist, an option that it lacks or a value that cannot be."""
     schedule = plain(cfg, "schedule.optimizer") or {}
-    check_optimizer(str(schedule.get("name") or "sgd"))
+    if not isinstance(schedule.get("name"), str) or not schedule["name"]:
+        given = schedule.get("name")
+        said = f"schedule.optimizer.name={given}" if given is not None else "schedule.optimizer.name has no value"
+        raise ValueError(f"{said}: name an optimiser, such as sgd, adam or adamw")
+    check_optimizer(schedule["name"])
     for key, value in schedule.items():
         if key != "name" and value is not None and not any(key in options for options in OPTIMIZER_OPTIONS.values()):
-            check_option(str(schedule.get("name") or "sgd"), key)
+            check_option(schedule["name"], key)
         check_value(key, value, f"schedule.optimizer.{key}")
     bare = not schedule.get("momentum") or schedule.get("dampening")
-    if bare and schedule.get("nesterov") and str(schedule.get("name") or "sgd") == "sgd":
+    if bare and schedule.get("nesterov") and schedule["name"] == "sgd":
         raise ValueError("schedule.optimizer.nesterov=true needs a momentum above 0 and no dampening")
     for key, own in plain(cfg, "method").items():
         if key.endswith("optimizer") and isinstance(own, Mapping):
-            _check_own(f"method.{key}", own, str(schedule.get("name") or "sgd"))
+            _check_own(f"method.{key}", own, schedule["name"])
 
 
 def _check_own(label: str, own: Mapping[str, Any], schedules: str) -> None:

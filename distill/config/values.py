@@ -77,3 +77,7 @@ def check_constants(cfg: DictConfig) -> None:
             raise ValueError(f"{role}.mean and {role}.std belong together: give both or neither")
         if node.get("mean") is not None and len(node["mean"]) != len(node["std"]):
             raise ValueError(f"{role}.mean and {role}.std have {len(node['mean'])} and {len(node['std'])} values")
+        data = plain(cfg, "dataset")
+        count, seen = data.get("in_chans", 3), (data.get("views") or {}).get(role)
+        if node.get("mean") is not None and seen is None and len(node["mean"]) != count:
+            raise ValueError(f"{role}.mean={node['mean']} needs {count} values, as dataset.in_chans={count} says")

@@ -74,10 +74,16 @@ def data_fingerprint(node: Mapping[str, Any]) -> str | None:
         return _of_folder(node, root)
     if kind == "tinyimagenet":
         return _of_trees([root / "tiny-imagenet-200" / part for part in ("train", "val")], 8)
-    files = _files_of(kind, root)
-    if not files or not all(path.is_file() for path in files):
+    if not lies_here(kind, root):
         return None
+    files = _files_of(kind, root)
     return _kept(files, f"data {kind}", lambda: _of_arrays(kind, root, files))
+
+
+def lies_here(kind: str, root: Path) -> bool:
+    """Whether all files that a data set is read from are there."""
+    files = _files_of(kind, root)
+    return bool(files) and all(path.is_file() for path in files)
 
 
 def _files_of(kind: str, root: Path) -> list[Path]:

@@ -55,6 +55,8 @@ MISTAKES = {
     "schedule.epochs=1.5": "schedule.epochs must be a whole number, not 1.5",
     "seed=": "seed must be a whole number, not ''",
     "~seed": "~seed: every key is needed",
+    "~schedule.optimizer.name": "~schedule.optimizer.name: every key is needed",
+    "schedule.optimizer.name=''": "schedule.optimizer.name=: name an optimiser",
     "~method": "a run needs a method",
     "+seed=3": r"\+seed=3: there is a key 'seed' already",
     "+schedule.ema=0.999": "schedule has no key 'ema'",
