@@ -16,7 +16,7 @@ import numpy as np
 from distill import errors
 from scripts.faults import payloads, verbs
 from scripts.faults.forked import Outcome, forked
-from scripts.faults.judging import answer_is_wrong
+from scripts.faults.judging import PATIENCE, answer_is_wrong
 from scripts.faults.keys import command
 from scripts.faults.kills import Operations, start
 from scripts.faults.ledger import Try
@@ -42,7 +42,7 @@ class Damage:
         kind = list(TARGETS)[number % len(TARGETS)]
         path, work, same = TARGETS[kind](self.base, place, chance)
         how = damage(path, place, chance)
-        ended = forked(work, place, signals=((60.0, signal.SIGTERM),), longest=120)
+        ended = forked(work, place, signals=((PATIENCE, signal.SIGTERM),), longest=PATIENCE + 60)
         wrong = self._wrong(ended, place, path, same)
         said = wrong or (ended.sentence or f"exit code {ended.code}")[:300]
         where = f"{path.relative_to(place)}" if wrong else ""

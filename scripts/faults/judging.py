@@ -7,6 +7,7 @@ from distill.terminal import printable
 from scripts.faults.forked import Outcome
 
 LONGEST = 450  # letters of a sentence
+PATIENCE = 150.0  # seconds that an answer may take, on a machine that others use too
 ENDS = (errors.USAGE, errors.NONFINITE, errors.NO_CHECKPOINT)
 
 

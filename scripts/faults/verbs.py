@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from scripts.faults.forked import forked
-from scripts.faults.judging import answer_is_wrong
+from scripts.faults.judging import PATIENCE, answer_is_wrong
 from scripts.faults.keys import command
 from scripts.faults.ledger import Try
 from scripts.faults.shapes import SMALL
@@ -209,8 +209,9 @@ class Folders:
         asked = [word.format(output=output, run=run) for word in chance.choice(ASKED)]
         if chance.random() < 0.2:
             asked = [*SMALL, "method=kd", f"output={output}"]
-        ended = forked(lambda: command(asked, place), place, signals=((60.0, signal.SIGTERM),), longest=90)
-        wrong = answer_is_wrong(ended) or ("no answer in 60 s" if ended.seconds > 59 else "")
+        late = ((PATIENCE, signal.SIGTERM),)
+        ended = forked(lambda: command(asked, place), place, signals=late, longest=PATIENCE + 60)
+        wrong = answer_is_wrong(ended) or ("no answer" if ended.seconds > PATIENCE else "")
         page = place / "page.html"
         if not wrong and page.exists() and "<script>alert" in page.read_text(errors="replace"):
             wrong = "a name's markup is in the page"
