@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
@@ -15,6 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from distill.batch import Batch, Mixed
+from distill.config.needs import LABELS, OF_A_CLASSIFIER
 from distill.contract.world import CLASSES, PAIR, World, folder
 from distill.engine.trace import WAITS
 from distill.method import Losses, Method, Phase, Update
@@ -111,6 +113,28 @@ def mixed_labels_change_what_reads_labels(world: World) -> None:
                              "self.by_label, or say refuses = {'mixup': why}")  # fmt: skip
 
 
+def its_taps_name_logits_and_labels_that_it_reads(world: World) -> None:
+    """One whose taps name neither logits nor labels works, with ce and kd at 0, on nets and images that have none."""
+    taps = world.spec.method.taps
+    if not world.spec.teachers or taps & {*OF_A_CLASSIFIER, LABELS}:
+        return
+    without = world.without_classes()
+    try:
+        method = without.method(PAIR if "tokens" not in taps else None)
+    except ValueError as refusal:
+        if not {"ce", "kd"} & set(re.findall(r"\w+", str(refusal))):
+            raise Broken(f"{str(refusal).rstrip('.')}: name what it reads in about.taps") from refusal
+        return  # it is nothing without ce and kd, and says so
+    for phase in method.phases():
+        batch = without.begun(method, phase)[0]
+        for update in phase.updates:
+            try:
+                update.loss(batch)
+            except (AttributeError, TypeError, ValueError) as error:
+                named = f"{type(error).__name__}: {str(error).splitlines()[0][:90]}"
+                raise Broken(f"it reads logits or labels that its about.taps do not name ({named})") from error
+
+
 def losses_stay_close_in_bf16(world: World) -> None:
     """Under autocast each loss is still fp32, and what it is without, but for rounding."""
     found: list[dict[str, Tensor]] = []
@@ -186,6 +210,7 @@ CLAUSES: tuple[Callable[[World], None], ...] = (
     everything_trainable_is_trained_and_no_teacher_is,
     the_running_accuracy_is_told,
     mixed_labels_change_what_reads_labels,
+    its_taps_name_logits_and_labels_that_it_reads,
     losses_stay_close_in_bf16,
     a_run_that_was_cut_off_goes_on_to_the_same_bits,
     no_step_waits_for_the_device,

@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import Any
 
 import torch
+from omegaconf import OmegaConf
 
 from distill import api
 from distill.batch import Batch
@@ -32,7 +33,7 @@ SMALLER: dict[str, dict[str, Any]] = {
     "vit_tiny_patch16_224": {"patch_size": 4, "embed_dim": 32, "depth": 4, "num_heads": 2},
 }
 _CPU = torch.device("cpu")
-_SHORT = (f"schedule.batch_size={BATCH}", "schedule.epochs=2", "schedule.init_epochs=1", "device=cpu", "precision=fp32")
+_SHORT = (f"schedule.batch_size={BATCH}", "schedule.epochs=2", "device=cpu", "precision=fp32")
 
 
 @dataclass(frozen=True)
@@ -107,6 +108,8 @@ def world_of(name: str, settings: Sequence[str], config_dir: str | None) -> Worl
     words = [f"method={name}", *_SHORT, "teacher=resnet14", "student=resnet8", "teacher.weights=none", *settings]
     if wanted.isdigit() and int(wanted) > 1:
         words.append(f"teacher.seeds=[{','.join(map(str, range(int(wanted))))}]")
+    if "${schedule.init_epochs}" in str(OmegaConf.to_container(node, resolve=False) if node else ""):
+        words.append("schedule.init_epochs=1")
     module = str(node.get("_target_")).rpartition(".")[0]
     if not module.startswith("distill.") and not any(word.startswith("plugins=") for word in settings):
         words.append(f"plugins=[{module}]")

@@ -41,7 +41,7 @@ class FitNet(Method):
         super().__init__(*nets, **common)
         if not weight and not hint_epochs:
             raise ValueError("fitnet would never use its hint: set method.hint_epochs or method.weight above 0.")
-        if not (weight or self.ce or self.kd):
+        if not (weight or self.ce or self.kd_start):
             raise ValueError("fitnet: with ce=0 and kd=0 nothing is left for the second phase: set method.weight")
         if not 0 <= kd_fall <= 1:
             raise ValueError(f"method.kd_fall is {kd_fall}: give the share of kd that is left at the end, 0 to 1.")

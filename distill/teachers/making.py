@@ -63,12 +63,12 @@ def _classes_of(spec: TeacherSpec, info: DataInfo) -> int:
 
 def _size_of(spec: TeacherSpec, info: DataInfo, classes: int) -> int:
     """The side of the images that it takes: as asked for, its own, or the data's."""
-    if spec.size or classes or spec.weights in ("none", "auto") or not _is_timms(spec):
-        return spec.size or info.size
+    asked = spec.size or (None if spec.training else spec.args.get("img_size"))
+    if asked or classes or spec.weights in ("none", "auto") or not _is_timms(spec):
+        return int(asked or info.size)
     from distill.models.timm_factory import published_cfg  # imports timm, which takes seconds
 
-    own = published_cfg(spec.model).get("input_size") or (info.size,)
-    return int(spec.args.get("img_size") or own[-1])
+    return int((published_cfg(spec.model).get("input_size") or (info.size,))[-1])
 
 
 def _build(spec: TeacherSpec, info: DataInfo, classes: int, pretrained: bool = False) -> FeatureNet:

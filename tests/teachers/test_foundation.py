@@ -1,0 +1,206 @@
+"""Teachers that are no classifiers of the data's classes, and images without labels: from a folder to a shipped net."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from torch.nn import functional as F
+
+from distill.__main__ import main
+from distill.batch import seen_at
+from distill.config import DataSpec, identity, resolve
+from distill.config.needs import without_classifiers
+from distill.contract import clauses
+from distill.contract.world import world_of
+from distill.data import load_data
+from distill.data.arrays import Normaliser
+from distill.data.views import Images, random_view
+from distill.method import teacher_forward
+from distill.models import build
+from distill.report.collect import collect
+from distill.run import run
+from distill.teachers.making import make_teacher
+from tests import tiny
+
+VIT = {"patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2}
+SHORT = ("schedule.epochs=1", "schedule.batch_size=16", "precision=fp32", "threads=1", "device=cpu",
+         "dataset.workers=0")  # fmt: skip
+OF_VIT = ("teacher=timm", "teacher.model=vit_small_patch14_dinov2", *(f"+teacher.args.{k}={v}" for k, v in VIT.items()),
+          "+teacher.args.img_size=48")  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """32 images of no class, and 24 of two classes to evaluate on."""
+    root = tmp_path_factory.mktemp("photos")
+    draw = np.random.RandomState(0)
+
+    def write(path: Path, level: int) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pixels = (draw.rand(20, 24, 3) * 100 + level).astype(np.uint8)
+        Image.fromarray(pixels).save(path)
+
+    for k in range(32):
+        write(root / "train" / ("deeper" if k % 2 else ".") / f"{k}.png", 150 * (k % 3 == 0))
+    for k in range(24):
+        write(root / "val" / ("dark", "light")[k % 2] / f"{k}.png", 150 * (k % 2))
+    return root
+
+
+@pytest.fixture(scope="module")
+def backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The weights of a small DINOv2 without a head, as timm names them, and with a classifier of seven classes."""
+    torch.manual_seed(0)
+    net = timm.create_model("vit_small_patch14_dinov2", num_classes=7, img_size=48, **VIT)
+    file = tmp_path_factory.mktemp("backbone") / "vit.safetensors"
+    save_file(net.state_dict(), file)
+    return file
+
+
+def of_photos(photos: Path) -> tuple[str, ...]:
+    named = (f"dataset.root={photos}", "dataset.name=photos")
+    return ("dataset=folder", *named, "dataset.size=16", "dataset.labels=false")
+
+
+def test_a_backbone_shows_tokens_and_an_embedding_and_no_logits() -> None:
+    net = build("vit_small_patch14_dinov2", 0, size=48, args=VIT, seed=0)
+    net.eval()
+    images = torch.randn(3, 3, 48, 48)
+    with torch.no_grad():
+        seen = net(images)
+        assert seen.logits is None and torch.equal(seen.embedding, net.model(images))
+    assert seen.tokens.shape == (3, 36, 32) and seen.class_tokens.shape == (3, 1, 32)
+    assert torch.allclose(seen.embedding, seen.class_tokens[:, 0], atol=1e-5)
+    with pytest.raises(ValueError, match="has no classifier"):
+        net.classify(seen.features[-1])
+
+
+def test_a_net_brings_images_to_its_own_size() -> None:
+    net = build("vit_small_patch14_dinov2", 0, size=48, args=VIT, seed=0)
+    net.eval().resizes = True
+    images = torch.randn(2, 3, 16, 16)
+    larger = F.interpolate(images, (48, 48), mode="bilinear", antialias=True, align_corners=False)
+    with torch.no_grad():
+        assert torch.equal(net(images).embedding, net(larger).embedding)
+
+
+def test_a_file_of_other_classes_teaches_features(backbone: Path) -> None:
+    """With the mean and std of its model, at its own size; a method on logits is refused, and told which are not."""
+    spec = resolve(tiny.composed("method=at", *OF_VIT, f"teacher.weights={backbone}", "student=resnet8"))
+    info = tiny.tiny_data().info
+    net = make_teacher(spec, spec.teachers[0], info, pretrained=False)
+    assert (net.num_classes, net.size, net.resizes) == (0, 48, True)
+    kept = {"num_classes": 7, "img_size": 48, "checkpoint_path": str(backbone)}
+    stored = timm.create_model("vit_small_patch14_dinov2", **kept, **VIT)
+    images = torch.randn(2, 3, 48, 48)
+    with torch.no_grad():
+        assert torch.allclose(net.eval()(images).embedding, stored.eval().forward_head(
+            stored.forward_features(images), pre_logits=True), atol=1e-5)  # fmt: skip
+    spec = resolve(tiny.composed("method=kd", *OF_VIT, f"teacher.weights={backbone}", "student=resnet8"))
+    with pytest.raises(ValueError, match=r"method=kd reads logits, and teacher .* no classifier .* read none: ab,"):
+        make_teacher(spec, spec.teachers[0], info, pretrained=False)
+    spec = resolve(tiny.composed("method=at", "method.kd=1", *OF_VIT, f"teacher.weights={backbone}", "student=resnet8"))
+    with pytest.raises(ValueError, match=r"reads logits \(method.kd=1\).*set method.kd=0"):
+        make_teacher(spec, spec.teachers[0], info, pretrained=False)
+
+
+def test_a_teachers_view_is_of_the_same_crop(photos: Path) -> None:
+    keys = {"name": "photos", "kind": "folder", "size": 16, "mean": [0.5] * 3, "std": [0.2] * 3, "workers": 0}
+    data = load_data(DataSpec.of({**keys, "root": photos, "labels": False}))
+    source = data.at_sizes(data.source(batch_size=8, seed=1), [40, 16])
+    batch = next(source.epoch(1))
+    assert batch.labels is None and batch.inputs.shape[2:] == (16, 16)
+    images = source._loader.dataset
+    assert isinstance(images, Images)
+    for row, (position, seed) in enumerate(source._plan(1)[0]):
+        crop = random_view(Image.open(data.train.paths[position]).convert("RGB"), 40, True, seed)
+        expected = Normaliser(data.info, (40, 40, 3), torch.device("cpu"))(torch.from_numpy(np.array(crop))[None])
+        assert torch.equal(batch.views[seen_at(40)][row], expected[0])
+    teacher = build("vit_small_patch14_dinov2", 0, size=40, args=VIT, seed=0).eval()
+    teacher.resizes = True
+    with torch.no_grad():
+        assert torch.equal(teacher_forward(teacher, batch).embedding, teacher(batch.views[seen_at(40)]).embedding)
+
+
+def test_images_of_no_class_are_a_folder_too(photos: Path, tmp_path: Path) -> None:
+    keys = {"name": "photos", "kind": "folder", "size": 16, "mean": [0.5] * 3, "std": [0.2] * 3, "workers": 0}
+    data = load_data(DataSpec.of({**keys, "root": photos, "labels": False}))
+    assert (len(data.train), len(data.test), data.info.num_classes, data.references) == (32, 24, 0, None)
+    (tmp_path / "flat/train").mkdir(parents=True)
+    (tmp_path / "flat/train/1.png").write_bytes((photos / "train/2.png").read_bytes())
+    with pytest.raises(ValueError, match="no class folder is in it.*dataset.labels=false"):
+        load_data(DataSpec.of({**keys, "root": tmp_path / "flat"}))
+    alone = load_data(DataSpec.of({**keys, "root": photos / "train", "labels": False}))
+    assert len(alone.train) == 32 and alone.test is None
+    with pytest.raises(ValueError, match="no image of photos has a label"):
+        next(alone.evaluation(8))
+    (tmp_path / "train").symlink_to(photos / "val")
+    (tmp_path / "val").symlink_to(photos / "val")
+    known = load_data(DataSpec.of({**keys, "root": tmp_path, "labels": False}))
+    assert known.train.labels is None and known.references.labels.tolist() == [0] * 12 + [1] * 12
+    with pytest.raises(ValueError, match="dataset.shots=1 chooses images by their class folders"):
+        load_data(DataSpec.of({**keys, "root": photos, "labels": False, "shots": 1}))
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("method=kd",), r"method=kd reads labels \(method.ce=0.1\): with ce=0 and kd=0 these read none: ab, "),
+        (("method=at",), r"method=at reads labels \(method.ce=1\): set method.ce=0"),
+        (("method=at", "method.ce=0", "method.kd=1"), r"reads logits \(method.kd=1\): set method.kd=0"),
+        (("method=crd", "method.ce=0"), "method=crd reads labels: with"),
+        (("method=at", "method.ce=0", "teacher=resnet56"), "teacher.weights=auto trains resnet56 on labels"),
+    ],
+)
+def test_what_needs_labels_is_refused_before_anything_is_trained(words: tuple[str, ...], said: str) -> None:
+    from distill.config.check import check
+
+    with pytest.raises(ValueError, match=said):
+        check(tiny.composed("dataset.labels=false", "student=resnet8", *words))
+
+
+def test_a_key_that_says_what_null_does_changes_no_hash() -> None:
+    plain = identity(tiny.composed("method=kd"))["hash"]
+    assert identity(tiny.composed("method=kd", "dataset.labels=true"))["hash"] == plain
+    assert identity(tiny.composed("method=kd", "evaluate.knn=true"))["hash"] != plain
+
+
+@pytest.mark.parametrize("name", without_classifiers(labels=False))
+def test_methods_read_what_their_taps_name(name: str) -> None:
+    clauses.its_taps_name_logits_and_labels_that_it_reads(world_of(name, [], None))
+
+
+def test_a_method_that_reads_more_is_found() -> None:
+    world = world_of("logit-mse", [], None)
+    silent = replace(world.spec.method, taps=frozenset({"embedding"}))
+    with pytest.raises(clauses.Broken, match="reads logits or labels"):
+        clauses.its_taps_name_logits_and_labels_that_it_reads(replace(world, spec=replace(world.spec, method=silent)))
+
+
+def test_from_a_flat_folder_to_a_backbone_that_timm_loads(
+    photos: Path, backbone: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cfg = tiny.composed("method=rkd", "method.ce=0", *OF_VIT, f"teacher.weights={backbone}", "student=timm",
+                        "student.model=test_resnet", f"output={tmp_path}", *of_photos(photos), *SHORT)  # fmt: skip
+    folder = Path(identity(cfg)["folder"])
+    result = run(cfg, folder)
+    assert result["accuracy"]["last"] is None
+    assert 0 <= result["knn"]["last"] <= 100 and 0 <= result["linear_probe"] <= 100
+    assert len(result["teacher_knn"]) == 1 and result["classes"] == [] and "top5" not in result
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [row["knn_accuracy"] for row in rows if row["kind"] == "epoch"] == [result["knn"]["last"]]
+    assert "nearest neighbours" in capsys.readouterr().out
+    (found,) = collect([folder]).runs
+    assert (found.last, found.part) == (result["knn"]["last"], "test, by nearest neighbours")
+    assert main(["export", str(folder), "--to", str(tmp_path / "shipped")]) == 0
+    net = timm.create_model(f"local-dir:{tmp_path / 'shipped'}", pretrained=True).eval()
+    assert net.num_classes == 0 and net(torch.zeros(1, 3, 16, 16)).shape == (1, net.num_features)
+    assert main(["eval", str(tmp_path / "shipped")]) == 2 and "backbone without a classifier" in capsys.readouterr().err
