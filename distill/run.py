@@ -14,7 +14,6 @@ from types import ModuleType
 from typing import Any
 
 import torch
-from filelock import Timeout
 from omegaconf import DictConfig
 
 from distill import parallel, preflight, runtime, start
@@ -33,6 +32,7 @@ from distill.engine.fit import Fit
 from distill.engine.optim import without_sgds
 from distill.engine.state import Options
 from distill.errors import exit_code
+from distill.locking import only_here
 from distill.method import Method, refuse
 from distill.models import FeatureNet
 from distill.models import build as build_net
@@ -224,35 +224,6 @@ def make_inputs(spec: RunSpec, reads: Collection[str] | None = None) -> Inputs:
     log.info("%s: %s", "compiling the nets that gain by it" if compiling.asked else "nets run eagerly", compiling.why)
     eager = without_graphs(machine.cuda_graphs, device, precision, parallel.world(), data.info.size)
     return Inputs(device, choices, None if eager else CudaGraph, data, source, compiling, teachers, over_all)
-
-
-@contextmanager
-def only_here(folder: Path) -> Iterator[None]:
-    """Hold the folder's lock, after waiting for another process that holds it.
-
-    Of the processes that torchrun started the first holds it for all.
-    """
-    if parallel.rank() > 0:
-        parallel.barrier()
-        yield
-        parallel.barrier()
-        return
-    lock = RunFolder(folder).lock
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock.acquire(timeout=0)
-    except Timeout:
-        log.info("another process works in %s: waiting for it", folder)
-        lock.acquire()
-    except OSError as error:
-        why = f"{folder} cannot be written ({error.strerror}): choose another folder with output=..."
-        raise ValueError(why) from error
-    try:
-        parallel.barrier()
-        yield
-        parallel.barrier()
-    finally:
-        lock.release()
 
 
 def make_method(

@@ -13,8 +13,9 @@ from typing import TypeVar
 import torch
 
 from distill.engine.cost import pieces
-from distill.engine.fit import Fit, train_mode
+from distill.engine.fit import Fit
 from distill.engine.optim import trainable
+from distill.engine.update import train_mode
 
 Result = TypeVar("Result")
 

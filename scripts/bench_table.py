@@ -30,8 +30,9 @@ from bench_loops import CLASSES, own, random_data
 
 from distill import config, runtime
 from distill.engine.cost import pieces
-from distill.engine.fit import Fit, train_mode
+from distill.engine.fit import Fit
 from distill.engine.optim import trainable
+from distill.engine.update import train_mode
 from distill.files import write_json
 from distill.record.progress import final_table
 from distill.teachers.forward import ForwardMemo

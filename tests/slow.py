@@ -8,7 +8,7 @@ import math
 import pytest
 import torch
 
-from distill.engine.fit import train_mode
+from distill.engine.update import train_mode
 from tests import tiny
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from distill import config
 from distill.batch import Batch
 from distill.config.factory import keywords
-from distill.engine.fit import train_mode
+from distill.engine.update import train_mode
 from distill.method import Method, Update
 from tests import tiny
 

@@ -10,7 +10,7 @@ FLOORS = (  # from the ground up; rooms on one floor do not import each other
     {"strict_json", "terminal", "torchrun"},
     {"charts", "errors", "files", "runtime", "losses", "batch", "result"},
     {"criterion", "parallel", "signals", "run_folder"},
-    {"content"},
+    {"content", "locking"},
     {"config"},
     {"models"},
     {"data"},

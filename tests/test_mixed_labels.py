@@ -16,7 +16,7 @@ from distill.batch import Batch, Mixed
 from distill.cli.main import main
 from distill.config import class_of, load_node
 from distill.criterion import CrossEntropy
-from distill.engine.fit import train_mode
+from distill.engine.update import train_mode
 from distill.method import Losses, Method, Phase, refuse
 from tests import tiny
 

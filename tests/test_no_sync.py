@@ -27,7 +27,7 @@ from distill.data import Data, Split, augment, load_data
 from distill.data.modality import views_of
 from distill.data.pairs import PeerViews
 from distill.engine import eager_optimizers, trace
-from distill.engine.fit import train_mode
+from distill.engine.update import train_mode
 from distill.method import Method
 from distill.methods.kd import KD
 from distill.models import Outputs

@@ -68,7 +68,7 @@ def test_a_signal_in_a_teachers_own_run_reaches_the_launcher(heard: list[int]) -
 
 
 def test_a_run_that_waits_for_another_can_be_stopped(tmp_path: Path) -> None:
-    from distill.run import only_here
+    from distill.locking import only_here
 
     with open(tmp_path / ".lock", "w") as file, signals.StopSignals(at_once=True), pytest.raises(errors.Stopped):
         fcntl.flock(file, fcntl.LOCK_EX)  # as another process would

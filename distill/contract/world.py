@@ -18,8 +18,9 @@ from distill.batch import Batch
 from distill.config import RunSpec, class_of, instantiate, load_node, resolve
 from distill.data import Data, DataInfo, Split
 from distill.engine.checkpoint import Checkpoints
-from distill.engine.fit import Fit, train_mode
+from distill.engine.fit import Fit
 from distill.engine.state import Options
+from distill.engine.update import train_mode
 from distill.method import Method, Phase
 from distill.models import FeatureNet
 from distill.models import build as build_net

@@ -13,7 +13,8 @@ from torch.nn import functional as F
 
 from distill import parallel
 from distill.batch import Batch, Source
-from distill.engine.fit import Fit, train_mode
+from distill.engine.fit import Fit
+from distill.engine.update import train_mode
 from distill.method import Method, Phase
 
 log = logging.getLogger(__name__)

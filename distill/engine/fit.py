@@ -23,7 +23,7 @@ from distill.engine.optim import Stepper
 from distill.engine.saving import Saving
 from distill.engine.several import others_state, restore_own
 from distill.engine.state import Callback, Options, Position, Score, Speed
-from distill.engine.update import take_step
+from distill.engine.update import take_step, train_mode
 from distill.errors import Stopped
 from distill.method import Method, Phase
 from distill.models import FeatureNet
@@ -250,11 +250,8 @@ class Fit:
             accuracy = self.evaluate(net)
             rivals = [self.evaluate(rival) for rival in self.method.rivals()]
             more = self.measure_more(net) if self.measure_more else {}
-        self.score.last, self.evaluated = accuracy, self.at.total
-        if rivals:
-            self.score.best_net = max(accuracy, *rivals, self.score.best_net or 0.0)
-        if self.score.best is None or accuracy > self.score.best:
-            self.score.best, self.score.best_epoch = accuracy, self.at.epoch
+        self.evaluated = self.at.total
+        if self.score.note(accuracy, rivals, self.at.epoch):
             self.callback.best(net)
         return accuracy, more
 
@@ -283,12 +280,9 @@ class Fit:
         Phases up to its own are begun first, since they shape what is trained. Raises NoValidCheckpoint, of which
         OtherVersion is a case: a state that is whole and fits no run of this program.
         """
-        state = self.saving.checkpoints.latest()
+        state = self.saving.latest()
         if state is None:
             return None
-        if state["threads"] != torch.get_num_threads():
-            log.warning("resuming with %d threads what ran with %d: results will differ in the last digits",
-                        torch.get_num_threads(), state["threads"])
         with self.saving.fitting(state):
             self.at, self.score = Position(**state["at"]), Score(**state["score"])
         for phase in self.phases[: self.at.phase + 1]:
@@ -304,15 +298,3 @@ class Fit:
                 self.speed.load_state_dict(state["speed"])
         self._resumed = True
         return self.at.total
-
-
-def train_mode(method: Method, phase: Phase) -> None:
-    """Put what the phase trains in train mode, and everything else, frozen parts of it included, in eval mode."""
-    method.eval()
-    for update in phase.updates:
-        for module in update.trains:
-            module.train()
-            for part in module.modules():
-                parameters = list(part.parameters())
-                if parameters and not any(p.requires_grad for p in parameters):
-                    part.eval()

@@ -38,6 +38,14 @@ class Saving:
         pause = max(self.options.epoch_seconds, self.took / SHARE)
         return time.monotonic() - self.began >= min(pause, self.options.save_seconds)
 
+    def latest(self) -> dict[str, Any] | None:
+        """The newest state, or None. Raises NoValidCheckpoint."""
+        state = self.checkpoints.latest()
+        if state and state["threads"] != (threads := torch.get_num_threads()):
+            log.warning("resuming with %d threads what ran with %d: results will differ in the last digits",
+                        threads, state["threads"])  # fmt: skip
+        return state
+
     def begin(self) -> None:
         """Start the clock anew: every process does, and one of them writes."""
         self.began = time.monotonic()

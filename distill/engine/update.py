@@ -1,4 +1,4 @@
-"""One update of a step: its losses on the whole batch, or on parts of it whose gradients are added up."""
+"""What a phase trains, and one update of a step: on the whole batch, or on parts whose gradients are added up."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from distill import parallel
 from distill.batch import Batch
 from distill.engine.optim import Stepper
-from distill.method import Losses, Method, Update
+from distill.method import Losses, Method, Phase, Update
 
 
 def take_step(
@@ -59,3 +59,15 @@ def parts_of(batch: Batch, count: int) -> list[Batch]:
         count = min(count, parallel.fewest())  # all have as many: they meet in each backward pass
     edges = sorted({size * k // count for k in range(count + 1)})
     return [batch.only(slice(first, end)) for first, end in pairwise(edges)]
+
+
+def train_mode(method: Method, phase: Phase) -> None:
+    """Put what the phase trains in train mode, and everything else, frozen parts of it included, in eval mode."""
+    method.eval()
+    for update in phase.updates:
+        for module in update.trains:
+            module.train()
+            for part in module.modules():
+                parameters = list(part.parameters())
+                if parameters and not any(p.requires_grad for p in parameters):
+                    part.eval()

@@ -8,10 +8,11 @@ from typing import Any
 import optuna
 
 from distill.config import RunSpec
+from distill.locking import only_here
 from distill.models import FeatureNet
 from distill.record.reporter import Reporter
 from distill.result import Result
-from distill.run import Experiment, only_here
+from distill.run import Experiment
 from distill.run_folder import RunFolder
 from distill.signals import StopSignals
 

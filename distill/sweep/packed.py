@@ -21,9 +21,10 @@ from distill.data import ArraySource
 from distill.data.arrays import SharedSource
 from distill.engine.cuda_graphs import GraphedTeacher, StaticBuffers
 from distill.engine.state import Options
+from distill.locking import only_here
 from distill.method import TeacherForward
 from distill.models import FeatureNet
-from distill.run import Experiment, Inputs, make_inputs, only_here
+from distill.run import Experiment, Inputs, make_inputs
 from distill.run_folder import RunFolder
 from distill.signals import StopSignals
 from distill.sweep.jobs import Job, Sweep

@@ -17,9 +17,9 @@ from distill.cli.command import read_command
 from distill.config import OptimizerSpec
 from distill.engine.checkpoint import SaveError, load_state, save
 from distill.engine.evaluate import Evaluation, scores
-from distill.engine.fit import train_mode
 from distill.engine.optim import Stepper, learning_rate, make_optimizer, without_sgds
 from distill.engine.state import Speed
+from distill.engine.update import train_mode
 from distill.errors import NonFinite, OtherVersion, Stopped
 from distill.method import Phase, Update
 from distill.run import make_schedule

@@ -13,8 +13,8 @@ from torch import Tensor
 from distill.batch import Batch
 from distill.config import OptimizerSpec
 from distill.data import DataInfo
-from distill.engine.fit import train_mode
 from distill.engine.optim import Stepper
+from distill.engine.update import train_mode
 from distill.method import Method
 from distill.models import FeatureNet
 from tests import tiny

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from distill.batch import Batch
 from distill.config import OptimizerSpec
-from distill.engine.fit import train_mode
 from distill.engine.optim import Stepper
+from distill.engine.update import train_mode
 from distill.method import Method, Phase
 from tests import tiny
 

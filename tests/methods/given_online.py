@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from distill.engine.fit import train_mode
+from distill.engine.update import train_mode
 from distill.methods.okddip import OKDDip
 from tests import tiny
 from tests.slow import student

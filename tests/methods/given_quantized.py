@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from distill.engine.fit import train_mode
+from distill.engine.update import train_mode
 
 
 def run_updates(method, phase, data, steps: int = 2) -> None:

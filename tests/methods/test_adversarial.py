@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from distill.config import resolve
-from distill.engine.fit import train_mode
 from distill.engine.optim import Stepper, learning_rate
+from distill.engine.update import train_mode
 from distill.parts.discriminators import own_optimizer, real_or_fake
 from tests import tiny
 from tests.methods.given_adversarial import logits, mean, sigmoid

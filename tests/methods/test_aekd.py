@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from distill.engine.fit import train_mode
+from distill.engine.update import train_mode
 from distill.methods.aekd import AEKD, logit_gradients
 from distill.parts.several import kl_rows
 from tests import tiny

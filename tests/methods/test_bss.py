@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from distill.engine.fit import train_mode
+from distill.engine.update import train_mode
 from distill.methods.bss import base_rank, draw_target, masked_kl, support
 from tests import tiny
 from tests.methods.given_adversarial import logits, mean, softmax

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from distill.engine.fit import train_mode
+from distill.engine.update import train_mode
 from distill.methods.byot import BYOT, hint_loss
 from tests import tiny
 from tests.slow import draw, gradient_agrees, slow_ce, slow_kl, student

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from distill.engine.fit import train_mode
+from distill.engine.update import train_mode
 from distill.methods.ca_mkd import Resized, confidence, pointwise_regressor, weighted
 from tests import tiny
 from tests.methods.given_multi import logits, softmax

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from distill import config
-from distill.engine.fit import train_mode
+from distill.engine.update import train_mode
 from distill.methods import cat_kd
 from distill.methods.cat_kd import CATKD, cat_loss
 from distill.models import build

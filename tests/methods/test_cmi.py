@@ -9,7 +9,7 @@ import torch
 
 from distill.batch import Batch
 from distill.config import OptimizerSpec
-from distill.engine.fit import train_mode
+from distill.engine.update import train_mode
 from distill.methods.cmi import Rounds, contrast_loss, decision_divergence
 from tests import tiny
 from tests.methods.given_datafree import Untouchable, check_gradient

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from distill.engine.fit import train_mode
+from distill.engine.update import train_mode
 from distill.methods.cs_kd import CSKD
 from tests import tiny
 from tests.slow import slow_kl, student

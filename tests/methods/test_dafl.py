@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from distill.engine.fit import train_mode
+from distill.engine.update import train_mode
 from distill.methods.dafl import activation_loss
 from distill.parts.datafree import balance_loss, certainty_loss
 from tests import tiny

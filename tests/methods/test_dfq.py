@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from distill.engine.fit import train_mode
+from distill.engine.update import train_mode
 from distill.parts.datafree import frozen_parameters
 from tests import tiny
 from tests.methods.given_datafree import Untouchable

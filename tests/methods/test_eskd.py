@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from distill.engine.fit import train_mode
+from distill.engine.update import train_mode
 from distill.methods.eskd import ESKD
 from tests.methods.given_self import guided
 from tests.slow import one_step

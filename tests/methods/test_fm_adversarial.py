@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from distill.engine.fit import train_mode
+from distill.engine.update import train_mode
 from distill.methods.fm_adversarial import least_squares
 from tests import tiny
 from tests.methods.given_adversarial import logits, mean

@@ -10,7 +10,7 @@ import torch
 
 from distill import config
 from distill.data.tasks import ClassSource
-from distill.engine.fit import train_mode
+from distill.engine.update import train_mode
 from distill.methods.lwf import TaskHistory, old_loss, task_accuracy
 from distill.run import run
 from tests import tiny

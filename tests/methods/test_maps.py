@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from distill.batch import Batch
-from distill.engine.fit import train_mode
+from distill.engine.update import train_mode
 from distill.parts.svd import align, leading_vectors
 from tests import tiny
 from tests.methods.given_maps import first_batch, made, random, run

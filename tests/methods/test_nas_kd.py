@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from torch.nn import functional as F
 
 from distill import config
-from distill.engine.fit import train_mode
+from distill.engine.update import train_mode
 from distill.losses import kd_loss
 from distill.methods.nas_kd import NoStep
 from distill.models import build

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from distill.engine.fit import train_mode
+from distill.engine.update import train_mode
 from distill.methods.residual_kd import Together
 from tests import tiny
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from distill import config
-from distill.engine.fit import train_mode
+from distill.engine.update import train_mode
 from distill.methods.reviewkd import BatchNorm, Fusion, ReviewKD, hcl_loss
 from tests import tiny
 from tests.methods.given_later_features import B, batch, cell_means, made, rand, same_value_and_gradient

@@ -14,8 +14,8 @@ from distill import config
 from distill.batch import Batch
 from distill.config import OptimizerSpec
 from distill.data import ArraySource, Split
-from distill.engine.fit import train_mode
 from distill.engine.optim import Stepper
+from distill.engine.update import train_mode
 from distill.methods import sskd
 from distill.methods.sskd import SSKD, crop_similarities, kept, rotate, selected_kl
 from tests import tiny

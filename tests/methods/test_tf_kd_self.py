@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from distill.engine.fit import train_mode
+from distill.engine.update import train_mode
 from distill.methods.tf_kd_self import TfKDSelf
 from tests import tiny
 from tests.slow import student

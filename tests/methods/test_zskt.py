@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from distill.batch import Batch
-from distill.engine.fit import train_mode
+from distill.engine.update import train_mode
 from distill.methods.zskt import divergence
 from tests import tiny
 from tests.methods.given_datafree import Untouchable

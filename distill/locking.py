@@ -1,0 +1,44 @@
+"""One process, or one group of them, on a run's folder at a time."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import Timeout
+
+from distill import parallel
+from distill.run_folder import RunFolder
+
+log = logging.getLogger(__name__)
+
+
+@contextmanager
+def only_here(folder: Path) -> Iterator[None]:
+    """Hold the folder's lock, after waiting for another process that holds it.
+
+    Of the processes that torchrun started the first holds it for all.
+    """
+    if parallel.rank() > 0:
+        parallel.barrier()
+        yield
+        parallel.barrier()
+        return
+    lock = RunFolder(folder).lock
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=0)
+    except Timeout:
+        log.info("another process works in %s: waiting for it", folder)
+        lock.acquire()
+    except OSError as error:
+        why = f"{folder} cannot be written ({error.strerror}): choose another folder with output=..."
+        raise ValueError(why) from error
+    try:
+        parallel.barrier()
+        yield
+        parallel.barrier()
+    finally:
+        lock.release()
