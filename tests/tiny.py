@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 
 from distill import config
 from distill.config.check import check_maps
-from distill.contract.world import SMALLER, TRANSFORMERS
+from distill.contract.world import SMALLER, pair_of
 from distill.data import Data, DataInfo, Split
 from distill.engine.checkpoint import Checkpoints
 from distill.engine.fit import Fit
@@ -130,8 +130,7 @@ def seeded_method(
     made of two small transformers.
     """
     node = config.load_node("method", name)
-    if node is not None and "tokens" in node.about.taps:
-        pair = TRANSFORMERS
+    pair = (node is not None and pair_of(node.about)) or pair
     teacher, student = (net(each, seed, **SMALLER.get(each, {})) for each, seed in zip(pair, (2, 1), strict=True))
     seed_everything(7)
     return make(name, student, teacher, data, *overrides)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -31,7 +31,8 @@ CLASSES, _SIZE, IMAGES, BATCH = 6, 16, 22, 8  # the last batch of eight holds si
 PAIR = ("cifar_resnet14", "cifar_resnet8")  # teacher, student
 TRANSFORMERS = ("vit_tiny_patch16_224",) * 2  # of methods that read tokens
 SMALLER: dict[str, dict[str, Any]] = {
-    "vit_tiny_patch16_224": {"patch_size": 4, "embed_dim": 32, "depth": 4, "num_heads": 2},
+    name: {"patch_size": 4, "embed_dim": 32, "depth": 4, "num_heads": 2}
+    for name in ("vit_tiny_patch16_224", "deit_tiny_distilled_patch16_224")
 }
 _CPU = torch.device("cpu")
 _SHORT = (f"schedule.batch_size={BATCH}", "schedule.epochs=2", "device=cpu", "precision=fp32")
@@ -57,7 +58,7 @@ class World:
     def method(self, pair: tuple[str, str] | None = None) -> Method:
         """The method on a fresh pair of nets: a function of nothing but the arguments. Raises what its class does."""
         seed_everything(7)
-        pair = pair or (TRANSFORMERS if "tokens" in self.spec.method.taps else PAIR)
+        pair = pair or pair_of(self.spec.method.node["about"]) or PAIR
         student, first = _net(pair[1], 1, self.classes), _net(pair[0], 2, self.classes)
         count = len(self.spec.teachers)
         teachers = [first if k == 0 else first.twin(seed=10 + k) for k in range(count)]
@@ -90,6 +91,14 @@ class World:
         source, saves = self.data.source(batch_size=BATCH, seed=1), Checkpoints(folder)
         rest = options, saves, NullCallback(), StopSignals()
         return Fit(self.method(), source, lambda net: 0.0, self.spec.schedule, *rest)
+
+
+def pair_of(about: Mapping[str, Any]) -> tuple[str, str] | None:
+    """Teacher and student that a method's YAML wants to be tried on: `tried_on`, or two transformers for tokens."""
+    if named := about.get("tried_on"):
+        teacher, student = named
+        return str(teacher), str(student)
+    return TRANSFORMERS if "tokens" in about["taps"] else None
 
 
 class NullCallback:

@@ -55,6 +55,7 @@ class FeatureNet(nn.Module):
         self.stem_shape = None if seen.stem is None else _shape(seen.stem)
         self.embedding_dim = seen.embedding.shape[1]
         self.has_preacts = seen.preacts is not None
+        self.two_heads = seen.heads is not None
 
     def probe(self) -> Tensor:
         """A fixed image [1, C, H, W] on the model's device; the global random state is left alone."""
@@ -83,12 +84,14 @@ class FeatureNet(nn.Module):
 
     def read(self, inputs: Tensor) -> Outputs:
         """What forward does, never compiled."""
+        return self.reader.read(self.model, self.renormalised(inputs))
+
+    def renormalised(self, inputs: Tensor) -> Tensor:
+        """Images [B, C, H, W] that are normalised for the data, as the model itself sees them."""
         if self.resizes and inputs.shape[-1] != self.size:
             shape = (self.size, self.size)
             inputs = F.interpolate(inputs, shape, mode="bilinear", antialias=True, align_corners=False)
-        if self.input_scale is not None:
-            inputs = inputs * self.input_scale + self.input_shift
-        return self.reader.read(self.model, inputs)
+        return inputs if self.input_scale is None else inputs * self.input_scale + self.input_shift
 
     def use(self, compiled: Callable[[Tensor], Outputs], fits: Callable[[Tensor], bool]) -> None:
         """From now on `compiled` takes the place of `read` for images that fit; copies of the net do not inherit it."""

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from distill.models.outputs import Outputs
 from distill.models.reading import evaluating, wrong_size
+from distill.models.tap import Tap
 
 Tail = Callable[[Any, Tensor], Tensor]
 
@@ -21,25 +22,6 @@ ISOTROPIC_STAGES = 4
 
 class Unreadable(ValueError):
     """This kind of network cannot be read at any size."""
-
-
-class Tap:
-    """Forward pre-hook, or hook, that keeps a module's input, or output, but only while armed: nothing lingers."""
-
-    def __init__(self) -> None:
-        self.armed = False
-        self.value: Tensor | None = None
-
-    def __call__(self, module: nn.Module, inputs: tuple[Any, ...], output: Any = None) -> None:
-        if self.armed:
-            self.value = inputs[0] if output is None else output
-
-    def arm(self) -> None:
-        self.armed, self.value = True, None
-
-    def take(self) -> Tensor | None:
-        value, self.armed, self.value = self.value, False, None
-        return value
 
 
 class TimmReader:
