@@ -119,7 +119,7 @@ def check_files(spec: DataSpec) -> None:
                 with_whole_depth(UsedImages(index, rows, index.listing.labels[rows]), spec)
         classes = [index.listing.classes for index in found]
         if len(classes) > 1 and spec.labels:
-            from distill.data.folder import same_classes  # imports Pillow
+            from distill.data.folder_loading import same_classes  # imports Pillow
 
             same_classes(spec.root, *classes)
     elif spec.kind not in READERS:

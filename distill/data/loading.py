@@ -28,7 +28,7 @@ def load_data(spec: DataSpec, device: torch.device | str = "cpu", adapt: Adapt |
     values that do not fit the data; the text names the file or key and the remedy.
     """
     if spec.kind == "folder":
-        from distill.data.folder import load_folder
+        from distill.data.folder_loading import load_folder
 
         return load_folder(spec, torch.device(device), adapt)
     if spec.kind not in READERS:

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from distill.batch import Batch
-from distill.data.arrays import cut_up, part_of_epoch, seeded
+from distill.data.arrays import seeded
+from distill.data.order import cut_up, part_of_epoch
 from distill.runtime import sent
 
 _STREAM = 0xD5  # tells these generators' keys from those of the sources that read images

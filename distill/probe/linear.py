@@ -11,7 +11,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from distill.config import OptimizerSpec
-from distill.data.arrays import seeded, steps_for
+from distill.data.arrays import seeded
+from distill.data.order import steps_for
 from distill.engine.neighbours import Embedded
 from distill.engine.optim import learning_rate, make_optimizer
 

@@ -8,7 +8,7 @@ from PIL import Image
 
 from distill.config import DataSpec
 from distill.content.decode import Reading, drafted
-from distill.data.folder import check_settings
+from distill.data.folder_loading import check_settings
 from distill.data.views import Images, drawn_crop
 
 SIZE = 32

@@ -8,8 +8,8 @@ import torch
 from distill import config, parallel
 from distill.config.check import check
 from distill.data import load_data
-from distill.data.arrays import cut_up
 from distill.data.augment import Augment
+from distill.data.order import cut_up
 from distill.data.strong import StrongSource
 from distill.method import refuse
 from tests import tiny

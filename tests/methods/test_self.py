@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from distill.config import DataSpec
 from distill.data.arrays import seeded
-from distill.data.folder import load_folder
+from distill.data.folder_loading import load_folder
 from distill.data.pairs import Partners, PeerViews, same_class
 from distill.methods.ban import BAN
 from distill.methods.ps_kd import PSKD
