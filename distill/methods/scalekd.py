@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -61,9 +61,9 @@ class AttentionProjector(nn.Module):
         assert asked is not None
         keys = (self.student(student) + self.positions).flatten(2).mT
         q = self.q(self.prepare(asked.flatten(2).mT)).expand(len(student), -1, -1)
-        split = [x.unflatten(2, (self.heads, -1)).transpose(1, 2) for x in (q, self.k(keys), self.v(keys))]
-        scale = self.sharpness * split[0].shape[-1] ** -0.5
-        seen = F.scaled_dot_product_attention(*split, scale=scale).transpose(1, 2).flatten(2)
+        q, k, v = (x.unflatten(2, (self.heads, -1)).transpose(1, 2) for x in (q, self.k(keys), self.v(keys)))
+        scale = self.sharpness * q.shape[-1] ** -0.5
+        seen = F.scaled_dot_product_attention(q, k, v, scale=scale).transpose(1, 2).flatten(2)
         normed = self.norm(self.out(seen))
         return (normed + self.forward_block(normed)).mT.unflatten(2, self.grid)
 
@@ -108,7 +108,7 @@ class ScaleKD(Method):
             ("spat", self.spatial, direction_distance),
             ("freq", self.frequency, alternating_distance),
         ):
-            early, late = self.views[view]  # type: ignore[misc]
+            early, late = cast(nn.ModuleList, self.views[view])
             perceived = self.teacher.stage(len(self.teacher.shapes) - 1, early(student.features[-2]))
             projected = late(student.features[-1], perceived)
             pair = [distance(maps, teacher.final) for maps in (perceived, projected)]

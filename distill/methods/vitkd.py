@@ -26,10 +26,11 @@ def generation_loss(generated: Tensor, teacher: Tensor, masked: Tensor) -> Tenso
     return ((generated - teacher).square() * masked[:, :, None]).sum() / len(generated)
 
 
-def random_mask(batch: int, tokens: int, ratio: float, device: torch.device) -> Tensor:
-    """1 [batch,tokens] for `tokens - int(tokens (1 - ratio))` tokens of each image, drawn anew, and 0 for the rest."""
-    order = torch.rand(batch, tokens, device=device).argsort(dim=1).argsort(dim=1)
-    return (order >= int(tokens * (1 - ratio))).float()
+def random_mask(tokens: Tensor, ratio: float) -> Tensor:
+    """1 for N - int(N (1 - ratio)) tokens of each image, drawn anew, and 0 for the rest: [B,N] of tokens [B,N,D]."""
+    batch, count, _ = tokens.shape
+    order = torch.rand(batch, count, device=tokens.device).argsort(dim=1).argsort(dim=1)
+    return (order >= int(count * (1 - ratio))).float()
 
 
 class ViTKD(Method):
@@ -82,7 +83,7 @@ class ViTKD(Method):
         assert student.tokens is not None and teacher.tokens is not None
         aligned = [align(tokens) for align, tokens in zip(self.early, student.early, strict=True)]
         mimicked = early_loss(torch.stack(aligned, dim=1), torch.stack(teacher.early, dim=1))
-        masked = random_mask(*student.tokens.shape[:2], self.ratio, student.tokens.device)
+        masked = random_mask(student.tokens, self.ratio)
         generated = generation_loss(self.generated(student.tokens, masked), teacher.tokens, masked)
         return {"mimic": self.mimic * mimicked, "generate": self.generate / self.ratio * generated}
 

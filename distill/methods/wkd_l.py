@@ -103,7 +103,7 @@ class WKDL(Decaying):
     def _samples(self, asked: int) -> int:
         """How many images of each class are compared."""
         data = self.data
-        least = int(data.labels.bincount(minlength=data.num_classes).min())
+        least = int(data.classes.bincount(minlength=data.num_classes).min())
         if min(least, asked or least) < 2:
             raise ValueError(
                 f"wkd-l compares the images of each two classes of {data.name}, of which one has {least} and "

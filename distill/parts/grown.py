@@ -69,6 +69,11 @@ class GrownReader:
         assert isinstance(model, GrownModel)
         return model.finish(feature)
 
+    head = classify  # its map is what the head takes
+
+    def stage(self, model: nn.Module, index: int, feature: Tensor) -> Tensor:
+        raise ValueError("a grown student has one stage, which cannot be run alone")
+
     def classifier(self, model: nn.Module) -> nn.Module:
         assert isinstance(model, GrownModel)
         return model.classifier()

@@ -39,7 +39,7 @@ def test_losses_are_sums_over_all_but_the_batch() -> None:
 
 
 def test_masks_have_the_authors_number_of_tokens_and_differ() -> None:
-    masked = vitkd.random_mask(6, 9, 0.5, torch.device("cpu"))
+    masked = vitkd.random_mask(torch.empty(6, 9, 2), 0.5)
     assert masked.sum(dim=1).tolist() == [5.0] * 6, "int(9 x 0.5) = 4 are kept"
     assert len({tuple(row) for row in masked.tolist()}) > 1
 
@@ -48,7 +48,8 @@ def test_tokens_are_generated_from_those_that_are_not_masked() -> None:
     made = method()
     with torch.no_grad():
         made.mask_token.normal_(generator=G)
-        tokens, masked = torch.randn(2, 16, 16, generator=G), vitkd.random_mask(2, 16, 0.5, torch.device("cpu"))
+        tokens = torch.randn(2, 16, 16, generator=G)
+        masked = vitkd.random_mask(tokens, 0.5)
         found = made.generated(tokens, masked)
         changed = made.generated(torch.where(masked[:, :, None].bool(), 9.0, tokens), masked)
         shown = made.late(tokens)
