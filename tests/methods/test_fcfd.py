@@ -86,6 +86,11 @@ def test_losses_are_those_of_paths_taken_by_hand(mode: str) -> None:
     said = logits[1].detach()
     soft = [t * t * F.kl_div((x / t).log_softmax(1), (said / t).softmax(1), reduction="batchmean") for x in mixed]
     assert losses["mixture"].item() == pytest.approx(0.5 * sum(soft).item(), rel=2e-4)
+    gradients = [
+        torch.autograd.grad(loss, ours.conv1.weight)[0]
+        for loss in (losses["maps"] + losses["mixture"], 2.0 * 5 / 20 * total + 0.5 * sum(soft))
+    ]
+    torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-3, atol=1e-4)
 
 
 def test_statistics_of_both_nets_know_nothing_of_mixed_paths() -> None:
