@@ -16,8 +16,6 @@ from tests import program
 MODULE = """
 import torch
 from torch.nn import functional as F
-import timm
-from timm.models import register_model
 from distill.data import READERS, register_reader
 from distill.method import Method
 
@@ -33,16 +31,20 @@ class Mine(Method):
         return {"mine": self.weight * (1 - found.mean())}
 
 
-@register_model
-def my_net(pretrained=False, pretrained_cfg=None, pretrained_cfg_overlay=None, cache_dir=None, **options):
-    return timm.create_model("test_resnet", **options)
-
-
 @register_reader("halves", files=["halves.txt"])
 def read_halves(root):
     arrays = READERS["digits"](root)
     arrays.train.images[0, 0, 0, 0] = int((root / "halves.txt").read_text())
     return arrays
+"""
+NET = """
+import timm
+from timm.models import register_model
+
+
+@register_model
+def my_net(pretrained=False, pretrained_cfg=None, pretrained_cfg_overlay=None, cache_dir=None, **options):
+    return timm.create_model("test_resnet", **options)
 """
 METHOD = """
 _target_: my_method.Mine
@@ -74,8 +76,10 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_an_own_method_net_and_data_set_run_as_ours_do(folder: Path) -> None:
+    (folder / "my_net.py").write_text(NET)  # which takes two seconds to import timm
     net = "student=timm student.model=my_net dataset.resize=true dataset.size=32"
-    done = program.run(*OWN.replace("student=resnet8", net).split(), cwd=folder)
+    words = OWN.replace("[my_method]", "[my_method,my_net]").replace("student=resnet8", net)
+    done = program.run(*words.split(), cwd=folder)
     assert done.returncode == 0, done.stderr
     (result,) = folder.glob("outputs/halves/resnet8-my_net/mine-*/s1/result.json")
     assert '"mine"' in result.with_name("metrics.jsonl").read_text()
