@@ -55,7 +55,7 @@ def begun(method: Method, data, phase: Phase) -> Batch:
 @pytest.mark.parametrize("name", tiny.METHODS)
 def test_terms_that_read_labels_read_mixed_ones(name: str) -> None:
     data = tiny.tiny_data()
-    method = tiny.seeded_method(name, data)
+    method = tiny.seeded_method(name, data, tiny.SMALLEST)
     if "mixup" in method.refuses:
         said = f"method={re.escape(name)} cannot honour schedule.mixup=0.1: .*; set schedule.mixup=0"
         with pytest.raises(ValueError, match=said):
@@ -83,7 +83,7 @@ def test_the_yaml_says_what_the_class_refuses(name: str) -> None:
 @pytest.mark.parametrize("name", tiny.METHODS)
 def test_smoothed_labels_change_a_loss_or_are_refused(name: str) -> None:
     data = tiny.tiny_data()
-    method = tiny.seeded_method(name, data)
+    method = tiny.seeded_method(name, data, tiny.SMALLEST)
     if "label_smoothing" in method.refuses:
         with pytest.raises(ValueError, match=f"method={re.escape(name)} cannot honour schedule.label_smoothing=0.1: "):
             refuse(method, name, {"label_smoothing": 0.1})
@@ -102,7 +102,7 @@ def test_smoothed_labels_change_a_loss_or_are_refused(name: str) -> None:
 @pytest.mark.parametrize("name", tiny.METHODS)
 def test_the_last_phase_leaves_what_its_running_accuracy_counts(name: str) -> None:
     data = tiny.tiny_data()
-    method = tiny.seeded_method(name, data)
+    method = tiny.seeded_method(name, data, tiny.SMALLEST)
     for phase in method.phases():
         batch, method.counted = begun(method, data, phase), None
         for update in phase.updates:

@@ -150,7 +150,7 @@ def test_losses_are_the_live_teachers_to_half_precision(name: str, precision: st
     told: list[list[dict[str, float]]] = []
     for use in ("live", "filling", "full"):
         data = tiny.tiny_data()
-        method = tiny.seeded_method(name, data)
+        method = tiny.seeded_method(name, data, tiny.SMALLEST)
         cache = behind(method, data, tmp_path, precision) if use != "live" else None
         fit = tiny.fit(method, data, tmp_path / use, precision=precision)
         for _ in zip(range(2), fit.steps(), strict=False):
