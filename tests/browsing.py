@@ -19,7 +19,7 @@ import pytest
 Look = Callable[..., AbstractContextManager[Any]]
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 CHROMIUM = next((path for name in NAMES if (path := shutil.which(name))), None)
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--renderer-process-limit=1"]
 VIEWS: dict[str, dict[str, Any]] = {
     "light": {"viewport": {"width": 1280, "height": 900}, "color_scheme": "light"},
     "dark": {"viewport": {"width": 1280, "height": 900}, "color_scheme": "dark"},
@@ -53,16 +53,18 @@ def browser() -> Iterator[Any]:
 @pytest.fixture(scope="session")
 def look(browser: Any) -> Look:
     """`with look(page, view) as opened`: opens a page, of which what the browser logs is a failure."""
-    return partial(looking, browser)
+    return partial(looking, browser.new_page())
 
 
 @contextmanager
-def looking(browser: Any, page: Path, view: str, fragment: str = "") -> Iterator[Any]:
-    """The page in a view; whatever the browser logs is a failure."""
-    context = browser.new_context(**VIEWS[view])
-    opened, said = context.new_page(), []
-    opened.on("console", lambda message: said.append(message.text))
-    opened.on("pageerror", lambda error: said.append(str(error)))
+def looking(opened: Any, page: Path, view: str, fragment: str = "") -> Iterator[Any]:
+    """The page in a view, in a tab that knows of no page before; whatever the browser logs is a failure."""
+    said: list[str] = []
+    hears = {"console": lambda message: said.append(message.text), "pageerror": lambda error: said.append(str(error))}
+    opened.set_viewport_size(VIEWS[view]["viewport"])
+    opened.emulate_media(media="screen", color_scheme=VIEWS[view]["color_scheme"])
+    for event, hear in hears.items():
+        opened.on(event, hear)
     opened.goto(f"file://{page}{fragment}")
     if view == "print":
         opened.emulate_media(media="print")
@@ -70,7 +72,10 @@ def looking(browser: Any, page: Path, view: str, fragment: str = "") -> Iterator
         yield opened
         assert said == []
     finally:
-        context.close()
+        for event, hear in hears.items():
+            opened.remove_listener(event, hear)
+        opened.evaluate("localStorage.clear()")
+        opened.goto("about:blank")
 
 
 def check(opened: Any, view: str, name: str, axe: bool = True) -> None:
