@@ -638,7 +638,7 @@ def test_dataset_files_hold_every_key(path):
 
 
 MORE = {"rule", "mixup", "label_smoothing", "lr_min", "clip_grad", "momentum_start", "momentum_epochs", "damped"}
-MORE |= {"restart", "max_norm", "resize", "crop", "zero_head"}
+MORE |= {"lr_scales", "restart", "max_norm", "resize", "crop", "zero_head"}
 OTHERS = ("paper", "cifar10", "cifar100")  # look values up, or take crd's over
 SCHEDULES = sorted(path for path in (CONF / "schedule").glob("*.yaml") if path.stem not in OTHERS)
 
@@ -678,6 +678,7 @@ def test_the_crd_protocol():
         "epochs": 240,
         "batch_size": 64,
         "lr": 0.05,
+        "lr_scales": {"cifar_MobileNetV2": 0.2, "cifar_ShuffleV1": 0.2, "cifar_ShuffleV2": 0.2},
         "milestones": [150, 180, 210],
         "gamma": 0.1,
         "decay": "step",
