@@ -91,7 +91,7 @@ def _as_begun(plain: Choices, asked: MachineSpec, begun: Mapping[str, Any]) -> C
         return plain
     keys = [key for key in ("precision", "threads") if getattr(asked, key) == "auto"]
     keys += ["trained", "frozen"] if asked.compile == "auto" else []
-    return replace(plain, why="as it began", **{key: begun[key] for key in keys})
+    return replace(plain, why=str(begun.get("why")), **{key: begun[key] for key in keys})
 
 
 def _tried(

@@ -1,0 +1,61 @@
+"""The benches' own parts: what they time, and what is left of one that is cut off."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def scripts(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    yield
+    for name in [name for name in sys.modules if name.startswith("bench")]:
+        del sys.modules[name]
+
+
+def test_what_was_measured_before_a_bench_is_cut_off_is_kept(scripts: None, tmp_path: Path) -> None:
+    import bench
+
+    args = argparse.Namespace(rounds=3, steps=2, teacher="a", student="b", device="cpu", out=tmp_path)
+    seen: list[int] = []
+
+    def keep(seconds: dict[str, list[float]]) -> None:
+        bench.write_json(bench.path_of(args), {"seconds": seconds})
+        seen.append(len(json.loads((tmp_path / "a-b-cpu.json").read_text())["seconds"]["loop"]))
+        if len(seen) == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        bench.measure({"loop": lambda steps: None}, args, torch.device("cpu"), keep)
+    assert seen == [1, 2]
+
+
+def test_the_loops_that_are_timed_take_steps(scripts: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    import bench_loops
+    from bench_table import Steps
+
+    made = bench_loops.random_data
+    monkeypatch.setattr(bench_loops, "random_data", lambda device: made(device, 256))
+    monkeypatch.setattr("bench_table.random_data", lambda device: made(device, 256))
+    monkeypatch.setattr(bench_loops.config, "conf_dir", lambda: ROOT / "conf")
+    args: Any = argparse.Namespace(teacher="resnet8", student="resnet8", batch=8, precision="fp32", compile="false",
+                                   compiling=False, methods=["kd"])  # fmt: skip
+    device = torch.device("cpu")
+    data = bench_loops.random_data(device)
+    kd = bench_loops.own(args, device, data, "kd")
+    fits = [bench_loops.cached(kd, data, 2, half=False), bench_loops.own(args, device, data, "none")]
+    bench_loops.stepping(fits)(2)
+    assert [fit.at.total for fit in fits] == [2, 2]
+    assert fits[0].method.teacher_forward.hit_rate() == 1.0
+    cost = Steps(args, device).cost(steps=3, rounds=1)
+    assert cost["cpu"] > 0 and cost["wall"] > 0
