@@ -61,7 +61,7 @@ def synchronize(method: Method) -> None:
 
 
 @cache
-def _synced(kind: type[nn.Module]) -> type[nn.Module]:
+def _synced(kind: Any) -> Any:
     """The class of modules of `kind`, which gives what follows the normalisation, that are synchronized."""
     if issubclass(kind, Synced):
         return kind
