@@ -3,6 +3,10 @@
 Its reducer (DistributedDataParallel's) sums the gradients in buckets while the backward pass goes on. `replicate` looks
 at a module's forward: here that is the loss itself on its way into the backward pass. So it does not matter how often
 a step calls which nets, nor how many backward passes it does; what a pass leaves without gradient stays without.
+
+Weights are held by every process, and not divided among them by `fully_shard`: in torch 2.15 it takes no weights in
+channels_last, and there is no fused SGD for what it makes of them; and methods, averages, checkpoints and exports read
+weights outside of a net's forward, where each process has a piece alone. Students are small.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from timm.layers import BatchNormAct2d
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.modules._functions import SyncBatchNorm as OnGpu
 from torch.nn.modules.batchnorm import _BatchNorm
