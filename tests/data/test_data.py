@@ -637,8 +637,7 @@ def test_dataset_files_hold_every_key(path):
     assert (CONF / "schedule" / path.name).exists()
 
 
-MORE = {"rule", "mixup", "label_smoothing", "lr_min", "clip_grad", "momentum_start", "momentum_epochs", "damped"}
-MORE |= {"lr_scales", "restart", "max_norm", "resize", "crop", "zero_head"}
+MORE = {*OmegaConf.load(CONF / "config.yaml").schedule, "rule", "resize", "crop", "zero_head"}  # null where not named
 OTHERS = ("paper", "cifar10", "cifar100")  # look values up, or take crd's over
 SCHEDULES = sorted(path for path in (CONF / "schedule").glob("*.yaml") if path.stem not in OTHERS)
 
