@@ -27,8 +27,8 @@ WRONG = {  # by the kind of the default: what no key with such a default can be
     list: ("x", 3, {}, None, [NAN], [{}], [INF]),
 }
 FINE = {  # what a key may be, though its default is of another kind
-    *(("schedule." + key, "None") for key in ("rule", "zero_head", "restart", "damped", "momentum_start", "max_norm",
-                                              "momentum_epochs", "label_smoothing")),
+    *((f"schedule.{key}", "None") for key in (*OmegaConf.load(config.conf_dir() / "config.yaml").schedule, "rule",
+                                              "zero_head")),  # null there for the schedules that do not name them
     *((key, "None") for key in ("dataset.num_classes", "dataset.kind", "dataset.resize", "student.model",
                                 "teacher.model", "teacher.mean", "teacher.std", "threads")),
     ("schedule.warmup_epochs", "0.5"), ("schedule.momentum_epochs", "0.5"), ("save_minutes", "0.5"),
