@@ -34,7 +34,7 @@ TeacherForward = Callable[["FeatureNet", Batch], "Outputs"]
 
 def teacher_forward(teacher: FeatureNet, batch: Batch) -> Outputs:
     """Run a teacher on the view of the batch that is meant for it: at its own size, where there is one."""
-    larger = batch.views.get(seen_at(teacher.size)) if teacher.resizes else None
+    larger = batch.views.get(seen_at(teacher.size)) if getattr(teacher, "resizes", False) else None
     return teacher(batch.views.get("teacher", batch.inputs) if larger is None else larger)
 
 
