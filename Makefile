@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 ARGS ?=
+TABLE ?=
 DEVICE ?= auto
 HOURS ?= 1
 MINUTES ?= 30
@@ -13,7 +14,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.stamp
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-avx2 lint format methods readme fidelity schemes bench evidence faults clean
+.PHONY: help run test test-avx2 lint format methods readme fidelity schemes bench bench-here evidence faults clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -48,8 +49,13 @@ schemes: $(STAMP)  ## one experiment of every family beyond one frozen teacher, 
 	$(BIN)/python scripts/gan_distill.py
 	$(BIN)/python -m distill report outputs
 
-bench: $(STAMP)  ## time the loop against bare loops: make bench DEVICE=cuda ARGS="--methods kd,crd"
+bench: $(STAMP)  ## time the loop against bare loops, then a whole table: make bench DEVICE=cuda ARGS="--methods kd,crd"
 	$(BIN)/python scripts/bench.py --device $(DEVICE) $(ARGS)
+	$(BIN)/python scripts/bench_table.py --device $(DEVICE) $(TABLE)
+
+bench-here: $(STAMP)  ## time this kind of CPU, and folders of JPEGs beside timm's loader and torchvision's
+	$(BIN)/python scripts/bench_cpu.py --kinds native
+	$(BIN)/python scripts/bench_folder.py
 
 evidence: $(STAMP)  ## the next missing runs behind published numbers: make evidence HOURS=2, ARGS=--list for the queue
 	@$(BIN)/python scripts/evidence.py --hours $(HOURS) $(ARGS)

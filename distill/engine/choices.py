@@ -18,7 +18,7 @@ import torch
 from distill import parallel, runtime
 from distill.config.run_spec import MachineSpec
 from distill.engine import trial
-from distill.engine.compiling import COMPILE_FROM, compile_forward
+from distill.engine.compiling import compile_forward, why_compile
 from distill.files import first_line
 from distill.models import FeatureNet
 
@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 TRIAL_FROM = 2000  # steps of a run from which a trial may pay
 SECONDS_FROM = 120.0  # that its steps take: a trial takes some twenty of them
 COMPILE_SECONDS = 1800.0  # from which compiling is tried too, which takes about a minute, once
+CPU = torch.device("cpu")
 OWN_TIME = time.process_time  # what else runs on the machine disturbs it less than the time of day
 GAIN = 1.05  # what a candidate must be faster by to be taken over what is plain
 
@@ -106,7 +107,7 @@ def _tried(
         return plain
     chosen, seconds = _by_precision(plain, asked, student, batch)
     chosen = _by_threads(chosen, asked, student, batch)
-    if asked.compile != "auto" or steps < COMPILE_FROM or seconds * steps < COMPILE_SECONDS:
+    if asked.compile != "auto" or not why_compile("auto", steps, CPU)[0] or seconds * steps < COMPILE_SECONDS:
         return chosen
     return _compiling(chosen, student, teachers, batch)
 

@@ -128,6 +128,8 @@ def why_compile(setting: Any, steps: int, device: torch.device) -> tuple[bool, s
         return False, f"{missing} is not here"
     if setting == "true":
         return True, ASKED
+    if device.type == "cpu" and (limit := os.environ.get("ONEDNN_MAX_CPU_ISA")):  # seen with torch 2.15
+        return False, f"compiled nets crash where oneDNN is held to ONEDNN_MAX_CPU_ISA={limit}"
     return steps >= COMPILE_FROM, f"{steps} steps {'pay' if steps >= COMPILE_FROM else 'would not pay'} for it"
 
 

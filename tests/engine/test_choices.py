@@ -35,6 +35,7 @@ def times(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, float]:
 
     monkeypatch.setenv("DISTILL_CACHE", str(tmp_path))
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(choices, "why_compile", lambda setting, steps, device: (steps >= 4000, ""))
     monkeypatch.setattr(trial, "fastest", fastest)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
     monkeypatch.setattr(torch, "set_num_threads", lambda count: None)

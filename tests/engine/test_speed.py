@@ -108,6 +108,7 @@ def test_a_shared_batch_is_asked_for_once() -> None:
 
 def test_nets_that_gain_by_it_are_compiled_or_all_that_were_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     teacher, student, compiled = tiny.frozen(tiny.net("cifar_resnet8")), tiny.net("cifar_resnet8"), []
+    monkeypatch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)
     monkeypatch.setattr(speed, "compile_forward", lambda net, batch: compiled.append(net))
     monkeypatch.setattr(speed, "_compiler_missing", lambda device: None)
     for setting, expected in (("auto", [teacher]), ("true", [teacher, student]), ("false", [])):
@@ -118,10 +119,13 @@ def test_nets_that_gain_by_it_are_compiled_or_all_that_were_asked_for(monkeypatc
 
 def test_compiling_is_decided_by_length_and_said(monkeypatch: pytest.MonkeyPatch) -> None:
     cpu = torch.device("cpu")
+    monkeypatch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)
     monkeypatch.setattr(speed, "_compiler_missing", lambda device: None)
     assert why_compile("auto", 460, cpu) == (False, "460 steps would not pay for it")
     assert why_compile("auto", 187_680, cpu) == (True, "187680 steps pay for it")
     assert why_compile(False, 10**6, cpu)[0] is False and why_compile("true", 1, cpu)[0] is True
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
+    assert why_compile("auto", 10**6, cpu)[0] is False and why_compile("true", 1, cpu)[0] is True
     monkeypatch.setattr(speed, "_compiler_missing", lambda device: "a C++ compiler")
     assert why_compile("auto", 10**6, cpu) == (False, "a C++ compiler is not here")
     with pytest.raises(ValueError, match="compile=true needs a C"):
