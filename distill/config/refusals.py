@@ -34,6 +34,7 @@ def check_refusals(cfg: DictConfig) -> None:
     name, schedule = str(cfg.method.name), plain(cfg, "schedule")
     if OmegaConf.select(cfg, "method.about.refuses", default=None):
         refuse_keys(name, plain(cfg, "method.about.refuses"), schedule)
-    usual = load_node("method", name)
-    if plain(cfg, "method").get("ce") == 0 and usual is not None and usual.get("ce"):
+    file = load_node("method", name)
+    usual: Any = {} if file is None else OmegaConf.to_container(file, resolve=False)  # may hang on the run's data set
+    if plain(cfg, "method").get("ce") == 0 and usual.get("ce"):
         refuse_keys(name, {"label_smoothing": "method.ce=0 takes no cross-entropy"}, schedule)

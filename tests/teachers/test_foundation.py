@@ -167,6 +167,31 @@ def test_what_needs_labels_is_refused_before_anything_is_trained(words: tuple[st
         check(tiny.composed("dataset.labels=false", "student=resnet8", *words))
 
 
+@pytest.mark.parametrize("name", ["pseudo-label-queue", "unic", "am-radio"])
+def test_foundation_methods_read_no_labels_where_there_are_none(name: str) -> None:
+    from distill.config.check import check
+
+    words = ["dataset.labels=false", f"method={name}", "student=resnet8", "teacher.weights=none"]
+    words += ["teacher.seeds=[0,1]"] if name != "pseudo-label-queue" else []
+    cfg = tiny.composed(*words)
+    check(cfg)
+    assert resolve(cfg).method.node["ce"] == 0.0 and resolve(tiny.composed(*words[1:])).method.node["ce"] == 1.0
+
+
+def test_several_teachers_have_keys_of_their_own(backbone: Path) -> None:
+    """Each its size and its constants, beside a name of conf/teacher."""
+    one = "{model: vit_small_patch14_dinov2, args: {patch_size: 8, embed_dim: 32, depth: 2, num_heads: 2}, size: 48, "
+    models = f"teacher.models=[{one}weights: {backbone}}}, {{name: resnet8, weights: none}}]"
+    spec = resolve(tiny.composed("method=unic", "student=resnet8", "dataset.labels=false", models))
+    info = replace(tiny.tiny_data().info, num_classes=0, labels=None)
+    nets = [make_teacher(spec, each, info, pretrained=False) for each in spec.teachers]
+    assert [(net.num_classes, net.size, net.resizes) for net in nets] == [(0, 48, True), (0, info.size, False)]
+    assert spec.teacher == "vit_small_patch14_dinov2+resnet8"
+    wrong = "teacher.models=[{model: resnet18, wieghts: x}, resnet8]"
+    with pytest.raises(ValueError, match="teacher.models has the key 'wieghts'"):
+        resolve(tiny.composed("method=unic", "student=resnet8", wrong))
+
+
 def test_a_key_that_says_what_null_does_changes_no_hash() -> None:
     plain = identity(tiny.composed("method=kd"))["hash"]
     assert identity(tiny.composed("method=kd", "dataset.labels=true"))["hash"] == plain
