@@ -38,7 +38,7 @@ def counted(items: Iterable[_Item], total: int, words: str) -> Iterator[_Item]:
         yield item
 
 
-class Lasting:
+class SafeStream:
     """A text stream whose writes never fail: what a full disk refuses is not shown, nor what a closed pipe does."""
 
     def __init__(self, stream: Any) -> None:
@@ -82,5 +82,5 @@ def last() -> None:
     """Let nothing that cannot be printed end this process."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
-        if stream is not None and not isinstance(stream, Lasting):
-            setattr(sys, name, Lasting(stream))
+        if stream is not None and not isinstance(stream, SafeStream):
+            setattr(sys, name, SafeStream(stream))

@@ -27,7 +27,7 @@ from distill.data.looks import Looks
 from distill.data.modality import View, Views
 from distill.data.order import cut_up, order_of, part_of_epoch, steps_for, times_shown
 from distill.data.views import Images, Key, collate
-from distill.data.waiting import Waits
+from distill.data.waiting import WaitTimer
 
 
 @dataclass
@@ -139,7 +139,7 @@ class FolderSource:
             views.student if views else _normaliser(info, info.size, split.device)
         )
         self.larger = [views.teacher if views else _normaliser(info, size, split.device) for size in self.sizes]
-        self.waits = Waits(split.device)
+        self.waits = WaitTimer(split.device)
         self._keys: list[list[Key]] = []  # the loader's batch sampler: refilled for every epoch
         self._loader = loader(
             split, info, flip, self._keys, crops=crops, sizes=self.sizes, persistent=split.workers > 0

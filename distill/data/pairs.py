@@ -12,7 +12,7 @@ from distill.batch import Batch
 from distill.data.arrays import ArraySource, seeded
 from distill.data.folder import FolderSource
 from distill.data.mixup import refuse_mixed
-from distill.data.waiting import Waits
+from distill.data.waiting import WaitTimer
 
 _STREAM = 0x9A  # tells these generators' keys from those of the source's own plan
 
@@ -40,7 +40,7 @@ class Beside:
                 "dataset.erasing null, or take a method with one view, such as method=kd"
             )
         self.source, self.steps, self.names, self.choose = source, source.steps, list(names), choose
-        self.waits: Waits | None = getattr(source, "waits", None)
+        self.waits: WaitTimer | None = getattr(source, "waits", None)
         self._folders: list[_Shown] = []
         if isinstance(source, FolderSource):
             self._folders = [_Shown(source, number, choose) for number in range(len(self.names))]

@@ -11,7 +11,7 @@ import torch
 _Item = TypeVar("_Item")
 
 
-class Waits:
+class WaitTimer:
     """The time in which training could not go on, since the next batch had not come from files.
 
     On CUDA that is how long the device had nothing left to do: the host is ahead of it, and may wait for long without

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from distill.models import FeatureNet
 
 if TYPE_CHECKING:
-    from distill.data.waiting import Waits
+    from distill.data.waiting import WaitTimer
     from distill.engine.cuda_graphs import Graph
 
 
@@ -84,7 +84,7 @@ class Speed:
     lately: float = 0.0  # the share that was waited before the last read
     before: float = 0.0
     began: float = field(default_factory=time.monotonic)
-    _waits: Waits | None = None
+    _waits: WaitTimer | None = None
     _warm: bool = False
     _mark: float = 0.0
 

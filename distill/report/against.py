@@ -10,7 +10,7 @@ from typing import Any
 
 from distill import charts
 from distill.charts import theme
-from distill.report.figures import Figure, Shown
+from distill.report.figures import ChartSet, Figure
 from distill.report.gains import BETTER, UNCORRECTED, WORSE, Gain, corrected, gain
 from distill.report.names import row_names
 from distill.report.overview import gained
@@ -75,7 +75,7 @@ def pairs(found: Iterable[Match]) -> list[list[Match]]:
     return [list(group) for _, group in groupby(found, lambda one: (place(one.ours), one.ours.pair))]
 
 
-def figures(found: Sequence[Match]) -> dict[str, Shown]:
+def figures(found: Sequence[Match]) -> dict[str, ChartSet]:
     """The chart of each table: the differences with their intervals, and the line where nothing has changed."""
     shown, kinds = {}, _kinds(found)
     for number_, pair in enumerate(pairs(found)):
@@ -89,7 +89,7 @@ def figures(found: Sequence[Match]) -> dict[str, Shown]:
         marks = [charts.Mark("no change", 0.0, "alone")]
         drawing = charts.ranked(dots, marks, "difference, percent points", title, most=None)
         note = "Thick: ± standard error; thin: 95 % interval. A filled dot is more than the noise of the seeds."
-        shown[f"a{number_}"] = Shown([Figure(title, charts.both(drawing), note=note)], [])
+        shown[f"a{number_}"] = ChartSet([Figure(title, charts.both(drawing), note=note)], [])
     return shown
 
 

@@ -72,7 +72,7 @@ class Run:
 
 
 @dataclass
-class Found:
+class CollectedRuns:
     """The runs below some folders, and how many candidates were left out and why."""
 
     runs: list[Run] = field(default_factory=list)
@@ -90,13 +90,13 @@ class Found:
         return " ".join([text + ".", *(f"Left out: {why}." for why in self.damaged)])
 
 
-def collect(folders: Iterable[str | Path], unfinished: bool = False) -> Found:
+def collect(folders: Iterable[str | Path], unfinished: bool = False) -> CollectedRuns:
     """Read every run below `folders` (a folder, or a result.json itself); unfinished: the state of the others too.
 
     Raises:
         ValueError: a folder does not exist.
     """
-    folders, found, seen = list(folders), Found(), set()
+    folders, found, seen = list(folders), CollectedRuns(), set()
     for folder in map(Path, folders):
         if not folder.exists():
             raise ValueError(
@@ -113,7 +113,7 @@ def collect(folders: Iterable[str | Path], unfinished: bool = False) -> Found:
     return kept
 
 
-def _add(found: Found, folder: RunFolder) -> None:
+def _add(found: CollectedRuns, folder: RunFolder) -> None:
     """The run in a folder, or the reason why there is none."""
     if not folder.marked:
         found.skipped["unfinished"] += 1
@@ -130,13 +130,13 @@ def _add(found: Found, folder: RunFolder) -> None:
         found.runs.append(run)
 
 
-def _without_copies(found: Found) -> Found:
+def _without_copies(found: CollectedRuns) -> CollectedRuns:
     """Keep one run of each (configuration, seed): a copied folder must not narrow the spread."""
     kept: dict[tuple[Any, ...], Run] = {}
     for run in found.runs:
         if kept.setdefault((run.key, run.seed), run) is not run:
             found.skipped["double"] += 1
-    return Found(list(kept.values()), found.skipped, found.damaged)
+    return CollectedRuns(list(kept.values()), found.skipped, found.damaged)
 
 
 def _run(folder: Path, result: Result) -> Run | None:

@@ -10,8 +10,8 @@ from pathlib import Path
 from distill import papers
 from distill.report import writers
 from distill.report.against import document, figures, matches
-from distill.report.collect import Found, collect
-from distill.report.figures import Figure, Shown, by_pair, pictures
+from distill.report.collect import CollectedRuns, collect
+from distill.report.figures import ChartSet, Figure, by_pair, pictures
 from distill.report.overview import overview
 from distill.report.page import render
 from distill.report.paper_latex import paper_latex
@@ -25,7 +25,7 @@ from distill.report.unfinished import unfinished
 FORMATS = {"md": writers.markdown, "tex": writers.latex, "csv": writers.comma_separated}
 _PAPER = "paper"
 # the document, the charts of its tables by their key, and those that stand alone, by the titles of their sections
-Content = tuple[Document, Mapping[str, Shown], Mapping[str, list[Figure]]]
+Content = tuple[Document, Mapping[str, ChartSet], Mapping[str, list[Figure]]]
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -68,7 +68,7 @@ def _against(options: argparse.Namespace, rows: list[Row]) -> Content:
     return document(rows, others, (titles[0], titles[1])), figures(matches(rows, others)), {}
 
 
-def _published(asked: list[str], found: Found, rows: list[Row]) -> Content:
+def _published(asked: list[str], found: CollectedRuns, rows: list[Row]) -> Content:
     """Our results, beside published tables where some were asked for."""
     tables = [papers.tables()[name] for one in asked for name in papers.table_ids(one)]
     if not tables:

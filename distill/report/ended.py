@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from distill.report.collect import Found, collect
+from distill.report.collect import CollectedRuns, collect
 from distill.report.overview import overview
 from distill.report.summary import ALONE, Row, summarize
 from distill.report.terminal import console, show_tables
@@ -41,7 +41,7 @@ def _alone(folder: Path) -> list[Path]:
     return [one for end in ends for one in folder.parents[2].glob(f"none-{end}/{ALONE}-*")]
 
 
-def _with_alone(found: Found, earlier: Found) -> list[Row]:
+def _with_alone(found: CollectedRuns, earlier: CollectedRuns) -> list[Row]:
     """The rows of `found`, and of `earlier` those that they are measured by."""
     own = {run.key for run in found.runs}
     every = summarize([*found.runs, *(run for run in earlier.runs if run.key not in own)])

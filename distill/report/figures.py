@@ -32,7 +32,7 @@ class Figure:
 
 
 @dataclass(frozen=True)
-class Shown:
+class ChartSet:
     """The charts of a ranking: at first sight, and behind a fold."""
 
     open: list[Figure]
@@ -52,7 +52,7 @@ def colours(ranked: Sequence[Ranking]) -> dict[str, str]:
     return {method: theme.kind(index) for index, method in enumerate(sorted(most, key=lambda one: -most[one]))}
 
 
-def pictures(ranked: Sequence[Ranking]) -> dict[str, Shown]:
+def pictures(ranked: Sequence[Ranking]) -> dict[str, ChartSet]:
     """The charts of each ranking, by the key of its table."""
     kinds = colours(ranked)
     return {f"r{place}": shown(ranking, kinds) for place, ranking in enumerate(ranked)}
@@ -68,7 +68,7 @@ def by_pair(ranked: Sequence[Ranking]) -> dict[str, list[Figure]]:
     return found
 
 
-def shown(ranking: Ranking, kinds: Colours) -> Shown:
+def shown(ranking: Ranking, kinds: Colours) -> ChartSet:
     """The charts of a ranking that say something."""
     top = first(ranking.entries, _FIRST)
     several = len(ranking.entries) > 1 and ranking.taught
@@ -76,7 +76,7 @@ def shown(ranking: Ranking, kinds: Colours) -> Shown:
     drawn = _curves(ranking, kinds)
     folded = [_ranked(ranking, ranking.entries, kinds)] if several and len(top) < len(ranking.entries) else []
     cost = _cost(ranking, top, kinds)
-    return Shown(opened + ([drawn] if drawn else []), folded + ([cost] if cost else []))
+    return ChartSet(opened + ([drawn] if drawn else []), folded + ([cost] if cost else []))
 
 
 def kind_of(entry: Entry, kinds: Colours) -> str:

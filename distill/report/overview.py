@@ -7,7 +7,7 @@ from dataclasses import replace
 from itertools import groupby
 
 from distill.report import gains
-from distill.report.collect import Found
+from distill.report.collect import CollectedRuns
 from distill.report.gains import Gain
 from distill.report.names import STUDENT_ALONE
 from distill.report.probes import probe_table
@@ -45,7 +45,7 @@ EXPLAIN = (
 )
 
 
-def overview(found: Found, rows: list[Row]) -> Document:
+def overview(found: CollectedRuns, rows: list[Row]) -> Document:
     """One ranking a pair, below a heading a data set, protocol and length: rows of different protocols never meet."""
     ranked, beside = rankings(rows), published(rows)
     tables: list[Table] = []

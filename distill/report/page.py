@@ -9,12 +9,12 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from distill.charts import theme
-from distill.report.figures import Figure, Shown
+from distill.report.figures import ChartSet, Figure
 from distill.report.table import Document
 
 
 def render(
-    document: Document, figures: Mapping[str, Shown], sections: Mapping[str, Sequence[Figure]] | None = None
+    document: Document, figures: Mapping[str, ChartSet], sections: Mapping[str, Sequence[Figure]] | None = None
 ) -> str:
     """The document's tables, with the figures of those of a key above them, then sections of figures by their titles.
 
@@ -25,7 +25,7 @@ def render(
     return template.render(
         document=document,
         figures=figures,
-        nothing=Shown([], []),
+        nothing=ChartSet([], []),
         sections=sections or {},
         style=Markup(theme.of_page() + _asset("page.css")),
         script=Markup(_asset("page.js")),

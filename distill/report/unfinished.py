@@ -6,7 +6,7 @@ import shlex
 from collections import Counter
 from collections.abc import Sequence
 
-from distill.report.collect import Found
+from distill.report.collect import CollectedRuns
 from distill.report.table import Cell, Table, number, numeric_columns, without_empty, word
 from distill.sweep.plan import RUNNING
 from distill.sweep.states import STATE_FAILED, STATES, Status
@@ -14,7 +14,7 @@ from distill.sweep.states import STATE_FAILED, STATES, Status
 _FIRST = 12  # rows before the fold
 
 
-def what_to_run(found: Found) -> tuple[str, str]:
+def what_to_run(found: CollectedRuns) -> tuple[str, str]:
     """For those who have no result yet: a sentence, and a command or none."""
     if found.unfinished:
         return "No run is finished yet; the same command again goes on with those that were cut off.", ""

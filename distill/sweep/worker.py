@@ -19,7 +19,7 @@ from typing import Any, TextIO
 
 from distill.files import PASSING
 from distill.run_folder import RunFolder
-from distill.terminal import Lasting
+from distill.terminal import SafeStream
 
 
 def process(argv: list[str], folder: str, env: Mapping[str, str]) -> None:
@@ -84,7 +84,7 @@ def _output_to(path: Path) -> Iterator[None]:
         for number in (1, 2):
             os.dup2(file.fileno(), number)
         try:
-            shown: Any = Lasting(file)  # what a full disk refuses is not in the log, and no end of the run
+            shown: Any = SafeStream(file)  # what a full disk refuses is not in the log, and no end of the run
             with redirect_stdout(shown), redirect_stderr(shown):  # a worker of Ray's has streams of its own
                 yield
                 shown.flush()

@@ -13,7 +13,7 @@ import torch
 from distill.data import load_data
 from distill.data.pairs import PeerViews
 from distill.data.tasks import ClassSource
-from distill.data.waiting import Waits
+from distill.data.waiting import WaitTimer
 from distill.engine.state import Speed
 from distill.parallel import PartSource
 from distill.record.progress import Progress, status
@@ -38,7 +38,7 @@ def arriving(clock: list[float], *seconds: float):
 
 
 def test_what_is_waited_counts_and_what_is_computed_does_not(clock: list[float]) -> None:
-    waits = Waits(torch.device("cpu"))
+    waits = WaitTimer(torch.device("cpu"))
     for _ in waits.during(arriving(clock, 1.0, 2.0, 0.5)):
         clock[0] += 10
     assert (waits.take(), waits.take()) == (3.5, 0.0)
@@ -64,7 +64,7 @@ def test_a_gpu_that_still_computes_waits_for_nothing(clock: list[float], aside: 
 
     monkeypatch.setattr(torch.cuda, "Event", Event)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: here)
-    waits = Waits(torch.device("cuda"))
+    waits = WaitTimer(torch.device("cuda"))
     waits.begin(there if aside else None)
     for busy in waits.during(arriving(clock, 5.0, 5.0, 5.0)):
         (there if aside else here).done = clock[0] + (3.0, 20.0, 0.0)[busy]
@@ -72,7 +72,7 @@ def test_a_gpu_that_still_computes_waits_for_nothing(clock: list[float], aside: 
 
 
 def test_speed_tells_the_share_of_the_run_and_of_the_last_stretch(clock: list[float]) -> None:
-    waits, speed = Waits(torch.device("cpu")), Speed()
+    waits, speed = WaitTimer(torch.device("cpu")), Speed()
     speed.resume(SimpleNamespace(waits=waits))
     told = []
     for _ in waits.during(arriving(clock, 8.0, 1.0, 3.0)):  # the first, in which workers start, is left out

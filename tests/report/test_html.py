@@ -18,7 +18,7 @@ from distill.charts import svg
 from distill.cli import verbs
 from distill.report.collect import collect
 from distill.report.curves import POINTS, curve
-from distill.report.figures import Shown, colours, shown
+from distill.report.figures import ChartSet, colours, shown
 from distill.report.names import row_names
 from distill.report.ranking import rankings
 from distill.report.summary import summarize
@@ -175,7 +175,7 @@ def shapes(drawing: str, kind: str) -> list[ElementTree.Element]:
     return [element for element in root.iter() if kind in (element.get("class") or "").split()]
 
 
-def charts_of(runs: Path) -> Shown:
+def charts_of(runs: Path) -> ChartSet:
     ranked = rankings(summarize(collect([runs]).runs))
     return shown(ranked[0], colours(ranked))
 
