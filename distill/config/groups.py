@@ -116,14 +116,14 @@ _steady: dict[int, dict[str, Any]] = {}  # what was read of configurations while
 @contextmanager
 def steady(cfg: DictConfig) -> Iterator[None]:
     """For as long as nobody changes `cfg`: `plain` resolves each of its nodes once, which is most of a plan's time."""
-    known, _steady[id(cfg)] = _steady.get(id(cfg)), {}
+    if id(cfg) in _steady:
+        yield
+        return
+    _steady[id(cfg)] = {}
     try:
         yield
     finally:
-        if known is None:
-            del _steady[id(cfg)]
-        else:
-            _steady[id(cfg)] = known
+        del _steady[id(cfg)]
 
 
 def plain(cfg: DictConfig, key: str) -> Any:

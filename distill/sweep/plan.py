@@ -12,6 +12,7 @@ from omegaconf import DictConfig
 
 from distill.config import RunSpec, plain, resolve
 from distill.config.check import check
+from distill.config.groups import steady
 from distill.record.progress import clock
 from distill.run_folder import RunFolder
 from distill.sweep.compose import Plan
@@ -195,8 +196,9 @@ def with_seed(spec: RunSpec, seed: int) -> RunSpec:
 def resolved(cfg: DictConfig) -> RunSpec | str:
     """The run that a configuration describes, or why there is none."""
     try:
-        check(cfg)
-        return resolve(cfg)
+        with steady(cfg):
+            check(cfg)
+            return resolve(cfg)
     except ValueError as error:
         return str(error)
 

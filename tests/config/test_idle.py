@@ -6,13 +6,18 @@ import sys
 from pathlib import Path
 
 import pytest
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
 from distill import config
-from distill.cli.command import read_command
-from distill.config.idle import ALWAYS, HELD, READ_BY, idle_keys
+from distill.cli.command import BASE, read_command
+from distill.config.given import given_keys
+from distill.config.idle import ALWAYS, HELD, READ_BY, check_idle, idle_keys
 from distill.config.method_rules import method_rules
 from distill.config.rules import RULES
+from distill.sweep.lean import LeanLoader
 from distill.teachers.cache import HOLDS
 from tests import tiny
 
@@ -27,7 +32,7 @@ IDLE = {  # a command, and what is said of its last word
     "+dataset.content=abc": "it is worked out from the files",
     "teacher.weights=none teacher.lr_scale=0.5": "teacher.weights=none is not trained",
     "method=none teacher.lr_scale=0.5": "method=none has no teacher",
-    "teacher.models=[resnet14] teacher.args={a: 1}": "teacher.models names the nets",
+    "teacher.models=[resnet14] teacher.lr_scale=0.5": "teacher.models names the nets",
     "teacher.seeds=[3] teacher.seed=4": "teacher.seeds has one for each",
     "tracking.project=mine": "tracking=online or offline reads it, not off",
     "method=at teacher.cache=embedding": "reads its teacher's features, which such a cache does not hold",
@@ -38,15 +43,19 @@ IDLE = {  # a command, and what is said of its last word
     "method=cc method.gamma=1": "method.form=kernel reads it, and method.form is neighbours",
     "schedule=crd schedule.lr_scales.cifar_ShuffleV1=0.1": "no net of the run has a share there",
     "device=cpu cuda_graphs=true": "they are a GPU's, and device=cpu",
+}
+OF_COMMANDS = {
+    "method=kd schedule.init_epochs=5": "method=kd has no first phase of so many epochs",
+    "-m method=kd,at teacher.seeds=[3] teacher.seed=4": "teacher.seeds has one for each",
     "experiment=mine": "schedule.decay=step reads it, not cosine",
     "schedule=mine": "schedule.decay=step reads it, not cosine",
 }
 READ = (
-    "method=fitnet schedule.init_epochs=5", "method=crd method.kd=1 method.temperature=8",
+    "method=fitnet schedule.init_epochs=5 method.kd=1",
     "schedule.milestones=[5,30] schedule.decay=step", "-m method=none,kd teacher.lr_scale=0.5",
     "-m schedule.decay=step,cosine schedule.milestones=[5]", "method=kd schedule.init_epochs=5 hydra.mode=RUN",
     "schedule=crd student=ShuffleV1 schedule.lr_scales.cifar_ShuffleV1=0.1",
-    "schedule.lr_min=null dataset.pad_mode=null", "method=none teacher=resnet14", "experiment=mine schedule.decay=step",
+    "schedule.lr_min=null method=none teacher=resnet14", "experiment=mine schedule.decay=step",
 )
 
 
@@ -74,9 +83,22 @@ def _split(words: str) -> list[str]:
     return words.replace(": ", ":\0").replace(" ", "\n").replace("\0", " ").split("\n")
 
 
-@pytest.mark.parametrize("words", IDLE)
-def test_what_nothing_reads_is_refused_with_the_reason(words: str) -> None:
-    with pytest.raises(ValueError, match=rf"does nothing here: .*{IDLE[words]}"):
+def test_what_nothing_reads_is_refused_with_the_reason() -> None:
+    config.register()
+    with initialize_config_dir(str(config.conf_dir()), **BASE):
+        lean = LeanLoader(GlobalHydra.instance().config_loader())
+        parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
+        for words, why in IDLE.items():
+            overrides = parser.parse_overrides(_split(words))
+            cfg = lean.compose("config", _split(words))
+            keys = given_keys(overrides, lambda item: item.key_or_group in ("method", "tracking"))
+            with pytest.raises(ValueError, match=rf"does nothing here: .*{why}"):
+                check_idle(idle_keys(cfg, keys))
+
+
+@pytest.mark.parametrize("words", OF_COMMANDS)
+def test_commands_and_own_files_that_say_what_nothing_reads_are_refused(words: str) -> None:
+    with pytest.raises(ValueError, match=rf"does nothing here: .*{OF_COMMANDS[words]}"):
         read(words)
 
 
