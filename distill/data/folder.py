@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -123,11 +123,7 @@ class FolderSource:
         self.mixup, self.cutmix, self.erasing = mixup, cutmix, erasing
         self.sizes = tuple(sizes)
         self.repeats = times_shown(repeats, per_class, drawn)
-        if crops > 1 and split.looks:
-            raise ValueError(
-                "further crops of an image have its flip and nothing more: leave dataset.auto_augment, color_jitter "
-                "and interpolation null, or take a method with one view, such as method=kd"
-            )
+        check_crops(crops, split)
         self.views, self.shown = views, crops
         self.split, self.info, self.batch_size, self.seed = split, info, batch_size, seed
         self.steps, self.end = cut_up(len(split), batch_size, "drop" if per_class else last_batch)
@@ -135,15 +131,12 @@ class FolderSource:
             self.steps, self.end = drawn, drawn * batch_size
         self.drawn = bool(drawn and not per_class)
         self.classes = ClassBatches(labelled(split), batch_size, per_class, parallel.world()) if per_class else None
-        self.normalise: Callable[[Tensor], Tensor] = (
-            views.student if views else _normaliser(info, info.size, split.device)
-        )
+        self.normalise: Any = views.student if views else _normaliser(info, info.size, split.device)
         self.larger = [views.teacher if views else _normaliser(info, size, split.device) for size in self.sizes]
         self.waits = WaitTimer(split.device)
         self._keys: list[list[Key]] = []  # the loader's batch sampler: refilled for every epoch
-        self._loader = loader(
-            split, info, flip, self._keys, crops=crops, sizes=self.sizes, persistent=split.workers > 0
-        )
+        stays = split.workers > 0
+        self._loader = loader(split, info, flip, self._keys, crops=crops, sizes=self.sizes, persistent=stays)
 
     def replace(self, **changes: Any) -> FolderSource:
         """The same source with other keyword arguments, such as last_batch="drop" or flip=False."""
@@ -169,6 +162,15 @@ class FolderSource:
         views = views[order] if each_once else views
         keys: list[Key] = list(zip(order.tolist(), views.tolist(), strict=True))
         return [keys[part_of_epoch(self, step)] for step in range(self.steps)]
+
+
+def check_crops(crops: int, split: FolderSplit) -> None:
+    """Raise ValueError where several crops of an image are to be seen, and its looks change beside them."""
+    if crops > 1 and split.looks:
+        raise ValueError(
+            "further crops of an image have its flip and nothing more: leave dataset.auto_augment, color_jitter "
+            "and interpolation null, or take a method with one view, such as method=kd"
+        )
 
 
 def decoded_batches(

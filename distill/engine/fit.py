@@ -48,8 +48,7 @@ class Fit:
         stop: StopSignals,
     ) -> None:
         self.method, self.source, self.evaluate = method, source, evaluate
-        self.schedule, self.options = schedule, options
-        self.callback, self.stop = callback, stop
+        self.schedule, self.options, self.callback, self.stop = schedule, options, callback, stop
         self.phases = method.phases()
         self.at, self.score, self.meter, self.speed = Position(), Score(), Meter(), Speed()
         self.steppers: list[Stepper] = []
