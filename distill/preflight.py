@@ -24,6 +24,7 @@ from distill.config import (
     load_node,
     thawed,
 )
+from distill.config.by_size import TRAINING_IMAGES
 from distill.config.check import check_maps
 from distill.content.fingerprint import lies_here
 from distill.content.index import indexed, train_indexed
@@ -38,8 +39,6 @@ from distill.models.quant import quantize_as
 from distill.run_folder import RunFolder
 from distill.teachers.making import make_teacher
 
-_IMAGES = {"digits": 1437, "mnist": 60000, "fashion_mnist": 60000, "cifar10": 50000, "cifar100": 50000, "stl10": 5000,
-          "tinyimagenet": 100000}  # of training  # fmt: skip
 _MOST = 16  # nets without memory that are kept for the next run of a plan: their modules take some
 CHOOSING = ("classes", "omit", "shots", "fraction", "holdout")  # keys of dataset that choose among its images
 SHAPING = ("size", "resize", "num_classes", "in_chans", "pad", "pad_mode")  # and that must go with what they are
@@ -149,7 +148,7 @@ def check_weights(spec: RunSpec) -> None:
 
 def supposed(spec: DataSpec) -> DataInfo | None:
     """What is known of data that are not loaded: as many classes and images as there will be, in any order."""
-    count, classes = _IMAGES.get(spec.kind, 1000), spec.num_classes
+    count, classes = TRAINING_IMAGES.get(spec.kind, 1000), spec.num_classes
     if spec.kind == "folder":
         listing = train_listed(spec.root, spec.labels)
         count, classes = len(listing.names), len(listing.classes)

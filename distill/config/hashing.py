@@ -9,6 +9,8 @@ Resolvers for the YAML files (registered by `register`):
     for conf/tuned: the value of the run's pair (`<teacher.name>-<student.name>`), DEFAULT for any other.
 `${by_method:DEFAULT,{METHOD: VALUE, ...}}`
     for conf/experiment: the value of the run's method; null is as good as no key at all.
+`${finetune:KEY}`
+    for conf/schedule/finetune.yaml: what the number of training images chooses (distill.config.by_size).
 `${paper:schedule.KEY}` and `${paper:dataset.KEY}`
     for conf/schedule/paper.yaml: the value of the method's own protocol for the data set (distill.config.protocol).
 """

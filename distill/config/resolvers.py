@@ -15,12 +15,14 @@ from distill.config.teacher_nodes import label
 
 def register() -> None:
     """Make the resolvers known to OmegaConf; calling it again does no harm."""
+    from distill.config.by_size import chosen_by_size
     from distill.config.help_page import group_options  # these read this module
     from distill.config.peer_rates import peer_rates
     from distill.config.protocol import protocol_value as paper_value
 
     resolvers: dict[str, Any] = {"run_folder": _run_folder, "by_pair": _by_pair, "by_method": _by_method}
     resolvers |= {"by_value": _by_value, "group_options": group_options, "peer_rates": peer_rates, "paper": paper_value}
+    resolvers["finetune"] = chosen_by_size
     renamed = omegaconf.__version__ >= "2.4"  # the old name warns; before, the new one differs
     add: Any = OmegaConf.register_resolver if renamed else OmegaConf.register_new_resolver
     for name, resolver in resolvers.items():

@@ -11,6 +11,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from distill.config import protocol, upstream
+from distill.config.by_size import note_of_size
 from distill.config.data_spec import DataSpec
 from distill.config.departs import departs
 from distill.config.groups import load_node, plain, steady
@@ -66,7 +67,7 @@ def _resolved(cfg: DictConfig) -> RunSpec:
         save_minutes=float(plain(cfg, "save_minutes")),
         tracking=frozen(plain(cfg, "tracking")),
         setting=tuple(setting(cfg)),
-        note=protocol.protocol_note(cfg),
+        note=protocol.protocol_note(cfg) or note_of_size(cfg),
         alone=_alone(cfg),
         composed=frozen(_recorded(cfg)),
     )
