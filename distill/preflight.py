@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 from copy import deepcopy
 from dataclasses import replace
 from functools import partial
@@ -31,8 +32,9 @@ from distill.content.index import indexed, train_indexed
 from distill.content.listing import VAL, train_listed
 from distill.content.readers import READERS
 from distill.data import DataInfo, load_data
-from distill.data.dataset import data_info
+from distill.data.dataset import check_classes, data_info
 from distill.data.modality import views_of
+from distill.method import Method
 from distill.models import FeatureNet
 from distill.models import build as build_net
 from distill.models.quant import quantize_as
@@ -40,7 +42,7 @@ from distill.run_folder import RunFolder
 from distill.teachers.making import make_teacher
 
 _MOST = 16  # nets without memory that are kept for the next run of a plan: their modules take some
-CHOOSING = ("classes", "omit", "shots", "fraction", "holdout")  # keys of dataset that choose among its images
+CHOOSING = ("classes", "omit", "shots", "fraction", "holdout", "value_range")  # keys of dataset, of its images
 SHAPING = ("size", "resize", "num_classes", "in_chans", "pad", "pad_mode")  # and that must go with what they are
 _pristine: dict[tuple[Any, ...], FeatureNet] = {}
 _chosen_data: dict[str, DataInfo] = {}
@@ -121,6 +123,8 @@ def check_files(spec: DataSpec) -> None:
             from distill.data.folder_loading import same_classes  # imports Pillow
 
             same_classes(spec.root, *classes)
+        if spec.labels:
+            check_classes(spec, classes[0])
     elif spec.kind not in READERS:
         raise ValueError(f"dataset {spec.kind!r} is not known: {did_you_mean(spec.kind, [*READERS, 'folder'])}")
     elif spec.kind == "tinyimagenet" and not (spec.root / "tiny-imagenet-200").is_dir():
@@ -185,7 +189,14 @@ def _made(spec: RunSpec, info: DataInfo) -> None:
     for net in teachers:
         net.requires_grad_(False)
     check_maps(spec.method.name, spec.method.taps, [student.name, *(net.name for net in teachers)])
-    instantiate(spec.method.node, student, teachers, replace(info))
+    _check_updates(instantiate(spec.method.node, student, teachers, replace(info)), spec)
+
+
+def _check_updates(method: Method, spec: RunSpec) -> None:
+    """Raise ValueError where an update with a way of its own to step cannot have the schedule's options."""
+    for update in (update for phase in method.phases() for update in phase.updates if update.stepper):
+        with suppress(RuntimeError):  # without memory there is nothing to step on
+            update.stepper(update.trains, spec.schedule.merged(update.optimizer))
 
 
 def random_nets(spec: RunSpec, info: DataInfo) -> tuple[FeatureNet, list[FeatureNet]]:

@@ -58,6 +58,8 @@ def test_a_look_at_what_fits_draws_no_number(tmp_path):
     (["dataset.num_classes=12"], "dataset.num_classes is 12 but digits has 10 classes"),
     (["++dataset.kind=other"], "dataset 'other' is not known"),
     (["student.upstream={schedule:digits,dataset:{classes:[0]}}"], "name two classes or more"),
+    (["method=dot", "method.delta=0.9"], "method.delta=0.9 takes momentum 0.9 out of"),
+    (["method=deepkd", "method.deltas=[0.5,0.5,0.5]"], "take momentum 0.9 out of"),
     (["teacher.dataset.pad=9", "teacher.dataset.pad_mode=reflect"], "images of 8 pixels reflect 7 at most"),
 ])  # fmt: skip
 def test_what_the_data_cannot_be_is_told_without_training(tmp_path, overrides, words):

@@ -25,7 +25,7 @@ from distill.config.optimizer_checks import check_optimizers
 from distill.config.plugins import load_plugins
 from distill.config.refusals import check_refusals
 from distill.config.schedule_checks import check_schedule
-from distill.config.upstream import check_start
+from distill.config.upstream import check_start, upstream_config
 from distill.config.values import check_values
 from distill.files import PASSING, refusal
 from distill.run_folder import weights_file
@@ -52,16 +52,16 @@ def check(cfg: DictConfig, overrides: Iterable[str] = ()) -> None:
 def _check(cfg: DictConfig) -> None:
     if from_paper(cfg):
         protocol.required(cfg)
-    check_values(cfg)
+    _check_training(cfg)
     check_method_name(cfg)
     check_tracking(plain(cfg, "tracking.mode"))
-    check_schedule(plain(cfg, "schedule"))
-    check_optimizers(cfg)
     check_refusals(cfg)
     check_borders(cfg)
     check_quantiser(cfg)
     check_model(cfg, "student", plain(cfg, "student.model"))
     check_start(cfg)
+    if (before := upstream_config(cfg)) is not None:
+        _check_training(before)
     if not str(plain(cfg, "method._target_")).startswith("distill."):  # ours are tested
         check_class(cfg.method)
     check_teachers(cfg)
@@ -69,6 +69,13 @@ def _check(cfg: DictConfig) -> None:
     check_evaluate(cfg)
     check_maps(cfg.method.name, taps(cfg), [plain(cfg, "student.model"), *(t.get("model") for t in teacher_specs(cfg))])
     identity(cfg)  # names the first value that is missing or cannot be resolved
+
+
+def _check_training(cfg: DictConfig) -> None:
+    """The keys of a run, or of the one that trains its student first: data, net, schedule and optimisers."""
+    check_values(cfg)
+    check_schedule(plain(cfg, "schedule"))
+    check_optimizers(cfg)
 
 
 def check_method_name(cfg: DictConfig) -> None:

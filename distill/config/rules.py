@@ -153,7 +153,7 @@ SCHEDULE: dict[str, Rule] = {
     "name": NAME,
     "epochs": whole(1, 10**6),
     "batch_size": whole(1, 10**7),
-    "lr": number_between(0, 1e6, above=True),
+    "lr": POSITIVE,
     "gamma": number_between(0, 1e6, above=True),
     "lr_scales": or_null(_SHARES_OF_NETS),
     "milestones": EPOCHS,
