@@ -38,8 +38,8 @@ def net_seconds(
     alone. Raises ValueError and RuntimeError where it cannot be made or run.
     """
     with torch.random.fork_rng(devices=[]):
-        shape = {"in_chans": info.in_chans, "size": info.size}
-        net = build_net(spec.model, info.num_classes, **shape, args=thawed(spec.args), seed=0).to(device)
+        channels, size, args = info.in_chans, info.size, thawed(spec.args)
+        net = build_net(spec.model, info.num_classes, in_chans=channels, size=size, args=args, seed=0).to(device)
         timer = _Timer(net, device, precision)
         if device.type == "cpu":
             first = timer.step(_images(info, _FEW))

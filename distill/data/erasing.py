@@ -20,7 +20,7 @@ def erase(batch: Batch, share: float, generator: torch.Generator) -> None:
     Boxes are drawn on the CPU; noise on the device, where it is the same for the same (seed, epoch, step).
     """
     size = batch.inputs.shape[-2:]
-    boxes, noise = boxes_of(len(batch), share, *size, generator), _beside(batch, generator)
+    boxes, noise = boxes_of(len(batch), share, size[0], size[1], generator), _beside(batch, generator)
     for image, *box in boxes:
         drawn: dict[tuple[int, ...], Tensor] = {}  # the same for teacher and student, which see the same image
         for view in (batch.inputs, *batch.views.values()):

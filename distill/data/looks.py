@@ -38,7 +38,7 @@ class Looks:
             use_prefetcher=True,  # pixels: boxes are erased, and values normalised, on the device
             hflip=0.5 if flip else 0.0,
             auto_augment=self.auto_augment,
-            color_jitter=self.color_jitter or None,
+            color_jitter=self.color_jitter or None,  # type: ignore[arg-type]
             interpolation=self.interpolation,
             mean=self.mean,
         )

@@ -55,7 +55,8 @@ def synchronize(method: Method) -> None:
         if type(module).forward not in _KNOWN and not getattr(module, "synchronizable", False):
             name = type(module).__name__
             raise ValueError(f"{name} has a forward of its own and cannot be synchronized: use sync_batchnorm=false.")
-        module.__class__ = _synced(type(module))
+        kind: Any = type(module)
+        module.__class__ = _synced(kind)
     if norms:
         log.info("BatchNorm takes its statistics from all %d processes", parallel.world())
 

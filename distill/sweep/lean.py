@@ -32,7 +32,8 @@ class LeanLoader:
     def compose(self, name: str, overrides: Sequence[str]) -> DictConfig:
         """The configuration of `<name>.yaml` and overrides, without a `hydra` node. Raises what Hydra's loader does."""
         parsed = self._parser.parse_overrides(list(overrides))
-        files = self._found(name, [item for item in parsed if item.get_key_element() == "hydra.searchpath"]).fresh()
+        paths = [item for item in parsed if item.get_key_element() == "hydra.searchpath"]
+        files: Any = self._found(name, paths).fresh()
         own = [item for item in parsed if not item.is_hydra_override()]
         listed = create_defaults_list(
             repo=files, config_name=name, overrides_list=own, prepend_hydra=False, skip_missing=False
