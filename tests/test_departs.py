@@ -15,6 +15,7 @@ from distill import config
 from distill.methods import kdsvd
 from distill.methods.aekd import AEKD
 from distill.methods.mhgd import MHGD
+from distill.methods.proteus import drawn_mask
 from distill.methods.residual_kd import ResidualKD
 from distill.methods.specialists import with_dustbin
 from distill.models import build
@@ -325,3 +326,29 @@ def test_specialists_clusters_are_tighter_and_their_loss_scatters_more() -> None
     assert weighted.mean().item() == pytest.approx(sum(half.mean().item() for half in halves) / 2, rel=1e-6)
     sampled = sum(half.var().item() for half in halves) / 2  # of a batch's loss, times its size
     assert (weighted.var().item() / sampled) ** 0.5 == pytest.approx(2.1, abs=0.05)
+
+
+@departs("unic", "2", "24")
+def test_unic_has_two_heads_a_teacher() -> None:
+    method = tiny.seeded_method("unic", tiny.tiny_data())
+    heads = [len(own) for own in method.heads]
+    assert heads == [2] * len(method.teachers) and 12 * heads[0] == 24
+
+
+@departs("am-radio", "4")
+def test_am_radio_is_a_mean_of_what_the_paper_sums() -> None:
+    data = tiny.tiny_data()
+    method = tiny.seeded_method("am-radio", data)
+    batch = next(data.source(batch_size=4, seed=1).epoch(1))
+    student, two = method.student(batch.inputs), method.teach_all(batch)[:2]
+    ours = method.learn(student, two, batch)["match"]
+    theirs = sum(2 * method._cost(k, student, teacher).mean() for k, teacher in enumerate(two))  # of two terms each
+    assert (4 * ours).item() == pytest.approx(float(theirs), rel=1e-5)
+
+
+@departs("proteus", "0.5")
+def test_proteus_masks_neighbours_as_often_as_others() -> None:
+    torch.manual_seed(0)
+    masked = drawn_mask(500, 64, 1.0, 0.5, torch.device("cpu")).view(-1, 8, 8)
+    beside = masked[:, :, 1:][masked[:, :, :-1].bool()]
+    assert beside.mean().item() == pytest.approx(0.5, abs=0.02)
