@@ -23,7 +23,7 @@ from scripts.faults.ledger import Try
 from scripts.faults.shapes import SMALL, difference, fingerprint, litter
 
 ROOM = Path(__file__).resolve().parents[2]
-RUNS = {"crd": ("method=crd", "save_minutes=0"), "dot": ("method=dot", "schedule.clip_grad=1.0")}  # teacher first
+RUNS = {"crd": ("method=crd",), "dot": ("method=dot", "schedule.clip_grad=1.0")}  # teacher first
 ROUNDS = 4
 HANGS = 300.0  # seconds after which processes that lost one of them count as hanging
 TORCHRUN = 6  # one try of so many starts torchrun itself, where each process imports torch for itself
