@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from torch.nn import functional as F
 
 from distill import config
+from distill.config import OptimizerSpec
 from distill.engine.update import train_mode
 from distill.losses import kd_loss
 from distill.methods.nas_kd import NoStep
@@ -46,7 +47,7 @@ def test_search_looks_and_picks_the_best_that_the_budget_allows() -> None:
     phase.begin()
     train_mode(method, phase)
     before = {key: value.clone() for key, value in method.student.state_dict().items()}
-    stepper = NoStep(phase.updates[0].trains, {"optimizer": {"name": "sgd"}, "lr": 1.0})
+    stepper = NoStep(phase.updates[0].trains, OptimizerSpec(lr=1.0, optimizer={"name": "sgd"}))
     total = torch.zeros(4)
     for batch in data.source(batch_size=8, seed=3).epoch(1):
         stepper.step(phase.updates[0].loss(batch))
