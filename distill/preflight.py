@@ -194,9 +194,10 @@ def _made(spec: RunSpec, info: DataInfo) -> None:
 
 def _check_updates(method: Method, spec: RunSpec) -> None:
     """Raise ValueError where an update with a way of its own to step cannot have the schedule's options."""
-    for update in (update for phase in method.phases() for update in phase.updates if update.stepper):
+    for update in (update for phase in method.phases() for update in phase.updates):
         with suppress(RuntimeError):  # without memory there is nothing to step on
-            update.stepper(update.trains, spec.schedule.merged(update.optimizer))
+            if (make := update.stepper) is not None:
+                make(update.trains, spec.schedule.merged(update.optimizer))
 
 
 def random_nets(spec: RunSpec, info: DataInfo) -> tuple[FeatureNet, list[FeatureNet]]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.defaults_list import create_defaults_list
@@ -36,7 +36,7 @@ class LeanLoader:
         files: Any = self._found(name, paths).fresh()
         own = [item for item in parsed if not item.is_hydra_override()]
         listed = create_defaults_list(
-            repo=files, config_name=name, overrides_list=own, prepend_hydra=False, skip_missing=False
+            repo=cast(Any, files), config_name=name, overrides_list=own, prepend_hydra=False, skip_missing=False
         )
         cfg: DictConfig = self._loader._compose_config_from_defaults_list(defaults=listed.defaults, repo=files)
         OmegaConf.set_struct(cfg, True)
