@@ -8,12 +8,12 @@ which methods that look for BatchNorms, exports and checkpoints would not know.
 from __future__ import annotations
 
 import logging
+import sys
 from functools import cache
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from timm.layers import BatchNormAct2d
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.modules._functions import SyncBatchNorm as OnGpu
@@ -23,7 +23,12 @@ from distill import parallel
 from distill.method import Method
 
 log = logging.getLogger(__name__)
-_KNOWN = (_BatchNorm.forward, BatchNormAct2d.forward)
+
+
+def _with_activation() -> tuple[type, ...]:
+    """timm's BatchNorm with an activation; none where timm, whose import takes seconds, made no net."""
+    module = sys.modules.get("timm.layers")
+    return (module.BatchNormAct2d,) if module is not None else ()
 
 
 def wanted(setting: str, compiling: str, method: type[Method]) -> bool:
@@ -51,8 +56,9 @@ def synchronize(method: Method) -> None:
     Raises ValueError for a BatchNorm with a forward of its own, whose sums nobody knows.
     """
     norms = [module for net in (method, *method.teachers) for module in net.modules() if isinstance(module, _BatchNorm)]
+    known = [kind.forward for kind in (_BatchNorm, *_with_activation())]  # type: ignore[attr-defined]
     for module in norms:
-        if type(module).forward not in _KNOWN and not getattr(module, "synchronizable", False):
+        if type(module).forward not in known and not getattr(module, "synchronizable", False):
             name = type(module).__name__
             raise ValueError(f"{name} has a forward of its own and cannot be synchronized: use sync_batchnorm=false.")
         kind: Any = type(module)
@@ -77,7 +83,8 @@ class Synced(_BatchNorm):
             return super().forward(input)
         self._check_input_dim(input)
         normed = self._over_all(input)
-        return self.act(self.drop(normed)) if isinstance(self, BatchNormAct2d) else normed
+        mine: Any = self
+        return mine.act(mine.drop(normed)) if isinstance(self, _with_activation()) else normed
 
     def _over_all(self, input: Tensor) -> Tensor:
         share = self.momentum
