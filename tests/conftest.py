@@ -44,6 +44,12 @@ def _one_thread() -> None:
 
 
 @pytest.fixture(autouse=True, scope="session")
+def _disk_is_not_waited_for() -> None:
+    """What is written outlives any process as it is; only of a power cut does fsync save it."""
+    os.fsync = lambda handle: None
+
+
+@pytest.fixture(autouse=True, scope="session")
 def _files_are_parsed_once() -> None:
     from tests.compositions import compose_once
 

@@ -51,16 +51,16 @@ def of_method(method: str, *overrides: str) -> DictConfig:
     return composed(f"method={method}", *SHORTER.get(method, ()), *overrides)
 
 
-def tiny_data(seed: int = 0, in_chans: int = 3) -> Data:
+def tiny_data(seed: int = 0, in_chans: int = 3, images: int = IMAGES) -> Data:
     """Return random images [22,16,16,C] of six classes; the last batch of eight holds six."""
     generator = torch.Generator().manual_seed(seed)
-    images = torch.randint(256, (IMAGES, SIZE, SIZE, in_chans), generator=generator, dtype=torch.uint8)
-    labels = torch.arange(IMAGES) % CLASSES
+    pixels = torch.randint(256, (images, SIZE, SIZE, in_chans), generator=generator, dtype=torch.uint8)
+    labels = torch.arange(images) % CLASSES
     info = DataInfo(
-        name="tiny", num_classes=CLASSES, num_train=IMAGES, in_chans=in_chans, size=SIZE, mean=(0.5,) * in_chans,
+        name="tiny", num_classes=CLASSES, num_train=images, in_chans=in_chans, size=SIZE, mean=(0.5,) * in_chans,
         std=(0.25,) * in_chans, labels=labels, class_names=[str(k) for k in range(CLASSES)],
     )  # fmt: skip
-    return Data(info, Split(images, labels), Split(images[:8], labels[:8]), pad=2, flip=True)
+    return Data(info, Split(pixels, labels), Split(pixels[:8], labels[:8]), pad=2, flip=True)
 
 
 def net(name: str, seed: int = 0, **args: Any) -> FeatureNet:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 from markupsafe import Markup
-from sklearn.manifold import TSNE
 from torch import Tensor
 
 from distill.analyze.analysis_data import AnalysisData
@@ -53,6 +52,8 @@ def _plane(points: np.ndarray, labels: np.ndarray, names: dict[int, str], title:
 
 def in_plane(embeddings: Tensor) -> np.ndarray:
     """[E,D] -> [E,2], the same for the same input."""
+    from sklearn.manifold import TSNE  # takes a second, and other pictures need it not
+
     values = embeddings.double().numpy()
     perplexity = min(30.0, (len(values) - 1) / 3)
     made: np.ndarray = TSNE(2, init="pca", perplexity=perplexity, random_state=0).fit_transform(values)

@@ -15,7 +15,6 @@ import torch
 import torchvision
 from omegaconf import OmegaConf
 from PIL import Image
-from sklearn.datasets import load_digits
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as V
 
@@ -250,6 +249,8 @@ def test_digits_split_and_constants():
 
 
 def test_digits_are_scikit_learns():
+    from sklearn.datasets import load_digits  # takes a second
+
     train, test, _ = read_digits(Path())
     values, labels = load_digits(return_X_y=True)
     held = stratified(labels.astype(np.int64), 360, salt=0)

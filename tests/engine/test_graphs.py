@@ -78,7 +78,8 @@ def numbers(row: dict[str, Any]) -> dict[str, float]:
 def test_replayed_steps_are_the_eager_ones(name: str, tmp_path: Path) -> None:
     """Whatever a method keeps in Python, no step is replayed that would have done something else."""
     overrides = ("method.batch_size=4",) if name == "semckd" else ()
-    eager, _ = trained(name, tmp_path / "eager", Refused, 2, *overrides, why="it is what the others are compared with")
+    why = "it is what the others are compared with"
+    eager, _ = trained(name, tmp_path / "eager", Refused, 2, *overrides, why=why)
     graphed, found = trained(name, tmp_path / "graphed", Replay, 2, *overrides)
     exact = 1e-4 if name == "reviewkd" else 1e-6  # whose kernels round by how its maps happen to lie in memory
     rows = [[numbers(row) for row in fit.callback.rows] for fit in (eager, graphed)]  # type: ignore[attr-defined]
