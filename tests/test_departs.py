@@ -342,8 +342,8 @@ def test_am_radio_is_a_mean_of_what_the_paper_sums() -> None:
     batch = next(data.source(batch_size=4, seed=1).epoch(1))
     student, two = method.student(batch.inputs), method.teach_all(batch)[:2]
     ours = method.learn(student, two, batch)["match"]
-    theirs = sum(2 * method._cost(k, student, teacher).mean() for k, teacher in enumerate(two))  # of two terms each
-    assert (4 * ours).item() == pytest.approx(float(theirs), rel=1e-5)
+    theirs = sum(2 * method._cost(k, student, each).mean().item() for k, each in enumerate(two))  # of two terms each
+    assert (4 * ours).item() == pytest.approx(theirs, rel=1e-5)
 
 
 @departs("proteus", "0.5")

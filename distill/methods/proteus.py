@@ -95,7 +95,8 @@ class Proteus(Method):
             made = torch.cat([first[:, None], self.heads["feature"](ours)], 1)
             losses["feature"] = self.feature * squared(made, torch.cat([known[:, None], theirs], 1))
         if self.patch:
-            masked = drawn_mask(*theirs.shape[:2], self.share, self.ratio, theirs.device)
+            images, patches = theirs.shape[:2]
+            masked = drawn_mask(images, patches, self.share, self.ratio, theirs.device)
             seen = self.heads["patch"](self._seen_in_part(batch.inputs, masked))
             losses["patch"] = self.patch * squared_where(seen, theirs, masked)
         return losses

@@ -26,12 +26,12 @@ def make_teacher(run: RunSpec, spec: TeacherSpec, info: DataInfo, *, pretrained:
     Raises ValueError for a file that does not fit, and for a backbone whose method reads logits.
     """
     classes = _classes_of(spec, info)
-    made = _from_file(spec, info, classes) if _is_file(spec) else _build(spec, info, classes, pretrained)
+    made, why = _from_file(spec, info, classes) if _is_file(spec) else (_build(spec, info, classes, pretrained), "")
     if not made.num_classes and (what := reads_of_classifiers(run.method.node)):
         named = f"{info.name}'s {info.num_classes} classes" if info.num_classes else "the images, which have no labels"
         start = ", or fine-tune the teacher first, teacher.weights=auto teacher.start=pretrained"
         raise ValueError(
-            f"method={run.method.name} reads {what}, and teacher {spec.name} is no classifier of {named}: "
+            f"method={run.method.name} reads {what}, and teacher {spec.name}{why} is no classifier of {named}: "
             f"{advice(run.method.node, labels=bool(info.num_classes))}{start if spec.pretrained else ''}"
         )
     made.resizes = made.size != info.size
@@ -79,13 +79,16 @@ def _build(spec: TeacherSpec, info: DataInfo, classes: int, pretrained: bool = F
     )  # fmt: skip
 
 
-def _from_file(spec: TeacherSpec, info: DataInfo, classes: int) -> FeatureNet:
-    """The net with all weights of its file, or with all but its classifier's, where that is of other classes."""
+def _from_file(spec: TeacherSpec, info: DataInfo, classes: int) -> tuple[FeatureNet, str]:
+    """The net with all weights of its file, or with all but its classifier's, where that is of other classes, and why
+    in words.
+    """
     state = read_state(spec.weights)
     net = _build(spec, info, classes)
-    if classes and not mismatch(state, net.model.state_dict()):
+    why = mismatch(state, net.model.state_dict()) if classes else ""
+    if classes and not why:
         load_weights(net, spec.weights)
-        return net
+        return net, ""
     bare = _build(spec, info, 0)
     own, ends = bare.model.state_dict(), head_names(bare)
     trunk = {key: value for key, value in state.items() if not key.startswith(ends)}
@@ -94,7 +97,7 @@ def _from_file(spec: TeacherSpec, info: DataInfo, classes: int) -> FeatureNet:
     if mismatch(trunk, own):
         load_weights(net if classes else bare, Path(spec.weights))  # says what does not fit
     bare.model.load_state_dict({**own, **trunk})
-    return bare
+    return bare, f" ({spec.weights}{f': {why}' if why else ''})"
 
 
 def _as_timm_reads(net: FeatureNet, state: State, ends: tuple[str, ...]) -> State:
