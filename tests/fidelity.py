@@ -107,6 +107,7 @@ def _short(value: float) -> str:
     return f"{value:.0e}".replace("e-0", "e-") if value else "0"
 
 
+@cache
 def _node(method: str) -> Any:
     return config.load_node("method", method) or {"_target_": method}
 

@@ -5,7 +5,7 @@ the running accuracy is told.
 from __future__ import annotations
 
 import re
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -52,25 +52,50 @@ def begun(method: Method, data, phase: Phase) -> Batch:
     return next((phase.source(source) if phase.source else source).epoch(1))
 
 
-@pytest.mark.parametrize("name", tiny.METHODS)
-def test_terms_that_read_labels_read_mixed_ones(name: str) -> None:
+@dataclass
+class Told:
+    """The losses of a method's first step in each phase, by its labels."""
+
+    name: str
+    method: Method
+    plain: list[Losses] = field(default_factory=list)
+    other: list[Losses] = field(default_factory=list)  # with labels of other images of the batch
+    mixed: list[Losses] = field(default_factory=list)  # with those at a smaller share; none where that is refused
+    smooth: list[tuple[Losses, Losses]] = field(default_factory=list)  # hard labels again, and smoothed ones
+
+
+@pytest.fixture(scope="module", params=tiny.METHODS)
+def told(request: pytest.FixtureRequest) -> Told:
     data = tiny.tiny_data()
-    method = tiny.seeded_method(name, data, tiny.SMALLEST)
-    if "mixup" in method.refuses:
-        said = f"method={re.escape(name)} cannot honour schedule.mixup=0.1: .*; set schedule.mixup=0"
+    method = tiny.seeded_method(request.param, data, tiny.SMALLEST)
+    told = Told(request.param, method)
+    for phase in method.phases():
+        batch, method.counted = begun(method, data, phase), None
+        told.plain.append(losses_of(phase, batch))
+        if "mixup" not in method.refuses:
+            within = replace(batch, labels=batch.labels.roll(1))  # labels of the batch, so that they are of the phase's
+            told.other.append(losses_of(phase, within))
+            told.mixed.append(losses_of(phase, mixed(batch)))
+        if "label_smoothing" not in method.refuses:
+            hard = losses_of(phase, batch)
+            method.criterion, before = CrossEntropy(0.1), method.criterion
+            told.smooth.append((hard, losses_of(phase, batch)))
+            method.criterion = before
+    return told
+
+
+def test_terms_that_read_labels_read_mixed_ones(told: Told) -> None:
+    if "mixup" in told.method.refuses:
+        said = f"method={re.escape(told.name)} cannot honour schedule.mixup=0.1: .*; set schedule.mixup=0"
         with pytest.raises(ValueError, match=said):
-            refuse(method, name, {"mixup": 0.1})
+            refuse(told.method, told.name, {"mixup": 0.1})
         return
     read = set()
-    for phase in method.phases():
-        batch = begun(method, data, phase)
-        within = batch.labels.roll(1)  # labels of the batch, so that they are of the phase's classes
-        plain, other = losses_of(phase, batch), losses_of(phase, replace(batch, labels=within))
-        both = losses_of(phase, mixed(batch))
-        for term in (term for term in plain if plain[term] != other[term] and (name, term) not in CHOOSES):
+    for plain, other, both in zip(told.plain, told.other, told.mixed, strict=True):
+        for term in (term for term in plain if plain[term] != other[term] and (told.name, term) not in CHOOSES):
             assert both[term] != plain[term], f"{term} reads the label of the greater share alone"
             read.add(term)
-    assert read or name == "simkd", "which learns from no labels"
+    assert read or told.name == "simkd", "which learns from no labels"
 
 
 @pytest.mark.parametrize("name", tiny.METHODS)
@@ -80,34 +105,17 @@ def test_the_yaml_says_what_the_class_refuses(name: str) -> None:
     assert {key: why for key, why in told.items() if key not in RECIPE} == dict(class_of(node).refuses)
 
 
-@pytest.mark.parametrize("name", tiny.METHODS)
-def test_smoothed_labels_change_a_loss_or_are_refused(name: str) -> None:
-    data = tiny.tiny_data()
-    method = tiny.seeded_method(name, data, tiny.SMALLEST)
-    if "label_smoothing" in method.refuses:
-        with pytest.raises(ValueError, match=f"method={re.escape(name)} cannot honour schedule.label_smoothing=0.1: "):
-            refuse(method, name, {"label_smoothing": 0.1})
+def test_smoothed_labels_change_a_loss_or_are_refused(told: Told) -> None:
+    if "label_smoothing" in told.method.refuses:
+        said = f"method={re.escape(told.name)} cannot honour schedule.label_smoothing=0.1: "
+        with pytest.raises(ValueError, match=said):
+            refuse(told.method, told.name, {"label_smoothing": 0.1})
         return
-    changed = set()
-    for phase in method.phases():
-        batch = begun(method, data, phase)
-        method.criterion = CrossEntropy()
-        plain = losses_of(phase, batch)
-        method.criterion = CrossEntropy(0.1)
-        smooth = losses_of(phase, batch)
-        changed |= {term for term in plain if plain[term] != smooth[term]}
-    assert changed
+    assert any(hard[term] != smooth[term] for hard, smooth in told.smooth for term in hard)
 
 
-@pytest.mark.parametrize("name", tiny.METHODS)
-def test_the_last_phase_leaves_what_its_running_accuracy_counts(name: str) -> None:
-    data = tiny.tiny_data()
-    method = tiny.seeded_method(name, data, tiny.SMALLEST)
-    for phase in method.phases():
-        batch, method.counted = begun(method, data, phase), None
-        for update in phase.updates:
-            update.loss(batch)
-    logits, labels = method.counted
+def test_the_last_phase_leaves_what_its_running_accuracy_counts(told: Told) -> None:
+    logits, labels = told.method.counted
     assert logits.shape == (len(labels), tiny.CLASSES) and not logits.requires_grad
 
 
