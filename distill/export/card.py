@@ -25,8 +25,9 @@ def card(run: FinishedRun, facts: Facts, file: str | None, measured: Mapping[str
 def _front(facts: Facts) -> str:
     """What the Hub reads; the licence is left to who publishes the net."""
     library = ["library_name: timm"] if facts.model and not facts.bits else []
-    tags = ["image-classification", "knowledge-distillation"]
-    return "\n".join(["---", *library, "pipeline_tag: image-classification", "tags:", *(f"- {t}" for t in tags), "---"])
+    task = "image-classification" if facts.classes else "image-feature-extraction"
+    tags = [task, "knowledge-distillation"]
+    return "\n".join(["---", *library, f"pipeline_tag: {task}", "tags:", *(f"- {t}" for t in tags), "---"])
 
 
 def _origin(run: FinishedRun) -> str:
@@ -55,7 +56,11 @@ def _rows(run: FinishedRun, facts: Facts, measured: Mapping[str, Any]) -> dict[s
         "trained in": f"{clock(result.seconds)} on {result.device}, {result.precision}" if result.seconds else None,
         "images": f"{' x '.join(map(str, facts.shape))}, mean {_numbers(facts.mean)}, std {_numbers(facts.std)}",
         "what the net sees of them": facts.view,
-        "classes": f"{len(facts.classes)}, in the order of label names in config.json",
+        "nearest neighbours on its features": f"{run.result.knn.last:.2f} %" if run.result.knn else None,
+        "linear probe of its features": f"{run.result.linear_probe:.2f} %" if run.result.linear_probe else None,
+        "classes": f"{len(facts.classes)}, in the order of label names in config.json"
+        if facts.classes
+        else "none: a backbone, which gives features",
     }
     return {**rows, **_of_onnx(measured)}
 
@@ -97,13 +102,15 @@ def _use(facts: Facts, file: str | None, measured: Mapping[str, Any]) -> list[st
         found.append(f"`{file}` holds weights of {facts.bits} for `distill eval` and `distill predict`.")
     if measured:
         shape = ",".join(map(str, ("B", *facts.shape)))
-        found.append(f"`{measured['file']}` takes `images` [{shape}], normalised as above, and gives `logits`.")
-    return [*found, "`distill predict FOLDER IMAGES` asks either, `distill eval FOLDER` measures it."]
+        what = "`logits`" if facts.classes else "its features, called `logits`"
+        found.append(f"`{measured['file']}` takes `images` [{shape}], normalised as above, and gives {what}.")
+    asked = ["`distill predict FOLDER IMAGES` asks either, `distill eval FOLDER` measures it."] if facts.classes else []
+    return [*found, *asked]
 
 
 def _timm(facts: Facts) -> str:
     ours = ["import distill.models.timm_registry  # pip install distill: puts this net into timm's registry"]
-    mode = "L" if facts.channels == 1 else "RGB"
+    mode, said = "L" if facts.channels == 1 else "RGB", "logits" if facts.classes else "features"
     lines = [
         "import timm",
         *(ours if facts.model in OUR_NETS else []),
@@ -111,8 +118,8 @@ def _timm(facts: Facts) -> str:
         "",
         'net = timm.create_model("local-dir:FOLDER", pretrained=True).eval()   # or hf-hub:OWNER/NAME',
         "seen = timm.data.create_transform(**timm.data.resolve_model_data_config(net))",
-        f'logits = net(seen(Image.open("image.png").convert("{mode}"))[None])',
-        'print(net.pretrained_cfg["label_names"][logits.argmax()])',
+        f'{said} = net(seen(Image.open("image.png").convert("{mode}"))[None])',
+        'print(net.pretrained_cfg["label_names"][logits.argmax()])' if facts.classes else "print(features.shape)",
     ]
     how = "whole" if facts.crop == SQUASH else "by the middle of their shorter side's square"
     return "```python\n" + "\n".join(lines) + f"\n```\n\nImages are shown {how}."

@@ -228,4 +228,7 @@ def test_from_a_flat_folder_to_a_backbone_that_timm_loads(
     assert main(["export", str(folder), "--to", str(tmp_path / "shipped")]) == 0
     net = timm.create_model(f"local-dir:{tmp_path / 'shipped'}", pretrained=True).eval()
     assert net.num_classes == 0 and net(torch.zeros(1, 3, 16, 16)).shape == (1, net.num_features)
+    card = (tmp_path / "shipped/README.md").read_text()
+    assert "pipeline_tag: image-feature-extraction" in card and "a backbone, which gives features" in card
+    assert f"{result['knn']['last']:.2f} %" in card and "label_names" not in card
     assert main(["eval", str(tmp_path / "shipped")]) == 2 and "backbone without a classifier" in capsys.readouterr().err
