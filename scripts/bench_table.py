@@ -160,7 +160,7 @@ def table(args: argparse.Namespace, device: torch.device) -> dict[str, Any]:
         for name, words in LAUNCHERS.items():
             if args.launchers and name.split()[0].strip(",") not in args.launchers:
                 continue
-            output = Path(place, name.replace(" ", "-"))
+            output = Path(place, name.split()[0].strip(","))
             for cache in ("cold", "warm"):
                 spent = timed(lambda output=output, words=words: run(command(args, Path(place, "data"), output, words)))
                 after = alone.cost(steps, args.rounds)
