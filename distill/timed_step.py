@@ -25,10 +25,27 @@ _LONG = 0.25  # seconds that a timed step may take, by the first
 
 @dataclass(frozen=True)
 class NetSeconds:
-    """Seconds an image: of a training step (forward, backward, SGD), and of a forward pass without gradients."""
+    """Seconds an image: of a training step (forward, backward, SGD), and of a forward pass without gradients.
+
+    macs: multiply-accumulates of that pass, by which a net that nobody has timed is estimated.
+    """
 
     step: float
     forward: float
+    macs: int
+
+    def of(self, macs: int) -> NetSeconds:
+        """As long as a net of so many multiply-accumulates takes where it computes as fast."""
+        share = macs / max(self.macs, 1)
+        return NetSeconds(self.step * share, self.forward * share, macs)
+
+
+def macs_of(spec: StudentSpec | TeacherSpec, info: DataInfo) -> int:
+    """Multiply-accumulates of one image in a net that is not made but for its shapes. Raises as `net_seconds`."""
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+        args = thawed(spec.args)
+        net = build_net(spec.model, info.num_classes, in_chans=info.in_chans, size=info.size, args=args)
+        return net.macs()
 
 
 def net_seconds(
@@ -48,7 +65,8 @@ def net_seconds(
             images = _images(info, batch_size).to(device)
             for _ in range(2):  # kernels are loaded, and convolutions chosen
                 timer.step(images)
-        return NetSeconds(timer.step(images) / len(images), timer.forward(images) / len(images))
+        step, forward = timer.step(images), timer.forward(images)
+        return NetSeconds(step / len(images), forward / len(images), macs_of(spec, info))
 
 
 class _Timer:

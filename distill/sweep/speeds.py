@@ -13,7 +13,6 @@ from distill.result import Result
 from distill.run_folder import RunFolder
 
 NOT_KNOWN = "no estimate"
-BY_STEP = "by a timed step of each net, training alone"
 
 
 @dataclass(frozen=True)
@@ -55,11 +54,13 @@ def _measured(result: Result) -> Measured | None:
 class Speeds:
     """Estimates from measured runs: of the same configuration, method or pair; else by timed steps of the nets.
 
-    steps: seconds of a run by such a step, or None; default: no step is timed.
+    steps: seconds of a run by such a step, or None, and where they are from; default: no step is timed.
     """
 
-    def __init__(self, runs: Iterable[Measured], steps: Callable[[RunSpec], float | None] = lambda spec: None) -> None:
-        self.runs, self._steps = list(runs), steps
+    def __init__(
+        self, runs: Iterable[Measured], steps: Callable[[RunSpec], tuple[float | None, str]] | None = None
+    ) -> None:
+        self.runs, self._steps = list(runs), steps or (lambda spec: (None, ""))
 
     @property
     def device(self) -> str | None:
@@ -72,8 +73,8 @@ class Speeds:
         for source, fits in self._levels(mine):
             if times := [run.seconds for run in self.runs if fits(run)]:
                 return Estimate(epochs * median(times), source)
-        by_step = self._steps(spec)
-        return Estimate(by_step, NOT_KNOWN if by_step is None else BY_STEP)
+        seconds, source = self._steps(spec)
+        return Estimate(seconds, NOT_KNOWN if seconds is None else source)
 
     def _levels(self, mine: dict[str, str]) -> Iterator[tuple[str, Callable[[Measured], bool]]]:
         def same(*keys: str) -> Callable[[Measured], bool]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import sys
 import time
@@ -15,41 +16,49 @@ from distill.config import RunSpec
 from distill.content.image_record import cache_folder
 from distill.files import SaveError, read_mapping, write_json
 
-BUDGET = 6.0  # seconds for all nets of a plan; what comes after that has no estimate this time
+BUDGET = 2.5  # seconds for all nets of a plan; those after that are estimated by their multiply-accumulates
+BY_STEP = "by a timed step of each net, training alone"
+SCALED = "by a timed step of other nets, scaled by multiply-accumulates"
 
 
 class Steps:
-    """The time of a run by timed steps of its nets; None where there are none, or no time is left for one."""
+    """The time of a run by timed steps of its nets, in words too; None where nothing could be timed."""
 
     def __init__(self, budget: float = BUDGET) -> None:
         self._file = cache_folder() / "steps.json"
         self._known: dict[str, Any] = read_mapping(self._file)
         self._left, self._said = budget, False
-        self._told: dict[str, float | None] = {}  # by hash: seeds differ in nothing
+        self._timed_here: list[Any] = []  # NetSeconds of this plan's nets
+        self._macs: dict[str, int] = {}
+        self._told: dict[str, tuple[float | None, str]] = {}  # by hash: seeds differ in nothing
 
-    def seconds(self, spec: RunSpec) -> float | None:
-        """Of the whole run, without evaluation."""
+    def seconds(self, spec: RunSpec) -> tuple[float | None, str]:
+        """Of the whole run, without evaluation, and where that is from."""
         if spec.hash not in self._told:
-            self._told[spec.hash] = None
+            self._told[spec.hash] = (None, "")
             with suppress(ValueError, RuntimeError, OSError, NotImplementedError, TypeError):
                 self._told[spec.hash] = self._seconds(spec)
         return self._told[spec.hash]
 
-    def _seconds(self, spec: RunSpec) -> float | None:
+    def _seconds(self, spec: RunSpec) -> tuple[float | None, str]:
         from distill.preflight import supposed  # imports torch
 
         if spec.schedule.rule or (spec.method.node.get("about") or {}).get("kind") == "data-free":
-            return None
+            return None, ""
         info = supposed(spec.dataset)
         if info is None:
-            return None
+            return None, ""
         nets = [(spec.student, info, "step"), *((net, info.for_teacher, "forward") for net in spec.teachers)]
-        parts = [self._of_net(spec, net, seen).get(what) for net, seen, what in nets]
-        known = [float(part) for part in parts if isinstance(part, (int, float)) and part > 0]
-        return sum(known) * _images(spec, info) * spec.schedule.epochs if len(known) == len(parts) else None
+        found = [(self._of_net(spec, net, seen), what) for net, seen, what in nets]
+        if any(each is None for (each, _), _ in found):
+            return None, ""
+        whole = sum(getattr(each, what) for (each, _), what in found) * _images(spec, info) * spec.schedule.epochs
+        return whole, SCALED if any(scaled for (_, scaled), _ in found) else BY_STEP
 
-    def _of_net(self, spec: RunSpec, net: Any, info: Any) -> dict[str, Any]:
-        """What a net takes for an image; nothing where that is not known."""
+    def _of_net(self, spec: RunSpec, net: Any, info: Any) -> tuple[Any, bool]:
+        """NetSeconds, or None, and whether they are scaled from those of other nets."""
+        from distill.timed_step import NetSeconds, macs_of
+
         name, device, precision, *machine = _machine(spec.machine.device, spec.machine.precision)
         batch = 0 if name.startswith("cpu") else spec.schedule.batch_size
         shape = info.num_classes, info.in_chans, info.size
@@ -57,8 +66,16 @@ class Steps:
         key = hashlib.sha256(json.dumps(whole, default=str).encode()).hexdigest()[:16]
         if key not in self._known and self._left > 0:
             self._known[key] = self._timed(net, info, device, precision, spec.schedule.batch_size)
-        found = self._known.get(key)
-        return found if isinstance(found, dict) else {}
+        with suppress(TypeError, ValueError):  # a file that somebody has changed
+            if key in self._known:
+                self._timed_here.append(NetSeconds(**self._known[key]))
+                return self._timed_here[-1], False
+        if not self._timed_here:
+            return None, False
+        if key not in self._macs:
+            self._macs[key] = macs_of(net, info)
+        nearest = min(self._timed_here, key=lambda each: abs(math.log(max(each.macs, 1) / max(self._macs[key], 1))))
+        return nearest.of(self._macs[key]), True
 
     def _timed(self, net: Any, info: Any, device: Any, precision: str, batch_size: int) -> dict[str, float]:
         from distill.timed_step import net_seconds

@@ -37,7 +37,7 @@ REPO = Path(__file__).resolve().parents[2]
 def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["distill"])
-    monkeypatch.setattr(steps.Steps, "seconds", lambda self, spec: None)
+    monkeypatch.setattr(steps.Steps, "seconds", lambda self, spec: (None, ""))
 
 
 def lines(capsys: pytest.CaptureFixture[str], *words: str, code: int = 0) -> list[str]:
@@ -256,12 +256,16 @@ def test_where_no_run_has_told_each_net_is_timed_once(tmp_path: Path, monkeypatc
     monkeypatch.undo()
     monkeypatch.setenv("DISTILL_CACHE", str(tmp_path / "cache"))
     spec = resolve(tiny.composed(*TINY, "method=kd"))
-    timed = steps.Steps()
-    first = timed.seconds(spec)
+    timed = steps.Steps(budget=60.0)
+    first, how = timed.seconds(spec)
     timed.keep()
     monkeypatch.setattr("distill.timed_step.net_seconds", lambda *args, **more: 1 / 0)
-    assert first is not None and first > 0 and steps.Steps().seconds(spec) == first
+    assert first is not None and first > 0 and steps.Steps().seconds(spec) == (first, steps.BY_STEP) == (first, how)
     more = resolve(tiny.composed(*TINY, "method=kd", "schedule.epochs=40"))
-    assert steps.Steps().seconds(more) == pytest.approx(10 * first)
+    assert steps.Steps().seconds(more)[0] == pytest.approx(10 * first)
     other = resolve(tiny.composed(*TINY, "method=kd", "student=resnet20"))
-    assert steps.Steps(budget=0.0).seconds(other) is None
+    late = steps.Steps(budget=0.0)
+    assert late.seconds(spec)[0] == first and late.seconds(other)[1] == steps.SCALED
+    assert first / 10 < late.seconds(other)[0] < 10 * first
+    monkeypatch.setenv("DISTILL_CACHE", str(tmp_path / "empty"))
+    assert steps.Steps(budget=0.0).seconds(other) == (None, "")
