@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from torch.utils.data import get_worker_info
 
 from distill.config import DataSpec
 
@@ -43,7 +44,25 @@ class Looks:
             mean=self.mean,
         )
         made.transforms.pop()  # to an array
+        _with_posterize(made)
         return made  # type: ignore[no-any-return]
+
+
+def _with_posterize(transform: Any) -> None:
+    """Let policies keep no bit, as strong magnitudes of timm ask and Pillow refuses by now."""
+    from timm.data import auto_augment
+
+    for part in transform.transforms:
+        policies = [getattr(part, "ops", ()), *getattr(part, "policy", ())]
+        for op in (op for policy in policies for op in policy):
+            if getattr(op, "aug_fn", None) is auto_augment.posterize:
+                op.aug_fn = posterized
+
+
+def posterized(image: Image.Image, bits: int, **_: Any) -> Image.Image:
+    """The image with the upper `bits` (0 to 8) of each value, as Pillow's posterize computes it."""
+    kept = ~(2 ** (8 - min(bits, 8)) - 1)
+    return image.point([value & kept for value in range(256)] * len(image.getbands()))
 
 
 def looks_of(spec: DataSpec) -> Looks | None:
@@ -66,15 +85,17 @@ def looks_of(spec: DataSpec) -> Looks | None:
 
 def drawn_from(seed: int, transform: Callable[[Any], Any], image: Any) -> Any:
     """What a transform makes of an image, all that it draws from Python's, NumPy's and torch's global generators
-    coming from the seed; they are left as they were.
+    coming from the seed; they are left as they were, but in a worker, where nobody else draws.
     """
-    kept = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    alone = get_worker_info() is not None
+    kept = None if alone else (random.getstate(), np.random.get_state(), torch.get_rng_state())
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.default_generator.manual_seed(seed)
     try:
         return transform(image)
     finally:
-        random.setstate(kept[0])
-        np.random.set_state(kept[1])
-        torch.set_rng_state(kept[2])
+        if kept:
+            random.setstate(kept[0])
+            np.random.set_state(kept[1])
+            torch.set_rng_state(kept[2])

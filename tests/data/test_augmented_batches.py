@@ -7,7 +7,7 @@ import random
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from timm.data import create_transform
 from timm.data.mixup import rand_bbox
 from timm.data.random_erasing import RandomErasing
@@ -17,6 +17,7 @@ from distill.config import load_node
 from distill.config.rules import AUTO_AUGMENT
 from distill.data import erasing, load_data
 from distill.data.arrays import seeded
+from distill.data.looks import Looks, drawn_from, posterized
 from distill.data.mixup import cutmix_box, mix
 from tests.data.test_data import folder_config, same, toy, write_folder
 
@@ -155,3 +156,12 @@ def test_every_data_set_says_what_it_can_be_asked_for() -> None:
     for name in ("digits", "cifar100", "folder", "imagenet"):
         node = load_node("dataset", name)
         assert "erasing" in node and ("auto_augment" in node) == (name in ("folder", "imagenet"))
+
+
+def test_policies_may_keep_no_bit_which_pillow_refuses() -> None:
+    image = Image.fromarray(np.arange(192, dtype=np.uint8).reshape(8, 8, 3))
+    assert all(posterized(image, bits) == ImageOps.posterize(image, bits) for bits in range(1, 9))
+    assert not np.array(posterized(image, 0)).any()
+    transform = Looks(auto_augment="rand-m10-inc1-n8").transform(8, True)
+    for seed in range(20):
+        drawn_from(seed, transform, image)
