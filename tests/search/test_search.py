@@ -137,7 +137,8 @@ def test_a_holdout_of_ones_own_is_kept(tmp_path: Path) -> None:
 
 def test_bad_trials_are_stopped_early_and_cleanly(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Trials whose rate is next to nothing are stopped after one that learns has set the median; folders stay sound."""
-    words = [TINY[0], TINY[3], "schedule.epochs=5", "method=none", "device=cpu", "precision=fp32", "schedule.batch_size=16"]
+    words = [TINY[0], TINY[3], "schedule.epochs=5", "method=none", "device=cpu", "precision=fp32", "save_minutes=0",
+             "schedule.batch_size=16"]  # fmt: skip
     search = [*words, "schedule.lr=0.01,1e-9,1e-8,1e-7", "--startup", "1", "--warmup", "0", "--storage", "x.journal"]
     assert main([*search, "--trials", "4", "--seed", "300"]) == 0
     trials = only_study("x.journal").trials
