@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import fcntl
 import gc
 import importlib
@@ -94,6 +95,7 @@ def become(argv: list[str], cwd: str, env: dict[str, str], new_session: bool) ->
     sys.stdin, sys.stdout, sys.stderr = sys.__stdin__, sys.__stdout__, sys.__stderr__ = streams
     given = [path for path in env.get("PYTHONPATH", "").split(os.pathsep) if path]
     sys.path[:0] = [cwd, *(path for path in given if path not in sys.path)]
+    atexit.register(gc.unfreeze)  # libraries that count what is never freed at the end would tell of it
     random.seed()
     if "numpy" in sys.modules:
         sys.modules["numpy"].random.seed()

@@ -11,7 +11,6 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from distill.config.groups import plain
-from distill.content.listing import train_listed
 
 TRAINING_IMAGES = {"digits": 1437, "mnist": 60000, "fashion_mnist": 60000, "cifar10": 50000, "cifar100": 50000,
                    "stl10": 5000, "tinyimagenet": 100000}  # of our data sets  # fmt: skip
@@ -60,6 +59,8 @@ def count_of(cfg: DictConfig) -> int | None:
 
 @cache
 def _files(root: str, labels: bool) -> int | None:
+    from distill.content.listing import train_listed  # numpy, which runs on other data need not wait for
+
     try:
         return len(train_listed(Path(root), labels).names)
     except ValueError:  # which is said where the folder is read

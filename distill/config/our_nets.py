@@ -69,6 +69,7 @@ _CIFAR: dict[str, OurNet] = {
     **_resnets((8, 14, 20, 32, 44, 56, 110)),
     **_resnets((8, 32), "x4", widths=_WIDE),
     **_resnets((110,), "_bottleneck", bottleneck=True),
+    **_resnets((20, 32, 44, 56, 110), "_a", shortcut="pad"),
     **_resnets((8, 14, 20, 26), "_bss", shortcut="pad_end"),
     **_four_stages(18, 2, 2, 2, 2, bottleneck=False),
     **_four_stages(34, 3, 4, 6, 3, bottleneck=False),
@@ -83,7 +84,6 @@ _CIFAR: dict[str, OurNet] = {
     "ShuffleV2_3x3": OurNet("shufflenetv2", {"kernel": 3}),
     "MobileNetV2_tinyimagenet": OurNet("mobilenetv2_tiny", size=64),
     **_biased_wide_resnets((10, 4), (16, 6), (16, 10), (16, 22), (22, 8), (28, 20)),
-    **_resnets((20, 32, 44, 56, 110), "_a", shortcut="pad"),
     **{name: OurNet("plain", layers, sized=True) for name, layers in _PLAIN.items()},
 }
 OUR_NETS: dict[str, OurNet] = {

@@ -360,6 +360,6 @@ def test_a_checkpoint_that_is_not_there_is_named(tmp_path: Path) -> None:
         check(composed("teacher.weights=/no/such.pth"))
     there = tmp_path / "t.safetensors"
     save_file({"weight": torch.zeros(1)}, there)
-    check(composed("teacher=resnet56_a", f"teacher.weights={there}"))
+    check(composed("dataset=cifar10", "teacher=resnet56_a", f"teacher.weights={there}"))
     with pytest.raises(ValueError, match="resnet56_a brings the mean and std of a published checkpoint"):
-        check(composed("teacher=resnet56_a"))
+        check(composed("dataset=cifar10", "teacher=resnet56_a"))

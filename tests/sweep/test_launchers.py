@@ -454,7 +454,7 @@ def test_slurm_from_end_to_end(output: Path, tmp_path: Path) -> None:
     asked = [
         f"hydra.launcher.{item}" for item in ("gpus_per_node=null", "timeout_min=60", "signal_delay_s=30")
     ]
-    runs = ["schedule.epochs=60", "schedule.lr=0.05,1000000000000.0"]
+    runs = ["schedule.epochs=60", "save_minutes=0", "schedule.lr=0.05,1000000000000.0"]
     sweeping = start(output, "hydra/launcher=slurm", *asked, *runs, **env)
     log = wait_for(lambda: [one for one in output.rglob("log.txt") if "schedule.lr=0.05" in text(one)], sweeping)[0]
 
@@ -463,8 +463,8 @@ def test_slurm_from_end_to_end(output: Path, tmp_path: Path) -> None:
 
     wait_for(lambda: list(log.parent.glob("checkpoints/*")), sweeping)
     scancel("TERM")
-    wait_for(lambda: "stopped by SIGTERM" in text(log))
-    wait_for(lambda: "epoch" in text(log).partition("stopped by SIGTERM")[2])
+    wait_for(lambda: "stopped by SIGTERM" in text(log), sweeping)
+    wait_for(lambda: "epoch" in text(log).partition("stopped by SIGTERM")[2], sweeping)
     scancel("USR2")
     out, err = sweeping.communicate()
     assert sweeping.returncode == errors.FAILED, out + err
