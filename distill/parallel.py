@@ -10,6 +10,7 @@ process.
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 from collections.abc import Iterator
@@ -40,6 +41,7 @@ def start(device: str) -> str:
     cuda = device != "cpu" and torch.cuda.is_available()
     if not dist.is_initialized():
         dist.init_process_group("nccl" if cuda else "gloo")
+        atexit.register(_leave)
         if dist.get_rank() > 0:  # what one has said need not be said by all
             logging.getLogger("distill").setLevel(logging.WARNING)
     if not cuda:
@@ -47,6 +49,12 @@ def start(device: str) -> str:
     local = int(os.environ.get("LOCAL_RANK", "0"))
     torch.cuda.set_device(local)
     return f"cuda:{local}"
+
+
+def _leave() -> None:
+    """Close the connections while Python is whole: gloo's threads may end a finished run with an abort otherwise."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def barrier() -> None:
