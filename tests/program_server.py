@@ -54,6 +54,7 @@ def serve(control: socket.socket) -> dict[str, Any]:
             pid = os.fork()
             if not pid:
                 signal.set_wakeup_fd(-1)
+                control.detach()  # `child` closes it; when Python ends its number may be another's, gloo's for one
                 return child(request, streams)
             running[pid] = ends
             for file in (request, *streams):
