@@ -352,6 +352,9 @@ def start(output: Path, *overrides: str, **env: str) -> program.Program:
     return started
 
 
+OFTEN = "save_minutes=0.005"  # so short a run has a checkpoint to go on from
+
+
 @pytest.fixture(autouse=True)
 def _nothing_goes_on() -> Iterator[None]:
     """Ends the sweeps that a failed test left behind."""
@@ -416,7 +419,7 @@ def test_ctrl_c_saves_every_run_and_so_does_the_death_of_the_launcher(output: Pa
         found = [log for log in logs if len(list(log.parent.glob("checkpoints/*"))) >= count]
         return found if len(found) == 2 else []
 
-    long = ("schedule.epochs=9999", "seed=1,2,3", "hydra.launcher.slots=2")
+    long = ("schedule.epochs=9999", "seed=1,2,3", "hydra.launcher.slots=2", OFTEN)
     sweeping = start(output, *long)
     logs = wait_for(lambda: running(2), sweeping)
     os.killpg(sweeping.pid, signal.SIGINT)  # what a terminal does
@@ -454,7 +457,7 @@ def test_slurm_from_end_to_end(output: Path, tmp_path: Path) -> None:
     asked = [
         f"hydra.launcher.{item}" for item in ("gpus_per_node=null", "timeout_min=60", "signal_delay_s=30")
     ]
-    runs = ["schedule.epochs=60", "save_minutes=0", "schedule.lr=0.05,1000000000000.0"]
+    runs = ["schedule.epochs=60", OFTEN, "schedule.lr=0.05,1000000000000.0"]
     sweeping = start(output, "hydra/launcher=slurm", *asked, *runs, **env)
     log = wait_for(lambda: [one for one in output.rglob("log.txt") if "schedule.lr=0.05" in text(one)], sweeping)[0]
 
