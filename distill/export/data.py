@@ -50,7 +50,9 @@ def node_of(facts: Facts, settings: Sequence[str]) -> DataSpec:
             for key in ("size", "in_chans", "mean", "std", "views", "interpolation")
             if facts.dataset.get(key) is not None
         }
-        whole = {} if known.get("kind") == "folder" else {"resize": True}
+        whole: dict[str, Any] = {"resize": True}
+        if known.get("kind") == "folder":  # squashed to its size where the net is shown images so
+            whole = {"resize": facts.size} if facts.crop != CENTER else {}
         node = {str(key): config.plain(known, str(key)) for key in known} | shown | whole
     else:
         kind: Any = known or config.load_node("dataset", str(facts.dataset.get("kind"))) or {}

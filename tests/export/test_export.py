@@ -16,7 +16,9 @@ from PIL import Image
 from distill import finished_run
 from distill.__main__ import main
 from distill.config import identity
+from distill.export.data import node_of
 from distill.export.evaluate import note
+from distill.export.facts import CENTER, SQUASH
 from distill.export.predict import harmless
 from distill.export.shipped import as_timm_loads, open_shipped
 from distill.export.shipped import shipped_student as student_of
@@ -223,3 +225,13 @@ def test_a_record_of_fewer_bits_is_said_to_be_one(taught: Path) -> None:
     facts = replace(open_shipped(taught, CPU).facts, precision="bf16", accuracy=50.0)
     assert note(facts, [50.0, 50.0]) is None and note(replace(facts, precision="fp32"), [49.0]) is None
     assert "is of bf16" in str(note(facts, [50.0, 49.9]))
+
+
+@pytest.mark.parametrize(("crop", "resize"), [(SQUASH, 32), (CENTER, None)])
+def test_images_of_another_folder_are_shown_as_the_net_is_used_to(
+    crop: str, resize: int | None, of_files: Path, pictures: Path
+) -> None:
+    facts = open_shipped(of_files, torch.device("cpu")).facts
+    facts = replace(facts, crop=crop, dataset=facts.dataset | {"name": "own"})
+    node = node_of(facts, ["dataset=folder", f"dataset.root={pictures}"])
+    assert (node.size, node.resize) == (32, resize)
