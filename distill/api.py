@@ -13,6 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from distill.content.once import files_stand_still
 from distill.result import Result
 from distill.run_folder import RunFolder
 
@@ -101,12 +102,13 @@ def run(
     """
     words = shlex.split(overrides) if isinstance(overrides, str) else [str(word) for word in overrides]
     words += [text for key, value in keys.items() for text in _override(key, value)]
-    cfg = composed(words, config_dir)
-    from distill.config import resolve
-    from distill.run import run as run_one
+    with files_stand_still(fresh=True):
+        cfg = composed(words, config_dir)
+        from distill.config import resolve
+        from distill.run import run as run_one
 
-    spec = resolve(cfg)
-    run_one(spec, table=table)
+        spec = resolve(cfg)
+        run_one(spec, table=table)
     return load(spec.folder)
 
 

@@ -24,6 +24,7 @@ from distill.cli.command import BASE, Command, read_command
 from distill.cli.sentences import format_error
 from distill.cli.verbs import help_lines, reader_left, say, show_traceback
 from distill.config.check import check
+from distill.content.once import files_stand_still
 from distill.files import SaveError
 from distill.sweep import add_launchers, failures, launched, plan
 from distill.terminal import printable
@@ -57,13 +58,14 @@ def _understood(argv: Sequence[str], stop: signals.StopSignals) -> int:
         add_launchers()
         config.register()
         OmegaConf.register_new_resolver("verbs", help_lines, replace=True)
-        command = read_command(argv)
-        if command.jobs is not None:
-            return errors.USAGE if plan.show_plan(command.jobs) else errors.DONE
-        if command.multirun:
-            torchrun.refuse_sweep()
-        sys.argv[1:] = command.argv
-        return _execute(command)
+        with files_stand_still():
+            command = read_command(argv)
+            if command.jobs is not None:
+                return errors.USAGE if plan.show_plan(command.jobs) else errors.DONE
+            if command.multirun:
+                torchrun.refuse_sweep()
+            sys.argv[1:] = command.argv
+            return _execute(command)
     except BrokenPipeError:
         return reader_left()
     except Exception as error:
@@ -93,12 +95,13 @@ def _execute(command: Command) -> int:
 def _job(cfg: DictConfig) -> float:
     """One run. A failure is noted and does not reach Hydra, so that the other jobs of a sweep go on."""
     try:
-        check(cfg)
-        launched.note_launched([Path(config.identity(cfg)["folder"]).absolute()])
-        # torch is imported here, after everything that can be wrong with the command
-        from distill.run import run
+        with files_stand_still(fresh=HydraConfig.get().mode == RunMode.MULTIRUN):  # hours after the job before
+            check(cfg)
+            launched.note_launched([Path(config.identity(cfg)["folder"]).absolute()])
+            # torch is imported here, after everything that can be wrong with the command
+            from distill.run import run
 
-        result = run(cfg)
+            result = run(cfg)
         return float(result["accuracy"]["last"] or "nan")  # what a hyper-parameter search maximises
     except (errors.Stopped, KeyboardInterrupt) as stop:
         _note(cfg, stop)

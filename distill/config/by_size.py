@@ -4,7 +4,6 @@ student starts from given weights. Imports neither torch nor timm.
 
 from __future__ import annotations
 
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +56,6 @@ def count_of(cfg: DictConfig) -> int | None:
     return _files(str(node["root"]), node.get("labels") is not False) if kind == "folder" else TRAINING_IMAGES.get(kind)
 
 
-@cache
 def _files(root: str, labels: bool) -> int | None:
     from distill.content.listing import train_listed  # numpy, which runs on other data need not wait for
 

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
+from distill.content.once import once
+
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp",
               ".gif", ".jfif", ".jp2", ".avif")  # fmt: skip
 """What counts as an image: torchvision's, and others that Pillow decodes."""
@@ -56,6 +58,10 @@ def listed(folder: Path, labels: bool = True, without: str | None = None) -> Lis
 
     Raises ValueError where there is no such folder, no image, or a class without one.
     """
+    return once(("listed", folder.absolute(), labels, without), lambda: _listed(folder, labels, without))
+
+
+def _listed(folder: Path, labels: bool, without: str | None) -> Listing:
     if not labels and (flat := _flat(folder, without)) is not None:
         return flat
     remedy = f"put images into {folder}/<class>/, or set dataset.root"
