@@ -9,7 +9,9 @@ from torch.nn import functional as F
 
 from distill.batch import Batch
 from distill.losses import full_precision
-from distill.method import Losses, Method, Nets
+from distill.method import Losses, Nets
+from distill.models import Outputs
+from distill.parts.two_heads import TwoHeads, logits_of_heads
 
 
 @full_precision
@@ -18,7 +20,7 @@ def hard_label_loss(student: Tensor, teacher: Tensor) -> Tensor:
     return F.cross_entropy(student, teacher.argmax(1))
 
 
-class DeiT(Method):
+class DeiT(TwoHeads):
     """ce x CE of the class head + kd x T^2 KL (soft) + weight x CE with the teacher's decision (hard), of the other.
 
     A student with a distillation token (timm's deit_*_distilled_*) has two heads: labels train the class token's, the
@@ -38,14 +40,6 @@ class DeiT(Method):
             )
         self.weight = weight
 
-    def loss(self, batch: Batch) -> Losses:
-        """All losses of a batch; the running accuracy is that of the mean of both heads."""
-        student, teacher = self.student(batch.inputs), self.teach(batch)
-        for_labels, for_teacher = student.heads or (student.logits, student.logits)
-        losses = self.supervised(for_labels, batch)
-        self.count(student.logits, batch.labels)
-        if self.kd:
-            losses["kd"] = self.kd * self.soft_targets(for_teacher, teacher.logits)
-        if self.weight:
-            losses["hard"] = self.weight * hard_label_loss(for_teacher, teacher.logits)
-        return losses
+    def distill(self, student: Outputs, teacher: Outputs, batch: Batch) -> Losses:
+        _, for_teacher = logits_of_heads(student)
+        return {"hard": self.weight * hard_label_loss(for_teacher, teacher.logits)} if self.weight else {}

@@ -10,8 +10,9 @@ from torch.nn import functional as F
 
 from distill.batch import Batch
 from distill.losses import full_precision, pool_to
-from distill.method import Losses, Method, Nets
+from distill.method import Losses, Nets
 from distill.models import Outputs
+from distill.parts.two_heads import TwoHeads
 
 CHOICES = {
     "tap": ("pooled", "embedding", "map"),
@@ -98,7 +99,7 @@ class OrthogonalLinear(nn.Module):
             return x.float() @ self.matrix().T
 
 
-class KDProj(Method):
+class KDProj(TwoHeads):
     """CE + kd KLT + weight d(norm_s(P f_s), norm_t(f_t)): P is trained with the student and then thrown away.
 
     VkD (the default): P with orthonormal columns, the teacher's embedding standardised, smooth L1. tap="pooled" is the
@@ -145,15 +146,6 @@ class KDProj(Method):
         if isinstance(self.project, OrthogonalLinear) and x.ndim == 4:
             return self.project(x.movedim(1, -1)).movedim(-1, 1)
         return self.project(x)
-
-    def loss(self, batch: Batch) -> Losses:
-        student, teacher = self.student(batch.inputs), self.teach(batch)
-        for_labels, for_teacher = student.heads or (student.logits, student.logits)
-        losses = self.supervised(for_labels, batch)
-        self.count(student.logits, batch.labels)
-        if self.kd:
-            losses["kd"] = self.kd * self.soft_targets(for_teacher, teacher.logits)
-        return losses | self.distill(student, teacher, batch)
 
     def tapped(self, outputs: Outputs) -> Tensor:
         """[B,D] of either net."""
