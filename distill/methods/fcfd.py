@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from distill.losses import full_precision, kd_loss
 from distill.method import Losses, Nets
 from distill.methods.srrl import is_signed, probe_outputs
 from distill.models import FeatureNet, Outputs
-from distill.models.reading import evaluating, frozen_statistics
+from distill.models.reading import frozen_statistics, runs_alone
 from distill.parts.heads import Shape
 from distill.parts.stages import stage_pairs
 from distill.parts.teacher_mode import TeacherMode
@@ -150,15 +151,8 @@ class FCFD(TeacherMode):
 def probed_maps(net: FeatureNet) -> list[Tensor]:
     """A net's maps of its fixed image; ValueError where its stages do not lead from one to the next."""
     outputs = probe_outputs(net)
-    try:
-        maps = stage_maps(outputs)
-        with torch.no_grad(), evaluating(net):
-            follow = all(
-                torch.allclose(net.stage(k, maps[k - 1]), maps[k], rtol=1e-3, atol=1e-4) for k in range(1, len(maps))
-            )
-    except (AssertionError, AttributeError, RuntimeError, TypeError, ValueError):
-        follow = False
-    if not follow:
+    maps = stage_maps(outputs) if outputs.final is not None else []
+    if not maps or not all(runs_alone(net, partial(net.stage, k, maps[k - 1]), maps[k]) for k in range(1, len(maps))):
         raise ValueError(
             f"fcfd runs the stages of {net.name} one by one, and they do not lead from map to map: take a ResNet, "
             "ConvNeXt or one of the CIFAR nets, or method=reviewkd."

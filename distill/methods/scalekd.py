@@ -14,7 +14,7 @@ from distill.losses import full_precision
 from distill.method import Losses, Method, Nets
 from distill.methods.srrl import probe_outputs
 from distill.models import FeatureNet, Outputs
-from distill.models.reading import evaluating
+from distill.models.reading import runs_alone
 from distill.parts.heads import BatchNorm, Shape
 
 _HEAD_WIDTH = 64  # channels of a head where their number is not given
@@ -122,18 +122,13 @@ def last_shapes(net: FeatureNet) -> tuple[Shape, Shape]:
     Raises ValueError where the one does not lead to the other.
     """
     outputs = probe_outputs(net)
-    try:
-        with torch.no_grad(), evaluating(net):
-            made = net.stage(len(net.shapes) - 1, outputs.features[-2])
-        leads = outputs.final is not None and torch.allclose(made, outputs.final, rtol=1e-3, atol=1e-4)
-    except (AttributeError, IndexError, RuntimeError, TypeError, ValueError):
-        leads = False
-    if not leads:
+    if not runs_alone(net, lambda: net.stage(len(net.shapes) - 1, outputs.features[-2]), outputs.final):
         raise ValueError(
             f"scalekd runs the last stage of the teacher on the student's maps, and that of {net.name} cannot be run "
             "alone: take a Swin transformer, a ConvNeXt or a ResNet, or method=ofa-kd."
         )
-    before, after = outputs.features[-2].shape, made.shape
+    assert outputs.final is not None
+    before, after = outputs.features[-2].shape, outputs.final.shape
     return (before[1], before[2], before[3]), (after[1], after[2], after[3])
 
 

@@ -1,9 +1,10 @@
 """How a net is read: what a reader hands out, and what nets are told apart by."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
+import torch
 from torch import Tensor, nn
 
 from distill.files import first_line
@@ -34,6 +35,16 @@ class evaluating:  # noqa: N801 - a context manager, read as a phrase
     def __exit__(self, *_: object) -> None:
         for module, training in self.modes:
             module.training = training
+
+
+def runs_alone(net: nn.Module, part: Callable[[], Tensor], whole: Tensor | None) -> bool:
+    """Whether a part of a net, run by itself in eval mode, gives what the whole net gave there; not where it fails."""
+    try:
+        with torch.no_grad(), evaluating(net):
+            made = part()
+        return whole is not None and torch.allclose(made, whole, rtol=1e-3, atol=1e-4)
+    except (AssertionError, AttributeError, IndexError, RuntimeError, TypeError, ValueError):
+        return False
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from distill.models import FeatureNet
 from distill.models.cifar_net import CifarNet
-from distill.models.reading import evaluating
+from distill.models.reading import evaluating, runs_alone
 
 
 class Branch(nn.Module):
@@ -70,12 +70,7 @@ def check_divides(net: FeatureNet, stages: int = 1) -> None:
         raise ValueError(f"{net.name} with stages {net.shapes} has none that branches could share: use method=dml.")
     with torch.no_grad(), evaluating(net):
         seen = net(net.probe())
-        try:
-            logits = net.classify(last_stages(net, seen.features[-1 - stages], stages))
-            divides = torch.allclose(logits, seen.logits, rtol=1e-3, atol=1e-4)
-        except (RuntimeError, ValueError, TypeError, AttributeError, IndexError):
-            divides = False
-    if not divides:
+    if not runs_alone(net, lambda: net.classify(last_stages(net, seen.features[-1 - stages], stages)), seen.logits):
         raise ValueError(
             f"{net.name} with stages {net.shapes} cannot be divided before stage {-stages}: use whole nets as "
             "peers, with method=dml or method=okddip."
