@@ -139,11 +139,12 @@ class Stepper:
         return make_optimizer(self.groups(), options, self.rate)
 
     def groups(self) -> list[Any]:
-        """The parameters, apart by their share of the rate (the `lr_scale` of the net that they belong to, or their
+        """The parameters, apart by their share of the rate (the `lr_scale` of the net that they belong to times their
         layer's) and by whether weights decay, where the schedule or a net asks for it.
         """
         scales = {id(p): float(net.lr_scale) for net in self.scaled for p in net.parameters()}
-        scales |= layer_scales(self.nets, self.schedule.layer_decay) if self.schedule.layer_decay else {}
+        layers = layer_scales(self.nets, self.schedule.layer_decay) if self.schedule.layer_decay else {}
+        scales |= {key: share * scales.get(key, 1.0) for key, share in layers.items()}
         spared = undecayed(self.parameters, self.nets) if self.schedule.no_decay else set()
         if not (scales or spared):
             return list(self.parameters)
