@@ -20,13 +20,15 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from dataclasses import fields
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from distill.config.data_spec import DataSpec
 from distill.config.groups import _container, did_you_mean, load_node, options, plain, slug
 from distill.config.naming import following
-from distill.config.schedule_spec import lr_share
+from distill.config.schedule_spec import ScheduleSpec, lr_share
 from distill.config.teacher_nodes import OWN, WEIGHT_KINDS, Spec, expand_teachers, label, named, training
 from distill.content.fingerprint import data_fingerprint, weights_fingerprint
 
@@ -37,6 +39,11 @@ UNHASHED = {  # what may change without changing the result; everything else of 
     "student": set(),
     "method": {"about"},
 }
+AS_NULL: dict[str, tuple[Any, set[str]]] = {  # keys that are as good as null where they say what null stands for
+    "dataset": (DataSpec, {"labels", "erasing", "color_jitter", "draft"}),
+    "schedule": (ScheduleSpec, {"last_batch", "accumulate", "repeats", "cutmix", "drop_path", "loss", "ema_warmup",
+                                "ema_export", "clip_mode", "no_decay"}),
+}  # fmt: skip
 OF_STUDENTS = ("upstream", "weights", "mean", "std", "quantize")  # keys of student beside those of its file
 WHOLE_SET = {"omit": [], "fraction": 1.0, "shots": None}  # of conf/dataset: no training image left out
 
@@ -50,10 +57,9 @@ def hashed_config(cfg: DictConfig) -> dict[str, Any]:
     if has_teacher(cfg):
         several = [_hashed_teacher(spec, _training(cfg, spec), scales) for spec in teacher_specs(cfg)]
         parts["teacher"] = several[0] if len(several) == 1 else several
-    if parts["dataset"].get("labels") is True:  # what null stands for
-        del parts["dataset"]["labels"]
-    if parts["schedule"].get("last_batch") == "auto":  # what null stands for
-        del parts["schedule"]["last_batch"]
+    for name, (spec, keys) in AS_NULL.items():
+        usual = {each.name: each.default for each in fields(spec)}
+        parts[name] = {key: value for key, value in parts[name].items() if key not in keys or value != usual[key]}
     measured = plain(cfg, "evaluate") if "evaluate" in cfg else None
     return {**parts, "precision": plain(cfg, "precision"), "evaluate": measured}
 

@@ -85,7 +85,7 @@ class ScheduleSpec(OptimizerSpec):
     init_epochs: int = 0  # of the first stage of methods that have two
     mixup: float | None = None  # alpha of MixUp; None: the rule's, or none
     cutmix: float = 0.0  # alpha of CutMix; 0: none
-    repeats: int = 0  # times an image is shown in an epoch; 0: not set
+    repeats: int = 1  # times an image is shown in an epoch
     label_smoothing: float = 0.0
     last_batch: str = "auto"  # what becomes of the images that an epoch's last batch lacks, see data.arrays
     rule: str | None = None  # by which engine.hyperrule makes a schedule for the data

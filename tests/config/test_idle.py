@@ -12,7 +12,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
 from distill import config
-from distill.cli.command import BASE, read_command
+from distill.cli.command import BASE, Command, read_command
 from distill.config.given import given_keys
 from distill.config.idle import ALWAYS, HELD, READ_BY, check_idle, idle_keys
 from distill.config.method_rules import method_rules
@@ -72,10 +72,10 @@ def _own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (tmp_path / "conf" / group / "mine.yaml").write_text(words)
 
 
-def read(words: str) -> None:
+def read(words: str) -> Command:
     config.register()
     own = ["--config-dir", "conf"] if "mine" in words.split("=") or "=mine " in words else []
-    read_command([*own, *_split(words), "--dry-run"])
+    return read_command([*own, *_split(words), "--dry-run"])
 
 
 def _split(words: str) -> list[str]:
@@ -104,7 +104,7 @@ def test_commands_and_own_files_that_say_what_nothing_reads_are_refused(words: s
 
 @pytest.mark.parametrize("words", READ)
 def test_what_some_run_of_the_command_reads_is_not(words: str) -> None:
-    read(words)
+    assert read(words).jobs
 
 
 def test_each_key_says_what_reads_it() -> None:

@@ -15,7 +15,7 @@ from timm.utils import ModelEmaV3, dispatch_clip_grad
 
 from distill import start
 from distill.batch import Batch, Mixed
-from distill.config import OptimizerSpec, resolve
+from distill.config import OptimizerSpec, identity, resolve
 from distill.config.check import check
 from distill.criterion import BinaryCrossEntropy
 from distill.engine.fit import Fit
@@ -141,6 +141,14 @@ def test_layers_have_the_rates_of_timms_groups(name: str) -> None:
     assert all(mine[key] == pytest.approx(theirs[key]) for key in mine)
 
 
+def test_a_layers_share_is_of_its_nets_own_rate() -> None:
+    net, slow = tiny.net("test_vit", 1, **VIT), tiny.net("test_vit", 1, **VIT)
+    slow.lr_scale = 0.5
+    spec = OptimizerSpec(lr=2.0, layer_decay=0.7, optimizer={"name": "sgd"})
+    whole, half = ([group["lr_scale"] for group in Stepper([each], spec).groups()] for each in (net, slow))
+    assert half == pytest.approx([0.5 * share for share in whole]) and min(whole) < 1.0 == max(whole)
+
+
 @pytest.mark.parametrize(("smoothing", "threshold"), [(0.0, None), (0.1, None), (0.1, 0.2)])
 def test_bce_is_timms(smoothing: float, threshold: float | None) -> None:
     logits, labels = torch.randn(5, 6, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 3, 5, 5, 1])
@@ -212,4 +220,6 @@ def test_what_cannot_be_honoured_is_refused(words: str, text: str) -> None:
 
 @pytest.mark.parametrize("words", ["schedule.accumulate=1", "schedule.repeats=1", "schedule.loss=ce"])
 def test_what_asks_for_nothing_is_not_refused(words: str) -> None:
-    check(tiny.composed("method=crd", words))
+    cfg = tiny.composed("method=crd", words)
+    check(cfg)
+    assert identity(cfg)["hash"] == identity(tiny.composed("method=crd"))["hash"]
