@@ -8,15 +8,14 @@ in it.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
-from distill import runtime
 from distill.config import StudentSpec, TeacherSpec, thawed
 from distill.data import DataInfo
-from distill.models import FeatureNet
+from distill.engine.trial import frozen_forward, training_step
 from distill.models import build as build_net
 
 _FEW, _MANY = 2, 16  # images of the first step, and at most, on a CPU
@@ -25,7 +24,7 @@ _LONG = 0.25  # seconds that a timed step may take, by the first
 
 @dataclass(frozen=True)
 class NetSeconds:
-    """Seconds an image: of a training step (forward, backward, SGD), and of a forward pass without gradients.
+    """Seconds an image: of a training step (forward, backward, SGD), and of a forward pass of the net as a teacher.
 
     macs: multiply-accumulates of that pass, by which a net that nobody has timed is estimated.
     """
@@ -57,46 +56,23 @@ def net_seconds(
     with torch.random.fork_rng(devices=[]):
         channels, size, args = info.in_chans, info.size, thawed(spec.args)
         net = build_net(spec.model, info.num_classes, in_chans=channels, size=size, args=args, seed=0).to(device)
-        timer = _Timer(net, device, precision)
+        count = batch_size
         if device.type == "cpu":
-            first = timer.step(_images(info, _FEW))
-            images = _images(info, min(batch_size, _MANY, max(int(_LONG * _FEW / first), _FEW)))
-        else:
-            images = _images(info, batch_size).to(device)
-            for _ in range(2):  # kernels are loaded, and convolutions chosen
-                timer.step(images)
-        step, forward = timer.step(images), timer.forward(images)
-        return NetSeconds(step / len(images), forward / len(images), macs_of(spec, info))
+            first = _seconds(training_step(net, _FEW, precision), device)
+            count = min(batch_size, _MANY, max(int(_LONG * _FEW / first), _FEW))
+        step = _seconds(training_step(net, count, precision), device)
+        forward = _seconds(frozen_forward(net, count, precision), device)  # last, since it folds the net
+        return NetSeconds(step / count, forward / count, macs_of(spec, info))
 
 
-class _Timer:
-    def __init__(self, net: FeatureNet, device: torch.device, precision: str) -> None:
-        self.net, self.device, self.precision = net, device, precision
-        self.optimizer = torch.optim.SGD(net.parameters(), lr=1e-3, momentum=0.9, fused=True)
-
-    def step(self, images: Tensor) -> float:
-        self.net.train()
-        begun = self._now()
-        with runtime.autocast(self.device, self.precision):
-            logits = self.net(images).logits
-        logits.float().logsumexp(1).mean().backward()
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        return max(self._now() - begun, 1e-9)
-
-    def forward(self, images: Tensor) -> float:
-        self.net.eval()
-        begun = self._now()
-        with torch.no_grad(), runtime.autocast(self.device, self.precision):
-            self.net(images)
-        return max(self._now() - begun, 1e-9)
-
-    def _now(self) -> float:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-        return time.perf_counter()
-
-
-def _images(info: DataInfo, size: int) -> Tensor:
-    generator = torch.Generator().manual_seed(0)
-    return torch.randn(size, info.in_chans, info.size, info.size, generator=generator)
+def _seconds(work: Callable[[], None], device: torch.device) -> float:
+    """Of a step; on a GPU of the third, when kernels are loaded and convolutions chosen."""
+    if device.type == "cuda":
+        for _ in range(2):
+            work()
+        torch.cuda.synchronize(device)
+    begun = time.perf_counter()
+    work()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return max(time.perf_counter() - begun, 1e-9)
