@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import shutil
 import signal
@@ -11,20 +10,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from distill import errors
-from scripts.faults import payloads, verbs
+from scripts.faults import verbs
+from scripts.faults.base import ready
 from scripts.faults.forked import Outcome, forked
 from scripts.faults.judging import PATIENCE, answer_is_wrong
 from scripts.faults.keys import command
-from scripts.faults.kills import Operations, start
 from scripts.faults.ledger import Try
 from scripts.faults.shapes import SHAPES, SMALL, difference, fingerprint
-
-Chance = random.Random
-MARKER = "RAN"
-WAYS = ("empty", "cut", "bit", "zeros", "noise", "longer", "folder", "dangling", "loop", "null", "fifo", "foreign")
+from scripts.faults.ways import MARKER, Chance, damage
 
 
 class Damage:
@@ -61,125 +55,6 @@ class Damage:
             ours = json.loads((self.base / "fingerprint.json").read_text()), fingerprint(place / same)
             return difference(*({name: found for name, found in one.items() if name != damaged} for one in ours))
         return ""
-
-
-def ready(base: Path) -> None:
-    """Make what is to be damaged, once."""
-    if not (base / "ready").exists():
-        shutil.rmtree(base, ignore_errors=True)
-        _prepare(base)
-
-
-def _prepare(base: Path) -> None:
-    """A finished run with a teacher of its own, one that was cut off, data sets of a few images, a sweep's attempts."""
-    counted = Operations(None, note=base / "operations")
-    ended = forked(lambda: start("own teacher", base / "done", counted), base)
-    if ended.code != 0:
-        raise RuntimeError(f"the run to be damaged ends with {ended.code}: {ended.said[-1000:]}")
-    at = int((base / "operations").read_text())
-    while len(list((base / "cut").glob("digits/resnet8-resnet8/**/*.ckpt"))) < 2:
-        at -= 3
-        shutil.rmtree(base / "cut", ignore_errors=True)
-        cut = Operations(at, "after")
-        forked(lambda: start("own teacher", base / "cut", cut), base)  # noqa: B023
-    (base / "fingerprint.json").write_text(json.dumps(fingerprint(base / "done")))
-    _small_data(base / "data")
-    (base / "ready").touch()
-
-
-def _small_data(root: Path) -> None:
-    import pickle
-
-    from PIL import Image
-
-    random_bytes = np.random.default_rng(0)
-    cifar = root / "cifar-100-python"
-    cifar.mkdir(parents=True)
-    for name, count in (("train", 20), ("test", 10)):
-        data = random_bytes.integers(0, 256, (count, 3072), dtype=np.uint8)
-        (cifar / name).write_bytes(pickle.dumps({b"data": data, b"fine_labels": [k % 100 for k in range(count)]}, 2))
-    (cifar / "meta").write_bytes(pickle.dumps({b"fine_label_names": [str(k).encode() for k in range(100)]}, 2))
-    raw = root / "MNIST" / "raw"
-    raw.mkdir(parents=True)
-    for stem, count in (("train", 20), ("t10k", 10)):
-        images = random_bytes.integers(0, 256, (count, 28, 28), dtype=np.uint8)
-        head = bytes([0, 0, 8, 3]) + np.array([count, 28, 28], ">i4").tobytes()
-        (raw / f"{stem}-images-idx3-ubyte").write_bytes(head + images.tobytes())
-        labels = bytes([0, 0, 8, 1]) + np.array([count], ">i4").tobytes() + bytes(k % 10 for k in range(count))
-        (raw / f"{stem}-labels-idx1-ubyte").write_bytes(labels)
-    for split in ("train", "val"):
-        for label in ("cat", "dog"):
-            (root / "images" / split / label).mkdir(parents=True)
-            for k in range(4):
-                pixels = random_bytes.integers(0, 256, (16, 16, 3), dtype=np.uint8)
-                Image.fromarray(pixels).save(root / "images" / split / label / f"{split}{k}.{('png', 'jpg')[k % 2]}")
-
-
-def damage(path: Path, place: Path, chance: Chance) -> str:
-    """Damage a file in a random way; returns what was done."""
-    whole = path.read_bytes() if path.is_file() else b"x"
-    special = {".json": _json, ".jsonl": _json, ".yaml": _yaml}.get(path.suffix, _pickle)
-    if chance.random() < (0.5 if special is not _pickle else 0.25):
-        how, content = special(whole, place / MARKER, chance)
-        path.write_bytes(content)
-        return how
-    how = chance.choice(WAYS)
-    path.unlink(missing_ok=True)
-    if how in ("folder", "dangling", "loop", "null", "fifo"):
-        _put(how, path)
-    else:
-        path.write_bytes(_bytes(how, whole, chance))
-    return how
-
-
-def _put(how: str, path: Path) -> None:
-    targets = {"dangling": "/nonexistent/x", "loop": path.name, "null": os.devnull}
-    if how == "folder":
-        path.mkdir()
-    elif how == "fifo":
-        os.mkfifo(path)
-    else:
-        path.symlink_to(targets[how])
-
-
-def _bytes(how: str, whole: bytes, chance: Chance) -> bytes:
-    at = chance.randrange(max(len(whole), 1))
-    changed = bytearray(whole)
-    if how == "bit" and whole:
-        changed[at] ^= 1 << chance.randrange(8)
-    made = {
-        "empty": b"",
-        "cut": whole[:at],
-        "bit": bytes(changed),
-        "zeros": whole[:at] + bytes(len(whole[at : at + 512])) + whole[at + 512 :],
-        "noise": chance.randbytes(max(len(whole), 1)),
-        "longer": whole + chance.randbytes(1 + at),
-        "foreign": b"<!doctype html><title>404</title>\n",
-    }
-    return made[how]
-
-
-def _json(whole: bytes, marker: Path, chance: Chance) -> tuple[str, bytes]:
-    try:
-        content = json.loads(whole.splitlines()[0] if whole.count(b"\n{") else whole)
-    except ValueError:
-        content = None
-    if isinstance(content, dict) and content and chance.random() < 0.6:
-        return "one value of another kind", payloads.misshapen(content, chance)
-    name = chance.choice(list(payloads.JSONS))
-    return name, payloads.JSONS[name]
-
-
-def _yaml(whole: bytes, marker: Path, chance: Chance) -> tuple[str, bytes]:
-    made = payloads.yamls(marker)
-    name = chance.choice(list(made))
-    return name, made[name]
-
-
-def _pickle(whole: bytes, marker: Path, chance: Chance) -> tuple[str, bytes]:
-    made = payloads.pickles(marker) | payloads.torches(marker)
-    name = chance.choice(list(made))
-    return name, made[name]
 
 
 # --- where files are read: each makes the place, and returns the file to damage, the work that reads it, and the output

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from scripts.faults.base import ready
 from scripts.faults.forked import forked
 from scripts.faults.judging import PATIENCE, answer_is_wrong
 from scripts.faults.keys import command
@@ -197,8 +198,6 @@ class Folders:
 
     def attempt(self, number: int, place: Path) -> Try:
         """Change a folder, ask, and judge the answer."""
-        from scripts.faults.damage import ready
-
         ready(self.base)
         chance = random.Random(f"folders {number}")
         what = list(FOLDERS)[number % len(FOLDERS)]
