@@ -18,7 +18,7 @@ from distill.data import Data, DataInfo, load_data
 from distill.data.looks import looks_of
 from distill.data.modality import View, make_view
 from distill.data.views import Images
-from distill.export.facts import CENTER, Facts
+from distill.export.facts import CENTER, Facts, check_data_node
 
 ENDINGS = {".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp", ".gif"}
 
@@ -60,6 +60,7 @@ def node_of(facts: Facts, settings: Sequence[str]) -> DataSpec:
         node = {**where, **facts.dataset}
     for key, value in asked.items():
         _set(node, key, value)
+    check_data_node(node)
     return DataSpec.of(node)
 
 

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from distill.config import DataSpec, thawed
+from distill.config.rules import RULES, check_rule
 from distill.finished_run import FinishedRun
 
 HERE = ("root", "workers")  # of a data set: where it lies, and how it is read there
@@ -63,11 +64,20 @@ class Facts:
             read: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in content.items()}
             made = cls(**read)
             fits = len(made.mean) == len(made.std) == made.channels and made.crop in CROP and made.size > 0
-        except (TypeError, AttributeError):
+            check_data_node(made.dataset)
+        except (TypeError, AttributeError, ValueError):
             fits = False
         if not fits:
             raise ValueError(f"{where} is no folder that distill export wrote, or of another version: export it again")
         return made
+
+
+def check_data_node(node: Mapping[str, Any]) -> None:
+    """Raise ValueError for a value that a data set's key cannot have; what stands for null is one that it can."""
+    usual = {each.name: each.default for each in fields(DataSpec)}
+    for key, value in node.items():
+        if (rule := RULES.get(f"dataset.{key}")) and value is not None and value != usual.get(key):
+            check_rule(f"dataset.{key}", value, rule)
 
 
 def facts_of(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -235,3 +236,16 @@ def test_images_of_another_folder_are_shown_as_the_net_is_used_to(
     facts = replace(facts, crop=crop, dataset=facts.dataset | {"name": "own"})
     node = node_of(facts, ["dataset=folder", f"dataset.root={pictures}"])
     assert (node.size, node.resize) == (32, resize)
+
+
+def test_a_value_that_the_data_cannot_have_is_refused(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["eval", str(folder), "dataset.size=-1"]) == 2
+    assert "dataset.size=-1: dataset.size must be a whole number" in capsys.readouterr().err
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    content = read_json(copy / "config.json")
+    content["distill"]["facts"]["dataset"]["views"] = True
+    (copy / "config.json").write_text(json.dumps(content))
+    assert main(["eval", str(copy)]) == 2
+    assert "is no folder that distill export wrote" in capsys.readouterr().err
