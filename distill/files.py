@@ -147,9 +147,11 @@ def replacing(path: str | Path) -> Iterator[BinaryIO]:
 
 def refusal(path: str | Path, error: OSError | RuntimeError) -> SaveError:
     """What a disk that refuses to write `path` is said to do."""
+    in_its_place = getattr(error, "errno", None) == errno.EISDIR
+    remedy = "remove the folder in its place" if in_its_place else "free some space or check the permissions"
     said = SaveError(
-        f"{path} could not be written ({getattr(error, 'strerror', None) or first_line(error)}): free some space or "
-        "check the permissions; what was saved before is untouched"
+        f"{path} could not be written ({getattr(error, 'strerror', None) or first_line(error)}): {remedy}; what was "
+        "saved before is untouched"
     )
     said.passing = getattr(error, "errno", None) in PASSING
     return said

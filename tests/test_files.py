@@ -13,7 +13,7 @@ import pytest
 from distill import files
 from distill.cli import main as cli
 from distill.config.check import check_output
-from distill.files import Backoff, SaveError, persist, refusal, spare, sweep
+from distill.files import Backoff, SaveError, persist, refusal, spare, sweep, write_text
 from distill.sweep import failures
 
 FULL = OSError(errno.ENOSPC, "No space left on device")
@@ -97,3 +97,9 @@ def test_a_full_disk_at_the_start_is_one_sentence(
     assert cli.main([]) == 1
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and f"{tmp_path} could not be written (No space left on device): free some" in said
+
+
+def test_a_folder_in_a_files_place_is_to_be_removed(tmp_path: Path) -> None:
+    (tmp_path / "result.json").mkdir()
+    with pytest.raises(SaveError, match=r"result\.json could not be written \(Is a directory\): remove the folder"):
+        write_text(tmp_path / "result.json", "x")
