@@ -21,7 +21,7 @@ def load_plugins(cfg: DictConfig) -> None:
 
 def import_plugins(names: Sequence[Any]) -> None:
     """Import modules by their dotted names. Raises ValueError for what is no module, or cannot be imported."""
-    if isinstance(names, str):
+    if isinstance(names, str) or not isinstance(names, Sequence):
         raise ValueError(f"plugins={names}: give a list, plugins=[{names}]")
     for name in map(str, names):
         if name not in _loaded:

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
 from distill import api
 from distill.config import groups, identity, plugins
@@ -151,3 +152,8 @@ def test_a_module_that_breaks_is_a_sentence(folder: Path) -> None:
     (folder / "my_method.py").write_text("import nowhere_to_be_found")
     done = program.run(*OWN.split(), cwd=folder)
     assert done.returncode == 2 and "plugins=[my_method] wants nowhere_to_be_found" in done.stderr
+
+
+def test_what_is_no_list_of_modules_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"plugins=1: give a list, plugins=\[1\]"):
+        plugins.load_plugins(OmegaConf.create({"seed": 1, "plugins": "${seed}"}))
