@@ -5,9 +5,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from distill import terminal
-from distill.errors import Stopped, exit_code
-from distill.signals import StopSignals
+import distill.terminal as terminal
+from distill.errors import Stopped
+from distill.signals import StopSignals, report_stop
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -18,8 +18,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         with StopSignals(at_once=True):  # what is imported takes long enough to be stopped in it
             return _carried_out(argv)
     except (Stopped, KeyboardInterrupt) as stop:
-        print(f"distill: {str(stop) or 'interrupted'}", file=sys.stderr)
-        return exit_code(stop)
+        return report_stop(stop)
 
 
 def _carried_out(argv: Sequence[str] | None) -> int:

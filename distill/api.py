@@ -66,7 +66,7 @@ class Outcome:
         """Its data set: `data.info` (classes, size, mean, std), `data.evaluation(512)` (batches with labels)."""
         import torch
 
-        from distill import finished_run
+        import distill.finished_run as finished_run
 
         return finished_run.get_data(self._opened, torch.device("cpu"))
 
@@ -77,13 +77,13 @@ class Outcome:
         """
         import torch
 
-        from distill import finished_run
+        import distill.finished_run as finished_run
 
         return finished_run.student(self._opened, torch.device("cpu"))
 
     @cached_property
     def _opened(self) -> FinishedRun:
-        from distill import finished_run
+        import distill.finished_run as finished_run
 
         return finished_run.open_run(self.folder)
 
@@ -129,7 +129,7 @@ def composed(words: Sequence[str], config_dir: str | Path | None = None) -> Any:
     """The checked configuration of one run. Raises ValueError for several runs, and as the command line does."""
     from hydra import compose, initialize_config_dir
 
-    from distill import config
+    import distill.config as config
     from distill.cli.command import BASE, read_command, searched
     from distill.cli.sentences import format_error
     from distill.sweep import add_launchers

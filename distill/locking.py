@@ -9,7 +9,7 @@ from pathlib import Path
 
 from filelock import Timeout
 
-from distill import parallel
+import distill.parallel as parallel
 from distill.run_folder import RunFolder
 
 log = logging.getLogger(__name__)

@@ -20,7 +20,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from distill import torchrun
+import distill.torchrun as torchrun
 from distill.batch import Batch, Source
 
 

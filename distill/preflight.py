@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from distill import start
+import distill.start as start
 from distill.config import (
     DataSpec,
     RunSpec,

@@ -16,7 +16,10 @@ from typing import Any
 import torch
 from omegaconf import DictConfig
 
-from distill import parallel, preflight, runtime, start
+import distill.parallel as parallel
+import distill.preflight as preflight
+import distill.runtime as runtime
+import distill.start as start
 from distill.batch import Source
 from distill.config import RunSpec, ScheduleSpec, class_of, frozen, instantiate, resolve
 from distill.config.check import check_maps

@@ -10,8 +10,9 @@ from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any, NoReturn
 
-from distill.errors import INTERRUPTED, STOPPED, Stopped
+from distill.errors import INTERRUPTED, STOPPED, Stopped, exit_code
 
+GOES_ON = "the same command goes on"
 STOPPING = ("SIGTERM", "SIGUSR1", "SIGUSR2", "SIGINT")
 
 
@@ -66,17 +67,21 @@ class StopSignals:
             _Process.stopped_by = self.received
 
 
-def stopped(number: int, what: str = "the same command goes on from here") -> Stopped:
-    """The exception that ends a run for a signal; what: becomes of it."""
+def stopped(number: int, state: str = "") -> Stopped:
+    """The exception that ends a run for a signal; state: of what it was at, where there is more to say."""
     code = INTERRUPTED if number == signal.SIGINT else STOPPED
-    return Stopped(f"stopped by {signal.Signals(number).name}: {what}", code)
+    return Stopped(f"stopped by {signal.Signals(number).name}: {state and state + '; '}{GOES_ON}", code)
 
 
-def leave(number: int, what: str = "the same command goes on from here") -> NoReturn:
+def leave(number: int, state: str = "") -> NoReturn:
     """End the process for a signal, with a line on the terminal and the exit code that stands for it."""
-    error = stopped(number, what)
-    print(f"distill: {error}", file=sys.stderr)
-    sys.exit(error.code)
+    sys.exit(report_stop(stopped(number, state)))
+
+
+def report_stop(error: BaseException) -> int:
+    """Print why the program ends, for a Stopped or a KeyboardInterrupt, and return its exit code."""
+    print(f"distill: {str(error) or 'interrupted'}", file=sys.stderr)
+    return exit_code(error)
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from functools import cache
 from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parents[1] / "distill"
@@ -29,7 +30,7 @@ FLOORS = (  # from the ground up; rooms on one floor do not import each other
     {"probe", "analyze", "search", "export"},
     {"api"},
     {"contract"},
-    {"__main__"},
+    {"__main__", "__init__"},
 )
 UPWARD = {("sweep", "cli")}  # a worker starts the program itself
 COMPOSED = ("config.", "cli.", "sweep.plan.", "sweep.compose.", "sweep.jobs.", "sweep.launchers.", "run.run.")
@@ -43,22 +44,26 @@ def modules() -> dict[str, Path]:
 
 
 def imports(path: Path, known: set[str]) -> set[str]:
-    """The modules of ours that a file imports, wherever in it."""
+    """The modules of ours that a file imports, wherever in it; `from room import name` imports the room as well."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "distill":
             base = (node.module or "").partition(".")[2]
-            for name in (f"{base}.{alias.name}".strip(".") for alias in node.names):
-                found |= {name} & known or {base} & known
+            found |= {base or "__init__", *(f"{base}.{alias.name}".strip(".") for alias in node.names)}
         elif isinstance(node, ast.Import):
-            found |= {alias.name.partition(".")[2] for alias in node.names if alias.name.startswith("distill.")} & known
-    return found
+            found |= {alias.name.partition(".")[2] or "__init__" for alias in node.names if is_ours(alias.name)}
+    return found & known
 
 
+def is_ours(name: str) -> bool:
+    return name.split(".")[0] == "distill"
+
+
+@cache
 def graph() -> dict[str, set[str]]:
-    """Which module imports which."""
+    """Which module imports which; `__init__` is the package itself, through which a user comes."""
     known = modules()
-    return {name: imports(path, set(known)) - {name} for name, path in known.items() if name not in {"", "__init__"}}
+    return {name: imports(path, set(known)) - {name} for name, path in known.items()}
 
 
 def test_no_files_import_each_other_in_a_circle() -> None:

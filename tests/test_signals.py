@@ -95,7 +95,7 @@ def test_a_signal_while_the_command_is_read_is_no_usage_error(
     monkeypatch.setattr(cli, "read_command", cut_off)
     assert cli.main([]) == code
     assert capsys.readouterr().err == f"distill: stopped by {signal.Signals(number).name}: " \
-        "the same command goes on from here\n"  # fmt: skip
+        "the same command goes on\n"  # fmt: skip
     assert signal.getsignal(number) is before and not signals.call_previous_handler()
 
 

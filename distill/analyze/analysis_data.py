@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from distill import finished_run
+import distill.finished_run as finished_run
 from distill.analyze.numbers import attention
 from distill.config import slug
 from distill.data import Data, DataInfo

@@ -6,7 +6,7 @@ import argparse
 import logging
 from pathlib import Path
 
-from distill import runtime
+import distill.runtime as runtime
 from distill.analyze.analysis_data import load_analysis_data
 from distill.analyze.gallery import PICTURES, draw
 from distill.analyze.page import page

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from distill import charts
+import distill.charts as charts
 from distill.analyze.analysis_data import AnalysisData
 from distill.analyze.style import ALONE_COLOUR, STUDENT_COLOUR, Picture
 from distill.charts.panels import panels

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 
-from distill.analyze import calibration, cka, classes, correlation, curves, gaps, maps, probabilities, tsne
+import distill.analyze.calibration as calibration
+import distill.analyze.cka as cka
+import distill.analyze.classes as classes
+import distill.analyze.correlation as correlation
+import distill.analyze.curves as curves
+import distill.analyze.gaps as gaps
+import distill.analyze.maps as maps
+import distill.analyze.probabilities as probabilities
+import distill.analyze.tsne as tsne
 from distill.analyze.analysis_data import AnalysisData
 from distill.analyze.style import Picture
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from distill import charts
+import distill.charts as charts
 from distill.analyze.analysis_data import AnalysisData
 from distill.analyze.style import ALONE_COLOUR, OTHER, STUDENT_COLOUR, Picture
 from distill.report.gains import standard_error

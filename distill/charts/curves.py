@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from distill.charts import svg
+import distill.charts.svg as svg
 from distill.charts.marks import Mark, grid_levels, name_label, reach
 
 _HEIGHT, _TOP, _BOTTOM = 260, 26, 40

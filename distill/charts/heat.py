@@ -10,7 +10,7 @@ import numpy as np
 from markupsafe import Markup
 from PIL import Image
 
-from distill.charts import svg
+import distill.charts.svg as svg
 
 _MORE, LESS, _SIZE = (214, 106, 0), (116, 78, 190), (31, 111, 180)  # above zero, below zero, from zero on
 _MOST = 250  # pixels a side; larger matrices are averaged down

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from distill.charts import svg
+import distill.charts.svg as svg
 
 FAR = 3  # spans of what is drawn beyond which a line is only named, at the edge
 

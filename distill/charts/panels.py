@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from markupsafe import Markup
 
-from distill.charts import svg
+import distill.charts.svg as svg
 
 _GAP = 14
 

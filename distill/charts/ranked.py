@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from distill.charts import svg
+import distill.charts.svg as svg
 from distill.charts.marks import Mark
 
 _ROW, _TOP, _BOTTOM = 22, 44, 40

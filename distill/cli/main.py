@@ -19,7 +19,10 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from distill import config, errors, signals, torchrun
+import distill.config as config
+import distill.errors as errors
+import distill.signals as signals
+import distill.torchrun as torchrun
 from distill.cli.command import BASE, Command, read_command
 from distill.cli.sentences import format_error
 from distill.cli.verbs import help_lines, reader_left, say, show_traceback
@@ -46,10 +49,8 @@ def _stoppable(argv: Sequence[str]) -> int:
     try:
         with signals.StopSignals(at_once=True) as stop:
             return _understood(argv, stop)
-    except errors.Stopped as stopped:
-        return say(str(stopped), stopped.code)
-    except KeyboardInterrupt:
-        return say("interrupted", errors.INTERRUPTED)
+    except (errors.Stopped, KeyboardInterrupt) as stopped:
+        return signals.report_stop(stopped)
 
 
 def _understood(argv: Sequence[str], stop: signals.StopSignals) -> int:
@@ -116,7 +117,7 @@ def _note(cfg: DictConfig, error: BaseException) -> None:
     """Write one line about a failed job, and the traceback of what is nobody's mistake into the run's log."""
     code = errors.exit_code(error)
     job = HydraConfig.get()
-    why = format_error(error) or type(error).__name__
+    why = format_error(error)
     if code == errors.FAILED and not isinstance(error, SaveError):
         log = Path(job.runtime.output_dir) / f"{job.job.name}.log"
         with suppress(OSError), open(log, "a", encoding="utf-8", errors="backslashreplace") as file:

@@ -33,8 +33,8 @@ REMEDIES = {
 
 
 def format_error(error: BaseException) -> str:
-    """An error as one sentence, at most 300 letters long unless HYDRA_FULL_ERROR=1; empty for one that says nothing."""
-    return shortened(printable(" ".join(_told(error).split())))
+    """An error as one sentence, at most 300 letters long unless HYDRA_FULL_ERROR=1; its type where it says nothing."""
+    return shortened(printable(" ".join(_told(error).split()))) or type(error).__name__
 
 
 def shortened(text: str) -> str:

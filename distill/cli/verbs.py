@@ -16,10 +16,10 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import NoReturn
 
-from distill import errors
+import distill.errors as errors
 from distill.config.groups import did_you_mean, use_folder
 from distill.config.own_files import check_folder
-from distill.signals import StopSignals
+from distill.signals import StopSignals, report_stop
 from distill.terminal import printable
 
 VERBS = {  # each verb's module, and what it does
@@ -66,7 +66,9 @@ def run(verb: str, *argv: str) -> int:
         sys.stdout.flush()
     except BrokenPipeError:
         return reader_left()
-    except (Exception, errors.Stopped, KeyboardInterrupt) as error:
+    except (errors.Stopped, KeyboardInterrupt) as stop:
+        return report_stop(stop)
+    except Exception as error:
         return _failed(error)
     return code
 
@@ -78,7 +80,7 @@ class _Parser(argparse.ArgumentParser):
         raise ValueError(f"{message}; {self.prog} --help lists what there is")
 
 
-def _failed(error: BaseException) -> int:
+def _failed(error: Exception) -> int:
     """Say in a sentence why a verb ended; what is nobody's mistake is raised again."""
     from distill.cli.sentences import format_error
 
@@ -86,7 +88,7 @@ def _failed(error: BaseException) -> int:
     if code == errors.FAILED:
         raise error
     show_traceback()
-    return say(format_error(error) or "interrupted", code)
+    return say(format_error(error), code)
 
 
 def reader_left() -> int:

@@ -16,7 +16,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from distill.config import protocol
+import distill.config.protocol as protocol
 from distill.config.factory import check_class
 from distill.config.groups import did_you_mean, groups, load_node, mean_one_of, options, plain, steady
 from distill.config.hashing import from_paper, identity, taps, teacher_specs
@@ -157,7 +157,7 @@ def check_teachers(cfg: DictConfig) -> None:
 
 def check_model(cfg: DictConfig, role: str, name: Any) -> None:
     """Raise ValueError when the model of teacher or student is not ours and not in timm's sources."""
-    from distill.config import net_names as names
+    import distill.config.net_names as names
 
     if name is None:
         raise ValueError(f"method={cfg.method.name} needs a {role}: choose one, for example {role}=resnet56")

@@ -10,7 +10,8 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from distill.config import protocol, upstream
+import distill.config.protocol as protocol
+import distill.config.upstream as upstream
 from distill.config.by_size import note_of_size
 from distill.config.data_spec import DataSpec
 from distill.config.departs import departs

@@ -6,7 +6,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from distill.config import upstream
+import distill.config.upstream as upstream
 from distill.config.groups import plain
 
 USUAL: dict[str, Any] = {"shots": None, "omit": [], "fraction": 1.0, "holdout": 0.0}

@@ -116,7 +116,7 @@ def _look(index: Index, rows: np.ndarray, workers: int) -> None:
 
 def examine_index(path: str) -> ImageRecord:
     """Look at an image file."""
-    from distill.content import examine as images  # imports Pillow
+    import distill.content.examine as images  # imports Pillow
 
     return images.examine(path)
 

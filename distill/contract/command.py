@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 
-from distill import errors
+import distill.errors as errors
 from distill.config import did_you_mean, options, register
 from distill.contract.clauses import CLAUSES, Broken
 from distill.contract.world import World, world_of

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from omegaconf import OmegaConf
 
-from distill import api
+import distill.api as api
 from distill.batch import Batch
 from distill.config import RunSpec, class_of, instantiate, load_node, resolve
 from distill.data import Data, DataInfo, Split

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from distill import parallel
+import distill.parallel as parallel
 from distill.batch import Batch, CroppedBatch
 from distill.data.augment import Augment, Epoch
 from distill.data.class_batches import ClassBatches

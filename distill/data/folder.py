@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from distill import parallel
+import distill.parallel as parallel
 from distill.batch import Batch, seen_at
 from distill.content.decode import Reading
 from distill.data.arrays import (

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from distill import parallel
+import distill.parallel as parallel
 
 
 def steps_for(count: int, batch_size: int, drop_last: bool) -> int:

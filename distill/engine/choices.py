@@ -15,9 +15,10 @@ from typing import Any
 
 import torch
 
-from distill import parallel, runtime
+import distill.engine.trial as trial
+import distill.parallel as parallel
+import distill.runtime as runtime
 from distill.config.run_spec import MachineSpec
-from distill.engine import trial
 from distill.engine.compiling import compile_forward, why_compile
 from distill.files import first_line
 from distill.models import FeatureNet

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-from distill import parallel
+import distill.parallel as parallel
 from distill.batch import Batch, Source
 from distill.engine.fit import Fit
 from distill.engine.update import train_mode

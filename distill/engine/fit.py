@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from distill import parallel
+import distill.parallel as parallel
 from distill.batch import Batch, Source
 from distill.config import ScheduleSpec
 from distill.engine.average import Average
@@ -207,8 +207,7 @@ class Fit:
         self.meter.flush(phase.name, self.at.epoch)
         saved = self._save()
         if received is not None:
-            kept = "its state is saved, the same command goes on from here" if saved else "its last step is not saved"
-            raise stopped(received, kept)
+            raise stopped(received, "its state is saved" if saved else "its last step is not saved")
 
     def _asked(self) -> tuple[bool, int | None]:
         """Whether to save, and the signal to stop for; several processes agree on both whenever losses are read."""

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from distill import parallel
+import distill.parallel as parallel
 from distill.errors import NonFinite
 
 

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+import distill.engine.eager_optimizers as eager_optimizers
 from distill.config import OptimizerSpec
 from distill.config.optimizer_options import OPTIMIZER_OPTIONS, check_option, takes_option
-from distill.engine import eager_optimizers
 from distill.engine.parameter_groups import clip, layer_scales, nets_of, undecayed
 from distill.engine.replicas import Replicas
 

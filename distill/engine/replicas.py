@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed._composable.replicate import replicate
 
-from distill import parallel
+import distill.parallel as parallel
 
 
 class Replicas(nn.Module):

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from distill import parallel
+import distill.parallel as parallel
 from distill.engine.meter import Meter
 from distill.runtime import rng_state, set_rng_state
 

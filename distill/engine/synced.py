@@ -19,7 +19,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn.modules._functions import SyncBatchNorm as OnGpu
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from distill import parallel
+import distill.parallel as parallel
 from distill.method import Method
 
 log = logging.getLogger(__name__)

@@ -18,7 +18,7 @@ import torch
 from filelock import FileLock
 from torch.nn import functional as F
 
-from distill import runtime
+import distill.runtime as runtime
 from distill.content.image_record import cache_folder
 from distill.engine.compiling import compile_forward, fold_batchnorm, half_weights
 from distill.files import read_mapping, spare, write_json

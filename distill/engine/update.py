@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from distill import parallel
+import distill.parallel as parallel
 from distill.batch import Batch
 from distill.engine.optim import Stepper
 from distill.method import Losses, Method, Phase, Update

@@ -6,7 +6,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from distill import config, finished_run
+import distill.config as config
+import distill.finished_run as finished_run
 from distill.export.facts import KEY
 from distill.export.write import export_run
 

@@ -11,7 +11,7 @@ import torch
 from omegaconf import OmegaConf
 from torch import Tensor
 
-from distill import config
+import distill.config as config
 from distill.config import DataSpec
 from distill.content.decode import reading_of
 from distill.data import Data, DataInfo, load_data

@@ -10,10 +10,11 @@ from typing import Any
 
 import torch
 
-from distill import finished_run, runtime
+import distill.export.onnx_file as onnx_file
+import distill.finished_run as finished_run
+import distill.runtime as runtime
 from distill.data import Data
 from distill.engine.evaluate import predict, scores
-from distill.export import onnx_file
 from distill.export.data import data_of
 from distill.export.facts import Facts
 from distill.export.shipped import Shipped

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from distill import finished_run
-from distill.export import onnx_file
+import distill.export.onnx_file as onnx_file
+import distill.finished_run as finished_run
 from distill.export.facts import KEY, Facts, facts_of
 from distill.files import read_json
 from distill.finished_run import FinishedRun

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import torch
 
-from distill import config, runtime
+import distill.config as config
+import distill.runtime as runtime
 from distill.export.shipped import Shipped, open_shipped
 
 

@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+import distill.export.onnx_file as onnx_file
 from distill.config import thawed
 from distill.config.our_nets import OUR_NETS, is_sized
 from distill.config.run_spec import TeacherSpec
 from distill.engine.checkpoint import export
-from distill.export import onnx_file
 from distill.export.card import card
 from distill.export.facts import CROP, KEY, Facts
 from distill.export.shipped import CONFIG, WEIGHTS, as_timm_loads, of_run, packed, shipped_student

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from distill import parallel
+import distill.parallel as parallel
 from distill.batch import Batch
 from distill.method import Losses, Method, Nets
 from distill.models import Outputs

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from distill import parallel
+import distill.parallel as parallel
 from distill.batch import Batch
 from distill.engine.optim import Stepper
 from distill.method import Losses, Method, Nets, Phase, Update

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from distill import parallel
+import distill.parallel as parallel
 
 _EPS = 1e-8
 

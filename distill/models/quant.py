@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from distill.models import FeatureNet, build
+from distill.models.builder import build
 from distill.models.fake_quant import BucketWeights, StepInputs, StepWeights
+from distill.models.feature_net import FeatureNet
 from distill.models.reading import evaluating
 
 

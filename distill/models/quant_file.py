@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from distill.files import replacing
-from distill.models import FeatureNet, build
+from distill.models.builder import build
 from distill.models.fake_quant import Codes, StepInputs, limits
+from distill.models.feature_net import FeatureNet
 from distill.models.quant import is_quantized, plain_state, quantize_input, quantizers, rounded, unquantized
 
 FILE = "student.int8.safetensors"

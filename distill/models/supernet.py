@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
-from distill.models import FeatureNet, Outputs, build
+from distill.models.builder import build
+from distill.models.feature_net import FeatureNet
+from distill.models.outputs import Outputs
 from distill.models.residual import Bottleneck
 from distill.models.resnet import ResNet
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from distill import parallel
+import distill.parallel as parallel
 
 
 class MemoryBank(nn.Module):

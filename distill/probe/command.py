@@ -6,7 +6,8 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
-from distill import config, runtime
+import distill.config as config
+import distill.runtime as runtime
 from distill.files import read_json
 from distill.probe.experiment import probe
 from distill.probe.linear import RECIPES

@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 
-from distill import config, runtime
+import distill.config as config
+import distill.runtime as runtime
 from distill.config import DataSpec
 from distill.data import Data, load_data
 from distill.engine.neighbours import embed

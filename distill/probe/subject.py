@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 
-from distill import config, finished_run
+import distill.config as config
+import distill.finished_run as finished_run
 from distill.config import NetSpec, ScheduleSpec
 from distill.config.our_nets import OUR_NETS
 from distill.config.schedule_spec import lr_share

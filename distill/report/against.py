@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any
 
-from distill import charts
+import distill.charts as charts
 from distill.charts import theme
 from distill.report.figures import ChartSet, Figure
 from distill.report.gains import BETTER, UNCORRECTED, WORSE, Gain, corrected, gain

@@ -7,8 +7,8 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from distill import papers
-from distill.report import writers
+import distill.papers as papers
+import distill.report.writers as writers
 from distill.report.against import document, figures, matches
 from distill.report.collect import CollectedRuns, collect
 from distill.report.figures import ChartSet, Figure, by_pair, pictures

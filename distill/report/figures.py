@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 
 from markupsafe import Markup
 
-from distill import charts
+import distill.charts as charts
+import distill.report.curves as curves
 from distill.charts import theme
-from distill.report import curves
 from distill.report.gains import BETTER, WORSE, standard_error
 from distill.report.ranking import Entry, Ranking, first
 from distill.report.stats import half_interval

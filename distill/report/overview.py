@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import groupby
 
-from distill.report import gains
+import distill.report.gains as gains
 from distill.report.collect import CollectedRuns
 from distill.report.gains import Gain
 from distill.report.names import STUDENT_ALONE

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
+import distill.report.table as shape
 from distill.papers import PaperTable
-from distill.report import table as shape
 from distill.report.compare import TEACHER_LINE, ComparedCell, Comparison, lay_beside
 from distill.report.probes import PUBLISHED, probe_table, records
 from distill.report.stats import ABOVE, BELOW, COMPARISON_RULE, FEW, MISSING, VARIANT, WITHIN

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from distill import papers
+import distill.papers as papers
 from distill.report.collect import Run
 from distill.report.compare import base_method, has_kd_suffix, model_name
 from distill.report.stats import Sample, sample

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from distill import papers
+import distill.papers as papers
 from distill.papers import PaperTable
 from distill.report.compare import ComparedCell, lay_beside, model_name
 from distill.report.summary import Row

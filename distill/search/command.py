@@ -13,7 +13,8 @@ from typing import Any
 
 from hydra import compose, initialize_config_dir
 
-from distill import config, errors
+import distill.config as config
+import distill.errors as errors
 from distill.cli.command import BASE, read_command, searched
 from distill.cli.sentences import format_error
 from distill.record.progress import final_table
@@ -42,7 +43,8 @@ def run(args: argparse.Namespace) -> int:
         import optuna
     except ImportError as error:
         raise ValueError("optuna is not installed: pip install 'distill[hpo]'") from error
-    from distill.search import space, study
+    import distill.search.space as space
+    import distill.search.study as study
     from distill.search.trial import with_holdout
 
     overrides = [text for text in read_command(["--multirun", *args.overrides]).argv if text != "--multirun"]
@@ -87,7 +89,7 @@ def _one(search: Any, trial: Any, fixed: list[str]) -> None:
     except errors.NonFinite as error:
         state, why = TrialState.PRUNED, format_error(error)
     except Exception as error:
-        state, why = TrialState.FAIL, format_error(error) or type(error).__name__
+        state, why = TrialState.FAIL, format_error(error)
         logging.debug("trial %d failed", trial.number, exc_info=True)
     trial.set_user_attr("why", why)
     search.study.tell(trial, values, state=state)

@@ -20,12 +20,14 @@ from typing import Any
 from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig
 
-from distill import config, errors
+import distill.config as config
+import distill.errors as errors
+import distill.sweep.failures as failures
+import distill.sweep.launched as launched
 from distill.files import PASSING
 from distill.record.progress import clock
 from distill.run_folder import RunFolder
 from distill.strict_json import parse_json
-from distill.sweep import failures, launched
 from distill.sweep.compose import Composer, job_arguments, left_out
 from distill.terminal import printable
 

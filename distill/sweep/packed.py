@@ -14,7 +14,8 @@ from typing import Any
 
 import torch
 
-from distill import errors, runtime
+import distill.errors as errors
+import distill.runtime as runtime
 from distill.batch import Batch, Source
 from distill.config import RunSpec
 from distill.data import ArraySource

@@ -15,7 +15,7 @@ from multiprocessing import connection
 from multiprocessing.process import BaseProcess
 from typing import Any
 
-from distill import errors
+import distill.errors as errors
 from distill.config.check import check_output
 from distill.files import Backoff, SaveError
 from distill.signals import StopSignals, leave
@@ -110,7 +110,7 @@ class Slots:
         return True
 
     def _leave(self, number: int) -> None:
-        leave(number, f"{len(self.waiting)} runs were not started; the same command goes on from here")
+        leave(number, f"{len(self.waiting)} runs were not started")
 
 
 def _kill(child: BaseProcess) -> None:

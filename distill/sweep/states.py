@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from distill import errors
+import distill.errors as errors
 from distill.run_folder import RunFolder, find_runs, score_in
 from distill.sweep.jobs import last_attempts
 from distill.sweep.plan import CUT_OFF, RUNNING, STATE_DONE

@@ -101,7 +101,7 @@ class Steps:
 def _machine(asked: str, precision: str) -> tuple[Any, ...]:
     import torch
 
-    from distill import runtime
+    import distill.runtime as runtime
 
     device = runtime.pick_device(asked)
     name = runtime.describe_machine(device)["device"]

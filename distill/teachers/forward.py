@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Sequence
 
 import torch
 
-from distill import runtime
+import distill.runtime as runtime
 from distill.batch import Batch
 from distill.config import RunSpec
 from distill.data import Data

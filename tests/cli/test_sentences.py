@@ -61,6 +61,7 @@ def test_a_full_disk_is_no_mistake_of_the_user():
     assert errors.exit_code(OSError(28, "No space left on device", "x")) == errors.FAILED
     assert format_error(OSError(28, "No space left on device", "x")) == "x: No space left on device: free some space"
     assert format_error(SaveError("said already")) == "said already"
+    assert format_error(KeyboardInterrupt()) == "KeyboardInterrupt"
 
 
 def test_long_sentences_keep_the_file_and_the_remedy(monkeypatch):

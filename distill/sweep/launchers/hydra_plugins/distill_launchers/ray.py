@@ -11,7 +11,7 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
-from distill import errors
+import distill.errors as errors
 from distill.signals import leave
 
 if TYPE_CHECKING:

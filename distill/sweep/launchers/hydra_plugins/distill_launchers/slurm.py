@@ -13,8 +13,8 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
-from distill import errors
-from distill.signals import leave
+import distill.errors as errors
+from distill.signals import GOES_ON, leave
 
 if TYPE_CHECKING:
     from distill.sweep.jobs import Job
@@ -90,7 +90,7 @@ class SlurmLauncher(_Base):  # type: ignore[misc, valid-type]
 
 def _exports(output: Path) -> list[str]:
     """The shell lines by which a job finds the code of now, whatever becomes of the working tree."""
-    from distill.sweep import snapshot
+    import distill.sweep.snapshot as snapshot
 
     env = snapshot.search_path(snapshot.take_snapshot(output))
     return [f"export {name}={shlex.quote(value)}" for name, value in env.items()]
@@ -103,12 +103,11 @@ def _outcome(submitted: Any) -> tuple[int, str]:
     except Exception as error:  # submitit's two kinds, with the whole log in their text
         said = str(error)
     if "timed-out too many times" in said:
-        return errors.STOPPED, "it timed out once more than max_num_timeout: the same command goes on"
+        return errors.STOPPED, f"it timed out once more than max_num_timeout: {GOES_ON}"
     state = submitted.state
     over = "TIMEOUT" in state or "CANCELLED" in state
     return errors.STOPPED if over else errors.FAILED, f"Slurm says {state} ({submitted.paths.folder})"
 
 
 def _leave(number: int, ids: list[str]) -> None:
-    jobs = f"its jobs stay in the queue (scancel {' '.join(ids)} ends them)" if ids else "nothing is queued"
-    leave(number, f"{jobs}; the same command picks up their results")
+    leave(number, f"its jobs stay in the queue (scancel {' '.join(ids)} ends them)" if ids else "nothing is queued")
