@@ -37,6 +37,7 @@ from distill.run_folder import RunFolder  # noqa: E402
 from distill.teachers import bundled  # noqa: E402
 
 TABLES = ROOT / "outputs" / "reference" / "tables"
+STATES = ROOT / "outputs" / "reference" / "states"
 README = ROOT / "README.md"
 KINDS = ("cpu", "cuda")
 BIGGEST = 10 << 20  # bytes of a teacher that is kept
@@ -186,7 +187,7 @@ def unpack(block: Mapping[str, Any], output: Path) -> None:
     """Put an earlier session's checkpoints where runs look for them; what is there already stays."""
     if "state" not in block:
         return
-    with tarfile.open(TABLES / block["state"]) as archive:
+    with tarfile.open(STATES / block["state"]) as archive:
         tops = {Path(*Path(member.name).parts[:4]) for member in archive if len(Path(member.name).parts) > 4}
         fresh = [top for top in tops if not (output / top).exists()]
         archive.extractall(output, [m for m in archive if Path(*Path(m.name).parts[:4]) in fresh], filter="data")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -23,7 +22,7 @@ KEPT = (  # of result.json
 HEAD = ["| cell | measure | published | ours | n | verdict | state |", "|---|---|---|---|---|---|---|"]
 ENOUGH = 3  # seeds: the 95 % interval of two is twelve standard errors wide to each side, and holds anything
 POINTS = 40  # of a curve, at most
-CURVE = ("cell", "seed", "hash", "epoch", "loss", "train_accuracy", "test_accuracy")
+CURVE = ("epoch", "loss", "train_accuracy", "test_accuracy")
 RULE = (
     "Verdicts: *within noise* where the published number lies within the 95 % interval of our mean over seeds; for "
     "counts of errors the interval holds the noise of counting behind the published one (binomial, one net) too, "
@@ -41,23 +40,16 @@ def rows_of(folder: Path) -> list[dict[str, Any]]:
 
 
 def record(folder: Path, placed: Sequence[tuple[Any, str, Path]], of: int | None) -> None:
-    """Write results.json and curves of runs (run, hash, folder) that are done or under way; others' rows stay."""
+    """Write results.json, a line a run (run, hash, folder) that is done or under way; others' rows stay."""
     known = {(row["hash"], row["seed"]): row for row in rows_of(folder)}
-    curves = {key: [] for key in known} | _curves_of(folder)
     for run, digest, where in placed:
-        if (row := _row(run, digest, where, of)) is None:
-            continue
-        known[digest, run.seed] = row
-        curves[digest, run.seed] = _thinned(run, digest, _epochs(where))
+        if row := _row(run, digest, where, of):
+            known[digest, run.seed] = {**row, "curve": _curve(_epochs(where))}
     if not known:
         return
     folder.mkdir(parents=True, exist_ok=True)
-    text = json.dumps([known[key] for key in sorted(known, key=str)], indent=1, ensure_ascii=False)
-    (folder / "results.json").write_text(text + "\n", encoding="utf-8")
-    with (folder / "epochs.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(CURVE)
-        writer.writerows(line for key in sorted(curves, key=str) for line in curves[key])
+    lines = (json.dumps(known[key], ensure_ascii=False) for key in sorted(known, key=str))
+    (folder / "results.json").write_text("[\n" + ",\n".join(lines) + "\n]\n", encoding="utf-8")
 
 
 def _row(run: Any, digest: str, where: Path, of: int | None) -> dict[str, Any] | None:
@@ -81,24 +73,11 @@ def _epochs(where: Path) -> list[dict[str, Any]]:
     return [row for row in RunFolder(where).rows("epoch") if row.get("test_accuracy") is not None]
 
 
-def _thinned(run: Any, digest: str, rows: Sequence[Mapping[str, Any]]) -> list[list[Any]]:
-    """A curve of at most POINTS epochs, the last among them."""
+def _curve(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[float | None]]:
+    """At most POINTS epochs of a run, the last among them: a list for each quantity."""
     every = math.ceil(len(rows) / POINTS) or 1
     chosen = [row for number, row in enumerate(rows, 1) if number % every == 0 or number == len(rows)]
-    return [
-        [run.cell, run.seed, digest, *(f"{row[key]:.5g}" if row.get(key) is not None else "" for key in CURVE[3:])]
-        for row in chosen
-    ]
-
-
-def _curves_of(folder: Path) -> dict[tuple[str, int], list[list[Any]]]:
-    path = folder / "epochs.csv"
-    found: dict[tuple[str, int], list[list[Any]]] = {}
-    if path.exists():
-        with path.open(newline="", encoding="utf-8") as file:
-            for line in list(csv.reader(file))[1:]:
-                found.setdefault((line[2], int(line[1])), []).append(line)
-    return found
+    return {key: [float(f"{row[key]:.5g}") if row.get(key) is not None else None for row in chosen] for key in CURVE}
 
 
 def value(row: Mapping[str, Any], key: str) -> float | None:

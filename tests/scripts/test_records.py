@@ -26,6 +26,13 @@ records = script()
 SETS = records.sets()
 
 
+def test_a_set_is_one_table_and_one_page() -> None:
+    """Of tables that share their page too; teachers and states are what the program reads."""
+    files = [path.relative_to(records.REFERENCE) for path in records.REFERENCE.rglob("*") if path.is_file()]
+    held = Counter((path.parent, path.suffix) for path in files if path.parts[0] not in ("teachers", "states"))
+    assert set(held.values()) == {1} and {suffix for _, suffix in held} == {".json", ".md"}
+
+
 @pytest.mark.parametrize("folder", SETS, ids=lambda folder: folder.name)
 def test_every_row_is_what_its_command_gives(folder: Path) -> None:
     assert [f"{row['hash']}: {why}" for row, why in records.stale(records.read(folder))] == []
