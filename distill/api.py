@@ -118,11 +118,7 @@ def load(folder: str | Path) -> Outcome:
     Raises ValueError for a folder that is no run's, or whose run is not finished.
     """
     place = RunFolder(folder)
-    result = place.result
-    if result is None:
-        why = "is not finished" if place.begun else "is no run's folder"
-        raise ValueError(f"{folder} {why}: give a folder with result.json and DONE, outputs/.../s<seed>")
-    return Outcome(place.path, result)
+    return Outcome(place.path, place.finished_result())
 
 
 def composed(words: Sequence[str], config_dir: str | Path | None = None) -> Any:

@@ -196,6 +196,11 @@ def _sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
+def one_line(error: BaseException) -> str:
+    """All that an error says, in one line; its type where it says nothing."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
 def first_line(error: BaseException, words: str | None = None) -> str:
     """An error in one line, for messages; words: what it says, where that is not its text."""
     return (str(words or error).strip() or type(error).__name__).splitlines()[0]

@@ -44,10 +44,7 @@ def open_run(folder: str | Path, root: str | Path | None = None) -> FinishedRun:
     Raises ValueError where it is no run, not finished, or lacks its files.
     """
     opened = RunFolder(folder)
-    folder, result = opened.path, opened.result
-    if result is None:
-        why = "is not finished" if opened.begun else "is no run's folder"
-        raise ValueError(f"{folder} {why}: give a folder with result.json and DONE, outputs/.../s<seed>")
+    folder, result = opened.path, opened.finished_result()
     register()
     recorded = OmegaConf.create(opened.config)
     if not {"dataset", "student", "method", "schedule", "precision"} <= recorded.keys():

@@ -159,6 +159,10 @@ class Method(nn.Module):
         costs = [self.criterion(each, batch) for each in (logits, *more)]
         return {"ce": weight * (torch.stack(costs).sum() if more else costs[0])}
 
+    def labels_alone(self, batch: Batch, net: FeatureNet | None = None) -> Losses:
+        """Return the cross-entropy of the student, or of another net, at weight 1: of phases without a teacher."""
+        return self.supervised((net or self.student)(batch.inputs).logits, batch, weight=1.0)
+
     def count(self, logits: Tensor, labels: Tensor | None) -> None:
         """Have the running accuracy say how many logits [B,K] name their label [B]; a step's last call stands.
 

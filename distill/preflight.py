@@ -20,7 +20,6 @@ from distill.config import (
     StudentSpec,
     TeacherSpec,
     canonical,
-    did_you_mean,
     instantiate,
     load_node,
     thawed,
@@ -30,9 +29,8 @@ from distill.config.check import check_maps
 from distill.content.fingerprint import lies_here
 from distill.content.index import indexed, train_indexed
 from distill.content.listing import VAL, train_listed
-from distill.content.readers import READERS
 from distill.data import DataInfo, load_data
-from distill.data.dataset import check_classes, data_info
+from distill.data.dataset import check_classes, check_kind, data_info
 from distill.data.modality import views_of
 from distill.method import Method
 from distill.models import FeatureNet
@@ -125,9 +123,9 @@ def check_files(spec: DataSpec) -> None:
             same_classes(spec.root, *classes)
         if spec.labels:
             check_classes(spec, classes[0])
-    elif spec.kind not in READERS:
-        raise ValueError(f"dataset {spec.kind!r} is not known: {did_you_mean(spec.kind, [*READERS, 'folder'])}")
-    elif spec.kind == "tinyimagenet" and not (spec.root / "tiny-imagenet-200").is_dir():
+        return
+    check_kind(spec.kind)
+    if spec.kind == "tinyimagenet" and not (spec.root / "tiny-imagenet-200").is_dir():
         raise ValueError(f"{spec.root}/tiny-imagenet-200 is missing, and cannot be downloaded: set dataset.root")
 
 

@@ -125,6 +125,13 @@ class RunFolder:
             raise ValueError(damage)
         return self.read_result() if self.marked else None
 
+    def finished_result(self) -> Result:
+        """The result of a finished run. Raises ValueError for any other, and for a damaged one."""
+        if (result := self.result) is not None:
+            return result
+        why = "is not finished" if self.begun else "is no run's folder"
+        raise ValueError(f"{self} {why}: give a folder with result.json and DONE, outputs/.../s<seed>")
+
     def read_result(self) -> Result:
         """The content of result.json, DONE or not. Raises BadResult."""
         path = self.path / RESULT

@@ -33,7 +33,8 @@ FLOORS = (  # from the ground up; rooms on one floor do not import each other
     {"__main__", "__init__"},
 )
 UPWARD = {("sweep", "cli")}  # a worker starts the program itself
-COMPOSED = ("config.", "cli.", "sweep.plan.", "sweep.compose.", "sweep.jobs.", "sweep.launchers.", "run.run.")
+COMPOSED = ("config.", "cli.", "run.run.",
+            *(f"sweep.{name}." for name in ("plan", "compose", "jobs", "launcher", "launchers")))  # fmt: skip
 """Who may take a composed configuration: what reads and checks it, plans with it, and run.run, which resolves it."""
 
 

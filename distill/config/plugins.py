@@ -11,6 +11,8 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from distill.files import one_line
+
 _loaded: set[str] = set()
 
 
@@ -62,7 +64,6 @@ def _import(name: str) -> None:
         where = f"neither on Python's path nor in {here}"
         raise ValueError(f"plugins=[{name}]: there is no such module, {where}") from error
     except Exception as error:  # whatever the user's module does
-        why = " ".join(str(error).split())
-        raise ValueError(f"plugins=[{name}] cannot be imported ({type(error).__name__}: {why})") from error
+        raise ValueError(f"plugins=[{name}] cannot be imported ({type(error).__name__}: {one_line(error)})") from error
     if not getattr(found, "__file__", None):  # any folder of that name, with nothing in it for Python
         raise ValueError(f"plugins=[{name}] is a folder without __init__.py: name a module in it, {name}.my_method")

@@ -9,6 +9,7 @@ import distill.errors as errors
 from distill.config import did_you_mean, options, register
 from distill.contract.clauses import CLAUSES, Broken
 from distill.contract.world import World, world_of
+from distill.files import one_line
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -42,5 +43,5 @@ def answers(world: World) -> Iterator[tuple[str, str | None]]:
         except Broken as error:
             why = str(error)
         except Exception as error:  # whatever the user's method does
-            why = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            why = f"{type(error).__name__}: {one_line(error)}"
         yield clause.__name__.replace("_", " "), why

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from distill.config import DataSpec
+from distill.config import DataSpec, did_you_mean
+from distill.content.readers import READERS
 from distill.data.arrays import ArraySource, evaluation_batches, places
 from distill.data.augment import Augment
 from distill.data.info import DataInfo, Split
@@ -115,6 +116,12 @@ def resize_of(spec: DataSpec) -> int:
     if int(given) != given or given < 1:
         raise ValueError(f"dataset.resize is {given}: give the pixels that images are brought to, such as 160, or null")
     return int(given)
+
+
+def check_kind(kind: str) -> None:
+    """ValueError for a kind of data that nothing reads."""
+    if kind not in READERS and kind != "folder":
+        raise ValueError(f"dataset {kind!r} is not known: {did_you_mean(kind, [*READERS, 'folder'])}")
 
 
 def check_classes(spec: DataSpec, class_names: list[str]) -> None:

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from distill.content.readers import READERS, Arrays
+from distill.files import one_line
 
 # name: (torchvision class, folder it writes, files that are needed)
 LAYOUTS = {
@@ -50,9 +51,8 @@ def fetched(name: str, root: Path) -> Arrays:
             download(name, root)
             return READERS[name](root)
         except (OSError, RuntimeError) as error:
-            reason = " ".join(str(error).split()) or type(error).__name__
             raise ValueError(
-                f"{missing.filename} is missing and {name} could not be downloaded ({reason}): put {where} "
+                f"{missing.filename} is missing and {name} could not be downloaded ({one_line(error)}): put {where} "
                 f"under {root}, or set dataset.root or DISTILL_DATA to a folder that has it"
             ) from error
     except OSError as error:  # a folder in a file's place, a link to itself, no permission

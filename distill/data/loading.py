@@ -8,13 +8,12 @@ import numpy as np
 import torch
 
 from distill.config import DataSpec
-from distill.config.groups import did_you_mean
-from distill.content.readers import READERS, Arrays, Part
+from distill.content.readers import Arrays, Part
 from distill.content.small_images import resized
 from distill.data.arrays import places
 from distill.data.augment import of as augment_of
 from distill.data.crops import bordered
-from distill.data.dataset import Adapt, Data, check_classes, data_info, resize_of
+from distill.data.dataset import Adapt, Data, check_classes, check_kind, data_info, resize_of
 from distill.data.download import fetched
 from distill.data.info import DataInfo, Split
 from distill.data.modality import views_of
@@ -31,8 +30,7 @@ def load_data(spec: DataSpec, device: torch.device | str = "cpu", adapt: Adapt |
         from distill.data.folder_loading import load_folder
 
         return load_folder(spec, torch.device(device), adapt)
-    if spec.kind not in READERS:
-        raise ValueError(f"dataset {spec.kind!r} is not known: {did_you_mean(spec.kind, [*READERS, 'folder'])}")
+    check_kind(spec.kind)
     arrays = fetched(spec.kind, spec.root)
     if adapt:
         spec = replace(spec, **adapt(*arrays.train.images.shape[1:3]))

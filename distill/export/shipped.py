@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import distill.export.onnx_file as onnx_file
 import distill.finished_run as finished_run
 from distill.export.facts import KEY, Facts, facts_of
-from distill.files import read_json
+from distill.files import one_line, read_json
 from distill.finished_run import FinishedRun
 from distill.models import FeatureNet, build
 from distill.models.quant_file import FILE, named_by_bits, read_quantized
@@ -140,8 +140,7 @@ def as_timm_loads(folder: Path) -> nn.Module:
     try:
         net: nn.Module = timm.create_model(f"local-dir:{folder}", pretrained=True)
     except Exception as error:  # timm's, safetensors', torch's
-        why = " ".join(str(error).split()) or type(error).__name__
-        raise ValueError(f"timm cannot load {folder} ({why[:200]}): export it again") from error
+        raise ValueError(f"timm cannot load {folder} ({one_line(error)[:200]}): export it again") from error
     return net.requires_grad_(False).eval()
 
 

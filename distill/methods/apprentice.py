@@ -55,10 +55,6 @@ class Apprentice(Method):
             "kd": self.kd * imitation_loss(student, teacher),
         }
 
-    def labels_only(self, batch: Batch) -> Losses:
-        """Loss of scheme C's first phase."""
-        return self.supervised(self.student(batch.inputs).logits, batch, weight=1.0)
-
     def full_precision_student(self) -> None:
         enable(self.student, False)
 
@@ -71,7 +67,7 @@ class Apprentice(Method):
         taught = [Update("student", self.loss, [self.student])]
         if self.scheme == "B":
             return [Phase("distill", taught)]
-        alone = [Update("student", self.labels_only, [self.student])]
+        alone = [Update("student", self.labels_alone, [self.student])]
         low = {"lr": self.tune_lr, "decay": "constant", "milestones": [], "warmup_epochs": 0}
         return [
             Phase("full-precision", alone, begin=self.full_precision_student, evaluates=False),

@@ -24,7 +24,7 @@ class CRDCrossModal(CRD):
 
     def probe_loss(self, batch: Batch) -> Losses:
         """Cross-entropy of the last layer; what is before it stays as it is, its statistics included."""
-        return self.supervised(self.student(batch.inputs).logits, batch, weight=1.0)
+        return self.labels_alone(batch)
 
     def phases(self) -> list[Phase]:
         transfer = Phase("transfer", [Update("student", self.loss, [self])], evaluates=bool(self.ce or self.kd))

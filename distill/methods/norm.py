@@ -172,5 +172,5 @@ class NORM(Method):
 
     def deployed(self) -> FeatureNet:
         net = self._deployed[0]
-        net.input_scale, net.input_shift = self.student.input_scale, self.student.input_shift
+        net.renormalize_as(self.student)
         return net

@@ -32,10 +32,6 @@ class QKD(Method):
         self.teacher_lr, self.tutor_lr = teacher_lr, tutor_lr
         self.tutor = copy.deepcopy(self.teacher).requires_grad_(True)
 
-    def alone(self, batch: Batch) -> Losses:
-        """Loss of self-studying."""
-        return self.supervised(self.student(batch.inputs).logits, batch, weight=1.0)
-
     def student_loss(self, batch: Batch) -> Losses:
         """Loss of the student in co-studying and tutoring."""
         student = self.student(batch.inputs).logits
@@ -64,7 +60,7 @@ class QKD(Method):
         teacher = Update("teacher", self.teacher_loss, [self.tutor], {"lr": self.teacher_lr})
         steady = {"decay": "constant", "milestones": [], "warmup_epochs": 0}
         low = {**steady, "lr": self.tutor_lr}
-        alone = Update("student", self.alone, [self.student])
+        alone = Update("student", self.labels_alone, [self.student])
         phases = [
             Phase("self-study", [alone], self.self_epochs, steady, begin=self.freeze_tutor),
             Phase("co-study", [student, teacher], begin=self.co_study),

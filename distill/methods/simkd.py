@@ -152,5 +152,5 @@ class SimKD(Method):
 
     def deployed(self) -> FeatureNet:
         net = self._deployed[0]
-        net.input_scale, net.input_shift = self.student.input_scale, self.student.input_shift
+        net.renormalize_as(self.student)
         return net

@@ -159,6 +159,10 @@ class FeatureNet(nn.Module):
         self.input_scale = (std / new_std).float().to(device)
         self.input_shift = ((mean - new_mean) / new_std).float().to(device)
 
+    def renormalize_as(self, other: "FeatureNet") -> None:
+        """From now on images arrive as they do at another net, and the model sees them as that one's does."""
+        self.input_scale, self.input_shift = other.input_scale, other.input_shift
+
     def constants(self, mean: Sequence[float], std: Sequence[float]) -> tuple[list[float], list[float]]:
         """The mean and std by which the model itself sees images that arrive normalised by these."""
         if self.input_scale is None:

@@ -157,7 +157,7 @@ def unquantized(net: FeatureNet) -> FeatureNet:
     assert net.recipe is not None
     made = build(**net.recipe)
     made.model.load_state_dict(plain_state(net))
-    made.input_scale, made.input_shift = net.input_scale, net.input_shift
+    made.renormalize_as(net)
     return made.to(next(net.parameters()).device)
 
 

@@ -122,7 +122,7 @@ def read_quantized(path: str | Path, like: FeatureNet, coded: bool = False) -> F
     assert like.recipe is not None
     net = build(**like.recipe)
     net.model.load_state_dict(tensors)
-    net.input_scale, net.input_shift = like.input_scale, like.input_shift
+    net.renormalize_as(like)
     for name, (codes, shape) in kept.items() if coded else ():
         _keep_codes(net.model, name, codes, shape)
     for name, entry in about["inputs"].items():

@@ -101,5 +101,5 @@ class Supernet:
         """Return the numbered net as an ordinary one, with a copy of its weights."""
         made = self.plain(self.choices[number])
         made.load_state_dict({name: value.clone() for name, value in self.corner(number).items()})
-        made.input_scale, made.input_shift = self.net.input_scale, self.net.input_shift
+        made.renormalize_as(self.net)
         return made.to(next(self.net.parameters()).device)

@@ -34,10 +34,6 @@ class Generations(Method):
         self.past[generation - 1].load_state_dict(self.student.state_dict())
         self.student.load_state_dict(self.student.twin(self.seeds[generation - 1]).state_dict())
 
-    def first_loss(self, batch: Batch) -> Losses:
-        """Loss of the first generation: labels alone."""
-        return self.supervised(self.student(batch.inputs).logits, batch, weight=1.0)
-
     def next_loss(self, generation: int, batch: Batch) -> Losses:
         """Loss of a later generation."""
         logits = self.student(batch.inputs).logits
@@ -50,7 +46,7 @@ class Generations(Method):
         return self.soft_targets(logits, taught)
 
     def phases(self) -> list[Phase]:
-        first = Phase("generation_0", [Update("student", self.first_loss, [self.student])], evaluates=False)
+        first = Phase("generation_0", [Update("student", self.labels_alone, [self.student])], evaluates=False)
         last = len(self.past)
         return [first] + [
             Phase(

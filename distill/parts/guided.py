@@ -24,7 +24,7 @@ class Guided(Method):
 
     def guide_loss(self, batch: Batch) -> Losses:
         """Loss of the first phase."""
-        return self.supervised(self.guide(batch.inputs).logits, batch, weight=1.0)
+        return self.labels_alone(batch, self.guide)
 
     def guide_phase(self) -> Phase:
         """Return the phase that trains the guide."""

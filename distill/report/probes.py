@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import distill.papers as papers
+from distill.files import read_mapping
 from distill.report.collect import Run
 from distill.report.compare import base_method, has_kd_suffix, model_name
 from distill.report.stats import Sample, sample
@@ -111,11 +111,10 @@ def _read(folder: Path) -> Iterator[dict[str, Any]]:
         return
     for name in names:
         try:
-            path = folder / name
-            content = json.loads(path.read_text(encoding="utf-8")) if path.stat().st_size < BIGGEST else None
-        except (OSError, ValueError, RecursionError):
+            content = read_mapping(folder / name) if (folder / name).stat().st_size < BIGGEST else {}
+        except OSError:
             continue
-        if isinstance(content, dict) and _usable(content):
+        if _usable(content):
             yield content
 
 

@@ -22,6 +22,7 @@ from distill.data import ArraySource
 from distill.data.arrays import SharedSource
 from distill.engine.cuda_graphs import GraphedTeacher, StaticBuffers
 from distill.engine.state import Options
+from distill.files import one_line
 from distill.locking import only_here
 from distill.method import TeacherForward
 from distill.models import FeatureNet
@@ -178,8 +179,8 @@ def failed(sweep: Sweep, job: Job, error: BaseException) -> None:
     """Report what a job failed of; it is not tried again."""
     with suppress(OSError), open(job.log, "a", encoding="utf-8") as file:
         traceback.print_exception(error, file=file)
-    why, stopping = " ".join(str(error).split()) or type(error).__name__, isinstance(error, errors.Stopped)
-    sweep.finish(job, errors.exit_code(error), why, again=False, stopping=stopping)
+    stopping = isinstance(error, errors.Stopped)
+    sweep.finish(job, errors.exit_code(error), one_line(error), again=False, stopping=stopping)
 
 
 def _join(members: Sequence[Member]) -> None:

@@ -6,12 +6,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from hydra.core.utils import JobReturn
-from hydra.plugins.launcher import Launcher
-from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig
+
+from distill.sweep.launcher import ComposingLauncher
 
 
-class LocalLauncher(Launcher):
+class LocalLauncher(ComposingLauncher):
     """`slots` jobs at a time (auto: one a GPU, or one), crashes tried again `retries` times.
 
     gpus: auto hands each slot one of those that can be seen, a list says which, null leaves the choice alone.
@@ -21,12 +20,6 @@ class LocalLauncher(Launcher):
         self, slots: int | str = "auto", retries: int = 1, gpus: Sequence[Any] | str | None = "auto"
     ) -> None:
         self.slots, self.retries, self.gpus = slots, int(retries), gpus
-
-    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        from distill.sweep.compose import Composer
-
-        self.config = config
-        self.composer = hydra_context.config_loader = Composer(hydra_context.config_loader)  # type: ignore[assignment]
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         from distill.sweep.jobs import Sweep

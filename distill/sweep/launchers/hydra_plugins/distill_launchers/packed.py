@@ -5,24 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from hydra.core.utils import JobReturn
-from hydra.plugins.launcher import Launcher
-from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig
 
 from distill.signals import leave
+from distill.sweep.launcher import ComposingLauncher
 
 
-class PackedLauncher(Launcher):
+class PackedLauncher(ComposingLauncher):
     """`per_device` runs at a time (auto: as many as fit in memory), stepping in turn on the same batches."""
 
     def __init__(self, per_device: int | str = "auto") -> None:
         self.most = None if per_device == "auto" else int(per_device)
-
-    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        from distill.sweep.compose import Composer
-
-        self.config = config
-        self.composer = hydra_context.config_loader = Composer(hydra_context.config_loader)  # type: ignore[assignment]
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         from distill.sweep.jobs import Sweep

@@ -7,18 +7,17 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from hydra.core.utils import JobReturn
-from hydra.plugins.launcher import Launcher
-from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
 import distill.errors as errors
 from distill.signals import leave
+from distill.sweep.launcher import ComposingLauncher
 
 if TYPE_CHECKING:
     from distill.sweep.jobs import Job, Sweep
 
 
-class RayLauncher(Launcher):
+class RayLauncher(ComposingLauncher):
     """init: arguments of ray.init; remote: what each job needs (num_cpus, num_gpus, memory ...).
 
     Each job has a worker process of its own; one that dies is tried again `retries` times.
@@ -26,12 +25,6 @@ class RayLauncher(Launcher):
 
     def __init__(self, init: Any = None, remote: Any = None, retries: int = 1) -> None:
         self.init, self.remote, self.retries = _plain(init), _plain(remote), int(retries)
-
-    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        from distill.sweep.compose import Composer
-
-        self.config = config
-        self.composer = hydra_context.config_loader = Composer(hydra_context.config_loader)  # type: ignore[assignment]
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         from distill.sweep.jobs import Sweep

@@ -15,6 +15,7 @@ from omegaconf import DictConfig
 
 import distill.errors as errors
 from distill.signals import GOES_ON, leave
+from distill.sweep.launcher import ComposingLauncher
 
 if TYPE_CHECKING:
     from distill.sweep.jobs import Job
@@ -28,7 +29,7 @@ _SHARED = {"timeout_min", "cpus_per_task", "gpus_per_node", "tasks_per_node", "m
            "stderr_to_stdout"}  # fmt: skip
 
 
-class SlurmLauncher(_Base):  # type: ignore[misc, valid-type]
+class SlurmLauncher(ComposingLauncher, _Base):  # type: ignore[misc, valid-type]
     """Its parameters are those of hydra-submitit-launcher, and `retries`: more attempts after a crash.
 
     Unlike its base it submits command lines instead of pickled Hydra objects, of runs that are not done only,
@@ -40,10 +41,8 @@ class SlurmLauncher(_Base):  # type: ignore[misc, valid-type]
         self.retries = int(retries)
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        from distill.sweep.compose import Composer
-
+        _Base.setup(self, hydra_context=hydra_context, task_function=task_function, config=config)
         super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
-        self.composer = hydra_context.config_loader = Composer(hydra_context.config_loader)  # type: ignore[assignment]
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         from distill.signals import StopSignals
