@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from distill.content.once import files_stand_still
+from distill.content.once import files_unchanged
 from distill.result import Result
 from distill.run_folder import RunFolder
 
@@ -102,7 +102,7 @@ def run(
     """
     words = shlex.split(overrides) if isinstance(overrides, str) else [str(word) for word in overrides]
     words += [text for key, value in keys.items() for text in _override(key, value)]
-    with files_stand_still(fresh=True):
+    with files_unchanged(fresh=True):
         cfg = composed(words, config_dir)
         from distill.config import resolve
         from distill.run import run as run_one

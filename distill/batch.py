@@ -73,7 +73,7 @@ class CroppedBatch(Batch):
     crop: Tensor | None = None  # [B] int64, which of them this is of image `index`
 
 
-def seen_at(size: int) -> str:
+def view_at(size: int) -> str:
     """The view of a batch that shows its images to teachers of images of so many pixels, where there is one."""
     return f"teacher@{size}"
 

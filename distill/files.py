@@ -51,7 +51,7 @@ class Backoff:
         self._next = time.monotonic() + self.wait
         return self.wait
 
-    def worked(self) -> None:
+    def succeeded(self) -> None:
         """Note that it is well again."""
         self.wait = 0.0
 
@@ -72,7 +72,7 @@ def persist(write: Callable[[], T]) -> T:
             time.sleep(backoff.wait)
 
 
-def spare(write: Callable[[], Any]) -> bool:
+def best_effort(write: Callable[[], Any]) -> bool:
     """Do `write`, of something that only saves work later: that it cannot be written is said, and no more."""
     try:
         write()
@@ -157,15 +157,15 @@ def refusal(path: str | Path, error: OSError | RuntimeError) -> SaveError:
     return said
 
 
-def sweep(folder: str | Path, *, shared: bool = False) -> None:
+def remove_temporary(folder: str | Path, *, shared: bool = False) -> None:
     """Remove the temporary files that a killed writer left in `folder`; in one that is shared, those of no process."""
     for temporary in Path(folder).glob(".*.tmp"):
         with contextlib.suppress(OSError):
-            if not shared or _is_nobodys(temporary):
+            if not shared or _is_orphaned(temporary):
                 os.unlink(temporary)
 
 
-def _is_nobodys(temporary: Path) -> bool:
+def _is_orphaned(temporary: Path) -> bool:
     """Whether the process that began a temporary file is gone; of another machine's, whether it is a day old."""
     host, _, number = temporary.suffixes[-2].lstrip(".").rpartition("-")
     if host != HOST or not number.isdecimal():

@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 
 @contextmanager
-def only_here(folder: Path) -> Iterator[None]:
+def run_lock(folder: Path) -> Iterator[None]:
     """Hold the folder's lock, after waiting for another process that holds it.
 
     Of the processes that torchrun started the first holds it for all.

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from distill.batch import Batch, Source, seen_at
+from distill.batch import Batch, Source, view_at
 from distill.config.refusals import refuse_keys
 from distill.criterion import Criterion, CrossEntropy
 from distill.losses import full_precision, kd_loss
@@ -34,7 +34,7 @@ TeacherForward = Callable[["FeatureNet", Batch], "Outputs"]
 
 def teacher_forward(teacher: FeatureNet, batch: Batch) -> Outputs:
     """Run a teacher on the view of the batch that is meant for it: at its own size, where there is one."""
-    larger = batch.views.get(seen_at(teacher.size)) if getattr(teacher, "resizes", False) else None
+    larger = batch.views.get(view_at(teacher.size)) if getattr(teacher, "resizes", False) else None
     return teacher(batch.views.get("teacher", batch.inputs) if larger is None else larger)
 
 
@@ -215,7 +215,7 @@ class Method(nn.Module):
         """
         return {}
 
-    def rivals(self) -> Sequence[nn.Module]:
+    def candidate_nets(self) -> Sequence[nn.Module]:
         """Return nets beside the deployed one among which the paper's numbers are the best, each epoch anew.
 
         They are evaluated as often as it is; the best of them all is told as "best_net".

@@ -63,7 +63,7 @@ def barrier() -> None:
         dist.barrier()
 
 
-class _Sharing:
+class _BatchShare:
     """How many samples the batch has that the processes work on: all parts together, and this process's."""
 
     whole = own = 1
@@ -80,7 +80,7 @@ class PartSource:
         """Yield this process's parts of an epoch's batches, from step `start` on."""
         for batch in self.source.epoch(epoch, start):
             cut = part(batch, rank(), world())
-            _Sharing.whole, _Sharing.own = len(batch), len(cut)
+            _BatchShare.whole, _BatchShare.own = len(batch), len(cut)
             yield cut
 
     def __getattr__(self, name: str) -> Any:
@@ -98,14 +98,14 @@ def part(batch: Batch, number: int, count: int) -> Batch:
     return batch.only(slice(number, None, count))
 
 
-def fewest() -> int:
+def smallest_part() -> int:
     """Return how many samples of the batch every process has at least."""
-    return _Sharing.whole // world()
+    return _BatchShare.whole // world()
 
 
 def weighed(loss: Tensor) -> Tensor:
     """Weigh the loss of this process's part so that the mean over the processes is the whole batch's."""
-    weight = _Sharing.own * world() / _Sharing.whole
+    weight = _BatchShare.own * world() / _BatchShare.whole
     return loss if weight == 1 else loss * weight
 
 
@@ -117,7 +117,7 @@ def gathered(tensor: Tensor) -> Tensor:
     """
     if world() == 1:
         return tensor
-    sizes = [len(range(number, _Sharing.whole, world())) for number in range(world())]
+    sizes = [len(range(number, _BatchShare.whole, world())) for number in range(world())]
     if len(tensor) != sizes[rank()]:
         raise ValueError(f"{len(tensor)} rows are gathered in place of the {sizes[rank()]} of this part of the batch.")
     padded = torch.cat([tensor, tensor.new_zeros((sizes[0] - len(tensor), *tensor.shape[1:]))])
@@ -161,7 +161,7 @@ def same_buffers(module: nn.Module) -> None:
             dist.broadcast(buffer, 0)
 
 
-def handed_in(record: Any) -> list[Any]:
+def gathered_on_first(record: Any) -> list[Any]:
     """Return what every process hands in, for the first; of the others each sees its own alone."""
     if rank() > 0:
         dist.gather_object(record)

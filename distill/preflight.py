@@ -26,7 +26,7 @@ from distill.config import (
 )
 from distill.config.by_size import TRAINING_IMAGES
 from distill.config.check import check_maps
-from distill.content.fingerprint import lies_here
+from distill.content.fingerprint import is_present
 from distill.content.index import indexed, train_indexed
 from distill.content.listing import VAL, train_listed
 from distill.data import DataInfo, load_data
@@ -96,7 +96,7 @@ def _chosen(spec: DataSpec) -> DataInfo | None:
     usual: Any = load_node("dataset", spec.kind) or {}
     keys = CHOOSING if spec.kind == "folder" else (*CHOOSING, *SHAPING)
     same = all(canonical(getattr(spec, key)) == canonical(usual.get(key, getattr(spec, key))) for key in keys)
-    if same or not (spec.kind == "folder" or lies_here(spec.kind, spec.root)):
+    if same or not (spec.kind == "folder" or is_present(spec.kind, spec.root)):
         return None
     if (key := repr(spec)) not in _chosen_data:
         _chosen_data[key] = load_data(spec).info

@@ -35,7 +35,7 @@ from distill.engine.fit import Fit
 from distill.engine.optim import without_sgds
 from distill.engine.state import Options
 from distill.errors import exit_code
-from distill.locking import only_here
+from distill.locking import run_lock
 from distill.method import Method, refuse
 from distill.models import FeatureNet
 from distill.models import build as build_net
@@ -66,7 +66,7 @@ def run(cfg: DictConfig | RunSpec, folder: str | Path | None = None, *, table: b
     spec = replace(spec, folder=Path(folder or spec.folder))
     place = RunFolder(spec.folder)
     parallel.start(spec.machine.device)
-    with StopSignals(at_once=True) as stop, only_here(place.path):
+    with StopSignals(at_once=True) as stop, run_lock(place.path):
         result = place.result
         if result is None:
             experiment = Experiment(spec, stop)
@@ -75,7 +75,7 @@ def run(cfg: DictConfig | RunSpec, folder: str | Path | None = None, *, table: b
                     pass
                 result = experiment.finish()
         else:
-            place.tidy()
+            place.remove_leftovers()
             if table:
                 log.info("%s is done already: this is its result", place)
     result = result or place.result  # the processes after the first read what that has written
@@ -119,7 +119,7 @@ class Experiment:
         self.fit = self._make_fit(schedule, stop)
         resumed = self.fit.restore()
         if isinstance(self.callback, Reporter):
-            self.callback.tracker = make_tracker(spec, resumed, inputs.choices.told())
+            self.callback.tracker = make_tracker(spec, resumed, inputs.choices.to_record())
 
     def _make_fit(self, schedule: ScheduleSpec, stop: StopSignals) -> Fit:
         inputs, folder = self.inputs, RunFolder(self.spec.folder)
@@ -163,7 +163,7 @@ class Experiment:
         result |= {
             "teacher_cache_found": found,
             "precision": inputs.precision,
-            "choices": inputs.choices.told(),
+            "choices": inputs.choices.to_record(),
             **runtime.describe_machine(inputs.device),
         }
         result["seconds"] = self.fit.speed.spent
@@ -245,11 +245,11 @@ def make_method(
     )
     start.check_recipe(student, spec)
     if given.pretrained:
-        start.say_pretrained(student)
+        start.log_pretrained(student)
     start.own_constants(student, given, info)
     start.begin(student, begins, spec.schedule.zero_head)
     if begins is not None:
-        start.say_file(student, begins)
+        start.log_start_file(student, begins)
     if given.quantize:
         quantize_as(student, given.quantize)
     if spec.machine.grad_checkpointing:

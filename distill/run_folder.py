@@ -15,7 +15,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from distill.files import json_ready, read_mapping, sweep, write_json, write_text
+from distill.files import json_ready, read_mapping, remove_temporary, write_json, write_text
 from distill.result import BadResult, Result
 from distill.strict_json import parse_json
 
@@ -158,10 +158,10 @@ class RunFolder:
         write_text(self.path / DONE_FILE, "")
         return result
 
-    def tidy(self) -> None:
+    def remove_leftovers(self) -> None:
         """Remove what a finished run has no more use for: checkpoints, and what killed processes left half-written."""
         for folder in (self.path, self.checkpoints):
-            sweep(folder)
+            remove_temporary(folder)
         for path in self.checkpoints.glob("step-*.ckpt*"):
             with suppress(OSError):
                 path.unlink()

@@ -78,12 +78,12 @@ def recompute(student: FeatureNet) -> None:
         raise ValueError(why) from error
 
 
-def say_file(net: FeatureNet, weights: Path) -> None:
+def log_start_file(net: FeatureNet, weights: Path) -> None:
     """Tell that a net starts from a file. Apart from `begin`, which is tried before anything is trained, too."""
     log.info("%s starts from %s, with a new classifier of %d classes", net.name, weights, net.num_classes)
 
 
-def say_pretrained(net: FeatureNet) -> None:
+def log_pretrained(net: FeatureNet) -> None:
     """Tell that a net starts from timm's weights, and whether its classifier is theirs."""
     theirs = (getattr(net.model, "pretrained_cfg", None) or {}).get("num_classes")
     new = "" if theirs == net.num_classes else f", with a new classifier of {net.num_classes} classes"
@@ -121,7 +121,7 @@ def _heads(net: FeatureNet) -> list[nn.Module]:
     return list(found) if isinstance(found, (tuple, list)) else [found]
 
 
-def began_pretrained(spec: NetSpec) -> bool:
+def started_pretrained(spec: NetSpec) -> bool:
     """Whether a net has timm's weights, or is trained from them."""
     training = getattr(spec, "training", None)
     return spec.pretrained or (training is not None and training.student.pretrained)
@@ -134,7 +134,7 @@ def own_constants(net: FeatureNet, spec: NetSpec, info: DataInfo, *, published: 
     whether weights of a file are timm's as well.
     """
     given: Any = spec.mean, spec.std
-    if None in given and (published or began_pretrained(spec)):
+    if None in given and (published or started_pretrained(spec)):
         from distill.models.timm_factory import pretrained_constants  # imports timm, which takes seconds
 
         given = pretrained_constants(net.model, spec.model, net.in_chans)

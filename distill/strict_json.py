@@ -11,7 +11,7 @@ _BEYOND = "it holds a number beyond 64 bits"
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
-class _Strange(ValueError):
+class _NotJson(ValueError):
     """What JSON does not allow, though Python reads it."""
 
 
@@ -30,11 +30,11 @@ def parse_json(text: bytes | str) -> Any:
         raise ValueError(f"it is no JSON from line {error.lineno} on") from error
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
-    except _Strange:
+    except _NotJson:
         raise
     except ValueError as error:  # thousands of digits
         raise ValueError(_BEYOND) from error
-    if strange := _strange(content):
+    if strange := _not_json(content):
         raise ValueError(strange)
     return content
 
@@ -42,15 +42,15 @@ def parse_json(text: bytes | str) -> Any:
 def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        raise _Strange("it holds a key twice")
+        raise _NotJson("it holds a key twice")
     return found
 
 
 def _no_number(name: str) -> Any:
-    raise _Strange(f"it holds {name}, which is no number")
+    raise _NotJson(f"it holds {name}, which is no number")
 
 
-def _strange(content: Any) -> str:
+def _not_json(content: Any) -> str:
     """What is wrong with the content of a JSON text; empty where nothing is."""
     level = [content]
     for _ in range(_DEEPEST):

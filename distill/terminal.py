@@ -49,7 +49,7 @@ class SafeStream:
         try:
             self.stream.write(text)
         except BrokenPipeError:
-            self._reader_left()
+            self._output_closed()
         except (OSError, ValueError):  # ValueError: it was closed
             pass
         except UnicodeError:  # a terminal that knows fewer letters
@@ -66,11 +66,11 @@ class SafeStream:
         try:
             self.stream.flush()
         except BrokenPipeError:
-            self._reader_left()
+            self._output_closed()
         except (OSError, ValueError):
             pass
 
-    def _reader_left(self) -> None:
+    def _output_closed(self) -> None:
         """What read the output, such as `head`, has seen enough: the rest goes nowhere."""
         os.dup2(os.open(os.devnull, os.O_WRONLY), self.stream.fileno())
 

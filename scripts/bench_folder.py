@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader
 
 from distill import runtime
 from distill.config import DataSpec
-from distill.content.decode import Reading
+from distill.content.decode import DecodeOptions
 from distill.data.dataset import data_info
 from distill.data.folder import FolderSource, FolderSplit
 from distill.files import write_json
@@ -53,7 +53,7 @@ def ours(root: Path, args: argparse.Namespace, draft: bool) -> Epoch:
     paths = sorted(map(str, root.glob("*/*.jpg")))
     labels = np.array([Path(path).parent.name == "flower" for path in paths], dtype=np.int64)
     spec = DataSpec.of({"name": "bench", "size": 224, "mean": [0.5] * 3, "std": [0.25] * 3})
-    split = FolderSplit(paths, labels, args.workers, torch.device("cpu"), reading=Reading(), draft=draft)
+    split = FolderSplit(paths, labels, args.workers, torch.device("cpu"), reading=DecodeOptions(), draft=draft)
     source = FolderSource(split, data_info(spec, labels, ["a", "b"], held_out=False), batch_size=args.batch, seed=1)
     number = iter(range(1, 10**6))
     return lambda: sum(len(batch.inputs) for batch in source.epoch(next(number)))

@@ -13,7 +13,7 @@ import pytest
 from distill import files
 from distill.cli import main as cli
 from distill.config.check import check_output
-from distill.files import Backoff, SaveError, persist, refusal, spare, sweep, write_text
+from distill.files import Backoff, SaveError, best_effort, persist, refusal, remove_temporary, write_text
 from distill.sweep import failures
 
 FULL = OSError(errno.ENOSPC, "No space left on device")
@@ -23,7 +23,7 @@ def test_pauses_grow_to_a_minute_and_begin_anew() -> None:
     backoff = Backoff()
     assert not backoff.due and [backoff.failed() for _ in range(8)] == [1, 2, 4, 8, 16, 32, 60, 60]
     assert not backoff.due
-    backoff.worked()
+    backoff.succeeded()
     assert backoff.failed() == 1
 
 
@@ -49,7 +49,7 @@ def test_what_waiting_does_not_help_is_not_waited_for(monkeypatch: pytest.Monkey
 
     with pytest.raises(SaveError, match="Read-only"):
         persist(write)
-    assert not spare(write)
+    assert not best_effort(write)
 
 
 def test_only_what_no_process_writes_any_more_is_swept_from_a_shared_folder(tmp_path: Path) -> None:
@@ -59,9 +59,9 @@ def test_only_what_no_process_writes_any_more_is_swept_from_a_shared_folder(tmp_
     for name in [*names, ".d.json.other-1.tmp"]:
         (tmp_path / name).touch()
     os.utime(tmp_path / ".d.json.other-1.tmp", (0, 0))
-    sweep(tmp_path, shared=True)
+    remove_temporary(tmp_path, shared=True)
     assert {path.name for path in tmp_path.iterdir()} == names - {f".a.json.{files.HOST}-{gone.pid}.tmp"}
-    sweep(tmp_path)
+    remove_temporary(tmp_path)
     assert not list(tmp_path.iterdir())
 
 

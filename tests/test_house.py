@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import ast
+import re
 from functools import cache
 from pathlib import Path
+
+import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "distill"
 FLOORS = (  # from the ground up; rooms on one floor do not import each other
@@ -133,6 +136,23 @@ def test_the_readme_shows_every_room() -> None:
     shown = (PACKAGE.parent / "README.md").read_text(encoding="utf-8").partition("## Architecture")[2]
     rooms = {path.name if path.is_file() else f"{path.name}/" for path in PACKAGE.iterdir() if path.name[0] not in "_."}
     assert {room for room in rooms - {"py.typed"} if f"`{room}`" not in shown} == set()
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md"])
+def test_every_path_that_a_page_names_is_there(page: str) -> None:
+    repo = PACKAGE.parent
+    named = re.findall(r"`([\w./-]+)`", (repo / page).read_text(encoding="utf-8"))
+    paths = {name for name in named if re.search(r"/|\.(py|yaml|md|json)$", name) and not name.startswith("outputs/")}
+    known = [path.relative_to(repo).as_posix() for top in ("distill", "conf", "tests", "scripts")
+             for path in (repo / top).rglob("*")] + [path.name for path in repo.iterdir()]  # fmt: skip
+    ends = {end for path in known for end in ends_of(path)}
+    assert len(paths) > 15 and {path for path in paths if path.strip("/") not in ends | {"result.json"}} == set()
+
+
+def ends_of(path: str) -> list[str]:
+    """`a/b/c`, `b/c` and `c`."""
+    parts = path.split("/")
+    return ["/".join(parts[k:]) for k in range(len(parts))]
 
 
 # Names that every module of a kind answers to, so that what asks need not know which it has: a verb's `arguments`

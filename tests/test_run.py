@@ -10,13 +10,16 @@ import signal
 import subprocess
 import sys
 import time
+import traceback
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from distill import config
+from distill.method import Method
 from distill.run import run
 from tests import program, tiny
 
@@ -44,8 +47,30 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An output folder whose teacher is trained once for the module."""
     output = tmp_path_factory.mktemp("shared")
     cfg, folder = small(output, "method=kd")
-    run(cfg, folder, table=False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Method, "distill", noting(Method.distill))
+        run(cfg, folder, table=False)
     return output
+
+
+HOPS: list[str] = []
+
+
+def noting(distill: Any) -> Any:
+    """`distill`, which notes once by which functions of the package it is reached."""
+
+    def noted(self: Method, *args: Any) -> Any:
+        if not HOPS:
+            HOPS.extend(f"{Path(file).stem}.{name}" for file, _, name, _ in traceback.extract_stack())
+        return distill(self, *args)
+
+    return noted
+
+
+def test_three_hops_lead_from_a_run_to_a_methods_loss(shared: Path) -> None:
+    """As the README's architecture section has them; `__main__` and cli.main import the next by name."""
+    hops = [HOPS.index(name) for name in ("run.run", "fit.steps", "method.loss")]
+    assert hops == sorted(hops) and HOPS[hops[-1] + 1] == "test_run.noted"
 
 
 def test_a_run_leaves_what_it_promises(shared: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -68,13 +68,13 @@ def test_a_signal_in_a_teachers_own_run_reaches_the_launcher(heard: list[int]) -
 
 
 def test_a_run_that_waits_for_another_can_be_stopped(tmp_path: Path) -> None:
-    from distill.locking import only_here
+    from distill.locking import run_lock
 
     with open(tmp_path / ".lock", "w") as file, signals.StopSignals(at_once=True), pytest.raises(errors.Stopped):
         fcntl.flock(file, fcntl.LOCK_EX)  # as another process would
         timer = threading.Timer(0.2, send, (signal.SIGTERM,))
         timer.start()
-        with only_here(tmp_path):
+        with run_lock(tmp_path):
             pytest.fail("it had the lock")
 
 

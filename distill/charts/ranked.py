@@ -69,12 +69,12 @@ def _marks(frame: svg.Frame, marks: Sequence[Mark], width: float) -> list[Markup
     for place, mark in enumerate(marks):
         x, y, said = frame.at_x(mark.value), 13 + 15 * place, f"{mark.name} {mark.value:.2f}"
         parts.append(svg.line(x, y - 9, x, frame.bottom, f"mark {mark.kind}"))
-        at, anchor = _beside(x, svg.width_of(said), frame, width)
+        at, anchor = _label_position(x, svg.width_of(said), frame, width)
         parts.append(svg.text(at, y, said, anchor, f"name {mark.kind}"))
     return parts
 
 
-def _beside(x: float, wide: float, frame: svg.Frame, width: float) -> tuple[float, str]:
+def _label_position(x: float, wide: float, frame: svg.Frame, width: float) -> tuple[float, str]:
     """Where a line's name goes, and its anchor: on the side with more room, at the edge where neither has any."""
     left, right = x - 6 - wide >= 0, x + 6 + wide <= width
     if left and (x > (frame.left + frame.right) / 2 or not right):

@@ -25,9 +25,9 @@ import distill.signals as signals
 import distill.torchrun as torchrun
 from distill.cli.command import BASE, Command, read_command
 from distill.cli.sentences import format_error
-from distill.cli.verbs import help_lines, reader_left, say, show_traceback
+from distill.cli.verbs import help_lines, output_closed, print_error, show_traceback
 from distill.config.check import check
-from distill.content.once import files_stand_still
+from distill.content.once import files_unchanged
 from distill.files import SaveError
 from distill.sweep import add_launchers, failures, launched, plan
 from distill.terminal import printable
@@ -59,7 +59,7 @@ def _understood(argv: Sequence[str], stop: signals.StopSignals) -> int:
         add_launchers()
         config.register()
         OmegaConf.register_new_resolver("verbs", help_lines, replace=True)
-        with files_stand_still():
+        with files_unchanged():
             command = read_command(argv)
             if command.jobs is not None:
                 return errors.USAGE if plan.show_plan(command.jobs) else errors.DONE
@@ -68,12 +68,12 @@ def _understood(argv: Sequence[str], stop: signals.StopSignals) -> int:
             sys.argv[1:] = command.argv
             return _execute(command)
     except BrokenPipeError:
-        return reader_left()
+        return output_closed()
     except Exception as error:
         if stop.received is not None:  # some libraries turn the end of their work into errors of their own
             raise signals.stopped(stop.received) from error
         show_traceback()
-        return say(format_error(error), errors.FAILED if isinstance(error, SaveError) else errors.USAGE)
+        return print_error(format_error(error), errors.FAILED if isinstance(error, SaveError) else errors.USAGE)
 
 
 def _execute(command: Command) -> int:
@@ -96,7 +96,7 @@ def _execute(command: Command) -> int:
 def _job(cfg: DictConfig) -> float:
     """One run. A failure is noted and does not reach Hydra, so that the other jobs of a sweep go on."""
     try:
-        with files_stand_still(fresh=HydraConfig.get().mode == RunMode.MULTIRUN):  # hours after the job before
+        with files_unchanged(fresh=HydraConfig.get().mode == RunMode.MULTIRUN):  # hours after the job before
             check(cfg)
             launched.note_launched([Path(config.identity(cfg)["folder"]).absolute()])
             # torch is imported here, after everything that can be wrong with the command
@@ -126,7 +126,7 @@ def _note(cfg: DictConfig, error: BaseException) -> None:
     what = " ".join(job.overrides.task)
     failures.note_failure(code, what, why)
     if job.mode == RunMode.MULTIRUN:
-        say(f"failed: {what}: {why}", code)
+        print_error(f"failed: {what}: {why}", code)
 
 
 def _report(noted: list[dict[str, Any]], multirun: bool) -> int:
@@ -134,8 +134,8 @@ def _report(noted: list[dict[str, Any]], multirun: bool) -> int:
     if not noted:
         return errors.DONE
     if not multirun:
-        return say(noted[0]["why"], noted[0]["code"])
-    say(f"{len(noted)} run{'s' * (len(noted) > 1)} of the sweep failed:", errors.FAILED)
+        return print_error(noted[0]["why"], noted[0]["code"])
+    print_error(f"{len(noted)} run{'s' * (len(noted) > 1)} of the sweep failed:", errors.FAILED)
     for failure in noted:
         print(printable(f"  {failure['what']}: {failure['why']}"), file=sys.stderr)
     return errors.USAGE if {failure["code"] for failure in noted} == {errors.USAGE} else errors.FAILED

@@ -34,7 +34,7 @@ REMEDIES = {
 
 def format_error(error: BaseException) -> str:
     """An error as one sentence, at most 300 letters long unless HYDRA_FULL_ERROR=1; its type where it says nothing."""
-    return shortened(printable(" ".join(_told(error).split()))) or type(error).__name__
+    return shortened(printable(" ".join(_sentence(error).split()))) or type(error).__name__
 
 
 def shortened(text: str) -> str:
@@ -45,7 +45,7 @@ def shortened(text: str) -> str:
     return text[:BEGINNING].rstrip() + mark + text[BEGINNING + len(mark) - LONGEST :].lstrip()
 
 
-def _told(error: BaseException) -> str:
+def _sentence(error: BaseException) -> str:
     if isinstance(error, MissingConfigException) and error.options is not None and error.missing_cfg_file:
         group, _, name = error.missing_cfg_file.rpartition("/")
         return f"there is no {group} '{name}': {did_you_mean(name, error.options)}"

@@ -23,7 +23,7 @@ def run(options: argparse.Namespace) -> None:
     """List the runs below some folders. Raises ValueError where there is no such folder."""
     found = [one for folder in options.folders or ["outputs"] for one in statuses(Path(folder))]
     found = [one for one in found if options.only in (None, one.state.replace(" ", "-"))]
-    print(printable("\n".join([*_table(found), *how_to_go_on(found)])))
+    print(printable("\n".join([*_table(found), *resume_commands(found)])))
 
 
 def _table(found: Iterable[Status]) -> list[str]:
@@ -38,7 +38,7 @@ def _table(found: Iterable[Status]) -> list[str]:
     return [*lines, f"{len(found)} run{'s' * (len(found) != 1)}{': ' * bool(counts)}{', '.join(counts)}"]
 
 
-def how_to_go_on(found: Iterable[Status]) -> Iterator[str]:
+def resume_commands(found: Iterable[Status]) -> Iterator[str]:
     """The commands that go on with the runs that are cut off or failed."""
     stopped = [one for one in found if one.state in (CUT_OFF, STATE_FAILED)]
     commands = list(dict.fromkeys(one.command for one in stopped if one.command))

@@ -50,7 +50,7 @@ def run(verb: str, *argv: str) -> int:
     """Carry out a verb; a mistake is one sentence. Returns the exit code, one of distill.errors."""
     if not is_verb(verb):
         hint = did_you_mean(verb, VERBS)
-        return say(f"there is no verb '{verb}' ({hint}), and a setting is written key=value", errors.USAGE)
+        return print_error(f"there is no verb '{verb}' ({hint}), and a setting is written key=value", errors.USAGE)
     try:
         module = import_module(VERBS[verb][0])
         parser = _Parser(f"distill {verb}", description=module.__doc__)
@@ -65,7 +65,7 @@ def run(verb: str, *argv: str) -> int:
             code = module.run(options) or errors.DONE
         sys.stdout.flush()
     except BrokenPipeError:
-        return reader_left()
+        return output_closed()
     except (errors.Stopped, KeyboardInterrupt) as stop:
         return report_stop(stop)
     except Exception as error:
@@ -88,16 +88,16 @@ def _failed(error: Exception) -> int:
     if code == errors.FAILED:
         raise error
     show_traceback()
-    return say(format_error(error), code)
+    return print_error(format_error(error), code)
 
 
-def reader_left() -> int:
+def output_closed() -> int:
     """What reads the output, such as `head`, has seen enough: that is no failure."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return errors.DONE
 
 
-def say(text: str, code: int) -> int:
+def print_error(text: str, code: int) -> int:
     """Print a sentence to standard error and return `code`."""
     print(f"distill: {printable(text)}", file=sys.stderr)
     return code

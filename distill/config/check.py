@@ -18,7 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 import distill.config.protocol as protocol
 from distill.config.factory import check_class
-from distill.config.groups import did_you_mean, groups, load_node, mean_one_of, options, plain, steady
+from distill.config.groups import did_you_mean, groups, load_node, options, plain, steady, suggestion_or
 from distill.config.hashing import from_paper, identity, taps, teacher_specs
 from distill.config.needs import check_evaluate, check_labels
 from distill.config.optimizer_checks import check_optimizers
@@ -164,7 +164,7 @@ def check_model(cfg: DictConfig, role: str, name: Any) -> None:
     name = str(name)
     if not names.is_known(name) and not name.startswith("local-dir:"):
         close = names.nearest_nets(name)
-        hint = mean_one_of(close, "ours start with cifar_, others are timm's")
+        hint = suggestion_or(close, "ours start with cifar_, others are timm's")
         raise ValueError(f"there is no {role} model '{name}': {hint}")
 
 

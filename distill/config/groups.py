@@ -96,7 +96,7 @@ def nearest(word: str, known: Iterable[str], count: int = 3) -> list[str]:
     return [lowered[name] for name in close if score[name] > max(score.values()) - 0.15]
 
 
-def mean_one_of(close: Sequence[str], otherwise: str = "") -> str:
+def suggestion_or(close: Sequence[str], otherwise: str = "") -> str:
     """Half a sentence that names the nearest right names, or says something else where there is none."""
     return f"did you mean {' or '.join(close)}?" if close else otherwise
 
@@ -106,7 +106,7 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     known = list(known)
     close = nearest(word, known)
     if close:
-        return mean_one_of(close)
+        return suggestion_or(close)
     return f"choose from {', '.join(known[:20])}{', ...' * (len(known) > 20)}" if known else "there are none"
 
 

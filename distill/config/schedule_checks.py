@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from distill.config.groups import mean_one_of
+from distill.config.groups import suggestion_or
 from distill.config.net_names import is_known, nearest_nets
 
 
@@ -44,5 +44,5 @@ def _check_recipe(schedule: Mapping[str, Any]) -> None:
 def check_lr_scales(scales: Mapping[str, Any]) -> None:
     """Raise ValueError for a share of the rate of a net that there is not."""
     if unknown := [name for name in map(str, scales) if not is_known(name)]:
-        hint = mean_one_of(nearest_nets(unknown[0]), "ours start with cifar_, others are timm's")
+        hint = suggestion_or(nearest_nets(unknown[0]), "ours start with cifar_, others are timm's")
         raise ValueError(f"schedule.lr_scales has a share for '{unknown[0]}', and there is no such model: {hint}")

@@ -30,7 +30,7 @@ UNREADABLE = (OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError
 
 
 @dataclass(frozen=True)
-class Reading:
+class DecodeOptions:
     """How files become pixels. mode: "RGB" or "L"; exif: whether images are turned as EXIF says; background: the RGB
     colour behind transparent pixels; value_range: the values that are black and white in images that are not of 8 bits,
     None where the file's own number of bits says so.
@@ -42,9 +42,9 @@ class Reading:
     value_range: tuple[float, float] | None = None
 
 
-def reading_of(
+def decode_options(
     *, background: Any = (255, 255, 255), value_range: Any = None, exif: Any = True, in_chans: int = 3
-) -> Reading:
+) -> DecodeOptions:
     """The Reading that a data set's keys ask for. Raises ValueError for a background or a value_range that is none."""
     values = value_range
     if not _numbers(background, 3) or any(int(v) != v or not 0 <= v <= 255 for v in background):
@@ -55,7 +55,7 @@ def reading_of(
         raise ValueError(f"dataset.exif={exif}: give true or false")
     mode = "L" if in_chans == 1 else "RGB"
     red, green, blue = map(int, background)
-    return Reading(mode, exif, (red, green, blue), None if values is None else (values[0], values[1]))
+    return DecodeOptions(mode, exif, (red, green, blue), None if values is None else (values[0], values[1]))
 
 
 def _numbers(value: Any, count: int) -> bool:
@@ -64,14 +64,14 @@ def _numbers(value: Any, count: int) -> bool:
     return fine and all(isinstance(v, (int, float)) and not isinstance(v, bool) and abs(v) < 1e38 for v in value)
 
 
-def decoded(path: str, reading: Reading) -> Image.Image:
+def decoded(path: str, reading: DecodeOptions) -> Image.Image:
     """The first picture of an image file, in reading.mode. Raises what UNREADABLE lists."""
     with Image.open(path) as file:
         return pixels(file, reading)
 
 
 def drafted(
-    path: str, reading: Reading, shrink: Callable[[int, int], int]
+    path: str, reading: DecodeOptions, shrink: Callable[[int, int], int]
 ) -> tuple[Image.Image, tuple[int, int]]:
     """The first picture as `decoded` gives it, a JPEG at 1/2, 1/4 or 1/8 where `shrink(width, height)` is 2, 4 or 8;
     and the width and height of the whole.
@@ -87,7 +87,7 @@ def drafted(
         return pixels(file, reading), whole
 
 
-def pixels(file: Image.Image, reading: Reading) -> Image.Image:
+def pixels(file: Image.Image, reading: DecodeOptions) -> Image.Image:
     """The picture of an opened file in reading.mode. Raises ValueError for values whose range nobody has told."""
     limits = None if file.mode not in DEEP else reading.value_range or limits_of(file)
     inverted = file.mode in DEEP and _tag(file, PHOTOMETRIC) == WHITE_IS_ZERO

@@ -74,13 +74,13 @@ def data_fingerprint(node: Mapping[str, Any]) -> str | None:
         return _of_folder(node, root)
     if kind == "tinyimagenet":
         return _of_trees([root / "tiny-imagenet-200" / part for part in ("train", "val")], 8)
-    if not lies_here(kind, root):
+    if not is_present(kind, root):
         return None
     files = _files_of(kind, root)
-    return _kept(files, f"data {kind}", lambda: _of_arrays(kind, root, files))
+    return _cached(files, f"data {kind}", lambda: _of_arrays(kind, root, files))
 
 
-def lies_here(kind: str, root: Path) -> bool:
+def is_present(kind: str, root: Path) -> bool:
     """Whether all files that a data set is read from are there."""
     files = _files_of(kind, root)
     return bool(files) and all(path.is_file() for path in files)
@@ -117,7 +117,7 @@ def weights_fingerprint(given: str | Path) -> str | None:
 
         return state_digest(read_state(given))
 
-    found = _kept([path], f"weights {entry or ''}", compute)
+    found = _cached([path], f"weights {entry or ''}", compute)
     return _PUBLISHED.get(str(found), found)
 
 
@@ -194,7 +194,7 @@ def _of_unlabelled(node: Mapping[str, Any], root: Path) -> str | None:
     found = [train_indexed(root, workers, labels=False)]
     if val.is_dir() and not node.get("holdout"):
         found.append(indexed(val, workers))
-    return _together(found)
+    return _combined(found)
 
 
 _listed: dict[tuple[Path, ...], tuple[float, str]] = {}
@@ -210,20 +210,20 @@ def _of_trees(folders: Sequence[Path], workers: int) -> str | None:
     from distill.content.index import indexed
 
     found = [indexed(folder, workers) for folder in folders]
-    digest = _together(found)
+    digest = _combined(found)
     if sum(len(each.seen) for each in found) > MANY:
         _listed[tuple(folders)] = (time.monotonic(), digest)
     return digest
 
 
-def _together(found: Sequence[Index]) -> str:
+def _combined(found: Sequence[Index]) -> str:
     return hashlib.sha256(" ".join(each.digest() for each in found).encode()).hexdigest()[:LENGTH]
 
 
 _found: dict[tuple[str, tuple[Any, ...]], str | None] = {}
 
 
-def _kept(files: Iterable[Path], what: str, compute: Callable[[], str | None]) -> str | None:
+def _cached(files: Iterable[Path], what: str, compute: Callable[[], str | None]) -> str | None:
     """What `compute` found of some files, kept while their sizes and times are what they were."""
     paths = [path.resolve() for path in files]
     stats = [[str(path), *_stat(path)] for path in paths]

@@ -70,21 +70,21 @@ def indexed(folder: Path, workers: int = 0) -> Index:
     """Look at every image of class folders that has changed since the last time, in `workers` processes where it is
     many. Raises ValueError as `listed` does.
     """
-    return looked_at(listed(folder), workers)
+    return scanned(listed(folder), workers)
 
 
 def train_indexed(root: Path, workers: int = 0, labels: bool = True) -> Index:
     """The same of the training images of a folder, which have no classes where labels are not needed."""
-    return looked_at(train_listed(root, labels), workers)
+    return scanned(train_listed(root, labels), workers)
 
 
-def looked_at(listing: Listing, workers: int) -> Index:
+def scanned(listing: Listing, workers: int) -> Index:
     """What is known of each image of a listing, after a look at those that have changed."""
-    return once(("looked at", id(listing)), lambda: _looked_at(listing, workers))  # an index holds its listing: no
+    return once(("looked at", id(listing)), lambda: _scanned(listing, workers))  # an index holds its listing: no
     # other has its id
 
 
-def _looked_at(listing: Listing, workers: int) -> Index:
+def _scanned(listing: Listing, workers: int) -> Index:
     index = _known(listing)
     stale = np.flatnonzero(_stale(index))
     if len(stale):
@@ -139,7 +139,7 @@ def _known(listing: Listing) -> Index:
     """What an earlier look has left on the files that are as they were."""
     count = len(listing.names)
     index = Index(listing, np.zeros((count, DIGEST), np.uint8), np.zeros(count, np.int64), np.zeros(count, np.int64))
-    stored = _read(place_of(listing.folder))
+    stored = _read(index_file(listing.folder))
     if not stored:
         return index
     names, old = stored
@@ -185,7 +185,7 @@ def _keep(index: Index) -> None:
         "seen": index.seen,
         "damage": np.frombuffer(json.dumps(index.damage).encode(), np.uint8),
     }
-    path = place_of(index.listing.folder)
+    path = index_file(index.listing.folder)
     try:
         with replacing(path) as file:
             np.savez(file, **columns)  # type: ignore[arg-type]
@@ -193,7 +193,7 @@ def _keep(index: Index) -> None:
         log.warning("what was found in %s is not kept (%s)", index.listing.folder, error)
 
 
-def place_of(folder: Path) -> Path:
+def index_file(folder: Path) -> Path:
     """The file that keeps what is known of a folder."""
     name = hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:16]
     return cache_folder() / "folders" / f"{name}.npz"

@@ -14,7 +14,7 @@ class _Memory:
 
 
 @contextmanager
-def files_stand_still(*, fresh: bool = False) -> Iterator[None]:
+def files_unchanged(*, fresh: bool = False) -> Iterator[None]:
     """A block in which files are taken for what they were when they were first asked about: the start of a run.
 
     fresh: in a block around it, forget what that knows, as the next run of a sweep has to.

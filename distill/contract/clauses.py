@@ -181,7 +181,7 @@ def no_step_waits_for_the_device(world: World) -> None:
     for phase in method.phases():
         batch = world.begun(method, phase)[0]
         for update in phase.updates:
-            with _Waits() as seen:
+            with _WaitingOperations() as seen:
                 torch.stack(list(update.loss(batch).values())).sum().backward()
             if seen.found:
                 raise Broken(f"the step of '{update.name}' waits for the device: {_named(sorted(seen.found))}")
@@ -218,7 +218,7 @@ CLAUSES: tuple[Callable[[World], None], ...] = (
 )
 
 
-class _Waits(TorchDispatchMode):
+class _WaitingOperations(TorchDispatchMode):
     """Notes operations that wait on a GPU; what the step itself draws or counts on the host may be read."""
 
     def __init__(self) -> None:

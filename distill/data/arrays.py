@@ -14,7 +14,7 @@ import distill.parallel as parallel
 from distill.batch import Batch, CroppedBatch
 from distill.data.augment import Augment, Epoch
 from distill.data.class_batches import ClassBatches
-from distill.data.crops import bordered, brought_to, windows
+from distill.data.crops import bordered, resized_to, windows
 from distill.data.erasing import ERASING_STREAM, erase
 from distill.data.info import DataInfo, Split
 from distill.data.mixup import STREAM, mix
@@ -177,7 +177,7 @@ class ArraySource:
     def cut(self, rows: Tensor, draws: Tensor) -> Tensor:
         """The crops and flips uint8 [B,S,S,C] of images `rows` [B]; draws [B,3 or more] are dy, dx, flip, ..."""
         if self.resize:  # by batch: a data set of 160 pixels an image is 25 times as large as CIFAR
-            shown = windows(bordered(brought_to(self.split.images[rows], self.resize), self.pad, self.pad_mode),
+            shown = windows(bordered(resized_to(self.split.images[rows], self.resize), self.pad, self.pad_mode),
                             self.info.size)
             images = shown[torch.arange(len(rows), device=rows.device), draws[:, 0], draws[:, 1]]
         else:
@@ -257,4 +257,4 @@ def evaluation_batches(
     normalise = view or Normaliser(info, (info.size, info.size, split.images.shape[3]), split.images.device)
     for step in range(steps_for(len(split), batch_size, drop_last=False)):
         part = slice(step * batch_size, (step + 1) * batch_size)
-        yield normalise(brought_to(split.images[part], info.size)), split.labels[part]
+        yield normalise(resized_to(split.images[part], info.size)), split.labels[part]

@@ -24,7 +24,7 @@ def bordered(images: Tensor, pad: int, mode: str) -> Tensor:
     return images.contiguous()
 
 
-def brought_to(images: Tensor, side: int) -> Tensor:
+def resized_to(images: Tensor, side: int) -> Tensor:
     """Images uint8 [B,H,W,C] as [B,side,side,C], bilinear and antialiased; as they are where they have that size.
 
     PIL rounds after each axis, this once: a value may differ by 1 of 255.

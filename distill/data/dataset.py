@@ -98,7 +98,7 @@ class Data:
         return evaluation_batches(split, self.info, batch_size, self.view(side))
 
     def at_sizes(self, source: Any, sizes: Iterable[int]) -> Any:
-        """The source with views of its images at other sizes (`seen_at`), where they are read at any: what lies in
+        """The source with views of its images at other sizes (`view_at`), where they are read at any: what lies in
         memory has one size, which nets bring to theirs.
         """
         return source

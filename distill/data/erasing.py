@@ -20,7 +20,7 @@ def erase(batch: Batch, share: float, generator: torch.Generator) -> None:
     Boxes are drawn on the CPU; noise on the device, where it is the same for the same (seed, epoch, step).
     """
     size = batch.inputs.shape[-2:]
-    boxes, noise = boxes_of(len(batch), share, size[0], size[1], generator), _beside(batch, generator)
+    boxes, noise = boxes_of(len(batch), share, size[0], size[1], generator), _device_generator(batch, generator)
     for image, *box in boxes:
         drawn: dict[tuple[int, ...], Tensor] = {}  # the same for teacher and student, which see the same image
         for view in (batch.inputs, *batch.views.values()):
@@ -54,7 +54,7 @@ def erased_box(share: float, height: int, width: int, draw: random.Random) -> tu
     return None
 
 
-def _beside(batch: Batch, generator: torch.Generator) -> torch.Generator:
+def _device_generator(batch: Batch, generator: torch.Generator) -> torch.Generator:
     """A generator on the batch's device, seeded by one on the CPU."""
     made = torch.Generator(batch.inputs.device)
     return made.manual_seed(int(torch.randint(2**62, (), generator=generator)))

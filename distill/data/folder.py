@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 import distill.parallel as parallel
-from distill.batch import Batch, seen_at
-from distill.content.decode import Reading
+from distill.batch import Batch, view_at
+from distill.content.decode import DecodeOptions
 from distill.data.arrays import (
     Normaliser,
     cropped,
@@ -23,9 +23,9 @@ from distill.data.arrays import (
 from distill.data.class_batches import ClassBatches
 from distill.data.dataset import Data
 from distill.data.info import DataInfo
-from distill.data.looks import Looks
 from distill.data.modality import View, Views
 from distill.data.order import cut_up, order_of, part_of_epoch, steps_for, times_shown
+from distill.data.timm_transforms import TimmTransforms
 from distill.data.views import Images, Key, collate
 from distill.data.waiting import WaitTimer
 
@@ -40,8 +40,8 @@ class FolderSplit:
     device: torch.device
     depth: list[str] | None = None  # paths of the N depth images that belong to them
     resize: int = 0  # pixels that images are brought to, of which crops are drawn; 0: random resized crops
-    reading: Reading = Reading()  # how files become pixels
-    looks: Looks | None = None  # by which of timm's transforms they are seen; None: cropped and flipped alone
+    reading: DecodeOptions = DecodeOptions()  # how files become pixels
+    timm_transforms: TimmTransforms | None = None  # None: images are cropped and flipped alone
     draft: bool = False  # large JPEGs are decoded smaller for training
 
     def __len__(self) -> int:
@@ -145,11 +145,11 @@ class FolderSource:
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """Yield the batches of an epoch (1-based) from step `start` on, as they are in the whole epoch."""
         self._keys[:] = self._plan(epoch)[start:]
-        loaded = arrivals(self.waits.during(self._loader), self.split.device)
+        loaded = device_batches(self.waits.during(self._loader), self.split.device)
         for step, (pixels, labels, index, *more) in enumerate(loaded, start):
             images, views = cropped(pixels.chunk(self.shown, dim=3), self.normalise, self.views)
             for size, see, copy in zip(self.sizes, self.larger, more, strict=True):
-                views[seen_at(size)] = see(copy)
+                views[view_at(size)] = see(copy)
             known = None if self.split.labels is None else labels
             batch = Batch(inputs=images, labels=known, index=index, views=views)
             yield recipe(self, batch, epoch, step)
@@ -166,7 +166,7 @@ class FolderSource:
 
 def check_crops(crops: int, split: FolderSplit) -> None:
     """Raise ValueError where several crops of an image are to be seen, and its looks change beside them."""
-    if crops > 1 and split.looks:
+    if crops > 1 and split.timm_transforms:
         raise ValueError(
             "further crops of an image have its flip and nothing more: leave dataset.auto_augment, color_jitter "
             "and interpolation null, or take a method with one view, such as method=kd"
@@ -182,7 +182,7 @@ def decoded_batches(
         [(i, None) for i in range(s * batch_size, min((s + 1) * batch_size, len(split)))] for s in range(steps)
     ]
     normalise = view or _normaliser(info, size or info.size, split.device)
-    for images, labels, _ in arrivals(iter(loader(split, info, False, keys, size=size)), split.device):
+    for images, labels, _ in device_batches(iter(loader(split, info, False, keys, size=size)), split.device):
         yield normalise(images), labels
 
 
@@ -213,7 +213,7 @@ def loader(
     return DataLoader(
         Images(
             split.paths, split.labels, size or info.size, split.reading, flip, split.depth, crops, split.resize,
-            split.looks, sizes, split.draft,
+            split.timm_transforms, sizes, split.draft,
         ),  # fmt: skip
         batch_sampler=keys,
         num_workers=split.workers,
@@ -224,7 +224,7 @@ def loader(
     )
 
 
-def arrivals(batches: Iterator[Any], device: torch.device) -> Iterator[list[Tensor]]:
+def device_batches(batches: Iterator[Any], device: torch.device) -> Iterator[list[Tensor]]:
     """The loader's batches on the device; a GPU copies them from pinned memory while the host goes on.
 
     ValueError names an image that could not be decoded.

@@ -9,15 +9,15 @@ import numpy as np
 import torch
 
 from distill.config import DataSpec
-from distill.content.decode import Reading, reading_of
+from distill.content.decode import DecodeOptions, decode_options
 from distill.content.index import indexed, train_indexed
 from distill.content.listing import listed
 from distill.data.dataset import Adapt, check_classes, data_info, resize_of
 from distill.data.depth import depth_of, with_whole_depth
 from distill.data.folder import FolderData, FolderSplit
-from distill.data.looks import looks_of
 from distill.data.modality import views_of
 from distill.data.select import of_classes, select, split_holdout
+from distill.data.timm_transforms import timm_transforms_of
 from distill.data.used_images import UsedImages, describe
 from distill.data.views import shape_of
 
@@ -36,7 +36,7 @@ def load_folder(spec: DataSpec, device: torch.device, adapt: Adapt | None = None
     if adapt:
         spec = replace(spec, **adapt(*shape_of(str(trained.listing.paths()[whole[0]]))))
     check_settings(spec)
-    rows, labels, kept_names = chosen_of(spec, whole, trained.listing.labels[whole], names)
+    rows, labels, kept_names = select_classes(spec, whole, trained.listing.labels[whole], names)
     kept, held_out = split_holdout(labels, spec.holdout)
     shown = UsedImages(trained, rows[held_out], labels[held_out]) if len(held_out) else validation(spec, names)
     withheld = not spec.labels and bool(names) and shown is not None and shown.index.listing.classes == names
@@ -47,7 +47,7 @@ def load_folder(spec: DataSpec, device: torch.device, adapt: Adapt | None = None
         seen, shown = with_whole_depth(seen, spec), shown and with_whole_depth(shown, spec)
     info = data_info(spec, seen.labels, kept_names, held_out=bool(len(held_out)))
     keys = ("background", "value_range", "exif", "in_chans")
-    reading = reading_of(**{key: getattr(spec, key) for key in keys})
+    reading = decode_options(**{key: getattr(spec, key) for key in keys})
     describe(seen, shown, reading)
     train = _split(seen, spec, reading, device, depth)
     test = None if shown is None else _split(shown, spec, reading, device, depth)
@@ -87,17 +87,17 @@ def validation(spec: DataSpec, names: list[str]) -> UsedImages | None:
     index = indexed(root / "val", spec.workers)
     same_classes(root, names, index.listing.classes)
     whole = index.whole(spec.damaged)
-    return UsedImages(index, *chosen_of(spec, whole, index.listing.labels[whole], names)[:2])
+    return UsedImages(index, *select_classes(spec, whole, index.listing.labels[whole], names)[:2])
 
 
-def _split(part: UsedImages, spec: DataSpec, reading: Reading, device: torch.device, depth: bool) -> FolderSplit:
+def _split(part: UsedImages, spec: DataSpec, reading: DecodeOptions, device: torch.device, depth: bool) -> FolderSplit:
     paths = part.paths()
     beside = depth_of(paths, spec.root) if depth else None
-    how = (resize_of(spec), reading, looks_of(spec), spec.draft)
+    how = (resize_of(spec), reading, timm_transforms_of(spec), spec.draft)
     return FolderSplit(paths, part.labels, spec.workers, device, beside, *how)
 
 
-def chosen_of(
+def select_classes(
     spec: DataSpec, rows: np.ndarray, labels: np.ndarray, names: list[str]
 ) -> tuple[np.ndarray, np.ndarray, list[str]]:
     """Rows [N] and labels [N] of dataset.classes alone, counted anew, and their names. Raises ValueError."""
@@ -116,7 +116,7 @@ def check_settings(spec: DataSpec) -> None:
                 f"dataset.{key}={value}: images of a folder are cropped, resized and flipped and no more: "
                 f"leave dataset.{key}=null, or use a data set that lies in memory, such as dataset=cifar100"
             )
-    if spec.draft and (looks_of(spec) or "depth" in spec.views.values()):
+    if spec.draft and (timm_transforms_of(spec) or "depth" in spec.views.values()):
         raise ValueError("dataset.draft=true needs to know the crop before an image is decoded, and its pixels alone: "
                          "leave it null beside auto_augment, color_jitter, interpolation and depth")  # fmt: skip
     if 0 < resize_of(spec) < int(spec.size):

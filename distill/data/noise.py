@@ -41,7 +41,7 @@ class NoiseSource:
             )
 
 
-class MadeSource:
+class SyntheticSource:
     """Batches of images that were synthesised: `images()` gives [M,C,H,W], `labels()` [M], when an epoch
     starts.
 

@@ -20,7 +20,7 @@ _Choice = Callable[[torch.Generator], Tensor]  # -> [N]: the image that is shown
 Shows = Callable[[Batch, int], Tensor]  # (batch, its step) -> [B,C,H,W]
 
 
-class Beside:
+class ExtraViews:
     """The batches of a source, unchanged, with one more image an image under each of `names` in Batch.views.
 
     What is shown, and its crop and flip, come from a generator keyed by (seed, epoch, the name's number), so
@@ -41,9 +41,9 @@ class Beside:
             )
         self.source, self.steps, self.names, self.choose = source, source.steps, list(names), choose
         self.waits: WaitTimer | None = getattr(source, "waits", None)
-        self._folders: list[_Shown] = []
+        self._folders: list[_ExtraImages] = []
         if isinstance(source, FolderSource):
-            self._folders = [_Shown(source, number, choose) for number in range(len(self.names))]
+            self._folders = [_ExtraImages(source, number, choose) for number in range(len(self.names))]
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """Yield the batches of an epoch (1-based) from step `start` on."""
@@ -71,12 +71,12 @@ class Beside:
 
         return show
 
-    def _from_folder(self, shown: _Shown, epoch: int, start: int) -> Shows:
+    def _from_folder(self, shown: _ExtraImages, epoch: int, start: int) -> Shows:
         batches = shown.epoch(epoch, start)
         return lambda batch, step: next(batches).inputs
 
 
-class _Shown(FolderSource):
+class _ExtraImages(FolderSource):
     """The images that are shown beside another source's, in its order."""
 
     def __init__(self, source: FolderSource, number: int, choose: _Choice) -> None:
@@ -91,7 +91,7 @@ class _Shown(FolderSource):
         return [[(chosen[i], views[i]) for i, _ in batch] for batch in super()._plan(epoch)]
 
 
-class PeerViews(Beside):
+class PeerViews(ExtraViews):
     """views["peer_1"] ... views["peer_<count>"]: the batch's images, cropped and flipped for each peer."""
 
     def __init__(self, source: Any, count: int) -> None:
@@ -101,7 +101,7 @@ class PeerViews(Beside):
         super().__init__(source, [f"peer_{k}" for k in range(1, count + 1)], same)
 
 
-class Partners(Beside):
+class Partners(ExtraViews):
     """views["partner"]: for every image one of its class, drawn anew in each epoch; at times itself, in another crop.
 
     The published samplers give N

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from distill.content import examine
-from distill.content.decode import Reading
+from distill.content.decode import DecodeOptions
 from distill.content.index import Index
 
 log = logging.getLogger(__name__)
@@ -31,7 +31,7 @@ class UsedImages:
         return np.ascontiguousarray(self.index.digests[self.rows]).view(f"V{self.index.digests.shape[1]}").ravel()
 
 
-def describe(train: UsedImages, test: UsedImages | None, reading: Reading) -> None:
+def describe(train: UsedImages, test: UsedImages | None, reading: DecodeOptions) -> None:
     """Log what decoding changes, which files are left out, and which images are in both parts.
 
     Raises ValueError for images whose range of values is not known, and for a dataset.value_range that none needs.
@@ -55,7 +55,7 @@ def describe(train: UsedImages, test: UsedImages | None, reading: Reading) -> No
                     "high", int(twice.sum()), len(twice), example)  # fmt: skip
 
 
-def check_range(flags: np.ndarray, reading: Reading, paths: list[str]) -> None:
+def check_range(flags: np.ndarray, reading: DecodeOptions, paths: list[str]) -> None:
     """Raise ValueError where values have no known range, or one is given that is not used."""
     unknown = np.flatnonzero(flags & examine.UNBOUNDED)
     if len(unknown) and not reading.value_range:
@@ -69,7 +69,7 @@ def check_range(flags: np.ndarray, reading: Reading, paths: list[str]) -> None:
         raise ValueError("dataset.value_range is for images of more than 8 bits, and there are none: leave it null")
 
 
-def _words(reading: Reading) -> dict[int, str]:
+def _words(reading: DecodeOptions) -> dict[int, str]:
     """What is said of each kind of file."""
     low, high = reading.value_range or (0, 65535)
     turned = "are turned as EXIF says (dataset.exif=false: as they are stored)"

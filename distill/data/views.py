@@ -15,9 +15,9 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from distill.content.decode import UNREADABLE, Reading, decoded, drafted, pixels, turned
+from distill.content.decode import UNREADABLE, DecodeOptions, decoded, drafted, pixels, turned
 from distill.content.examine import reason
-from distill.data.looks import Looks, drawn_from
+from distill.data.timm_transforms import TimmTransforms, drawn_from
 
 Key = tuple[int, int | None]  # (position of the image, seed of its crop and flip; None: the evaluation view)
 
@@ -37,12 +37,12 @@ class Images(Dataset[tuple[Any, ...] | str]):
         paths: list[str],
         labels: np.ndarray | None,
         size: int,
-        reading: Reading,
+        reading: DecodeOptions,
         flip: bool,
         depth: list[str] | None = None,
         crops: int = 1,
         resize: int = 0,
-        looks: Looks | None = None,
+        timm_transforms: TimmTransforms | None = None,
         sizes: Sequence[int] = (),
         draft: bool = False,
     ) -> None:
@@ -51,12 +51,13 @@ class Images(Dataset[tuple[Any, ...] | str]):
         self.sizes = tuple(sizes)
         self.reading, self.depth = reading, depth
         self.crops, self.resize, self.draft = crops, resize, draft
-        self.looks, self.filter = looks, (looks or Looks()).filter
+        self.timm_transforms, self.filter = timm_transforms, (timm_transforms or TimmTransforms()).filter
 
     @cached_property
     def transforms(self) -> dict[int, Callable[[Image.Image], Image.Image]]:
         """timm's by size, made where they are used: in the worker, and in training alone."""
-        return {size: self.looks.transform(size, self.flip) for size in (self.size, *self.sizes)} if self.looks else {}
+        made = self.timm_transforms
+        return {size: made.transform(size, self.flip) for size in (self.size, *self.sizes)} if made else {}
 
     def __getitem__(self, key: Key) -> tuple[Any, ...] | str:
         position, view = key
@@ -70,7 +71,7 @@ class Images(Dataset[tuple[Any, ...] | str]):
                 images = [decoded(path, self.reading)]
             if self.depth is not None:
                 path = self.depth[position]
-                images.append(depth_beside(images[0], path, self.reading))
+                images.append(read_depth(images[0], path, self.reading))
         except UNREADABLE as error:
             return f"{path} cannot be decoded ({reason(error)}): replace the image or remove it"
         shown = [self._pixels(image, view, crop, self.size, whole) for crop in range(self.crops) for image in images]
@@ -95,7 +96,7 @@ class Images(Dataset[tuple[Any, ...] | str]):
         """The image's view uint8 [size,size,C]; images of one size get the same crop and flip."""
         if view is None:
             image = squeezed(image, size) if self.resize else evaluation_view(image, size, self.filter)
-        elif self.looks:
+        elif self.timm_transforms:
             image = drawn_from(view, self.transforms[size], image)
         elif self.resize:
             image = random_window(squeezed(image, self.resize), self.size, self.flip, view, crop)
@@ -105,7 +106,7 @@ class Images(Dataset[tuple[Any, ...] | str]):
         return np.array(image, dtype=np.uint8).reshape(size, size, -1)
 
 
-def depth_beside(image: Image.Image, path: str, reading: Reading) -> Image.Image:
+def read_depth(image: Image.Image, path: str, reading: DecodeOptions) -> Image.Image:
     """The depth image of a file as 8-bit grey, of 16 bits the upper eight, in the size of the image that it belongs to.
 
     Raises ValueError where one of the two stands and the other lies.

@@ -26,7 +26,7 @@ import torch
 
 from distill.content.state_file import SUM, tensors_sum
 from distill.errors import NoValidCheckpoint, OtherVersion
-from distill.files import SaveError, json_ready, read_json, replacing, sweep, write_json, write_text
+from distill.files import SaveError, json_ready, read_json, remove_temporary, replacing, write_json, write_text
 
 __all__ = [
     "Checkpoints",
@@ -121,7 +121,7 @@ class Checkpoints:
     def __init__(self, folder: str | Path, keep: int = 2) -> None:
         assert keep >= 1
         self.folder, self.keep = Path(folder), keep
-        sweep(self.folder)
+        remove_temporary(self.folder)
 
     def save(self, state: dict[str, Any], step: int) -> Path:
         """Save `state` as that of `step`. On SaveError the older ones stand: warn, go on, try later."""

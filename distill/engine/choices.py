@@ -42,7 +42,7 @@ class Choices:
     frozen: bool
     why: str
 
-    def told(self) -> dict[str, Any]:
+    def to_record(self) -> dict[str, Any]:
         """What a run's folder keeps of it."""
         return asdict(self)
 
@@ -67,7 +67,7 @@ def decide(
     """
     plain = without_trial(asked, device)
     if begun:
-        return _as_begun(plain, asked, begun)
+        return _recorded_choices(plain, asked, begun)
     auto = [key for key in ("precision", "threads", "compile") if getattr(asked, key) == "auto"]
     if device.type != "cpu" or parallel.world() > 1 or steps < TRIAL_FROM or not auto:
         return plain
@@ -84,7 +84,7 @@ def decide(
     return found
 
 
-def _as_begun(plain: Choices, asked: MachineSpec, begun: Mapping[str, Any]) -> Choices:
+def _recorded_choices(plain: Choices, asked: MachineSpec, begun: Mapping[str, Any]) -> Choices:
     """What the run began with, where it is still left to the machine and the record is whole."""
     kinds = {"precision": str, "threads": int | None, "trained": bool, "frozen": bool}
     if any(not isinstance(begun.get(key), kind) for key, kind in kinds.items()) or (
@@ -121,9 +121,9 @@ def _by_precision(plain: Choices, asked: MachineSpec, student: FeatureNet, batch
     def make() -> dict[str, float]:
         return trial.fastest({name: trial.training_step(student, batch, name) for name in names}, clock=OWN_TIME)
 
-    found = trial.remembered(f"precision {' '.join(names)} {torch.get_num_threads()} threads", student, batch, make)
+    found = trial.cached_trial(f"precision {' '.join(names)} {torch.get_num_threads()} threads", student, batch, make)
     precision = _best(found, names[0])
-    why = f"a step of {student.name}: {_told(found)}"
+    why = f"a step of {student.name}: {_timings(found)}"
     return replace(plain, precision=precision, why=why), found[precision] / torch.get_num_threads()
 
 
@@ -138,9 +138,9 @@ def _by_threads(chosen: Choices, asked: MachineSpec, student: FeatureNet, batch:
     def make() -> dict[str, float]:
         return trial.fastest({str(count): trial.with_threads(count, step) for count in counts})
 
-    found = trial.remembered(f"threads {most} {chosen.precision}", student, batch, make)
+    found = trial.cached_trial(f"threads {most} {chosen.precision}", student, batch, make)
     best = _best(found, str(most))
-    why = f"{chosen.why}; by threads: {_told(found)}"
+    why = f"{chosen.why}; by threads: {_timings(found)}"
     return replace(chosen, threads=None if best == str(most) else int(best), why=why)
 
 
@@ -160,12 +160,12 @@ def _compiling(chosen: Choices, student: FeatureNet, teachers: list[FeatureNet],
         eager, compiled = (trial.frozen_forward(net, batch, chosen.precision, compiled=how) for how in (False, True))
         return trial.fastest({"eager": eager, "compiled": compiled}, clock=OWN_TIME)
 
-    of_student = trial.remembered(f"{what} trained", student, batch, trained)
-    told, gains = f"{chosen.why}; compiled: {_told(of_student)}", _best(of_student, "eager") == "compiled"
+    of_student = trial.cached_trial(f"{what} trained", student, batch, trained)
+    told, gains = f"{chosen.why}; compiled: {_timings(of_student)}", _best(of_student, "eager") == "compiled"
     if not teachers:
         return replace(chosen, trained=gains, why=told)
-    of_teacher = trial.remembered(f"{what} frozen", teachers[0], batch, lambda: frozen(teachers[0]))
-    told += f"; {teachers[0].name} {_told(of_teacher)}"
+    of_teacher = trial.cached_trial(f"{what} frozen", teachers[0], batch, lambda: frozen(teachers[0]))
+    told += f"; {teachers[0].name} {_timings(of_teacher)}"
     return replace(chosen, trained=gains, frozen=_best(of_teacher, "eager") == "compiled", why=told)
 
 
@@ -175,5 +175,5 @@ def _best(seconds: Mapping[str, float], plain: str) -> str:
     return best if seconds[best] * GAIN < seconds[plain] else plain
 
 
-def _told(seconds: Mapping[str, float]) -> str:
+def _timings(seconds: Mapping[str, float]) -> str:
     return ", ".join(f"{name} {1e3 * value:.1f} ms" for name, value in seconds.items())

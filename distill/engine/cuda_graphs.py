@@ -92,7 +92,7 @@ class Recorded:
 
 
 @dataclass
-class _Seen:
+class _CaptureState:
     """What is known of the steps of one shape."""
 
     steps: int = 0
@@ -129,7 +129,7 @@ class GraphedStep:
         self.make = make
         self.why: str | None = None  # steps run eagerly
         self.replayed = 0
-        self._buffers, self._seen = buffers or StaticBuffers(), dict[Any, _Seen]()
+        self._buffers, self._seen = buffers or StaticBuffers(), dict[Any, _CaptureState]()
         self._generation, self._agreed, self._draws = 0, False, False
         if why:
             self._give_up(why)
@@ -147,7 +147,7 @@ class GraphedStep:
         with self._aside(batch):
             prepare()
             batch = self._buffers(batch)
-            seen = self._seen.setdefault(_shape_of(batch), _Seen())
+            seen = self._seen.setdefault(_shape_of(batch), _CaptureState())
             recorded = seen.recorded
             if recorded is None or recorded.generation != self._generation or not self._agreed:
                 return self._watch(batch, seen)
@@ -174,7 +174,7 @@ class GraphedStep:
         self.replayed += 1
         return recorded.names, recorded.values.clone()
 
-    def _watch(self, batch: Batch, seen: _Seen) -> Measures:
+    def _watch(self, batch: Batch, seen: _CaptureState) -> Measures:
         """Do a step eagerly, compare it with the one before, and record it when they are alike."""
         seen.steps += 1
         if seen.steps == 1:  # makes what is made at first use, momentum for one
@@ -199,7 +199,7 @@ class GraphedStep:
             self._record(batch, seen)
         return measures
 
-    def _record(self, batch: Batch, seen: _Seen) -> None:
+    def _record(self, batch: Batch, seen: _CaptureState) -> None:
         """Record a step, unless it is; from now on this epoch's steps are known to be what was recorded."""
         if seen.recorded is None or seen.recorded.generation != self._generation:
             graph = self.make(self.stream)

@@ -49,7 +49,7 @@ class Evaluation:
         self._last = (net, logits.cpu(), labels)  # the logits of ImageNet are not to fill a GPU
         return _top1(logits, labels)
 
-    def said(self, net: nn.Module, unchanged: bool) -> tuple[Tensor, Tensor]:
+    def last_logits(self, net: nn.Module, unchanged: bool) -> tuple[Tensor, Tensor]:
         """Logits [M,K] and labels [M]; those of the last call where it was this net's, `unchanged` since."""
         if unchanged and self._last and self._last[0] is net:
             _, logits, labels = self._last

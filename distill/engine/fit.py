@@ -119,7 +119,7 @@ class Fit:
             return self.average.net
         return self.method.deployed()
 
-    def beside(self) -> dict[str, FeatureNet]:
+    def also_evaluated(self) -> dict[str, FeatureNet]:
         """Return the other of the two where there is an average: what is told beside what is exported."""
         if not self.average:
             return {}
@@ -132,7 +132,7 @@ class Fit:
         method.epoch, method.epochs = at.epoch, self.epochs(phase)
         if at.step == 0:
             self.meter = Meter()
-            with self._left_at_once():
+            with self._interruptible():
                 method.before_epoch()
         train_mode(method, phase)
         if self.graphed:
@@ -153,7 +153,7 @@ class Fit:
             at.over = True
         self._finish_epoch(phase)
 
-    def _left_at_once(self) -> AbstractContextManager[None]:
+    def _interruptible(self) -> AbstractContextManager[None]:
         """A block that a signal may cut off, where this process need not agree with others on it."""
         return interruptible() if parallel.world() == 1 else nullcontext()
 
@@ -200,7 +200,7 @@ class Fit:
         self.callback.step(row | self.speed.to_row(lately=True) | self.meter.means())
 
     def _save_or_stop(self, phase: Phase) -> None:
-        due, received = self._asked()
+        due, received = self._stop_requested()
         if not due and received is None:
             return
         self.join()
@@ -209,7 +209,7 @@ class Fit:
         if received is not None:
             raise stopped(received, "its state is saved" if saved else "its last step is not saved")
 
-    def _asked(self) -> tuple[bool, int | None]:
+    def _stop_requested(self) -> tuple[bool, int | None]:
         """Whether to save, and the signal to stop for; several processes agree on both whenever losses are read."""
         if parallel.world() > 1 and self.at.step % self.options.log_every:
             return False, None
@@ -243,13 +243,13 @@ class Fit:
         if self.average:
             parallel.same_buffers(self.average.net)
         net = self.deployed()
-        with self._left_at_once():
-            self.score.beside = {name: self.evaluate(other) for name, other in self.beside().items()}
+        with self._interruptible():
+            self.score.beside = {name: self.evaluate(other) for name, other in self.also_evaluated().items()}
             accuracy = self.evaluate(net)
-            rivals = [self.evaluate(rival) for rival in self.method.rivals()]
+            candidates = [self.evaluate(other) for other in self.method.candidate_nets()]
             more = self.measure_more(net) if self.measure_more else {}
         self.evaluated = self.at.total
-        if self.score.note(accuracy, rivals, self.at.epoch):
+        if self.score.note(accuracy, candidates, self.at.epoch):
             self.callback.best(net)
         return accuracy, more
 

@@ -41,7 +41,7 @@ def resolution(height: int, width: int) -> tuple[int, int]:
     return LOW if height * width < 96 * 96 else HIGH
 
 
-def _asked(schedule: ScheduleSpec) -> bool:
+def _is_followed(schedule: ScheduleSpec) -> bool:
     """Whether a schedule is to follow the rule. Raises ValueError for one that is not known."""
     rule = schedule.rule
     if rule not in (None, "hyperrule"):
@@ -56,7 +56,7 @@ def adapt(schedule: ScheduleSpec, dataset: DataSpec) -> Adapt | None:
 
     Raises ValueError where the command sets one of these keys: it would be overruled without a word.
     """
-    if not _asked(schedule):
+    if not _is_followed(schedule):
         return None
     usual: Any = load_node("dataset", dataset.kind) or {}
     for key in RESOLUTION:
@@ -80,7 +80,7 @@ def by_rule(schedule: ScheduleSpec, images: int) -> ScheduleSpec:
     rate that has fallen to a tenth four times. `drawn`: where there are fewer images than a batch has, the steps of an
     epoch, whose batches are drawn with replacement; else 0. Raises ValueError for a rule that is not known.
     """
-    if not _asked(schedule):
+    if not _is_followed(schedule):
         return schedule
     batch = schedule.batch_size
     drawn = DRAWN_STEPS if images < batch else 0

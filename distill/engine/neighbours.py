@@ -71,7 +71,7 @@ class Labelled:
             self.known = part_of(self.known, rows.to(torch.as_tensor(self.known.labels).device))
 
     @property
-    def told(self) -> str:
+    def source_of_labels(self) -> str:
         """Where the labels come from, in words."""
         if self.known is None:
             return f"one half of the {len(self.data.evaluated)} labelled images, the other half asked about"

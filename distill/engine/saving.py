@@ -60,7 +60,7 @@ class Saving:
             return False
         finally:
             self.took = time.monotonic() - self.began
-        self._refused.worked()
+        self._refused.succeeded()
         return True
 
     @contextmanager

@@ -19,7 +19,7 @@ def others_state(meter: Meter) -> list[dict[str, Any]]:
     """The state of each process after the first, for the first; all processes ask at the same step."""
     if parallel.world() == 1:
         return []
-    return parallel.handed_in({"rng": rng_state(), "meter": meter.state_dict()})[1:]
+    return parallel.gathered_on_first({"rng": rng_state(), "meter": meter.state_dict()})[1:]
 
 
 def restore_own(state: Mapping[str, Any], meter: Meter, total: int) -> None:

@@ -46,11 +46,11 @@ class Score:
     best_net: float | None = None  # None where there is one net to choose
     beside: dict[str, float] = field(default_factory=dict)  # of what schedule.ema has beside what is exported, the last
 
-    def note(self, accuracy: float, rivals: Sequence[float], epoch: int) -> bool:
+    def note(self, accuracy: float, candidates: Sequence[float], epoch: int) -> bool:
         """Count an epoch's accuracy, and those of the nets that might be chosen in its place; True for the best."""
         self.last = accuracy
-        if rivals:
-            self.best_net = max(accuracy, *rivals, self.best_net or 0.0)
+        if candidates:
+            self.best_net = max(accuracy, *candidates, self.best_net or 0.0)
         best = self.best is None or accuracy > self.best
         if best:
             self.best, self.best_epoch = accuracy, epoch

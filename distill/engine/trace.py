@@ -61,7 +61,7 @@ class _Trace(TorchDispatchMode):
         result = func(*args, **kwargs)
         if func._schema.name in WAITS:
             self.waits.append(f"{func._schema.name} waits for the device")
-        elif _crosses(args, result):
+        elif _is_transfer(args, result):
             self.waits.append(f"{func._schema.name} copies between host and device")
         number = len(self.operations)
         self.operations.append((str(func), asked))
@@ -142,7 +142,7 @@ def _is_number(func: Any, args: Any) -> bool:
     return func._schema.name == "aten::lift_fresh" and args[0].dim() == 0 and args[0].device.type == "cpu"
 
 
-def _crosses(args: Any, result: Any) -> bool:
+def _is_transfer(args: Any, result: Any) -> bool:
     """Whether values go from the host to the device or back."""
     return len({tensor.device.type for tensor in (*_tensors(args), *_tensors(result)) if tensor.dim()}) > 1
 

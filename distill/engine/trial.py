@@ -21,7 +21,7 @@ from torch.nn import functional as F
 import distill.runtime as runtime
 from distill.content.image_record import cache_folder
 from distill.engine.compiling import compile_forward, fold_batchnorm, half_weights
-from distill.files import read_mapping, spare, write_json
+from distill.files import best_effort, read_mapping, write_json
 from distill.models import FeatureNet
 
 ROUNDS = 5  # of each candidate, the first of which warms up
@@ -101,7 +101,7 @@ def with_threads(count: int, step: Callable[[], None]) -> Callable[[], None]:
     return work
 
 
-def remembered(what: str, net: FeatureNet, batch: int, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+def cached_trial(what: str, net: FeatureNet, batch: int, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     """What a trial found on a machine like this one; `make()` where none has been made, by one process at a time.
 
     what: says what was tried, and with what. The file tells what it is of, and may be deleted at any time.
@@ -116,7 +116,7 @@ def remembered(what: str, net: FeatureNet, batch: int, make: Callable[[], dict[s
             if stored.get("of") == known_by and isinstance(stored.get("found"), dict):
                 return dict(stored["found"])
             found = make()
-            spare(lambda: write_json(file, {"of": known_by, "found": found}))
+            best_effort(lambda: write_json(file, {"of": known_by, "found": found}))
             return found
     except (OSError, TimeoutError):  # no cache can be kept, or another's trial hangs
         return make()

@@ -56,7 +56,7 @@ def parts_of(batch: Batch, count: int) -> list[Batch]:
     """The batch in `count` parts that differ by one image at most; as many as it has images, where those are fewer."""
     size = len(batch.inputs)
     if parallel.world() > 1:
-        count = min(count, parallel.fewest())  # all have as many: they meet in each backward pass
+        count = min(count, parallel.smallest_part())  # all have as many: they meet in each backward pass
     edges = sorted({size * k // count for k in range(count + 1)})
     return [batch.only(slice(first, end)) for first, end in pairwise(edges)]
 

@@ -34,10 +34,10 @@ def run(options: argparse.Namespace) -> None:
     opened = finished_run.open_run(options.run)
     folder = options.to or opened.folder / "export"
     content = export_run(opened, folder, with_onnx=options.onnx, best=options.best, threads=options.threads)
-    print("\n".join(_said(folder, content)))
+    print("\n".join(_metadata(folder, content)))
 
 
-def _said(folder: Path, content: dict[str, Any]) -> list[str]:
+def _metadata(folder: Path, content: dict[str, Any]) -> list[str]:
     told = content[KEY]
     bits = told["facts"]["bits"]
     lines = [f"wrote {folder}: {content.get('architecture', told['facts']['student'])}{f', {bits}' if bits else ''}, "

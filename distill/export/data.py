@@ -13,10 +13,10 @@ from torch import Tensor
 
 import distill.config as config
 from distill.config import DataSpec
-from distill.content.decode import reading_of
+from distill.content.decode import decode_options
 from distill.data import Data, DataInfo, load_data
-from distill.data.looks import looks_of
 from distill.data.modality import View, make_view
+from distill.data.timm_transforms import timm_transforms_of
 from distill.data.views import Images
 from distill.export.facts import CENTER, Facts, check_data_node
 
@@ -104,12 +104,12 @@ def _reader(facts: Facts, files: Sequence[Path]) -> Images:
     spec, none = DataSpec.of(facts.dataset), np.zeros(len(files), dtype=np.int64)
     if facts.view == "depth" or spec.in_chans not in (1, 3):
         raise ValueError(f"{facts.student} takes {facts.channels} channels, which image files do not hold")
-    reading = reading_of(
+    reading = decode_options(
         background=spec.background, value_range=spec.value_range, exif=spec.exif, in_chans=spec.in_chans
     )
     resize = 0 if facts.crop == CENTER else facts.size
     shown = [str(file) for file in files]
-    return Images(shown, none, facts.size, reading, False, resize=resize, looks=looks_of(spec))
+    return Images(shown, none, facts.size, reading, False, resize=resize, timm_transforms=timm_transforms_of(spec))
 
 
 def _view(facts: Facts) -> View:

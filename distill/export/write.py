@@ -49,7 +49,7 @@ def export_run(
     write_json(folder / CONFIG, content)
     file, told = _weights(run, facts, net, folder), content[KEY]
     if file == WEIGHTS:
-        told["timm"] = compared(as_timm_loads(folder), Answers(net), facts, folder)
+        told["timm"] = compared(as_timm_loads(folder), ExportedModel(net), facts, folder)
     if with_onnx:
         told["onnx"] = _onnx(run, facts, net, folder, best, threads)
     write_json(folder / CONFIG, content)
@@ -57,7 +57,7 @@ def export_run(
     return content
 
 
-class Answers(nn.Module):
+class ExportedModel(nn.Module):
     """The net as it is shipped: images normalised by its own constants -> logits."""
 
     def __init__(self, net: FeatureNet) -> None:
@@ -134,12 +134,12 @@ def _onnx(run: FinishedRun, facts: Facts, net: FeatureNet, folder: Path, best: b
     """Write the ONNX file, compare its answers with the net's, time it beside the teachers'."""
     name = f"model.{facts.bits}.onnx" if facts.bits else "model.onnx"
     coded = shipped_student(run, _CPU, best, coded=True)[0] if facts.bits else net
-    onnx_file.write_onnx(Answers(coded), facts.shape, folder / name, net.name)
+    onnx_file.write_onnx(ExportedModel(coded), facts.shape, folder / name, net.name)
     session = onnx_file.Session(folder / name, threads)
     return {
         "file": name,
         "bytes": (folder / name).stat().st_size,
-        **compared(session, Answers(net), facts, folder / name),
+        **compared(session, ExportedModel(net), facts, folder / name),
         "milliseconds": session.milliseconds(facts.shape),
         "threads": threads,
         "teachers": {each.name: _taught(run, each, len(facts.classes), threads) for each in run.spec.teachers},

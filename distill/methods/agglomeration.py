@@ -15,7 +15,7 @@ from distill.batch import Batch
 from distill.losses import full_precision
 from distill.method import Losses, Nets
 from distill.models import Outputs
-from distill.parts.patches import at_places, patch_map, patch_shape, truncated
+from distill.parts.patches import at_positions, patch_map, patch_shape, truncated
 from distill.parts.several import SeveralTeachers
 
 LAST_MOMENTUM = 0.001  # to which the share of a batch in the statistics falls from 1, by a cosine (UNIC, main_unic.py)
@@ -30,7 +30,7 @@ def match(student: Tensor, teacher: Tensor, cosine: float, smooth: float) -> Ten
     return apart + smooth * F.smooth_l1_loss(student, teacher, reduction="none").mean(-1)
 
 
-def staying(costs: Tensor, share: float) -> Tensor:
+def keep_mask(costs: Tensor, share: float) -> Tensor:
     """1 or 0 for each teacher's cost of each image [M,B]: all but the largest are dropped with the probability `share`
     (UNIC, section 3.3).
     """
@@ -92,14 +92,14 @@ class Agglomeration(SeveralTeachers):
 
     def learn(self, student: Outputs, teachers: Sequence[Outputs], batch: Batch) -> Losses:
         costs = torch.stack([self._cost(k, student, teacher) for k, teacher in enumerate(teachers)])
-        weights = staying(costs.detach(), self.drop) if self.drop else torch.ones_like(costs)
+        weights = keep_mask(costs.detach(), self.drop) if self.drop else torch.ones_like(costs)
         return {"match": self.weight * (weights * costs).sum() / weights.sum()}
 
     def _cost(self, k: int, student: Outputs, teacher: Outputs) -> Tensor:
         """How far the student is from teacher k, of each image [B]: the mean of its embedding and its patches."""
         places = patch_map(teacher)
-        theirs = [teacher.embedding, at_places(places, places)]
-        mine = [student.embedding, at_places(patch_map(student), places)]
+        theirs = [teacher.embedding, at_positions(places, places)]
+        mine = [student.embedding, at_positions(patch_map(student), places)]
         if len(self.statistics):
             theirs = [own(rows, self.share) for own, rows in zip(self.statistics[k], theirs, strict=True)]  # type: ignore[call-overload]
         made = [head(rows) for head, rows in zip(self.heads[k], mine, strict=True)]  # type: ignore[call-overload]

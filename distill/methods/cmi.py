@@ -17,7 +17,7 @@ from distill.method import Losses, Nets, Phase, Update
 from distill.models import Outputs
 from distill.models.generator import Pixels
 from distill.parts.datafree import BatchNormInputs, DataFree
-from distill.parts.made_images import CropFlip, Ring, resized_crop
+from distill.parts.synthetic_images import CropFlip, RingBuffer, resized_crop
 
 HEAD_BETAS = (0.9, 0.999)  # of Adam for the head; those of generator and codes are settings
 
@@ -124,7 +124,8 @@ class CMI(DataFree):
         self.generator, self.latents = self.new_generator(last=[self.pixels]), Latents(batch_size, self.latent)
         self.generator.restart()
         shape, width = (student.in_chans, student.size, student.size), self.width()
-        self.head, self.bank, self.pool = Head(width, dim), Ring(bank, 2 * width), Ring(pool, *shape, dtype=torch.uint8)
+        self.head, self.bank = Head(width, dim), RingBuffer(bank, 2 * width)
+        self.pool = RingBuffer(pool, *shape, dtype=torch.uint8)
         self.register_buffer("images", torch.zeros(batch_size, *shape))
         self.register_buffer("means", torch.zeros(batch_size, 2 * width))
         self.register_buffer("best", torch.full((), torch.inf))
@@ -182,12 +183,12 @@ class CMI(DataFree):
 
     def student_loss(self, batch: Batch) -> Losses:
         if not self.drawn:
-            self.close_round()
+            self.end_round()
         rows = self.order[self.drawn * self.student_batch : (self.drawn + 1) * self.student_batch]
         self.drawn += 1
         return self.learn(batch, self.augment(self.pixels.normalised(self.pool.rows[rows])))[0]
 
-    def close_round(self) -> None:
+    def end_round(self) -> None:
         """Put the round's images into the pool, which is then shuffled as often as the student's steps go through it.
 
         How full the pool is follows from the number of the round, so nothing waits for the device.

@@ -10,12 +10,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from distill.batch import Batch
-from distill.data.noise import MadeSource
+from distill.data.noise import SyntheticSource
 from distill.losses import full_precision
 from distill.method import Losses, Nets, Phase, Update
 from distill.models import FeatureNet
 from distill.parts.datafree import BatchNormInputs, DataFree, WarmRestarts
-from distill.parts.made_images import CropFlip, Ring
+from distill.parts.synthetic_images import CropFlip, RingBuffer
 
 
 @full_precision
@@ -72,8 +72,8 @@ class DeepInversion(DataFree):
         self.image_optimizer = dict(image_optimizer)
         self.seen = BatchNormInputs(self.teacher, "deepinversion")
         self.canvas = Canvas(batch_size, student, data.num_classes)
-        self.made = Ring(batches * batch_size, student.in_chans, student.size, student.size)
-        self.targets = Ring(batches * batch_size, dtype=torch.int64)
+        self.made = RingBuffer(batches * batch_size, student.in_chans, student.size, student.size)
+        self.targets = RingBuffer(batches * batch_size, dtype=torch.int64)
         self.augment = CropFlip(data, pad, flip)
         self.inverting = False
 
@@ -112,10 +112,10 @@ class DeepInversion(DataFree):
     def teach_student(self) -> None:
         self.inverting = False
 
-    def pool(self, source: Any) -> MadeSource:
+    def pool(self, source: Any) -> SyntheticSource:
         """Return the source of phase 2; of the run's own nothing but seed and batch size is read."""
         made, targets = self.made, self.targets
-        return MadeSource(
+        return SyntheticSource(
             lambda: made.rows, lambda: targets.rows, batch_size=source.batch_size, seed=source.seed
         )
 

@@ -34,7 +34,7 @@ def others_loss(student: Tensor, teacher: Tensor, labels: Tensor, temperature: f
 
 
 @full_precision
-def doubt(teacher: Tensor, labels: Tensor, temperature: float) -> Tensor:
+def non_target_mass(teacher: Tensor, labels: Tensor, temperature: float) -> Tensor:
     """mean_i (1 - p_t^T[y]) of logits [B,K] and labels [B], by which KL's own non-target term is scaled."""
     return 1 - torch.softmax(teacher / temperature, dim=1).gather(1, labels[:, None]).mean()
 
@@ -100,4 +100,4 @@ class DeepKD(Method):
     def others(self, student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
         """NCKD of logits [B,K] and labels [B], scaled by the teacher's doubt unless it is decoupled."""
         loss = others_loss(student, teacher, labels, self.temperature, self.top_k)
-        return loss if self.decoupled else doubt(teacher, labels, self.temperature) * loss
+        return loss if self.decoupled else non_target_mass(teacher, labels, self.temperature) * loss

@@ -15,7 +15,7 @@ from distill.losses import full_precision, kd_loss
 from distill.method import Losses, Nets
 from distill.methods.srrl import is_signed, probe_outputs
 from distill.models import FeatureNet, Outputs
-from distill.models.reading import frozen_statistics, runs_alone
+from distill.models.reading import frozen_statistics, is_self_contained
 from distill.parts.heads import Shape
 from distill.parts.stages import stage_pairs
 from distill.parts.teacher_mode import TeacherMode
@@ -152,7 +152,8 @@ def probed_maps(net: FeatureNet) -> list[Tensor]:
     """A net's maps of its fixed image; ValueError where its stages do not lead from one to the next."""
     outputs = probe_outputs(net)
     maps = stage_maps(outputs) if outputs.final is not None else []
-    if not maps or not all(runs_alone(net, partial(net.stage, k, maps[k - 1]), maps[k]) for k in range(1, len(maps))):
+    following = range(1, len(maps))
+    if not maps or not all(is_self_contained(net, partial(net.stage, k, maps[k - 1]), maps[k]) for k in following):
         raise ValueError(
             f"fcfd runs the stages of {net.name} one by one, and they do not lead from map to map: take a ResNet, "
             "ConvNeXt or one of the CIFAR nets, or method=reviewkd."

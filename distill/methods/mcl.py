@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from distill.batch import Batch, Source
 from distill.losses import full_precision, kd_loss
 from distill.method import Losses, Method, Nets, Phase, Update
-from distill.parts.branches import Branch, Divided
+from distill.parts.branches import Branch, BranchedOutput
 from distill.parts.peers import feature_nets, make_peers, report_cohort
 
 
@@ -89,7 +89,7 @@ class MCL(Method):
     @property
     def cohort(self) -> list[nn.Module]:
         """All peers as they are evaluated, the student first."""
-        others = [Divided(self.student, each) if isinstance(each, Branch) else each for each in self.others]
+        others = [BranchedOutput(self.student, each) if isinstance(each, Branch) else each for each in self.others]
         return [self.student, *others]
 
     def answers(self, batch: Batch) -> list[tuple[Tensor, Tensor]]:
@@ -137,7 +137,7 @@ class MCL(Method):
         changed: Source = source.replace(per_class=next(fits, self.per_class))
         return changed
 
-    def rivals(self) -> list[nn.Module]:
+    def candidate_nets(self) -> list[nn.Module]:
         """The other peers: the authors print the best net of the best epoch (main_cifar.py, max(acc1[:-1]))."""
         return self.cohort[1:]
 

@@ -18,7 +18,7 @@ _FORMS = ("authors", "paper")
 CROSSED = 3  # temperatures from the fourth on, whose strong terms read the weak view in the authors' code
 
 
-def less_sure(confidence: Tensor) -> Tensor:
+def low_confidence(confidence: Tensor) -> Tensor:
     """The share of confidences [N] that are at most their median: a half, and more where several are equal to it."""
     return (confidence <= confidence.quantile(0.5)).to(confidence.dtype).mean()
 
@@ -103,7 +103,7 @@ class MLKD(Method):
         if self.form == "paper":
             return (one := torch.ones((), device=teacher.device)), one
         predictions = teacher.float().softmax(dim=1)
-        return less_sure(predictions.amax(dim=1)), less_sure(predictions.sum(dim=0))
+        return low_confidence(predictions.amax(dim=1)), low_confidence(predictions.sum(dim=0))
 
 
 def _total(terms: Sequence[Tensor]) -> Tensor:

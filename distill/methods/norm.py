@@ -62,7 +62,7 @@ class Transform(nn.Module):
         return expanded, feature + self.back(expanded)
 
 
-def behind_last_map(net: FeatureNet) -> tuple[Step, Step]:
+def after_last_map(net: FeatureNet) -> tuple[Step, Step]:
     """What a net does with its last map, before the transform and after it.
 
     The transform stands where the map is as wide as what enters the classifier: at the last map itself or, of nets
@@ -133,14 +133,14 @@ class NORM(Method):
             raise ValueError(f"method.weight_by_epoch has the epochs {ends}: give rising ones, such as [[240, 1.0]].")
         self.weight, self.copies, self.scale = weight, copies, scale
         self.weight_by_epoch = [(float(end), float(factor)) for end, factor in weight_by_epoch]
-        steps = behind_last_map(student)
+        steps = after_last_map(student)
         self.transform = Transform(student.embedding_dim, copies * self.teacher.channels[-1])
-        self._steps, self._behind = steps, (self._norms_behind(),)
+        self._steps, self._behind = steps, (self._norms_after(),)
         model = ExpandedModel(student, self.transform, steps)
         name = f"{student.name}+norm"
         self._deployed = (GrownNet(model, name=name, size=student.size, in_chans=student.in_chans),)
 
-    def _norms_behind(self) -> nn.ModuleList:
+    def _norms_after(self) -> nn.ModuleList:
         """BatchNorms behind the student's last map; they run on the transformed map, and only that moves them."""
         net = self.student
         used = used_parameters(net.model, lambda: net.read(net.probe()).features[-1])

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from distill.batch import Batch
 from distill.losses import full_precision
 from distill.method import Losses, Method, Nets
-from distill.parts.branches import Branch, Divided
+from distill.parts.branches import Branch, BranchedOutput
 from distill.parts.peers import Ensemble, feature_nets, make_peers, sigmoid_ramp
 
 
@@ -90,6 +90,6 @@ class OKDDip(Method):
 
     def reported(self) -> dict[str, nn.Module]:
         whole, each = self.form == "networks", list[Any](self.peers)
-        nets: list[nn.Module] = [peer if whole else Divided(self.student, peer) for peer in each]
+        nets: list[nn.Module] = [peer if whole else BranchedOutput(self.student, peer) for peer in each]
         peers: dict[str, nn.Module] = {f"peer_{k + 1}": net for k, net in enumerate(nets)}
         return {**peers, "ensemble": Ensemble(nets)}

@@ -75,7 +75,7 @@ class Proteus(Method):
         masked = self._masked.view(*patches.shape[:-1], 1).to(patches.dtype)
         return patches + masked * (self.mask_token.to(patches.dtype) - patches)
 
-    def _seen_in_part(self, inputs: Tensor, masked: Tensor) -> Tensor:
+    def _masked_patches(self, inputs: Tensor, masked: Tensor) -> Tensor:
         """The student's patches [B,N,D] of images of which it does not see those that are masked [B,N]."""
         self._masked = masked
         try:
@@ -97,7 +97,7 @@ class Proteus(Method):
         if self.patch:
             images, patches = theirs.shape[:2]
             masked = drawn_mask(images, patches, self.share, self.ratio, theirs.device)
-            seen = self.heads["patch"](self._seen_in_part(batch.inputs, masked))
+            seen = self.heads["patch"](self._masked_patches(batch.inputs, masked))
             losses["patch"] = self.patch * squared_where(seen, theirs, masked)
         return losses
 

@@ -13,7 +13,7 @@ from distill.batch import Batch
 from distill.losses import full_precision
 from distill.method import Losses, Method, Nets
 from distill.models import Outputs
-from distill.parts.patches import at_places, patch_map, patch_shape, truncated
+from distill.parts.patches import at_positions, patch_map, patch_shape, truncated
 
 SIZES = ((50, 16), (100, 32), (250, 64), (500, 128), (1000, 256), (2000, 512), (4000, 1024), (10000, 2048),
          (20000, 4096))  # fmt: skip
@@ -32,7 +32,7 @@ def queue_loss(student: Tensor, teacher: Tensor, queue: Tensor, tau: float) -> T
 
 
 @full_precision
-def places_loss(student: Tensor, teacher: Tensor, tau: float) -> Tensor:
+def positions_loss(student: Tensor, teacher: Tensor, tau: float) -> Tensor:
     """KL(teacher || student) of how near each place of an image is to all of them, for places [B,N,D] of length 1;
     mean over places and images.
     """
@@ -41,7 +41,7 @@ def places_loss(student: Tensor, teacher: Tensor, tau: float) -> Tensor:
 
 
 class PseudoLabelQueue(Method):
-    """ce CE + kd KLT + weight x queue_loss + local x places_loss.
+    """ce CE + kd KLT + weight x queue_loss + local x positions_loss.
 
     The student's embedding and its patches go through a linear map each to the teacher's widths, its patches to the
     teacher's places, and all are brought to length 1. The queue holds the teacher's latest embeddings, the batch's
@@ -82,7 +82,7 @@ class PseudoLabelQueue(Method):
         if self.local:
             places = patch_map(teacher)
             rows = self.parts(patch_map(student).movedim(1, -1)).movedim(-1, 1)
-            mine = F.normalize(at_places(rows, places).float(), dim=2)
-            theirs = F.normalize(at_places(places, places).float(), dim=2)
-            losses["places"] = self.local * places_loss(mine, theirs, self.tau_local)
+            mine = F.normalize(at_positions(rows, places).float(), dim=2)
+            theirs = F.normalize(at_positions(places, places).float(), dim=2)
+            losses["places"] = self.local * positions_loss(mine, theirs, self.tau_local)
         return losses

@@ -31,7 +31,7 @@ class RCO(Guided):
         self.copies = nn.ModuleList(self.teacher.twin() for _ in self.route).requires_grad_(False)
         self.on_route = False
 
-    def leave_route(self) -> None:
+    def end_route(self) -> None:
         """Begin the student's phase: the guide is done."""
         self.on_route = False
 
@@ -56,7 +56,7 @@ class RCO(Guided):
         first = self.guide_phase()
         first.begin = self.enter_route
         update = Update("student", self.loss, [self.student])
-        return [first, Phase("distill", [update], begin=self.leave_route)]
+        return [first, Phase("distill", [update], begin=self.end_route)]
 
     def reported(self) -> dict[str, nn.Module]:
         return {f"teacher_{epoch}": net for epoch, net in zip(self.route, self.copies, strict=True)}

@@ -18,7 +18,7 @@ from distill.models import Outputs
 MASKED = -1e9  # the authors' logit of a class that is left out
 
 
-def against_rest(logits: Tensor, classes: Tensor) -> Tensor:
+def one_vs_rest(logits: Tensor, classes: Tensor) -> Tensor:
     """Return the logits [B,2] of each row's class [B] and of all others together, of logits [B,K]."""
     rest = other_classes(logits, classes).logsumexp(dim=1)
     return torch.stack([logits.gather(1, classes[:, None]).squeeze(1), rest], dim=1)
@@ -30,8 +30,8 @@ def confidence_loss(student: Tensor, teacher: Tensor, labels: Tensor, temperatur
 
     The teacher's surest class, right or wrong, says how sure to be of the label.
     """
-    sure = against_rest(teacher / temperature, teacher.argmax(dim=1))
-    return temperature**2 * kl_div(against_rest(student / temperature, labels), sure)
+    sure = one_vs_rest(teacher / temperature, teacher.argmax(dim=1))
+    return temperature**2 * kl_div(one_vs_rest(student / temperature, labels), sure)
 
 
 @full_precision

@@ -14,7 +14,7 @@ from distill.losses import full_precision
 from distill.method import Losses, Method, Nets
 from distill.methods.srrl import probe_outputs
 from distill.models import FeatureNet, Outputs
-from distill.models.reading import runs_alone
+from distill.models.reading import is_self_contained
 from distill.parts.heads import BatchNorm, Shape
 
 _HEAD_WIDTH = 64  # channels of a head where their number is not given
@@ -122,7 +122,7 @@ def last_shapes(net: FeatureNet) -> tuple[Shape, Shape]:
     Raises ValueError where the one does not lead to the other.
     """
     outputs = probe_outputs(net)
-    if not runs_alone(net, lambda: net.stage(len(net.shapes) - 1, outputs.features[-2]), outputs.final):
+    if not is_self_contained(net, lambda: net.stage(len(net.shapes) - 1, outputs.features[-2]), outputs.final):
         raise ValueError(
             f"scalekd runs the last stage of the teacher on the student's maps, and that of {net.name} cannot be run "
             "alone: take a Swin transformer, a ConvNeXt or a ResNet, or method=ofa-kd."

@@ -154,7 +154,7 @@ class Specialists(Method):
         loss = self.by_label(lambda labels: specialist_loss(logits, labels, members, share), batch)
         return {f"specialist_{m}": loss}
 
-    def together(self) -> _Ensemble:
+    def combined(self) -> _Ensemble:
         """Generalist and specialists with corrected dustbins, as one net in eval mode."""
         shares = self.shares
         bias = torch.log((1 - shares) / shares)
@@ -163,7 +163,7 @@ class Specialists(Method):
     def loss(self, batch: Batch) -> Losses:
         logits = self.student(batch.inputs).logits
         with torch.no_grad():
-            taught = self.together()(batch.views.get("teacher", batch.inputs))
+            taught = self.combined()(batch.views.get("teacher", batch.inputs))
         return self.supervised(logits, batch) | {"kd": self.kd * kd_loss(logits, taught, self.temperature)}
 
     def phases(self) -> list[Phase]:
@@ -195,4 +195,4 @@ class Specialists(Method):
         self.experts.requires_grad_(wanted)
 
     def reported(self) -> dict[str, nn.Module]:
-        return {"ensemble": self.together()}
+        return {"ensemble": self.combined()}

@@ -104,34 +104,34 @@ class SSKD(Method):
         """First phase: the teacher's head tells which upright image a turned one is (eq. 1-2, no
         temperature)."""
         with torch.no_grad():
-            embedding = self.teacher(self.turned_views(batch, "teacher")).embedding
+            embedding = self.teacher(self.rotated_views(batch, "teacher")).embedding
         scores = crop_similarities(self.teacher_head(embedding))
         return {"head": F.cross_entropy(scores, positives(len(batch), scores.device))}
 
-    def turned_views(self, batch: Batch, side: str) -> Tensor:
+    def rotated_views(self, batch: Batch, side: str) -> Tensor:
         """The batch's four crops, turned, as the "student" or the "teacher" sees them [4B,C,H,H]."""
         apart = side == "teacher" and "teacher" in batch.views
         first, prefix = (batch.views["teacher"], "teacher_") if apart else (batch.inputs, "")
         return rotate([first, *(batch.views[f"{prefix}crop_{k}"] for k in range(1, ROTATIONS))])
 
     def loss(self, batch: Batch) -> Losses:
-        student = self.student(self.turned_views(batch, "student"))
+        student = self.student(self.rotated_views(batch, "student"))
         with torch.no_grad():
-            teacher = self.teacher(self.turned_views(batch, "teacher"))
+            teacher = self.teacher(self.rotated_views(batch, "teacher"))
             taught = crop_similarities(self.teacher_head(teacher.embedding))
         (upright, turned), (known, known_turned) = parted(student.logits), parted(teacher.logits)
         losses = self.supervised(upright, batch)
         if self.kd:
             losses["kd"] = self.kd * self.soft_targets(upright, known)
         if self.turned:
-            losses["turned"] = self.turned * self._turned(turned, known_turned, batch.classes)
+            losses["turned"] = self.turned * self._rotated(turned, known_turned, batch.classes)
         if self.weight:
             losses["similar"] = self.weight * self._similar(
                 crop_similarities(self.student_head(student.embedding)), taught
             )
         return losses
 
-    def _turned(self, student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
+    def _rotated(self, student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
         keep = kept(teacher, labels.repeat_interleave(ROTATIONS - 1), self.keep_turned)
         return selected_kl(student, teacher, keep, self.turned_temperature)
 

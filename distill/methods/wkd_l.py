@@ -21,7 +21,7 @@ _RELATIONS = ("logits", "features", "weights")
 _FLOOR = 1e-8  # of costs and of Sinkhorn's divisors, as in the authors' code
 
 
-def among_others(logits: Tensor, labels: Tensor, temperature: float) -> Tensor:
+def non_target_softmax(logits: Tensor, labels: Tensor, temperature: float) -> Tensor:
     """Return the softmax [B,K] of logits at a temperature among the classes that are not the label [B], which has 0."""
     label = torch.arange(logits.shape[1], device=logits.device) == labels[:, None]
     return F.softmax((logits / temperature).masked_fill(label, -torch.inf), dim=1)
@@ -36,7 +36,7 @@ def wasserstein_loss(
     Logits [B,K], labels [B], cost [K,K] of moving a unit of probability from class i to class j. The plan is what
     `steps` of Sinkhorn's iteration leave at the entropic weight `entropy`; gradients pass through them.
     """
-    ours, theirs = (among_others(logits, labels, temperature) for logits in (student, teacher))
+    ours, theirs = (non_target_softmax(logits, labels, temperature) for logits in (student, teacher))
     kernel = torch.exp(-cost / entropy)
     label = torch.arange(len(cost), device=cost.device) == labels[:, None]
     u = torch.full_like(ours, 1 / (len(cost) - 1)).masked_fill(label, 0.0)

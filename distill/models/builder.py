@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from distill.config.groups import mean_one_of
+from distill.config.groups import suggestion_or
 from distill.config.net_names import is_known, nearest_nets
 from distill.config.our_nets import is_sized
 from distill.files import first_line
@@ -37,7 +37,7 @@ def build(
     that cannot be had.
     """
     if not is_known(name):
-        hint = mean_one_of(nearest_nets(name), "see timm.list_models()")
+        hint = suggestion_or(nearest_nets(name), "see timm.list_models()")
         raise ValueError(f"There is no model named {name!r}: {hint}")
     arguments = dict(args or {})
     recipe = {"name": name, "num_classes": num_classes, "in_chans": in_chans, "size": size, "args": arguments}

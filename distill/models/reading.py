@@ -37,7 +37,7 @@ class evaluating:  # noqa: N801 - a context manager, read as a phrase
             module.training = training
 
 
-def runs_alone(net: nn.Module, part: Callable[[], Tensor], whole: Tensor | None) -> bool:
+def is_self_contained(net: nn.Module, part: Callable[[], Tensor], whole: Tensor | None) -> bool:
     """Whether a part of a net, run by itself in eval mode, gives what the whole net gave there; not where it fails."""
     try:
         with torch.no_grad(), evaluating(net):

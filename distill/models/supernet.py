@@ -74,7 +74,7 @@ class Supernet:
             seed=0,
         )
 
-    def corner(self, number: int) -> dict[str, Tensor]:
+    def subnet_state(self, number: int) -> dict[str, Tensor]:
         """Return the supernet's tensors as the numbered net has them: views, so that gradients and
         statistics reach it.
         """
@@ -88,7 +88,7 @@ class Supernet:
         """Run the numbered net in the supernet's mode; `keep_statistics` leaves running statistics as they
         are.
         """
-        tensors = self.corner(number)
+        tensors = self.subnet_state(number)
         if keep_statistics:
             buffers = dict(self.net.named_buffers())
             tensors |= {name: tensors[name].clone() for name in tensors if name in buffers}
@@ -100,6 +100,6 @@ class Supernet:
     def extract(self, number: int) -> FeatureNet:
         """Return the numbered net as an ordinary one, with a copy of its weights."""
         made = self.plain(self.choices[number])
-        made.load_state_dict({name: value.clone() for name, value in self.corner(number).items()})
+        made.load_state_dict({name: value.clone() for name, value in self.subnet_state(number).items()})
         made.renormalize_as(self.net)
         return made.to(next(self.net.parameters()).device)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from distill.models import FeatureNet
 from distill.models.cifar_net import CifarNet
-from distill.models.reading import evaluating, runs_alone
+from distill.models.reading import evaluating, is_self_contained
 
 
 class Branch(nn.Module):
@@ -39,7 +39,7 @@ class Branch(nn.Module):
         return logits, entered[0].flatten(1).float()
 
 
-class Divided(nn.Module):
+class BranchedOutput(nn.Module):
     """A net up to where a branch begins, and that branch, as they are evaluated; gives logits [B,K]."""
 
     def __init__(self, net: FeatureNet, branch: Branch) -> None:
@@ -69,8 +69,9 @@ def check_divides(net: FeatureNet, stages: int = 1) -> None:
     if len(net.shapes) <= stages:
         raise ValueError(f"{net.name} with stages {net.shapes} has none that branches could share: use method=dml.")
     with torch.no_grad(), evaluating(net):
-        seen = net(net.probe())
-    if not runs_alone(net, lambda: net.classify(last_stages(net, seen.features[-1 - stages], stages)), seen.logits):
+        probed = net(net.probe())
+    entry = probed.features[-1 - stages]
+    if not is_self_contained(net, lambda: net.classify(last_stages(net, entry, stages)), probed.logits):
         raise ValueError(
             f"{net.name} with stages {net.shapes} cannot be divided before stage {-stages}: use whole nets as "
             "peers, with method=dml or method=okddip."

@@ -17,23 +17,23 @@ TIMES = 1000  # steps of the schedule, whose betas rise from 1e-4 to 0.02 (Ho et
 _EMBEDDED = 1280
 
 
-def kept_signal() -> Tensor:
+def signal_share() -> Tensor:
     """Return the share of the signal's variance [TIMES] that is left after each step: the product of 1 - beta."""
     return (1 - torch.linspace(1e-4, 0.02, TIMES)).cumprod(0)
 
 
-def steps_back(count: int) -> Iterator[tuple[int, float, float]]:
+def reverse_steps(count: int) -> Iterator[tuple[int, float, float]]:
     """Yield (time, share of the signal there, share after the step) of `count` steps from the middle of the schedule to
     its start, as far apart as those of 2 `count` steps over all of it.
     """
-    signal, stride = kept_signal().tolist(), TIMES // (2 * count)
+    signal, stride = signal_share().tolist(), TIMES // (2 * count)
     for time in range((count - 1) * stride, -1, -stride):
         yield time, signal[time], signal[time - stride] if time else 1.0
 
 
 def denoised(noisy: Tensor, predict: Callable[[Tensor, int], Tensor], count: int) -> Tensor:
     """Return maps [B,C,H,W] after steps of DDIM without noise (Song et al., ICLR 2021, arXiv:2010.02502, eq. 12)."""
-    for time, before, after in steps_back(count):
+    for time, before, after in reverse_steps(count):
         noise = predict(noisy, time)
         clean = (noisy - (1 - before) ** 0.5 * noise) / before**0.5
         noisy = after**0.5 * clean + (1 - after) ** 0.5 * noise
@@ -113,7 +113,7 @@ class Denoising(nn.Module):
         self.transform, self.project = nn.Conv2d(student, teacher, 1), nn.Conv2d(teacher, teacher, 1)
         self.predictor = NoisePredictor(teacher, spatial=spatial)
         self.adapter = NoiseAdapter(teacher, spatial=spatial)
-        self.register_buffer("signal", kept_signal(), persistent=False)
+        self.register_buffer("signal", signal_share(), persistent=False)
 
     def forward(self, student: Tensor) -> Tensor:
         maps = self.transform(student)

@@ -28,7 +28,7 @@ def patch_shape(net: FeatureNet) -> tuple[int, int, int]:
     return channels, height, width
 
 
-def at_places(patches: Tensor, like: Tensor) -> Tensor:
+def at_positions(patches: Tensor, like: Tensor) -> Tensor:
     """Patches [B,D,h,w] as rows [B,N,D] at the N places of another map [B,C,H,W] (bilinear)."""
     if patches.shape[2:] != like.shape[2:]:
         patches = F.interpolate(patches, like.shape[2:], mode="bilinear", align_corners=False)

@@ -47,10 +47,10 @@ def run(options: argparse.Namespace) -> None:
         subject = find(target, device, teacher=options.teacher, model=options.model)
         changes = {"root": options.root, "fraction": options.fraction}
         path = probe(subject, options.dataset, recipe, device, seed=options.seed, **changes)
-        _say(subject.net.name, recipe.name, path)
+        _print_result(subject.net.name, recipe.name, path)
 
 
-def _say(net: str, recipe: str, path: Path) -> None:
+def _print_result(net: str, recipe: str, path: Path) -> None:
     result = read_json(path)
     accuracy = result["accuracy"]
     print(

@@ -51,7 +51,7 @@ def probe(
         "accuracy": {"last": fitted.tested[-1], "best": best, "best_epoch": fitted.tested.index(best) + 1},
         "train_accuracy": fitted.train_accuracy,
         "probe_seed": seed,
-        "recipe": _told(recipe, subject.lr_scale),
+        "recipe": _recipe_row(recipe, subject.lr_scale),
         "features": FEATURES,
         "embedding_dim": net.embedding_dim,
         **_images(data, node),
@@ -90,7 +90,7 @@ def file_name(dataset: str, recipe: Recipe, suffix: str, seed: int) -> str:
     return f"{config.slug(parts)}.json"
 
 
-def _told(recipe: Recipe, lr_scale: float) -> dict[str, Any]:
+def _recipe_row(recipe: Recipe, lr_scale: float) -> dict[str, Any]:
     told = {key: value for key, value in asdict(recipe).items() if key not in ("statistics", "scaled")}
     return {**told, "lr": recipe.lr * (lr_scale if recipe.scaled else 1.0), "optimizer": "sgd"}
 

@@ -41,7 +41,7 @@ class Features:
                 "best": fit.score.best if of_epochs else last,
                 "best_epoch": fit.score.best_epoch if of_epochs else None,
                 "neighbours": self.spec.neighbours,
-                "labels": self.labelled.told,
+                "labels": self.labelled.source_of_labels,
             }
             found["teacher_knn"] = [self._of_teacher(teacher.net) for teacher in teachers] or None
         if self.spec.probe:
@@ -66,7 +66,7 @@ def measure_features(fit: Fit, spec: EvaluateSpec, evaluation: Evaluation) -> Fe
         log.info("no image of %s has a label: nothing is measured, give some in val/<class>/", data.info.name)
         return None
     features = Features(spec, Labelled(data, evaluation.autocast, spec.images))
-    log.info("features are measured with the labels of %s", features.labelled.told)
+    log.info("features are measured with the labels of %s", features.labelled.source_of_labels)
     if spec.knn and data.info.num_classes:
         fit.measure_more = lambda net: {KNN[0]: features.knn(net)}
     elif spec.knn:

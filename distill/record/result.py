@@ -66,7 +66,7 @@ def _of_logits(
     if not data.info.num_classes:
         unknown = {"accuracy": dict.fromkeys(("last", "best", "best_epoch"))}
         return unknown | compare_teachers(teachers, None, data, autocast)
-    logits, labels = evaluation.said(net, unchanged=fit.evaluated == fit.at.total)
+    logits, labels = evaluation.last_logits(net, unchanged=fit.evaluated == fit.at.total)
     measured = scores(logits, labels)
     return {
         "accuracy": {"last": fit.score.last, "best": fit.score.best, "best_epoch": fit.score.best_epoch},

@@ -12,7 +12,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from distill.files import PASSING, SaveError, json_ready, persist, refusal, replacing, sweep, write_json, write_text
+from distill.files import (
+    PASSING,
+    SaveError,
+    json_ready,
+    persist,
+    refusal,
+    remove_temporary,
+    replacing,
+    write_json,
+    write_text,
+)
 from distill.record.logger import make_logger
 from distill.run_folder import RunFolder
 
@@ -47,7 +57,7 @@ class Tracker:
         self.folder = RunFolder(folder)
         self.folder.path.mkdir(parents=True, exist_ok=True)
         self.logger = make_logger(self.folder.path, tracking, config, identity, resume_at=resume_at, **timeouts)
-        sweep(self.folder.path)
+        remove_temporary(self.folder.path)
         begun = {"identity": identity, "config": config, "command": command_line(), "choices": choices}
         persist(lambda: write_json(self.folder.tracking, begun))
         self._kept = {_key(row) for row in persist(lambda: _drop_after(self.folder, resume_at))}

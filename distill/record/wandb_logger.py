@@ -82,7 +82,7 @@ class WandbLogger:
         try:
             run.summary.update(flatten_row(summary))
             if exit_code == 0:
-                self._hand_in(run)
+                self._upload(run)
             run.finish(exit_code=exit_code)
             sent = self.online and time.monotonic() - start < self._finish_timeout
         except Exception as error:
@@ -90,11 +90,11 @@ class WandbLogger:
         if not sent:
             _log.info("to send this run to W&B: wandb sync %s", Path(run.dir).parent)
 
-    def _hand_in(self, run: Any) -> None:
+    def _upload(self, run: Any) -> None:
         """Give W&B what is left of a finished run, if there is a result yet."""
         try:
             if result := RunFolder(self.folder).result:
-                _hand_in(_import_wandb(), run, RunFolder(self.folder), result, self.artifact)
+                _upload(_import_wandb(), run, RunFolder(self.folder), result, self.artifact)
         except Exception as error:
             _log.warning("W&B did not take the result (%s): it is in %s", first_line(error), self.folder)
 
@@ -127,7 +127,7 @@ class WandbLogger:
             self._start(_import_wandb(), "offline", False, self._arguments)
             for row in RunFolder(self.folder).rows():
                 self.run.log(flatten_row(row), step=row["step"])
-            self._refused.worked()
+            self._refused.succeeded()
         except Exception as error:
             self._give_up(error)
 
@@ -186,7 +186,7 @@ def _axes(run: Any) -> None:
     run.define_metric("*", step_metric="epoch")
 
 
-def _hand_in(wandb: ModuleType, run: Any, folder: RunFolder, result: Result, artifact: bool) -> None:
+def _upload(wandb: ModuleType, run: Any, folder: RunFolder, result: Result, artifact: bool) -> None:
     """The final table, one row of all that result.json holds in single values; and the student's weights."""
     skipped = ("command", "files/", "versions/")
     values = {name: value for name, value in flatten_row(result.document).items() if not name.startswith(skipped)}

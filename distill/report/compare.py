@@ -44,7 +44,7 @@ class Comparison:
 Places = dict[tuple[str | None, str, str], list[Row]]  # (teacher, student, base method) -> rows
 
 
-def lay_beside(table: PaperTable, rows: Iterable[Row]) -> Comparison:
+def match_rows(table: PaperTable, rows: Iterable[Row]) -> Comparison:
     """Find our rows for each cell of `table` (a `comparable` one); only rows without a mark are compared."""
     assert table.comparable
     by_place: Places = {}

@@ -114,7 +114,7 @@ def _marks(ranking: Ranking) -> list[charts.Mark]:
 
 
 def _teacher(ranking: Ranking) -> list[charts.Mark]:
-    got = ranking.taught_by
+    got = ranking.teacher_accuracies
     return [charts.Mark(f"teacher {ranking.teacher}", got.mean, "teacher")] if got else []
 
 

@@ -19,13 +19,13 @@ def row_names(rows: Sequence[Row]) -> dict[int, str]:
     found = {}
     for row in rows:
         alike = [one for one in rows if one.one.method == row.one.method]
-        told = _told(row, alike)
+        told = _differences(row, alike)
         called = STUDENT_ALONE if row.one.method == ALONE else row.one.method
         found[id(row)] = f"{called} ({', '.join(told)})" if told else called
     return found
 
 
-def _told(row: Row, alike: Sequence[Row]) -> list[str]:
+def _differences(row: Row, alike: Sequence[Row]) -> list[str]:
     if len(alike) == 1:
         return []
     commands = {id(one): settings(one) for one in alike}

@@ -67,8 +67,9 @@ def _table(ranking: Ranking, key: str, beside: dict[int, Published]) -> Table:
     """The ranking as a table: the teacher, then all entries, best first."""
     best = best_two(entry.row.last.mean for entry in ranking.entries if ranking.taught)
     cells = [_cells(entry, best, beside.get(id(entry.row))) for entry in ranking.entries]
-    if ranking.taught_by:
-        teacher = [Cell(f"teacher {ranking.teacher}", tone="mild"), word(None), mean_and_error(ranking.taught_by)]
+    if ranking.teacher_accuracies:
+        accuracy = mean_and_error(ranking.teacher_accuracies)
+        teacher = [Cell(f"teacher {ranking.teacher}", tone="mild"), word(None), accuracy]
         cells.insert(0, teacher + [word(None)] * (len(_COLUMNS) - len(teacher)))
     columns, cells = without_empty(_COLUMNS if ranking.taught else ["net", *_COLUMNS[1:]], cells)
     optional = frozenset(columns.index(name) for name in OPTIONAL if name in columns)
@@ -89,7 +90,7 @@ def _cells(entry: Entry, best: tuple[float | None, float | None], beside: Publis
     accuracy = mean_and_error(row.last)
     rank = 1 + best.index(row.last.mean) if row.last.mean in best else 0
     accuracy = Cell(accuracy.text, accuracy.value, "", accuracy.title, rank)
-    return [name, number(row.n, 0), accuracy, *gained(entry.gain), _closed(row.closed), *_beside(beside)]
+    return [name, number(row.n, 0), accuracy, *gained(entry.gain), _closed(row.closed), *_published_cells(beside)]
 
 
 def gained(gain: Gain | None) -> list[Cell]:
@@ -111,7 +112,7 @@ def _closed(share: float | None) -> Cell:
     return number(None if share is None else 100 * share, 0)
 
 
-def _beside(beside: Published | None) -> list[Cell]:
+def _published_cells(beside: Published | None) -> list[Cell]:
     """The published value and the verdict on ours."""
     if beside is None or beside.cell.published is None or beside.cell.verdict.word == MISSING:
         return [word(None)] * 2

@@ -32,7 +32,7 @@ def _table(members: Sequence[Ranking]) -> str:
         _row("Teacher", [one.teacher or NOTHING for one in members]),
         _row("Student", [one.student for one in members]),
         "\\midrule",
-        _row("Teacher", [_mean(one.taught_by.mean if one.taught_by else None) for one in members]),
+        _row("Teacher", [_mean(one.teacher_accuracies.mean if one.teacher_accuracies else None) for one in members]),
         _row("Student", [_mean(one.alone.row.last.mean if one.alone else None) for one in members]),
         "\\midrule",
         *(" & ".join([tex(name), *_values(name, by_pair, kept)]) + r" \\" for name in names),

@@ -7,7 +7,7 @@ from typing import Any
 
 import distill.report.table as shape
 from distill.papers import PaperTable
-from distill.report.compare import TEACHER_LINE, ComparedCell, Comparison, lay_beside
+from distill.report.compare import TEACHER_LINE, ComparedCell, Comparison, match_rows
 from distill.report.probes import PUBLISHED, probe_table, records
 from distill.report.stats import ABOVE, BELOW, COMPARISON_RULE, FEW, MISSING, VARIANT, WITHIN
 from distill.report.summary import Row, convention
@@ -29,7 +29,7 @@ def paper_document(tables: list[PaperTable], rows: list[Row], line: str) -> Docu
     document = Document(", ".join(table.title for table in tables), [], [line], [], [COMPARISON_RULE])
     for table in tables:
         if table.comparable:
-            comparison = lay_beside(table, rows)
+            comparison = match_rows(table, rows)
             document.tables += _views(comparison)
             document.records += _records(comparison)
         else:
@@ -58,13 +58,13 @@ def _matrix(comparison: Comparison) -> Table:
     table = comparison.table
     columns = ["method", *(f"{pair.teacher or ''} → {pair.student}" for pair in table.pairs)]
     rows = [
-        [word(method), *(_beside(comparison.cells[method, pair]) for pair in range(len(table.pairs)))]
+        [word(method), *(_cell(comparison.cells[method, pair]) for pair in range(len(table.pairs)))]
         for method in comparison.methods
     ]
     return Table(table.id, table.title, columns, rows, _notes(comparison))
 
 
-def _beside(cell: ComparedCell) -> shape.Cell:
+def _cell(cell: ComparedCell) -> shape.Cell:
     if cell.published is None and cell.ours is None:
         return shape.Cell(shape.NOTHING, tone="mild", title="not published")
     printed = shape.NOTHING if cell.published is None else f"{cell.published.mean:.2f}"

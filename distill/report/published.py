@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import distill.papers as papers
 from distill.papers import PaperTable
-from distill.report.compare import ComparedCell, lay_beside, model_name
+from distill.report.compare import ComparedCell, match_rows, model_name
 from distill.report.summary import Row
 
 
@@ -33,5 +33,5 @@ def published(rows: Sequence[Row]) -> dict[int, Published]:
 
 
 def _cells(table: PaperTable, rows: Sequence[Row]) -> Iterable[ComparedCell]:
-    comparison = lay_beside(table, rows)
+    comparison = match_rows(table, rows)
     return [*comparison.cells.values(), *comparison.extra]

@@ -46,7 +46,7 @@ class Ranking:
         return f"{self.teacher} → {self.student}" if self.teacher else self.student
 
     @property
-    def taught_by(self) -> Sample | None:
+    def teacher_accuracies(self) -> Sample | None:
         """The accuracies of the teacher, as the runs measured them: one, where they had one teacher."""
         runs = [run for entry in self.entries for run in entry.row.runs if run.teacher == self.teacher]
         return sample(sorted({run.teacher_accuracy for run in runs if run.teacher_accuracy is not None}))
@@ -90,7 +90,7 @@ def _of_place(where: Place, rows: list[Row]) -> list[Ranking]:
                 members.append(row)
     found = [_ranked(where, teacher, student, members) for (teacher, student), members in pairs.items()]
     left = [row for row in rows if row.one.student not in {student for _, student in pairs}]
-    return found + ([_untaught(where, left)] if left else [])
+    return found + ([_trained_alone(where, left)] if left else [])
 
 
 def _ranked(where: Place, teacher: str | None, student: str, rows: list[Row]) -> Ranking:
@@ -100,7 +100,7 @@ def _ranked(where: Place, teacher: str | None, student: str, rows: list[Row]) ->
     return Ranking(where, teacher, student, tuple(sorted(entries, key=_best_first)))
 
 
-def _untaught(where: Place, rows: list[Row]) -> Ranking:
+def _trained_alone(where: Place, rows: list[Row]) -> Ranking:
     """Nets that were trained alone and that nothing was distilled into: often the teachers."""
     entries = []
     for student in dict.fromkeys(row.one.student for row in rows):

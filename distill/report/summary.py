@@ -59,10 +59,6 @@ class Row:
         got = sample([getattr(run, name) for run in self.runs])
         return got.mean if got else None
 
-    def below_alone(self) -> bool:
-        """Does the distilled student end below the student trained alone?"""
-        return self.alone is not None and self.last.mean < self.alone.mean
-
 
 Place = tuple[Any, ...]
 

@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
     output, name = first.output, study.name_of(fixed, drawn)
     where = args.storage or str(output / "search" / f"{name}.journal")
     if "://" not in where:
-        study.mend(where)
+        study.repair_journal(where)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     pruner: Any = optuna.pruners.NopPruner()
     if not args.no_pruning:

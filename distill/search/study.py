@@ -74,7 +74,7 @@ class Search:
         try:
             with FileLock(self._lock(self.worker)):
                 with FileLock(self.folder / "revive.lock"):
-                    self._revive()
+                    self._requeue()
                 yield
         finally:
             self._lock(self.worker).unlink(missing_ok=True)
@@ -91,7 +91,7 @@ class Search:
             return trial.datetime_start is not None and datetime.now() - trial.datetime_start > START
         return not self._alive(worker)
 
-    def _revive(self) -> None:
+    def _requeue(self) -> None:
         for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             if self._abandoned(trial):
                 self.study.enqueue_trial(trial.params, user_attrs={"continues": trial.number})
@@ -134,7 +134,7 @@ class Search:
         return params
 
 
-def mend(path: str | Path) -> None:
+def repair_journal(path: str | Path) -> None:
     """Cut off the half line that a killed worker may have left at a journal's end, which would spoil the next one."""
     path = Path(path)
     if not path.exists():

@@ -8,7 +8,7 @@ from typing import Any
 import optuna
 
 from distill.config import RunSpec
-from distill.locking import only_here
+from distill.locking import run_lock
 from distill.models import FeatureNet
 from distill.record.reporter import Reporter
 from distill.result import Result
@@ -32,7 +32,7 @@ def run_trial(trial: optuna.Trial, spec: RunSpec) -> float | None:
     assert spec.dataset.holdout > 0, "a search never looks at the test set"
     folder = spec.folder
     trial.set_user_attr("folder", str(folder))
-    with StopSignals(at_once=True) as stop, only_here(folder):
+    with StopSignals(at_once=True) as stop, run_lock(folder):
         pruning = PruningCallback(trial)
         pruning.report_earlier(folder)
         result = RunFolder(folder).result or _train(pruning, spec, stop)

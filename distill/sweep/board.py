@@ -22,7 +22,7 @@ SAID = 16_000  # bytes at the end of a log in which its last line is looked for
 
 
 @dataclass
-class Followed:
+class RunProgress:
     """One run as its metrics.jsonl tells; read on from where it was read before."""
 
     job: Job
@@ -102,7 +102,7 @@ class Board(AbstractContextManager["Board"]):
 
     def __init__(self, sweep: Sweep, slots: int | None = None) -> None:
         self.sweep, self.slots = sweep, slots
-        self.followed: dict[tuple[Job, int], Followed] = {}
+        self.followed: dict[tuple[Job, int], RunProgress] = {}
         self.started = time.time()
         self.screen: Screen | None = None
 
@@ -118,7 +118,7 @@ class Board(AbstractContextManager["Board"]):
     def lines(self, width: int) -> list[str]:
         """A line for each run, and one for the sweep."""
         now, jobs = time.time(), [job for job in self.sweep.jobs if job.running]
-        runs = [self.followed.setdefault((job, job.attempts), Followed(job)) for job in jobs]
+        runs = [self.followed.setdefault((job, job.attempts), RunProgress(job)) for job in jobs]
         for one in runs:
             one.poll()
         most = max(shutil.get_terminal_size().lines - _BESIDE, 1)
@@ -127,14 +127,14 @@ class Board(AbstractContextManager["Board"]):
         rows = [[_name(field, width) if field == one.job.name else field for field in one.fields(now)] for one in begun]
         return [*aligned(rows, width), *more, self._whole(runs, now, width)] if runs else []
 
-    def _whole(self, runs: Sequence[Followed], now: float, width: int) -> str:
+    def _whole(self, runs: Sequence[RunProgress], now: float, width: int) -> str:
         ended, count = self.sweep.ended, len(self.sweep.jobs)
         share = (ended + sum(one.share for one in runs)) / max(count, 1)
         left = self.left(runs, now)
         said = "-:-- left" if left is None else f"{clock(left)} left"
         return fitting([f"sweep {ended}/{count} ended", said, f"{clock(now - self.started)} so far", bar(share)], width)
 
-    def left(self, runs: Sequence[Followed], now: float) -> float | None:
+    def left(self, runs: Sequence[RunProgress], now: float) -> float | None:
         """Seconds to the end of the sweep: what the running ones still need, and as many again for each that waits."""
         known = [(one.left(now), now - one.job.started) for one in runs]
         told = [(left, left + so_far) for left, so_far in known if left is not None]

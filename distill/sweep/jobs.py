@@ -104,7 +104,7 @@ class Sweep:
             self.folders.append(folder)
             if folder is not None and folder not in seen:
                 if RunFolder(folder).done:
-                    RunFolder(folder).tidy()
+                    RunFolder(folder).remove_leftovers()
                 else:
                     self.jobs.append(Job(name, one, job_arguments(master, one), folder))
             seen.add(folder)

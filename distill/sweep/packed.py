@@ -23,7 +23,7 @@ from distill.data.arrays import SharedSource
 from distill.engine.cuda_graphs import GraphedTeacher, StaticBuffers
 from distill.engine.state import Options
 from distill.files import one_line
-from distill.locking import only_here
+from distill.locking import run_lock
 from distill.method import TeacherForward
 from distill.models import FeatureNet
 from distill.run import Experiment, Inputs, make_inputs
@@ -75,7 +75,7 @@ class Member:
         self.job, self.exits = job, ExitStack()
         job.start()
         with self.exits:
-            self.exits.enter_context(only_here(job.folder))
+            self.exits.enter_context(run_lock(job.folder))
             if damage := RunFolder(job.folder).damage:
                 raise ValueError(damage)
             inputs = inputs or shared_inputs(make_inputs(spec, reads))

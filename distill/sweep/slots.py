@@ -68,7 +68,7 @@ class Slots:
             return False
         except ValueError:  # not the disk: the jobs themselves say what
             pass
-        self._full.worked()
+        self._full.succeeded()
         return True
 
     def _start(self, job: Job, slot: int) -> None:

@@ -30,15 +30,15 @@ class Steps:
         self._left, self._said = budget, False
         self._timed_here: list[Any] = []  # NetSeconds of this plan's nets
         self._macs: dict[str, int] = {}
-        self._told: dict[str, tuple[float | None, str]] = {}  # by hash: seeds differ in nothing
+        self._by_hash: dict[str, tuple[float | None, str]] = {}  # by hash: seeds differ in nothing
 
     def seconds(self, spec: RunSpec) -> tuple[float | None, str]:
         """Of the whole run, without evaluation, and where that is from."""
-        if spec.hash not in self._told:
-            self._told[spec.hash] = (None, "")
+        if spec.hash not in self._by_hash:
+            self._by_hash[spec.hash] = (None, "")
             with suppress(ValueError, RuntimeError, OSError, NotImplementedError, TypeError):
-                self._told[spec.hash] = self._seconds(spec)
-        return self._told[spec.hash]
+                self._by_hash[spec.hash] = self._seconds(spec)
+        return self._by_hash[spec.hash]
 
     def _seconds(self, spec: RunSpec) -> tuple[float | None, str]:
         from distill.preflight import supposed  # imports torch

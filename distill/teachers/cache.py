@@ -119,7 +119,7 @@ def make_cache(
     kind = next((kind for kind in HOLDS if set(reads) <= HOLDS[kind]), None)
     if setting == "off":
         return None
-    if why := _why_live(setting, kind, teachers, data, reads, precision, folder, mixup):
+    if why := _why_not_cached(setting, kind, teachers, data, reads, precision, folder, mixup):
         log.info("the teacher is asked at every step: %s", why)
         return None
     kind, views = kind if setting == "auto" else setting, data.view_count
@@ -141,7 +141,7 @@ def make_cache(
     return TeacherCache(forward, nets, files, views=views, half=precision != "fp32", whole_from=whole_from)
 
 
-def _why_live(
+def _why_not_cached(
     setting: str,
     kind: str | None,
     teachers: Sequence[Teacher],

@@ -38,7 +38,7 @@ def make_teacher(run: RunSpec, spec: TeacherSpec, info: DataInfo, *, pretrained:
     return made
 
 
-def sees_as_published(net: FeatureNet, spec: TeacherSpec) -> bool:
+def has_published_constants(net: FeatureNet, spec: TeacherSpec) -> bool:
     """Whether timm's mean and std of a model's images hold for weights of a file: those of a backbone are its own."""
     return not net.num_classes and _is_timms(spec) and spec.weights != "none"
 

@@ -62,7 +62,7 @@ class RowFile:
             for key, row, finite in zip(keys.tolist(), rows, np.isfinite(values).all(1), strict=True):
                 if finite and self._file is not None:
                     os.pwrite(self._file.fileno(), row.tobytes(), key * self.row_bytes)
-            self._full.worked()
+            self._full.succeeded()
         except OSError as error:
             wait = self._full.failed()
             log.warning("%s takes no rows (%s): the teacher is asked, and it is tried again in %.0f s", self.path,

@@ -17,14 +17,14 @@ from distill.config.needs import reads_of_classifiers
 from distill.content.state_file import sum_of
 from distill.data import Data
 from distill.engine.evaluate import agreement, predict, scores
-from distill.files import read_mapping, spare, sweep, write_json
+from distill.files import best_effort, read_mapping, remove_temporary, write_json
 from distill.models import FeatureNet, load_weights
 from distill.parts.peers import mean_log_probability
 from distill.result import as_number, as_percent
 from distill.run_folder import RunFolder
 from distill.start import own_constants
 from distill.teachers.bundled import restore
-from distill.teachers.making import make_teacher, sees_as_published
+from distill.teachers.making import has_published_constants, make_teacher
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +61,7 @@ def _teacher(
 ) -> Teacher:
     net, origin = _make(run, spec, data, train)
     net.requires_grad_(False).eval().to(device).to(memory_format=torch.channels_last)
-    own_constants(net, spec, data.info.for_teacher, published=sees_as_published(net, spec))
+    own_constants(net, spec, data.info.for_teacher, published=has_published_constants(net, spec))
     fingerprint = net.fingerprint()
     if not net.num_classes:
         own = f", on its own {net.size} pixels" if net.resizes else ""
@@ -83,7 +83,7 @@ def compare_teachers(teachers: list[Teacher], student: Tensor | None, data: Data
     if not teachers:
         return {"teacher_accuracy": None, "teacher_origin": None}
     if student is None or any(teacher.accuracy is None for teacher in teachers):
-        return _told_apart(teachers)
+        return _without_logits(teachers)
     asked = (teacher.predictions(data, autocast) for teacher in teachers)
     logits, labels = zip(*asked, strict=True)
     if len(teachers) == 1:
@@ -95,7 +95,7 @@ def compare_teachers(teachers: list[Teacher], student: Tensor | None, data: Data
     return {"teacher_accuracy": accuracy, "teacher_origin": "ensemble", "teachers": each, **agreement(student, mean)}
 
 
-def _told_apart(teachers: list[Teacher]) -> dict[str, Any]:
+def _without_logits(teachers: list[Teacher]) -> dict[str, Any]:
     """What a result holds of teachers that cannot be compared by their logits."""
     if len(teachers) == 1:
         return {"teacher_accuracy": teachers[0].accuracy, "teacher_origin": teachers[0].origin}
@@ -145,11 +145,11 @@ def _accuracy(net: FeatureNet, fingerprint: str, data: Data, output: Path) -> tu
         return measured, int(images)
     if known.exists():
         log.warning("%s is damaged, or of a version before its checksum: the teacher is measured again", known)
-    sweep(known.parent, shared=True)
+    remove_temporary(known.parent, shared=True)
     logits, labels = predict(net, data.evaluation(256, "teacher", _size(net)))
     accuracy = scores(logits, labels)["accuracy"]
     found = {"model": net.name, "accuracy": accuracy, "images": len(labels), "sum": _sum(known, accuracy, len(labels))}
-    spare(lambda: write_json(known, found))
+    best_effort(lambda: write_json(known, found))
     return accuracy, len(labels)
 
 

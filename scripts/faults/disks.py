@@ -145,7 +145,7 @@ def _greatest_size(shape: str, place: Path, begin: float, lasts: float) -> tuple
 def begun(shape: str, output: Path) -> int:
     """Run a shape after the check of its output that a command makes, and answer as a command does."""
     from distill.cli.sentences import format_error
-    from distill.cli.verbs import say
+    from distill.cli.verbs import print_error
     from distill.config.check import check_output
     from distill.files import SaveError
 
@@ -153,7 +153,7 @@ def begun(shape: str, output: Path) -> int:
         check_output(output)
         return start(shape, output)
     except SaveError as error:
-        return say(format_error(error), 1)
+        return print_error(format_error(error), 1)
 
 
 def _unmount(place: Path) -> None:

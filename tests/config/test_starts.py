@@ -14,7 +14,7 @@ from distill import config
 from distill.config.check import check
 from distill.config.net_names import is_known
 from distill.models import build
-from distill.start import began_pretrained
+from distill.start import started_pretrained
 from tests import tiny
 
 TIMM = ("teacher=timm", "teacher.model=resnet10t")
@@ -40,7 +40,7 @@ def test_what_a_teacher_starts_from_is_the_start_of_its_own_run() -> None:
         "method=none", "student=timm", "student.model=resnet10t", "student.weights=pretrained", "seed=0"
     ))  # fmt: skip
     assert teacher.training is not None and teacher.training.hash == alone.hash
-    assert teacher.training.student.pretrained and not teacher.pretrained and began_pretrained(teacher)
+    assert teacher.training.student.pretrained and not teacher.pretrained and started_pretrained(teacher)
     assert spec.hash != config.resolve(tiny.composed(*TIMM)).hash
 
 

@@ -12,14 +12,14 @@ import pytest
 from PIL import Image, ImageCms
 
 from distill.content import index as index_module
-from distill.content.decode import Reading, decoded, reading_of
+from distill.content.decode import DecodeOptions, decode_options, decoded
 from distill.content.examine import examine
 from distill.content.index import indexed
 from distill.data import load_data
 from tests.data.test_data import folder_config, write_folder
 
 RAMP = np.linspace(0, 65535, 64).astype(np.uint16).reshape(8, 8)
-GREY, COLOUR = Reading("L"), Reading()
+GREY, COLOUR = DecodeOptions("L"), DecodeOptions()
 
 
 def saved(path: Path, image: Image.Image, **options) -> str:
@@ -27,7 +27,7 @@ def saved(path: Path, image: Image.Image, **options) -> str:
     return str(path)
 
 
-def seen(path: str, reading: Reading = COLOUR) -> np.ndarray:
+def seen(path: str, reading: DecodeOptions = COLOUR) -> np.ndarray:
     return np.asarray(decoded(path, reading))
 
 
@@ -39,7 +39,7 @@ def test_16_bit_grey_is_scaled(tmp_path, name):
 
 def test_16_bits_of_a_stated_range(tmp_path):
     path = saved(tmp_path / "a.png", Image.fromarray(RAMP >> 4))
-    assert np.array_equal(seen(path, Reading("L", value_range=(0, 4095))), np.rint((RAMP >> 4) / 4095 * 255))
+    assert np.array_equal(seen(path, DecodeOptions("L", value_range=(0, 4095))), np.rint((RAMP >> 4) / 4095 * 255))
 
 
 def test_16_bit_colour_keeps_its_upper_bytes(tmp_path):
@@ -71,7 +71,7 @@ def test_floating_point_needs_a_range(tmp_path):
     path = saved(tmp_path / "a.tif", Image.fromarray(values))
     with pytest.raises(ValueError, match=r"dataset\.value_range"):
         seen(path)
-    assert np.array_equal(seen(path, Reading("L", value_range=(0, 1))), np.rint(255 * values))
+    assert np.array_equal(seen(path, DecodeOptions("L", value_range=(0, 1))), np.rint(255 * values))
 
 
 @pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.tif", "a.webp"])
@@ -82,7 +82,7 @@ def test_exif_orientation(tmp_path, name, turn):
     exif[274] = turn
     path = saved(tmp_path / name, image.convert("RGB"), exif=exif)
     upright = np.rot90(np.asarray(image), {1: 0, 3: 2, 6: -1, 8: 1}[turn])
-    for reading, expected in ((GREY, upright), (Reading("L", exif=False), np.asarray(image))):
+    for reading, expected in ((GREY, upright), (DecodeOptions("L", exif=False), np.asarray(image))):
         found = seen(path, reading)
         assert found.shape == expected.shape and np.abs(found.astype(int) - expected).mean() < 4
 
@@ -91,7 +91,7 @@ def test_alpha_lies_on_the_stated_colour(tmp_path):
     half = np.full((4, 4, 4), (200, 100, 0, 0), np.uint8)
     half[:2, :, 3] = 255
     path = saved(tmp_path / "a.png", Image.fromarray(half))
-    found = seen(path, Reading(background=(0, 0, 255)))
+    found = seen(path, DecodeOptions(background=(0, 0, 255)))
     assert found[0, 0].tolist() == [200, 100, 0] and found[3, 3].tolist() == [0, 0, 255]
     assert seen(path)[3, 3].tolist() == [255, 255, 255]
 
@@ -105,7 +105,7 @@ def test_other_kinds_of_transparency(tmp_path, mode):
     else:
         image = grey.convert(mode)
         path = saved(tmp_path / "a.png", image, transparency=image.getpixel((0, 0)))
-    assert seen(path, Reading(background=(9, 9, 9)))[0].tolist() == [[9, 9, 9], [255, 255, 255]]
+    assert seen(path, DecodeOptions(background=(9, 9, 9)))[0].tolist() == [[9, 9, 9], [255, 255, 255]]
 
 
 def test_a_palette_and_one_bit(tmp_path):
@@ -135,7 +135,7 @@ def test_cmyk_without_and_with_a_profile(tmp_path):
 ])  # fmt: skip
 def test_keys_that_cannot_be(key, value):
     with pytest.raises(ValueError, match=f"dataset.{key}"):
-        reading_of(**{key: value})
+        decode_options(**{key: value})
 
 
 # ---- what is said, and what is refused, before anything is decoded ----
@@ -226,7 +226,7 @@ def test_the_digest_is_of_names_and_contents_not_of_places(tmp_path):
 def test_a_damaged_index_is_made_anew(tmp_path):
     write_folder(tmp_path, parts=("train",))
     digest = indexed(tmp_path / "train").digest()
-    place = index_module.place_of(tmp_path / "train")
+    place = index_module.index_file(tmp_path / "train")
     place.write_bytes(place.read_bytes()[:-50])
     assert indexed(tmp_path / "train").digest() == digest
 

@@ -11,7 +11,7 @@ from distill import config
 from distill.config.by_size import count_of
 from distill.content import listing
 from distill.content.index import train_indexed
-from distill.content.once import files_stand_still
+from distill.content.once import files_unchanged
 from distill.data import load_data
 from tests.compositions import composed
 from tests.data.test_data import write_folder
@@ -23,7 +23,7 @@ def test_schedule_hash_and_data_list_each_part_once(tmp_path: Path, monkeypatch:
     whole = listing._listed
     monkeypatch.setattr(listing, "_listed", lambda folder, *more: asked.append(folder) or whole(folder, *more))
     words = ["method=none", "dataset=folder", f"dataset.root={root}", "dataset.size=14", "dataset.workers=0"]
-    with files_stand_still():
+    with files_unchanged():
         load_data(config.resolve(composed(*words)).dataset)
     assert sorted(asked) == [root / "train", root / "val"]
 
@@ -31,12 +31,12 @@ def test_schedule_hash_and_data_list_each_part_once(tmp_path: Path, monkeypatch:
 def test_what_is_added_is_seen_by_the_next_start_and_not_in_the_middle_of_one(tmp_path: Path) -> None:
     root = write_folder(tmp_path, count=2)
     cfg = composed("method=none", "dataset=folder", f"dataset.root={root}")
-    with files_stand_still():
+    with files_unchanged():
         first = train_indexed(root)
         shutil.copy(root / "train" / "cat" / "0.png", root / "train" / "cat" / "new.png")
-        with files_stand_still():
+        with files_unchanged():
             assert train_indexed(root) is first and count_of(cfg) == 6
-        with files_stand_still(fresh=True):
+        with files_unchanged(fresh=True):
             assert len(train_indexed(root).seen) == count_of(cfg) == 7
         assert train_indexed(root) is first
     assert count_of(cfg) == 7

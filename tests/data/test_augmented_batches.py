@@ -17,8 +17,8 @@ from distill.config import load_node
 from distill.config.rules import AUTO_AUGMENT
 from distill.data import erasing, load_data
 from distill.data.arrays import seeded
-from distill.data.looks import Looks, drawn_from, posterized
 from distill.data.mixup import cutmix_box, mix
+from distill.data.timm_transforms import TimmTransforms, drawn_from, posterized
 from tests.data.test_data import folder_config, same, toy, write_folder
 
 RECIPE = {"mixup": 0.8, "cutmix": 1.0, "erasing": 0.5, "repeats": 3}
@@ -162,6 +162,6 @@ def test_policies_may_keep_no_bit_which_pillow_refuses() -> None:
     image = Image.fromarray(np.arange(192, dtype=np.uint8).reshape(8, 8, 3))
     assert all(posterized(image, bits) == ImageOps.posterize(image, bits) for bits in range(1, 9))
     assert not np.array(posterized(image, 0)).any()
-    transform = Looks(auto_augment="rand-m10-inc1-n8").transform(8, True)
+    transform = TimmTransforms(auto_augment="rand-m10-inc1-n8").transform(8, True)
     for seed in range(20):
         drawn_from(seed, transform, image)

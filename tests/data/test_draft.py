@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from distill.config import DataSpec
-from distill.content.decode import Reading, drafted
+from distill.content.decode import DecodeOptions, drafted
 from distill.data.folder_loading import check_settings
 from distill.data.views import Images, drawn_crop
 
@@ -28,7 +28,7 @@ def photo(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def images(photo: str, **more: object) -> Images:
-    return Images([photo], np.zeros(1, dtype=np.int64), SIZE, Reading(), True, **more)  # type: ignore[arg-type]
+    return Images([photo], np.zeros(1, dtype=np.int64), SIZE, DecodeOptions(), True, **more)  # type: ignore[arg-type]
 
 
 def test_a_large_picture_is_decoded_smaller_and_shows_the_same_crop(photo: str) -> None:
@@ -44,9 +44,9 @@ def test_a_large_picture_is_decoded_smaller_and_shows_the_same_crop(photo: str) 
 
 
 def test_the_whole_size_is_told_as_it_is_shown(photo: str) -> None:
-    image, whole = drafted(photo, Reading(), lambda width, height: 4)
+    image, whole = drafted(photo, DecodeOptions(), lambda width, height: 4)
     assert whole == (640, 400) and image.size == (160, 100)
-    image, whole = drafted(photo, Reading(exif=False), lambda width, height: 1)
+    image, whole = drafted(photo, DecodeOptions(exif=False), lambda width, height: 1)
     assert whole == image.size == (400, 640)
 
 

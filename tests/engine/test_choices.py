@@ -102,7 +102,7 @@ def test_a_damaged_record_of_a_trial_is_made_again(times: dict[str, float], tmp_
 
 
 def test_a_run_that_goes_on_keeps_what_it_began_with(times: dict[str, float]) -> None:
-    begun = Choices("fp32", 1, True, False, "a trial").told()
+    begun = Choices("fp32", 1, True, False, "a trial").to_record()
     assert decided(3000, **begun) == Choices("fp32", 1, True, False, "a trial")
     asked = replace(AUTO, precision="bf16", threads=3)
     assert (found := decided(3000, asked, **begun)).precision == "bf16" and found.threads == 3

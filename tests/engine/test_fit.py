@@ -428,8 +428,8 @@ def test_a_net_that_has_not_changed_is_not_evaluated_again() -> None:
     handle = net.register_forward_hook(lambda *_: asked.append(1))
     accuracy = evaluation(net)
     once = len(asked)
-    logits, labels = evaluation.said(net, unchanged=True)
+    logits, labels = evaluation.last_logits(net, unchanged=True)
     assert len(asked) == once and accuracy == scores(logits, labels)["accuracy"]
-    evaluation.said(net, unchanged=False)
+    evaluation.last_logits(net, unchanged=False)
     assert len(asked) == 2 * once
     handle.remove()

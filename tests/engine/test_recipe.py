@@ -94,7 +94,7 @@ def test_the_average_goes_on_to_the_same_bits_after_a_resume(tmp_path: Path) -> 
 def test_one_of_both_is_deployed_and_the_other_is_told(tmp_path: Path, exports: bool, beside: str) -> None:
     fit = run(fit_of(tmp_path, ema=0.9, ema_export=exports))
     nets = {"student": fit.method.student, "ema": fit.average.net}
-    assert fit.deployed() is nets["ema" if exports else "student"] and fit.beside() == {beside: nets[beside]}
+    assert fit.deployed() is nets["ema" if exports else "student"] and fit.also_evaluated() == {beside: nets[beside]}
     last = fit.callback.rows[-1]
     assert last["test_accuracy"] == fit.evaluate(fit.deployed())
     assert last[f"{beside}_accuracy"] == fit.evaluate(nets[beside]) == fit.score.beside[beside]

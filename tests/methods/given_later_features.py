@@ -39,10 +39,10 @@ def teacher(name: str = "cifar_resnet14", **args: Any) -> FeatureNet:
 
 
 def made(
-    kind: type[Method], student: str = "cifar_resnet8", taught_by: str = "cifar_resnet14", **options: Any
+    kind: type[Method], student: str = "cifar_resnet8", teacher_name: str = "cifar_resnet14", **options: Any
 ) -> Any:
     torch.manual_seed(3)
-    return tiny.by_hand(kind, net(student), [teacher(taught_by)], info(), **options)
+    return tiny.by_hand(kind, net(student), [teacher(teacher_name)], info(), **options)
 
 
 def batch(count: int = B, seed: int = 0) -> Batch:

@@ -44,4 +44,4 @@ def test_afd_attends_to_the_teacher_and_takes_the_mean_over_stages() -> None:
     afd_loss(dead, torch.zeros(1, 2, 2, 2), torch.ones(1, 2)).backward()
     assert torch.isfinite(dead.grad).all(), "a dead channel has no direction"
     with pytest.raises(ValueError, match=r"resnet8 has stages.*wrn_16_2.*method="):
-        made(AFDAttention, taught_by="cifar_wrn_16_2")
+        made(AFDAttention, teacher_name="cifar_wrn_16_2")

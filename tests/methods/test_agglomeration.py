@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from distill.methods.agglomeration import RunningStatistics, match, staying
+from distill.methods.agglomeration import RunningStatistics, keep_mask, match
 from tests import tiny
 
 PAIR = ("cifar_resnet14", "cifar_resnet8")
@@ -24,9 +24,9 @@ def test_costs_are_of_directions_and_of_values() -> None:
 
 def test_the_teacher_that_is_furthest_always_stays() -> None:
     costs = torch.rand(3, 500)
-    assert torch.equal(staying(costs, 1.0), (costs == costs.amax(0)).float()) and staying(costs, 0.0).all()
+    assert torch.equal(keep_mask(costs, 1.0), (costs == costs.amax(0)).float()) and keep_mask(costs, 0.0).all()
     torch.manual_seed(0)
-    share = staying(costs, 0.5).mean().item()
+    share = keep_mask(costs, 0.5).mean().item()
     assert share == pytest.approx((1 + 2 * 0.5) / 3, abs=0.04)
 
 

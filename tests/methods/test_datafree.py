@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import torch
 
-from distill.data.noise import MadeSource, NoiseSource
+from distill.data.noise import NoiseSource, SyntheticSource
 from distill.models.generator import Generator, Pixels
 from distill.parts.datafree import BatchNormInputs, statistics_loss
-from distill.parts.made_images import CropFlip, Ring, resized_crop
+from distill.parts.synthetic_images import CropFlip, RingBuffer, resized_crop
 from tests import tiny
 from tests.methods.given_datafree import Untouchable, check_gradient
 
@@ -56,7 +56,7 @@ def test_noise_is_a_function_of_seed_epoch_and_step() -> None:
 
 def test_made_images_come_once_an_epoch_in_an_order_of_their_own() -> None:
     images, labels = torch.arange(10.0).view(10, 1, 1, 1), torch.arange(10)
-    made = MadeSource(lambda: images, lambda: labels, batch_size=4, seed=3)
+    made = SyntheticSource(lambda: images, lambda: labels, batch_size=4, seed=3)
     first, second = list(made.epoch(1)), list(made.epoch(2))
     assert [len(batch.labels) for batch in first] == [4, 4, 2]
     order = torch.cat([batch.labels for batch in first])
@@ -85,7 +85,7 @@ def test_statistics_loss() -> None:
 
 
 def test_ring_overwrites_the_oldest_and_gives_each_row_once() -> None:
-    ring = Ring(6, 1)
+    ring = RingBuffer(6, 1)
     assert not ring.sample(4)[1].any()
     for k in range(4):
         ring.add(torch.full((2, 1), float(k)))
@@ -94,7 +94,7 @@ def test_ring_overwrites_the_oldest_and_gives_each_row_once() -> None:
     assert ring.rows.flatten().tolist() == [3, 3, 1, 1, 2, 2] and ring.next == 2 and ring.filled == 6
     ring.rows.copy_(torch.arange(6.0).view(6, 1))
     assert sorted(ring.sample(9)[0].flatten().tolist()) == [0, 1, 2, 3, 4, 5]
-    odd = Ring(5, dtype=torch.int64)
+    odd = RingBuffer(5, dtype=torch.int64)
     for k in range(3):
         odd.add(torch.full((2,), k))
     assert odd.rows.tolist() == [2, 0, 1, 1, 2] and odd.next == 1

@@ -9,7 +9,7 @@ from torch import nn
 
 from distill.config import OptimizerSpec
 from distill.losses import kd_loss
-from distill.methods.deepkd import DeepStepper, doubt, others_loss
+from distill.methods.deepkd import DeepStepper, non_target_mass, others_loss
 from distill.methods.dkd import target_loss
 from tests.methods.arithmetic import kl, logits, softmax
 
@@ -20,7 +20,7 @@ SCHEDULE = OptimizerSpec(lr=0.1, optimizer={"name": "sgd", "momentum": 0.9, "wei
 def test_each_samples_terms_add_up_to_its_soft_targets() -> None:
     for i in range(5):
         student, teacher, label = STUDENT[i : i + 1], TEACHER[i : i + 1], LABELS[i : i + 1]
-        both = target_loss(student, teacher, label, T) + doubt(teacher, label, T) * others_loss(
+        both = target_loss(student, teacher, label, T) + non_target_mass(teacher, label, T) * others_loss(
             student, teacher, label, T, 0
         )
         assert both.item() == pytest.approx(kd_loss(student, teacher, T).item(), rel=1e-10)

@@ -19,7 +19,7 @@ def signal() -> np.ndarray:
 
 
 def test_five_steps_go_from_400_to_the_start() -> None:
-    times, before, after = zip(*diffusion.steps_back(5), strict=True)
+    times, before, after = zip(*diffusion.reverse_steps(5), strict=True)
     a = signal()
     assert times == (400, 300, 200, 100, 0)
     np.testing.assert_allclose(before, a[[400, 300, 200, 100, 0]], rtol=1e-4)
@@ -40,7 +40,7 @@ def test_denoising_takes_ddims_steps() -> None:
 
 def test_a_predictor_that_knows_the_noise_leaves_the_signal() -> None:
     clean, noise = (torch.randn(2, 3, 2, 2, generator=G, dtype=torch.float64) for _ in range(2))
-    noisy = diffusion.noised(clean, noise, diffusion.kept_signal()[[400, 400]].double())
+    noisy = diffusion.noised(clean, noise, diffusion.signal_share()[[400, 400]].double())
     torch.testing.assert_close(diffusion.denoised(noisy, lambda x, t: noise, 5), clean)
 
 

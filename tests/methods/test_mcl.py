@@ -114,7 +114,7 @@ def test_mcl_tells_the_best_net_of_the_best_epoch(tmp_path) -> None:
     fit.evaluate = lambda net: next(measured[id(net)])
     list(fit.steps())
     assert (fit.score.last, fit.score.best, fit.score.best_net) == (60.0, 60.0, 70.0)
-    assert len(list(tiny.seeded_method("dml", data).rivals())) == 0
+    assert len(list(tiny.seeded_method("dml", data).candidate_nets())) == 0
 
 
 def test_mcls_branches_share_the_first_stage_and_nothing_else() -> None:

@@ -46,10 +46,10 @@ def test_the_student_does_not_see_what_is_masked() -> None:
     images = next(data.source(batch_size=2, seed=1).epoch(1)).inputs
     count = method.teach(next(data.source(batch_size=2, seed=1).epoch(1))).tokens.shape[1]
     with torch.no_grad():
-        hidden = method._seen_in_part(images, torch.ones(2, count))
-        assert torch.equal(hidden, method._seen_in_part(torch.randn_like(images), torch.ones(2, count)))
+        hidden = method._masked_patches(images, torch.ones(2, count))
+        assert torch.equal(hidden, method._masked_patches(torch.randn_like(images), torch.ones(2, count)))
         plain = method.student.read(images).tokens
-        assert torch.equal(method._seen_in_part(images, torch.zeros(2, count)), plain)
+        assert torch.equal(method._masked_patches(images, torch.zeros(2, count)), plain)
         assert not torch.equal(hidden, plain)
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from distill.methods.pseudo_label_queue import places_loss, queue_loss
+from distill.methods.pseudo_label_queue import positions_loss, queue_loss
 from tests import tiny
 
 
@@ -34,7 +34,7 @@ def test_places_are_near_each_other_as_the_teachers_are() -> None:
     student, teacher = unit(3, 4, 6), unit(3, 4, 6)
     pairs = [(a.numpy(), b.numpy()) for a, b in zip(student, teacher, strict=True)]
     expected = np.mean([divergence(a @ a.T / 0.1, b @ b.T / 0.1) for a, b in pairs])
-    assert places_loss(student, teacher, 0.1).item() == pytest.approx(expected, rel=1e-9)
+    assert positions_loss(student, teacher, 0.1).item() == pytest.approx(expected, rel=1e-9)
 
 
 def test_the_queue_has_the_latest_first_and_as_many_as_the_images_ask_for() -> None:

@@ -115,7 +115,7 @@ def test_reviewkd_takes_a_last_batch_of_one_image() -> None:
 
 def test_reviewkd_refuses_unequal_stages() -> None:
     with pytest.raises(ValueError, match=r"resnet8 has stages .*vgg8 .*method=semckd"):
-        made(ReviewKD, taught_by="cifar_vgg8")
+        made(ReviewKD, teacher_name="cifar_vgg8")
 
 
 @pytest.mark.parametrize(

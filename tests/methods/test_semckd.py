@@ -36,7 +36,7 @@ def test_semckd_gram_and_loss() -> None:
 
 
 def test_semckd_pairs_every_stage_with_every_stage() -> None:
-    method = made(SemCKD, taught_by="cifar_vgg8", batch_size=B).eval()
+    method = made(SemCKD, teacher_name="cifar_vgg8", batch_size=B).eval()
     s, t = method.student(batch().inputs), method.teach(batch())
     attention = method.attention(s.features, t.features)
     assert attention.shape == (B, 3, 4)

@@ -109,7 +109,7 @@ def test_dustbins_are_corrected_by_the_oversampling() -> None:
     counts = torch.bincount(data.info.labels, minlength=6).double()
     share = method.shares[0].item()
     assert share == pytest.approx(((counts[0] + counts[1]) / counts.sum()).item())
-    bias = method.together().bias[0].item()
+    bias = method.combined().bias[0].item()
     truth = 0.3  # P(special | image) with the data's own share; oversampling turns it into the odds below
     seen = truth * 0.5 / share / (truth * 0.5 / share + (1 - truth) * 0.5 / (1 - share))
     corrected = math.log((1 - seen) / seen) + bias

@@ -13,7 +13,7 @@ import pytest
 
 from distill.record.progress import Progress
 from distill.record.screen import aligned, bar, fitting
-from distill.sweep.board import Board, Followed
+from distill.sweep.board import Board, RunProgress
 from distill.sweep.jobs import Job
 
 
@@ -98,7 +98,7 @@ def test_a_narrow_terminal_keeps_epoch_and_time_left(tmp_path: Path) -> None:
 
 
 def test_what_is_appended_is_read_on_and_half_a_line_waits(tmp_path: Path) -> None:
-    one = Followed(job(tmp_path, "a", 1, time.time() - 10))
+    one = RunProgress(job(tmp_path, "a", 1, time.time() - 10))
     one.poll()
     row = json.dumps({"kind": "epoch", "phase": "distill", "epoch": 2, "epochs": 10, "test_accuracy": 70.0})
     write(one.job, row[:20])
@@ -112,7 +112,7 @@ def test_what_is_appended_is_read_on_and_half_a_line_waits(tmp_path: Path) -> No
 def test_a_resumed_run_is_timed_by_what_it_did_since(tmp_path: Path) -> None:
     begun = job(tmp_path, "a", 6, time.time() - 20)
     os.utime(begun.folder / "metrics.jsonl", (time.time() - 1000,) * 2)
-    one = Followed(begun)
+    one = RunProgress(begun)
     one.poll()
     assert one.left(time.time()) is None
     write(begun, json.dumps({"kind": "epoch", "phase": "distill", "epoch": 7, "epochs": 10}) + "\n")

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch.nn import functional as F
 
 from distill.__main__ import main
-from distill.batch import seen_at
+from distill.batch import view_at
 from distill.config import DataSpec, identity, resolve
 from distill.config.needs import without_classifiers
 from distill.contract import clauses
@@ -123,11 +123,11 @@ def test_a_teachers_view_is_of_the_same_crop(photos: Path) -> None:
     for row, (position, seed) in enumerate(source._plan(1)[0]):
         crop = random_view(Image.open(data.train.paths[position]).convert("RGB"), 40, True, seed)
         expected = Normaliser(data.info, (40, 40, 3), torch.device("cpu"))(torch.from_numpy(np.array(crop))[None])
-        assert torch.equal(batch.views[seen_at(40)][row], expected[0])
+        assert torch.equal(batch.views[view_at(40)][row], expected[0])
     teacher = build("vit_small_patch14_dinov2", 0, size=40, args=VIT, seed=0).eval()
     teacher.resizes = True
     with torch.no_grad():
-        assert torch.equal(teacher_forward(teacher, batch).embedding, teacher(batch.views[seen_at(40)]).embedding)
+        assert torch.equal(teacher_forward(teacher, batch).embedding, teacher(batch.views[view_at(40)]).embedding)
 
 
 def test_images_of_no_class_are_a_folder_too(photos: Path, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from distill.data import DataInfo
 
 
-class Ring(nn.Module):
+class RingBuffer(nn.Module):
     """Rows [M,...] that are filled block by block, the oldest overwritten first."""
 
     rows: Tensor

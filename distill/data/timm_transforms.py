@@ -16,7 +16,7 @@ from distill.config import DataSpec
 
 
 @dataclass(frozen=True)
-class Looks:
+class TimmTransforms:
     """dataset.auto_augment, color_jitter and interpolation; mean: of the data, which fills what a turn lays bare."""
 
     auto_augment: str | None = None
@@ -65,7 +65,7 @@ def posterized(image: Image.Image, bits: int, **_: Any) -> Image.Image:
     return image.point([value & kept for value in range(256)] * len(image.getbands()))
 
 
-def looks_of(spec: DataSpec) -> Looks | None:
+def timm_transforms_of(spec: DataSpec) -> TimmTransforms | None:
     """What a folder's keys ask of timm's transforms; None where they ask for nothing. Raises ValueError."""
     asked = [key for key in ("auto_augment", "color_jitter", "interpolation") if getattr(spec, key)]
     if not asked:
@@ -80,7 +80,7 @@ def looks_of(spec: DataSpec) -> Looks | None:
     if spec.auto_augment and spec.color_jitter:
         raise ValueError("dataset.color_jitter has no effect beside dataset.auto_augment: leave one of them null")
     mean = tuple(spec.mean)
-    return Looks(spec.auto_augment, spec.color_jitter, spec.interpolation or "bilinear", mean)
+    return TimmTransforms(spec.auto_augment, spec.color_jitter, spec.interpolation or "bilinear", mean)
 
 
 def drawn_from(seed: int, transform: Callable[[Any], Any], image: Any) -> Any:
