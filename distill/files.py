@@ -149,12 +149,12 @@ def refusal(path: str | Path, error: OSError | RuntimeError) -> SaveError:
     """What a disk that refuses to write `path` is said to do."""
     in_its_place = getattr(error, "errno", None) == errno.EISDIR
     remedy = "remove the folder in its place" if in_its_place else "free some space or check the permissions"
-    said = SaveError(
+    failure = SaveError(
         f"{path} could not be written ({getattr(error, 'strerror', None) or first_line(error)}): {remedy}; what was "
         "saved before is untouched"
     )
-    said.passing = getattr(error, "errno", None) in PASSING
-    return said
+    failure.passing = getattr(error, "errno", None) in PASSING
+    return failure
 
 
 def remove_temporary(folder: str | Path, *, shared: bool = False) -> None:

@@ -239,9 +239,9 @@ def refuse(
     """
     if method.one_process and processes > 1:
         raise ValueError(f"method={name} cannot be shared by {processes} processes: {method.one_process}; start one.")
-    told = ((settings or {}).get("about") or {}).get("refuses") or {}
+    stated = ((settings or {}).get("about") or {}).get("refuses") or {}
     refuses = method.refuses if isinstance(method, Method) else method.refused(settings or {})
-    refuse_keys(name, {**told, **refuses}, schedule)
+    refuse_keys(name, {**stated, **refuses}, schedule)
 
 
 __all__ = ["Batch", "Losses", "Method", "Nets", "Phase", "Source", "Update", "full_precision", "refuse"]

@@ -86,8 +86,8 @@ class Result:
             raise BadResult(f"is not a run's (it lacks {', '.join(_lacking(content, needed))})", foreign=True)
         version = content.get("version", 1)
         if version != _VERSION:
-            said = f"has schema {version!r}, and this program reads {_VERSION}"
-            raise BadResult(said, remedy="read it with the distill that wrote it, or a later one")
+            reason = f"has schema {version!r}, and this program reads {_VERSION}"
+            raise BadResult(reason, remedy="read it with the distill that wrote it, or a later one")
         names = {key: content[key] for key in needed[:3]}
         if wrong := [key for key, name in names.items() if not isinstance(name, str) or not name]:
             raise BadResult(f"is damaged ({wrong[0]} is no name)")

@@ -85,8 +85,8 @@ def log_start_file(net: FeatureNet, weights: Path) -> None:
 
 def log_pretrained(net: FeatureNet) -> None:
     """Tell that a net starts from timm's weights, and whether its classifier is theirs."""
-    theirs = (getattr(net.model, "pretrained_cfg", None) or {}).get("num_classes")
-    new = "" if theirs == net.num_classes else f", with a new classifier of {net.num_classes} classes"
+    published_classes = (getattr(net.model, "pretrained_cfg", None) or {}).get("num_classes")
+    new = "" if published_classes == net.num_classes else f", with a new classifier of {net.num_classes} classes"
     log.info("%s starts from timm's weights%s", net.name, new)
 
 

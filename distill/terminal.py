@@ -29,12 +29,12 @@ def cell(value: Any) -> Any:
 
 def counted(items: Iterable[_Item], total: int, words: str) -> Iterator[_Item]:
     """The items; where they take long, how many there have been is told to standard error."""
-    began = told = time.monotonic()
+    began = shown_at = time.monotonic()
     for done, item in enumerate(items):
         now = time.monotonic()
-        if now - told > OFTEN and now - began > _PATIENCE:
+        if now - shown_at > OFTEN and now - began > _PATIENCE:
             print(f"distill: {done} of {total} {words}", file=sys.stderr, flush=True)
-            told = now
+            shown_at = now
         yield item
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Iterable
 
 import pytest
 import torch
@@ -13,8 +14,14 @@ from tests import tiny
 
 
 def softmax(values: list[float], temperature: float = 1.0) -> list[float]:
-    exponentials = [math.exp(value / temperature) for value in values]
+    top = max(values)
+    exponentials = [math.exp((value - top) / temperature) for value in values]
     return [each / sum(exponentials) for each in exponentials]
+
+
+def mean(values: Iterable[float]) -> float:
+    values = list(values)
+    return sum(values) / len(values)
 
 
 def slow_kl(student: list[list[float]], teacher: list[list[float]], temperature: float) -> float:

@@ -19,10 +19,10 @@ def draw(material: AnalysisData) -> Picture:
     """A panel a net: accuracy by confidence, and below how many images have it."""
     numbers, drawn = {}, []
     for name, net in material.nets:
-        got = reliability(net.logits, material.labels, BINS)
-        numbers[name] = _described(net, material, got)
+        bins = reliability(net.logits, material.labels, BINS)
+        numbers[name] = _described(net, material, bins)
         title = f"{name}: expected calibration error {numbers[name]['ece']:.2f} %"
-        drawn.append(_panel(got, TEACHER_COLOUR if name == "teacher" else STUDENT_COLOUR, title))
+        drawn.append(_panel(bins, TEACHER_COLOUR if name == "teacher" else STUDENT_COLOUR, title))
     caption = (
         f"Above: accuracy of the test images in {BINS} bins of equal width by the predicted class's probability; pale: "
         "under 1 % of the images. Bars below the line are overconfident answers; the error is the mean distance from "
@@ -32,14 +32,14 @@ def draw(material: AnalysisData) -> Picture:
     return Picture("calibration", "Reliability", caption, drawing, numbers, wide=len(drawn) > 1)
 
 
-def _described(net: NetOutputs, material: AnalysisData, got: Reliability) -> dict[str, object]:
+def _described(net: NetOutputs, material: AnalysisData, bins: Reliability) -> dict[str, object]:
     ece = 100 * calibration_error(net.logits.float(), material.labels, BINS).item()
-    return {"ece": ece, "images": got.images, "confidence": got.confidence, "accuracy": got.accuracy}
+    return {"ece": ece, "images": bins.images, "confidence": bins.confidence, "accuracy": bins.accuracy}
 
 
-def _panel(got: Reliability, kind: str, title: str) -> svg.Drawing:
-    share = (got.images / got.images.sum()).tolist()
-    bars = [(place, accuracy, share[place]) for place, accuracy in enumerate(got.accuracy.tolist()) if share[place] > 0]
+def _panel(bins: Reliability, kind: str, title: str) -> svg.Drawing:
+    share = (bins.images / bins.images.sum()).tolist()
+    bars = [(k, accuracy, share[k]) for k, accuracy in enumerate(bins.accuracy.tolist()) if share[k] > 0]
 
     def draw(width: float) -> Markup:
         upper = svg.Frame(40, _TOP, width - 52, UPPER, (0, 1))
@@ -49,8 +49,8 @@ def _panel(got: Reliability, kind: str, title: str) -> svg.Drawing:
         for place, accuracy, part in bars:
             x, wide = upper.at_x((place + 0.04) / BINS), 0.92 * upper.width / BINS
             y, low = upper.at_y(accuracy), lower.at_y(part)
-            said = f"{accuracy:.1%} right of {part:.1%} of the images"
-            parts.append(svg.rect(x, y, wide, upper.bottom - y, kind + " pale" * (part < RARE), said))
+            label = f"{accuracy:.1%} right of {part:.1%} of the images"
+            parts.append(svg.rect(x, y, wide, upper.bottom - y, kind + " pale" * (part < RARE), label))
             parts.append(svg.rect(x, low, wide, lower.bottom - low, "rest"))
         diagonal = svg.line(upper.left, upper.bottom, upper.right, upper.top, "mark alone")
         return svg.svg([*parts, diagonal], width, lower.bottom + 40, title)

@@ -49,23 +49,23 @@ def _pairs(student: Tensor, teacher: Tensor | None, names: list[str]) -> svg.Dra
             svg.text(left, 14, "student", kind=f"name {STUDENT_COLOUR}"),
         ]
         parts += [svg.text(left + 66, 14, "teacher", kind=f"name {TEACHER_COLOUR}")] if teacher is not None else []
-        for place, (name, ours, theirs) in enumerate(lines):
-            parts += _pair(frame, _TOP + _ROW * (place + 0.5), name, ours, theirs)
+        for place, (name, acc_s, acc_t) in enumerate(lines):
+            parts += _pair(frame, _TOP + _ROW * (place + 0.5), name, acc_s, acc_t)
         return svg.svg(parts, width, frame.bottom + 40, "Accuracy of each class")
 
     return draw
 
 
-def _pair(frame: svg.Frame, y: float, name: str, ours: float, theirs: float | None) -> list[Markup]:
+def _pair(frame: svg.Frame, y: float, name: str, acc_s: float, acc_t: float | None) -> list[Markup]:
     """A class: nan, where it has no images, is not drawn."""
     parts = [svg.text(frame.left - 8, y + 4, svg.cut(name, frame.left - 10), "end")]
-    both = theirs is not None and theirs == theirs and ours == ours
-    if theirs is not None and both:
-        parts.append(svg.line(frame.at_x(ours), y, frame.at_x(theirs), y, "grid"))
-    if theirs is not None and theirs == theirs:
-        parts.append(svg.dot(frame.at_x(theirs), y, f"open {TEACHER_COLOUR}", f"teacher, {name}: {theirs:.2f} %", 6.5))
-    if ours == ours:
-        parts.append(svg.dot(frame.at_x(ours), y, f"sure {STUDENT_COLOUR}", f"student, {name}: {ours:.2f} %", 4))
+    both = acc_t is not None and acc_t == acc_t and acc_s == acc_s
+    if acc_t is not None and both:
+        parts.append(svg.line(frame.at_x(acc_s), y, frame.at_x(acc_t), y, "grid"))
+    if acc_t is not None and acc_t == acc_t:
+        parts.append(svg.dot(frame.at_x(acc_t), y, f"open {TEACHER_COLOUR}", f"teacher, {name}: {acc_t:.2f} %", 6.5))
+    if acc_s == acc_s:
+        parts.append(svg.dot(frame.at_x(acc_s), y, f"sure {STUDENT_COLOUR}", f"student, {name}: {acc_s:.2f} %", 4))
     return parts
 
 
@@ -82,8 +82,8 @@ def _cloud(student: Tensor, teacher: Tensor, names: list[str]) -> svg.Drawing:
         parts.append(svg.line(frame.left, frame.bottom, frame.right, frame.top, "mark alone"))
         for k in there:
             x, y = frame.at(teacher[k].item(), student[k].item())
-            said = f"{names[k]}: student {student[k]:.2f} %, teacher {teacher[k]:.2f} %"
-            parts.append(svg.dot(x, y, f"sure {STUDENT_COLOUR}", said, 4))
+            label = f"{names[k]}: student {student[k]:.2f} %, teacher {teacher[k]:.2f} %"
+            parts.append(svg.dot(x, y, f"sure {STUDENT_COLOUR}", label, 4))
             if k in extreme:
                 after = x < (frame.left + frame.right) / 2
                 at = x + 8 if after else x - 8

@@ -15,27 +15,26 @@ from distill.report.summary import ALONE as NONE
 from distill.report.summary import Row, student_place
 from distill.run_folder import RunFolder
 
-NOT_LOSSES = {"kind", "phase", "epoch", "epochs", "step", "lr", "loss", "images_per_second", "waiting"}
-NOT_LOSSES |= {"train_accuracy", "test_accuracy", "best_accuracy"}
+NOT_LOSSES = {"kind", "phase", "epoch", "epochs", "step", "lr", "loss", "images_per_second", "waiting"}  # of a row
 TERMS = 6
 
 
 def draw(material: AnalysisData) -> Picture | None:
     """None for a run whose metrics.jsonl has fewer than two epochs."""
     row = material.row
-    if row is None or (got := curve(row)) is None:
+    if row is None or (band := curve(row)) is None:
         return None
     terms = losses([RunFolder(run.folder).rows("epoch") for run in row.runs])
     drawn = [_accuracies(material, row), *([_losses(terms)] if terms else [])]
-    seeds = "one seed" if got.n == 1 else f"mean and range over {got.n} seeds"
+    seeds = "one seed" if band.n == 1 else f"mean and range over {band.n} seeds"
     caption = f"Accuracy on the test images after each epoch, {seeds}; the axis is that of the last quarter."
     caption += " Then each term of the training loss." * bool(terms)
     numbers = {
-        "epochs": got.epochs,
-        "mean": got.mean,
-        "low": got.low,
-        "high": got.high,
-        "seeds": got.n,
+        "epochs": band.epochs,
+        "mean": band.mean,
+        "low": band.low,
+        "high": band.high,
+        "seeds": band.n,
         "losses": terms,
     }
     return Picture("curves", "Learning curves", caption, panels(drawn, "Learning curves"), numbers, wide=bool(terms))
@@ -48,10 +47,15 @@ def _accuracies(material: AnalysisData, row: Row) -> Drawing:
     ]
     shown = []
     for one, kind, label in drawn:
-        if (got := curve(one)) is not None:
-            shown.append(charts.Curve(f"{label}, n = {got.n}:", got.epochs, got.mean, got.low, got.high, kind))
+        if (band := curve(one)) is not None:
+            shown.append(charts.Curve(f"{label}, n = {band.n}:", band.epochs, band.mean, band.low, band.high, kind))
     marks = [charts.Mark(f"teacher {row.one.teacher}", row.teacher.mean, "teacher")] if row.teacher else []
     return charts.curves(shown, marks, ("epoch", "test accuracy, %"), "Test accuracy after each epoch")
+
+
+def _is_loss(name: str) -> bool:
+    """Whether a row's entry is a term of the loss: all but accuracies of whatever net and these few are."""
+    return name not in NOT_LOSSES and not name.endswith("_accuracy")
 
 
 def losses(histories: Sequence[Sequence[Mapping[str, Any]]]) -> dict[str, dict[str, list[float]]]:
@@ -60,7 +64,7 @@ def losses(histories: Sequence[Sequence[Mapping[str, Any]]]) -> dict[str, dict[s
     Epochs that lack a term (those of another phase, or of a seed that is behind) are left out.
     """
     length = min(map(len, histories), default=0)
-    names = dict.fromkeys(name for rows in histories for row in rows for name in row if name not in NOT_LOSSES)
+    names = dict.fromkeys(name for rows in histories for row in rows for name in row if _is_loss(name))
     found: dict[str, dict[str, list[float]]] = {}
     for name in names:
         whole = {

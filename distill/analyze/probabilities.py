@@ -58,9 +58,9 @@ def _bars(material: AnalysisData, row: int, classes: Tensor, temperature: float)
         for place, name in enumerate(names):
             for index, (net, values) in enumerate(nets):
                 x, y = frame.at_x(place + 0.1) + index * bar, frame.at_y(values[place])
-                said = f"{net}, {name}: {values[place]:.1%}"
+                label = f"{net}, {name}: {values[place]:.1%}"
                 parts.append(
-                    svg.rect(x, y, bar, frame.bottom - y, TEACHER_COLOUR if net == "teacher" else STUDENT_COLOUR, said)
+                    svg.rect(x, y, bar, frame.bottom - y, TEACHER_COLOUR if net == "teacher" else STUDENT_COLOUR, label)
                 )
             room = frame.width / len(names)
             parts.append(svg.text(frame.at_x(place + 0.5), frame.bottom + 13, svg.cut(name, room), "middle", "small"))

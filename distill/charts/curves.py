@@ -37,8 +37,8 @@ def curves(
 
     def draw(width: float) -> Markup:
         ends = [f"{one.name} {one.y[-1]:.2f}" for one in drawn]
-        said = ends + [f"{mark.name} {mark.value:.2f} ↑" for mark in marks]
-        room = min(max(map(svg.width_of, said), default=0) + 14, width * 0.4)
+        texts = ends + [f"{mark.name} {mark.value:.2f} ↑" for mark in marks]
+        room = min(max(map(svg.width_of, texts), default=0) + 14, width * 0.4)
         xs = [x for one in drawn for x in (one.x[0], one.x[-1])]
         span = (min(xs), max(xs)) if min(xs) < max(xs) else svg.padded(min(xs), max(xs), 0.1)
         frame = svg.Frame(46, _TOP, width - 46 - room, _HEIGHT, span, _range(drawn, marks, last, log), log_y=log)
@@ -66,12 +66,12 @@ def _names(
     frame: svg.Frame, drawn: Sequence[Curve], ends: Sequence[str], marks: Sequence[Mark], room: float
 ) -> list[Markup]:
     """At the right end of each curve, moved apart where curves end together; of what is off the axis, at its edge."""
-    said = [(frame.at_y(one.y[-1]), words, one.kind) for one, words in zip(drawn, ends, strict=True)]
-    said += [(frame.at_y(mark.value), name_label(frame, mark), mark.kind) for mark in marks]
-    places = svg.spread_out([min(max(y, frame.top), frame.bottom) for y, _, _ in said], 14, frame.top, frame.bottom)
+    texts = [(frame.at_y(one.y[-1]), words, one.kind) for one, words in zip(drawn, ends, strict=True)]
+    texts += [(frame.at_y(mark.value), name_label(frame, mark), mark.kind) for mark in marks]
+    places = svg.spread_out([min(max(y, frame.top), frame.bottom) for y, _, _ in texts], 14, frame.top, frame.bottom)
     return [
         svg.text(frame.right + 8, y + 4, svg.cut(words, room - 8), kind=f"name {kind}")
-        for y, (_, words, kind) in zip(places, said, strict=True)
+        for y, (_, words, kind) in zip(places, texts, strict=True)
     ]
 
 

@@ -59,18 +59,18 @@ def _row(frame: svg.Frame, dot: Dot, y: float, wide: bool) -> Markup:
         parts.append(svg.text(frame.left + 2, y + 4, "◂", kind=f"name {dot.kind}"))
     else:
         parts.append(svg.dot(frame.at_x(dot.value), y, f"{'sure' if dot.sure else 'open'} {dot.kind}", dot.title))
-    said = f"{dot.value:{dot.digits}}" + (f"  {dot.more}" if wide and dot.more else "")
-    return Markup("").join([*parts, svg.text(frame.right + 10, y + 4, said, kind="value")])
+    label = f"{dot.value:{dot.digits}}" + (f"  {dot.more}" if wide and dot.more else "")
+    return Markup("").join([*parts, svg.text(frame.right + 10, y + 4, label, kind="value")])
 
 
 def _marks(frame: svg.Frame, marks: Sequence[Mark], width: float) -> list[Markup]:
     """The lines, each with its name above the rows, in a line of its own."""
     parts = []
     for place, mark in enumerate(marks):
-        x, y, said = frame.at_x(mark.value), 13 + 15 * place, f"{mark.name} {mark.value:.2f}"
+        x, y, label = frame.at_x(mark.value), 13 + 15 * place, f"{mark.name} {mark.value:.2f}"
         parts.append(svg.line(x, y - 9, x, frame.bottom, f"mark {mark.kind}"))
-        at, anchor = _label_position(x, svg.width_of(said), frame, width)
-        parts.append(svg.text(at, y, said, anchor, f"name {mark.kind}"))
+        at, anchor = _label_position(x, svg.width_of(label), frame, width)
+        parts.append(svg.text(at, y, label, anchor, f"name {mark.kind}"))
     return parts
 
 

@@ -54,11 +54,11 @@ def _sentence(error: BaseException) -> str:
     text = str(error).strip()
     if isinstance(error, (HydraException, OmegaConfBaseException)):
         return ". ".join(line.strip().rstrip(".") for line in text.splitlines() if line.strip())
-    if told := _of_one_image(error, text):
-        return told
+    if sentence := _of_one_image(error, text):
+        return sentence
     if isinstance(error, (ValueError, SaveError)) and not isinstance(error, UnicodeError):
         return text  # ours
-    return next((told for kind in _KINDS if (told := kind(error, text))), text)
+    return next((sentence for kind in _KINDS if (sentence := kind(error, text))), text)
 
 
 def _of_a_file(error: BaseException, text: str) -> str:

@@ -16,7 +16,7 @@ def departs(method: Mapping[str, Any]) -> str | None:
     stated = (method.get("about") or {}).get("departs")
     if not isinstance(stated, Mapping):
         return " ".join(str(stated).split()) if stated else None
-    held = [" ".join(str(told).split()) for condition, told in stated.items() if _holds(method, str(condition))]
+    held = [" ".join(str(sentence).split()) for condition, sentence in stated.items() if _holds(method, str(condition))]
     return " ".join(held) or None
 
 

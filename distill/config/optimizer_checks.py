@@ -22,8 +22,8 @@ def check_optimizers(cfg: DictConfig) -> None:
     schedule = plain(cfg, "schedule.optimizer") or {}
     if not isinstance(schedule.get("name"), str) or not schedule["name"]:
         given = schedule.get("name")
-        said = f"schedule.optimizer.name={given}" if given is not None else "schedule.optimizer.name has no value"
-        raise ValueError(f"{said}: name an optimiser, such as sgd, adam or adamw")
+        setting = f"schedule.optimizer.name={given}" if given is not None else "schedule.optimizer.name has no value"
+        raise ValueError(f"{setting}: name an optimiser, such as sgd, adam or adamw")
     check_optimizer(schedule["name"])
     for key, value in schedule.items():
         if key != "name" and value is not None and not any(key in options for options in OPTIMIZER_OPTIONS.values()):

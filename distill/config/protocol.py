@@ -86,14 +86,14 @@ def protocol_note(cfg: DictConfig) -> str | None:
     name = None if from_paper(cfg) else _name_of(cfg)
     if name is None or name not in options("schedule"):
         return None
-    theirs = _read(cfg, name)
+    paper = _read(cfg, name)
     usual = _dataset(str(cfg.dataset.name))
     here = {"schedule": plain(cfg, "schedule"), "dataset": plain(cfg, "dataset")}
-    asked = theirs["dataset"] | {key: usual.get(key) for key in set(KEYS) - set(theirs["dataset"])}
-    same = canonical(theirs["schedule"]) == canonical(here["schedule"])
+    asked = paper["dataset"] | {key: usual.get(key) for key in set(KEYS) - set(paper["dataset"])}
+    same = canonical(paper["schedule"]) == canonical(here["schedule"])
     if same and canonical(asked) == canonical({key: here["dataset"].get(key) for key in asked}):
         return None
-    schedule, own = theirs["schedule"], str(here["schedule"].get("name"))
+    schedule, own = paper["schedule"], str(here["schedule"].get("name"))
     follows = f"follows schedule={own}" if own != schedule["name"] else "changes it"
     return (
         f"the paper's protocol is schedule={name}: {schedule['epochs']} epochs, batch {schedule['batch_size']}; "

@@ -114,12 +114,12 @@ def orientation(file: Image.Image) -> int:
 
 def turned(file: Image.Image, wanted: bool) -> Image.Image:
     """The picture turned as EXIF says where that is wanted, else as it is stored: TIFFs are turned when loaded."""
-    told = orientation(file)
+    exif_turn = orientation(file)
     file.load()
-    left = orientation(file) if told != 1 else 1
+    left = orientation(file) if exif_turn != 1 else 1
     if wanted:
         return file if left == 1 else file.transpose(TURNS[left])
-    return file.transpose(BACK[told]) if told != left else file
+    return file.transpose(BACK[exif_turn]) if exif_turn != left else file
 
 
 DEEP = {"I;16", "I;16B", "I;16L", "I;16N", "I", "F"}  # Pillow's modes of more than 8 bits

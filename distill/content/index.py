@@ -97,7 +97,7 @@ def _scanned(listing: Listing, workers: int) -> Index:
 
 def _look(index: Index, rows: np.ndarray, workers: int) -> None:
     """Look at the files of some rows, saying how far it is."""
-    began = told = kept = time.monotonic()
+    began = logged_at = saved_at = time.monotonic()
     paths = [os.path.join(index.listing.folder, index.listing.names[row]) for row in rows]
     for done, (row, look) in enumerate(zip(rows.tolist(), _looks(paths, workers), strict=True), 1):
         index.digests[row] = np.frombuffer(look.digest, np.uint8)
@@ -105,13 +105,13 @@ def _look(index: Index, rows: np.ndarray, workers: int) -> None:
         if look.damage:
             index.damage[row] = look.damage
         now = time.monotonic()
-        if now - told > TOLD:
+        if now - logged_at > TOLD:
             left = (now - began) / done * (len(rows) - done)
             log.info("looked at %d of %d images in %s, %.0f s left", done, len(rows), index.listing.folder, left)
-            told = now
-        if now - kept > _KEPT:
+            logged_at = now
+        if now - saved_at > _KEPT:
             _keep(index)
-            kept = now
+            saved_at = now
 
 
 def examine_index(path: str) -> ImageRecord:

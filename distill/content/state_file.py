@@ -111,8 +111,8 @@ def _read_safetensors(path: Path) -> Any:
 
 def tensors_sum(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
     """The checksum of an export: of its tensors, bit by bit, and of all else that its header says."""
-    said = {key: str(value) for key, value in metadata.items() if key != SUM}
-    hashed = hashlib.sha256(json.dumps(said, sort_keys=True).encode())
+    texts = {key: str(value) for key, value in metadata.items() if key != SUM}
+    hashed = hashlib.sha256(json.dumps(texts, sort_keys=True).encode())
     for name in sorted(tensors):
         value = tensors[name].detach().cpu().contiguous()
         hashed.update(f"{name} {value.dtype} {tuple(value.shape)}\0".encode())

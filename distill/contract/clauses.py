@@ -169,8 +169,8 @@ def a_run_that_was_cut_off_goes_on_to_the_same_bits(world: World) -> None:
         again.restore()
         for _ in again.steps():
             pass
-        mine = again.method.state_dict()
-        if other := [key for key, value in whole.method.state_dict().items() if not torch.equal(value, mine[key])]:
+        resumed = again.method.state_dict()
+        if other := [key for key, value in whole.method.state_dict().items() if not torch.equal(value, resumed[key])]:
             raise Broken(f"{_named(other)} is another after a resume: keep what changes in buffers or parameters, and "
                          "draw with torch's generator")  # fmt: skip
 

@@ -43,7 +43,7 @@ def mix(batch: Batch, alpha: float, num_classes: int, generator: torch.Generator
     share = random.beta(alpha, alpha)
     share = max(share, 1 - share)
     other = sent(torch.randperm(len(batch), generator=generator), batch.inputs.device)
-    return _mixed(batch, other, share, num_classes, lambda mine, theirs: mine.lerp(theirs, 1 - share))
+    return _mixed(batch, other, share, num_classes, lambda first, second: first.lerp(second, 1 - share))
 
 
 def _cut(batch: Batch, alpha: float, num_classes: int, random: Any, generator: torch.Generator) -> Batch:
@@ -53,7 +53,7 @@ def _cut(batch: Batch, alpha: float, num_classes: int, random: Any, generator: t
     share = 1 - (bottom - top) * (right - left) / (height * width)
     other = sent(torch.randperm(len(batch), generator=generator), batch.inputs.device)
     box = top / height, bottom / height, left / width, right / width
-    return _mixed(batch, other, share, num_classes, lambda mine, theirs: _pasted(mine, theirs, box))
+    return _mixed(batch, other, share, num_classes, lambda first, second: _pasted(first, second, box))
 
 
 def cutmix_box(height: int, width: int, share: float, random: Any) -> tuple[int, int, int, int]:

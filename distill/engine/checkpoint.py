@@ -187,8 +187,8 @@ def export(model: torch.nn.Module, path: str | Path, metadata: Mapping[str, Any]
 def exported(model: torch.nn.Module, metadata: Mapping[str, Any] | None = None) -> bytes:
     """What `export` writes: the weights, and a checksum of them among the metadata."""
     tensors = {name: value.detach().cpu().contiguous().clone() for name, value in model.state_dict().items()}
-    said = {key: str(value) for key, value in (metadata or {}).items()}
-    return _in_order(safetensors.torch.save(tensors, {**said, SUM: tensors_sum(tensors, said)}))
+    texts = {key: str(value) for key, value in (metadata or {}).items()}
+    return _in_order(safetensors.torch.save(tensors, {**texts, SUM: tensors_sum(tensors, texts)}))
 
 
 def _in_order(data: bytes) -> bytes:

@@ -161,12 +161,12 @@ def _compiling(chosen: Choices, student: FeatureNet, teachers: list[FeatureNet],
         return trial.fastest({"eager": eager, "compiled": compiled}, clock=OWN_TIME)
 
     of_student = trial.cached_trial(f"{what} trained", student, batch, trained)
-    told, gains = f"{chosen.why}; compiled: {_timings(of_student)}", _best(of_student, "eager") == "compiled"
+    reasons, gains = f"{chosen.why}; compiled: {_timings(of_student)}", _best(of_student, "eager") == "compiled"
     if not teachers:
-        return replace(chosen, trained=gains, why=told)
+        return replace(chosen, trained=gains, why=reasons)
     of_teacher = trial.cached_trial(f"{what} frozen", teachers[0], batch, lambda: frozen(teachers[0]))
-    told += f"; {teachers[0].name} {_timings(of_teacher)}"
-    return replace(chosen, trained=gains, frozen=_best(of_teacher, "eager") == "compiled", why=told)
+    reasons += f"; {teachers[0].name} {_timings(of_teacher)}"
+    return replace(chosen, trained=gains, frozen=_best(of_teacher, "eager") == "compiled", why=reasons)
 
 
 def _best(seconds: Mapping[str, float], plain: str) -> str:

@@ -50,8 +50,8 @@ class Meter:
         """
         images, judged, correct, *sums = parallel.total([self.images, self.judged, self.correct, *self.sums.values()])
         losses = {name: value / max(images, 1.0) for name, value in zip(self.sums, sums, strict=True)}
-        told = {"loss": sum(losses.values()), **losses}
-        return told | {"train_accuracy": 100 * correct / judged} if judged else told
+        row = {"loss": sum(losses.values()), **losses}
+        return row | {"train_accuracy": 100 * correct / judged} if judged else row
 
     def state_dict(self) -> dict[str, Any]:
         assert not self._waiting, "flush before saving"

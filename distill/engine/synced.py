@@ -83,8 +83,8 @@ class Synced(_BatchNorm):
             return super().forward(input)
         self._check_input_dim(input)
         normed = self._over_all(input)
-        mine: Any = self
-        return mine.act(mine.drop(normed)) if isinstance(self, _with_activation()) else normed
+        norm_act: Any = self
+        return norm_act.act(norm_act.drop(normed)) if isinstance(self, _with_activation()) else normed
 
     def _over_all(self, input: Tensor) -> Tensor:
         share = self.momentum

@@ -136,7 +136,7 @@ def cpu_model() -> str:
         lines = [line.partition(":") for line in Path("/proc/cpuinfo").read_text().splitlines()]
     except OSError:
         lines = []
-    told = {key.strip(): value.strip() for key, _, value in reversed(lines)}
-    words = [told.get(key, "?") for key in ("model name", "cpu family", "model", "stepping")]
+    entries = {key.strip(): value.strip() for key, _, value in reversed(lines)}
+    words = [entries.get(key, "?") for key in ("model name", "cpu family", "model", "stepping")]
     kinds = sorted(runtime.cpu_flags() & {"avx2", "avx512f", "avx512_bf16", "amx_bf16"})
     return " ".join([*words, torch.backends.cpu.get_cpu_capability(), *kinds])

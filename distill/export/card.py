@@ -68,11 +68,11 @@ def _rows(run: FinishedRun, facts: Facts, measured: Mapping[str, Any]) -> dict[s
 def _of_onnx(measured: Mapping[str, Any]) -> dict[str, Any]:
     if not measured:
         return {}
-    taught = {f"latency of the teacher {name}": said for name, said in measured["teachers"].items()}
+    taught = {f"latency of the teacher {name}": value for name, value in measured["teachers"].items()}
     return {
         "ONNX beside the net": f"{measured['difference']:.1e} at most, of logits up to {measured['largest']:.1f}",
         "latency in onnxruntime": f"{measured['milliseconds']:.3f} ms an image, {measured['threads']} CPU thread(s)",
-        **{key: said if isinstance(said, str) else f"{said:.3f} ms" for key, said in taught.items()},
+        **{key: value if isinstance(value, str) else f"{value:.3f} ms" for key, value in taught.items()},
     }
 
 
@@ -110,7 +110,7 @@ def _use(facts: Facts, file: str | None, measured: Mapping[str, Any]) -> list[st
 
 def _timm(facts: Facts) -> str:
     ours = ["import distill.models.timm_registry  # pip install distill: puts this net into timm's registry"]
-    mode, said = "L" if facts.channels == 1 else "RGB", "logits" if facts.classes else "features"
+    mode, value = "L" if facts.channels == 1 else "RGB", "logits" if facts.classes else "features"
     lines = [
         "import timm",
         *(ours if facts.model in OUR_NETS else []),
@@ -118,7 +118,7 @@ def _timm(facts: Facts) -> str:
         "",
         'net = timm.create_model("local-dir:FOLDER", pretrained=True).eval()   # or hf-hub:OWNER/NAME',
         "seen = timm.data.create_transform(**timm.data.resolve_model_data_config(net))",
-        f'{said} = net(seen(Image.open("image.png").convert("{mode}"))[None])',
+        f'{value} = net(seen(Image.open("image.png").convert("{mode}"))[None])',
         'print(net.pretrained_cfg["label_names"][logits.argmax()])' if facts.classes else "print(features.shape)",
     ]
     how = "whole" if facts.crop == SQUASH else "by the middle of their shorter side's square"

@@ -38,13 +38,12 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _metadata(folder: Path, content: dict[str, Any]) -> list[str]:
-    told = content[KEY]
-    bits = told["facts"]["bits"]
-    lines = [f"wrote {folder}: {content.get('architecture', told['facts']['student'])}{f', {bits}' if bits else ''}, "
-             f"{content['num_classes']} classes"]  # fmt: skip
-    if "timm" in told:
-        lines.append(f"  timm loads it: logits differ by {told['timm']['difference']:.1e} at most")
-    if onnx := told.get("onnx"):
+    metadata = content[KEY]
+    name, bits = content.get("architecture", metadata["facts"]["student"]), metadata["facts"]["bits"]
+    lines = [f"wrote {folder}: {name}{f', {bits}' if bits else ''}, {content['num_classes']} classes"]
+    if "timm" in metadata:
+        lines.append(f"  timm loads it: logits differ by {metadata['timm']['difference']:.1e} at most")
+    if onnx := metadata.get("onnx"):
         lines.append(f"  {onnx['file']}: logits differ by {onnx['difference']:.1e} at most, of {onnx['largest']:.1f}")
         lines.append(f"  {onnx['milliseconds']:.3f} ms an image, {onnx['threads']} thread(s)")
         for name, taught in onnx["teachers"].items():

@@ -84,8 +84,8 @@ def facts_of(
     run: FinishedRun, model: str | None, args: Mapping[str, Any], classes: list[str], bits: str | None, best: bool
 ) -> Facts:
     """What is known of a finished run's student. Raises ValueError for a run that did not record its input."""
-    told = run.result.document
-    takes = told.get("input")
+    document = run.result.document
+    takes = document.get("input")
     if not isinstance(takes, dict) or not {"size", "channels", "mean", "std"} <= takes.keys():
         raise ValueError(f"{run.folder} does not say what its student takes: it is of an earlier version, run it again")
     node = {f.name: thawed(getattr(run.spec.dataset, f.name)) for f in fields(DataSpec) if f.name not in HERE}

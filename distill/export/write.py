@@ -47,13 +47,13 @@ def export_run(
     folder.mkdir(parents=True, exist_ok=True)
     content = _config(facts, net)
     write_json(folder / CONFIG, content)
-    file, told = _weights(run, facts, net, folder), content[KEY]
+    file, timings = _weights(run, facts, net, folder), content[KEY]
     if file == WEIGHTS:
-        told["timm"] = compared(as_timm_loads(folder), ExportedModel(net), facts, folder)
+        timings["timm"] = compared(as_timm_loads(folder), ExportedModel(net), facts, folder)
     if with_onnx:
-        told["onnx"] = _onnx(run, facts, net, folder, best, threads)
+        timings["onnx"] = _onnx(run, facts, net, folder, best, threads)
     write_json(folder / CONFIG, content)
-    write_text(folder / "README.md", card(run, facts, file, told.get("onnx") or {}))
+    write_text(folder / "README.md", card(run, facts, file, timings.get("onnx") or {}))
     return content
 
 

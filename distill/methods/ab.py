@@ -56,10 +56,10 @@ class AB(InitThenTrain):
         return [self.connectors]
 
     def match(self, student: Outputs, teacher: Outputs) -> Tensor:
-        mine, others = before_relu(self.student, student), before_relu(self.teacher, teacher)
+        maps_s, others = before_relu(self.student, student), before_relu(self.teacher, teacher)
         losses = [
             boundary_loss(connect(s), t, self.margin)
-            for connect, s, t in zip(self.connectors, mine, others, strict=True)
+            for connect, s, t in zip(self.connectors, maps_s, others, strict=True)
         ]
         halved = [2.0 ** (stage + 1 - len(losses)) * loss for stage, loss in enumerate(losses)]
         return 3e-3 * torch.stack(halved).sum()

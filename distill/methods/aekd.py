@@ -21,8 +21,8 @@ from distill.parts.several import SeveralTeachers, kl_rows
 @full_precision
 def logit_gradients(student: Tensor, teachers: Sequence[Tensor], temperature: float) -> Tensor:
     """Batch mean of d KL_m / d z_s, [M,K], up to the common factor T/B: softmax(z_s/T) - softmax(z_m/T)."""
-    mine = (student.detach() / temperature).softmax(1)
-    return torch.stack([(mine - (logits / temperature).softmax(1)).mean(0) for logits in teachers])
+    p_s = (student.detach() / temperature).softmax(1)
+    return torch.stack([(p_s - (logits / temperature).softmax(1)).mean(0) for logits in teachers])
 
 
 SOLVERS = ("exact", "authors")

@@ -78,7 +78,7 @@ class Agglomeration(SeveralTeachers):
         self.of_whole, self.of_places = (cosine, smooth), (places_cosine, places_smooth)
         wide = [(net.embedding_dim, patch_shape(net)[0]) for net in (self.student, *self.teachers)]
         self.heads = nn.ModuleList(
-            nn.ModuleList(_head(mine, theirs, hidden, norm) for mine, theirs in zip(wide[0], own, strict=True))
+            nn.ModuleList(_head(*widths, hidden, norm) for widths in zip(wide[0], own, strict=True))
             for own in wide[1:]
         )
         widths = wide[1:] if standardize else []
@@ -98,17 +98,17 @@ class Agglomeration(SeveralTeachers):
     def _cost(self, k: int, student: Outputs, teacher: Outputs) -> Tensor:
         """How far the student is from teacher k, of each image [B]: the mean of its embedding and its patches."""
         places = patch_map(teacher)
-        theirs = [teacher.embedding, at_positions(places, places)]
-        mine = [student.embedding, at_positions(patch_map(student), places)]
+        of_teacher = [teacher.embedding, at_positions(places, places)]
+        of_student = [student.embedding, at_positions(patch_map(student), places)]
         if len(self.statistics):
-            theirs = [own(rows, self.share) for own, rows in zip(self.statistics[k], theirs, strict=True)]  # type: ignore[call-overload]
-        made = [head(rows) for head, rows in zip(self.heads[k], mine, strict=True)]  # type: ignore[call-overload]
-        whole = match(made[0], theirs[0], *self.of_whole)
-        return (whole + match(made[1], theirs[1], *self.of_places).mean(1)) / 2
+            of_teacher = [own(rows, self.share) for own, rows in zip(self.statistics[k], of_teacher, strict=True)]  # type: ignore[call-overload]
+        made = [head(rows) for head, rows in zip(self.heads[k], of_student, strict=True)]  # type: ignore[call-overload]
+        whole = match(made[0], of_teacher[0], *self.of_whole)
+        return (whole + match(made[1], of_teacher[1], *self.of_places).mean(1)) / 2
 
 
-def _head(mine: int, theirs: int, hidden: int, norm: bool) -> nn.Sequential:
+def _head(width_s: int, width_t: int, hidden: int, norm: bool) -> nn.Sequential:
     """Two layers from the student's width to a teacher's."""
-    wide = hidden or theirs
+    wide = hidden or width_t
     between = [nn.LayerNorm(wide)] if norm else []
-    return nn.Sequential(truncated(nn.Linear(mine, wide)), *between, nn.GELU(), truncated(nn.Linear(wide, theirs)))
+    return nn.Sequential(truncated(nn.Linear(width_s, wide)), *between, nn.GELU(), truncated(nn.Linear(wide, width_t)))

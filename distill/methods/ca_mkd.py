@@ -84,7 +84,7 @@ class CAMKD(SeveralTeachers):
         regressed = [head(student.features[-1]).float() for head in self.regressors]
         logits = [net.classify(each) for net, each in zip(self.teachers, regressed, strict=True)]
         pairs = zip(regressed, teachers, strict=True)
-        errors = [(mine - other.features[-1].float()).square().flatten(1).mean(1) for mine, other in pairs]
+        errors = [(feature_s - other.features[-1].float()).square().flatten(1).mean(1) for feature_s, other in pairs]
         return weighted(confidence(logits, labels), torch.stack(errors))
 
 

@@ -11,9 +11,9 @@ from torch.nn import functional as F
 from distill.batch import Batch
 from distill.losses import full_precision
 from distill.method import Losses, Method, Nets
-from distill.methods.srrl import linear_layer, probe_outputs
 from distill.models import FeatureNet, Outputs
 from distill.models.reading import evaluating, frozen_statistics
+from distill.parts.probing import linear_layer, probe_outputs
 
 
 @full_precision
@@ -120,7 +120,7 @@ class CATKD(Method):
         return (pointwise_cams if pointwise else weight_cams)(net, feature)
 
     def distill(self, student: Outputs, teacher: Outputs, batch: Batch) -> Losses:
-        mine = self.cams(self.student, student.features[-1], self._student_pointwise)
+        cams_s = self.cams(self.student, student.features[-1], self._student_pointwise)
         with torch.no_grad():
-            theirs = self.cams(self.teacher, teacher.features[-1], self._teacher_pointwise)
-        return {"cat": self.weight * cat_loss(mine, theirs, self.size, self.normalize)}
+            cams_t = self.cams(self.teacher, teacher.features[-1], self._teacher_pointwise)
+        return {"cat": self.weight * cat_loss(cams_s, cams_t, self.size, self.normalize)}

@@ -170,8 +170,8 @@ class CMI(DataFree):
         past_local, past_whole = past.chunk(2, dim=1)
         rows = self.head(torch.cat([local, past_local, whole, past_whole]))
         valid = torch.cat([torch.ones_like(filled[:1]).expand(len(local)), filled])
-        mine, others = rows.chunk(2)
-        return contrast_loss(mine, others, self.tau, len(local), valid)
+        first, others = rows.chunk(2)
+        return contrast_loss(first, others, self.tau, len(local), valid)
 
     @torch.no_grad()
     def keep(self, inputs: Tensor, means: Tensor, loss: Tensor) -> None:

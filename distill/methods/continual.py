@@ -49,13 +49,13 @@ class Scenario(nn.Module):
         found = {}
         for number, classes in enumerate(self.tasks):
             known = torch.tensor(list(classes), device=labels.device)
-            mine = torch.isin(labels, known)
-            said = logits[mine]
+            of_task = torch.isin(labels, known)
+            task_logits = logits[of_task]
             if self.scenario == "class":
-                right = said.argmax(1) == labels[mine]
+                right = task_logits.argmax(1) == labels[of_task]
             else:
                 outputs = torch.arange(len(known), device=known.device) if self.scenario == "domain" else known
-                right = known[said[:, outputs].argmax(1)] == labels[mine]
+                right = known[task_logits[:, outputs].argmax(1)] == labels[of_task]
             found[f"task_{number + 1}"] = 100 * right.double().mean().item()
         return found | {"average": sum(found.values()) / len(found)}
 

@@ -49,8 +49,8 @@ class CRDEnsemble(SeveralTeachers):
         student, teachers, data = nets
         super().__init__(*nets, ce=ce, kd=kd, temperature=temperature, drop_last=False)
         self.weight, self.tau, self.momentum = weight, tau, momentum
-        mine = student.embedding_dim
-        self.critics = nn.ModuleList(Critic(mine, t.embedding_dim, dim, data.num_train, bank) for t in teachers)
+        student_dim = student.embedding_dim
+        self.critics = nn.ModuleList(Critic(student_dim, t.embedding_dim, dim, data.num_train, bank) for t in teachers)
         self.sampler = NegativeSampler(data.classes, data.num_classes, negatives)
         self._seen: list[tuple[Tensor, Tensor, Tensor]] = []
 

@@ -36,8 +36,8 @@ class CrossModalSupervision(InitThenTrain):
         student, _, _ = nets
         super().__init__(*nets, **common)
         self.of_student, self.of_teacher = (stage_index(net, stage) for net in (student, self.teacher))
-        mine, theirs = student.shapes[self.of_student], self.teacher.shapes[self.of_teacher]
-        self.regressor = None if mine == theirs else conv_regressor(mine, theirs, relu=False)
+        shape_s, shape_t = student.shapes[self.of_student], self.teacher.shapes[self.of_teacher]
+        self.regressor = None if shape_s == shape_t else conv_regressor(shape_s, shape_t, relu=False)
 
     def match(self, student: Outputs, teacher: Outputs) -> Tensor:
         feature = student.features[self.of_student]

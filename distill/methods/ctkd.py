@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from distill.losses import full_precision
 from distill.method import Method, Nets
-from distill.methods.kd import standardize as z_score
+from distill.methods.kd import z_score
 
 _KINDS = ("global", "instance")
 _EPS = 1e-7

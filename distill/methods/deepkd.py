@@ -12,7 +12,7 @@ from distill.batch import Batch
 from distill.losses import full_precision, kd_loss
 from distill.method import Losses, Method, Nets, Phase, Update
 from distill.methods.dkd import other_classes, target_loss
-from distill.methods.kd import standardize as z_score
+from distill.methods.kd import z_score
 from distill.models import Outputs
 from distill.parts.split_momentum import MomentumPart, SplitStepper
 
@@ -89,9 +89,9 @@ class DeepKD(Method):
         return [Phase("distill", [Update("student", self.loss, [self], optimizer=options, stepper=DeepStepper)])]
 
     def distill(self, student: Outputs, teacher: Outputs, batch: Batch) -> Losses:
-        ours, theirs = (z_score(net.logits) if self.standardize else net.logits for net in (student, teacher))
-        target = self.by_label(lambda labels: target_loss(ours, theirs, labels, self.temperature), batch)
-        others = self.by_label(lambda labels: self.others(ours, theirs, labels), batch)
+        logits_s, logits_t = (z_score(net.logits) if self.standardize else net.logits for net in (student, teacher))
+        target = self.by_label(lambda labels: target_loss(logits_s, logits_t, labels, self.temperature), batch)
+        others = self.by_label(lambda labels: self.others(logits_s, logits_t, labels), batch)
         if not self.decoupled:
             return {"tckd": target, "nckd": others}
         warm = self.ramp(self.warmup_epochs)

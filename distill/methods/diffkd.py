@@ -10,10 +10,10 @@ from torch.nn import functional as F
 from distill.batch import Batch
 from distill.losses import full_precision, kd_loss, pool_to
 from distill.method import Losses, Method, Nets
-from distill.methods.srrl import probe_outputs
 from distill.models import Outputs
 from distill.parts.diffusion import TIMES, Denoising
 from distill.parts.heads import BatchNorm
+from distill.parts.probing import probe_outputs
 
 
 @full_precision
@@ -45,22 +45,22 @@ class DiffKD(Method):
             raise ValueError(f"method.steps is {steps}: between 1 and {TIMES // 2} steps of denoising can be taken.")
         self.weight, self.logits_weight = weight, logits_weight
         self.diffusion, self.reconstruct = diffusion, reconstruct
-        ours, theirs = (last_map(probe_outputs(net)).shape[1] for net in (self.student, self.teacher))
-        width = latent or max(theirs // 2, 1)
-        self.encoder = nn.Sequential(nn.Conv2d(theirs, width, 1), BatchNorm(width))
-        self.decoder = nn.Conv2d(width, theirs, 1)
-        self.maps = Denoising(ours, width, steps, spatial=True)
+        width_s, width_t = (last_map(probe_outputs(net)).shape[1] for net in (self.student, self.teacher))
+        width = latent or max(width_t // 2, 1)
+        self.encoder = nn.Sequential(nn.Conv2d(width_t, width, 1), BatchNorm(width))
+        self.decoder = nn.Conv2d(width, width_t, 1)
+        self.maps = Denoising(width_s, width, steps, spatial=True)
         classes = self.student.num_classes
         self.logits = Denoising(classes, classes, steps, spatial=False)
 
     def distill(self, student: Outputs, teacher: Outputs, batch: Batch) -> Losses:
         shown = last_map(teacher)
         hidden = self.encoder(shown)
-        target, said = hidden.detach(), teacher.logits[:, :, None, None]
-        refined, spoken = self.maps(last_map(student)), self.logits(student.logits[:, :, None, None]).flatten(1)
+        target, denoised_logits = hidden.detach(), teacher.logits[:, :, None, None]
+        refined, denoised = self.maps(last_map(student)), self.logits(student.logits[:, :, None, None]).flatten(1)
         return {
             "maps": self.weight * refined_map_loss(refined, target),
-            "logits": self.logits_weight * kd_loss(spoken, teacher.logits, self.temperature),
-            "diffusion": self.diffusion * (self.maps.learn(target) + self.logits.learn(said)),
+            "logits": self.logits_weight * kd_loss(denoised, teacher.logits, self.temperature),
+            "diffusion": self.diffusion * (self.maps.learn(target) + self.logits.learn(denoised_logits)),
             "reconstruct": self.reconstruct * refined_map_loss(self.decoder(hidden), shown),
         }

@@ -10,7 +10,7 @@ from torch import Tensor
 from distill.batch import Batch
 from distill.losses import full_precision, kd_loss, kl_div
 from distill.method import Losses, Method, Nets
-from distill.methods.kd import standardize as z_score
+from distill.methods.kd import z_score
 from distill.models import Outputs
 
 

@@ -40,11 +40,11 @@ class DML(Method):
 
     def peer_loss(self, k: int, logits: Sequence[Tensor], batch: Batch) -> Losses:
         """Return cross-entropy and mimicry of peer k, given everyone's logits [B,K]."""
-        mine = logits[k]
-        mimic = [kl_div(mine, other.detach(), self.temperature) for j, other in enumerate(logits) if j != k]
-        kl = sum(mimic, mine.new_zeros(())) / len(mimic) * self.temperature**2
+        logits_k = logits[k]
+        mimic = [kl_div(logits_k, other.detach(), self.temperature) for j, other in enumerate(logits) if j != k]
+        kl = sum(mimic, logits_k.new_zeros(())) / len(mimic) * self.temperature**2
         name = "" if k == 0 else f"_{k}"
-        return {f"ce{name}": self.ce * self.criterion(mine, batch), f"kd{name}": self.kd * kl}
+        return {f"ce{name}": self.ce * self.criterion(logits_k, batch), f"kd{name}": self.kd * kl}
 
     def peer_logits(self, net: nn.Module, inputs: Tensor) -> Tensor:
         """Return a peer's current logits [B,K], without gradients and without moving its statistics."""

@@ -13,10 +13,10 @@ from torch.nn import functional as F
 from distill.batch import Batch
 from distill.losses import full_precision, kd_loss
 from distill.method import Losses, Nets
-from distill.methods.srrl import is_signed, probe_outputs
 from distill.models import FeatureNet, Outputs
 from distill.models.reading import frozen_statistics, is_self_contained
 from distill.parts.heads import Shape
+from distill.parts.probing import is_signed, probe_outputs
 from distill.parts.stages import stage_pairs
 from distill.parts.teacher_mode import TeacherMode
 
@@ -95,9 +95,9 @@ class FCFD(TeacherMode):
         if not 0 <= paths <= len(self.candidates):
             raise ValueError(f"method.paths is {paths}: these nets can be mixed in {len(self.candidates)} ways.")
         self.paths = paths
-        ours, theirs = (probed_maps(net) for net in (self.student, self.teacher))
-        self.to_teacher = nn.ModuleList(map(_bridge_between, ours, theirs))
-        self.to_student = nn.ModuleList(map(_bridge_between, theirs[:-1], ours[:-1]) if paths else [])
+        maps_s, maps_t = (probed_maps(net) for net in (self.student, self.teacher))
+        self.to_teacher = nn.ModuleList(map(_bridge_between, maps_s, maps_t))
+        self.to_student = nn.ModuleList(map(_bridge_between, maps_t[:-1], maps_s[:-1]) if paths else [])
 
     def drawn(self) -> list[Path]:
         """The mixed nets of this step, of torch's CPU generator, whose state is part of every checkpoint."""

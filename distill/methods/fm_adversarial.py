@@ -41,8 +41,8 @@ class FMAdversarial(Method):
         widths = [net.channels[-1] for net in self.cohort]
         after = [*widths[1:], widths[0]]
         self.transfers = nn.ModuleList(
-            nn.Sequential(nn.Conv2d(mine, other, 1, bias=False), nn.BatchNorm2d(other), nn.ReLU())
-            for mine, other in zip(widths, after, strict=True)
+            nn.Sequential(nn.Conv2d(width, other, 1, bias=False), nn.BatchNorm2d(other), nn.ReLU())
+            for width, other in zip(widths, after, strict=True)
         )
         self.discriminators = nn.ModuleList(critic_of_maps(width, hidden) for width in after)
         self._seen: list[tuple[Tensor, Tensor]] = []

@@ -90,10 +90,10 @@ class FT(Method):
         factors = int(channels * rate)
         if factors < 1:
             raise ValueError(f"method.rate is {rate}, which leaves none of {channels} channels: use 0.5.")
-        mine, other = student.shapes[-1], self.teacher.shapes[-1]
-        if form == "collapsed" and 1 in (mine[1] * mine[2], other[1] * other[2]):
+        shape_s, other = student.shapes[-1], self.teacher.shapes[-1]
+        if form == "collapsed" and 1 in (shape_s[1] * shape_s[2], other[1] * other[2]):
             raise ValueError(
-                f"ft compares attention maps, and of the last maps {mine} of {student.name} and {other} of "
+                f"ft compares attention maps, and of the last maps {shape_s} of {student.name} and {other} of "
                 f"{self.teacher.name} one has one position: use method.form=paper, or method=crd."
             )
         self.weight, self.form, self.p1, self.p2 = weight, form, p1, p2

@@ -15,7 +15,7 @@ _EPS = 1e-7
 
 
 @full_precision
-def standardize(logits: Tensor) -> Tensor:
+def z_score(logits: Tensor) -> Tensor:
     """Return the z-score of each row of logits [B,K]: (z - mean) / (1e-7 + std), std over classes with K - 1.
 
     Logit Standardization in Knowledge Distillation (Sun et al., CVPR 2024, arXiv:2403.01427, algorithm 1; the
@@ -39,5 +39,5 @@ class KD(Method):
 
     def soft_targets(self, student: Tensor, teacher: Tensor) -> Tensor:
         if self.standardize:
-            student, teacher = standardize(student), standardize(teacher)
+            student, teacher = z_score(student), z_score(teacher)
         return kd_loss(student, teacher, self.temperature)

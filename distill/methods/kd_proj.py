@@ -158,5 +158,5 @@ class KDProj(TwoHeads):
             source, target = pool_to(student.features[-1], teacher.features[-1])
         else:
             source, target = self.tapped(student), self.tapped(teacher)
-        mine = normalise(self.projected(source), self.student_norm)
-        return {"proj": self.weight * distance(mine, normalise(target, self.teacher_norm), self.kind, self.exponent)}
+        z_s = normalise(self.projected(source), self.student_norm)
+        return {"proj": self.weight * distance(z_s, normalise(target, self.teacher_norm), self.kind, self.exponent)}

@@ -30,10 +30,10 @@ def compress(student: Tensor, teacher: Tensor, k: int) -> tuple[Tensor, Tensor]:
     Maps [B,C,H,W] and [B,C,H',W'] of as many channels. Both are scaled by the teacher's singular values,
     which are made a unit vector over the k.
     """
-    theirs, values = leading_vectors(teacher, k)
-    mine, _ = leading_vectors(student, min(k + CANDIDATES, student.shape[1], student[0, 0].numel()))
+    v_t, values = leading_vectors(teacher, k)
+    v_s, _ = leading_vectors(student, min(k + CANDIDATES, student.shape[1], student[0, 0].numel()))
     scale = F.normalize(values, dim=1)[:, None]
-    return align(mine, theirs) * scale, theirs * scale
+    return align(v_s, v_t) * scale, v_t * scale
 
 
 @full_precision

@@ -56,8 +56,8 @@ class TaskHistory(nn.Module):
 def task_accuracy(logits: Tensor, labels: Tensor, classes: Sequence[int]) -> float:
     """Top-1 accuracy in percent of logits [M,K] among `classes`, over the samples of these classes."""
     known = torch.tensor(list(classes), device=labels.device)
-    mine = torch.isin(labels, known)
-    right = known[logits[mine][:, known].argmax(1)] == labels[mine]
+    of_task = torch.isin(labels, known)
+    right = known[logits[of_task][:, known].argmax(1)] == labels[of_task]
     return 100 * right.double().mean().item()
 
 

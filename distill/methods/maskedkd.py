@@ -50,9 +50,9 @@ class MaskedKD(Method):
         super().__init__(*nets, **common)
         many, few = _patches(self.teacher), _patches(self.student)
         if many != few:
-            theirs, ours = self.teacher.name, self.student.name
+            name_t, name_s = self.teacher.name, self.student.name
             raise ValueError(
-                f"maskedkd shows the teacher the student's patches: {theirs} has {many}, and {ours} {few}: take nets "
+                f"maskedkd shows the teacher the student's patches: {name_t} has {many}, and {name_s} {few}: take nets "
                 "of one patch size, or another method, as method=kd"
             )
         self.kept = int(keep * few)

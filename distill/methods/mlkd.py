@@ -12,7 +12,7 @@ from distill.batch import Batch
 from distill.data.strong import StrongSource
 from distill.losses import full_precision, kd_loss
 from distill.method import Losses, Method, Nets, Phase, Update
-from distill.methods.kd import standardize as z_score
+from distill.methods.kd import z_score
 
 _FORMS = ("authors", "paper")
 CROSSED = 3  # temperatures from the fourth on, whose strong terms read the weak view in the authors' code

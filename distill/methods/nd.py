@@ -43,13 +43,13 @@ class ND(Method):
         student, _, data = nets
         super().__init__(*nets, **common)
         self.weight, self.warmup_epochs = weight, warmup_epochs
-        ours, theirs = student.embedding_dim, self.teacher.embedding_dim
+        dim_s, dim_t = student.embedding_dim, self.teacher.embedding_dim
         self.embed: nn.Module = nn.Identity()
-        if ours != theirs:
-            linear = nn.Linear(ours, theirs)
+        if dim_s != dim_t:
+            linear = nn.Linear(dim_s, dim_t)
             nn.init.zeros_(linear.bias)
-            self.embed = nn.Sequential(nn.BatchNorm1d(ours), nn.Dropout(dropout), linear)
-        self.register_buffer("centres", torch.zeros(data.num_classes, theirs))
+            self.embed = nn.Sequential(nn.BatchNorm1d(dim_s), nn.Dropout(dropout), linear)
+        self.register_buffer("centres", torch.zeros(data.num_classes, dim_t))
         self.register_buffer("known", torch.zeros((), dtype=torch.bool))
 
     def measure(self, source: Any) -> Source:

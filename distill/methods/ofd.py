@@ -65,12 +65,12 @@ class OFD(TeacherMode):
             self.register_buffer(f"margin_{stage}", margins(norm)[:, None, None], persistent=False)
 
     def distill(self, student: Outputs, teacher: Outputs, batch: Batch) -> Losses:
-        mine, others = before_relu(self.student, student), before_relu(self.teacher, teacher)
+        maps_s, others = before_relu(self.student, student), before_relu(self.teacher, teacher)
         losses = []
-        for stage, (connect, s, t) in enumerate(zip(self.connectors, mine, others, strict=True)):
+        for stage, (connect, s, t) in enumerate(zip(self.connectors, maps_s, others, strict=True)):
             t = t if t.shape[2:] == s.shape[2:] else F.adaptive_avg_pool2d(t, (s.shape[2], s.shape[3]))
             clipped = torch.maximum(t, self.get_buffer(f"margin_{stage}").to(t.dtype))
-            losses.append(partial_l2(connect(s), clipped) * 2.0 ** (stage + 1 - len(mine)))
+            losses.append(partial_l2(connect(s), clipped) * 2.0 ** (stage + 1 - len(maps_s)))
         return {"ofd": self.weight * torch.stack(losses).sum()}
 
 

@@ -55,17 +55,17 @@ class Proteus(Method):
         if not (0 < share <= 1 and 0 < ratio <= 1):
             raise ValueError(f"method.share={share} and method.ratio={ratio} are shares above 0 and at most 1")
         self.token, self.feature, self.patch, self.share, self.ratio = token, feature, patch, share, ratio
-        (mine, many), (theirs, others) = _shape(self.student), _shape(self.teacher)
+        (width_s, many), (width_t, others) = _shape(self.student), _shape(self.teacher)
         if many != others:
             raise ValueError(
                 f"proteus compares patches one by one, of which {self.student.name} has {many} and {self.teacher.name} "
                 f"{others}: give one of them another size or patch_size, or take method=pseudo-label-queue"
             )
-        self.heads = nn.ModuleDict({name: _head(mine, theirs) for name in ("token", "feature", "patch")
+        self.heads = nn.ModuleDict({name: _head(width_s, width_t) for name in ("token", "feature", "patch")
                                     if getattr(self, name)})  # fmt: skip
         self._masked: Tensor | None = None
         if patch:
-            self.mask_token = nn.Parameter(torch.zeros(mine))
+            self.mask_token = nn.Parameter(torch.zeros(width_s))
             self.student.model.patch_embed.register_forward_hook(self._cover)  # type: ignore[union-attr]
 
     def _cover(self, module: nn.Module, inputs: Any, patches: Tensor) -> Tensor | None:
@@ -86,19 +86,19 @@ class Proteus(Method):
         return tokens
 
     def distill(self, student: Outputs, teacher: Outputs, batch: Batch) -> Losses:
-        (own, ours), (known, theirs) = _tokens(student), _tokens(teacher)
+        (own, patches_s), (known, patches_t) = _tokens(student), _tokens(teacher)
         losses: Losses = {}
         if self.token:
             losses["token"] = self.token * squared(self.heads["token"](own), known)
         if self.feature:
             first = self.heads["token" if self.token else "feature"](own)  # the authors' code has one head for both
-            made = torch.cat([first[:, None], self.heads["feature"](ours)], 1)
-            losses["feature"] = self.feature * squared(made, torch.cat([known[:, None], theirs], 1))
+            made = torch.cat([first[:, None], self.heads["feature"](patches_s)], 1)
+            losses["feature"] = self.feature * squared(made, torch.cat([known[:, None], patches_t], 1))
         if self.patch:
-            images, patches = theirs.shape[:2]
-            masked = drawn_mask(images, patches, self.share, self.ratio, theirs.device)
+            images, patches = patches_t.shape[:2]
+            masked = drawn_mask(images, patches, self.share, self.ratio, patches_t.device)
             seen = self.heads["patch"](self._masked_patches(batch.inputs, masked))
-            losses["patch"] = self.patch * squared_where(seen, theirs, masked)
+            losses["patch"] = self.patch * squared_where(seen, patches_t, masked)
         return losses
 
 
@@ -118,5 +118,5 @@ def _shape(net: FeatureNet) -> tuple[int, int]:
     return seen.tokens.shape[2], seen.tokens.shape[1]
 
 
-def _head(mine: int, theirs: int) -> nn.Sequential:
-    return nn.Sequential(nn.LayerNorm(mine), truncated(nn.Linear(mine, theirs)))
+def _head(width_s: int, width_t: int) -> nn.Sequential:
+    return nn.Sequential(nn.LayerNorm(width_s), truncated(nn.Linear(width_s, width_t)))

@@ -27,8 +27,8 @@ def queue_loss(student: Tensor, teacher: Tensor, queue: Tensor, tau: float) -> T
 
     The rows are the weights of a classifier of pseudo-classes; softmax at the temperature tau, mean over the batch.
     """
-    mine, theirs = (student @ queue.T / tau, teacher @ queue.T / tau)
-    return F.kl_div(mine.log_softmax(1), theirs.log_softmax(1), reduction="batchmean", log_target=True)
+    z_s, z_t = (student @ queue.T / tau, teacher @ queue.T / tau)
+    return F.kl_div(z_s.log_softmax(1), z_t.log_softmax(1), reduction="batchmean", log_target=True)
 
 
 @full_precision
@@ -36,8 +36,8 @@ def positions_loss(student: Tensor, teacher: Tensor, tau: float) -> Tensor:
     """KL(teacher || student) of how near each place of an image is to all of them, for places [B,N,D] of length 1;
     mean over places and images.
     """
-    mine, theirs = ((rows @ rows.transpose(1, 2) / tau).flatten(0, 1) for rows in (student, teacher))
-    return F.kl_div(mine.log_softmax(1), theirs.log_softmax(1), reduction="batchmean", log_target=True)
+    z_s, z_t = ((rows @ rows.transpose(1, 2) / tau).flatten(0, 1) for rows in (student, teacher))
+    return F.kl_div(z_s.log_softmax(1), z_t.log_softmax(1), reduction="batchmean", log_target=True)
 
 
 class PseudoLabelQueue(Method):
@@ -76,13 +76,13 @@ class PseudoLabelQueue(Method):
     def distill(self, student: Outputs, teacher: Outputs, batch: Batch) -> Losses:
         losses: Losses = {}
         if self.weight:
-            theirs = F.normalize(teacher.embedding.float(), dim=1)
-            mine = F.normalize(self.whole(student.embedding).float(), dim=1)
-            losses["queue"] = self.weight * queue_loss(mine, theirs, self.renewed(theirs), self.tau)
+            z_t = F.normalize(teacher.embedding.float(), dim=1)
+            z_s = F.normalize(self.whole(student.embedding).float(), dim=1)
+            losses["queue"] = self.weight * queue_loss(z_s, z_t, self.renewed(z_t), self.tau)
         if self.local:
             places = patch_map(teacher)
             rows = self.parts(patch_map(student).movedim(1, -1)).movedim(-1, 1)
-            mine = F.normalize(at_positions(rows, places).float(), dim=2)
-            theirs = F.normalize(at_positions(places, places).float(), dim=2)
-            losses["places"] = self.local * positions_loss(mine, theirs, self.tau_local)
+            z_s = F.normalize(at_positions(rows, places).float(), dim=2)
+            z_t = F.normalize(at_positions(places, places).float(), dim=2)
+            losses["places"] = self.local * positions_loss(z_s, z_t, self.tau_local)
         return losses

@@ -45,9 +45,9 @@ class QKD(Method):
         assert self.counted is not None
         return self.both("_teacher", teacher, self.counted[0], batch)
 
-    def both(self, name: str, mine: Tensor, other: Tensor, batch: Batch) -> Losses:
-        losses = {f"ce{name}": self.ce * self.criterion(mine, batch)} if self.ce else {}
-        return losses | {f"kd{name}": self.kd * self.soft_targets(mine, other)}
+    def both(self, name: str, logits: Tensor, other: Tensor, batch: Batch) -> Losses:
+        losses = {f"ce{name}": self.ce * self.criterion(logits, batch)} if self.ce else {}
+        return losses | {f"kd{name}": self.kd * self.soft_targets(logits, other)}
 
     def co_study(self) -> None:
         self.tutor.requires_grad_(True)

@@ -15,9 +15,9 @@ from distill.models import Outputs, build
 
 
 @full_precision
-def mimic_loss(mine: Tensor, target: Tensor) -> Tensor:
+def mimic_loss(student: Tensor, target: Tensor) -> Tensor:
     """Mean squared difference of embeddings [B,D], over images and dimensions."""
-    return (mine - target).square().mean()
+    return (student - target).square().mean()
 
 
 class Together(nn.Module):

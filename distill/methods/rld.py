@@ -12,7 +12,7 @@ from distill.batch import Batch
 from distill.losses import full_precision, kl_div
 from distill.method import Losses, Method, Nets
 from distill.methods.dkd import other_classes
-from distill.methods.kd import standardize as z_score
+from distill.methods.kd import z_score
 from distill.models import Outputs
 
 MASKED = -1e9  # the authors' logit of a class that is left out
@@ -65,8 +65,8 @@ class RLD(Method):
         self.warmup_epochs, self.standardize = warmup_epochs, standardize
 
     def distill(self, student: Outputs, teacher: Outputs, batch: Batch) -> Losses:
-        ours, theirs = (z_score(net.logits) if self.standardize else net.logits for net in (student, teacher))
+        logits_s, logits_t = (z_score(net.logits) if self.standardize else net.logits for net in (student, teacher))
         warm, sure = self.ramp(self.warmup_epochs), self.confidence_temperature
-        confidence = self.by_label(lambda labels: confidence_loss(ours, theirs, labels, sure), batch)
-        correlation = self.by_label(lambda labels: masked_loss(ours, theirs, labels, self.temperature), batch)
+        confidence = self.by_label(lambda labels: confidence_loss(logits_s, logits_t, labels, sure), batch)
+        correlation = self.by_label(lambda labels: masked_loss(logits_s, logits_t, labels, self.temperature), batch)
         return {"scd": warm * self.alpha * confidence, "mcd": warm * self.beta * correlation}

@@ -12,10 +12,10 @@ from torch.nn import functional as F
 from distill.batch import Batch
 from distill.losses import full_precision
 from distill.method import Losses, Method, Nets
-from distill.methods.srrl import probe_outputs
 from distill.models import FeatureNet, Outputs
 from distill.models.reading import is_self_contained
 from distill.parts.heads import BatchNorm, Shape
+from distill.parts.probing import probe_outputs
 
 _HEAD_WIDTH = 64  # channels of a head where their number is not given
 
@@ -23,8 +23,8 @@ _HEAD_WIDTH = 64  # channels of a head where their number is not given
 @full_precision
 def direction_distance(student: Tensor, teacher: Tensor) -> Tensor:
     """Squared distance of the unit channel vectors of maps [B,C,H,W], summed over positions, mean over the batch."""
-    ours, theirs = (F.normalize(maps, dim=1) for maps in (student, teacher))
-    return (ours - theirs).square().sum() / len(student)
+    maps_s, maps_t = (F.normalize(maps, dim=1) for maps in (student, teacher))
+    return (maps_s - maps_t).square().sum() / len(student)
 
 
 @full_precision

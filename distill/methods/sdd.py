@@ -13,8 +13,8 @@ from distill.losses import full_precision
 from distill.method import Losses, Method, Nets
 from distill.methods.crld import soft_losses
 from distill.methods.dkd import other_classes
-from distill.methods.srrl import probe_outputs
 from distill.models import FeatureNet, Outputs
+from distill.parts.probing import probe_outputs
 
 _BASES = ("kd", "dkd", "nkd")
 RowLoss = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -106,12 +106,12 @@ class SDD(Method):
 
     def distill(self, student: Outputs, teacher: Outputs, batch: Batch) -> Losses:
         assert student.final is not None and teacher.final is not None
-        ours = region_logits(self.student, student.final, self.grids)
+        logits_s = region_logits(self.student, student.final, self.grids)
         with torch.no_grad():
-            theirs = region_logits(self.teacher, teacher.final, self.grids)
+            logits_t = region_logits(self.teacher, teacher.final, self.grids)
         ramp = 1.0 if self.base == "kd" else self.ramp(self.warmup_epochs)
         loss = self.by_label(
-            lambda labels: scale_decoupled_loss(ours, theirs, labels, self.row_losses, self.emphasis), batch
+            lambda labels: scale_decoupled_loss(logits_s, logits_t, labels, self.row_losses, self.emphasis), batch
         )
         return {"regions": ramp * loss}
 

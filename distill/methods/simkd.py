@@ -11,9 +11,9 @@ from torch.nn import functional as F
 from distill.batch import Batch
 from distill.losses import full_precision, pool_to
 from distill.method import Losses, Method, Nets, Phase, Update
-from distill.methods.srrl import is_signed, probe_outputs
 from distill.models import FeatureNet
 from distill.parts.grown import GrownModel, GrownNet
+from distill.parts.probing import is_signed, probe_outputs
 from distill.parts.products import rows
 from distill.parts.stages import used_parameters
 

@@ -140,9 +140,9 @@ class Specialists(Method):
         """Cluster the classes by what the generalist says of one epoch's images, unless that is done."""
         if not bool(self.clustered):
             with torch.no_grad():
-                said = torch.cat([self.teach(batch).logits.softmax(1).double() for batch in source.epoch(1)])
-            centred = said - said.mean(0)
-            self.cluster.copy_(k_means(centred.T @ centred / len(said), len(self.experts)))
+                probabilities = torch.cat([self.teach(batch).logits.softmax(1).double() for batch in source.epoch(1)])
+            centred = probabilities - probabilities.mean(0)
+            self.cluster.copy_(k_means(centred.T @ centred / len(probabilities), len(self.experts)))
             self.clustered.fill_(True)
         kept: Source = source
         return kept

@@ -5,16 +5,15 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from distill.batch import Batch
 from distill.losses import full_precision
 from distill.method import Losses, Method, Nets
-from distill.models import FeatureNet, Outputs
-from distill.models.reading import evaluating
+from distill.models import Outputs
 from distill.parts.heads import BatchNorm, he_by_fan_out
+from distill.parts.probing import is_signed, linear_layer, probe_outputs
 
 _FORMS = ("map", "pooled")
 
@@ -30,28 +29,6 @@ def softmax_regression_loss(reclassified: Tensor, teacher_logits: Tensor) -> Ten
     """Mean squared error of the teacher classifier's logits on the student's projected embedding and on its
     own, both [B,K] (L_SR; of the losses the paper compares, the one it chose)."""
     return F.mse_loss(reclassified, teacher_logits)
-
-
-def probe_outputs(net: FeatureNet) -> Outputs:
-    """What a net shows for its fixed image in eval mode, without gradients."""
-    with torch.no_grad(), evaluating(net):
-        return net(net.probe())
-
-
-def is_signed(x: Tensor) -> bool:
-    """Whether a tensor cannot have come out of a ReLU."""
-    return bool((x < 0).any())
-
-
-def linear_layer(net: FeatureNet) -> nn.Linear | nn.Conv2d:
-    """The one layer, linear or a 1x1 convolution, that a net's classifier is; ValueError for others."""
-    found = [m for m in net.classifier.modules() if next(m.parameters(recurse=False), None) is not None]
-    if len(found) != 1 or not isinstance(found[0], nn.Linear | nn.Conv2d):
-        raise ValueError(
-            f"the classifier of {net.name}, fed with {net.embedding_dim} features, is not one linear layer "
-            "that could be reused: take method=crd, which needs none."
-        )
-    return found[0]
 
 
 class SRRL(Method):

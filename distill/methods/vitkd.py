@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from distill.batch import Batch
 from distill.losses import full_precision
 from distill.method import Losses, Method, Nets
-from distill.methods.srrl import probe_outputs
 from distill.models import FeatureNet, Outputs
+from distill.parts.probing import probe_outputs
 
 
 @full_precision
@@ -46,14 +46,14 @@ class ViTKD(Method):
         if not 0 < ratio < 1:
             raise ValueError(f"method.ratio is {ratio}: it is the share of tokens that are masked, between 0 and 1.")
         self.mimic, self.generate, self.ratio = mimic, generate, ratio
-        ours, theirs = (self._tokens(net) for net in (self.student, self.teacher))
-        if ours[:-1] != theirs[:-1]:
+        tokens_s, tokens_t = (self._tokens(net) for net in (self.student, self.teacher))
+        if tokens_s[:-1] != tokens_t[:-1]:
             raise ValueError(
-                f"vitkd compares patches one by one, of which {self.student.name} has {ours[1]} and "
-                f"{self.teacher.name} {theirs[1]}: give both the same patch size, or take method=kd-proj."
+                f"vitkd compares patches one by one, of which {self.student.name} has {tokens_s[1]} and "
+                f"{self.teacher.name} {tokens_t[1]}: give both the same patch size, or take method=kd-proj."
             )
         self.grid = self.student.shapes[-1][1:]
-        widths = ours[-1], theirs[-1]
+        widths = tokens_s[-1], tokens_t[-1]
         self.early = nn.ModuleList(_align(*widths) for _ in range(2))
         self.late = _align(*widths)
         self.mask_token = nn.Parameter(torch.zeros(widths[1]))

@@ -40,7 +40,7 @@ def gaussian_wasserstein(student: Tensor, teacher: Tensor, grid: int) -> tuple[T
     and batch. Their sum is the squared 2-Wasserstein distance of Gaussians with diagonal covariances.
     """
     pairs = zip(moments(student, grid), moments(teacher, grid), strict=True)
-    means, deviations = ((ours - theirs).square().sum(dim=1).mean() for ours, theirs in pairs)
+    means, deviations = ((of_student - of_teacher).square().sum(dim=1).mean() for of_student, of_teacher in pairs)
     return means, deviations
 
 
@@ -67,15 +67,16 @@ class WKDF(Decaying):
         if projector not in _PROJECTORS:
             raise ValueError(f"method.projector is {projector!r}: it is one of {', '.join(_PROJECTORS)}.")
         self.feature_weight, self.mean_weight, self.grid = feature_weight, mean_weight, grid
-        ours, theirs = self.student.shapes[-1], self.teacher.shapes[-1]
-        if not 1 <= grid <= min(*ours[1:], *theirs[1:]):
+        shape_s, shape_t = self.student.shapes[-1], self.teacher.shapes[-1]
+        if not 1 <= grid <= min(*shape_s[1:], *shape_t[1:]):
             raise ValueError(
-                f"method.grid is {grid}, and the last maps are {ours} and {theirs}: take a whole number from 1 "
+                f"method.grid is {grid}, and the last maps are {shape_s} and {shape_t}: take a whole number from 1 "
                 "to their size."
             )
         if hidden < 1:
             raise ValueError(f"method.hidden is {hidden}: the projector needs one at least, the authors have 256.")
-        self.projector = conv_regressor(ours, theirs) if projector == "conv" else bottleneck(ours, theirs, hidden)
+        plain = projector == "conv"
+        self.projector = conv_regressor(shape_s, shape_t) if plain else bottleneck(shape_s, shape_t, hidden)
 
     def distill(self, student: Outputs, teacher: Outputs, batch: Batch) -> Losses:
         means, deviations = gaussian_wasserstein(self.projector(student.features[-1]), teacher.features[-1], self.grid)

@@ -13,9 +13,9 @@ from distill.data.plain import training_images
 from distill.losses import full_precision
 from distill.method import Losses, Nets, Phase, Update
 from distill.methods.nkd import weighted_target_loss
-from distill.methods.srrl import linear_layer
 from distill.models import Outputs
 from distill.parts.decaying import Decaying
+from distill.parts.probing import linear_layer
 
 _RELATIONS = ("logits", "features", "weights")
 _FLOOR = 1e-8  # of costs and of Sinkhorn's divisors, as in the authors' code
@@ -36,14 +36,14 @@ def wasserstein_loss(
     Logits [B,K], labels [B], cost [K,K] of moving a unit of probability from class i to class j. The plan is what
     `steps` of Sinkhorn's iteration leave at the entropic weight `entropy`; gradients pass through them.
     """
-    ours, theirs = (non_target_softmax(logits, labels, temperature) for logits in (student, teacher))
+    p_s, p_t = (non_target_softmax(logits, labels, temperature) for logits in (student, teacher))
     kernel = torch.exp(-cost / entropy)
     label = torch.arange(len(cost), device=cost.device) == labels[:, None]
-    u = torch.full_like(ours, 1 / (len(cost) - 1)).masked_fill(label, 0.0)
+    u = torch.full_like(p_s, 1 / (len(cost) - 1)).masked_fill(label, 0.0)
     v = u
     for _ in range(steps):
-        v = theirs / (u @ kernel + _FLOOR)
-        u = ours / (v @ kernel.T + _FLOOR)
+        v = p_t / (u @ kernel + _FLOOR)
+        u = p_s / (v @ kernel.T + _FLOOR)
     return ((u @ (kernel * cost)) * v).sum(dim=1).mean()
 
 
@@ -130,15 +130,15 @@ class WKDL(Decaying):
 
     def collect(self, source: Any) -> Tensor:
         """What the teacher says of the first `samples` images of each class, [K,N,D]; a map's positions are rows."""
-        said: list[list[Tensor]] = [[] for _ in range(self.data.num_classes)]
+        by_class: list[list[Tensor]] = [[] for _ in range(self.data.num_classes)]
         with torch.no_grad():
             for images, labels in training_images(source):
                 outputs = self.teacher.read(images)
                 rows = outputs.logits if self.relation == "logits" else outputs.features[-1].flatten(2).mT
                 for label, row in zip(labels.tolist(), rows.float(), strict=True):
-                    if len(said[label]) < self.samples:
-                        said[label].append(row)
-        return torch.stack([torch.stack(each).flatten(0, -2) for each in said])
+                    if len(by_class[label]) < self.samples:
+                        by_class[label].append(row)
+        return torch.stack([torch.stack(each).flatten(0, -2) for each in by_class])
 
     def phases(self) -> list[Phase]:
         return [Phase("distill", [Update("student", self.loss, [self])], source=self.measure)]

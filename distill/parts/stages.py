@@ -14,23 +14,23 @@ from distill.parts.heads import Shape
 
 def stage_pairs(student: FeatureNet, teacher: FeatureNet, method: str) -> list[tuple[Shape, Shape]]:
     """Return the shapes of each stage of student and teacher; ValueError where one net has more stages."""
-    mine, other = student.shapes, teacher.shapes
-    if len(mine) != len(other):
+    shapes_s, other = student.shapes, teacher.shapes
+    if len(shapes_s) != len(other):
         raise ValueError(
-            f"{method} compares stages, but student {student.name} has {len(mine)} of shapes {mine} "
+            f"{method} compares stages, but student {student.name} has {len(shapes_s)} of shapes {shapes_s} "
             f"and teacher {teacher.name} has {len(other)} of shapes {other}: choose nets with equally many "
             "stages, or a method on embeddings, such as method=crd."
         )
-    return list(zip(mine, other, strict=True))
+    return list(zip(shapes_s, other, strict=True))
 
 
 def equal_channels(pairs: Sequence[tuple[Shape, Shape]], student: str, teacher: str, method: str) -> None:
     """ValueError where a student map has not as many channels as the teacher's."""
-    if all(mine[0] == other[0] for mine, other in pairs):
+    if all(shapes_s[0] == other[0] for shapes_s, other in pairs):
         return
-    mine, other = ([pair[side] for pair in pairs] for side in (0, 1))
+    shapes_s, other = ([pair[side] for pair in pairs] for side in (0, 1))
     raise ValueError(
-        f"{method} needs maps with as many channels in both nets, but those of student {student} are {mine} "
+        f"{method} needs maps with as many channels in both nets, but those of student {student} are {shapes_s} "
         f"and those of teacher {teacher} are {other}: choose nets of the same width, or a method for maps of "
         "any width, such as method=at."
     )

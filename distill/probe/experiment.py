@@ -91,8 +91,8 @@ def file_name(dataset: str, recipe: Recipe, suffix: str, seed: int) -> str:
 
 
 def _recipe_row(recipe: Recipe, lr_scale: float) -> dict[str, Any]:
-    told = {key: value for key, value in asdict(recipe).items() if key not in ("statistics", "scaled")}
-    return {**told, "lr": recipe.lr * (lr_scale if recipe.scaled else 1.0), "optimizer": "sgd"}
+    recorded = {key: value for key, value in asdict(recipe).items() if key not in ("statistics", "scaled")}
+    return {**recorded, "lr": recipe.lr * (lr_scale if recipe.scaled else 1.0), "optimizer": "sgd"}
 
 
 def _images(data: Data, node: dict[str, Any]) -> dict[str, Any]:

@@ -52,9 +52,9 @@ def student_alone(spec: RunSpec) -> Result | None:
 def _training(result: Result) -> str:
     """How fast it was, and how much of it went by in waiting, where that is something."""
     rate = f"{result.images_per_second:,.0f}" if result.images_per_second else "–"  # of a run too short to tell
-    told = f"{rate} images/s, {result.precision}, {clock(result.seconds) if result.seconds else '–'}"
+    speed = f"{rate} images/s, {result.precision}, {clock(result.seconds) if result.seconds else '–'}"
     waiting = result.waiting or 0
-    return f"{told}, {waiting:.0%} waiting for data" if waiting >= NEGLIGIBLE else told
+    return f"{speed}, {waiting:.0%} waiting for data" if waiting >= NEGLIGIBLE else speed
 
 
 def _own_parts(result: Result) -> str:

@@ -60,9 +60,9 @@ def matches(rows: Sequence[Row], others: Sequence[Row]) -> list[Match]:
     for level in LEVELS:
         taken = {id(row) for row in found.values()}
         ours = [row for row in rows if id(row) not in found]
-        theirs = [row for row in others if id(row) not in taken]
-        counts, other_counts = Counter(map(level, ours)), Counter(map(level, theirs))
-        by_key = {level(row): row for row in theirs if other_counts[level(row)] == 1}
+        unmatched = [row for row in others if id(row) not in taken]
+        counts, other_counts = Counter(map(level, ours)), Counter(map(level, unmatched))
+        by_key = {level(row): row for row in unmatched if other_counts[level(row)] == 1}
         found |= {id(row): by_key[level(row)] for row in ours if level(row) in by_key and counts[level(row)] == 1}
     both = [row for row in rows if id(row) in found]
     called = row_names(both)

@@ -36,8 +36,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add("--table", action="append", default=[], metavar="NAME", help="a published table to compare with; repeatable")
     add("--against", action="append", default=[], metavar="FOLDER", help="other results, side by side; repeatable")
     formats = [*FORMATS, "html", _PAPER]
-    said = "paper: LaTeX, methods by pairs as papers print them; default: by the ending of --out, else for the terminal"
-    add("--format", choices=formats, help=said)
+    add("--format", choices=formats, help="paper: LaTeX, methods by pairs as papers print them; default: by the ending "
+        "of --out, else for the terminal")  # fmt: skip
     add("--all", action="store_true", help="on the terminal, every row, and the details of every configuration")
     add("--out", type=Path, metavar="FILE", help="write there instead of the terminal")
 

@@ -34,7 +34,7 @@ def curve(row: Row) -> _Curve | None:
     if len(shared) < 2:
         return None
     columns = [[points[epoch] for points in seeds] for epoch in shared]
-    means = [got.mean for got in map(sample, columns) if got]
+    means = [over_seeds.mean for over_seeds in map(sample, columns) if over_seeds]
     return _Curve(
         shared, means, [min(column) for column in columns], [max(column) for column in columns], len(seeds)
     )

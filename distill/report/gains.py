@@ -47,12 +47,12 @@ class Gain:
             return ONE_SEED
         if self.p is None:
             return NO_SPREAD if self.difference else _EQUAL
-        said = (BETTER if self.difference > 0 else WORSE) if self.difference else _EQUAL
+        word = (BETTER if self.difference > 0 else WORSE) if self.difference else _EQUAL
         if self.p > 1 - LEVEL and self.difference:
-            said = NOISE_ABOVE if self.difference > 0 else NOISE_BELOW
+            word = NOISE_ABOVE if self.difference > 0 else NOISE_BELOW
         elif self.difference and self.corrected is not None and self.corrected > 1 - LEVEL:
-            said = f"{said} {UNCORRECTED}"
-        return said if self.test == PAIRED else f"{said}, {self.test}"
+            word = f"{word} {UNCORRECTED}"
+        return word if self.test == PAIRED else f"{word}, {self.test}"
 
 
 def gain(ours: Mapping[str, float], alone: Mapping[str, float]) -> Gain:
@@ -108,9 +108,9 @@ def share(ours: float, alone: Sample | None, teacher: Sample | None) -> float | 
     return (ours - alone.mean) / way if way > float(stdtrit(freedom, 0.5 + LEVEL / 2)) * math.sqrt(square) else None
 
 
-def standard_error(got: Sample | None) -> float | None:
+def standard_error(over_seeds: Sample | None) -> float | None:
     """Of a mean; None where there is no spread."""
-    return None if got is None or got.std is None else got.std / math.sqrt(got.n)
+    return None if over_seeds is None or over_seeds.std is None else over_seeds.std / math.sqrt(over_seeds.n)
 
 
 def tests_used(gains: Iterable[Gain | None]) -> set[str]:

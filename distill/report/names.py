@@ -19,9 +19,9 @@ def row_names(rows: Sequence[Row]) -> dict[int, str]:
     found = {}
     for row in rows:
         alike = [one for one in rows if one.one.method == row.one.method]
-        told = _differences(row, alike)
+        differences = _differences(row, alike)
         called = STUDENT_ALONE if row.one.method == ALONE else row.one.method
-        found[id(row)] = f"{called} ({', '.join(told)})" if told else called
+        found[id(row)] = f"{called} ({', '.join(differences)})" if differences else called
     return found
 
 
@@ -34,9 +34,9 @@ def _differences(row: Row, alike: Sequence[Row]) -> list[str]:
         own = [word for word in commands[id(row)] if word not in shared]
         return [word.removeprefix("method.") for word in own] or ["as in its YAML"]
     differ = [key for key in _WEIGHTS if len({getattr(one.one, key) for one in alike}) > 1]
-    told = [f"{key} {getattr(row.one, key):g}" for key in differ if getattr(row.one, key) is not None]
+    differences = [f"{key} {getattr(row.one, key):g}" for key in differ if getattr(row.one, key) is not None]
     same = [one for one in alike if all(getattr(one.one, key) == getattr(row.one, key) for key in differ)]
-    return told + ([row.one.hash[:6]] if len(same) > 1 else [])
+    return differences + ([row.one.hash[:6]] if len(same) > 1 else [])
 
 
 def settings(row: Row) -> list[str]:

@@ -58,8 +58,8 @@ def overview(found: CollectedRuns, rows: list[Row]) -> Document:
     tables += [unfinished(found.unfinished)] if found.unfinished else []
     legend = [EXPLAIN, gains.GAIN_RULE] if rows else []
     legend += [PUBLISHED_RULE] if beside else []
-    told, command = what_to_run(found) if not rows else ("", "")
-    notes = [found.line(), *([told] if told else []), *count_by_kind(found.unfinished), *below(ranked)]
+    message, command = what_to_run(found) if not rows else ("", "")
+    notes = [found.line(), *([message] if message else []), *count_by_kind(found.unfinished), *below(ranked)]
     return Document("Distillation runs", tables, notes, _records(ranked), legend, command)
 
 

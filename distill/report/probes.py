@@ -152,8 +152,8 @@ def _probe(group: Sequence[tuple[Run, dict[str, Any]]]) -> Probe:
 
 
 def _mean(accuracies: Sequence[dict[str, Any]], key: str) -> float | None:
-    got = sample([as_percent(accuracy.get(key)) for accuracy in accuracies])
-    return got.mean if got else None
+    over_seeds = sample([as_percent(accuracy.get(key)) for accuracy in accuracies])
+    return over_seeds.mean if over_seeds else None
 
 
 def published_probe(run: Run, method: str, dataset: str) -> float | None:

@@ -48,13 +48,13 @@ def record(entry: Entry) -> dict[str, Any]:
 
 
 def _gain(entry: Entry) -> dict[str, Any]:
-    got = entry.gain
+    gain = entry.gain
     return {
-        "gain": got.difference if got else None,
-        "gain_error": got.error if got else None,
-        "gain_half_interval": got.half if got else None,
-        "gain_p": got.p if got else None,
-        "gain_p_holm": got.corrected if got else None,
-        "gain_test": got.test if got else None,
-        "gain_verdict": got.verdict if got else None,
+        "gain": gain.difference if gain else None,
+        "gain_error": gain.error if gain else None,
+        "gain_half_interval": gain.half if gain else None,
+        "gain_p": gain.p if gain else None,
+        "gain_p_holm": gain.corrected if gain else None,
+        "gain_test": gain.test if gain else None,
+        "gain_verdict": gain.verdict if gain else None,
     }

@@ -43,11 +43,11 @@ def sample(values: Sequence[float | None]) -> Sample | None:
     return Sample(mean, std, n)
 
 
-def half_interval(got: Sample) -> float | None:
+def half_interval(over_seeds: Sample) -> float | None:
     """Half of the two-sided 95 % t-interval of a mean; None where there is no spread."""
-    if got.std is None:
+    if over_seeds.std is None:
         return None
-    return float(stdtrit(got.n - 1.0, 0.5 + LEVEL / 2)) * got.std / math.sqrt(got.n)
+    return float(stdtrit(over_seeds.n - 1.0, 0.5 + LEVEL / 2)) * over_seeds.std / math.sqrt(over_seeds.n)
 
 
 @dataclass(frozen=True)

@@ -56,8 +56,8 @@ class Row:
 
     def mean(self, name: str) -> float | None:
         """Mean over seeds of a numeric field of Run."""
-        got = sample([getattr(run, name) for run in self.runs])
-        return got.mean if got else None
+        over_seeds = sample([getattr(run, name) for run in self.runs])
+        return over_seeds.mean if over_seeds else None
 
 
 Place = tuple[Any, ...]

@@ -74,21 +74,21 @@ def number(value: float | None, digits: int = 2, sign: bool = False) -> Cell:
     return Cell(f"{value:{'+' if sign else ''}.{digits}f}", value)
 
 
-def spread(got: Sample | None) -> Cell:
+def spread(over_seeds: Sample | None) -> Cell:
     """`74.92 ± 0.21`: mean and standard deviation; a single run has no spread and prints without."""
-    return _plus_minus(got, got.std if got else None)
+    return _plus_minus(over_seeds, over_seeds.std if over_seeds else None)
 
 
-def mean_and_error(got: Sample | None) -> Cell:
+def mean_and_error(over_seeds: Sample | None) -> Cell:
     """`74.92 ± 0.12`: mean and its standard error."""
-    return _plus_minus(got, standard_error(got))
+    return _plus_minus(over_seeds, standard_error(over_seeds))
 
 
-def _plus_minus(got: Sample | None, more: float | None) -> Cell:
-    if got is None:
+def _plus_minus(over_seeds: Sample | None, more: float | None) -> Cell:
+    if over_seeds is None:
         return Cell(NOTHING)
-    text = f"{got.mean:.2f}" + (f" ± {more:.2f}" if more is not None else "")
-    return Cell(text, got.mean, title=f"n = {got.n}")
+    text = f"{over_seeds.mean:.2f}" + (f" ± {more:.2f}" if more is not None else "")
+    return Cell(text, over_seeds.mean, title=f"n = {over_seeds.n}")
 
 
 def numeric_columns(rows: list[list[Cell]], width: int) -> frozenset[int]:

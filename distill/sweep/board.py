@@ -89,9 +89,9 @@ class RunProgress:
         epoch = f"epoch {self.row.get('epoch')}/{self.row.get('epochs')}"
         phase = str(self.row.get("phase")) if len(self.phases) > 1 else ""
         accuracy = score_in(self.row)
-        said = f"{accuracy:.2f} %" if isinstance(accuracy, int | float) else ""
+        text = f"{accuracy:.2f} %" if isinstance(accuracy, int | float) else ""
         time_left = "-:-- left" if left is None else f"{clock(left)} left"
-        return [epoch, time_left, said, bar(self.share, 10), self.job.name, phase]
+        return [epoch, time_left, text, bar(self.share, 10), self.job.name, phase]
 
 
 class Board(AbstractContextManager["Board"]):
@@ -131,19 +131,19 @@ class Board(AbstractContextManager["Board"]):
         ended, count = self.sweep.ended, len(self.sweep.jobs)
         share = (ended + sum(one.share for one in runs)) / max(count, 1)
         left = self.left(runs, now)
-        said = "-:-- left" if left is None else f"{clock(left)} left"
-        return fitting([f"sweep {ended}/{count} ended", said, f"{clock(now - self.started)} so far", bar(share)], width)
+        text = "-:-- left" if left is None else f"{clock(left)} left"
+        return fitting([f"sweep {ended}/{count} ended", text, f"{clock(now - self.started)} so far", bar(share)], width)
 
     def left(self, runs: Sequence[RunProgress], now: float) -> float | None:
         """Seconds to the end of the sweep: what the running ones still need, and as many again for each that waits."""
         known = [(one.left(now), now - one.job.started) for one in runs]
-        told = [(left, left + so_far) for left, so_far in known if left is not None]
+        timed = [(left, left + so_far) for left, so_far in known if left is not None]
         ended, waiting = self.sweep.ended, len(self.sweep.jobs) - self.sweep.ended - len(runs)
-        if not told and not ended:
+        if not timed and not ended:
             return None
-        whole, slots = [total for _, total in told], self.slots or max(sum(bool(one.row) for one in runs), 1)
+        whole, slots = [total for _, total in timed], self.slots or max(sum(bool(one.row) for one in runs), 1)
         each = sum(whole) / len(whole) if whole else (now - self.started) * slots / ended
-        rest = sum(left for left, _ in told) + each * (len(runs) - len(told)) + each * max(waiting, 0)
+        rest = sum(left for left, _ in timed) + each * (len(runs) - len(timed)) + each * max(waiting, 0)
         return rest / min(slots, max(len(runs) + max(waiting, 0), 1))
 
 

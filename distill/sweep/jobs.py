@@ -250,6 +250,6 @@ def _reason(log: Path, mark: int, code: int) -> str:
         lines = []
     if code < 0:
         return _word(code) + (" (out of memory?)" if code == -signal.SIGKILL else "")
-    said = [line.removeprefix("distill: ") for line in lines if line.startswith("distill: ")]
+    messages = [line.removeprefix("distill: ") for line in lines if line.startswith("distill: ")]
     rest = [line for line in lines if line.strip()]
-    return re.sub(r" \(traceback in [^)]*\)$", "", (said or rest or [_word(code)])[-1])
+    return re.sub(r" \(traceback in [^)]*\)$", "", (messages or rest or [_word(code)])[-1])

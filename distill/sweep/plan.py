@@ -60,10 +60,10 @@ def items_of(plan: Plan, speeds: Speeds) -> Iterator[_Item]:
     seen: set[Path] = set()
     specs = resolved_all(plan)
     wanted = {_folder(spec) for spec in specs if isinstance(spec, RunSpec)}
-    whys = unfit(specs)
+    reasons = unfit(specs)
     for name, spec in zip(job_names([job for job, _ in plan]), specs, strict=True):
-        if isinstance(spec, str) or spec.hash in whys:
-            yield _Item(name or "this run", None, CANNOT, spec if isinstance(spec, str) else whys[spec.hash])
+        if isinstance(spec, str) or spec.hash in reasons:
+            yield _Item(name or "this run", None, CANNOT, spec if isinstance(spec, str) else reasons[spec.hash])
             continue
         for words, needed in before(spec):
             folder = _folder(needed)
@@ -175,8 +175,8 @@ def unfit(specs: Sequence[RunSpec | str]) -> dict[str, str]:
     def work(number: int) -> str:
         return refusal_of_command(tried[number])
 
-    whys = counted(over_cores(work, len(tried)), len(tried), "runs tried without training")
-    return {spec.hash: why for spec, why in zip(tried, whys, strict=True) if why}
+    reasons = counted(over_cores(work, len(tried)), len(tried), "runs tried without training")
+    return {spec.hash: why for spec, why in zip(tried, reasons, strict=True) if why}
 
 
 def _pair(spec: RunSpec) -> tuple[str, str, str]:

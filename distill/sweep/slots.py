@@ -42,14 +42,14 @@ class Slots:
     def run(self) -> None:
         """Run all jobs. A first signal lets them save and raises SystemExit, a second SIGINT kills them."""
         with StopSignals() as stop, Board(self.sweep, len(self.free)):
-            told = False
+            notified = False
             try:
                 while self.running or (self.waiting and stop.received is None):
                     while self.free and self.waiting and stop.received is None and self._has_room():
                         self._start(self.waiting.popleft(), self.free.popleft())
                     self._collect(stopping=stop.received is not None)
-                    if stop.received is not None and not told:
-                        told = self._tell()
+                    if stop.received is not None and not notified:
+                        notified = self._tell()
             except BaseException:
                 for child in self.running:
                     _kill(child)

@@ -69,16 +69,16 @@ class Speeds:
 
     def estimate(self, spec: RunSpec) -> Estimate:
         """The time of a whole run, and in words what it was measured on."""
-        mine, epochs = run_names(spec), spec.schedule.epochs
-        for source, fits in self._levels(mine):
+        names, epochs = run_names(spec), spec.schedule.epochs
+        for source, fits in self._levels(names):
             if times := [run.seconds for run in self.runs if fits(run)]:
                 return Estimate(epochs * median(times), source)
         seconds, source = self._steps(spec)
         return Estimate(seconds, NOT_KNOWN if seconds is None else source)
 
-    def _levels(self, mine: dict[str, str]) -> Iterator[tuple[str, Callable[[Measured], bool]]]:
+    def _levels(self, names: dict[str, str]) -> Iterator[tuple[str, Callable[[Measured], bool]]]:
         def same(*keys: str) -> Callable[[Measured], bool]:
-            return lambda run: all(getattr(run, key) == mine[key] for key in keys)
+            return lambda run: all(getattr(run, key) == names[key] for key in keys)
 
         yield "measured, other seeds", same("dataset", "hash")
         yield "measured, other settings", same("dataset", "teacher", "student", "method")

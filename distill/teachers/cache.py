@@ -74,8 +74,8 @@ class TeacherCache:
 
     def _run(self, teacher: FeatureNet, batch: Batch, rows: Tensor, width: int) -> Any:
         outputs = self.forward(teacher, batch if rows.all() else batch.only(rows.to(batch.inputs.device)))
-        said = [outputs.embedding] if outputs.logits is None else [outputs.logits, outputs.embedding]
-        values = torch.cat(said, 1)[:, :width]
+        parts = [outputs.embedding] if outputs.logits is None else [outputs.logits, outputs.embedding]
+        values = torch.cat(parts, 1)[:, :width]
         return values.half().cpu().numpy()
 
     def hit_rate(self) -> float:

@@ -53,12 +53,12 @@ def _is_timms(spec: TeacherSpec) -> bool:
 
 def _classes_of(spec: TeacherSpec, info: DataInfo) -> int:
     """The classes that the teacher's classifier is built for: the data's, or 0. A file may hold another one still."""
-    theirs: Any = spec.args.get("num_classes")
-    if theirs is None and spec.pretrained and _is_timms(spec):
+    file_classes: Any = spec.args.get("num_classes")
+    if file_classes is None and spec.pretrained and _is_timms(spec):
         from distill.models.timm_factory import published_cfg  # imports timm, which takes seconds
 
-        theirs = published_cfg(spec.model).get("num_classes")
-    return info.num_classes if theirs is None or theirs == info.num_classes else 0
+        file_classes = published_cfg(spec.model).get("num_classes")
+    return info.num_classes if file_classes is None or file_classes == info.num_classes else 0
 
 
 def _size_of(spec: TeacherSpec, info: DataInfo, classes: int) -> int:

@@ -184,12 +184,13 @@ def test_softened_probabilities() -> None:
 
 
 def test_loss_terms_over_seeds_and_phases() -> None:
-    one = [{"kind": "epoch", "hint": 4.0, "lr": 0.1}, {"kind": "epoch", "ce": 2.0, "kd": 1.0, "loss": 3.0}]
-    two = [{"kind": "epoch", "hint": 6.0, "lr": 0.1}, {"kind": "epoch", "ce": 1.0, "kd": None, "loss": 3.0}]
+    more = {"kind": "epoch", "lr": 0.1, "ema_accuracy": 70.0}
+    one = [{**more, "hint": 4.0}, {"kind": "epoch", "ce": 2.0, "kd": 1.0, "loss": 3.0}]
+    two = [{**more, "hint": 6.0}, {"kind": "epoch", "ce": 1.0, "kd": None, "loss": 3.0}]
     got = losses([one, two])
     assert got["hint"] == {"epochs": [1], "mean": [5.0], "low": [4.0], "high": [6.0]}
     assert got["ce"] == {"epochs": [2], "mean": [1.5], "low": [1.0], "high": [2.0]}
-    assert set(got) == {"hint", "ce"}, "kd is not a number everywhere; lr and loss are no terms"
+    assert set(got) == {"hint", "ce"}, "kd is not a number everywhere; lr, loss and accuracies are no terms"
     assert losses([one, two[:1]]).keys() == {"hint"} and losses([]) == {}
 
 

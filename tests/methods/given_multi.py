@@ -2,16 +2,8 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
-
-
-def softmax(row: list[float], t: float = 1.0) -> list[float]:
-    top = max(row)
-    exps = [math.exp((value - top) / t) for value in row]
-    return [value / sum(exps) for value in exps]
 
 
 def logits(*shape: int, seed: int = 0) -> Tensor:

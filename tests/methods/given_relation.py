@@ -56,9 +56,5 @@ def unit(a: list[float]) -> list[float]:
     return [p / length for p in a]
 
 
-def mean(values: list[float]) -> float:
-    return sum(values) / len(values)
-
-
 def method(name: str, *overrides: str) -> Any:
     return tiny.seeded_method(name, tiny.tiny_data(), ("cifar_wrn_16_2", "cifar_resnet8"), *overrides)

@@ -44,17 +44,8 @@ def gradient(leaf: Tensor) -> Tensor:
     return leaf.grad
 
 
-def softmax(row: list[float], t: float = 1.0) -> list[float]:
-    weights = [math.exp(z / t) for z in row]
-    return [w / sum(weights) for w in weights]
-
-
 def kl(p: list[float], q: list[float]) -> float:
     return sum(a * math.log(a / b) for a, b in zip(p, q, strict=True))
-
-
-def mean(values: list[float]) -> float:
-    return sum(values) / len(values)
 
 
 def without(row: list[float], k: int) -> list[float]:

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from distill.methods.adv_logits import discriminator_loss, l1_loss, student_loss
-from tests.methods.given_adversarial import logits, mean, sigmoid, softmax
+from tests.methods.given_adversarial import logits, sigmoid
+from tests.slow import mean, softmax
 
 
 def slow_class(rows: Tensor, labels: Tensor) -> float:

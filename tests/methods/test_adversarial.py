@@ -13,7 +13,8 @@ from distill.engine.optim import Stepper, learning_rate
 from distill.engine.update import train_mode
 from distill.parts.discriminators import own_optimizer, real_or_fake
 from tests import tiny
-from tests.methods.given_adversarial import logits, mean, sigmoid
+from tests.methods.given_adversarial import logits, sigmoid
+from tests.slow import mean
 
 
 def test_real_or_fake_is_binary_cross_entropy_and_does_not_overflow() -> None:

@@ -11,7 +11,8 @@ from torch import Tensor
 from distill.methods.avg_multi_teacher import loss_to_mean, mean_of_losses
 from distill.parts.min_norm import MinNorm
 from tests import tiny
-from tests.methods.given_multi import logits, softmax
+from tests.methods.given_multi import logits
+from tests.slow import softmax
 
 
 def slow_kl(target: list[float], student: list[float]) -> float:

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from distill.engine.update import train_mode
 from distill.methods.bss import base_rank, draw_target, masked_kl, support
 from tests import tiny
-from tests.methods.given_adversarial import logits, mean, softmax
+from tests.methods.given_adversarial import logits
+from tests.slow import mean, softmax
 
 
 class Plane(nn.Module):

@@ -11,7 +11,8 @@ import torch
 from distill.engine.update import train_mode
 from distill.methods.ca_mkd import Resized, confidence, pointwise_regressor, weighted
 from tests import tiny
-from tests.methods.given_multi import logits, softmax
+from tests.methods.given_multi import logits
+from tests.slow import softmax
 
 
 def test_confidence_by_hand() -> None:

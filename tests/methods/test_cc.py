@@ -17,7 +17,6 @@ from tests.methods.given_relation import (
     Vectors,
     agrees,
     dot,
-    mean,
     method,
     minus,
     normal,
@@ -25,6 +24,7 @@ from tests.methods.given_relation import (
     squared,
     unit,
 )
+from tests.slow import mean
 
 
 def test_cc_of_the_tables_multiplies_the_gaps_of_neighbours() -> None:

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from distill.methods import ctkd
-from tests.methods.given_response import STUDENT, TEACHER, Rows, agrees, gradient, kl, mean, method, softmax
+from tests.methods.given_response import STUDENT, TEACHER, Rows, agrees, gradient, kl, method
+from tests.slow import mean, softmax
 
 
 def soft(s: Rows, t: Rows, temperatures: list[float], eps: float = 0.0) -> float:

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from distill.methods import dist
-from tests.methods.given_response import STUDENT, TEACHER, Rows, T, gradient, mean, softmax
+from tests.methods.given_response import STUDENT, TEACHER, Rows, T, gradient
+from tests.slow import mean, softmax
 
 
 def test_dist_against_numpys_correlations() -> None:

@@ -13,7 +13,8 @@ from distill.batch import Batch
 from distill.methods import dkd, kd
 from distill.models import Outputs
 from tests import tiny
-from tests.methods.given_response import LABELS, STUDENT, TEACHER, Rows, T, agrees, kl, mean, method, softmax, without
+from tests.methods.given_response import LABELS, STUDENT, TEACHER, Rows, T, agrees, kl, method, without
+from tests.slow import mean, softmax
 
 
 def outputs(z: Tensor) -> Outputs:

@@ -7,7 +7,8 @@ import pytest
 from distill.engine.update import train_mode
 from distill.methods.fm_adversarial import least_squares
 from tests import tiny
-from tests.methods.given_adversarial import logits, mean
+from tests.methods.given_adversarial import logits
+from tests.slow import mean
 
 
 def test_least_squares_by_hand() -> None:

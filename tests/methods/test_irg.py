@@ -8,7 +8,8 @@ from torch import Tensor
 
 from distill.batch import Batch
 from distill.methods import irg
-from tests.methods.given_relation import Vectors, agrees, mean, method, normal, rows, squared
+from tests.methods.given_relation import Vectors, agrees, method, normal, rows, squared
+from tests.slow import mean
 
 
 def slow_edges(v: Vectors) -> Vectors:

@@ -9,7 +9,8 @@ import torch
 
 from distill.models.supernet import Choice, Supernet
 from tests import tiny
-from tests.methods.given_response import STUDENT, TEACHER, Rows, agrees, kl, mean, method, softmax
+from tests.methods.given_response import STUDENT, TEACHER, Rows, agrees, kl, method
+from tests.slow import mean, softmax
 
 
 def z_scores(row: list[float]) -> list[float]:

@@ -7,7 +7,8 @@ import math
 import pytest
 
 from distill.methods import label_smoothing
-from tests.methods.given_response import LABELS, STUDENT, Rows, agrees, method, softmax
+from tests.methods.given_response import LABELS, STUDENT, Rows, agrees, method
+from tests.slow import softmax
 
 
 @pytest.mark.parametrize("spread", ["all", "others"])

@@ -9,8 +9,9 @@ from torch import nn
 from distill import config
 from distill.data.views import random_view
 from distill.methods import cat_kd
-from distill.methods.srrl import SRRL, linear_layer
+from distill.methods.srrl import SRRL
 from distill.models import build
+from distill.parts.probing import linear_layer
 from distill.teachers.cache import HOLDS
 from distill.teachers.forward import FrozenTeachers
 from tests import tiny

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from distill.methods import logit_mse
-from tests.methods.given_response import STUDENT, TEACHER, Rows, agrees, mean
+from tests.methods.given_response import STUDENT, TEACHER, Rows, agrees
+from tests.slow import mean
 
 
 def test_logit_mse_is_a_mean_over_samples_and_classes() -> None:

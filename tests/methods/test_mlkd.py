@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from distill.methods import mlkd
 from tests import tiny
-from tests.methods.given_response import STUDENT, TEACHER, Rows, T, agrees, kl, logits, mean, method, softmax
+from tests.methods.given_response import STUDENT, TEACHER, Rows, T, agrees, kl, logits, method
+from tests.slow import mean, softmax
 
 
 def product(p: Rows, i: int, j: int, columns: bool) -> float:

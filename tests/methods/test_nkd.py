@@ -6,7 +6,8 @@ import math
 from collections.abc import Iterable
 
 from distill.methods import nkd
-from tests.methods.given_response import LABELS, STUDENT, TEACHER, Rows, T, agrees, mean, softmax, without
+from tests.methods.given_response import LABELS, STUDENT, TEACHER, Rows, T, agrees, without
+from tests.slow import mean, softmax
 
 
 def test_nkd_terms_against_loops_and_not_zero_for_equal_nets() -> None:

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from distill.methods import pkt
-from tests.methods.given_relation import STUDENT, TEACHER, Vectors, agrees, dot, mean, rows, unit
+from tests.methods.given_relation import STUDENT, TEACHER, Vectors, agrees, dot, rows, unit
+from tests.slow import mean
 
 
 def test_pkt_against_loops() -> None:

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from distill.methods import rkd
-from tests.methods.given_relation import STUDENT, TEACHER, Vectors, agrees, dot, mean, minus, rows, squared, unit
+from tests.methods.given_relation import STUDENT, TEACHER, Vectors, agrees, dot, minus, rows, squared, unit
+from tests.slow import mean
 
 
 def smooth_l1(a: float, b: float) -> float:

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from distill.methods.specialists import ensemble, specialist_loss, with_dustbin
 from tests import tiny
-from tests.methods.given_multi import logits, softmax
+from tests.methods.given_multi import logits
+from tests.slow import softmax
 
 
 def test_dustbin_is_the_sum_of_the_other_classes() -> None:

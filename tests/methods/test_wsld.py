@@ -7,7 +7,8 @@ import math
 import pytest
 
 from distill.methods import wsld
-from tests.methods.given_response import LABELS, STUDENT, TEACHER, Rows, T, gradient, logits, softmax
+from tests.methods.given_response import LABELS, STUDENT, TEACHER, Rows, T, gradient, logits
+from tests.slow import softmax
 
 
 def test_wsld_against_loops_with_weights_held_fixed() -> None:

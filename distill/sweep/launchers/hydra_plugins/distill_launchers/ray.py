@@ -51,14 +51,14 @@ class RayLauncher(ComposingLauncher):
         task = ray.remote(**self.remote, max_calls=1, max_retries=0)(run_in)
         with StopSignals() as stop, Board(sweep):
             running = {_start(task, job): job for job in sweep.jobs}
-            told = False
+            cancelled = False
             while running:
                 for reference in ray.wait(list(running), timeout=1)[0]:
                     job = running.pop(reference)
                     if sweep.finish(job, *_outcome(reference), stopping=stop.received is not None):
                         running[_start(task, job)] = job
-                if stop.received is not None and not told:
-                    told = True
+                if stop.received is not None and not cancelled:
+                    cancelled = True
                     for reference in running:
                         ray.cancel(reference)
         if stop.received is not None:

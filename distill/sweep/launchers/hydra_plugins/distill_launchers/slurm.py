@@ -100,8 +100,8 @@ def _outcome(submitted: Any) -> tuple[int, str]:
     try:
         return int(submitted.result()), ""
     except Exception as error:  # submitit's two kinds, with the whole log in their text
-        said = str(error)
-    if "timed-out too many times" in said:
+        message = str(error)
+    if "timed-out too many times" in message:
         return errors.STOPPED, f"it timed out once more than max_num_timeout: {GOES_ON}"
     state = submitted.state
     over = "TIMEOUT" in state or "CANCELLED" in state
