@@ -16,9 +16,9 @@ from torch.nn import functional as F
 
 from distill import config, runtime
 from distill.data import Data, DataInfo, Split
+from distill.engine import cuda_graphs
 from distill.engine.checkpoint import Checkpoints
 from distill.engine.compiling import compile_forward, fold_batchnorm, half_weights, trains
-from distill.engine.cuda_graphs import CudaGraph
 from distill.engine.fit import Fit
 from distill.engine.state import Options
 from distill.models import FeatureNet, build
@@ -114,12 +114,13 @@ def own(args: argparse.Namespace, device: torch.device, data: Data, method: str,
         source = data.source(args.batch, seed=1)
         compiled += made.teacher_forward.copies.values()
     compile_those(args, device, compiled)
+    eager = cuda_graphs.without_graphs("auto", device, precision, 1, data.info.size)
     options = Options(
         partial(runtime.autocast, device, precision),
         precision == "fp16",
         save_seconds=1e9,
         evaluate_every=10**6,
-        graph=CudaGraph if device.type == "cuda" and precision != "fp16" else None,
+        graph=None if eager else cuda_graphs.CudaGraph,
     )
     checkpoints = Checkpoints(Path(tempfile.mkdtemp(prefix="distill-bench-")))
     settings = make_schedule(spec, data.info.num_train)

@@ -1,9 +1,14 @@
-"""A graph for the CPU: records the operations of some work without doing it, and does them again, as CUDA graphs do."""
+"""A graph for the CPU: records the operations of some work without doing it, and does them again, as CUDA graphs do.
+
+With `streams`, the lines around a step on a stream of its own run on the CPU too.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor
@@ -71,3 +76,51 @@ def tensors(value: Any) -> Iterator[Tensor]:
     elif isinstance(value, list | tuple):
         for item in value:
             yield from tensors(item)
+
+
+class Stream:
+    """A queue of work that runs at once: what would be read before its writer is waited for is an AssertionError."""
+
+    current: Stream
+
+    def __init__(self, device: Any = None) -> None:
+        self.done, self.known = 0, dict[int, int]()  # work of its own; how much of others' it comes after
+
+    def wait_stream(self, other: Stream) -> None:
+        self.known |= {key: max(count, self.known.get(key, 0)) for key, count in other.known.items()}
+        self.known[id(other)] = other.done
+
+    @contextmanager
+    def entered(self) -> Iterator[None]:
+        before, Stream.current = Stream.current, self
+        try:
+            assert self.known.get(id(before), 0) == before.done, "a step reads what another stream may still write"
+            self.done += 1
+            yield
+        finally:
+            Stream.current = before
+            before.done += 1
+
+
+Stream.current = Stream()
+
+
+@contextmanager
+def streams() -> Iterator[None]:
+    """Give steps that are recorded streams, on the CPU as on a GPU, and its generator to those that draw."""
+    from distill.engine.cuda_graphs import GraphedStep
+
+    begin = GraphedStep.__init__
+
+    def beside(self: GraphedStep, *args: Any, **named: Any) -> None:
+        begin(self, *args, **named)
+        self.stream = Stream()  # type: ignore[assignment]
+
+    with (
+        patch.object(GraphedStep, "__init__", beside),
+        patch.object(torch.cuda, "current_stream", lambda device=None: Stream.current),
+        patch.object(torch.cuda, "stream", Stream.entered),
+        patch.object(torch.cuda, "get_rng_state", lambda device=None: torch.get_rng_state()),
+        patch.object(Tensor, "record_stream", lambda tensor, stream: None),
+    ):
+        yield

@@ -6,6 +6,8 @@ DISTILL_REHEARSAL=1 runs the same lines on the CPU, with a graph that keeps a CU
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,7 +22,7 @@ from distill.run import Experiment
 from distill.signals import StopSignals
 from tests import tiny
 from tests.engine.test_graphs import EAGER
-from tests.replay import Replay
+from tests.replay import Replay, streams
 from tests.sweep.test_packed import SMALL, pack, together, within
 
 THERE = torch.cuda.is_available()
@@ -31,6 +33,13 @@ GRAPH = CudaGraph if THERE else Replay
 ALONE = set() if REHEARSAL else {"ofa-kd"}  # recorded on a GPU alone
 WAIT = {"kdsvd", "mhgd"}  # in torch.linalg.eigh
 NOISY = {"zskt": 0.06}  # an adversary and ten steps of its student amplify what two orders of summing differ by
+
+
+@pytest.fixture(autouse=True)
+def _streams() -> Iterator[None]:
+    """In a rehearsal steps have streams that keep CUDA's rules."""
+    with streams() if REHEARSAL else nullcontext():
+        yield
 
 
 def there(data: Data) -> Data:

@@ -2,7 +2,8 @@
 
 The overrides are those of one `python -m distill -m hydra/launcher=packed` command. Runs go on from OUT's archive of
 an earlier call (--resume), are stopped in time to save their state, and what they left is packed into
-OUT/evidence.tar (checkpoints, weights, rows, results) in pieces of at most 15 MiB.
+OUT/evidence.tar (checkpoints, weights, rows, results) in pieces of at most 15 MiB; every minute too, for a call that
+is cut off itself. --rehearse is the dry run on the CPU (rehearse.py).
 """
 
 from __future__ import annotations
@@ -31,7 +32,10 @@ def unpack(pieces: list[Path], folder: Path) -> None:
 
 
 def pack(folder: Path, out: Path, newest: int = 1) -> list[Path]:
-    """Write what runs left as OUT/evidence.tar.00, .01, ...: of checkpoints the newest alone; no caches."""
+    """Write what runs left as OUT/evidence.tar.00, .01, ...: of checkpoints the newest alone; no caches.
+
+    Runs may go on meanwhile: a file is taken as it is at one moment, or not at all.
+    """
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as archive:
         for path in sorted(folder.rglob("*")):
@@ -39,13 +43,53 @@ def pack(folder: Path, out: Path, newest: int = 1) -> list[Path]:
             if path.is_file() and path.suffix not in {".logits", ".embedding", ".lock"} and (
                 not checkpoints or path in checkpoints[-newest:]
             ):
-                archive.add(path, path.relative_to(folder))
+                add(archive, path, str(path.relative_to(folder)))
     blob = buffer.getvalue()
     pieces = []
     for number, start in enumerate(range(0, len(blob), PIECE)):
         pieces.append(out / f"evidence.tar.{number:02d}")
-        pieces[-1].write_bytes(blob[start : start + PIECE])
+        new = out / f".{pieces[-1].name}"
+        new.write_bytes(blob[start : start + PIECE])
+        new.replace(pieces[-1])
+    for old in set(out.glob("evidence.tar.*")) - set(pieces):
+        old.unlink()
     return pieces
+
+
+def add(archive: tarfile.TarFile, path: Path, name: str) -> None:
+    """Add a file to an archive, unless it goes away meanwhile."""
+    try:
+        data = path.read_bytes()
+    except OSError:
+        return
+    entry = tarfile.TarInfo(name)
+    entry.size, entry.mtime = len(data), int(time.time())
+    archive.addfile(entry, io.BytesIO(data))
+
+
+def carried_out(sweep: subprocess.Popen[bytes], args: argparse.Namespace) -> int:
+    """Wait for the runs, pack what there is every so often, and stop them at the limit; the sweep's exit code."""
+    end = time.monotonic() + args.limit
+    try:
+        while (left := end - time.monotonic()) > 0:
+            try:
+                return sweep.wait(min(left, args.every))
+            except subprocess.TimeoutExpired:
+                if left > args.every:
+                    pack(args.folder, args.out)
+    except KeyboardInterrupt:
+        print("stopped", flush=True)
+    sweep.send_signal(signal.SIGTERM)
+    try:
+        return sweep.wait(args.grace)
+    except subprocess.TimeoutExpired:
+        sweep.kill()
+        return sweep.wait()
+
+
+def stop(*_: object) -> None:
+    """What a signal to this program does: the runs save their state, which is packed."""
+    raise KeyboardInterrupt
 
 
 def main() -> int:
@@ -54,22 +98,22 @@ def main() -> int:
     parser.add_argument("--limit", type=float, default=400, help="seconds until runs are asked to save and stop")
     parser.add_argument("--out", type=Path, default=Path("outputs/gpu"))
     parser.add_argument("--folder", type=Path, default=Path("/tmp/evidence"))
+    parser.add_argument("--every", type=float, default=60, help="seconds after which what there is is packed")
+    parser.add_argument("--grace", type=float, default=60, help="seconds in which runs are to have saved their state")
+    parser.add_argument("--rehearse", action="store_true", help="on the CPU, every line but the kernels")
     parser.add_argument("--resume", type=Path, nargs="*", default=[], help="evidence.tar.* of an earlier call")
     parser.add_argument("overrides", nargs="+")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     args.folder.mkdir(parents=True, exist_ok=True)
     unpack(args.resume, args.folder)
-    command = [sys.executable, "-m", "distill", "-m", f"output={args.folder}", *args.overrides]
+    start = [str(ROOT / "scripts/gpu/rehearse.py")] * args.rehearse
+    command = [sys.executable, *start, "-m", "distill", "-m", f"output={args.folder}", *args.overrides]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
     started = time.monotonic()
+    signal.signal(signal.SIGTERM, stop)
     with (args.out / "evidence.log").open("w") as log:
-        sweep = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT)
-        try:
-            code = sweep.wait(args.limit)
-        except subprocess.TimeoutExpired:
-            sweep.send_signal(signal.SIGTERM)
-            code = sweep.wait(60)
+        code = carried_out(subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log), args)
     pieces = pack(args.folder, args.out)
     rows = {str(path.parent.relative_to(args.folder)): last_epoch(path) for path in args.folder.rglob("metrics.jsonl")}
     (args.out / "evidence.json").write_text(json.dumps({"command": command, "code": code, "last": rows}, indent=1))

@@ -83,7 +83,8 @@ def variants(args: argparse.Namespace) -> None:
         try:
             done = subprocess.run(command, capture_output=True, text=True, timeout=args.limit)
             last = done.stdout.strip().splitlines()[-1:] or ["null"]
-            found[name] = json.loads(last[0]) if done.returncode == 0 else done.stderr.strip().splitlines()[-1]
+            why = done.stderr.strip().splitlines()[-1:] or [f"exit code {done.returncode}"]
+            found[name] = json.loads(last[0]) if done.returncode == 0 else why[0]
         except subprocess.TimeoutExpired:
             found[name] = f"cut off after {args.limit} s"
         row = found[name]
