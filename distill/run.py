@@ -148,6 +148,7 @@ class Experiment:
             code = exit_code(error)
             raise
         finally:
+            self.fit.saving.close()
             self.callback.close(code, self.fit)
 
     def finish(self) -> Result | None:

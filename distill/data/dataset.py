@@ -75,6 +75,9 @@ class Data:
         """
         return self.plainly(self.evaluated, batch_size, side, size)
 
+    def begin_evaluation(self, batch_size: int) -> None:
+        """Let workers go to work on what `evaluation` will be asked for next: of what lies in memory, nothing."""
+
     @property
     def evaluated(self) -> Any:
         """The split that is evaluated. Raises ValueError where no image has a label."""

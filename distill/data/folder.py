@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from torch.utils.data import DataLoader
 import distill.parallel as parallel
 from distill.batch import Batch, view_at
 from distill.content.decode import DecodeOptions
+from distill.data.ahead import Keys, Passes
 from distill.data.arrays import (
     Normaliser,
     cropped,
@@ -55,6 +57,7 @@ class FolderData(Data):
     train: FolderSplit  # type: ignore[assignment]
     test: FolderSplit | None  # type: ignore[assignment]
     withheld: np.ndarray | None = None  # type: ignore[assignment]
+    _passes: dict[Any, Passes] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
     def view_count(self) -> None:
@@ -77,14 +80,27 @@ class FolderData(Data):
     def plainly(
         self, split: FolderSplit, batch_size: int, side: str = "student", size: int | None = None
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        return decoded_batches(split, self.info, batch_size, self.view(side), size)
+        passes = self._kept(batch_size, side, size) if split is self.test else None
+        return decoded_batches(split, self.info, batch_size, self.view(side), size, passes)
+
+    def begin_evaluation(self, batch_size: int) -> None:
+        """Let workers go to work on what `evaluation` of this size will be asked for next."""
+        if self.test and self.test.workers:
+            self._kept(batch_size, "student", None).begin("", lambda: in_order(len(self.evaluated), batch_size))
+
+    def _kept(self, batch_size: int, side: str, size: int | None) -> Passes:
+        """What evaluates again and again, whose workers stay."""
+        which = batch_size, side, size
+        if which not in self._passes:
+            self._passes[which] = evaluation_passes(self.evaluated, self.info, size)
+        return self._passes[which]
 
 
 class FolderSource:
     """Batches of random resized crops and flips; an epoch is a pure function of (seed, epoch).
 
     Each image's crop and flip come from (seed, epoch, index), so neither resuming nor the number of workers
-    changes a batch. `waits` is how long training has waited for data. One epoch at a time.
+    changes a batch. `waits` is how long training has waited for data. Epochs that are read at once have own workers.
 
     crops: how many crops of each image, with the one flip; those after the first are views, see `arrays.cropped`.
     per_class: images of each class in a batch, see `ClassBatches`; 0: every image once an epoch, as it comes.
@@ -134,9 +150,7 @@ class FolderSource:
         self.normalise: Any = views.student if views else _normaliser(info, info.size, split.device)
         self.larger = [views.teacher if views else _normaliser(info, size, split.device) for size in self.sizes]
         self.waits = WaitTimer(split.device)
-        self._keys: list[list[Key]] = []  # the loader's batch sampler: refilled for every epoch
-        stays = split.workers > 0
-        self._loader = loader(split, info, flip, self._keys, crops=crops, sizes=self.sizes, persistent=stays)
+        self._passes = Passes(partial(loader, split, info, flip, crops=crops, sizes=self.sizes))
 
     def replace(self, **changes: Any) -> FolderSource:
         """The same source with other keyword arguments, such as last_batch="drop" or flip=False."""
@@ -144,8 +158,8 @@ class FolderSource:
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """Yield the batches of an epoch (1-based) from step `start` on, as they are in the whole epoch."""
-        self._keys[:] = self._plan(epoch)[start:]
-        loaded = device_batches(self.waits.during(self._loader), self.split.device)
+        read = self._passes.batches((epoch, start), lambda: self._plan(epoch)[start:])
+        loaded = device_batches(self.waits.during(read), self.split.device)
         for step, (pixels, labels, index, *more) in enumerate(loaded, start):
             images, views = cropped(pixels.chunk(self.shown, dim=3), self.normalise, self.views)
             for size, see, copy in zip(self.sizes, self.larger, more, strict=True):
@@ -153,6 +167,11 @@ class FolderSource:
             known = None if self.split.labels is None else labels
             batch = Batch(inputs=images, labels=known, index=index, views=views)
             yield recipe(self, batch, epoch, step)
+
+    def read_ahead(self, epoch: int) -> None:
+        """Let workers go to work on an epoch before its batches are asked for, if there are any."""
+        if self.split.workers:
+            self._passes.begin((epoch, 0), lambda: self._plan(epoch))
 
     def _plan(self, epoch: int) -> list[list[Key]]:
         """The epoch's batches of (position, seed of the view)."""
@@ -174,16 +193,33 @@ def check_crops(crops: int, split: FolderSplit) -> None:
 
 
 def decoded_batches(
-    split: FolderSplit, info: DataInfo, batch_size: int, view: View | None = None, size: int | None = None
+    split: FolderSplit,
+    info: DataInfo,
+    batch_size: int,
+    view: View | None = None,
+    size: int | None = None,
+    passes: Passes | None = None,
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Like `arrays.evaluation_batches`, of image files, which are read at any size (default: the data's)."""
-    steps = steps_for(len(split), batch_size, drop_last=False)
-    keys: list[list[Key]] = [
-        [(i, None) for i in range(s * batch_size, min((s + 1) * batch_size, len(split)))] for s in range(steps)
-    ]
+    """Like `arrays.evaluation_batches`, of image files, which are read at any size (default: the data's).
+
+    passes: what reads them again and again; default: a loader for once.
+    """
     normalise = view or _normaliser(info, size or info.size, split.device)
-    for images, labels, _ in device_batches(iter(loader(split, info, False, keys, size=size)), split.device):
+    keys = partial(in_order, len(split), batch_size)
+    read = passes.batches("", keys) if passes else iter(loader(split, info, False, keys(), size=size))
+    for images, labels, _ in device_batches(read, split.device):
         yield normalise(images), labels
+
+
+def evaluation_passes(split: FolderSplit, info: DataInfo, size: int | None) -> Passes:
+    """What reads a split's images at their centres, each time that it is evaluated."""
+    return Passes(partial(loader, split, info, False, size=size))
+
+
+def in_order(count: int, batch_size: int) -> Keys:
+    """Batches of all images in the set's order, each at its centre."""
+    starts = range(0, steps_for(count, batch_size, drop_last=False) * batch_size, batch_size)
+    return [[(i, None) for i in range(start, min(start + batch_size, count))] for start in starts]
 
 
 def _normaliser(info: DataInfo, size: int, device: torch.device) -> Normaliser:
@@ -201,12 +237,12 @@ def loader(
     split: FolderSplit,
     info: DataInfo,
     flip: bool,
-    keys: list[list[Key]],
+    keys: Keys,
+    persistent: bool = False,
     *,
     crops: int = 1,
     size: int | None = None,
     sizes: Sequence[int] = (),
-    persistent: bool = False,
 ) -> DataLoader:
     """A loader of the images that `keys`, a list of batches, names; size: in place of that of the data."""
     ahead: dict[str, Any] = {"prefetch_factor": 4, "persistent_workers": persistent} if split.workers else {}

@@ -70,6 +70,15 @@ def save(path: str | Path, state: dict[str, Any]) -> None:
         file.write(data)
 
 
+def snapshot(state: Any) -> Any:
+    """A copy of a state, on the CPU, that later steps do not reach: what may be saved while they go on.
+
+    Raises ValueError as `save` does.
+    """
+    _check(state, "state")
+    return _copied(state)
+
+
 def load_state(path: str | Path) -> dict[str, Any]:
     """The state that `save` wrote to `path`, on the CPU, in the format of today.
 
@@ -242,6 +251,14 @@ def _check(value: Any, where: str) -> None:
             f"{where} is of type {kind.__module__}.{kind.__qualname__}, which a checkpoint "
             "cannot hold: use tensors, numbers, strings, or dicts, lists and tuples of these"
         )
+
+
+def _copied(value: Any) -> Any:
+    if isinstance(value, torch.Tensor):
+        return value.detach().to("cpu", copy=True)
+    if isinstance(value, Mapping):
+        return {key: _copied(entry) for key, entry in value.items()}
+    return type(value)(map(_copied, value)) if type(value) in (list, tuple, set) else value
 
 
 def _remove(path: Path) -> None:

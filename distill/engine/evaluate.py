@@ -14,6 +14,8 @@ from distill.data import Data
 from distill.losses import full_precision
 from distill.models.reading import evaluating
 
+AT_ONCE = 512  # images of a forward
+
 
 @torch.no_grad()
 def predict(
@@ -33,7 +35,7 @@ def predict(
 
 def accuracy(net: nn.Module, data: Data, autocast: Callable[[], AbstractContextManager[Any]] = nullcontext) -> float:
     """Top-1 accuracy in percent on the split that is evaluated."""
-    return _top1(*predict(net, data.evaluation(512), autocast))
+    return _top1(*predict(net, data.evaluation(AT_ONCE), autocast))
 
 
 class Evaluation:
@@ -43,9 +45,13 @@ class Evaluation:
         self.data, self.autocast = data, autocast
         self._last: tuple[nn.Module, Tensor, Tensor] | None = None
 
+    def begin(self) -> None:
+        """Let workers read the first images while training takes its last steps."""
+        self.data.begin_evaluation(AT_ONCE)
+
     def __call__(self, net: nn.Module) -> float:
         self._last = None
-        logits, labels = predict(net, self.data.evaluation(512), self.autocast)
+        logits, labels = predict(net, self.data.evaluation(AT_ONCE), self.autocast)
         self._last = (net, logits.cpu(), labels)  # the logits of ImageNet are not to fill a GPU
         return _top1(logits, labels)
 
@@ -54,7 +60,7 @@ class Evaluation:
         if unchanged and self._last and self._last[0] is net:
             _, logits, labels = self._last
             return logits.to(labels.device), labels
-        return predict(net, self.data.evaluation(512), self.autocast)
+        return predict(net, self.data.evaluation(AT_ONCE), self.autocast)
 
 
 def _top1(logits: Tensor, labels: Tensor) -> float:
@@ -67,7 +73,7 @@ def reported_score(
     """What a result tells of a net that a method reports: what its `measure` makes of its logits, or its accuracy."""
     if not hasattr(net, "measure"):
         return accuracy(net, data, autocast)
-    found: dict[str, float] = net.measure(*predict(net, data.evaluation(512), autocast))  # type: ignore[operator]
+    found: dict[str, float] = net.measure(*predict(net, data.evaluation(AT_ONCE), autocast))  # type: ignore[operator]
     return found
 
 

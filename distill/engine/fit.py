@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import closing
 from dataclasses import asdict
 from functools import partial
 from typing import Any
@@ -21,14 +21,14 @@ from distill.engine.cuda_graphs import GraphedStep, Measures, StaticBuffers
 from distill.engine.meter import Meter, measured
 from distill.engine.optim import Stepper
 from distill.engine.saving import Saving
-from distill.engine.several import others_state, restore_own
+from distill.engine.several import interruptible_alone, others_state, restore_own
 from distill.engine.state import Callback, Options, Position, Score, Speed
-from distill.engine.update import take_step, train_mode
+from distill.engine.update import begin_reading, take_step, train_mode
 from distill.errors import Stopped
 from distill.method import Method, Phase
 from distill.models import FeatureNet
 from distill.runtime import rng_state
-from distill.signals import StopSignals, deferred, interruptible, stopped
+from distill.signals import StopSignals, deferred, stopped
 
 log = logging.getLogger(__name__)
 
@@ -75,7 +75,7 @@ class Fit:
             source = phase.source(self.source) if phase.source else self.source
             if parallel.world() > 1:
                 source = parallel.PartSource(source)
-            with deferred():  # from the first step on there is something to save
+            with deferred(), closing(self.saving):  # from the first step on there is something to save
                 while self.at.epoch <= self.epochs(phase):
                     yield from self._epoch(phase, source)
             self.at.phase, self.at.epoch = self.at.phase + 1, 1
@@ -132,7 +132,7 @@ class Fit:
         method.epoch, method.epochs = at.epoch, self.epochs(phase)
         if at.step == 0:
             self.meter = Meter()
-            with self._interruptible():
+            with interruptible_alone():
                 method.before_epoch()
         train_mode(method, phase)
         if self.graphed:
@@ -141,6 +141,8 @@ class Fit:
         self.speed.resume(source, self.graphed.stream if self.graphed else None)
         waiting = 0
         for batch in source.epoch(at.epoch, at.step):
+            if at.step + 1 == source.steps and self._is_measured(phase):
+                begin_reading(self.evaluate, "begin")
             self._step(phase, batch, source.steps)
             waiting += len(batch)
             if at.step % self.options.log_every == 0 or at.step == source.steps:
@@ -151,11 +153,9 @@ class Fit:
         if not at.over:
             method.after_epoch()
             at.over = True
+        if at.epoch < self.epochs(phase):
+            begin_reading(source, "read_ahead", at.epoch + 1)  # while this one is measured and saved
         self._finish_epoch(phase)
-
-    def _interruptible(self) -> AbstractContextManager[None]:
-        """A block that a signal may cut off, where this process need not agree with others on it."""
-        return interruptible() if parallel.world() == 1 else nullcontext()
 
     def _step(self, phase: Phase, batch: Batch, steps: int) -> None:
         """Run every update of the phase on one batch; nothing here waits for the device."""
@@ -205,7 +205,7 @@ class Fit:
             return
         self.join()
         self.meter.flush(phase.name, self.at.epoch)
-        saved = self._save()
+        saved = self._save(wait=received is not None)
         if received is not None:
             raise stopped(received, "its state is saved" if saved else "its last step is not saved")
 
@@ -220,13 +220,18 @@ class Fit:
         at, epochs = self.at, self.epochs(phase)
         row: dict[str, Any] = {"phase": phase.name, "epoch": at.epoch, "epochs": epochs, "step": at.total}
         row |= {"lr": self.steppers[0].lr, **self.meter.means()}
-        if self.evaluate and phase.evaluates and (at.epoch % self.options.evaluate_every == 0 or at.epoch == epochs):
+        if self._is_measured(phase):
             row |= self._measure()
             row |= {f"{name}_accuracy": value for name, value in self.score.beside.items()}
         self.callback.epoch(row | self.speed.to_row())
         at.epoch, at.step, at.over = at.epoch + 1, 0, False
         if any(parallel.agreed(at.epoch > epochs or self.saving.due_after_epoch)):
-            self._save()
+            self._save(wait=False)
+
+    def _is_measured(self, phase: Phase) -> bool:
+        """Whether the net is evaluated after this epoch of a phase."""
+        last = self.at.epoch == self.epochs(phase)
+        return bool(self.evaluate and phase.evaluates) and (self.at.epoch % self.options.evaluate_every == 0 or last)
 
     def _measure(self) -> dict[str, Any]:
         """Evaluate; a signal cuts that off, and the epoch is saved as one that is still to be measured."""
@@ -243,7 +248,7 @@ class Fit:
         if self.average:
             parallel.same_buffers(self.average.net)
         net = self.deployed()
-        with self._interruptible():
+        with interruptible_alone():
             self.score.beside = {name: self.evaluate(other) for name, other in self.also_evaluated().items()}
             accuracy = self.evaluate(net)
             candidates = [self.evaluate(other) for other in self.method.candidate_nets()]
@@ -253,7 +258,7 @@ class Fit:
             self.callback.best(net)
         return accuracy, more
 
-    def _save(self) -> bool:
+    def _save(self, *, wait: bool = True) -> bool:
         others = others_state(self.meter)
         self.saving.begin()
         if parallel.rank() > 0:
@@ -270,7 +275,7 @@ class Fit:
             "others": others,
             "threads": torch.get_num_threads(),
         }
-        return self.saving.write(state, self.at.total, self.callback.flush)
+        return self.saving.write(state, self.at.total, self.callback.flush, wait=wait)
 
     def restore(self) -> int | None:
         """Load the newest checkpoint and return its global step, or None where there is none.

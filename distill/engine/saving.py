@@ -1,4 +1,4 @@
-"""When a loop's state is saved, what becomes of a disk that refuses it, and of a state that does not fit."""
+"""When a loop's state is saved, beside its steps, and what becomes of a disk or a state that does not do."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ import logging
 import textwrap
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 
-from distill.engine.checkpoint import Checkpoints, refused
+from distill.engine.checkpoint import Checkpoints, refused, snapshot
 from distill.engine.state import Options
 from distill.files import Backoff, SaveError
 
@@ -20,12 +21,17 @@ SHARE = 0.02  # of the time, which checkpoints after short epochs may take
 
 
 class Saving:
-    """The clock of a loop's checkpoints. began, took: when the last one was, and its seconds."""
+    """The clock of a loop's checkpoints, and the thread that writes them.
+
+    began, took: when the last one was, and for how many seconds training stood still for it.
+    """
 
     def __init__(self, checkpoints: Checkpoints, options: Options) -> None:
         self.checkpoints, self.options = checkpoints, options
         self.began, self.took = time.monotonic(), 0.0
         self._refused = Backoff()  # by the disk, the last time
+        self._writer = ThreadPoolExecutor(1, "checkpoint")
+        self._writing: Future[bool] | None = None
 
     @property
     def due(self) -> bool:
@@ -50,18 +56,39 @@ class Saving:
         """Start the clock anew: every process does, and one of them writes."""
         self.began = time.monotonic()
 
-    def write(self, state: dict[str, Any], step: int, flush: Callable[[], None]) -> bool:
-        """Write a state behind the rows, which `flush` writes; False, with a warning, where the disk refuses it."""
+    def write(self, state: dict[str, Any], step: int, flush: Callable[[], None], *, wait: bool) -> bool:
+        """Write a state behind the rows, which `flush` writes; False, with a warning, where the disk refuses it.
+
+        wait: until it is written; else a copy of it is, while training goes on.
+        """
+        self.close()
         try:
             flush()
-            self.checkpoints.save(state, step)
+            if not wait:
+                self._writing = self._writer.submit(self._write, snapshot(state), step)
+            return not wait or self._write(state, step)
         except SaveError as error:
-            log.warning("%s; training goes on, and it is tried again in %.0f s", error, self._refused.failed())
-            return False
+            return self._later(error)
         finally:
             self.took = time.monotonic() - self.began
+
+    def close(self) -> None:
+        """Wait for what is being written."""
+        writing, self._writing = self._writing, None
+        if writing:
+            writing.result()
+
+    def _write(self, state: dict[str, Any], step: int) -> bool:
+        try:
+            self.checkpoints.save(state, step)
+        except SaveError as error:
+            return self._later(error)
         self._refused.succeeded()
         return True
+
+    def _later(self, error: SaveError) -> bool:
+        log.warning("%s; training goes on, and it is tried again in %.0f s", error, self._refused.failed())
+        return False
 
     @contextmanager
     def fitting(self, state: Mapping[str, Any]) -> Iterator[None]:

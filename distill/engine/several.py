@@ -6,6 +6,7 @@ The rest of a run's state is equal on all of them.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -13,6 +14,12 @@ import torch
 import distill.parallel as parallel
 from distill.engine.meter import Meter
 from distill.runtime import rng_state, set_rng_state
+from distill.signals import interruptible
+
+
+def interruptible_alone() -> AbstractContextManager[None]:
+    """A block that a signal may cut off, where this process need not agree with others on it."""
+    return interruptible() if parallel.world() == 1 else nullcontext()
 
 
 def others_state(meter: Meter) -> list[dict[str, Any]]:

@@ -71,3 +71,9 @@ def train_mode(method: Method, phase: Phase) -> None:
                 parameters = list(part.parameters())
                 if parameters and not any(p.requires_grad for p in parameters):
                     part.eval()
+
+
+def begin_reading(what: Any, name: str, *args: Any) -> None:
+    """Let workers go to work on what will be asked for next, where `what` has a method of that name."""
+    if begin := getattr(what, name, None):
+        begin(*args)

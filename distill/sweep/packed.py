@@ -123,9 +123,19 @@ def shared(
                 memo(teacher, batch)
         return batch
 
-    if type(source) is ArraySource:
-        source = SharedSource(**source.settings, **({"prepare": prepare} if options.graph else {}))
+    if kind := _shared_kind(source):
+        source = kind(**source.settings, **({"prepare": prepare} if options.graph else {}))
     return memo, source
+
+
+def _shared_kind(source: Any) -> Any:
+    """The class of a source like this one that gathers each batch once."""
+    if type(source) is ArraySource:
+        return SharedSource
+    from distill.data.folder import FolderSource
+    from distill.data.shared_folder import SharedFolder
+
+    return SharedFolder if type(source) is FolderSource else None
 
 
 class Pack:

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The first minutes on a GPU: do the tests pass, does a run end, how long is a step. Each part has its own limit and
 # leaves what it has in $OUT. DEVICE=cpu is the dry run: every line but the kernels (rehearse.py), shorter with LIMIT=20
-# BENCH=20 EPOCHS=2 STEPS=1 METHODS=kd.
+# BENCH=20 EPOCHS=2 STEPS=1 METHODS=kd PAIR=resnet14,resnet8.
 set -u
 cd "$(dirname "$0")/../.."
 OUT=${OUT:-outputs/gpu} DEVICE=${DEVICE:-cuda} PYTHON=${PYTHON:-python3} LIMIT=${LIMIT:-120} BENCH=${BENCH:-60}
@@ -14,5 +14,5 @@ timeout "${RUN_LIMIT:-40}" "${RUN[@]}" -m distill method=kd student=resnet20 tea
   "schedule.milestones=[$((${EPOCHS:-20} * 3 / 4))]" output="${FOLDER:-/tmp/first}" >"$OUT/run.log" 2>&1
 echo "run: exit code $?"; tail -n 12 "$OUT/run.log"
 timeout "$BENCH" "${RUN[@]}" scripts/bench.py --device "$DEVICE" --compile false --no-memory --steps "${STEPS:-100}" --rounds 3 \
-  --pairs resnet56,resnet20 --methods "${METHODS:-none,kd,crd}" --out "$OUT" >"$OUT/bench.log" 2>&1
+  --pairs "${PAIR:-resnet56,resnet20}" --methods "${METHODS:-none,kd,crd}" --out "$OUT" >"$OUT/bench.log" 2>&1
 echo "bench: exit code $?"; tail -n 40 "$OUT/bench.log"

@@ -24,8 +24,10 @@ from distill.content.pickles import read_pickle
 from distill.content.readers import read_cifar10, read_cifar100, read_digits, read_idx
 from distill.data import ArraySource, DataInfo, Split, evaluation_batches, load_data
 from distill.data.arrays import seeded
+from distill.data.folder import FolderSource
 from distill.data.select import select, split_holdout, stratified
-from distill.data.views import evaluation_view, random_crop
+from distill.data.shared_folder import SharedFolder
+from distill.data.views import Images, evaluation_view, random_crop
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 MEAN, STD = (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)
@@ -523,6 +525,48 @@ def test_folder_batches_do_not_depend_on_workers_or_resume(tmp_path):
         assert len(tail) == 2 and torch.equal(tail[1].inputs, one[2].inputs)
     assert not torch.equal(next(alone.epoch(1)).index, next(alone.epoch(2)).index)
     assert helped.waits.take() > 0 and helped.replace(last_batch="drop").steps == 2
+
+
+def test_epochs_of_a_folder_that_are_begun_early_or_read_at_once_are_the_same(tmp_path):
+    """Workers begin an epoch while the one before is measured; packed runs come to one source in turn."""
+    data = load_data(folder_config(write_folder(tmp_path), workers=1))
+    plain = load_data(folder_config(tmp_path)).source(5, seed=1)
+    source = data.source(5, seed=1)
+    wanted = {epoch: [batch.inputs for batch in plain.epoch(epoch)] for epoch in (1, 2)}
+
+    def same(batches, epoch):
+        return all(torch.equal(a.inputs, b) for a, b in zip(batches, wanted[epoch], strict=True))
+
+    source.read_ahead(2)
+    assert same(source.epoch(1), 1)  # another one was asked for
+    source.read_ahead(2)
+    data.begin_evaluation(5)
+    evaluated = [torch.cat([images for images, _ in data.evaluation(5)]) for _ in range(2)]
+    assert torch.equal(evaluated[0], evaluated[1]) and len(evaluated[0]) == 12
+    one, two = [], []
+    for a, b in zip(source.epoch(2), source.epoch(2), strict=True):
+        one.append(a)
+        two.append(b)
+    assert same(one, 2) and same(two, 2) and same(source.epoch(1), 1)
+
+
+def test_packed_runs_read_each_image_of_a_folder_once(tmp_path, monkeypatch):
+    shared = SharedFolder(**load_data(folder_config(write_folder(tmp_path))).source(5, seed=1).settings)
+    plain = [[batch.inputs for batch in FolderSource(**shared.settings).epoch(epoch)] for epoch in (1, 2)]
+    reads, read = [], Images.__getitem__
+    monkeypatch.setattr(Images, "__getitem__", lambda images, key: reads.append(key) or read(images, key))
+    in_step, behind, seen = [shared.epoch(1), shared.epoch(1)], shared.epoch(1), [[], [], []]
+    for step in range(3):
+        for place, loop in zip(seen, [*in_step, *([behind] if step else [])], strict=False):
+            place.append(next(loop))
+    assert len(reads) == 12 + 10  # the third is one step behind the others
+    seen[2].append(next(behind))
+    assert len(reads) == 22  # it has caught up with them
+    for place in seen:
+        assert all(torch.equal(a.inputs, b) for a, b in zip(place, plain[0], strict=True))
+    for loops in zip(shared.epoch(2), shared.epoch(2), plain[1], strict=True):
+        assert torch.equal(loops[0].inputs, loops[2]) and loops[0].inputs is loops[1].inputs
+    assert len(reads) == 34
 
 
 def test_folder_info_and_evaluation(tmp_path):

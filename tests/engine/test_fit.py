@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -319,6 +321,30 @@ def test_a_full_disk_is_a_warning_and_training_goes_on(tmp_path: Path, caplog: p
     assert "no space left" in caplog.text and "training goes on" in caplog.text
 
 
+def test_training_goes_on_while_a_state_is_written_and_what_is_written_is_that_state(tmp_path: Path) -> None:
+    data = tiny.tiny_data()
+    fit = tiny.fit(tiny.seeded_method("none", data), data, tmp_path)
+    save, done = fit.saving.checkpoints.save, threading.Event()
+    written: list[dict[str, Any]] = []
+
+    def slow(state: dict[str, Any], step: int) -> Path:
+        assert written or done.wait(60), "the loop waited for the disk"
+        written.append(state)
+        return save(state, step)
+
+    fit.saving.checkpoints.save = slow  # type: ignore[method-assign]
+    net = fit.method.student
+    for _ in fit.steps():
+        if fit.at.total == 4:  # the second of the next epoch's
+            now = {name: value.clone() for name, value in net.state_dict().items()}
+            assert not written
+            done.set()
+    assert [state["at"]["total"] for state in written] == [3, 6]
+    saved = {name.removeprefix("student."): value for name, value in written[0]["method"].items()}
+    assert any(not torch.equal(saved[name], now[name]) for name in now)
+    assert load_state(fit.saving.checkpoints.paths()[0])["at"]["total"] == 6  # nothing is left to be written
+
+
 def test_a_damaged_newest_checkpoint_falls_back_to_the_previous(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -383,7 +409,7 @@ def test_short_epochs_share_a_checkpoint(tmp_path: Path) -> None:
     fit.options.epoch_seconds, fit.schedule = 1e9, replace(fit.schedule, epochs=3)
     saved: list[int] = []
     save = fit._save
-    fit._save = lambda: saved.append(fit.at.epoch) or save()  # type: ignore[method-assign, func-returns-value]
+    fit._save = lambda **how: saved.append(fit.at.epoch) or save(**how)  # type: ignore[method-assign, func-returns-value]
     for _ in fit.steps():
         pass
     assert saved == [4]  # when the phase had ended
@@ -415,7 +441,7 @@ def test_checkpoints_after_short_epochs_take_a_small_share_of_the_time(tmp_path:
     fit = tiny.fit(tiny.seeded_method("none", data), data, tmp_path)
     fit.saving.took, fit.schedule = 60.0, replace(fit.schedule, epochs=3)  # the last one took a minute
     saved: list[int] = []
-    fit._save = lambda: not saved.append(fit.at.epoch)  # type: ignore[method-assign, func-returns-value]
+    fit._save = lambda **how: not saved.append(fit.at.epoch)  # type: ignore[method-assign, func-returns-value]
     for _ in fit.steps():
         pass
     assert saved == [4]

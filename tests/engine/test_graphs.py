@@ -63,7 +63,7 @@ def trained(
         fit.graphed.why = why or fit.graphed.why
         found.append(fit.graphed)
 
-    fit._begin, fit._save = noting, lambda: True  # type: ignore[method-assign]
+    fit._begin, fit._save = noting, lambda **how: True  # type: ignore[method-assign]
     torch.manual_seed(3)
     for _ in fit.steps():
         pass
