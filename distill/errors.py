@@ -7,10 +7,6 @@ import errno
 DONE, FAILED, USAGE, NONFINITE, NO_CHECKPOINT, STOPPED, INTERRUPTED = 0, 1, 2, 3, 4, 75, 130
 
 
-class UserError(ValueError):
-    """The user's mistake, in one sentence with its remedy. Any ValueError or FileNotFoundError counts too."""
-
-
 class NonFinite(RuntimeError):
     """A loss became NaN or infinite; the message names the term, the step and the epoch."""
 

@@ -83,7 +83,7 @@ class Result:
         """Read the content of a result.json. Raises BadResult for what is none, or of a later version."""
         needed = ("dataset", "student", "method", "accuracy")
         if not isinstance(content, dict) or not content.keys() >= {*needed}:
-            raise BadResult(f"is not a run's (it lacks {', '.join(_lacking(content, needed))})", foreign=True)
+            raise BadResult(f"is not a run's (it lacks {', '.join(_missing_keys(content, needed))})", foreign=True)
         version = content.get("version", 1)
         if version != _VERSION:
             reason = f"has schema {version!r}, and this program reads {_VERSION}"
@@ -188,5 +188,5 @@ def _setting(value: Any) -> tuple[str, ...]:
     return tuple(word for word in value if isinstance(word, str)) if isinstance(value, list) else ()
 
 
-def _lacking(content: Any, needed: tuple[str, ...]) -> list[str]:
+def _missing_keys(content: Any, needed: tuple[str, ...]) -> list[str]:
     return [key for key in needed if not isinstance(content, dict) or key not in content]

@@ -167,7 +167,7 @@ class Experiment:
             "choices": inputs.choices.to_record(),
             **runtime.describe_machine(inputs.device),
         }
-        result["seconds"] = self.fit.speed.spent
+        result["seconds"] = self.fit.speed.seconds_spent
         return finish(RunFolder(self.spec.folder), result, self.method, self.fit)
 
 

@@ -72,7 +72,7 @@ def test_folders_of_killed_commands_are_swept_and_one_that_cannot_be_made_is_don
     gone.wait()
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     (tmp_path / f"{failures.FAILURES_PREFIX}{gone.pid}").mkdir()
-    with failures.noted() as noted:
+    with failures.collected_failures() as noted:
         assert [path.name for path in tmp_path.iterdir()] == [f"{failures.FAILURES_PREFIX}{os.getpid()}"]
         os.rmdir(tmp_path / f"{failures.FAILURES_PREFIX}{os.getpid()}")
         failures.note_failure(1, "seed=1", "x")

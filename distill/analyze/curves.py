@@ -12,7 +12,7 @@ from distill.charts.panels import panels
 from distill.charts.svg import Drawing
 from distill.report.curves import curve
 from distill.report.summary import ALONE as NONE
-from distill.report.summary import Row, student_place
+from distill.report.summary import Row, baseline_key
 from distill.run_folder import RunFolder
 
 NOT_LOSSES = {"kind", "phase", "epoch", "epochs", "step", "lr", "loss", "images_per_second", "waiting"}  # of a row
@@ -41,7 +41,7 @@ def draw(material: AnalysisData) -> Picture | None:
 
 
 def _accuracies(material: AnalysisData, row: Row) -> Drawing:
-    alike = [one for one in material.rows if one.one.method == NONE and student_place(one) == student_place(row)]
+    alike = [one for one in material.rows if one.one.method == NONE and baseline_key(one) == baseline_key(row)]
     drawn = [(row, STUDENT_COLOUR, row.one.method)] + [
         (one, ALONE_COLOUR, "student alone") for one in alike[:1] if one is not row
     ]

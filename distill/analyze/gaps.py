@@ -9,7 +9,7 @@ from distill.report.gains import standard_error
 from distill.report.names import row_names
 from distill.report.stats import half_interval
 from distill.report.summary import ALONE as NONE
-from distill.report.summary import place
+from distill.report.summary import table_key
 
 ROWS = 30
 
@@ -19,7 +19,8 @@ def draw(material: AnalysisData) -> Picture | None:
     row = material.row
     if row is None or row.teacher is None:
         return None
-    alike = [one for one in material.rows if place(one) == place(row) and one.one.teacher in (row.one.teacher, None)]
+    key, teachers = table_key(row), (row.one.teacher, None)
+    alike = [one for one in material.rows if table_key(one) == key and one.one.teacher in teachers]
     best = sorted(alike, key=lambda one: one.last.mean, reverse=True)[:ROWS]
     shown = best if row in best else [*best[:-1], row]
     called = row_names(shown)

@@ -80,7 +80,7 @@ def _execute(command: Command) -> int:
     """Hand over to Hydra, which calls `_job` once a run; then report what failed."""
     stopped: Any = 0
     launched.take_launched()
-    with failures.noted() as noted:
+    with failures.collected_failures() as failed_runs:
         try:
             hydra.main(**BASE, config_path=str(config.conf_dir()), config_name="config")(_job)()
         except SystemExit as leaving:
@@ -89,7 +89,7 @@ def _execute(command: Command) -> int:
             from distill.report.ended import comparison  # after the runs: scipy takes its time
 
             comparison(launched.take_launched())
-    failed = _report(noted, command.multirun)
+    failed = _report(failed_runs, command.multirun)
     return (stopped if isinstance(stopped, int) else errors.FAILED) or failed
 
 
@@ -129,13 +129,13 @@ def _note(cfg: DictConfig, error: BaseException) -> None:
         print_error(f"failed: {what}: {why}", code)
 
 
-def _report(noted: list[dict[str, Any]], multirun: bool) -> int:
+def _report(failed_runs: list[dict[str, Any]], multirun: bool) -> int:
     """Say what failed. Returns the run's own exit code; of a sweep, 2 if all were usage errors, else 1."""
-    if not noted:
+    if not failed_runs:
         return errors.DONE
     if not multirun:
-        return print_error(noted[0]["why"], noted[0]["code"])
-    print_error(f"{len(noted)} run{'s' * (len(noted) > 1)} of the sweep failed:", errors.FAILED)
-    for failure in noted:
+        return print_error(failed_runs[0]["why"], failed_runs[0]["code"])
+    print_error(f"{len(failed_runs)} run{'s' * (len(failed_runs) > 1)} of the sweep failed:", errors.FAILED)
+    for failure in failed_runs:
         print(printable(f"  {failure['what']}: {failure['why']}"), file=sys.stderr)
-    return errors.USAGE if {failure["code"] for failure in noted} == {errors.USAGE} else errors.FAILED
+    return errors.USAGE if {failure["code"] for failure in failed_runs} == {errors.USAGE} else errors.FAILED

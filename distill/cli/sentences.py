@@ -10,7 +10,7 @@ from collections.abc import Callable
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf.errors import OmegaConfBaseException
 
-from distill.config.groups import did_you_mean
+from distill.config.groups import no_such
 from distill.files import SaveError
 from distill.terminal import printable
 
@@ -48,7 +48,7 @@ def shortened(text: str) -> str:
 def _sentence(error: BaseException) -> str:
     if isinstance(error, MissingConfigException) and error.options is not None and error.missing_cfg_file:
         group, _, name = error.missing_cfg_file.rpartition("/")
-        return f"there is no {group} '{name}': {did_you_mean(name, error.options)}"
+        return no_such(group, name, error.options)
     if isinstance(error, OverrideParseException):
         return f"{error.override} cannot be read as key=value: quote a value with blanks, commas, brackets or ~"
     text = str(error).strip()

@@ -2,7 +2,7 @@
 
 from distill.config.data_spec import DataSpec
 from distill.config.factory import class_of, instantiate
-from distill.config.groups import conf_dir, did_you_mean, load_node, nearest, options, plain, slug
+from distill.config.groups import conf_dir, did_you_mean, load_node, nearest, no_such, options, plain, slug
 from distill.config.hashing import (
     UNHASHED,
     WHOLE_SET,
@@ -53,6 +53,7 @@ __all__ = [
     "identity",
     "load_node",
     "nearest",
+    "no_such",
     "options",
     "plain",
     "reads",

@@ -18,7 +18,16 @@ from omegaconf.errors import OmegaConfBaseException
 
 import distill.config.protocol as protocol
 from distill.config.factory import check_class
-from distill.config.groups import did_you_mean, groups, load_node, options, plain, steady, suggestion_or
+from distill.config.groups import (
+    config_unchanged,
+    did_you_mean,
+    groups,
+    load_node,
+    no_such,
+    options,
+    plain,
+    suggestion_or,
+)
 from distill.config.hashing import from_paper, identity, taps, teacher_specs
 from distill.config.needs import check_evaluate, check_labels
 from distill.config.optimizer_checks import check_optimizers
@@ -45,7 +54,7 @@ def check(cfg: DictConfig, overrides: Iterable[str] = ()) -> None:
         key, _, value = override.partition("=")
         check_override(cfg, key, yaml.safe_load(value))
     load_plugins(cfg)
-    with steady(cfg):
+    with config_unchanged(cfg):
         _check(cfg)
 
 
@@ -130,7 +139,7 @@ def check_override(reference: DictConfig, key: str, value: Any) -> None:
 def check_group(group: str, name: str, known: list[str]) -> None:
     """Raise ValueError when a group has no such option."""
     if name not in known:
-        raise ValueError(f"there is no {group} '{name}': {did_you_mean(name, known)}")
+        raise ValueError(no_such(group, name, known))
 
 
 def check_teachers(cfg: DictConfig) -> None:

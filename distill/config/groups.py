@@ -101,6 +101,11 @@ def suggestion_or(close: Sequence[str], otherwise: str = "") -> str:
     return f"did you mean {' or '.join(close)}?" if close else otherwise
 
 
+def no_such(kind: str, name: str, known: Iterable[str]) -> str:
+    """The sentence that answers an unknown name of a kind of things, such as a group of conf/."""
+    return f"there is no {kind} '{name}': {did_you_mean(name, known)}"
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Half a sentence that names the nearest right names, or all of them when nothing is near."""
     known = list(known)
@@ -110,25 +115,25 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     return f"choose from {', '.join(known[:20])}{', ...' * (len(known) > 20)}" if known else "there are none"
 
 
-_steady: dict[int, dict[str, Any]] = {}  # what was read of configurations while nobody changes them
+_plain_nodes: dict[int, dict[str, Any]] = {}  # what was read of configurations while nobody changes them
 
 
 @contextmanager
-def steady(cfg: DictConfig) -> Iterator[None]:
+def config_unchanged(cfg: DictConfig) -> Iterator[None]:
     """For as long as nobody changes `cfg`: `plain` resolves each of its nodes once, which is most of a plan's time."""
-    if id(cfg) in _steady:
+    if id(cfg) in _plain_nodes:
         yield
         return
-    _steady[id(cfg)] = {}
+    _plain_nodes[id(cfg)] = {}
     try:
         yield
     finally:
-        del _steady[id(cfg)]
+        del _plain_nodes[id(cfg)]
 
 
 def plain(cfg: DictConfig, key: str) -> Any:
     """The node `key` of `cfg`, resolved, as plain Python. Raises ValueError naming a key without a value."""
-    known = _steady.get(id(cfg))
+    known = _plain_nodes.get(id(cfg))
     if known is None:
         return _plain(cfg, key)
     if key not in known:

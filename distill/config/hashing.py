@@ -26,7 +26,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from distill.config.data_spec import DataSpec
-from distill.config.groups import _container, did_you_mean, load_node, options, plain, slug
+from distill.config.groups import _container, did_you_mean, load_node, no_such, options, plain, slug
 from distill.config.naming import following
 from distill.config.schedule_spec import ScheduleSpec, lr_share
 from distill.config.teacher_nodes import OWN, WEIGHT_KINDS, Spec, expand_teachers, label, named, training
@@ -223,7 +223,7 @@ def _assistants_method(cfg: DictConfig) -> Any:
 def _teacher_node(name: str) -> Spec:
     node = load_node("teacher", name)
     if node is None:
-        raise ValueError(f"there is no teacher '{name}': {did_you_mean(name, options('teacher'))}")
+        raise ValueError(no_such("teacher", name, options("teacher")))
     return _container(node)
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from distill.config.groups import did_you_mean, plain
+from distill.config.groups import no_such, plain
 from distill.config.rules import is_number
 
 OPTIMIZER_OPTIONS = {  # of torch's own; further names are timm's, which knows their options
@@ -65,7 +65,7 @@ def check_optimizer(name: str) -> None:
     """Raise ValueError for an optimiser that is neither torch's nor, where its list can be read, timm's."""
     known = {*OPTIMIZER_OPTIONS, *timms_optimizers()}
     if name.lower().removeprefix("lookahead_") not in known and timms_optimizers():
-        raise ValueError(f"there is no optimiser '{name}': {did_you_mean(name, sorted(known))}")
+        raise ValueError(no_such("optimiser", name, sorted(known)))
 
 
 def takes_option(optimizer: str, key: str) -> bool:

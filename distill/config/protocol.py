@@ -14,7 +14,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from distill.config.groups import did_you_mean, load_node, options, plain
+from distill.config.groups import load_node, no_such, options, plain
 from distill.config.hashing import canonical, from_paper
 
 _PAPER = "paper"
@@ -111,7 +111,7 @@ def _lookup(node: Mapping[str, Any], key: str) -> Any:
 def _file(group: str, name: str) -> dict[str, Any]:
     node = load_node(group, name)
     if node is None:
-        raise ValueError(f"there is no {group} '{name}': {did_you_mean(name, options(group))}")
+        raise ValueError(no_such(group, name, options(group)))
     found: Any = OmegaConf.to_container(node, resolve=False)
     return found
 

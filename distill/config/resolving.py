@@ -15,7 +15,7 @@ import distill.config.upstream as upstream
 from distill.config.by_size import note_of_size
 from distill.config.data_spec import DataSpec
 from distill.config.departs import departs
-from distill.config.groups import load_node, plain, steady
+from distill.config.groups import config_unchanged, load_node, plain
 from distill.config.hashing import (
     content,
     from_paper,
@@ -42,7 +42,7 @@ AUTO = "auto"  # of teacher.weights: trained by this program, and kept
 def resolve(cfg: DictConfig) -> RunSpec:
     """The run that a composed configuration describes. Raises ValueError for a value that is missing or cannot be."""
     load_plugins(cfg)  # in whichever process this is
-    with steady(cfg):
+    with config_unchanged(cfg):
         return _resolved(cfg)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from distill.config.groups import did_you_mean, load_node, options, plain
+from distill.config.groups import did_you_mean, load_node, no_such, options, plain
 from distill.config.hashing import WHOLE_SET
 from distill.run_folder import weights_file
 
@@ -39,7 +39,7 @@ def _dataset(cfg: DictConfig, changes: dict[str, Any]) -> Any:
     name = str(changes.get("name") or cfg.dataset.name)
     base = cfg.dataset if name == cfg.dataset.name else load_node("dataset", name)
     if base is None:
-        raise ValueError(f"student.upstream: there is no dataset '{name}': {did_you_mean(name, options('dataset'))}")
+        raise ValueError(f"student.upstream: {no_such('dataset', name, options('dataset'))}")
     _known("dataset", changes, base)
     return OmegaConf.merge(base, {key: WHOLE_SET[key] for key in WHOLE_SET if key in base}, changes)
 
@@ -49,7 +49,7 @@ def _schedule(asked: Any) -> Any:
     name = str(changes.get("name"))
     base = load_node("schedule", name)
     if base is None:
-        raise ValueError(f"student.upstream: there is no schedule '{name}': {did_you_mean(name, options('schedule'))}")
+        raise ValueError(f"student.upstream: {no_such('schedule', name, options('schedule'))}")
     _known("schedule", changes, base)
     return OmegaConf.merge(base, changes)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from distill.config.groups import conf_dir, did_you_mean, plain
+from distill.config.groups import conf_dir, did_you_mean, no_such, plain
 from distill.config.method_rules import check_method
 from distill.config.rules import AT_THE_TOP, FOLDERS, IN_MEMORY, NODE, RULES, RULES_OF_GROUPS, Rule, check_rule
 
@@ -28,7 +28,7 @@ def check_values(cfg: DictConfig) -> None:
         elif key in AT_THE_TOP:
             check_rule(key, plain(cfg, key), AT_THE_TOP[key])
         elif key not in at_the_top:
-            raise ValueError(f"there is no key '{key}': {did_you_mean(key, [*AT_THE_TOP, *RULES_OF_GROUPS])}")
+            raise ValueError(no_such("key", key, [*AT_THE_TOP, *RULES_OF_GROUPS]))
     check_data(plain(cfg, "dataset"))
     check_constants(cfg)
     check_method(cfg)

@@ -91,11 +91,11 @@ def pixels(file: Image.Image, reading: DecodeOptions) -> Image.Image:
     """The picture of an opened file in reading.mode. Raises ValueError for values whose range nobody has told."""
     limits = None if file.mode not in DEEP else reading.value_range or limits_of(file)
     inverted = file.mode in DEEP and _tag(file, PHOTOMETRIC) == WHITE_IS_ZERO
-    image = turned(file, reading.exif)
+    image = exif_transposed(file, reading.exif)
     if image.mode in DEEP:
         image = eight_bits(image, limits, inverted)
     elif image.mode == "CMYK":
-        image = of_ink(image)
+        image = from_cmyk(image)
     if image.has_transparency_data:
         image = on_colour(image, reading.background)
     if image.mode == reading.mode:  # convert would copy it
@@ -112,7 +112,7 @@ def orientation(file: Image.Image) -> int:
     return found if found in TURNS else 1
 
 
-def turned(file: Image.Image, wanted: bool) -> Image.Image:
+def exif_transposed(file: Image.Image, wanted: bool) -> Image.Image:
     """The picture turned as EXIF says where that is wanted, else as it is stored: TIFFs are turned when loaded."""
     exif_turn = orientation(file)
     file.load()
@@ -153,7 +153,7 @@ def eight_bits(image: Image.Image, limits: tuple[float, float] | None, inverted:
     return grey
 
 
-def of_ink(image: Image.Image) -> Image.Image:
+def from_cmyk(image: Image.Image) -> Image.Image:
     """A CMYK picture as RGB: by its colour profile, or by the plain formula where it brings none that can be used."""
     profile = image.info.get("icc_profile")
     if profile:

@@ -89,17 +89,17 @@ def _scanned(listing: Listing, workers: int) -> Index:
     stale = np.flatnonzero(_stale(index))
     if len(stale):
         try:
-            _look(index, stale, min(workers, os.cpu_count() or 1))
+            _scan_rows(index, stale, min(workers, os.cpu_count() or 1))
         finally:
             _keep(index)
     return index
 
 
-def _look(index: Index, rows: np.ndarray, workers: int) -> None:
+def _scan_rows(index: Index, rows: np.ndarray, workers: int) -> None:
     """Look at the files of some rows, saying how far it is."""
     began = logged_at = saved_at = time.monotonic()
     paths = [os.path.join(index.listing.folder, index.listing.names[row]) for row in rows]
-    for done, (row, look) in enumerate(zip(rows.tolist(), _looks(paths, workers), strict=True), 1):
+    for done, (row, look) in enumerate(zip(rows.tolist(), _examined(paths, workers), strict=True), 1):
         index.digests[row] = np.frombuffer(look.digest, np.uint8)
         index.flags[row], index.seen[row] = look.flags, look.seen
         if look.damage:
@@ -121,7 +121,7 @@ def examine_index(path: str) -> ImageRecord:
     return images.examine(path)
 
 
-def _looks(paths: Sequence[str], workers: int) -> Iterator[ImageRecord]:
+def _examined(paths: Sequence[str], workers: int) -> Iterator[ImageRecord]:
     if workers < 2 or len(paths) < _FEW:
         yield from map(examine_index, paths)
         return

@@ -144,7 +144,7 @@ def _read_pickle(path: Path) -> Any:
     except BROKEN as error:
         if isinstance(error, pickle.UnpicklingError) and _asks_for_code(path, error):
             raise ValueError(
-                f"{path} would run code when loaded, so it was refused ({_culprit(error)}): if you trust its "
+                f"{path} would run code when loaded, so it was refused ({_first_global(error)}): if you trust its "
                 "source, load it elsewhere and save its state dict as safetensors"
             ) from error
         raise ValueError(
@@ -179,7 +179,7 @@ def _asks_for_code(path: Path, error: pickle.UnpicklingError) -> bool:
     return found
 
 
-def _culprit(error: pickle.UnpicklingError) -> str:
+def _first_global(error: pickle.UnpicklingError) -> str:
     named = re.search(r"GLOBAL ([\w.]+)", str(error))
     return f"it calls {named[1]}" if named else "it holds more than tensors"
 

@@ -83,7 +83,7 @@ def timm_transforms_of(spec: DataSpec) -> TimmTransforms | None:
     return TimmTransforms(spec.auto_augment, spec.color_jitter, spec.interpolation or "bilinear", mean)
 
 
-def drawn_from(seed: int, transform: Callable[[Any], Any], image: Any) -> Any:
+def transformed_by_seed(seed: int, transform: Callable[[Any], Any], image: Any) -> Any:
     """What a transform makes of an image, all that it draws from Python's, NumPy's and torch's global generators
     coming from the seed; they are left as they were, but in a worker, where nobody else draws.
     """

@@ -15,9 +15,9 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from distill.content.decode import UNREADABLE, DecodeOptions, decoded, drafted, pixels, turned
+from distill.content.decode import UNREADABLE, DecodeOptions, decoded, drafted, exif_transposed, pixels
 from distill.content.examine import reason
-from distill.data.timm_transforms import TimmTransforms, drawn_from
+from distill.data.timm_transforms import TimmTransforms, transformed_by_seed
 
 Key = tuple[int, int | None]  # (position of the image, seed of its crop and flip; None: the evaluation view)
 
@@ -97,7 +97,7 @@ class Images(Dataset[tuple[Any, ...] | str]):
         if view is None:
             image = squeezed(image, size) if self.resize else evaluation_view(image, size, self.filter)
         elif self.timm_transforms:
-            image = drawn_from(view, self.transforms[size], image)
+            image = transformed_by_seed(view, self.transforms[size], image)
         elif self.resize:
             image = random_window(squeezed(image, self.resize), self.size, self.flip, view, crop)
             image = image if size == self.size else squeezed(image, size)
@@ -113,7 +113,7 @@ def read_depth(image: Image.Image, path: str, reading: DecodeOptions) -> Image.I
     """
     with Image.open(path) as file:
         if file.mode.startswith("I"):
-            deep = np.asarray(turned(file, reading.exif)).astype(np.int64) >> 8
+            deep = np.asarray(exif_transposed(file, reading.exif)).astype(np.int64) >> 8
             depth = Image.fromarray(deep.clip(0, 255).astype(np.uint8))
         else:
             depth = pixels(file, replace(reading, mode="L"))

@@ -154,7 +154,7 @@ class Checkpoints:
             except CorruptCheckpoint as error:
                 bad[path] = error
                 continue
-            self._set_aside(bad, path)
+            self._quarantine(bad, path)
             return state
         lost = [*map(str, bad.values()), *(f"{path} was damaged before" for path in self._corrupt())]
         if lost:
@@ -177,7 +177,7 @@ class Checkpoints:
     def _corrupt(self) -> list[Path]:
         return sorted(self.folder.glob("step-*.ckpt.corrupt"))
 
-    def _set_aside(self, bad: Mapping[Path, Exception], used: Path) -> None:
+    def _quarantine(self, bad: Mapping[Path, Exception], used: Path) -> None:
         for path in bad:
             with contextlib.suppress(OSError):  # a read-only folder: the file is judged again next time
                 os.replace(path, path.with_name(path.name + ".corrupt"))

@@ -144,7 +144,7 @@ class GraphedStep:
             self.join()
             prepare()
             return self.work(batch)
-        with self._aside(batch):
+        with self._on_stream(batch):
             prepare()
             batch = self._buffers(batch)
             seen = self._seen.setdefault(_shape_of(batch), _CaptureState())
@@ -161,7 +161,7 @@ class GraphedStep:
         if self.stream:
             torch.cuda.current_stream(self.device).wait_stream(self.stream)
 
-    def _aside(self, batch: Batch) -> AbstractContextManager[Any]:
+    def _on_stream(self, batch: Batch) -> AbstractContextManager[Any]:
         if not self.stream:
             return nullcontext()
         self.stream.wait_stream(torch.cuda.current_stream(self.device))

@@ -110,13 +110,13 @@ class Speed:
         return self.images / self.seconds if self.seconds else None
 
     @property
-    def spent(self) -> float:
+    def seconds_spent(self) -> float:
         """Seconds of the run, in all of its sessions."""
         return self.before + time.monotonic() - self.began
 
     def state_dict(self) -> dict[str, float]:
         """Return what a later session goes on counting from."""
-        return {"images": self.images, "seconds": self.seconds, "waited": self.waited, "before": self.spent}
+        return {"images": self.images, "seconds": self.seconds, "waited": self.waited, "before": self.seconds_spent}
 
     def load_state_dict(self, state: Mapping[str, float]) -> None:
         self.images, self.seconds = int(state["images"]), state["seconds"]

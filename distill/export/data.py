@@ -44,7 +44,7 @@ def node_of(facts: Facts, settings: Sequence[str]) -> DataSpec:
     known: Any = config.load_node("dataset", name)
     if name != facts.dataset["name"]:
         if known is None:
-            raise ValueError(f"there is no dataset '{name}': {config.did_you_mean(name, config.options('dataset'))}")
+            raise ValueError(config.no_such("dataset", name, config.options("dataset")))
         shown = {
             key: facts.dataset[key]
             for key in ("size", "in_chans", "mean", "std", "views", "interpolation")

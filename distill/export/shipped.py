@@ -37,7 +37,7 @@ class Shipped:
     run: FinishedRun | None = None
     also: Path | None = None
 
-    def asked_for_classes(self) -> Shipped:
+    def require_classes(self) -> Shipped:
         """Return this net. Raises ValueError for a backbone, which knows no classes."""
         if not self.facts.classes:
             raise ValueError(

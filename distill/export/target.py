@@ -29,4 +29,4 @@ def open_target(options: argparse.Namespace) -> tuple[Shipped, torch.device]:
     """The net, and its device. Raises ValueError for what is none."""
     config.register()
     device = runtime.pick_device(options.device)
-    return open_shipped(options.target, device, options.best).asked_for_classes(), device
+    return open_shipped(options.target, device, options.best).require_classes(), device

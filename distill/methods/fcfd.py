@@ -114,7 +114,7 @@ class FCFD(TeacherMode):
         and its logits [B,K].
         """
         made = []
-        with self.asking(self.teacher):
+        with self.in_teacher_mode(self.teacher):
             for index in range(start, len(self.teacher.shapes)):
                 maps = self.teacher.stage(index, maps)
                 made.append(maps)

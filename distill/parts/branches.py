@@ -22,7 +22,7 @@ class Branch(nn.Module):
         super().__init__()
         check_divides(net, stages)
         self.net, self.stages = net.twin(), stages
-        keep_used(self, torch.ones(1, *net.shapes[-1 - stages], device=next(net.parameters()).device))
+        prune_unused(self, torch.ones(1, *net.shapes[-1 - stages], device=next(net.parameters()).device))
 
     def forward(self, feature: Tensor) -> Tensor:
         """Map before the last stages [B,C,H,W] -> logits [B,K]."""
@@ -78,7 +78,7 @@ def check_divides(net: FeatureNet, stages: int = 1) -> None:
         )
 
 
-def keep_used(branch: nn.Module, feature: Tensor) -> None:
+def prune_unused(branch: nn.Module, feature: Tensor) -> None:
     """Take the modules out of a branch whose parameters its output does not depend on."""
     with torch.enable_grad(), evaluating(branch):
         branch(feature).sum().backward()

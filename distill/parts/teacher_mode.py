@@ -34,11 +34,11 @@ class TeacherMode(Method):
         if self.teacher_mode == "eval":
             return super().teach(batch, teacher)
         net = teacher or self.teacher
-        with torch.no_grad(), self.asking(net):
+        with torch.no_grad(), self.in_teacher_mode(net):
             return net.read(batch.views.get("teacher", batch.inputs))
 
     @contextmanager
-    def asking(self, net: FeatureNet) -> Iterator[None]:
+    def in_teacher_mode(self, net: FeatureNet) -> Iterator[None]:
         """Have a frozen net compute in `teacher_mode`, and leave its own mode and statistics as they are."""
         if self.teacher_mode == "eval":
             yield

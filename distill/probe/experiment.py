@@ -70,7 +70,7 @@ def data_node(name: str, net: FeatureNet, recipe: Recipe, changes: dict[str, Any
     """
     found, known = config.load_node("dataset", name), config.options("dataset")
     if found is None:
-        raise ValueError(f"there is no data set '{name}': {config.did_you_mean(name, known)}")
+        raise ValueError(config.no_such("data set", name, known))
     for key, value in changes.items():
         found[key] = found[key] if value is None else value
     node: dict[str, Any] = {str(key): config.plain(found, str(key)) for key in found}

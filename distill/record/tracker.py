@@ -117,7 +117,7 @@ class Rows:
     def flush(self) -> None:
         """Write the lines that wait. Raises SaveError."""
         try:
-            self._look()
+            self._check_file()
             while self._pending:
                 written = self._file.write(self._pending)
                 self._pending, self._length = self._pending[written:], self._length + written
@@ -131,7 +131,7 @@ class Rows:
             self.add("") if self._pending else None
             self._file.close()
 
-    def _look(self) -> None:
+    def _check_file(self) -> None:
         try:
             there = os.stat(self.path)
         except FileNotFoundError:

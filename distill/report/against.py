@@ -14,7 +14,7 @@ from distill.report.figures import ChartSet, Figure
 from distill.report.gains import BETTER, UNCORRECTED, WORSE, Gain, corrected, gain
 from distill.report.names import row_names
 from distill.report.overview import gained
-from distill.report.summary import ALONE, Row, convention, place, place_title
+from distill.report.summary import ALONE, Row, convention, table_key, table_title
 from distill.report.table import Cell, Document, Table, mean_and_error, number, numeric_columns, without_empty, word
 
 _RULE = (
@@ -25,7 +25,7 @@ _RULE = (
 )
 LEVELS: tuple[Callable[[Row], Hashable], ...] = (  # from the strictest to the loosest
     lambda row: row.one.key,
-    lambda row: (place(row), row.one.teacher, row.one.student, row.one.method),
+    lambda row: (table_key(row), row.one.teacher, row.one.student, row.one.method),
     lambda row: (row.one.dataset, row.one.part, row.one.teacher, row.one.student, row.one.method),
 )
 
@@ -72,7 +72,7 @@ def matches(rows: Sequence[Row], others: Sequence[Row]) -> list[Match]:
 
 def pairs(found: Iterable[Match]) -> list[list[Match]]:
     """The matches of each place and pair."""
-    return [list(group) for _, group in groupby(found, lambda one: (place(one.ours), one.ours.pair))]
+    return [list(group) for _, group in groupby(found, lambda one: (table_key(one.ours), one.ours.pair))]
 
 
 def figures(found: Sequence[Match]) -> dict[str, ChartSet]:
@@ -132,7 +132,7 @@ def _table(pair: Sequence[Match], key: str, titles: tuple[str, str]) -> Table:
     tested = sum(one.gain.p is not None for one in pair)
     notes = [f"Verdicts hold for all {tested} comparisons together (Holm)."] if tested > 1 else []
     numeric = numeric_columns(lines, len(columns))
-    heading = place_title(place(pair[0].ours))
+    heading = table_title(table_key(pair[0].ours))
     return Table(key, pair[0].ours.pair, columns, lines, notes, numeric, heading=heading)
 
 

@@ -81,7 +81,7 @@ def _teacher_cell(table: PaperTable, pair: int, by_place: Places) -> ComparedCel
     """The accuracies of the teachers that comparable runs of the pair had; often there is one teacher."""
     place = (model_name(table.pairs[pair].teacher or ""), model_name(table.pairs[pair].student))
     rows = [row for key, group in by_place.items() if key[:2] == place for row in group]
-    rows = [row for row in rows if not place_marks(table, TEACHER_LINE, pair, row)]
+    rows = [row for row in rows if not setting_marks(table, TEACHER_LINE, pair, row)]
     ours = sample(sorted({run.teacher_accuracy for row in rows for run in row.runs if run.teacher_accuracy}))
     published = _published(table, TEACHER_LINE, pair)
     verdict = compare_published(ours, published.mean if published else None)
@@ -142,7 +142,7 @@ def _published(table: PaperTable, method: str, pair: int) -> Value | None:
 
 def marks(table: PaperTable, method: str, pair: int, row: Row) -> tuple[str, ...]:
     """Why a row is of another kind than the table: data set, protocol, length, or loss convention."""
-    run, found = row.one, place_marks(table, method, pair, row)
+    run, found = row.one, setting_marks(table, method, pair, row)
     if base_method(run.method) not in (ALONE, "kd") and method not in table.kd_term_free:
         if table.kd_term == "without" and _with_kd(row) and not has_kd_suffix(method):
             found.append("with the KD term")
@@ -151,7 +151,7 @@ def marks(table: PaperTable, method: str, pair: int, row: Row) -> tuple[str, ...
     return tuple(found)
 
 
-def place_marks(table: PaperTable, method: str, pair: int, row: Row) -> list[str]:
+def setting_marks(table: PaperTable, method: str, pair: int, row: Row) -> list[str]:
     """The marks that do not depend on the loss."""
     run, found = row.one, []
     if table.dataset and model_name(run.dataset) != model_name(table.dataset):

@@ -13,9 +13,9 @@ from distill.charts import theme
 from distill.report.gains import BETTER, WORSE, standard_error
 from distill.report.ranking import Entry, Ranking, first
 from distill.report.stats import half_interval
-from distill.report.summary import Row, place_title
+from distill.report.summary import Row, table_title
 
-_FIRST, CURVES = 12, 8  # entries of a chart, curves of one
+_FIRST = 12  # entries of a chart
 _PAIRS = 16  # whose charts follow a published table
 APART = 1.05  # the factor between costs below which a chart of them says nothing
 
@@ -64,7 +64,7 @@ def by_pair(ranked: Sequence[Ranking]) -> dict[str, list[Figure]]:
     found: dict[str, list[Figure]] = {}
     for ranking in ranked:
         if len(found) < _PAIRS and (opened := shown(ranking, kinds).open):
-            found[f"{ranking.title}, {place_title(ranking.where)}"] = opened
+            found[f"{ranking.title}, {table_title(ranking.where)}"] = opened
     return found
 
 
@@ -119,7 +119,7 @@ def _teacher(ranking: Ranking) -> list[charts.Mark]:
 
 
 def _curves(ranking: Ranking, kinds: Colours) -> Figure | None:
-    entries = sorted(first(ranking.entries, CURVES), key=lambda entry: -entry.row.last.mean)
+    entries = sorted(first(ranking.entries, theme.SERIES), key=lambda entry: -entry.row.last.mean)
     drawn, seen = [], dict.fromkeys(kinds.values(), 0)
     for entry in entries:
         if (got := curves.curve(entry.row)) is not None:

@@ -16,7 +16,7 @@ from distill.report.ranking import Entry, Ranking, best_two, rankings
 from distill.report.record import record
 from distill.report.stats import BELOW, MISSING
 from distill.report.stats import COMPARISON_RULE as PUBLISHED_RULE
-from distill.report.summary import Place, Row, convention, place_title
+from distill.report.summary import Row, TableKey, convention, table_title
 from distill.report.table import (
     Cell,
     Document,
@@ -77,11 +77,11 @@ def _table(ranking: Ranking, key: str, beside: dict[int, Published]) -> Table:
     return _headed(shown, ranking.where)
 
 
-def _headed(table: Table, where: Place) -> Table:
+def _headed(table: Table, where: TableKey) -> Table:
     """Below the heading of a place; a long one with its first rows and the student alone."""
     pinned = frozenset(place for place, row in enumerate(table.rows) if row[0].tone == "alone")
     first = _FIRST if len(table.rows) > _FIRST + 3 and not table.folded else None
-    return replace(table, heading=place_title(where), first=first, pinned=pinned)
+    return replace(table, heading=table_title(where), first=first, pinned=pinned)
 
 
 def _cells(entry: Entry, best: tuple[float | None, float | None], beside: Published | None) -> list[Cell]:

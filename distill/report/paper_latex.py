@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from itertools import groupby
 
 from distill.report.ranking import Entry, Ranking, best_two
-from distill.report.summary import place_title
+from distill.report.summary import table_title
 from distill.report.table import NOTHING
 from distill.report.writers import LATEX_RANKS, tex
 
@@ -83,6 +83,6 @@ def _caption(members: Sequence[Ranking]) -> str:
     n = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
     arrows = "; arrows: above or below kd" if any(e.name == _KD for one in members for e in one.entries) else ""
     return (
-        f"Test accuracy (%) of the student at the last epoch on {place_title(members[0].where)}: mean and standard "
+        f"Test accuracy (%) of the student at the last epoch on {table_title(members[0].where)}: mean and standard "
         f"deviation over {n} seed{'s' * (seeds[-1] > 1)}. Best bold, second best underlined{arrows}."
     )

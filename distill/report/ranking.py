@@ -9,7 +9,7 @@ from itertools import groupby
 from distill.report.gains import Gain, corrected
 from distill.report.names import row_names
 from distill.report.stats import Sample, sample
-from distill.report.summary import ALONE, Place, Row, place
+from distill.report.summary import ALONE, Row, TableKey, table_key
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Entry:
 class Ranking:
     """What ran of one data set, protocol and pair, best first. teacher None: nets that nobody taught."""
 
-    where: Place
+    where: TableKey
     teacher: str | None
     student: str
     entries: tuple[Entry, ...]
@@ -74,10 +74,10 @@ def rankings(rows: Iterable[Row]) -> list[Ranking]:
 
     What has no teacher (the student alone, a method of self-distillation) stands in every ranking of its student.
     """
-    return [one for where, group in groupby(rows, place) for one in _of_place(where, list(group))]
+    return [one for where, group in groupby(rows, table_key) for one in _of_table(where, list(group))]
 
 
-def _of_place(where: Place, rows: list[Row]) -> list[Ranking]:
+def _of_table(where: TableKey, rows: list[Row]) -> list[Ranking]:
     pairs: dict[tuple[str | None, str], list[Row]] = {
         (row.one.teacher, row.one.student): [] for row in rows if row.one.teacher
     }
@@ -93,14 +93,14 @@ def _of_place(where: Place, rows: list[Row]) -> list[Ranking]:
     return found + ([_trained_alone(where, left)] if left else [])
 
 
-def _ranked(where: Place, teacher: str | None, student: str, rows: list[Row]) -> Ranking:
+def _ranked(where: TableKey, teacher: str | None, student: str, rows: list[Row]) -> Ranking:
     called = row_names(rows)
     gains = corrected([row.gain for row in rows])
     entries = [Entry(called[id(row)], row, one) for row, one in zip(rows, gains, strict=True)]
     return Ranking(where, teacher, student, tuple(sorted(entries, key=_best_first)))
 
 
-def _trained_alone(where: Place, rows: list[Row]) -> Ranking:
+def _trained_alone(where: TableKey, rows: list[Row]) -> Ranking:
     """Nets that were trained alone and that nothing was distilled into: often the teachers."""
     entries = []
     for student in dict.fromkeys(row.one.student for row in rows):

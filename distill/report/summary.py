@@ -60,21 +60,21 @@ class Row:
         return over_seeds.mean if over_seeds else None
 
 
-Place = tuple[Any, ...]
+TableKey = tuple[Any, ...]
 
 
-def place(row: Row) -> Place:
+def table_key(row: Row) -> TableKey:
     """What rows must share to stand in one table: data set, protocol, epochs, and settings made by hand."""
     run = row.one
     return run.dataset, run.part, run.protocol, run.epochs, run.by_hand
 
 
-def student_place(row: Row) -> Place:
+def baseline_key(row: Row) -> TableKey:
     """Where the student alone is a baseline of the row."""
-    return *place(row), row.one.student
+    return *table_key(row), row.one.student
 
 
-def place_title(where: Place) -> str:
+def table_title(where: TableKey) -> str:
     """`cifar100, protocol crd, 240 epochs`."""
     dataset, part, protocol, epochs, by_hand = where
     length = [] if epochs is None else [f"{epochs:g} epoch{'s' * (epochs != 1)}"]
@@ -95,7 +95,7 @@ def summarize(runs: Iterable[Run]) -> list[Row]:
         groups[run.key].append(run)
     rows = [_row(sorted(group, key=lambda run: run.seed)) for group in groups.values()]
     alone = _baselines(rows)
-    rows = [_against(row, alone.get(student_place(row))) for row in rows]
+    rows = [_against(row, alone.get(baseline_key(row))) for row in rows]
     return sorted(rows, key=_order)
 
 
@@ -107,15 +107,15 @@ def _row(runs: list[Run]) -> Row:
     return Row(tuple(runs), last, sample([run.best for run in runs]), epoch.mean if epoch else None, teacher)
 
 
-def _baselines(rows: list[Row]) -> dict[Place, Row]:
+def _baselines(rows: list[Row]) -> dict[TableKey, Row]:
     """The student alone of each place and student: of several configurations, the one with most seeds."""
-    chosen: dict[Place, Row] = {}
+    chosen: dict[TableKey, Row] = {}
     for row in rows:
         if row.one.method != ALONE:
             continue
-        held = chosen.get(student_place(row))
+        held = chosen.get(baseline_key(row))
         if held is None or (-row.n, row.one.hash) < (-held.n, held.one.hash):
-            chosen[student_place(row)] = row
+            chosen[baseline_key(row)] = row
     return chosen
 
 

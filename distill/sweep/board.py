@@ -125,9 +125,9 @@ class Board(AbstractContextManager["Board"]):
         begun = sorted(runs, key=lambda one: not one.row)[:most]
         more = [f"and {len(runs) - most} more"] if len(runs) > most else []
         rows = [[_name(field, width) if field == one.job.name else field for field in one.fields(now)] for one in begun]
-        return [*aligned(rows, width), *more, self._whole(runs, now, width)] if runs else []
+        return [*aligned(rows, width), *more, self._sweep_line(runs, now, width)] if runs else []
 
-    def _whole(self, runs: Sequence[RunProgress], now: float, width: int) -> str:
+    def _sweep_line(self, runs: Sequence[RunProgress], now: float, width: int) -> str:
         ended, count = self.sweep.ended, len(self.sweep.jobs)
         share = (ended + sum(one.share for one in runs)) / max(count, 1)
         left = self.left(runs, now)

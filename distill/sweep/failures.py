@@ -37,7 +37,7 @@ def read_failures(path: str | Path) -> list[dict[str, Any]]:
 
 
 @contextmanager
-def noted() -> Iterator[list[dict[str, Any]]]:
+def collected_failures() -> Iterator[list[dict[str, Any]]]:
     """A list that holds, after the block, what failed in it, in this process and those that it started."""
     found: list[dict[str, Any]] = []
     folder = Path(tempfile.gettempdir(), f"{FAILURES_PREFIX}{os.getpid()}")

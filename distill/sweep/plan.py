@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 
 from distill.config import RunSpec, plain, resolve
 from distill.config.check import check
-from distill.config.groups import steady
+from distill.config.groups import config_unchanged
 from distill.record.progress import clock
 from distill.run_folder import RunFolder
 from distill.sweep.compose import Plan
@@ -196,7 +196,7 @@ def with_seed(spec: RunSpec, seed: int) -> RunSpec:
 def resolved(cfg: DictConfig) -> RunSpec | str:
     """The run that a configuration describes, or why there is none."""
     try:
-        with steady(cfg):
+        with config_unchanged(cfg):
             check(cfg)
             return resolve(cfg)
     except ValueError as error:

@@ -18,7 +18,7 @@ from distill.config.rules import AUTO_AUGMENT
 from distill.data import erasing, load_data
 from distill.data.arrays import seeded
 from distill.data.mixup import cutmix_box, mix
-from distill.data.timm_transforms import TimmTransforms, drawn_from, posterized
+from distill.data.timm_transforms import TimmTransforms, posterized, transformed_by_seed
 from tests.data.test_data import folder_config, same, toy, write_folder
 
 RECIPE = {"mixup": 0.8, "cutmix": 1.0, "erasing": 0.5, "repeats": 3}
@@ -164,4 +164,4 @@ def test_policies_may_keep_no_bit_which_pillow_refuses() -> None:
     assert not np.array(posterized(image, 0)).any()
     transform = TimmTransforms(auto_augment="rand-m10-inc1-n8").transform(8, True)
     for seed in range(20):
-        drawn_from(seed, transform, image)
+        transformed_by_seed(seed, transform, image)

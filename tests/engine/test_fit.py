@@ -430,7 +430,7 @@ def test_speed_counts_all_sessions_and_is_unknown_before_two_reads() -> None:
     speed.images, speed.seconds, speed.waited, speed.began = 600, 3.0, 1.5, speed.began - 40
     later = Speed()
     later.load_state_dict(speed.state_dict())
-    assert later.rate == 200 and later.waited == 1.5 and 40 <= later.spent < 45
+    assert later.rate == 200 and later.waited == 1.5 and 40 <= later.seconds_spent < 45
     later.resume()
     later.read(100)  # warms up again
     assert later.images == 600
