@@ -95,7 +95,10 @@ def means(rows: list[dict]) -> list[dict]:
     return [{key: value for key, value in row.items() if isinstance(value, float)} for row in rows]
 
 
-@pytest.mark.parametrize(("count", "method"), [("two", "dot"), ("two", "kd synced"), ("four", "kd"), ("four", "kd synced")])
+PAIRS = [("two", "dot"), ("two", "kd synced"), ("four", "kd"), ("four", "kd synced")]
+
+
+@pytest.mark.parametrize(("count", "method"), PAIRS)
 def test_several_processes_train_as_one(
     count: str, method: str, one: dict[str, dict], request: pytest.FixtureRequest
 ) -> None:

@@ -188,6 +188,13 @@ def test_the_student_alone_is_shown_beside_the_distilled(shared: Path, capsys: p
     assert "student resnet8 alone" in (out := capsys.readouterr().out) and f"{accuracy:.2f} % last" in out
 
 
+def wait_for_rows(process: program.Program, folder: Path, count: int) -> None:
+    """Until so many rows are written, or the process has ended."""
+    metrics = folder / "metrics.jsonl"
+    while process.poll() is None and (not metrics.exists() or len(metrics.read_bytes().splitlines()) < count):
+        time.sleep(0.002)
+
+
 def test_kill_nine_in_the_middle_of_a_run_changes_no_bit(shared: Path, tmp_path: Path) -> None:
     """A real process, killed between two epochs and again later, then left to finish: same student, same rows."""
     options = (
@@ -202,9 +209,7 @@ def test_kill_nine_in_the_middle_of_a_run_changes_no_bit(shared: Path, tmp_path:
     cfg, cut = small(tmp_path / "cut", *options)
     for lines in (9, 25):
         process = program.start(*command(tmp_path / "cut", *options))
-        metrics = cut / "metrics.jsonl"
-        while process.poll() is None and (not metrics.exists() or len(metrics.read_bytes().splitlines()) < lines):
-            time.sleep(0.002)
+        wait_for_rows(process, cut, lines)
         process.kill()
         assert process.wait() == -signal.SIGKILL, "it was still running"
     run(cfg, cut, table=False)
@@ -221,8 +226,7 @@ def test_term_leaves_with_75_and_the_same_command_goes_on(shared: Path, tmp_path
     options = ("method=kd", "teacher.weights=none", "schedule.epochs=40", "log_every=1")
     _, folder = small(tmp_path, *options)
     process = program.start(*command(tmp_path, *options))
-    while process.poll() is None and not (folder / "metrics.jsonl").exists():
-        time.sleep(0.01)
+    wait_for_rows(process, folder, 1)
     process.send_signal(signal.SIGTERM)
     assert process.wait() == 75
     assert "SIGTERM" in process.said()[1]
