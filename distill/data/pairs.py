@@ -58,8 +58,9 @@ class ExtraViews:
 
     def read_ahead(self, epoch: int) -> None:
         """Let workers go to work on an epoch before its batches are asked for, if there are any."""
-        for folder in [self.source, *self._folders] if self._folders else []:
-            folder.read_ahead(epoch)
+        if isinstance(self.source, FolderSource):
+            for folder in (self.source, *self._folders):
+                folder.read_ahead(epoch)
 
     def _from_arrays(self, source: ArraySource, number: int, epoch: int) -> Shows:
         generator = seeded(source.seed, epoch, _STREAM, number)

@@ -24,15 +24,15 @@ class AdvFeatures(Method):
         student, _, _ = nets
         super().__init__(*nets, **common)
         self.weight, self.discriminator_lr = weight, discriminator_lr
-        mine, width = student.embedding_dim, self.teacher.embedding_dim
-        self.embed = nn.Linear(mine, width) if mine != width else nn.Identity()
+        width_s, width = student.embedding_dim, self.teacher.embedding_dim
+        self.embed = nn.Linear(width_s, width) if width_s != width else nn.Identity()
         self.discriminator = mlp(width, hidden, 1)
         self._seen: tuple[Tensor, Tensor] | None = None
 
     def distill(self, student: Outputs, teacher: Outputs, batch: Batch) -> Losses:
-        mine = self.embed(student.embedding)
-        self._seen = (mine.detach(), teacher.embedding)
-        return {"adversarial": self.weight * real_or_fake(self.discriminator(mine), True)}
+        embedding = self.embed(student.embedding)
+        self._seen = (embedding.detach(), teacher.embedding)
+        return {"adversarial": self.weight * real_or_fake(self.discriminator(embedding), True)}
 
     def critic_loss(self, batch: Batch) -> Losses:
         """The discriminator's turn, on the embeddings of the student's turn."""

@@ -64,12 +64,12 @@ class Apprentice(Method):
     def phases(self) -> list[Phase]:
         if self.companion is not None:
             return [Phase("joint", [Update("both", self.joint_loss, [self.student, self.companion])])]
-        taught = [Update("student", self.loss, [self.student])]
+        with_teacher = [Update("student", self.loss, [self.student])]
         if self.scheme == "B":
-            return [Phase("distill", taught)]
+            return [Phase("distill", with_teacher)]
         alone = [Update("student", self.labels_alone, [self.student])]
         low = {"lr": self.tune_lr, "decay": "constant", "milestones": [], "warmup_epochs": 0}
         return [
             Phase("full-precision", alone, begin=self.full_precision_student, evaluates=False),
-            Phase("fine-tune", taught, self.tune_epochs, low, begin=self.low_precision_student),
+            Phase("fine-tune", with_teacher, self.tune_epochs, low, begin=self.low_precision_student),
         ]

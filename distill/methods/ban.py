@@ -16,22 +16,22 @@ _VARIANTS = ("plain", "cwtm", "dkpp")
 
 
 @full_precision
-def confidence_weighted(costs: Tensor, taught: Tensor) -> Tensor:
+def confidence_weighted(costs: Tensor, logits_t: Tensor) -> Tensor:
     """CWTM: cross-entropies [B] with the label, weighted by the confidence of the teacher's logits [B,K] (section 3.2).
 
     sum_i w_i CE_i, w_i = max_c p_ic / sum_j max_c p_jc: of the teacher is left which samples count.
     """
-    confidence = taught.softmax(1).amax(1)
+    confidence = logits_t.softmax(1).amax(1)
     return (costs * confidence / confidence.sum()).sum()
 
 
-def permute_dark_knowledge(taught: Tensor) -> Tensor:
+def permute_dark_knowledge(logits_t: Tensor) -> Tensor:
     """DKPP: logits [B,K] whose values below the largest are shuffled among themselves, a draw a sample."""
-    top = taught.argmax(1, keepdim=True)
-    order = torch.rand(taught.shape, device=taught.device).scatter(1, top, -1.0).argsort(dim=1)
-    places = torch.arange(taught.shape[1], device=taught.device).expand_as(taught)
+    top = logits_t.argmax(1, keepdim=True)
+    order = torch.rand(logits_t.shape, device=logits_t.device).scatter(1, top, -1.0).argsort(dim=1)
+    places = torch.arange(logits_t.shape[1], device=logits_t.device).expand_as(logits_t)
     places = places.scatter(1, top, -1).argsort(dim=1)
-    return taught.scatter(1, places, taught.gather(1, order))
+    return logits_t.scatter(1, places, logits_t.gather(1, order))
 
 
 class BAN(Generations):
@@ -49,9 +49,9 @@ class BAN(Generations):
             raise ValueError(f"method.variant is {variant!r}: it is one of {', '.join(_VARIANTS)}.")
         self.variant = variant
 
-    def inherit(self, logits: Tensor, taught: Tensor, batch: Batch) -> Tensor:
+    def inherit(self, logits: Tensor, logits_t: Tensor, batch: Batch) -> Tensor:
         if self.variant == "cwtm":
-            return confidence_weighted(self.criterion(logits.float(), batch, "none"), taught)
+            return confidence_weighted(self.criterion(logits.float(), batch, "none"), logits_t)
         if self.variant == "dkpp":
-            return kl_div(logits, permute_dark_knowledge(taught), self.temperature) * self.temperature**2
-        return self.soft_targets(logits, taught)
+            return kl_div(logits, permute_dark_knowledge(logits_t), self.temperature) * self.temperature**2
+        return self.soft_targets(logits, logits_t)

@@ -106,8 +106,8 @@ class BSS(Method):
         target = draw_target(teacher.logits[bases])
         moved = support(self.teacher, batch.inputs[bases], target, **self.attack)
         with torch.no_grad():
-            taught = self.teacher(moved).logits
-        return {"bss": factor * masked_kl(self.student(moved).logits, taught, used, self.temperature)}
+            logits_t = self.teacher(moved).logits
+        return {"bss": factor * masked_kl(self.student(moved).logits, logits_t, used, self.temperature)}
 
     def bases(self, rank: Tensor) -> tuple[Tensor, Tensor]:
         """Which images are attacked, of a rank [B], the wanted ones as often as they fill the places [A]; and where

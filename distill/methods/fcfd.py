@@ -136,9 +136,9 @@ class FCFD(TeacherMode):
             if end == "student":
                 logits.append(self.through_student(start, self.to_student[start - 1](targets[start - 1])))
                 continue
-            *made, said = self.through_teacher(start, bridged[start - 1])
+            *made, path_logits = self.through_teacher(start, bridged[start - 1])
             matched += list(enumerate(made, start + 1))
-            logits.append(said)
+            logits.append(path_logits)
         terms = [(last_map_loss if k == last else stage_loss)(maps, targets[k - 1]) for k, maps in matched]
         weight = self.weight * self.ramp(self.warmup_epochs)
         losses = {"maps": weight * torch.stack(terms).sum() + self.untouched(paths)}

@@ -110,8 +110,8 @@ class MCL(Method):
         losses = {"ce": self.ce * torch.stack([self.criterion(each, batch) for each in logits]).sum()}
         if self.kd:
             mean = torch.stack([each.detach() for each in logits]).mean(0)
-            taught = logits if len(logits) == 2 else logits[:1]
-            losses["kd"] = self.kd * torch.stack([self.soft_targets(each, mean) for each in taught]).sum()
+            followers = logits if len(logits) == 2 else logits[:1]
+            losses["kd"] = self.kd * torch.stack([self.soft_targets(each, mean) for each in followers]).sum()
         heads = [head(each) for head, each in zip(self.heads, embeddings, strict=True)]
         return losses | self.contrastive(peer_similarities(heads, self.tau), batch.classes)
 

@@ -31,8 +31,8 @@ def norm_loss(expanded: Tensor, teacher: Tensor, copies: int) -> Tensor:
 
     The larger of two maps is max-pooled first.
     """
-    mine, target = max_pool_to(expanded, teacher)
-    return (mine.unflatten(1, (copies, -1)) - target[:, None]).square().mean() * copies
+    pooled, target = max_pool_to(expanded, teacher)
+    return (pooled.unflatten(1, (copies, -1)) - target[:, None]).square().mean() * copies
 
 
 def max_pool_to(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
@@ -163,10 +163,10 @@ class NORM(Method):
 
     def losses(self, logits: Tensor, expanded: Tensor, teacher: Outputs, batch: Batch) -> Losses:
         """All losses of the student's logits [B,K] and expanded map [B,N*C,H,W]."""
-        mine = normalised(logits, self.scale)
-        losses = self.supervised(mine, batch)
+        scaled = normalised(logits, self.scale)
+        losses = self.supervised(scaled, batch)
         if self.kd:
-            losses["kd"] = self.kd * self.soft_targets(mine, normalised(teacher.logits, self.scale))
+            losses["kd"] = self.kd * self.soft_targets(scaled, normalised(teacher.logits, self.scale))
         matched = norm_loss(expanded, teacher.features[-1], self.copies)
         return losses | {"norm": self.factor() * self.weight * matched}
 

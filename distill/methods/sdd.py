@@ -41,10 +41,10 @@ def normalised_losses(student: Tensor, teacher: Tensor, labels: Tensor, gamma: f
 
     NKD leaves the label out of the sum (arXiv:2303.13005); SDD's code, which this is, does not.
     """
-    said = F.log_softmax(student, dim=1).gather(1, labels[:, None]).squeeze(1)
+    log_p_label = F.log_softmax(student, dim=1).gather(1, labels[:, None]).squeeze(1)
     target = F.softmax(teacher, dim=1).gather(1, labels[:, None]).squeeze(1)
     spread = F.softmax(teacher / temperature, dim=1) * F.log_softmax(student / temperature, dim=1)
-    return -target * said - gamma * temperature**2 * spread.sum(dim=1)
+    return -target * log_p_label - gamma * temperature**2 * spread.sum(dim=1)
 
 
 @full_precision

@@ -163,8 +163,8 @@ class Specialists(Method):
     def loss(self, batch: Batch) -> Losses:
         logits = self.student(batch.inputs).logits
         with torch.no_grad():
-            taught = self.combined()(batch.views.get("teacher", batch.inputs))
-        return self.supervised(logits, batch) | {"kd": self.kd * kd_loss(logits, taught, self.temperature)}
+            logits_t = self.combined()(batch.views.get("teacher", batch.inputs))
+        return self.supervised(logits, batch) | {"kd": self.kd * kd_loss(logits, logits_t, self.temperature)}
 
     def phases(self) -> list[Phase]:
         def update(m: int) -> Update:

@@ -118,7 +118,7 @@ class SSKD(Method):
         student = self.student(self.rotated_views(batch, "student"))
         with torch.no_grad():
             teacher = self.teacher(self.rotated_views(batch, "teacher"))
-            taught = crop_similarities(self.teacher_head(teacher.embedding))
+            similar_t = crop_similarities(self.teacher_head(teacher.embedding))
         (upright, turned), (known, known_turned) = parted(student.logits), parted(teacher.logits)
         losses = self.supervised(upright, batch)
         if self.kd:
@@ -127,7 +127,7 @@ class SSKD(Method):
             losses["turned"] = self.turned * self._rotated(turned, known_turned, batch.classes)
         if self.weight:
             losses["similar"] = self.weight * self._similar(
-                crop_similarities(self.student_head(student.embedding)), taught
+                crop_similarities(self.student_head(student.embedding)), similar_t
             )
         return losses
 

@@ -38,12 +38,12 @@ class Generations(Method):
         """Loss of a later generation."""
         logits = self.student(batch.inputs).logits
         with torch.no_grad():
-            taught = self.past[generation - 1](batch.inputs).logits
-        return self.supervised(logits, batch) | {"kd": self.kd * self.inherit(logits, taught, batch)}
+            logits_t = self.past[generation - 1](batch.inputs).logits
+        return self.supervised(logits, batch) | {"kd": self.kd * self.inherit(logits, logits_t, batch)}
 
-    def inherit(self, logits: Tensor, taught: Tensor, batch: Batch) -> Tensor:
+    def inherit(self, logits: Tensor, logits_t: Tensor, batch: Batch) -> Tensor:
         """Return the unweighted loss between a generation's logits [B,K] and those of the one before."""
-        return self.soft_targets(logits, taught)
+        return self.soft_targets(logits, logits_t)
 
     def phases(self) -> list[Phase]:
         first = Phase("generation_0", [Update("student", self.labels_alone, [self.student])], evaluates=False)

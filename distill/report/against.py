@@ -110,13 +110,13 @@ def _corrected(group: list[Match]) -> list[Match]:
 
 def _differs(ours: Row, other: Row) -> str:
     """`200 → 240 epochs`: from the other to ours."""
-    told = {
+    quantities = {
         "protocol": lambda row: row.one.protocol,
         "epochs": lambda row: f"{row.one.epochs:g}" if row.one.epochs is not None else "?",
         "set by hand": lambda row: ", ".join(row.one.by_hand) or "nothing",
         "loss weights": lambda row: convention(row.one),
     }
-    words = [f"{name}: {get(other)} → {get(ours)}" for name, get in told.items() if get(ours) != get(other)]
+    words = [f"{name}: {get(other)} → {get(ours)}" for name, get in quantities.items() if get(ours) != get(other)]
     hashes = f"hash: {other.one.hash} → {ours.one.hash}"
     return "; ".join(words) or (hashes if ours.one.hash != other.one.hash else "")
 

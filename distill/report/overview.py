@@ -118,9 +118,9 @@ def _published_cells(beside: Published | None) -> list[Cell]:
         return [word(None)] * 2
     cell, value = beside.cell, beside.cell.published
     spreads = f" ± {value.std:.2f}" if value.std is not None else ""
-    said = f"{cell.verdict.word} (best epoch)" if cell.selection == "best" else cell.verdict.word
+    verdict = f"{cell.verdict.word} (best epoch)" if cell.selection == "best" else cell.verdict.word
     printed = Cell(f"{value.mean:.2f}{spreads}", value.mean, title=beside.table.title)
-    return [printed, Cell(said, tone="bad" if cell.verdict.word == BELOW else "", title=beside.table.title)]
+    return [printed, Cell(verdict, tone="bad" if cell.verdict.word == BELOW else "", title=beside.table.title)]
 
 
 def _notes(ranking: Ranking) -> list[str]:
@@ -195,8 +195,8 @@ def below(ranked: Sequence[Ranking]) -> list[str]:
     worse = [(ranking, entry) for ranking in ranked for entry in ranking.entries if entry.below]
     sure = [one for one in worse if one[1].gain and one[1].gain.verdict.startswith(gains.WORSE)]
     rest = [one for one in worse if one not in sure]
-    said = [("", sure), (", though not beyond the noise of the seeds, or on a single one", rest)]
-    return [f"Below the student trained alone{how}: {_listed(some)}." for how, some in said if some]
+    groups = [("", sure), (", though not beyond the noise of the seeds, or on a single one", rest)]
+    return [f"Below the student trained alone{how}: {_listed(some)}." for how, some in groups if some]
 
 
 def _listed(some: Sequence[tuple[Ranking, Entry]]) -> str:

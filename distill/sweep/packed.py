@@ -107,7 +107,7 @@ def shared_inputs(inputs: Inputs) -> Inputs:
 
 
 def shared(
-    forward: TeacherForward, source: Source, teachers: Sequence[FeatureNet], options: Options, buffers: StaticBuffers
+    forward: TeacherForward, source: Any, teachers: Sequence[FeatureNet], options: Options, buffers: StaticBuffers
 ) -> tuple[TeacherForward, Source]:
     """Return a way of asking teachers, and a source, that loops in step can share.
 
