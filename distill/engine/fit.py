@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import asdict
@@ -29,8 +28,6 @@ from distill.method import Method, Phase
 from distill.models import FeatureNet
 from distill.runtime import rng_state
 from distill.signals import StopSignals, deferred, stopped
-
-log = logging.getLogger(__name__)
 
 
 class Fit:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import traceback
 from collections.abc import Collection, Iterator, Sequence
@@ -32,7 +31,6 @@ from distill.signals import StopSignals
 from distill.sweep.jobs import Job, Sweep
 from distill.teachers.forward import ForwardMemo
 
-log = logging.getLogger(__name__)
 # of schedule: what batches depend on, and how many there are
 BATCHES = ("batch_size", "epochs", "mixup", "cutmix", "repeats", "last_batch", "rule", "resize", "crop")
 

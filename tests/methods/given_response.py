@@ -11,15 +11,12 @@ import torch
 from torch import Tensor
 
 from tests import tiny
+from tests.methods.arithmetic import logits
 
 T = 3.0
 
 
 Rows = list[list[float]]
-
-
-def logits(seed: int, rows: int = 5, classes: int = 6) -> Tensor:
-    return 2 * torch.randn(rows, classes, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 STUDENT, TEACHER, LABELS = logits(0), logits(1), torch.tensor([0, 5, 2, 2, 3])
