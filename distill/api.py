@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from distill.content.once import files_unchanged
+from distill.content.memo import files_unchanged
 from distill.result import Result
 from distill.run_folder import RunFolder
 

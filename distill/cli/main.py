@@ -27,7 +27,7 @@ from distill.cli.command import BASE, Command, read_command
 from distill.cli.sentences import format_error
 from distill.cli.verbs import help_lines, output_closed, print_error, show_traceback
 from distill.config.check import check
-from distill.content.once import files_unchanged
+from distill.content.memo import files_unchanged
 from distill.files import SaveError
 from distill.sweep import add_launchers, failures, launched, plan
 from distill.terminal import printable
@@ -86,7 +86,7 @@ def _execute(command: Command) -> int:
         except SystemExit as leaving:
             stopped = leaving.code
         if command.multirun and stopped == 0:
-            from distill.report.ended import comparison  # after the runs: scipy takes its time
+            from distill.report.after_sweep import comparison  # after the runs: scipy takes its time
 
             comparison(launched.take_launched())
     failed = _report(failed_runs, command.multirun)

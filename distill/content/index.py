@@ -20,7 +20,7 @@ import numpy as np
 
 from distill.content.image_record import DIGEST, RACY, ImageRecord, cache_folder
 from distill.content.listing import Listing, listed, train_listed
-from distill.content.once import once
+from distill.content.memo import memoised
 from distill.files import SaveError, replacing
 
 log = logging.getLogger(__name__)
@@ -80,7 +80,7 @@ def train_indexed(root: Path, workers: int = 0, labels: bool = True) -> Index:
 
 def scanned(listing: Listing, workers: int) -> Index:
     """What is known of each image of a listing, after a look at those that have changed."""
-    return once(("looked at", id(listing)), lambda: _scanned(listing, workers))  # an index holds its listing: no
+    return memoised(("looked at", id(listing)), lambda: _scanned(listing, workers))  # an index holds its listing: no
     # other has its id
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from distill.content.once import once
+from distill.content.memo import memoised
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp",
               ".gif", ".jfif", ".jp2", ".avif")  # fmt: skip
@@ -58,7 +58,7 @@ def listed(folder: Path, labels: bool = True, without: str | None = None) -> Lis
 
     Raises ValueError where there is no such folder, no image, or a class without one.
     """
-    return once(("listed", folder.absolute(), labels, without), lambda: _listed(folder, labels, without))
+    return memoised(("listed", folder.absolute(), labels, without), lambda: _listed(folder, labels, without))
 
 
 def _listed(folder: Path, labels: bool, without: str | None) -> Listing:

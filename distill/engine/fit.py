@@ -19,8 +19,8 @@ from distill.engine.checkpoint import Checkpoints
 from distill.engine.cuda_graphs import GraphedStep, Measures, StaticBuffers
 from distill.engine.meter import Meter, measured
 from distill.engine.optim import Stepper
+from distill.engine.rank_state import interruptible_alone, others_state, restore_own
 from distill.engine.saving import Saving
-from distill.engine.several import interruptible_alone, others_state, restore_own
 from distill.engine.state import Callback, Options, Position, Score, Speed
 from distill.engine.update import begin_reading, take_step, train_mode
 from distill.errors import Stopped

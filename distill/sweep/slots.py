@@ -37,7 +37,7 @@ class Slots:
         self.running: dict[BaseProcess, tuple[Job, int]] = {}
         self._full = Backoff()
         self.context = multiprocessing.get_context("forkserver")
-        self.context.set_forkserver_preload(["distill.sweep.warm"])
+        self.context.set_forkserver_preload(["distill.sweep.preload"])
 
     def run(self) -> None:
         """Run all jobs. A first signal lets them save and raises SystemExit, a second SIGINT kills them."""

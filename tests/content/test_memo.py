@@ -11,7 +11,7 @@ from distill import config
 from distill.config.by_size import count_of
 from distill.content import listing
 from distill.content.index import train_indexed
-from distill.content.once import files_unchanged
+from distill.content.memo import files_unchanged
 from distill.data import load_data
 from tests.compositions import composed
 from tests.data.test_data import write_folder

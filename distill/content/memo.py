@@ -27,7 +27,7 @@ def files_unchanged(*, fresh: bool = False) -> Iterator[None]:
         _Memory.held = before
 
 
-def once(key: Hashable, make: Callable[[], _T]) -> _T:
+def memoised(key: Hashable, make: Callable[[], _T]) -> _T:
     """What `make()` gives, or gave for an equal key within this block. Raises what it raises."""
     held = _Memory.held
     if held is None:

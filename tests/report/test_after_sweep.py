@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from test_report import write_run
 
-from distill.report.ended import comparison
+from distill.report.after_sweep import comparison
 from distill.sweep import launched
 
 
