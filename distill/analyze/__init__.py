@@ -1,5 +1,5 @@
 """Pictures of a finished run: `distill analyze RUN_FOLDER`.
 
-numbers (pure functions) and material (student and teacher, run over the test images) < one file a picture
-(`draw(material) -> Picture | None`) < gallery (all of them) < page (one HTML file) < command.
+numbers (pure functions) and analysis_data (student and teacher, run over the test images) < one file a picture
+(`draw(analysis) -> Picture | None`) < gallery (all of them) < page (one HTML file) < command.
 """

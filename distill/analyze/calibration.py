@@ -15,12 +15,12 @@ BINS, RARE = 15, 0.01  # bins; share of the images below which a bar says little
 _TOP, UPPER, LOWER = 44, 220, 60
 
 
-def draw(material: AnalysisData) -> Picture:
+def draw(analysis: AnalysisData) -> Picture:
     """A panel a net: accuracy by confidence, and below how many images have it."""
     numbers, drawn = {}, []
-    for name, net in material.nets:
-        bins = reliability(net.logits, material.labels, BINS)
-        numbers[name] = _described(net, material, bins)
+    for name, net in analysis.nets:
+        bins = reliability(net.logits, analysis.labels, BINS)
+        numbers[name] = _described(net, analysis, bins)
         title = f"{name}: expected calibration error {numbers[name]['ece']:.2f} %"
         drawn.append(_panel(bins, TEACHER_COLOUR if name == "teacher" else STUDENT_COLOUR, title))
     caption = (
@@ -32,8 +32,8 @@ def draw(material: AnalysisData) -> Picture:
     return Picture("calibration", "Reliability", caption, drawing, numbers, wide=len(drawn) > 1)
 
 
-def _described(net: NetOutputs, material: AnalysisData, bins: Reliability) -> dict[str, object]:
-    ece = 100 * calibration_error(net.logits.float(), material.labels, BINS).item()
+def _described(net: NetOutputs, analysis: AnalysisData, bins: Reliability) -> dict[str, object]:
+    ece = 100 * calibration_error(net.logits.float(), analysis.labels, BINS).item()
     return {"ece": ece, "images": bins.images, "confidence": bins.confidence, "accuracy": bins.accuracy}
 
 

@@ -9,14 +9,14 @@ from distill.charts import heat
 from distill.charts.panels import panels
 
 
-def draw(material: AnalysisData) -> Picture | None:
+def draw(analysis: AnalysisData) -> Picture | None:
     """Student by teacher and student by itself; without a teacher only the latter, without stages (an MLP) nothing."""
-    student = material.student
+    student = analysis.student
     if not student.stages:
         return None
     pairs: list[tuple[str, NetOutputs]] = []
-    if material.teacher and material.teacher.stages:
-        pairs.append(("teacher", material.teacher))
+    if analysis.teacher and analysis.teacher.stages:
+        pairs.append(("teacher", analysis.teacher))
     pairs.append(("student", student))
     tables = {name: cka_table(student.stages, net.stages).numpy() for name, net in pairs}
     drawn = []

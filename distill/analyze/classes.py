@@ -15,11 +15,11 @@ _FEW, _NAMED = 30, 5
 _ROW, _TOP = 20, 30
 
 
-def draw(material: AnalysisData) -> Picture:
+def draw(analysis: AnalysisData) -> Picture:
     """Up to 30 classes as pairs of points, more as a cloud with the extreme ones named."""
-    student = class_accuracy(material.student.logits, material.labels)
-    teacher = class_accuracy(material.teacher.logits, material.labels) if material.teacher else None
-    names = material.info.class_names
+    student = class_accuracy(analysis.student.logits, analysis.labels)
+    teacher = class_accuracy(analysis.teacher.logits, analysis.labels) if analysis.teacher else None
+    names = analysis.info.class_names
     if teacher is not None and len(names) > _FEW:
         drawing, caption = _cloud(student, teacher, names), f"One point a class; the {_NAMED} with the largest gap "
         caption += "either way are named. On the line the student is as good as the teacher."

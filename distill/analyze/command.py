@@ -34,11 +34,11 @@ def run(options: argparse.Namespace) -> None:
         raise ValueError(f"--images is {options.images}: give at least 10")
     trained = open_run(options.run, options.root)
     out: Path = options.out or trained.folder / "analysis"
-    material = load_analysis_data(trained, runtime.pick_device(options.device), options.images)
-    pictures = {picture.name: picture for picture in draw(material, options.only)}
+    analysis = load_analysis_data(trained, runtime.pick_device(options.device), options.images)
+    pictures = {picture.name: picture for picture in draw(analysis, options.only)}
     for picture in pictures.values():
         write_text(out / f"{picture.name}.svg", file_of(picture))
         log.info("%s: %s", picture.title, out / f"{picture.name}.svg")
     write_json(out / "numbers.json", {name: picture.numbers for name, picture in pictures.items()})
-    write_text(out / "index.html", page(material, pictures))
+    write_text(out / "index.html", page(analysis, pictures))
     log.info("all on one page: %s", out / "index.html")

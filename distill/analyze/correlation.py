@@ -14,15 +14,15 @@ from distill.charts.svg import Drawing
 _NAMED = 12  # classes that fit as labels
 
 
-def draw(material: AnalysisData) -> Picture | None:
+def draw(analysis: AnalysisData) -> Picture | None:
     """None for a run without a teacher."""
-    if material.teacher is None:
+    if analysis.teacher is None:
         return None
-    teacher, student = material.teacher.logits, material.student.logits
+    teacher, student = analysis.teacher.logits, analysis.student.logits
     difference = correlation_difference(teacher, student).numpy()
     off = difference[~np.eye(len(difference), dtype=bool)]
     mean, largest = float(np.abs(off).mean()), float(np.abs(off).max())
-    names = material.info.class_names
+    names = analysis.info.class_names
     drawn = [_matrix(correlation(one).numpy(), 1.0, title, names) for one, title in
              ((teacher, "teacher"), (student, "student"))]  # fmt: skip
     title = f"teacher − student, mean |difference| {mean:.3f}"

@@ -19,13 +19,13 @@ NOT_LOSSES = {"kind", "phase", "epoch", "epochs", "step", "lr", "loss", "images_
 TERMS = 6
 
 
-def draw(material: AnalysisData) -> Picture | None:
+def draw(analysis: AnalysisData) -> Picture | None:
     """None for a run whose metrics.jsonl has fewer than two epochs."""
-    row = material.row
+    row = analysis.row
     if row is None or (band := curve(row)) is None:
         return None
     terms = losses([RunFolder(run.folder).rows("epoch") for run in row.runs])
-    drawn = [_accuracies(material, row), *([_losses(terms)] if terms else [])]
+    drawn = [_accuracies(analysis, row), *([_losses(terms)] if terms else [])]
     seeds = "one seed" if band.n == 1 else f"mean and range over {band.n} seeds"
     caption = f"Accuracy on the test images after each epoch, {seeds}; the axis is that of the last quarter."
     caption += " Then each term of the training loss." * bool(terms)
@@ -40,8 +40,8 @@ def draw(material: AnalysisData) -> Picture | None:
     return Picture("curves", "Learning curves", caption, panels(drawn, "Learning curves"), numbers, wide=bool(terms))
 
 
-def _accuracies(material: AnalysisData, row: Row) -> Drawing:
-    alike = [one for one in material.rows if one.one.method == NONE and baseline_key(one) == baseline_key(row)]
+def _accuracies(analysis: AnalysisData, row: Row) -> Drawing:
+    alike = [one for one in analysis.rows if one.one.method == NONE and baseline_key(one) == baseline_key(row)]
     drawn = [(row, STUDENT_COLOUR, row.one.method)] + [
         (one, ALONE_COLOUR, "student alone") for one in alike[:1] if one is not row
     ]

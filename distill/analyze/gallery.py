@@ -34,8 +34,8 @@ SECTIONS = {
 }
 
 
-def draw(material: AnalysisData, names: Iterable[str] | None = None) -> Iterator[Picture]:
+def draw(analysis: AnalysisData, names: Iterable[str] | None = None) -> Iterator[Picture]:
     """The pictures that the run has something for; names: only these."""
     for name in PICTURES if names is None else names:
-        if (picture := PICTURES[name](material)) is not None:
+        if (picture := PICTURES[name](analysis)) is not None:
             yield picture

@@ -14,13 +14,13 @@ from distill.report.summary import table_key
 ROWS = 30
 
 
-def draw(material: AnalysisData) -> Picture | None:
+def draw(analysis: AnalysisData) -> Picture | None:
     """A row for each configuration of the run's pair and protocol; None for a run without a teacher."""
-    row = material.row
+    row = analysis.row
     if row is None or row.teacher is None:
         return None
     key, teachers = table_key(row), (row.one.teacher, None)
-    alike = [one for one in material.rows if table_key(one) == key and one.one.teacher in teachers]
+    alike = [one for one in analysis.rows if table_key(one) == key and one.one.teacher in teachers]
     best = sorted(alike, key=lambda one: one.last.mean, reverse=True)[:ROWS]
     shown = best if row in best else [*best[:-1], row]
     called = row_names(shown)

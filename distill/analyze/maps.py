@@ -11,10 +11,10 @@ from distill.charts import heat, svg
 _GAP, HEAD = 4, 34
 
 
-def draw(material: AnalysisData) -> Picture | None:
+def draw(analysis: AnalysisData) -> Picture | None:
     """A row an image: the image, then each stage of the student, then each stage of the teacher; None without maps."""
-    nets = [("student", material.student, STUDENT_COLOUR)]
-    nets += [("teacher", material.teacher, TEACHER_COLOUR)] if material.teacher else []
+    nets = [("student", analysis.student, STUDENT_COLOUR)]
+    nets += [("teacher", analysis.teacher, TEACHER_COLOUR)] if analysis.teacher else []
     columns = [(name, stage, kind, maps) for name, net, kind in nets for stage, maps in enumerate(net.attention)]
     if not columns:
         return None
@@ -27,14 +27,14 @@ def draw(material: AnalysisData) -> Picture | None:
             height, wide = maps.shape[1:]
             parts.append(svg.text(x, 12, svg.cut(name, side), kind=f"small name {kind}"))
             parts.append(svg.text(x, 26, svg.cut(f"{stage + 1}: {height}×{wide}", side), kind="small"))
-        for row, image in enumerate((255 * material.images).round().astype("uint8")):
+        for row, image in enumerate((255 * analysis.images).round().astype("uint8")):
             y = HEAD + row * (side + _GAP + 14)
-            label = material.info.class_names[int(material.labels[material.chosen.shown[row]])]
+            label = analysis.info.class_names[int(analysis.labels[analysis.chosen.shown[row]])]
             parts += [heat.picture(image, 0, y, side, side), svg.text(0, y + side + 11, label[:40], kind="small")]
             for place, (_, _, _, maps) in enumerate(columns, start=1):
                 pixels = heat.viridis(maps[row].numpy())
                 parts.append(heat.picture(pixels, place * (side + _GAP), y, side, side))
-        return svg.svg(parts, width, HEAD + len(material.images) * (side + _GAP + 14), "Attention maps of some images")
+        return svg.svg(parts, width, HEAD + len(analysis.images) * (side + _GAP + 14), "Attention maps of some images")
 
     caption = (
         "Mean over channels of squared activations of each stage, for one image each of some classes (named below it); "

@@ -23,12 +23,12 @@ QUANTITIES = {
 }
 
 
-def page(material: AnalysisData, pictures: Mapping[str, Picture]) -> str:
+def page(analysis: AnalysisData, pictures: Mapping[str, Picture]) -> str:
     """One self-contained page."""
     shown = {}
     for title, names in SECTIONS.items():
         shown[title] = [_figure(pictures[name]) for name in names if name in pictures]
-    document = Document(material.run.name, [_summary(material), _by_class(material)], _notes(material), [])
+    document = Document(analysis.run.name, [_summary(analysis), _by_class(analysis)], _notes(analysis), [])
     return render(document, {}, {title: figures for title, figures in shown.items() if figures})
 
 
@@ -36,22 +36,22 @@ def _figure(picture: Picture) -> Figure:
     return Figure(picture.title, both(picture.draw, picture.width), note=picture.caption, wide=picture.wide)
 
 
-def _notes(material: AnalysisData) -> list[str]:
-    result = material.run.result
+def _notes(analysis: AnalysisData) -> list[str]:
+    result = analysis.run.result
     where = "held-out images" if result.evaluated_on == "holdout" else "test images"
     notes = [
-        f"{result.dataset}, protocol {result.protocol}, {len(material.labels)} {where}.",
-        f"{material.run.folder}",
+        f"{result.dataset}, protocol {result.protocol}, {len(analysis.labels)} {where}.",
+        f"{analysis.run.folder}",
     ]
     if len(several := result.document.get("teachers") or []) > 1:
         notes.append(f"Of {len(several)} teachers, the first is shown.")
     return notes
 
 
-def _summary(material: AnalysisData) -> Table:
+def _summary(analysis: AnalysisData) -> Table:
     """Accuracy and calibration of both nets as measured here, in fp32."""
-    nets: list[tuple[str, NetOutputs]] = material.nets
-    got = {name: scores(net.logits, material.labels) for name, net in nets}
+    nets: list[tuple[str, NetOutputs]] = analysis.nets
+    got = {name: scores(net.logits, analysis.labels) for name, net in nets}
     rows = [[word(title), *(number(got[name][key], 3) for name, _ in nets)] for key, title in QUANTITIES.items()]
     notes = ["Measured anew in fp32 on these images; result.json holds what the run measured in its own precision."]
     columns = ["quantity", *(f"{name} {net.name}" for name, net in nets)]
@@ -65,11 +65,11 @@ def _summary(material: AnalysisData) -> Table:
     )
 
 
-def _by_class(material: AnalysisData) -> Table:
-    nets = material.nets
-    got = [class_accuracy(net.logits, material.labels).tolist() for _, net in nets]
+def _by_class(analysis: AnalysisData) -> Table:
+    nets = analysis.nets
+    got = [class_accuracy(net.logits, analysis.labels).tolist() for _, net in nets]
     rows: list[list[Cell]] = []
-    for k, name in enumerate(material.info.class_names):
+    for k, name in enumerate(analysis.info.class_names):
         values = [column[k] for column in got]
         there = [None if value != value else value for value in values]  # nan: no image of the class
         gap = there[-1] - there[0] if len(there) == 2 and None not in there else None  # type: ignore[operator]

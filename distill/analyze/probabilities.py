@@ -15,15 +15,15 @@ from distill.charts.panels import panels
 _IMAGES, _CLASSES = 4, 10
 
 
-def draw(material: AnalysisData) -> Picture:
+def draw(analysis: AnalysisData) -> Picture:
     """A row an image, from one that the teacher is sure of to one that it is not; columns T = 1 and T."""
-    temperatures = [1.0, material.temperature] if material.temperature != 1 else [1.0, 4.0]
-    reference = (material.teacher or material.student).logits
+    temperatures = [1.0, analysis.temperature] if analysis.temperature != 1 else [1.0, 4.0]
+    reference = (analysis.teacher or analysis.student).logits
     drawn = []
     for row in by_certainty(reference, temperatures[1]).tolist():
         leading = reference[row].argsort(descending=True)[:_CLASSES].sort().values
-        drawn += [_bars(material, row, leading, temperature) for temperature in temperatures]
-    who = "the teacher" if material.teacher else "the student"
+        drawn += [_bars(analysis, row, leading, temperature) for temperature in temperatures]
+    who = "the teacher" if analysis.teacher else "the student"
     some = "" if reference.shape[1] <= _CLASSES else f" the {_CLASSES} classes that {who} finds most likely;"
     caption = (
         f"softmax(logits / T) of some test images;{some} from one that {who} is sure of (top) to one that it "
@@ -32,7 +32,7 @@ def draw(material: AnalysisData) -> Picture:
     )
     means = {
         name: {f"T={t:g}": entropy(softened(net.logits, t)).mean().item() for t in temperatures}
-        for name, net in material.nets
+        for name, net in analysis.nets
     }
     numbers, drawing = {"mean_entropy_nats": means}, panels(drawn, "Class probabilities", columns=2)
     return Picture("probabilities", "Softened probabilities", caption, drawing, numbers, wide=True)
@@ -45,11 +45,11 @@ def by_certainty(logits: Tensor, temperature: float) -> Tensor:
     return order[wanted.round().long()]
 
 
-def _bars(material: AnalysisData, row: int, classes: Tensor, temperature: float) -> svg.Drawing:
+def _bars(analysis: AnalysisData, row: int, classes: Tensor, temperature: float) -> svg.Drawing:
     one = slice(row, row + 1)
-    nets = [(name, softened(net.logits[one], temperature)[0, classes].tolist()) for name, net in material.nets]
-    names = [material.info.class_names[int(k)] for k in classes]
-    title = f"T = {temperature:g}, label {material.info.class_names[int(material.labels[row])][:30]}"
+    nets = [(name, softened(net.logits[one], temperature)[0, classes].tolist()) for name, net in analysis.nets]
+    names = [analysis.info.class_names[int(k)] for k in classes]
+    title = f"T = {temperature:g}, label {analysis.info.class_names[int(analysis.labels[row])][:30]}"
 
     def draw(width: float) -> Markup:
         frame = svg.Frame(46, 24, width - 52, 110, (0, len(names)), (0, 1.05 * max(max(values) for _, values in nets)))

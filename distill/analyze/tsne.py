@@ -14,13 +14,13 @@ from distill.charts.panels import panels
 _KINDS = (*(f"s{index}" for index in range(8)), "rest", "alone")  # of the ten classes at most
 
 
-def draw(material: AnalysisData) -> Picture | None:
+def draw(analysis: AnalysisData) -> Picture | None:
     """None with fewer than ten images."""
-    labels = material.labels[material.chosen.embedded].numpy()
+    labels = analysis.labels[analysis.chosen.embedded].numpy()
     if len(labels) < 10:
         return None
-    nets, classes = material.nets, np.unique(labels)
-    names = {int(k): material.info.class_names[int(k)] for k in classes}
+    nets, classes = analysis.nets, np.unique(labels)
+    names = {int(k): analysis.info.class_names[int(k)] for k in classes}
     titles = [f"{name} ({net.name}, {net.embeddings.shape[1]} dimensions)" for name, net in nets]
     drawn = [
         _plane(in_plane(net.embeddings), labels, names, title) for (_, net), title in zip(nets, titles, strict=True)

@@ -84,7 +84,7 @@ def taught(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def material(taught: Path) -> AnalysisData:
+def analysis(taught: Path) -> AnalysisData:
     return load_analysis_data(finished_run.open_run(taught), CPU)
 
 
@@ -194,7 +194,7 @@ def test_loss_terms_over_seeds_and_phases() -> None:
     assert losses([one, two[:1]]).keys() == {"hint"} and losses([]) == {}
 
 
-# ---- material
+# ---- analysis data
 
 
 def test_images_are_spread_evenly_and_over_the_classes() -> None:
@@ -235,10 +235,10 @@ def test_what_is_kept_of_a_pass_is_that_of_the_chosen_images() -> None:
     torch.testing.assert_close(seen.attention[0], out.features[0][chosen.shown.sort().values].square().mean(1))
 
 
-def test_images_are_shown_as_they_are(material: AnalysisData) -> None:
-    data = finished_run.get_data(material.run, CPU)
-    expected = data.test.images[material.chosen.shown].float().numpy() / 255
-    assert np.allclose(material.images, np.repeat(expected, 3, axis=3), atol=1e-6)
+def test_images_are_shown_as_they_are(analysis: AnalysisData) -> None:
+    data = finished_run.get_data(analysis.run, CPU)
+    expected = data.test.images[analysis.chosen.shown].float().numpy() / 255
+    assert np.allclose(analysis.images, np.repeat(expected, 3, axis=3), atol=1e-6)
 
 
 # ---- the program
@@ -289,12 +289,12 @@ def test_numbers_beside_the_pictures_are_those_of_the_run(taught: Path) -> None:
     assert curves["losses"]["kd"]["mean"][0] == pytest.approx((rows[0][0]["kd"] + rows[1][0]["kd"]) / 2)
 
 
-def test_a_picture_is_the_same_each_time(material: AnalysisData, tmp_path: Path) -> None:
+def test_a_picture_is_the_same_each_time(analysis: AnalysisData, tmp_path: Path) -> None:
     out = tmp_path / "pictures"
-    assert main([str(material.run.folder), "--out", str(out), "--only", "gaps", "attention", "--device", "cpu"]) == 0
+    assert main([str(analysis.run.folder), "--out", str(out), "--only", "gaps", "attention", "--device", "cpu"]) == 0
     first = {path.name: path.read_text() for path in out.glob("*.svg")}
     assert first.keys() == {"gaps.svg", "attention.svg"}
-    again = {f"{picture.name}.svg": file_of(picture) for picture in gallery.draw(material, ["gaps", "attention"])}
+    again = {f"{picture.name}.svg": file_of(picture) for picture in gallery.draw(analysis, ["gaps", "attention"])}
     assert again == first
 
 
@@ -308,35 +308,35 @@ def test_a_run_without_a_teacher_has_fewer_pictures(taught: Path) -> None:
     assert sum(numbers["calibration"]["student"]["images"]) == 60
 
 
-def test_nets_without_maps_have_the_pictures_that_need_none(material: AnalysisData) -> None:
+def test_nets_without_maps_have_the_pictures_that_need_none(analysis: AnalysisData) -> None:
     def bare(net: NetOutputs) -> NetOutputs:
         return replace(net, stages=[], attention=[])
 
-    nothing = replace(material, student=bare(material.student), teacher=bare(material.teacher))
+    nothing = replace(analysis, student=bare(analysis.student), teacher=bare(analysis.teacher))
     assert cka.draw(nothing) is None and maps.draw(nothing) is None
-    half = replace(material, teacher=bare(material.teacher))
+    half = replace(analysis, teacher=bare(analysis.teacher))
     assert set(cka.draw(half).numbers) == {"student"} and maps.draw(half).numbers["sizes"]["teacher"] == []
 
 
-def test_a_net_is_like_itself_stage_by_stage(material: AnalysisData) -> None:
-    numbers = cka.draw(material).numbers
+def test_a_net_is_like_itself_stage_by_stage(analysis: AnalysisData) -> None:
+    numbers = cka.draw(analysis).numbers
     assert np.diag(numbers["student"]) == pytest.approx([1.0] * 3) and (numbers["teacher"] < 1).all()
     assert numbers["student"] == pytest.approx(numbers["student"].T)
 
 
-def test_a_student_that_equals_its_teacher_shows_no_difference(material: AnalysisData) -> None:
-    same = replace(material, student=material.teacher)
+def test_a_student_that_equals_its_teacher_shows_no_difference(analysis: AnalysisData) -> None:
+    same = replace(analysis, student=analysis.teacher)
     picture = correlation.draw(same)
     assert picture is not None and picture.numbers["mean_absolute_difference"] == 0
-    different = correlation.draw(material)
+    different = correlation.draw(analysis)
     assert different is not None and different.numbers["mean_absolute_difference"] > 0.01
 
 
-def test_images_for_probabilities_run_from_certain_to_uncertain(material: AnalysisData) -> None:
-    logits = material.student.logits
+def test_images_for_probabilities_run_from_certain_to_uncertain(analysis: AnalysisData) -> None:
+    logits = analysis.student.logits
     doubt = entropy(softened(logits, 4.0))[probabilities.by_certainty(logits, 4.0)]
     assert len(doubt) == 4 and (doubt.diff() > 0).all()
-    numbers = probabilities.draw(material).numbers["mean_entropy_nats"]
+    numbers = probabilities.draw(analysis).numbers["mean_entropy_nats"]
     assert numbers["teacher"]["T=4"] > numbers["teacher"]["T=1"]
 
 
@@ -347,7 +347,7 @@ def test_two_classes_far_apart_stay_apart_in_the_plane() -> None:
     assert (side[:20] > 0).all() and (side[20:] < 0).all()
 
 
-def test_many_classes_of_long_names_are_drawn(material: AnalysisData) -> None:
+def test_many_classes_of_long_names_are_drawn(analysis: AnalysisData) -> None:
     classes_, images = 40, 400
     names = [f"a rather long name of class {k}" for k in range(classes_)]
     labels = torch.arange(images) % classes_
@@ -358,8 +358,8 @@ def test_many_classes_of_long_names_are_drawn(material: AnalysisData) -> None:
         return NetOutputs("net", logits, randn(len(chosen.embedded), 8, seed=seed), stages, [randn(6, 4, 4).square()])
 
     chosen = choose(labels, classes_)
-    info = replace(material.info, class_names=names, num_classes=classes_)
-    many = replace(material, labels=labels, chosen=chosen, info=info, student=net(1), teacher=net(2))
+    info = replace(analysis.info, class_names=names, num_classes=classes_)
+    many = replace(analysis, labels=labels, chosen=chosen, info=info, student=net(1), teacher=net(2))
     for draw in (classes.draw, correlation.draw, maps.draw, probabilities.draw, tsne.draw, cka.draw):
         picture = draw(many)
         assert picture is not None and len(picture.draw(600)) > 2_000
