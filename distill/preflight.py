@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import logging
 from contextlib import suppress
-from copy import deepcopy
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,12 +28,14 @@ from distill.config.check import check_maps
 from distill.content.fingerprint import is_present
 from distill.content.index import indexed, train_indexed
 from distill.content.listing import VAL, train_listed
+from distill.content.once import once
 from distill.data import DataInfo, load_data
 from distill.data.dataset import check_classes, check_kind, data_info
 from distill.data.modality import views_of
 from distill.method import Method
 from distill.models import FeatureNet
 from distill.models import build as build_net
+from distill.models.prototype import Prototype, shaped, without_memory
 from distill.models.quant import quantize_as
 from distill.run_folder import RunFolder
 from distill.teachers.making import make_teacher
@@ -42,9 +43,8 @@ from distill.teachers.making import make_teacher
 _MOST = 16  # nets without memory that are kept for the next run of a plan: their modules take some
 CHOOSING = ("classes", "omit", "shots", "fraction", "holdout", "value_range")  # keys of dataset, of its images
 SHAPING = ("size", "resize", "num_classes", "in_chans", "pad", "pad_mode")  # and that must go with what they are
-_pristine: dict[tuple[Any, ...], FeatureNet] = {}
+_prototypes: dict[tuple[Any, ...], Prototype] = {}
 _chosen_data: dict[str, DataInfo] = {}
-_fine: set[str] = set()  # hashes of what has to be trained first, and can be
 log = logging.getLogger(__name__)
 
 
@@ -54,16 +54,16 @@ def trains_first(spec: RunSpec) -> bool:
     return any(each is not None and not RunFolder(each.folder).done for each in needed)
 
 
-def check_fit(spec: RunSpec, info: DataInfo, *, without_memory: bool = False) -> None:
+def check_fit(spec: RunSpec, info: DataInfo, *, on_meta: bool = False) -> None:
     """Raise ValueError where nets, weights, method and data do not go together, and so would the run once it begins.
 
-    Nets and method are made and forgotten again; the global random state is left alone. without_memory: on the meta
+    Nets and method are made and forgotten again; the global random state is left alone. on_meta: on the meta
     device where that can be, which costs more to import than a few nets to make.
     """
     with torch.random.fork_rng(devices=[]):
-        if without_memory and not (spec.student.weights or _of_files(spec)):
+        if on_meta and not (spec.student.weights or _of_files(spec)):
             try:
-                with torch.device("meta"):
+                with without_memory():
                     _made(spec, info)
                 return
             except (RuntimeError, NotImplementedError, TypeError) as error:  # what has no meaning without values
@@ -84,18 +84,19 @@ def _check_command(spec: RunSpec) -> None:
     check_files(spec.dataset)
     check_weights(spec)
     if not spec.schedule.rule and (info := _chosen(spec.dataset) or supposed(spec.dataset)) is not None:
-        check_fit(spec, info, without_memory=True)
+        check_fit(spec, info, on_meta=True)
     for needed in [teacher.training for teacher in spec.teachers] + [spec.student.upstream]:
-        if needed is not None and needed.hash not in _fine and not RunFolder(needed.folder).done:
-            _check_command(needed)
-            _fine.add(needed.hash)
+        if needed is not None and not RunFolder(needed.folder).done:
+            once(("trained first", needed.hash), partial(_check_command, needed))
 
 
 def _chosen(spec: DataSpec) -> DataInfo | None:
     """What is known of data of which a part is chosen, or that are given another shape: loaded, where they lie here."""
     usual: Any = load_node("dataset", spec.kind) or {}
-    keys = CHOOSING if spec.kind == "folder" else (*CHOOSING, *SHAPING)
-    same = all(canonical(getattr(spec, key)) == canonical(usual.get(key, getattr(spec, key))) for key in keys)
+    nulls = {each.name: each.default for each in fields(DataSpec)}  # what null stands for
+    keys = [key for key in (CHOOSING if spec.kind == "folder" else (*CHOOSING, *SHAPING)) if key in usual]
+    defaults = {key: nulls[key] if usual[key] is None else usual[key] for key in keys}
+    same = all(canonical(getattr(spec, key)) == canonical(value) for key, value in defaults.items())
     if same or not (spec.kind == "folder" or is_present(spec.kind, spec.root)):
         return None
     if (key := repr(spec)) not in _chosen_data:
@@ -219,8 +220,8 @@ def _net(
     if torch.get_default_device().type != "meta":
         return make()
     key = (spec.model, info.num_classes, str(shape), str(args))
-    if key not in _pristine:
-        if len(_pristine) >= _MOST:
-            _pristine.clear()
-        _pristine[key] = make()
-    return deepcopy(_pristine[key])  # methods change what they are given
+    if key not in _prototypes:
+        if len(_prototypes) >= _MOST:
+            _prototypes.clear()
+        _prototypes[key] = Prototype(shaped(make, spec.model))
+    return _prototypes[key].copy()  # methods change what they are given

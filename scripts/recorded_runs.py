@@ -20,8 +20,8 @@ from omegaconf import DictConfig, OmegaConf
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from distill import config
+from distill.sweep.checked import before
 from distill.sweep.compose import left_out
-from distill.sweep.plan import before
 
 Row = dict[str, Any]
 """A run as records.json has it."""

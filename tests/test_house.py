@@ -37,7 +37,8 @@ FLOORS = (  # from the ground up; rooms on one floor do not import each other
 )
 UPWARD = {("sweep", "cli")}  # a worker starts the program itself
 COMPOSED = ("config.", "cli.", "run.run.",
-            *(f"sweep.{name}." for name in ("plan", "compose", "jobs", "launcher", "launchers")))  # fmt: skip
+            *(f"sweep.{name}." for name in ("plan", "checked", "compose", "jobs", "launcher", "launchers"))
+)  # fmt: skip
 """Who may take a composed configuration: what reads and checks it, plans with it, and run.run, which resolves it."""
 
 

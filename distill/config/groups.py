@@ -14,6 +14,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
+from distill.content.once import once
 from distill.files import first_line
 
 OURS = "ValueError raised while resolving interpolation: "  # what OmegaConf puts before a resolver's own sentence
@@ -78,6 +79,10 @@ def groups() -> list[str]:
 
 def options(group: str) -> list[str]:
     """The names that can be chosen in a group."""
+    return list(once(("options", group, *_own), lambda: _options(group)))
+
+
+def _options(group: str) -> list[str]:
     found = {
         file.relative_to(folder / group).with_suffix("").as_posix()
         for folder in conf_dirs()

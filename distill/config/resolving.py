@@ -33,6 +33,7 @@ from distill.config.run_spec import EvaluateSpec, MachineSpec, MethodSpec, RunSp
 from distill.config.schedule_spec import ScheduleSpec
 from distill.config.setting import setting
 from distill.config.teacher_nodes import Spec, label
+from distill.content.once import once
 
 NEIGHBOURS = 20
 """That vote (facebookresearch/dino, eval_knn.py: the best of 10, 20, 100 and 200)."""
@@ -106,7 +107,7 @@ def _teacher(cfg: DictConfig, node: Spec) -> TeacherSpec:
         name = plain(cfg, "method.name")
         raise ValueError(f"method={name} needs a teacher: pass teacher=<name>, for example teacher=resnet56.")
     weights = str(node["weights"])
-    training = resolve(teacher_config(cfg, node)) if weights == AUTO else None
+    training = _training_of(cfg, node) if weights == AUTO else None
     return TeacherSpec(
         **_net(node),
         pretrained=weights == "pretrained",
@@ -115,6 +116,18 @@ def _teacher(cfg: DictConfig, node: Spec) -> TeacherSpec:
         seed=int(node.get("seed") or 0),
         training=training,
     )
+
+
+def _training_of(cfg: DictConfig, node: Spec) -> RunSpec:
+    """The run that trains a teacher, found once for all runs of a plan that share it."""
+    own = {"student", "teacher"} | (set() if node.get("chain") or from_paper(cfg) else {"method"})
+    return once(("training", _text(cfg, own), repr(node)), lambda: resolve(teacher_config(cfg, node)))
+
+
+def _text(cfg: DictConfig, left_out: set[str]) -> str:
+    """A configuration less some nodes, not resolved: equal ones are equal in all that the nodes do not say."""
+    whole: Any = OmegaConf.to_container(cfg, resolve=False)
+    return repr({key: value for key, value in whole.items() if key not in {"hydra", *left_out}})
 
 
 def _method(cfg: DictConfig) -> MethodSpec:
@@ -152,6 +165,11 @@ def _alone(cfg: DictConfig) -> Path | None:
     """The folder of the `none` run of the same student, data, schedule, precision and seed; None of such a run."""
     if str(cfg.method.name) == "none":
         return None
+    left_out = set() if from_paper(cfg) else {"method"}
+    return once(("alone", _text(cfg, left_out)), lambda: _place_alone(cfg))
+
+
+def _place_alone(cfg: DictConfig) -> Path:
     alone = cfg.copy()
     OmegaConf.set_struct(alone, False)
     for key in ("schedule", "dataset") if from_paper(cfg) else ():  # this method's protocol: none has one of its own

@@ -14,8 +14,6 @@ from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 
 from distill.sweep.lean import LeanLoader, composes
-from distill.sweep.spread import over_cores
-from distill.terminal import counted
 
 # each job of a command: its overrides, and what makes its configuration, which few ask for
 Plan = list[tuple[list[str], Callable[[], DictConfig]]]
@@ -34,6 +32,7 @@ class Composer:
         self._loader = loader
         self._lean = LeanLoader(loader) if composes(loader) else None
         self._known: dict[tuple[str, ...], Any] = {}
+        self._used: Any = None  # of HydraConfig
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._loader, name)
@@ -41,35 +40,31 @@ class Composer:
     def load_sweep_config(self, master_config: DictConfig, sweep_overrides: Sequence[str]) -> DictConfig:
         """Return a job's configuration without its hydra node. Raises what Hydra's own loader raises."""
         seeds, rest = _seeds_and_rest(sweep_overrides)
-        if rest not in self._known:
-            self._known[rest] = self._composed(master_config, sweep_overrides)
-        cfg = OmegaConf.create(self._known[rest])
+        if rest in self._known:
+            cfg = OmegaConf.create(self._known[rest])
+        else:
+            cfg = self._composed(master_config, sweep_overrides)
+            self._known[rest] = OmegaConf.to_container(cfg, resolve=False)
+        OmegaConf.set_struct(cfg, None)  # type: ignore[arg-type]
         for text in seeds:
             cfg.seed = int(text[5:])
-        HydraConfig.instance().set_config(master_config)  # for interpolations of ${hydra:...}
+        self._use(master_config)
         return cfg
 
-    def compose_all(self, master: DictConfig, jobs: Sequence[Sequence[str]]) -> None:
-        """Compose what some jobs have beside their seeds, over all cores. What cannot be composed is left to later."""
-        first = {_seeds_and_rest(job)[1]: job for job in reversed(jobs)}
-        rests = list(dict.fromkeys(_seeds_and_rest(job)[1] for job in jobs))
+    def _use(self, master: DictConfig) -> None:
+        """Have interpolations of ${hydra:...} read a sweep's configuration; Hydra copies it, which takes long."""
+        if HydraConfig.instance().cfg is None or HydraConfig.instance().cfg is not self._used:
+            HydraConfig.instance().set_config(master)
+            self._used = HydraConfig.instance().cfg
 
-        def work(number: int) -> Any:
-            with contextlib.suppress(Exception):  # it is raised again where the job is asked for
-                return self._composed(master, first[rests[number]])
-
-        found = counted(over_cores(work, len(rests)), len(rests), "configurations composed")
-        self._known |= {rest: own for rest, own in zip(rests, found, strict=True) if own is not None}
-
-    def _composed(self, master: DictConfig, overrides: Sequence[str]) -> Any:
-        """A job's configuration without its hydra node, as plain Python, not resolved."""
+    def _composed(self, master: DictConfig, overrides: Sequence[str]) -> DictConfig:
+        """A job's configuration without its hydra node."""
         if self._lean is not None:
             with contextlib.suppress(Exception):  # Hydra says it in words of its own
                 name, hydras = str(master.hydra.job.config_name), master.hydra.overrides.hydra
-                return OmegaConf.to_container(self._lean.compose(name, [*hydras, *overrides]), resolve=False)
+                return self._lean.compose(name, [*hydras, *overrides])
         cfg = self._loader.load_sweep_config(master, list(overrides))
-        own = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
-        return OmegaConf.to_container(own, resolve=False)
+        return OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
 
 
 def _seeds_and_rest(overrides: Sequence[str]) -> tuple[list[str], tuple[str, ...]]:
@@ -87,7 +82,6 @@ def expand_jobs(given: Sequence[Override], compose: Callable[[list[str]], DictCo
     jobs = BasicSweeper.split_arguments(own, None)[0]
     composer = Composer(GlobalHydra.instance().config_loader())
     jobs = [job for job in jobs if not left_out(master, job)]
-    composer.compose_all(master, jobs)
     return [(job, partial(composer.load_sweep_config, master, job)) for job in jobs]
 
 

@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from itertools import chain
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig
-
-from distill.config import RunSpec, plain, resolve
-from distill.config.check import check
-from distill.config.groups import config_unchanged
+from distill.config import RunSpec, plain
 from distill.record.progress import clock
 from distill.run_folder import RunFolder
+from distill.sweep.checked import before, checked_all
 from distill.sweep.compose import Plan
 from distill.sweep.jobs import job_names
 from distill.sweep.speeds import NOT_KNOWN, Estimate, Speeds, read_speeds
-from distill.sweep.spread import over_cores
 from distill.sweep.steps import Steps
 from distill.teachers.bundled import is_bundled
-from distill.terminal import counted
 
 STATE_DONE, RUNNING, CUT_OFF, TO_RUN, CANNOT = "done", "running", "cut off", "to run", "cannot run"
 WHAT = {STATE_DONE: "done", RUNNING: "running now", CUT_OFF: "cut off", TO_RUN: "to run", CANNOT: "that cannot run"}
@@ -58,12 +52,11 @@ def show_plan(plan: Plan) -> int:
 def items_of(plan: Plan, speeds: Speeds) -> Iterator[_Item]:
     """Each run once, teachers that are not there yet before the first run that needs them."""
     seen: set[Path] = set()
-    specs = resolved_all(plan)
-    wanted = {_folder(spec) for spec in specs if isinstance(spec, RunSpec)}
-    reasons = unfit(specs)
-    for name, spec in zip(job_names([job for job, _ in plan]), specs, strict=True):
-        if isinstance(spec, str) or spec.hash in reasons:
-            yield _Item(name or "this run", None, CANNOT, spec if isinstance(spec, str) else reasons[spec.hash])
+    checked = checked_all(plan)
+    wanted = {_folder(each.spec) for each in checked if each.spec}
+    for name, each in zip(job_names([job for job, _ in plan]), checked, strict=True):
+        if (spec := each.spec) is None or each.reason:
+            yield _Item(name or "this run", None, CANNOT, each.reason)
             continue
         for words, needed in before(spec):
             folder = _folder(needed)
@@ -122,85 +115,6 @@ def _progress(rows: list[dict[str, Any]], spec: RunSpec, whole: Estimate) -> tup
         images = float(last["step"]) * spec.schedule.batch_size
         return words, Estimate(images / rate * (1 / share - 1), "measured, the run itself")
     return words, Estimate(None if whole.seconds is None else whole.seconds * (1 - share), whole.source)
-
-
-def before(spec: RunSpec) -> Iterator[tuple[str, RunSpec]]:
-    """The runs that must be done before one, each with a name: its teachers, and its student's first training."""
-    yield from ((_teacher_name(teacher), teacher) for teacher in _teachers(spec))
-    if (upstream := spec.student.upstream) is not None:
-        yield f"upstream {upstream.student.name} seed={spec.seed}", upstream
-
-
-def _teachers(spec: RunSpec) -> Iterator[RunSpec]:
-    """The runs that train a run's teachers, those that they learn from first."""
-    for teacher in (each.training for each in spec.teachers if each.training):
-        yield from _teachers(teacher)
-        yield teacher
-
-
-def _teacher_name(spec: RunSpec) -> str:
-    taught = f" taught by {spec.teacher}" if spec.teacher else ""
-    return f"teacher {spec.student.name}{taught} seed={spec.seed}"
-
-
-def resolved_all(plan: Plan) -> list[RunSpec | str]:
-    """The run of each job, or why there is none. Jobs that differ in their seeds alone are resolved once."""
-    keys = [_seed_and_rest(job) for job, _ in plan]
-    first = {rest: number for number, (_, rest) in reversed(list(enumerate(keys)))}
-    rests = list(dict.fromkeys(rest for _, rest in keys))
-
-    def work(number: int) -> RunSpec | str:
-        return resolved(plan[first[rests[number]]][1]())
-
-    whole = chain(map(work, range(min(len(rests), 1))), over_cores(lambda n: work(n + 1), len(rests) - 1))
-    known = dict(zip(rests, counted(whole, len(rests), "configurations checked"), strict=True))
-    found = [(seed, known[rest]) for seed, rest in keys]
-    return [spec if seed is None or isinstance(spec, str) else with_seed(spec, seed) for seed, spec in found]
-
-
-def _seed_and_rest(job: Sequence[str]) -> tuple[int | None, tuple[str, ...]]:
-    seed = next((int(text[5:]) for text in job if text.startswith("seed=") and text[5:].isdecimal()), None)
-    return seed, tuple(text for text in job if seed is None or not text.startswith("seed="))
-
-
-def unfit(specs: Sequence[RunSpec | str]) -> dict[str, str]:
-    """Why runs that have not begun cannot be, by their hashes: found out once for all seeds, over all cores."""
-    begun = [spec for spec in specs if isinstance(spec, RunSpec) and not RunFolder(spec.folder).begun]
-    tried = sorted({spec.hash: spec for spec in begun}.values(), key=_pair)  # each core builds its pairs once
-
-    if not tried:
-        return {}
-    from distill.preflight import refusal_of_command  # imports torch, once for all cores
-
-    def work(number: int) -> str:
-        return refusal_of_command(tried[number])
-
-    reasons = counted(over_cores(work, len(tried)), len(tried), "runs tried without training")
-    return {spec.hash: why for spec, why in zip(tried, reasons, strict=True) if why}
-
-
-def _pair(spec: RunSpec) -> tuple[str, str, str]:
-    return spec.dataset.name, str(spec.teacher), spec.student.name
-
-
-def with_seed(spec: RunSpec, seed: int) -> RunSpec:
-    """The same run from another seed, which no hash depends on."""
-    below = str(Path(spec.below).with_name(f"s{seed}"))
-    alone = spec.alone.with_name(f"s{seed}") if spec.alone else None
-    upstream = with_seed(spec.student.upstream, seed) if spec.student.upstream else None
-    student = replace(spec.student, upstream=upstream)
-    folder = spec.folder.with_name(f"s{seed}")
-    return replace(spec, seed=seed, below=below, folder=folder, alone=alone, student=student)
-
-
-def resolved(cfg: DictConfig) -> RunSpec | str:
-    """The run that a configuration describes, or why there is none."""
-    try:
-        with config_unchanged(cfg):
-            check(cfg)
-            return resolve(cfg)
-    except ValueError as error:
-        return str(error)
 
 
 def _folder(spec: RunSpec) -> Path:

@@ -17,14 +17,15 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import ConfigCompositionException
 from omegaconf import OmegaConf
 
-from distill import config
+from distill import config, preflight
 from distill.cli import main as cli
 from distill.cli.command import BASE, read_command
-from distill.config import resolve
+from distill.config import resolve, resolving
 from distill.run_folder import RunFolder
 from distill.sweep import steps
+from distill.sweep.checked import with_seed
+from distill.sweep.compose import Composer
 from distill.sweep.lean import LeanLoader
-from distill.sweep.plan import with_seed
 from distill.sweep.speeds import Measured, Speeds
 from distill.sweep.spread import over_cores
 from tests import tiny
@@ -222,6 +223,29 @@ def test_seeds_are_resolved_once_and_right() -> None:
     assert places[0] == places[1] and [t.training.folder for t in other.teachers] == [two.teachers[0].training.folder]
 
 
+def test_what_runs_of_a_sweep_share_is_done_once(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: dict[str, list[Any]] = {"compose": [], "build": [], "fit": [], "teacher": [], "load": []}
+
+    def count(what: str, owner: Any, name: str) -> None:
+        original = getattr(owner, name)
+        monkeypatch.setattr(owner, name, lambda *args, **more: (done[what].append(args), original(*args, **more))[1])
+
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0}, raising=False)  # in this process
+    monkeypatch.setattr(preflight, "_prototypes", {})
+    count("compose", Composer, "_composed")
+    count("teacher", resolving, "teacher_config")
+    count("build", preflight, "build_net")
+    count("fit", preflight, "check_fit")
+    count("load", preflight, "load_data")
+    out = lines(capsys, "-m", "teacher=resnet14,resnet20", "student=resnet8", "method=none,kd,at,sp", "seed=1,2,3")
+    assert "  23 to run, 2 of them teachers: no estimate" in out  # none is the same for both
+    assert len(done["compose"]) == 8 and not done["load"]
+    assert len(done["teacher"]) == 2 and len(done["fit"]) == 7 + 2
+    assert sorted(net for net, *_ in done["build"]) == ["cifar_resnet14", "cifar_resnet20", "cifar_resnet8"]
+
+
 def test_work_is_spread_in_order_and_errors_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 1}, raising=False)
     here = os.getpid()
@@ -238,6 +262,7 @@ def test_what_is_composed_without_hydras_node_is_what_hydra_composes(tmp_path: P
     (tmp_path / "mine" / "experiment" / "own.yaml").write_text(text + "hydra:\n  verbose: true\n")
     given = [["experiment=crd_table1", "pair=vgg13_vgg8", "method=fsp", "seed=3"],
              ["experiment=own", "method=crd", "++schedule.optimizer.betas=[0.5,0.9]", "hydra.verbose=false"],
+             ["method=kd", "student.quantize={weights: 4}"],
              ["dataset=mnist", "teacher=none", "method=none", "++student.args.a=1", "tracking=offline"]]  # fmt: skip
     search = f"hydra.searchpath=[file://{tmp_path / 'mine'}]"
     config.register()

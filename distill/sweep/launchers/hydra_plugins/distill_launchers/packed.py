@@ -24,17 +24,16 @@ class PackedLauncher(ComposingLauncher):
         if not sweep.jobs:
             return sweep.returns()
         from distill.sweep.board import Board
+        from distill.sweep.checked import resolved
         from distill.sweep.packed import failed, run_all
-        from distill.sweep.plan import resolved
 
         runs = []
         for job in sweep.jobs:
-            spec = resolved(self.composer.load_sweep_config(self.config, job.overrides))
-            if isinstance(spec, str):
+            try:
+                runs.append((job, resolved(self.composer.load_sweep_config(self.config, job.overrides))))
+            except ValueError as error:
                 job.start()
-                failed(sweep, job, ValueError(spec))
-            else:
-                runs.append((job, spec))
+                failed(sweep, job, error)
         with Board(sweep):
             received = next((one for one in run_all(sweep, runs, self.most) if one is not None), None)
         if received is not None:
