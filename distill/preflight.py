@@ -28,7 +28,7 @@ from distill.config.check import check_maps
 from distill.content.fingerprint import is_present
 from distill.content.index import indexed, train_indexed
 from distill.content.listing import VAL, train_listed
-from distill.content.once import once
+from distill.content.memo import memoised
 from distill.data import DataInfo, load_data
 from distill.data.dataset import check_classes, check_kind, data_info
 from distill.data.modality import views_of
@@ -87,7 +87,7 @@ def _check_command(spec: RunSpec) -> None:
         check_fit(spec, info, on_meta=True)
     for needed in [teacher.training for teacher in spec.teachers] + [spec.student.upstream]:
         if needed is not None and not RunFolder(needed.folder).done:
-            once(("trained first", needed.hash), partial(_check_command, needed))
+            memoised(("trained first", needed.hash), partial(_check_command, needed))
 
 
 def _chosen(spec: DataSpec) -> DataInfo | None:

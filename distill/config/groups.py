@@ -14,7 +14,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from distill.content.once import once
+from distill.content.memo import memoised
 from distill.files import first_line
 
 OURS = "ValueError raised while resolving interpolation: "  # what OmegaConf puts before a resolver's own sentence
@@ -79,7 +79,7 @@ def groups() -> list[str]:
 
 def options(group: str) -> list[str]:
     """The names that can be chosen in a group."""
-    return list(once(("options", group, *_own), lambda: _options(group)))
+    return list(memoised(("options", group, *_own), lambda: _options(group)))
 
 
 def _options(group: str) -> list[str]:

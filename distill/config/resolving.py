@@ -33,7 +33,7 @@ from distill.config.run_spec import EvaluateSpec, MachineSpec, MethodSpec, RunSp
 from distill.config.schedule_spec import ScheduleSpec
 from distill.config.setting import setting
 from distill.config.teacher_nodes import Spec, label
-from distill.content.once import once
+from distill.content.memo import memoised
 
 NEIGHBOURS = 20
 """That vote (facebookresearch/dino, eval_knn.py: the best of 10, 20, 100 and 200)."""
@@ -121,7 +121,7 @@ def _teacher(cfg: DictConfig, node: Spec) -> TeacherSpec:
 def _training_of(cfg: DictConfig, node: Spec) -> RunSpec:
     """The run that trains a teacher, found once for all runs of a plan that share it."""
     own = {"student", "teacher"} | (set() if node.get("chain") or from_paper(cfg) else {"method"})
-    return once(("training", _text(cfg, own), repr(node)), lambda: resolve(teacher_config(cfg, node)))
+    return memoised(("training", _text(cfg, own), repr(node)), lambda: resolve(teacher_config(cfg, node)))
 
 
 def _text(cfg: DictConfig, left_out: set[str]) -> str:
@@ -166,7 +166,7 @@ def _alone(cfg: DictConfig) -> Path | None:
     if str(cfg.method.name) == "none":
         return None
     left_out = set() if from_paper(cfg) else {"method"}
-    return once(("alone", _text(cfg, left_out)), lambda: _place_alone(cfg))
+    return memoised(("alone", _text(cfg, left_out)), lambda: _place_alone(cfg))
 
 
 def _place_alone(cfg: DictConfig) -> Path:

@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 from distill.config import RunSpec, resolve
 from distill.config.check import check
 from distill.config.groups import config_unchanged
-from distill.content.once import once
+from distill.content.memo import memoised
 from distill.run_folder import RunFolder
 from distill.sweep.compose import Plan
 from distill.sweep.spread import over_cores
@@ -54,7 +54,7 @@ def _checked(cfg: DictConfig, seeds: Sequence[int | None]) -> Checked:
         return Checked(spec)
     from distill.preflight import refusal_of_command  # imports torch: of a large plan once, by its first run
 
-    return Checked(spec, once(("refusal", spec.hash), partial(refusal_of_command, spec)))
+    return Checked(spec, memoised(("refusal", spec.hash), partial(refusal_of_command, spec)))
 
 
 def resolved(cfg: DictConfig) -> RunSpec:
