@@ -23,8 +23,8 @@ from distill.config import (
     load_node,
     thawed,
 )
-from distill.config.by_size import TRAINING_IMAGES
 from distill.config.check import check_maps
+from distill.content.data_sets import KNOWN_SETS
 from distill.content.fingerprint import is_present
 from distill.content.index import indexed, train_indexed
 from distill.content.listing import VAL, train_listed
@@ -151,7 +151,7 @@ def check_weights(spec: RunSpec) -> None:
 
 def supposed(spec: DataSpec) -> DataInfo | None:
     """What is known of data that are not loaded: as many classes and images as there will be, in any order."""
-    count, classes = TRAINING_IMAGES.get(spec.kind, 1000), spec.num_classes
+    count, classes = KNOWN_SETS[spec.kind].images if spec.kind in KNOWN_SETS else 1000, spec.num_classes
     if spec.kind == "folder":
         listing = train_listed(spec.root, spec.labels)
         count, classes = len(listing.names), len(listing.classes)

@@ -10,9 +10,8 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from distill.config.groups import plain
+from distill.content.data_sets import KNOWN_SETS
 
-TRAINING_IMAGES = {"digits": 1437, "mnist": 60000, "fashion_mnist": 60000, "cifar10": 50000, "cifar100": 50000,
-                   "stl10": 5000, "tinyimagenet": 100000}  # of our data sets  # fmt: skip
 _SEEN = 256_000  # images that a given net is shown in all: BiT's 500 steps of 512 (arXiv:1912.11370, section 3.3)
 _EPOCHS = (10, 100)  # of a given net, at least and at most; one that starts from nothing has the most
 _BATCH = (16, 256)  # at least and at most; in between, so many that an epoch has ten steps
@@ -53,7 +52,9 @@ def count_of(cfg: DictConfig) -> int | None:
     """How many training images there are, before a data set's own keys leave some out; None where nobody knows."""
     node = {key: plain(cfg, f"dataset.{key}") for key in ("kind", "name", "root", "labels") if key in cfg.dataset}
     kind = str(node.get("kind") or node.get("name"))
-    return _files(str(node["root"]), node.get("labels") is not False) if kind == "folder" else TRAINING_IMAGES.get(kind)
+    if kind == "folder":
+        return _files(str(node["root"]), node.get("labels") is not False)
+    return KNOWN_SETS[kind].images if kind in KNOWN_SETS else None
 
 
 def _files(root: str, labels: bool) -> int | None:

@@ -16,6 +16,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from distill.content.data_sets import KNOWN_SETS, KnownSet
 from distill.content.image_record import RACY, cache_folder
 from distill.files import SaveError, read_mapping, write_json
 from distill.run_folder import weights_file
@@ -28,37 +29,6 @@ log = logging.getLogger(__name__)
 LENGTH = 16  # hex digits
 KNOWN_FOR = 60.0  # seconds for which a folder of very many images is not listed again in one process
 MANY = 5000  # images
-MNIST = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
-FILES = {  # of each data set, below its root
-    "cifar10": tuple(f"cifar-10-batches-py/{n}" for n in (*(f"data_batch_{k}" for k in range(1, 6)), "test_batch",
-                                                          "batches.meta")),
-    "cifar100": ("cifar-100-python/train", "cifar-100-python/test", "cifar-100-python/meta"),
-    "mnist": tuple(f"MNIST/raw/{name}" for name in MNIST),
-    "fashion_mnist": tuple(f"FashionMNIST/raw/{name}" for name in MNIST),
-    "stl10": tuple(f"stl10_binary/{n}" for n in ("train_X.bin", "train_y.bin", "test_X.bin", "test_y.bin")),
-}  # fmt: skip
-MD5 = {  # of the files as they are published (torchvision's lists), and of MNIST's unpacked
-    "cifar10": ("c99cafc152244af753f735de768cd75f", "d4bba439e000b95fd0a9bffe97cbabec",
-                "54ebc095f3ab1f0389bbae665268c751", "634d18415352ddfa80567beed471001a",
-                "482c414d41f54cd18b22e5b47cb7c3cb", "40351d587109b95175f43aff81a1287e",
-                "5ff9c542aee3614f3951f8cda6e48888"),
-    "cifar100": ("16019d7e3df5f24257cddd939b257f8d", "f0ef6b0ae62326f3e7ffdfab6717acfc",
-                 "7973b15100ade9c7d40fb424638fde48"),
-    "mnist": ("6bbc9ace898e44ae57da46a324031adb", "a25bea736e30d166cdddb491f175f624",
-              "2646ac647ad5339dbf082846283269ea", "27ae3e4e09519cfbb04c329615203637"),
-    "stl10": ("918c2871b30a85fa023e0c44e0bee87f", "5a34089d4802c674881badbb80307741",
-              "7f263ba9f9e0b06b93213547f721ac82", "36f9794fa4beb8a2c72628de14fa638e"),
-}  # fmt: skip
-PACKED_MD5 = {  # of the .gz files, which torchvision leaves beside what it unpacks of them
-    "mnist": ("f68b3c2dcbeaaa9fbdd348bbdeb94873", "d53e105ee54ea40749a09fcbcd1e9432",
-              "9fb629c4189551a2d022fa330f9573f3", "ec29112dd5afa0611ce80d1b7f02629c"),
-    "fashion_mnist": ("8d4fb7e6c68d591d4c3dfef9ec88bf0d", "25c81989df183df01b3e8a0aad5dffbe",
-                      "bef4ecab320f06d8554ea6380940ec79", "bb300cfdad3c16e7a12a480ee83cd310"),
-}  # fmt: skip
-PINNED = {  # of the arrays, however they are packed
-    "digits": "e98d44a3df7d5b07",
-    "cifar100": "6677cc4b69dec5bc",
-}
 _PUBLISHED = {  # weights by which recorded runs are called by the place of their file
     "f4c5120a8aeeab7a": "teachers/resnet56-4bfd9763.th",
     "0e2f04b32c31dff6": "teachers/resnet20-12fca82f.th",
@@ -92,12 +62,12 @@ def _files_of(kind: str, root: Path) -> list[Path]:
         found = find_spec("sklearn")
         places = found.submodule_search_locations if found else None
         return [Path(places[0], "datasets", "data", "digits.csv.gz")] if places else []
-    if kind not in FILES:
+    if kind not in KNOWN_SETS:
         from distill.content.readers import OWN_FILES
 
         return [root / name for name in OWN_FILES.get(kind, ())]
-    plain = [root / name for name in FILES[kind]]
-    if kind not in PACKED_MD5:
+    plain = [root / name for name in KNOWN_SETS[kind].files]
+    if not KNOWN_SETS[kind].packed_md5:
         return plain
     return [path if path.exists() else path.with_name(f"{path.name}.gz") for path in plain]
 
@@ -152,24 +122,25 @@ def _of_arrays(kind: str, root: Path, files: Sequence[Path]) -> str | None:
         if path.exists() and not path.is_file():  # a pipe would never end
             raise ValueError(f"{path} is no file: put a good copy there")
     sums = tuple(hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest() for path in files)
-    if sums in (MD5.get(kind), PACKED_MD5.get(kind)) or _unpacked_of_published(kind, files):
+    known = KNOWN_SETS.get(kind)
+    if known and (sums in (known.md5, known.packed_md5) or _unpacked_of_published(known, files)):
         return None
     from distill.content.readers import READERS
 
     found = arrays_digest(READERS[kind](root))
-    return None if found == PINNED.get(kind) else found
+    return None if known and found == known.content else found
 
 
-def _unpacked_of_published(kind: str, files: Sequence[Path]) -> bool:
+def _unpacked_of_published(known: KnownSet, files: Sequence[Path]) -> bool:
     """Whether each file is what the published .gz beside it holds."""
     import gzip
 
     packed = [path.with_name(f"{path.name}.gz") for path in files]
-    if kind not in PACKED_MD5 or not all(path.is_file() for path in packed):
+    if not known.packed_md5 or not all(path.is_file() for path in packed):
         return False
     content = [path.read_bytes() for path in packed]
     sums = tuple(hashlib.md5(each, usedforsecurity=False).hexdigest() for each in content)
-    return sums == PACKED_MD5[kind] and all(
+    return sums == known.packed_md5 and all(
         gzip.decompress(each) == path.read_bytes() for each, path in zip(content, files, strict=True)
     )
 

@@ -10,30 +10,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from distill.content.data_sets import KNOWN_SETS
 from distill.content.readers import READERS, Arrays
 from distill.files import one_line
-
-# name: (torchvision class, folder it writes, files that are needed)
-LAYOUTS = {
-    "mnist": ("MNIST", "MNIST", "MNIST/raw/{train,t10k}-{images-idx3,labels-idx1}-ubyte"),
-    "fashion_mnist": (
-        "FashionMNIST",
-        "FashionMNIST",
-        "FashionMNIST/raw/{train,t10k}-{images-idx3,labels-idx1}-ubyte",
-    ),
-    "cifar10": (
-        "CIFAR10",
-        "cifar-10-batches-py",
-        "cifar-10-batches-py/{data_batch_1..5,test_batch,batches.meta}",
-    ),
-    "cifar100": ("CIFAR100", "cifar-100-python", "cifar-100-python/{train,test,meta}"),
-    "stl10": (
-        "STL10",
-        "stl10_binary",
-        "stl10_binary/{{train,test}_{X,y}.bin,class_names.txt}",
-    ),
-    "tinyimagenet": ("", "", "tiny-imagenet-200 (unpacked from cs231n.stanford.edu/tiny-imagenet-200.zip)"),
-}
 
 
 def fetched(name: str, root: Path) -> Arrays:
@@ -41,11 +20,12 @@ def fetched(name: str, root: Path) -> Arrays:
 
     Raises ValueError naming the file and the remedy when that fails or a file is damaged.
     """
-    where = LAYOUTS[name][2] if name in LAYOUTS else "its files"
+    layout = KNOWN_SETS[name].layout if name in KNOWN_SETS else ""
+    where = layout or "its files"
     try:
         return READERS[name](root)
     except FileNotFoundError as missing:
-        if name not in LAYOUTS:  # a plugin's
+        if not layout:  # a plugin's
             raise ValueError(f"{missing.filename} is missing: put it there, or set dataset.root") from missing
         try:
             download(name, root)
@@ -67,8 +47,8 @@ def download(name: str, root: Path) -> None:
     """
     from filelock import FileLock
 
-    dataset, folder, _ = LAYOUTS[name]
-    if not dataset:
+    known = KNOWN_SETS[name]
+    if not known.torchvision:
         raise RuntimeError("torchvision does not offer it")
     root.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=root):  # a lock would be waited for where nothing can be written
@@ -81,8 +61,8 @@ def download(name: str, root: Path) -> None:
                 tempfile.TemporaryDirectory(dir=root, prefix=f".{name}-") as temporary,
                 network_timeout(60.0),
             ):
-                _download_into(dataset, Path(temporary))
-                install(Path(temporary) / folder, root / folder)
+                _download_into(known.torchvision, Path(temporary))
+                install(Path(temporary) / known.folder, root / known.folder)
 
 
 def _download_into(dataset: str, folder: Path) -> None:

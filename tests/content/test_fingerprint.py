@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,8 @@ from distill import config
 from distill.config import DataSpec, resolve
 from distill.config.hashing import student_node, teacher_name
 from distill.content import fingerprint
-from distill.content.fingerprint import MD5, PINNED, arrays_digest, data_fingerprint, state_digest, weights_fingerprint
+from distill.content.data_sets import KNOWN_SETS
+from distill.content.fingerprint import arrays_digest, data_fingerprint, state_digest, weights_fingerprint
 from distill.content.readers import READERS, read_cifar100, read_digits
 from distill.content.state_file import read_state, sum_of
 from distill.engine.checkpoint import export
@@ -102,17 +104,19 @@ def test_arrays_count_by_their_bytes_and_not_by_how_they_are_packed(tmp_path, mo
 def test_published_files_are_what_their_name_says(tmp_path, monkeypatch):
     folder = write_cifar100(tmp_path)
     sums = tuple(hashlib.md5((folder / name).read_bytes()).hexdigest() for name in ("train", "test", "meta"))
-    monkeypatch.setitem(MD5, "cifar100", sums)
+    monkeypatch.setitem(KNOWN_SETS, "cifar100", replace(KNOWN_SETS["cifar100"], md5=sums))
     assert data_fingerprint({"name": "cifar100", "root": str(tmp_path)}) is None
 
 
 def test_published_arrays_are_what_their_name_says(tmp_path, monkeypatch):
-    monkeypatch.setitem(PINNED, "cifar100", cifar100_of(tmp_path / "a", monkeypatch))
+    content = cifar100_of(tmp_path / "a", monkeypatch)
+    monkeypatch.setitem(KNOWN_SETS, "cifar100", replace(KNOWN_SETS["cifar100"], content=content))
     assert cifar100_of(tmp_path / "b", monkeypatch) is None
 
 
 def test_the_embedded_digits_are_pinned():
-    assert data_fingerprint({"name": "digits"}) is None and arrays_digest(read_digits(Path())) == PINNED["digits"]
+    assert data_fingerprint({"name": "digits"}) is None
+    assert arrays_digest(read_digits(Path())) == KNOWN_SETS["digits"].content
 
 
 def test_a_record_keeps_what_the_data_held(tmp_path):
