@@ -55,17 +55,6 @@ def cpu_flags() -> frozenset[str]:
     return frozenset(next((line.split(":", 1)[1] for line in lines if line.startswith("flags")), "").split())
 
 
-def pick_precision(name: str, device: torch.device) -> str:
-    """Resolve `auto`: bf16 where the hardware computes in it (CUDA, CPUs with AMX or AVX512-BF16), else fp32."""
-    if name != "auto":
-        if name not in DTYPES:
-            raise ValueError(f"precision={name} is unknown: use auto, fp32, bf16 or fp16.")
-        return name
-    if device.type == "cuda":
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
-    return "bf16" if cpu_flags() & {"amx_bf16", "avx512_bf16"} else "fp32"
-
-
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[Any]:
     """Return the autocast context of a precision; losses leave it through `full_precision`."""
     enabled = precision != "fp32"

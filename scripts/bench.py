@@ -24,6 +24,7 @@ from bench_loops import Loop, bare, cached, own, random_data, sharing, stepping
 from bench_parts import peak_mib, shares
 
 from distill import config, runtime
+from distill.engine import trial
 from distill.engine.compiling import why_compile
 from distill.files import write_json
 from distill.record.progress import final_table
@@ -60,7 +61,7 @@ def ratio(over: list[float], under: list[float]) -> float:
 
 def bench(args: argparse.Namespace, device: torch.device) -> dict[str, Any]:
     """Measure all loops of a pair; returns what goes into the JSON file."""
-    data, precision = random_data(device), runtime.pick_precision(args.precision, device)
+    data, precision = random_data(device), trial.pick_precision(args.precision, device)
     fits = {name: own(args, device, data, name) for name in args.methods}
     loops = {
         "bare eager fp32": bare(args, device, fastest=False),
@@ -137,7 +138,7 @@ def memory_of(loop: str, args: argparse.Namespace, device: torch.device) -> floa
     data, name = random_data(device), loop.removeprefix("fit ").removesuffix(", cached")
     fit = own(args, device, data, name)
     if loop.endswith("cached"):
-        cached(fit, data, WARMUP, runtime.pick_precision(args.precision, device) != "fp32")
+        cached(fit, data, WARMUP, trial.pick_precision(args.precision, device) != "fp32")
     stepping([fit])(WARMUP)
     return peak_mib(device)
 

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from distill import config, runtime
 from distill.data import Data, DataInfo, Split
-from distill.engine import cuda_graphs
+from distill.engine import cuda_graphs, trial
 from distill.engine.checkpoint import Checkpoints
 from distill.engine.compiling import compile_forward, fold_batchnorm, half_weights, trains
 from distill.engine.fit import Fit
@@ -56,7 +56,7 @@ def bare(args: argparse.Namespace, device: torch.device, *, fastest: bool, taugh
     teacher, student = net(args.teacher, device, 0).eval().requires_grad_(False), net(args.student, device, 1).train()
     images = torch.randn(args.batch, 3, 32, 32, device=device)
     labels = torch.randint(CLASSES, (args.batch,), device=device)
-    precision = runtime.pick_precision(args.precision, device) if fastest else "fp32"
+    precision = trial.pick_precision(args.precision, device) if fastest else "fp32"
     if fastest:
         images = images.to(memory_format=torch.channels_last)
         teacher = fold_batchnorm(teacher)
@@ -99,7 +99,7 @@ def own(args: argparse.Namespace, device: torch.device, data: Data, method: str,
     names = [f"method={method}", "dataset=cifar100", f"teacher={args.teacher}", f"student={args.student}"]
     with initialize_config_dir(str(config.conf_dir()), version_base="1.3"):
         spec = config.resolve(compose("config", [*names, f"schedule.batch_size={args.batch}"]))
-    precision = runtime.pick_precision(args.precision, device)
+    precision = trial.pick_precision(args.precision, device)
     teachers = [net(args.teacher, device, 0).eval().requires_grad_(False)] if spec.teachers else []
     if like:
         teachers = list(like.method.teachers)[: len(teachers)]

@@ -31,6 +31,7 @@ import torch
 from bench_loops import CLASSES, own, random_data
 
 from distill import config, runtime
+from distill.engine import trial
 from distill.engine.cost import pieces
 from distill.engine.fit import Fit
 from distill.engine.optim import trainable
@@ -150,7 +151,7 @@ def table(args: argparse.Namespace, device: torch.device) -> dict[str, Any]:
     """Time the commands between bare loops; returns what goes into the JSON file, which is written row by row."""
     found: dict[str, Any] = {"pair": f"{args.teacher}-{args.student}", "methods": list(args.methods)}
     found |= {"seeds": args.seeds, "steps": args.steps * args.epochs, "epochs": args.epochs, "batch": args.batch}
-    found |= {"precision": runtime.pick_precision(args.precision, device), **runtime.describe_machine(device)}
+    found |= {"precision": trial.pick_precision(args.precision, device), **runtime.describe_machine(device)}
     found |= {"load": os.getloadavg()[0], "rows": {}}
     alone = Steps(args, device)
     steps = args.seeds * args.steps * args.epochs

@@ -29,7 +29,6 @@ SECONDS_FROM = 120.0  # that its steps take: a trial takes some twenty of them
 COMPILE_SECONDS = 1800.0  # from which compiling is tried too, which takes about a minute, once
 CPU = torch.device("cpu")
 OWN_TIME = time.process_time  # what else runs on the machine disturbs it less than the time of day
-GAIN = 1.05  # what a candidate must be faster by to be taken over what is plain
 
 
 @dataclass(frozen=True)
@@ -48,9 +47,9 @@ class Choices:
 
 
 def without_trial(asked: MachineSpec, device: torch.device) -> Choices:
-    """Without a trial: bf16 where the hardware computes in it; on CPUs frozen nets alone are compiled."""
+    """Without a trial of its nets: bf16 where the device is faster in it; on CPUs frozen nets alone are compiled."""
     threads = asked.threads if isinstance(asked.threads, int) else None
-    return Choices(runtime.pick_precision(asked.precision, device), threads, device.type != "cpu", True, "by rule")
+    return Choices(trial.pick_precision(asked.precision, device), threads, device.type != "cpu", True, "by rule")
 
 
 def decide(
@@ -172,7 +171,7 @@ def _compiling(chosen: Choices, student: FeatureNet, teachers: list[FeatureNet],
 def _best(seconds: Mapping[str, float], plain: str) -> str:
     """The fastest, where it is faster than what is plain by more than noise."""
     best = min(seconds, key=lambda name: seconds[name])
-    return best if seconds[best] * GAIN < seconds[plain] else plain
+    return best if seconds[best] * trial.GAIN < seconds[plain] else plain
 
 
 def _timings(seconds: Mapping[str, float]) -> str:

@@ -1,5 +1,7 @@
 """A timed step of a net: which precision, how many threads, and whether it is worth compiling, on this machine.
 
+For a run that is too short for that, a convolution tells whether bf16 pays here, which takes a tenth of a second once.
+
 A trial takes a few steps of each candidate in turn, so that a machine whose speed drifts slows all of them, and counts
 the fastest. What it found is kept in the user's cache for this CPU, these versions, this net, size and batch.
 """
@@ -11,6 +13,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +27,7 @@ from distill.engine.compiling import compile_forward, fold_batchnorm, half_weigh
 from distill.files import best_effort, read_mapping, write_json
 from distill.models import FeatureNet
 
+GAIN = 1.05  # what a candidate must be faster by to be taken over what is plain
 ROUNDS = 5  # of each candidate, the first of which warms up
 WAIT = 300.0  # seconds for the trial of another process
 
@@ -102,11 +106,16 @@ def with_threads(count: int, step: Callable[[], None]) -> Callable[[], None]:
 
 
 def cached_trial(what: str, net: FeatureNet, batch: int, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What a trial of a net found on a machine like this one, as `cached` does."""
+    return cached({"what": what, "net": net.name, "image": list(net.probe().shape[1:]), "batch": batch}, make)
+
+
+def cached(known_by: dict[str, Any], make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     """What a trial found on a machine like this one; `make()` where none has been made, by one process at a time.
 
-    what: says what was tried, and with what. The file tells what it is of, and may be deleted at any time.
+    known_by: says what was tried, and with what. The file tells what it is of, and may be deleted at any time.
     """
-    known_by = {"what": what, "net": net.name, "image": list(net.probe().shape[1:]), "batch": batch, **machine()}
+    known_by = known_by | machine()
     digest = hashlib.sha256(json.dumps(known_by, sort_keys=True).encode()).hexdigest()[:16]
     file = cache_folder() / "trials" / f"{digest}.json"
     try:
@@ -120,6 +129,42 @@ def cached_trial(what: str, net: FeatureNet, batch: int, make: Callable[[], dict
             return found
     except (OSError, TimeoutError):  # no cache can be kept, or another's trial hangs
         return make()
+
+
+def pick_precision(name: str, device: torch.device) -> str:
+    """Resolve `auto`: bf16 where the device computes faster in it, which a CPU is asked. Raises ValueError."""
+    if name != "auto":
+        if name not in runtime.DTYPES:
+            raise ValueError(f"precision={name} is unknown: use auto, fp32, bf16 or fp16.")
+        return name
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    return "bf16" if device.type == "cpu" and bf16_pays(torch.get_num_threads()) else "fp32"
+
+
+@cache
+def bf16_pays(threads: int) -> bool:
+    """Whether a convolution, forward and backward, takes this CPU less time in bf16, casts included."""
+
+    def make() -> dict[str, float]:
+        with torch.random.fork_rng(devices=[]):
+            return fastest({name: convolution(name) for name in ("fp32", "bf16")}, 2 * ROUNDS, time.process_time)
+
+    found = cached({"what": f"convolution {threads} threads"}, make)
+    return bool(found["bf16"] * GAIN < found["fp32"])
+
+
+def convolution(precision: str) -> Callable[[], None]:
+    """A convolution of a mean net's size in a precision: forward and backward."""
+    layer = torch.nn.Conv2d(64, 64, 3, padding=1).to(memory_format=torch.channels_last)
+    maps = torch.randn(8, 64, 16, 16).contiguous(memory_format=torch.channels_last).requires_grad_()
+
+    def step() -> None:
+        with torch.enable_grad(), runtime.autocast(maps.device, precision):
+            seen = layer(maps)
+        torch.autograd.grad(seen.float().sum(), [maps, *layer.parameters()])
+
+    return step
 
 
 def machine() -> dict[str, Any]:

@@ -102,11 +102,12 @@ def _machine(asked: str, precision: str) -> tuple[Any, ...]:
     import torch
 
     import distill.runtime as runtime
+    from distill.engine import trial
 
     device = runtime.pick_device(asked)
     name = runtime.describe_machine(device)["device"]
     more = os.cpu_count(), torch.get_num_threads(), torch.__version__
-    return name, device, runtime.pick_precision(precision, device), *more
+    return name, device, trial.pick_precision(precision, device), *more
 
 
 def _images(spec: RunSpec, info: Any) -> float:

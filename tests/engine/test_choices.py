@@ -40,6 +40,7 @@ def times(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, float]:
     monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
     monkeypatch.setattr(torch, "set_num_threads", lambda count: None)
     monkeypatch.setattr(trial, "busy", lambda: False)
+    monkeypatch.setattr(trial, "bf16_pays", lambda threads: False)
     monkeypatch.setattr(choices, "compile_forward", lambda net, batch: None)
     monkeypatch.setattr(trial, "compile_forward", lambda net, batch: None)
     return seconds
@@ -137,3 +138,27 @@ def test_a_step_of_a_trial_is_one_of_training() -> None:
     seconds = trial.fastest({"fp32": trial.training_step(net, 4, "fp32")}, 2)
     assert seconds["fp32"] > 0 and any(not torch.equal(a, b) for a, b in zip(before, net.parameters(), strict=True))
     trial.frozen_forward(tiny.net("cifar_resnet8"), 4, "bf16")()
+
+
+@pytest.mark.parametrize(("bf16", "wanted"), [(0.5, "bf16"), (0.99, "fp32"), (9.0, "fp32")])
+def test_a_short_run_computes_in_what_a_convolution_is_faster_in(
+    bf16: float, wanted: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Whatever the CPU is called; what was timed serves the next program."""
+    monkeypatch.setenv("DISTILL_CACHE", str(tmp_path))
+    asked: list[set[str]] = []
+
+    def fastest(steps: Mapping[str, Callable[[], None]], rounds: int, clock: Any) -> dict[str, float]:
+        for step in steps.values():
+            step()
+        asked.append(set(steps))
+        return {"fp32": 1.0, "bf16": bf16}
+
+    monkeypatch.setattr(trial, "fastest", fastest)
+    state = torch.get_rng_state()
+    for _ in range(2):
+        trial.bf16_pays.cache_clear()
+        assert without_trial(AUTO, CPU).precision == wanted
+    trial.bf16_pays.cache_clear()
+    assert asked == [{"fp32", "bf16"}] and torch.equal(torch.get_rng_state(), state)
+    assert without_trial(replace(AUTO, precision="fp16"), CPU).precision == "fp16"
