@@ -13,6 +13,7 @@ from distill.batch import Batch
 from distill.losses import full_precision
 from distill.method import Losses, Method, Nets
 from distill.models import Outputs
+from distill.parts.choice import check_choice
 
 DIVERGENCES = ("alpha-beta", "jensen-shannon")
 
@@ -59,8 +60,7 @@ class ABKD(Method):
 
     def __init__(self, *nets: *Nets, weight: float, divergence: str, alpha: float, beta: float, **common: Any) -> None:
         super().__init__(*nets, **common)
-        if divergence not in DIVERGENCES:
-            raise ValueError(f"method.divergence is {divergence!r}: it is one of {', '.join(DIVERGENCES)}.")
+        check_choice("divergence", divergence, DIVERGENCES)
         self.weight, self.divergence, self.alpha, self.beta = weight, divergence, alpha, beta
 
     def distill(self, student: Outputs, teacher: Outputs, batch: Batch) -> Losses:

@@ -12,6 +12,7 @@ from distill.batch import Batch
 from distill.losses import full_precision
 from distill.method import Losses, Nets
 from distill.models import Outputs
+from distill.parts.choice import check_choice
 from distill.parts.heads import conv_regressor, stage
 from distill.parts.min_norm import MinNorm
 from distill.parts.one_class import OneClassSVM
@@ -45,8 +46,7 @@ class AEKD(SeveralTeachers):
         super().__init__(*nets, **common)
         if cap <= 0:
             raise ValueError(f"method.cap is {cap}: a teacher's largest weight is above 0; the usual value is 0.6.")
-        if solver not in SOLVERS:
-            raise ValueError(f"method.solver is {solver!r}: it is one of {', '.join(SOLVERS)}.")
+        check_choice("solver", solver, SOLVERS)
         self.weight, self.hint_stage = weight, hint_stage
         exact = solver == "exact"
         self.solve = MinNorm(len(teachers), cap) if exact else OneClassSVM(len(teachers), cap)

@@ -12,6 +12,7 @@ from distill.batch import Batch
 from distill.losses import full_precision
 from distill.method import Losses, Nets
 from distill.models import Outputs
+from distill.parts.choice import check_choice
 from distill.parts.peers import mean_log_probability
 from distill.parts.several import SeveralTeachers, kl_rows
 
@@ -44,8 +45,7 @@ class AvgMultiTeacher(SeveralTeachers):
 
     def __init__(self, *nets: *Nets, average: str, **common: Any) -> None:
         super().__init__(*nets, **common)
-        if average not in AVERAGES:
-            raise ValueError(f"method.average is {average!r}: it is one of {', '.join(AVERAGES)}.")
+        check_choice("average", average, AVERAGES)
         self.average = mean_of_losses if average == "losses" else loss_to_mean
 
     def learn(self, student: Outputs, teachers: Sequence[Outputs], batch: Batch) -> Losses:

@@ -10,6 +10,7 @@ from torch import Tensor
 from distill.batch import Batch
 from distill.losses import full_precision, kl_div
 from distill.method import Nets
+from distill.parts.choice import check_choice
 from distill.parts.generations import Generations
 
 _VARIANTS = ("plain", "cwtm", "dkpp")
@@ -45,8 +46,7 @@ class BAN(Generations):
 
     def __init__(self, *nets: *Nets, variant: str, **common: Any) -> None:
         super().__init__(*nets, **common)
-        if variant not in _VARIANTS:
-            raise ValueError(f"method.variant is {variant!r}: it is one of {', '.join(_VARIANTS)}.")
+        check_choice("variant", variant, _VARIANTS)
         self.variant = variant
 
     def inherit(self, logits: Tensor, logits_t: Tensor, batch: Batch) -> Tensor:

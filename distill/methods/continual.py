@@ -14,6 +14,7 @@ from distill.data.tasks import TaskStream
 from distill.losses import full_precision
 from distill.method import Losses, Method, Nets, Phase, Update
 from distill.models import FeatureNet
+from distill.parts.choice import check_choice
 
 SCENARIOS = ("task", "domain", "class")
 STRATEGIES = ("none", "lwf", "joint")
@@ -95,8 +96,7 @@ class Continual(Method):
         for name, value, allowed in (
             ("scenario", scenario, SCENARIOS), ("strategy", strategy, STRATEGIES), ("reduction", reduction, _REDUCTIONS)
         ):  # fmt: skip
-            if value not in allowed:
-                raise ValueError(f"method.{name} is {value!r}: it is one of {', '.join(allowed)}.")
+            check_choice(name, value, allowed)
         if not 2 <= tasks <= data.num_classes or (scenario == "domain" and data.num_classes % tasks):
             equal = ", in equal parts, since all share their outputs" if scenario == "domain" else ""
             raise ValueError(f"method.tasks is {tasks}: give 2 to {data.num_classes}, {data.name}'s classes{equal}.")

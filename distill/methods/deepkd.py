@@ -14,6 +14,7 @@ from distill.method import Losses, Method, Nets, Phase, Update
 from distill.methods.dkd import other_classes, target_loss
 from distill.methods.kd import z_score
 from distill.models import Outputs
+from distill.parts.choice import check_choice
 from distill.parts.split_momentum import MomentumPart, SplitStepper
 
 _FORMS = ("authors", "paper")
@@ -75,8 +76,7 @@ class DeepKD(Method):
         warmup_epochs: int, top_k: int, standardize: bool, deltas: Sequence[float], form: str
     ) -> None:
         super().__init__(*nets, ce=ce, temperature=temperature, kd=0.0)
-        if form not in _FORMS:
-            raise ValueError(f"method.form is {form!r}: it is one of {', '.join(_FORMS)}.")
+        check_choice("form", form, _FORMS)
         if len(deltas) != 3:
             raise ValueError(f"method.deltas is {list(deltas)}: give three, for task, target and other classes.")
         if not ce or top_k < 0:

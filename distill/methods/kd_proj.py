@@ -12,6 +12,7 @@ from distill.batch import Batch
 from distill.losses import full_precision, pool_to
 from distill.method import Losses, Nets
 from distill.models import Outputs
+from distill.parts.choice import check_choice
 from distill.parts.two_heads import TwoHeads
 
 CHOICES = {
@@ -125,8 +126,7 @@ class KDProj(TwoHeads):
             distance=distance,
         )
         for key, value in given.items():
-            if value not in CHOICES[key]:
-                raise ValueError(f"method.{key} is {value!r}: it is one of {', '.join(CHOICES[key])}.")
+            check_choice(key, value, CHOICES[key])
         self.weight, self.tap, self.exponent = weight, tap, exponent
         self.student_norm, self.teacher_norm, self.kind = student_norm, teacher_norm, distance
         self.project = self._projector(projection)

@@ -16,6 +16,7 @@ from distill.data.pairs import PeerViews
 from distill.losses import full_precision
 from distill.method import Losses, Method, Nets, Phase, Update
 from distill.models import FeatureNet
+from distill.parts.choice import check_choice
 from distill.parts.peers import feature_nets, make_peers, report_cohort
 
 _VARIANTS = ("naive", "linear", "minlogit", "general")
@@ -126,8 +127,7 @@ class KDCL(Method):
     ) -> None:
         student, _, data = nets
         super().__init__(student, (), data, **common)
-        if variant not in _VARIANTS:
-            raise ValueError(f"method.variant is {variant!r}: it is one of {', '.join(_VARIANTS)}.")
+        check_choice("variant", variant, _VARIANTS)
         self.variant = variant
         self._seen: tuple[Tensor, Batch] | None = None
         self.others = make_peers(student, peers, models, rates)

@@ -13,6 +13,7 @@ from distill.data.strong import StrongSource
 from distill.losses import full_precision, kd_loss
 from distill.method import Losses, Method, Nets, Phase, Update
 from distill.methods.kd import z_score
+from distill.parts.choice import check_choice
 
 _FORMS = ("authors", "paper")
 CROSSED = 3  # temperatures from the fourth on, whose strong terms read the weak view in the authors' code
@@ -61,8 +62,7 @@ class MLKD(Method):
         super().__init__(*nets, ce=ce, kd=kd, temperature=1.0)
         if not temperatures or min(temperatures) <= 0:
             raise ValueError(f"method.temperatures is {list(temperatures)}: name one or more, all above 0.")
-        if form not in _FORMS:
-            raise ValueError(f"method.form is {form!r}: it is one of {', '.join(_FORMS)}.")
+        check_choice("form", form, _FORMS)
         self.weight, self.temperatures = weight, tuple(temperatures)
         self.form, self.standardize = form, standardize
 

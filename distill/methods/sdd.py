@@ -14,6 +14,7 @@ from distill.method import Losses, Method, Nets
 from distill.methods.crld import soft_losses
 from distill.methods.dkd import other_classes
 from distill.models import FeatureNet, Outputs
+from distill.parts.choice import check_choice
 from distill.parts.probing import probe_outputs
 
 _BASES = ("kd", "dkd", "nkd")
@@ -85,8 +86,7 @@ class SDD(Method):
         alpha: float, beta: float, warmup_epochs: int
     ) -> None:
         super().__init__(*nets, ce=ce, temperature=temperature, kd=0.0)
-        if base not in _BASES:
-            raise ValueError(f"method.base is {base!r}: it is one of {', '.join(_BASES)}.")
+        check_choice("base", base, _BASES)
         if not grids or grids[0] != 1 or min(grids) < 1:
             raise ValueError(f"method.grids is {list(grids)}: it begins with 1, the whole map, such as [1, 2, 4].")
         if base == "dkd" and self.student.num_classes < 3:

@@ -12,6 +12,7 @@ from distill.batch import Batch
 from distill.losses import full_precision
 from distill.method import Losses, Method, Nets
 from distill.models import Outputs
+from distill.parts.choice import check_choice
 from distill.parts.heads import BatchNorm, he_by_fan_out
 from distill.parts.probing import is_signed, linear_layer, probe_outputs
 
@@ -44,8 +45,7 @@ class SRRL(Method):
     def __init__(self, *nets: *Nets, weight: float, regression: float, form: str, **common: Any) -> None:
         student, _, _ = nets
         super().__init__(*nets, **common)
-        if form not in _FORMS:
-            raise ValueError(f"method.form is {form!r}: it is one of {', '.join(_FORMS)}.")
+        check_choice("form", form, _FORMS)
         self.weight, self.regression, self.form = weight, regression, form
         linear_layer(self.teacher)
         width = self.teacher.embedding_dim

@@ -11,6 +11,7 @@ from distill.batch import Batch
 from distill.losses import full_precision
 from distill.method import Losses, Nets
 from distill.models import Outputs
+from distill.parts.choice import check_choice
 from distill.parts.decaying import Decaying
 from distill.parts.heads import BatchNorm, Shape, conv_regressor
 
@@ -64,8 +65,7 @@ class WKDF(Decaying):
         **common: Any
     ) -> None:
         super().__init__(*nets, **common)
-        if projector not in _PROJECTORS:
-            raise ValueError(f"method.projector is {projector!r}: it is one of {', '.join(_PROJECTORS)}.")
+        check_choice("projector", projector, _PROJECTORS)
         self.feature_weight, self.mean_weight, self.grid = feature_weight, mean_weight, grid
         shape_s, shape_t = self.student.shapes[-1], self.teacher.shapes[-1]
         if not 1 <= grid <= min(*shape_s[1:], *shape_t[1:]):

@@ -14,6 +14,7 @@ from distill.losses import full_precision
 from distill.method import Losses, Nets, Phase, Update
 from distill.methods.nkd import weighted_target_loss
 from distill.models import Outputs
+from distill.parts.choice import check_choice
 from distill.parts.decaying import Decaying
 from distill.parts.probing import linear_layer
 
@@ -88,8 +89,7 @@ class WKDL(Decaying):
         student, _, data = nets
         self.logits_weight, self.target, self.entropy, self.steps = logits_weight, target, entropy, steps
         self.relation, self.sharpen = relation, sharpen
-        if relation not in _RELATIONS:
-            raise ValueError(f"method.relation is {relation!r}: it is one of {', '.join(_RELATIONS)}.")
+        check_choice("relation", relation, _RELATIONS)
         if student.num_classes < 3:
             raise ValueError(f"wkd-l compares classes that are not the label, of which {data.name} has one: take kd.")
         if steps < 1 or entropy <= 0:

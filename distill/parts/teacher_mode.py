@@ -11,6 +11,7 @@ from distill.batch import Batch
 from distill.method import Method
 from distill.models import FeatureNet, Outputs
 from distill.models.reading import evaluating, frozen_statistics
+from distill.parts.choice import check_choice
 
 _MODES = ("train", "eval")
 
@@ -26,8 +27,7 @@ class TeacherMode(Method):
 
     def set_teacher_mode(self, mode: str) -> None:
         """Choose how the teacher is asked; ValueError for what is no mode."""
-        if mode not in _MODES:
-            raise ValueError(f"method.teacher_mode is {mode!r}: it is one of {', '.join(_MODES)}.")
+        check_choice("teacher_mode", mode, _MODES)
         self.teacher_mode = mode
 
     def teach(self, batch: Batch, teacher: FeatureNet | None = None) -> Outputs:
