@@ -69,6 +69,7 @@ def run(cfg: DictConfig | RunSpec, folder: str | Path | None = None, *, table: b
     with StopSignals(at_once=True) as stop, run_lock(place.path):
         result = place.result
         if result is None:
+            place.refuse_folders()
             experiment = Experiment(spec, stop)
             with experiment.logged():
                 for _ in experiment.fit.steps():

@@ -192,6 +192,12 @@ class RunFolder:
         found = read_mapping(self.tracking).get("command")
         return found if isinstance(found, str) else None
 
+    def refuse_folders(self) -> None:
+        """Raise ValueError where a folder lies in the place of a file that a run writes."""
+        for name in (METRICS, TRACKING, RESULT, STUDENT_FILE):
+            if (self.path / name).is_dir():
+                raise ValueError(f"{self.path / name} is a folder, where the run writes a file: take it away")
+
     @property
     def begun(self) -> bool:
         """Whether a run has left anything here."""

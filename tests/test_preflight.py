@@ -58,6 +58,8 @@ def test_a_look_at_what_fits_draws_no_number(tmp_path):
     (["dataset.num_classes=12"], "dataset.num_classes is 12 but digits has 10 classes"),
     (["++dataset.kind=other"], "dataset 'other' is not known"),
     (["student.upstream={schedule:digits,dataset:{classes:[0]}}"], "name two classes or more"),
+    (["method=simkd", "method.factor=1000"], "method.factor=1000 leaves none of 64 channels"),
+    (["method=wkd-l", "method.samples=100000"], "method.samples=100000: a class of digits has"),
     (["method=dot", "method.delta=0.9"], "method.delta=0.9 takes momentum 0.9 out of"),
     (["method=deepkd", "method.deltas=[0.5,0.5,0.5]"], "take momentum 0.9 out of"),
     (["teacher.dataset.pad=9", "teacher.dataset.pad_mode=reflect"], "images of 8 pixels reflect 7 at most"),
@@ -79,3 +81,8 @@ def test_pretrained_weights_are_looked_for_in_the_caches_and_then_on_the_net(tmp
     check_pretrained("resnet18", "student.weights")
     with pytest.raises(ValueError, match="student.weights=pretrained: cifar_vgg8 has no published weights"):
         check_pretrained("cifar_vgg8", "student.weights")
+
+
+@pytest.mark.parametrize("words", [["method=okddip"], ["method=mcl", "method.form=branches"]])
+def test_what_compares_values_is_not_refused_for_having_none_on_the_meta_device(tmp_path, words):
+    assert not preflight.refusal_of_command(spec_of(tmp_path, *words))

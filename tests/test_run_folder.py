@@ -134,6 +134,13 @@ def test_a_pipe_in_the_place_of_a_file_keeps_nobody_waiting(finished: RunFolder)
     assert finished.rows() == [] and finished.config == {} and "result.json is no file" in str(finished.damage)
 
 
+def test_a_folder_in_the_place_of_a_file_is_refused_before_anything_is_trained(tmp_path: Path) -> None:
+    RunFolder(tmp_path).refuse_folders()
+    (tmp_path / "tracking.json").mkdir()
+    with pytest.raises(ValueError, match=r"tracking.json is a folder, where the run writes a file: take it away"):
+        RunFolder(tmp_path).refuse_folders()
+
+
 def test_a_row_with_a_value_of_another_kind_is_none(tmp_path: Path) -> None:
     good = {"kind": "epoch", "phase": "distill", "epoch": 1, "step": 3, "test_accuracy": None}
     bad = [{"test_accuracy": "x"}, {"step": True}, {"epoch": [1]}, {"phase": {}}, {"kind": 3}]

@@ -29,6 +29,7 @@ from distill.config.groups import (
     suggestion_or,
 )
 from distill.config.hashing import from_paper, identity, taps, teacher_specs
+from distill.config.limits import check_limits
 from distill.config.needs import check_evaluate, check_labels
 from distill.config.optimizer_checks import check_optimizers
 from distill.config.plugins import load_plugins
@@ -41,6 +42,7 @@ from distill.run_folder import weights_file
 
 MAPS = {"features", "preacts", "stem"}  # of about.taps: what only a net with stages shows
 LOGGERS = {"online": "wandb", "offline": "wandb", "tensorboard": "tensorboard"}  # the package of a tracking.mode
+BY_SIZE = "${finetune:"  # what the number of training images chooses
 _NEEDED = 2**16  # bytes that must be free for a run to begin
 _NOT_KEYS = {"_target_", "name", "about"}  # in every method's YAML, and nothing to set
 
@@ -65,6 +67,7 @@ def _check(cfg: DictConfig) -> None:
     check_method_name(cfg)
     check_tracking(plain(cfg, "tracking.mode"))
     check_refusals(cfg)
+    check_limits(cfg)
     check_borders(cfg)
     check_quantiser(cfg)
     check_model(cfg, "student", plain(cfg, "student.model"))
@@ -128,6 +131,8 @@ def check_override(reference: DictConfig, key: str, value: Any) -> None:
     for depth, part in enumerate(parts):
         if not isinstance(node, DictConfig) or part not in node.keys():  # noqa: SIM118 (`in` hides ???)
             raise ValueError(_unknown_key(reference, key, depth))
+        if str(dict(node.items_ex(resolve=False))[part]).startswith(BY_SIZE):  # of the run's images, not the defaults'
+            return
         try:
             node = node[part]
         except OmegaConfBaseException:  # a value that must be given, or an interpolation of one

@@ -8,9 +8,19 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from distill.config.groups import conf_dir, did_you_mean, no_such, plain
+from distill.config.groups import conf_dir, did_you_mean, load_node, no_such, plain
 from distill.config.method_rules import check_method
-from distill.config.rules import AT_THE_TOP, FOLDERS, IN_MEMORY, NODE, RULES, RULES_OF_GROUPS, Rule, check_rule
+from distill.config.rules import (
+    AT_THE_TOP,
+    FOLDERS,
+    IN_MEMORY,
+    NODE,
+    RULES,
+    RULES_OF_GROUPS,
+    Rule,
+    check_rule,
+    is_number,
+)
 
 # read by checks of their own
 _OPEN = {"student.args", "teacher.args", "student.upstream", "schedule.optimizer", "schedule.lr_scales"}
@@ -29,7 +39,7 @@ def check_values(cfg: DictConfig) -> None:
             check_rule(key, plain(cfg, key), AT_THE_TOP[key])
         elif key not in at_the_top:
             raise ValueError(no_such("key", key, [*AT_THE_TOP, *RULES_OF_GROUPS]))
-    check_data(plain(cfg, "dataset"))
+    check_data(plain(cfg, "dataset"), str((plain(cfg, "schedule") or {}).get("name")))
     check_constants(cfg)
     check_method(cfg)
 
@@ -53,16 +63,25 @@ def _check_node(above: str, node: Any, rules: Mapping[str, Rule]) -> None:
             _check_node(name, value, rules)
 
 
-def check_data(node: Mapping[str, Any]) -> None:
-    """Raise ValueError for keys of a data set that its images cannot honour."""
+def check_data(node: Mapping[str, Any], schedule: str = "") -> None:
+    """Raise ValueError for keys of a data set that its images cannot honour; schedule: its name, which may ask for
+    them.
+    """
     folder = (node.get("kind") or node.get("name")) == "folder"
     name = node.get("name")
     for key in IN_MEMORY if folder else FOLDERS:
         if node.get(key) not in (None, 0, False):
             other = "that lies in memory, such as cifar100" if folder else "of image files, dataset=folder"
-            raise ValueError(f"dataset.{key}={node[key]} is for a data set {other}: leave it away for {name}")
+            given, remedy = f"dataset.{key}={node[key]}", f"leave it away for {name}"
+            if schedule and key in ((load_node("schedule", schedule) or {}).get("dataset") or {}):
+                given, remedy = f"schedule={schedule} asks for {given}, which", f"take another schedule for {name}"
+            raise ValueError(f"{given} is for a data set {other}: {remedy}")
     if folder and node.get("pad"):
         raise ValueError(f"dataset.pad={node['pad']}: images of a folder are cropped and resized, not padded: give 0")
+    for key in () if folder or not is_number(node.get("size")) else ("pad", "cutout"):
+        if (node.get(key) or 0) >= node["size"]:
+            what = f"dataset.{key}={node[key]} leaves crops of {node['size']} pixels without any of their image"
+            raise ValueError(f"{what}: give less")
     count = node.get("in_chans", 3)
     for key in ("mean", "std"):
         if len(node.get(key) or ()) != count:

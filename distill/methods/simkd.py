@@ -100,6 +100,8 @@ class SimKD(Method):
         (channels, *size), (width, *target) = student.shapes[-1], teacher.shapes[-1]
         size = [min(pair) for pair in zip(size, target, strict=True)]
         seen = probe_outputs(teacher).features[-1]
+        if factor > width:
+            raise ValueError(f"method.factor={factor} leaves none of {width} channels of {teacher.name}: 2 is usual.")
         self.projector = Projector(channels, width, factor, size, signed=is_signed(seen))
         self.head = self._teacher_head(seen)
         unused = self._freeze_unused()

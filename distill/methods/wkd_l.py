@@ -109,6 +109,8 @@ class WKDL(Decaying):
                 f"wkd-l compares the images of each two classes of {data.name}, of which one has {least} and "
                 f"method.samples asks for {asked or 'all'}: two are needed; method.relation=weights needs none."
             )
+        if asked > least:
+            raise ValueError(f"method.samples={asked}: a class of {data.name} has {least} images: give at most that.")
         if self.relation == "features" and not self.teacher.shapes:
             raise ValueError(f"method.relation=features reads maps, and {self.teacher.name} has none: take logits.")
         return min(least, asked or least)

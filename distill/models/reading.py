@@ -38,7 +38,12 @@ class evaluating:  # noqa: N801 - a context manager, read as a phrase
 
 
 def is_self_contained(net: nn.Module, part: Callable[[], Tensor], whole: Tensor | None) -> bool:
-    """Whether a part of a net, run by itself in eval mode, gives what the whole net gave there; not where it fails."""
+    """Whether a part of a net, run by itself in eval mode, gives what the whole net gave there; not where it fails.
+
+    Raises NotImplementedError on the meta device.
+    """
+    if whole is not None and whole.is_meta:
+        raise NotImplementedError("values are compared, and on the meta device there are none")
     try:
         with torch.no_grad(), evaluating(net):
             made = part()

@@ -17,7 +17,7 @@ from distill.content.image_record import cache_folder
 from distill.files import SaveError, read_mapping, write_json
 
 BUDGET = 2.5  # seconds for all nets of a plan; those after that are estimated by their multiply-accumulates
-BY_STEP = "by a timed step of each net, training alone"
+BY_STEP = "by a timed step of each net, without the method's own terms and evaluation"
 SCALED = "by a timed step of other nets, scaled by multiply-accumulates"
 
 
@@ -64,12 +64,11 @@ class Steps:
         shape = info.num_classes, info.in_chans, info.size
         whole = [name, precision, *machine, net.model, dict(net.args), *shape, batch]
         key = hashlib.sha256(json.dumps(whole, default=str).encode()).hexdigest()[:16]
-        if key not in self._known and self._left > 0:
+        if not _is_timing(self._known.get(key)) and self._left > 0:
             self._known[key] = self._timed(net, info, device, precision, spec.schedule.batch_size)
-        with suppress(TypeError, ValueError):  # a file that somebody has changed
-            if key in self._known:
-                self._timed_here.append(NetSeconds(**self._known[key]))
-                return self._timed_here[-1], False
+        if _is_timing(self._known.get(key)):
+            self._timed_here.append(NetSeconds(**self._known[key]))
+            return self._timed_here[-1], False
         if not self._timed_here:
             return None, False
         if key not in self._macs:
@@ -95,6 +94,13 @@ class Steps:
             with suppress(SaveError, OSError):
                 self._file.parent.mkdir(parents=True, exist_ok=True)
                 write_json(self._file, self._known)
+
+
+def _is_timing(kept: Any) -> bool:
+    """Whether this is what NetSeconds holds: the file may be another version's, or changed by somebody."""
+    if not isinstance(kept, dict) or set(kept) != {"step", "forward", "macs"}:
+        return False
+    return all(isinstance(value, (int, float)) and value > 0 for value in kept.values())
 
 
 @cache

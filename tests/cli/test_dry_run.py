@@ -292,5 +292,9 @@ def test_where_no_run_has_told_each_net_is_timed_once(tmp_path: Path, monkeypatc
     late = steps.Steps(budget=0.0)
     assert late.seconds(spec)[0] == first and late.seconds(other)[1] == steps.SCALED
     assert first / 10 < late.seconds(other)[0] < 10 * first
+    kept = json.loads((tmp_path / "cache" / "steps.json").read_text())
+    older = {key: {"step": 0.1, "forward": 0.1} for key in kept}  # as a version before wrote them
+    (tmp_path / "cache" / "steps.json").write_text(json.dumps(older))
+    assert steps.Steps(budget=0.0).seconds(spec) == (None, "")
     monkeypatch.setenv("DISTILL_CACHE", str(tmp_path / "empty"))
     assert steps.Steps(budget=0.0).seconds(other) == (None, "")
