@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import logging
 import os
 import shutil
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+import distill.runtime as runtime
 from distill.engine.trace import tracing
 from distill.files import first_line
 from distill.models import FeatureNet, Outputs
@@ -128,8 +130,6 @@ def why_compile(setting: Any, steps: int, device: torch.device) -> tuple[bool, s
         return False, f"{missing} is not here"
     if setting == "true":
         return True, ASKED
-    if device.type == "cpu" and (limit := os.environ.get("ONEDNN_MAX_CPU_ISA")):  # seen with torch 2.15
-        return False, f"compiled nets crash where oneDNN is held to ONEDNN_MAX_CPU_ISA={limit}"
     return steps >= COMPILE_FROM, f"{steps} steps {'pay' if steps >= COMPILE_FROM else 'would not pay'} for it"
 
 
@@ -148,12 +148,24 @@ def _compiler_missing(device: torch.device) -> str | None:
     return None if shutil.which(os.environ.get("CXX", "g++")) or shutil.which("clang++") else "a C++ compiler"
 
 
+def instruction_sets() -> str:
+    """What this process computes with, for the key of Inductor's cache, which knows nothing of it.
+
+    Its code steps by the width of a register, and frozen weights are laid out as oneDNN wants them: what was compiled
+    for another CPU, or for this one held to less, writes beyond its arrays (seen with torch 2.15: a crash).
+    """
+    able = hashlib.sha256(" ".join(sorted(runtime.cpu_flags())).encode()).hexdigest()[:12]
+    held = [os.environ.get(name, "") for name in ("TORCH_COMPILE_CACHE_KEY_TAG", "ONEDNN_MAX_CPU_ISA")]
+    return " ".join([*held, torch.backends.cpu.get_cpu_capability(), able])
+
+
 def compile_forward(net: FeatureNet, batch: int) -> None:
     """Compile a net's forward for batches of one size; other sizes, and the other mode, run as before.
 
     The short last batch of an epoch and evaluation thus cost no compilation of their own. A frozen net is compiled
     for use without gradients, with its weights as constants.
     """
+    torch.compiler.config.cache_key_tag = instruction_sets()
     frozen = not trains(net)
     options: dict[str, Any] | None = {"freezing": True} if frozen else None
     compiled: Callable[[Tensor], Outputs] = torch.compile(net.read, dynamic=False, options=options)

@@ -7,9 +7,10 @@ import copy
 import pytest
 import torch
 
+from distill import runtime
 from distill.batch import Batch
 from distill.engine import compiling as speed
-from distill.engine.compiling import fold_batchnorm, half_weights, why_compile
+from distill.engine.compiling import compile_forward, fold_batchnorm, half_weights, instruction_sets, why_compile
 from distill.models import build
 from distill.teachers.forward import ForwardMemo, FrozenTeachers
 from tests import tiny
@@ -26,6 +27,21 @@ def shaken(name: str):
             module.weight.data.uniform_(0.5, 1.5, generator=generator)
             module.bias.data.normal_(0, 0.3, generator=generator)
     return tiny.frozen(net)
+
+
+def test_what_is_compiled_for_one_instruction_set_is_found_by_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Inductor's cache of graphs holds code and weights laid out for the CPU that it was made on."""
+    net = tiny.net("cifar_resnet8")
+    tags = []
+    monkeypatch.setattr(torch.compiler.config, "cache_key_tag", "")
+    monkeypatch.setattr(torch, "compile", lambda read, **_: read)
+    for name, value in (("", ""), ("ONEDNN_MAX_CPU_ISA", "AVX2"), ("TORCH_COMPILE_CACHE_KEY_TAG", "mine")):
+        if name:
+            monkeypatch.setenv(name, value)
+        compile_forward(net, 4)
+        tags.append(torch.compiler.config.cache_key_tag)
+    monkeypatch.setattr(runtime, "cpu_flags", lambda: frozenset({"avx2"}))
+    assert len({*tags, instruction_sets()}) == 4 and "mine" in tags[2]
 
 
 @pytest.mark.parametrize(
@@ -108,7 +124,6 @@ def test_a_shared_batch_is_asked_for_once() -> None:
 
 def test_nets_that_gain_by_it_are_compiled_or_all_that_were_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     teacher, student, compiled = tiny.frozen(tiny.net("cifar_resnet8")), tiny.net("cifar_resnet8"), []
-    monkeypatch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)
     monkeypatch.setattr(speed, "compile_forward", lambda net, batch: compiled.append(net))
     monkeypatch.setattr(speed, "_compiler_missing", lambda device: None)
     for setting, expected in (("auto", [teacher]), ("true", [teacher, student]), ("false", [])):
@@ -119,13 +134,10 @@ def test_nets_that_gain_by_it_are_compiled_or_all_that_were_asked_for(monkeypatc
 
 def test_compiling_is_decided_by_length_and_said(monkeypatch: pytest.MonkeyPatch) -> None:
     cpu = torch.device("cpu")
-    monkeypatch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)
     monkeypatch.setattr(speed, "_compiler_missing", lambda device: None)
     assert why_compile("auto", 460, cpu) == (False, "460 steps would not pay for it")
     assert why_compile("auto", 187_680, cpu) == (True, "187680 steps pay for it")
     assert why_compile(False, 10**6, cpu)[0] is False and why_compile("true", 1, cpu)[0] is True
-    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
-    assert why_compile("auto", 10**6, cpu)[0] is False and why_compile("true", 1, cpu)[0] is True
     monkeypatch.setattr(speed, "_compiler_missing", lambda device: "a C++ compiler")
     assert why_compile("auto", 10**6, cpu) == (False, "a C++ compiler is not here")
     with pytest.raises(ValueError, match="compile=true needs a C"):
