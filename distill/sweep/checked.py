@@ -30,7 +30,7 @@ class Checked:
 
 def checked_all(plan: Plan) -> list[Checked]:
     """The run of each job. What differs in the seed alone is composed, resolved and tried once."""
-    keys = [_seed_and_rest(job) for job, _ in plan]
+    keys = [seed_and_rest(job) for job, _ in plan]
     first = {rest: number for number, (_, rest) in reversed(list(enumerate(keys)))}
     rests = list(dict.fromkeys(rest for _, rest in keys))
     seeds = {rest: [seed for seed, each in keys if each == rest] for rest in rests}
@@ -71,7 +71,8 @@ def _of_seed(checked: Checked, seed: int | None) -> Checked:
     return Checked(spec, "" if RunFolder(spec.folder).begun else checked.reason)
 
 
-def _seed_and_rest(job: Sequence[str]) -> tuple[int | None, tuple[str, ...]]:
+def seed_and_rest(job: Sequence[str]) -> tuple[int | None, tuple[str, ...]]:
+    """The seed of a job where it has one that is a number, and its other overrides."""
     seed = next((int(text[5:]) for text in job if text.startswith("seed=") and text[5:].isdecimal()), None)
     return seed, tuple(text for text in job if seed is None or not text.startswith("seed="))
 

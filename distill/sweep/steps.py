@@ -24,10 +24,10 @@ SCALED = "by a timed step of other nets, scaled by multiply-accumulates"
 class Steps:
     """The time of a run by timed steps of its nets, in words too; None where nothing could be timed."""
 
-    def __init__(self, budget: float = BUDGET) -> None:
+    def __init__(self, budget: float = BUDGET, *, quiet: bool = False) -> None:
         self._file = cache_folder() / "steps.json"
         self._known: dict[str, Any] = read_mapping(self._file)
-        self._left, self._said = budget, False
+        self._left, self._said, self._quiet = budget, False, quiet
         self._timed_here: list[Any] = []  # NetSeconds of this plan's nets
         self._macs: dict[str, int] = {}
         self._by_hash: dict[str, tuple[float | None, str]] = {}  # by hash: seeds differ in nothing
@@ -79,9 +79,9 @@ class Steps:
     def _timed(self, net: Any, info: Any, device: Any, precision: str, batch_size: int) -> dict[str, float]:
         from distill.timed_step import net_seconds
 
-        if not self._said:
+        if not self._said and not self._quiet:
             print("distill: no run has told how long this takes: a step of each net is timed", file=sys.stderr)
-            self._said = True
+        self._said = True
         begun = time.monotonic()
         try:
             return vars(net_seconds(net, info, device=device, precision=precision, batch_size=batch_size))

@@ -19,6 +19,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -30,7 +31,8 @@ from safetensors.torch import save_file
 from distill import config, errors, signals, sweep
 from distill.files import SaveError, write_json
 from distill.run_folder import RunFolder
-from distill.sweep import compose, failures, jobs, slots, snapshot
+from distill.sweep import compose, failures, jobs, slots, snapshot, steps
+from distill.sweep.forecast import forecast
 from tests import program
 from tests.tiny import composed
 
@@ -248,6 +250,19 @@ def test_composing_a_sweep_again_costs_nothing_for_other_seeds(monkeypatch: pyte
             cfg = known.load_sweep_config(None, [f"method={method}", f"seed={seed}"])
             assert (cfg.method.name, cfg.seed) == (method, seed)
     assert loader.count == 2 and known.count == 2  # other attributes are the loader's
+
+
+def test_a_sweep_tells_its_time_with_the_teachers_that_it_needs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(HydraConfig, "set_config", lambda *_: None)
+    monkeypatch.setattr(steps.Steps, "seconds", lambda self, spec: (10.0, steps.BY_STEP))
+    words = ["teacher=resnet14", "student=resnet8", "method=kd", f"output={tmp_path}"]
+    loading = SimpleNamespace(config=master(tmp_path), composer=compose.Composer(Loader()))
+    sweep = jobs.Sweep(loading.config, loading.composer, [[*words, f"seed={seed}"] for seed in range(3)], retries=0)
+    told = [forecast(sweep, loading, timed=timed) for timed in (True, False)]
+    assert told[0] == f"  about 0:40 one after the other ({steps.BY_STEP})"
+    assert told[1] == "  no estimate of the time: no run has ended yet"
 
 
 def test_a_job_alone_has_no_launcher(tmp_path: Path) -> None:

@@ -22,14 +22,17 @@ class LocalLauncher(ComposingLauncher):
         self.slots, self.retries, self.gpus = slots, int(retries), gpus
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        from distill.sweep.forecast import forecast
         from distill.sweep.jobs import Sweep
         from distill.sweep.slots import Slots, threads_per_slot, visible_gpus
 
         sweep = Sweep(self.config, self.composer, job_overrides, self.retries)
         if sweep.jobs:
-            gpus = visible_gpus() if self.gpus == "auto" else [str(name) for name in self.gpus or ()]
+            seen = visible_gpus()
+            gpus = seen if self.gpus == "auto" else [str(name) for name in self.gpus or ()]
             slots = max(len(gpus), 1) if self.slots == "auto" else int(self.slots)
             sweep.announce(f", {slots} at a time{f' on {len(gpus)} GPUs' if gpus else ''}")
+            print(forecast(sweep, self, timed=not seen), flush=True)
             Slots(sweep, slots, gpus, threads_per_slot(slots)).run()
         else:
             sweep.announce("")
