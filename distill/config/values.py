@@ -73,7 +73,8 @@ def check_data(node: Mapping[str, Any], schedule: str = "") -> None:
         if node.get(key) not in (None, 0, False):
             other = "that lies in memory, such as cifar100" if folder else "of image files, dataset=folder"
             given, remedy = f"dataset.{key}={node[key]}", f"leave it away for {name}"
-            if schedule and key in ((load_node("schedule", schedule) or {}).get("dataset") or {}):
+            file: Any = load_node("schedule", schedule) or {}
+            if key in (file.get("dataset") or {}):
                 given, remedy = f"schedule={schedule} asks for {given}, which", f"take another schedule for {name}"
             raise ValueError(f"{given} is for a data set {other}: {remedy}")
     if folder and node.get("pad"):
