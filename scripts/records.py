@@ -37,7 +37,8 @@ KEPT = ("dataset", "teacher", "student", "method", "seed", "hash", "epochs", "te
 def rows_of(folders: Iterable[Path]) -> list[Row]:
     """A row for each finished run below the folders, one for each experiment that has the run.
 
-    Raises ValueError for a run that its command does not give.
+    Data that hold other than what their name says, found where the run's command has them (DISTILL_DATA), are part of a
+    row's overrides: so whoever checks it need not have them. Raises ValueError for a run that its command does not give.
     """
     found: dict[tuple[str, str, int], Row] = {}
     for path in sorted(path for folder in folders for path in folder.rglob("result.json")):
@@ -47,7 +48,9 @@ def rows_of(folders: Iterable[Path]) -> list[Row]:
         fitting = [words for words in jobs(result["command"]) if result["hash"] in hashes(seedless(words))]
         if not fitting:
             raise ValueError(f"{path}: {result['hash']} is no run of its command any more: {result['command']}")
-        row["overrides"] = [*seedless(fitting[0]), f"seed={result['seed']}"]
+        held = hashes(seedless(fitting[0]))[result["hash"]].dataset.content
+        words = [*fitting[0], *([f"+dataset.content={held}"] if held else [])]
+        row["overrides"] = [*seedless(words), f"seed={result['seed']}"]
         found.setdefault(_key(row), row)
     return in_order([*found.values(), *shared(found.values())])
 
