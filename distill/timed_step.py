@@ -7,6 +7,7 @@ in it.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -66,13 +67,16 @@ def net_seconds(
 
 
 def _seconds(work: Callable[[], None], device: torch.device) -> float:
-    """Of a step; on a GPU of the third, when kernels are loaded and convolutions chosen."""
+    """Of a step; on a GPU of the third, when kernels are loaded and convolutions chosen. On a CPU no longer than its
+    computing, so that a machine that is busy now does not count for the days of a sweep.
+    """
     if device.type == "cuda":
         for _ in range(2):
             work()
         torch.cuda.synchronize(device)
-    begun = time.perf_counter()
+    begun, computed = time.perf_counter(), time.process_time()
     work()
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-    return max(time.perf_counter() - begun, 1e-9)
+        computed = -math.inf
+    return max(min(time.perf_counter() - begun, time.process_time() - computed), 1e-9)

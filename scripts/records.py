@@ -37,8 +37,9 @@ KEPT = ("dataset", "teacher", "student", "method", "seed", "hash", "epochs", "te
 def rows_of(folders: Iterable[Path]) -> list[Row]:
     """A row for each finished run below the folders, one for each experiment that has the run.
 
-    Data that hold other than what their name says, found where the run's command has them (DISTILL_DATA), are part of a
-    row's overrides: so whoever checks it need not have them. Raises ValueError for a run that its command does not give.
+    Data that hold other than what their name says, found where the run's command has them (DISTILL_DATA), are part of
+    a row's overrides: so whoever checks it need not have them. Raises ValueError for a run that its command does not
+    give.
     """
     found: dict[tuple[str, str, int], Row] = {}
     for path in sorted(path for folder in folders for path in folder.rglob("result.json")):

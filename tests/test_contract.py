@@ -186,7 +186,7 @@ def test_resume_at_any_step_is_bit_identical(name: str, tmp_path: Path) -> None:
         return tiny.fit(tiny.seeded_method(name, data, tiny.SMALLEST), data, folder)
 
     whole = start(tmp_path / "whole")
-    whole._save = lambda: True  # nobody goes on with it
+    whole._save = lambda **how: True  # nobody goes on with it
     total = sum(1 for _ in whole.steps())
     part = start(tmp_path / "cut")
     rows = []

@@ -22,7 +22,7 @@ optuna = pytest.importorskip("optuna", reason="optuna is not installed: pip inst
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution  # noqa: E402
 
 from distill.cli import verbs  # noqa: E402
-from distill.data import loading  # noqa: E402
+from distill.content.readers import READERS  # noqa: E402
 from distill.search import space, study, trial  # noqa: E402
 from tests import program  # noqa: E402
 
@@ -109,8 +109,6 @@ def test_the_test_set_is_not_looked_at(tmp_path: Path, monkeypatch: pytest.Monke
     """With every test image and label replaced, the trials come out the same to the last digit."""
     assert main([*TINY, "output=outputs", *SPACE, "--trials", "2", "--storage", "a.journal"]) == 0
     (before,) = {result["evaluated_on"] for result in results(tmp_path)}
-    readers = loading.READERS
-
     def spoiled(read: Any) -> Any:
         def reader(root: Path) -> Any:
             arrays = read(root)
@@ -120,7 +118,8 @@ def test_the_test_set_is_not_looked_at(tmp_path: Path, monkeypatch: pytest.Monke
 
         return reader
 
-    monkeypatch.setattr(loading, "READERS", {name: spoiled(read) for name, read in readers.items()})
+    for name, read in list(READERS.items()):
+        monkeypatch.setitem(READERS, name, spoiled(read))
     (tmp_path / "outputs").rename(tmp_path / "first")
     assert main([*TINY, "output=outputs", *SPACE, "--trials", "2", "--storage", "b.journal"]) == 0
     values = [[one.value for one in only_study(where).trials] for where in ("a.journal", "b.journal")]

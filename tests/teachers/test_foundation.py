@@ -22,7 +22,7 @@ from distill.contract import clauses
 from distill.contract.world import world_of
 from distill.data import load_data
 from distill.data.arrays import Normaliser
-from distill.data.views import Images, random_view
+from distill.data.views import random_view
 from distill.method import teacher_forward
 from distill.models import build
 from distill.report.collect import collect
@@ -118,8 +118,6 @@ def test_a_teachers_view_is_of_the_same_crop(photos: Path) -> None:
     source = data.at_sizes(data.source(batch_size=8, seed=1), [40, 16])
     batch = next(source.epoch(1))
     assert batch.labels is None and batch.inputs.shape[2:] == (16, 16)
-    images = source._loader.dataset
-    assert isinstance(images, Images)
     for row, (position, seed) in enumerate(source._plan(1)[0]):
         crop = random_view(Image.open(data.train.paths[position]).convert("RGB"), 40, True, seed)
         expected = Normaliser(data.info, (40, 40, 3), torch.device("cpu"))(torch.from_numpy(np.array(crop))[None])
