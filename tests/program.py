@@ -25,7 +25,7 @@ from typing import IO, Any
 
 REPO = Path(__file__).resolve().parent.parent
 LIGHT = ("distill.cli.main",)  # without torch
-WHOLE = ("distill.sweep.preload", "distill.record.tracker", "distill.models.macs", "torch.distributed")
+WHOLE = ("distill.sweep.preload", "distill.record.tracker", "distill.models.macs", "torch.distributed", "timm")
 
 
 @dataclass

@@ -177,8 +177,8 @@ def test_losses_stay_close_under_bf16(name: str) -> None:
 
 @pytest.mark.parametrize("name", tiny.METHODS)
 def test_resume_at_any_step_is_bit_identical(name: str, tmp_path: Path) -> None:
-    """Stop in the first epoch and in the last, where there are more phases in between too, build all anew, go on:
-    the final state and the logged rows are the same bits.
+    """Stop in the last epoch, where there are more phases in the first and in between too, build all anew, go on: the
+    final state and the logged rows are the same bits.
     """
     data = tiny.tiny_data(images=14)  # two batches an epoch
 
@@ -190,7 +190,8 @@ def test_resume_at_any_step_is_bit_identical(name: str, tmp_path: Path) -> None:
     total = sum(1 for _ in whole.steps())
     part = start(tmp_path / "cut")
     rows = []
-    for stop in sorted({1, total - 1, *([total // 2] if len(whole.phases) > 2 else [])}):
+    earlier = {0: [], 1: [1], 2: [1, total // 2]}[min(len(whole.phases) - 1, 2)]
+    for stop in sorted({total - 1, *earlier}):
         for _ in part.steps():
             if part.at.total == stop:
                 break
