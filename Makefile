@@ -14,16 +14,19 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.stamp
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-avx2 lint format methods readme fidelity schemes bench bench-here evidence faults clean
+.PHONY: help run test test-launchers test-avx2 lint format methods readme fidelity schemes bench bench-here evidence faults clean
 
 help:  ## this list
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 run: $(STAMP)  ## run one experiment: make run ARGS="method=crd student=resnet20"
 	$(BIN)/python -m distill $(ARGS)
 
 test: $(STAMP)  ## run the tests: make test ARGS="-k crd"
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal $(ARGS)
+
+test-launchers: $(STAMP)  ## run those that start torchrun, W&B's agent and submitit for real
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal -m launchers $(ARGS)
 
 test-avx2: $(STAMP)  ## run those of arithmetic again, as a CPU with AVX2 alone computes
 	ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 $(MAKE) test ARGS="$(ARITHMETIC) $(ARGS)"

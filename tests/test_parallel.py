@@ -137,6 +137,7 @@ def test_several_processes_go_on_where_they_were_each_with_draws_of_its_own(two:
         assert means(resumed["rows"]) == means(whole["rows"])
 
 
+@pytest.mark.launchers
 def test_torchrun_trains_a_teacher_and_a_student_and_writes_once(tmp_path: Path) -> None:
     options = ["student=resnet8", "teacher=resnet8", "teacher.seed=3", "method=crd", "dataset.fraction=0.1"]
     options += ["schedule.epochs=1", "schedule.batch_size=32", "threads=1", f"output={tmp_path}"]

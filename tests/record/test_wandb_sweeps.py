@@ -80,6 +80,7 @@ def test_a_search_never_reads_the_test_set() -> None:
             assert "dataset.holdout=0.1" in sweep["command"]
 
 
+@pytest.mark.launchers
 def test_the_very_command_of_an_agent(tmp_path: Path, wandb: Any) -> None:
     """The run takes the id that the agent gave it; its teacher, trained on the way, is a run of its own."""
     sweep = yaml.safe_load((ROOT / "scripts" / "sweeps" / "methods.yaml").read_text())

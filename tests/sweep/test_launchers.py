@@ -463,6 +463,7 @@ def test_usage_errors_alone_are_exit_code_2(output: Path, tmp_path: Path) -> Non
     assert err.count("bad.safetensors") >= 2
 
 
+@pytest.mark.launchers
 def test_slurm_from_end_to_end(output: Path, tmp_path: Path) -> None:
     """An array of two: one diverges; one gets SIGTERM and goes on, gets SIGUSR2, is requeued and finishes."""
     pytest.importorskip("submitit", reason="submitit is not installed: pip install 'distill[slurm]'")
