@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from typing import Any, TypeVar
@@ -22,10 +23,16 @@ def over_cores(work: Callable[[int], Item], count: int) -> Iterator[Item]:
         return
     _work = work
     try:
-        with ProcessPoolExecutor(cores, multiprocessing.get_context("fork")) as pool:
+        with ProcessPoolExecutor(cores, multiprocessing.get_context("fork"), _one_thread) as pool:
             yield from pool.map(_call, range(count), chunksize=max(1, count // (4 * cores)))
     finally:
         _work = None
+
+
+def _one_thread() -> None:
+    """OpenMP's threads are not forked along: a process that asked for them would wait for ever."""
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(1)
 
 
 def _call(number: int) -> Any:
