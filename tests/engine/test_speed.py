@@ -33,6 +33,7 @@ def test_what_is_compiled_for_one_instruction_set_is_found_by_no_other(monkeypat
     """Inductor's cache of graphs holds code and weights laid out for the CPU that it was made on."""
     net = tiny.net("cifar_resnet8")
     tags = []
+    monkeypatch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)
     monkeypatch.setattr(torch.compiler.config, "cache_key_tag", "")
     monkeypatch.setattr(torch, "compile", lambda read, **_: read)
     for name, value in (("", ""), ("ONEDNN_MAX_CPU_ISA", "AVX2"), ("TORCH_COMPILE_CACHE_KEY_TAG", "mine")):
