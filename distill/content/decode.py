@@ -45,7 +45,7 @@ class DecodeOptions:
 def decode_options(
     *, background: Any = (255, 255, 255), value_range: Any = None, exif: Any = True, in_chans: int = 3
 ) -> DecodeOptions:
-    """The Reading that a data set's keys ask for. Raises ValueError for a background or a value_range that is none."""
+    """What a data set's keys ask for. Raises ValueError for a background or a value_range that is none."""
     values = value_range
     if not _numbers(background, 3) or any(int(v) != v or not 0 <= v <= 255 for v in background):
         raise ValueError(f"dataset.background={background}: give a colour such as [255,255,255], which is white")

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from distill.config import RunSpec, resolve
+from distill.content.data_sets import KNOWN_SETS
 from distill.record.progress import clock
 from distill.run_folder import RunFolder
 from distill.sweep.checked import before, seed_and_rest
@@ -15,16 +18,19 @@ from distill.sweep.speeds import NOT_KNOWN, Speeds, read_speeds
 from distill.sweep.steps import Steps
 from distill.teachers.bundled import is_bundled
 
+MINUTES = 300_000  # images of a sweep that takes minutes on a CPU: a shorter one has ended by then, or told itself
+
 if TYPE_CHECKING:
     from distill.sweep.jobs import Sweep
     from distill.sweep.launcher import ComposingLauncher
 
 
-def forecast(sweep: Sweep, launcher: ComposingLauncher, *, timed: bool) -> str:
+def forecast(sweep: Sweep, launcher: ComposingLauncher, *, timed: bool, worth: float = 0) -> str:
     """A line on the time of all jobs, one after the other, the teachers that they need among them.
 
-    timed: nets may be timed here, where no run has told; not where that would take a GPU from the jobs. Jobs that
-    differ in the seed alone are resolved once; one that cannot be says so itself.
+    timed: nets may be timed here, where no run has told; not where that would take a GPU from the jobs. worth: as many
+    images must be trained on, else nothing is timed, nor said. Jobs that differ in the seed alone are resolved once;
+    one that cannot be says so itself.
     """
     rests = Counter(seed_and_rest(job.overrides)[1] for job in sweep.jobs)
     first = {seed_and_rest(job.overrides)[1]: job for job in reversed(sweep.jobs)}
@@ -36,6 +42,7 @@ def forecast(sweep: Sweep, launcher: ComposingLauncher, *, timed: bool) -> str:
             needed |= {each.folder: each for _, each in before(spec)}
             runs.append((spec, count))
     runs += [(each, 1) for each in needed.values() if not (RunFolder(each.folder).done or is_bundled(each))]
+    timed, short = timed and _images(runs) >= worth, _images(runs) < worth
     steps = Steps(quiet=True)
     speeds = Speeds(read_speeds(sweep.output), steps.seconds if timed else None)
     found = [(speeds.estimate(spec), count) for spec, count in runs]
@@ -44,6 +51,15 @@ def forecast(sweep: Sweep, launcher: ComposingLauncher, *, timed: bool) -> str:
     without = sum(count for each, count in found if each.seconds is None)
     sources = [source for source in dict.fromkeys(each.source for each, _ in found) if source != NOT_KNOWN]
     if not sources:
-        return "  no estimate of the time: no run has ended yet"
+        return "" if short else "  no estimate of the time: no run has ended yet"
     more = f", {without} runs without an estimate" if without else ""
     return f"  about {clock(known)} one after the other{more} ({'; '.join(sources)})"
+
+
+def _images(runs: Iterable[tuple[RunSpec, int]]) -> float:
+    """Images that runs are trained on, of all epochs; without end where a data set is not known by its name."""
+    return sum(
+        count * spec.schedule.epochs * spec.dataset.fraction * known.images
+        if (known := KNOWN_SETS.get(spec.dataset.kind)) else math.inf
+        for spec, count in runs
+    )  # fmt: skip

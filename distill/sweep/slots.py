@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 from collections import deque
-from multiprocessing import connection
+from multiprocessing import connection, forkserver
 from multiprocessing.process import BaseProcess
 from typing import Any
 
@@ -38,6 +38,7 @@ class Slots:
         self._full = Backoff()
         self.context = multiprocessing.get_context("forkserver")
         self.context.set_forkserver_preload(["distill.sweep.preload"])
+        forkserver.ensure_running()  # it imports torch while others go on
 
     def run(self) -> None:
         """Run all jobs. A first signal lets them save and raises SystemExit, a second SIGINT kills them."""
