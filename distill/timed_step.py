@@ -19,7 +19,7 @@ from distill.data import DataInfo
 from distill.engine.trial import frozen_forward, training_step
 from distill.models import build as build_net
 
-_FEW, _MANY = 2, 16  # images of the first step, and at most, on a CPU
+_FEW, _MANY = 2, 64  # images of the first step, and at most, on a CPU
 _LONG = 0.25  # seconds that a timed step may take, by the first
 
 
@@ -67,12 +67,12 @@ def net_seconds(
 
 
 def _seconds(work: Callable[[], None], device: torch.device) -> float:
-    """Of a step; on a GPU of the third, when kernels are loaded and convolutions chosen. On a CPU no longer than its
-    computing, so that a machine that is busy now does not count for the days of a sweep.
+    """Of a second step, on a GPU of a third, when kernels are made and convolutions chosen. On a CPU no longer
+    than its computing, so that a machine that is busy now does not count for the days of a sweep.
     """
+    for _ in range(2 if device.type == "cuda" else 1):
+        work()
     if device.type == "cuda":
-        for _ in range(2):
-            work()
         torch.cuda.synchronize(device)
     begun, computed = time.perf_counter(), time.process_time()
     work()
