@@ -17,6 +17,7 @@ import torch
 from distill.config import StudentSpec, TeacherSpec, thawed
 from distill.data import DataInfo
 from distill.engine.trial import frozen_forward, training_step
+from distill.models import FeatureNet
 from distill.models import build as build_net
 
 _FEW, _MANY = 2, 64  # images of the first step, and at most, on a CPU
@@ -41,11 +42,20 @@ class NetSeconds:
 
 
 def macs_of(spec: StudentSpec | TeacherSpec, info: DataInfo) -> int:
-    """Multiply-accumulates of one image in a net that is not made but for its shapes. Raises as `net_seconds`."""
-    with torch.random.fork_rng(devices=[]), torch.device("meta"):
-        args = thawed(spec.args)
-        net = build_net(spec.model, info.num_classes, in_chans=info.in_chans, size=info.size, args=args)
-        return net.macs()
+    """Multiply-accumulates of one image, of a net that is made for its shapes alone where that can be: timm's are read
+    by comparing values. Raises as `net_seconds`.
+    """
+    with torch.random.fork_rng(devices=[]):
+        try:
+            with torch.device("meta"):
+                return _net(spec, info).macs()
+        except NotImplementedError:
+            return _net(spec, info).macs()
+
+
+def _net(spec: StudentSpec | TeacherSpec, info: DataInfo, seed: int | None = None) -> FeatureNet:
+    shape = {"in_chans": info.in_chans, "size": info.size}
+    return build_net(spec.model, info.num_classes, **shape, args=thawed(spec.args), seed=seed)
 
 
 def net_seconds(
@@ -55,15 +65,14 @@ def net_seconds(
     alone. Raises ValueError and RuntimeError where it cannot be made or run.
     """
     with torch.random.fork_rng(devices=[]):
-        channels, size, args = info.in_chans, info.size, thawed(spec.args)
-        net = build_net(spec.model, info.num_classes, in_chans=channels, size=size, args=args, seed=0).to(device)
-        count = batch_size
+        net = _net(spec, info, seed=0).to(device)
+        count, macs = batch_size, net.macs()
         if device.type == "cpu":
             first = _seconds(training_step(net, _FEW, precision), device)
             count = min(batch_size, _MANY, max(int(_LONG * _FEW / first), _FEW))
         step = _seconds(training_step(net, count, precision), device)
         forward = _seconds(frozen_forward(net, count, precision), device)  # last, since it folds the net
-        return NetSeconds(step / count, forward / count, macs_of(spec, info))
+        return NetSeconds(step / count, forward / count, macs)
 
 
 def _seconds(work: Callable[[], None], device: torch.device) -> float:

@@ -14,6 +14,7 @@ from distill.engine.checkpoint import export
 from distill.models import build
 from distill.models.pretrained import check_pretrained
 from distill.signals import StopSignals
+from distill.timed_step import macs_of, net_seconds
 from tests import tiny
 
 
@@ -42,6 +43,16 @@ def test_a_file_that_is_no_start_is_refused_before_its_teacher_is_trained(tmp_pa
     spec = spec_of(tmp_path, "student=resnet8", f"student.weights={tmp_path / 'w.safetensors'}")
     with pytest.raises(ValueError, match="is no start for cifar_resnet8"):
         preflight.check_fit(spec, tiny.tiny_data().info)
+
+
+def test_nets_of_timm_are_looked_at_and_timed_with_memory(tmp_path):
+    args = "+student.args={img_size:16,patch_size:8,embed_dim:12,depth:1,num_heads:1}"
+    timm = ["student=timm", "student.model=vit_tiny_patch16_224", args, "teacher=resnet8", "method=kd"]
+    spec, info = spec_of(tmp_path, *timm), tiny.tiny_data().info
+    preflight.check_fit(spec, info, on_meta=True)
+    assert macs_of(spec.student, info) == net_seconds(
+        spec.student, info, device=torch.device("cpu"), precision="fp32", batch_size=2
+    ).macs > 0  # fmt: skip
 
 
 def test_a_look_at_what_fits_draws_no_number(tmp_path):

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from distill.files import first_line
 from distill.models.outputs import Outputs
 
+NO_VALUES = "values are compared, and on the meta device there are none"
 
 class Reader(Protocol):
     """How one kind of network is read. The network is always passed in: readers hold no modules."""
@@ -43,7 +44,7 @@ def is_self_contained(net: nn.Module, part: Callable[[], Tensor], whole: Tensor 
     Raises NotImplementedError on the meta device.
     """
     if whole is not None and whole.is_meta:
-        raise NotImplementedError("values are compared, and on the meta device there are none")
+        raise NotImplementedError(NO_VALUES)
     try:
         with torch.no_grad(), evaluating(net):
             made = part()

@@ -12,7 +12,7 @@ from timm.models.resnet import BasicBlock, Bottleneck, ResNet
 from torch import Tensor, nn
 
 from distill.models.outputs import Outputs
-from distill.models.reading import evaluating, wrong_size
+from distill.models.reading import NO_VALUES, evaluating, wrong_size
 from distill.models.tap import Tap
 
 Tail = Callable[[Any, Tensor], Tensor]
@@ -52,7 +52,7 @@ class TimmReader:
         with torch.no_grad(), evaluating(model):
             try:
                 self._learn(model, probe)
-            except Unreadable:
+            except (Unreadable, NotImplementedError):
                 raise
             except (RuntimeError, AssertionError, IndexError, TypeError, ValueError) as error:
                 raise ValueError(wrong_size(name, probe.shape[-1], probe.shape[1], error)) from error
@@ -234,6 +234,8 @@ def _first_blocks(model: Any) -> list[nn.Module]:
 
 
 def _close(a: Tensor, b: Tensor) -> bool:
+    if a.is_meta:
+        raise NotImplementedError(NO_VALUES)
     return torch.allclose(a.float(), b.float(), rtol=1e-4, atol=1e-5)
 
 
