@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from distill.config.read_only import frozen
+from distill.cores import workers_of
 
 NEVER_NULL = ("in_chans", "pad", "flip", "workers", "damaged", "exif", "background")  # beside what must be given
 
@@ -62,4 +63,6 @@ class DataSpec:
         empty = [key for key in NEVER_NULL if node.get(key, "") is None]
         if missing := [key for key in needed if key not in given] + empty:
             raise ValueError(f"dataset.{missing[0]} has no value: give one, dataset.{missing[0]}=...")
+        if "workers" in given:
+            given["workers"] = workers_of(given["workers"])
         return cls(**given | ({"root": Path(str(given["root"]))} if "root" in given else {}))

@@ -217,7 +217,7 @@ DATASET: dict[str, Rule] = {
     "views.student": or_null(VIEW),
 }
 FOLDERS: dict[str, Rule] = {  # keys of dataset that only folders of images have
-    "workers": whole(0, 4096),
+    "workers": _either(whole(0, 4096), one_of("auto")),
     "damaged": one_of("refuse", "skip"),
     "exif": FLAG,
     "background": COLOUR,

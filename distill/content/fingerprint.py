@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from distill.content.data_sets import KNOWN_SETS, KnownSet
 from distill.content.image_record import RACY, cache_folder
+from distill.cores import workers_of
 from distill.files import SaveError, read_mapping, write_json
 from distill.run_folder import weights_file
 
@@ -152,7 +153,7 @@ def _of_folder(node: Mapping[str, Any], root: Path) -> str | None:
     parts = ["train"] if node.get("holdout") else ["train", "val"]
     if "depth" in (node.get("views") or {}).values():
         parts += [f"depth/{part}" for part in parts]
-    return _of_trees([root / part for part in parts], int(node.get("workers") or 0))
+    return _of_trees([root / part for part in parts], workers_of(node.get("workers")))
 
 
 def _of_unlabelled(node: Mapping[str, Any], root: Path) -> str | None:
@@ -161,7 +162,7 @@ def _of_unlabelled(node: Mapping[str, Any], root: Path) -> str | None:
 
     if not root.is_dir():
         return None
-    workers, val = int(node.get("workers") or 0), root / "val"
+    workers, val = workers_of(node.get("workers")), root / "val"
     found = [train_indexed(root, workers, labels=False)]
     if val.is_dir() and not node.get("holdout"):
         found.append(indexed(val, workers))

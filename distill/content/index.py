@@ -21,6 +21,7 @@ import numpy as np
 from distill.content.image_record import DIGEST, RACY, ImageRecord, cache_folder
 from distill.content.listing import Listing, listed, train_listed
 from distill.content.memo import memoised
+from distill.cores import cores
 from distill.files import SaveError, replacing
 
 log = logging.getLogger(__name__)
@@ -89,7 +90,7 @@ def _scanned(listing: Listing, workers: int) -> Index:
     stale = np.flatnonzero(_stale(index))
     if len(stale):
         try:
-            _scan_rows(index, stale, min(workers, os.cpu_count() or 1))
+            _scan_rows(index, stale, min(workers, cores()))
         finally:
             _keep(index)
     return index

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -245,6 +246,7 @@ def loader(
     sizes: Sequence[int] = (),
 ) -> DataLoader:
     """A loader of the images that `keys`, a list of batches, names; size: in place of that of the data."""
+    warnings.filterwarnings("ignore", "This DataLoader will create")  # who asks for many workers has his reasons
     ahead: dict[str, Any] = {"prefetch_factor": 4, "persistent_workers": persistent} if split.workers else {}
     return DataLoader(
         Images(

@@ -23,6 +23,7 @@ from torch.nn import functional as F
 
 import distill.runtime as runtime
 from distill.content.image_record import cache_folder
+from distill.cores import cores
 from distill.engine.compiling import compile_forward, fold_batchnorm, half_weights
 from distill.files import best_effort, read_mapping, write_json
 from distill.models import FeatureNet
@@ -171,8 +172,7 @@ def machine() -> dict[str, Any]:
     """What decides how fast a net is here: the CPU with its cores, what limits them, and torch."""
     limits = {key: os.environ[key] for key in ("OMP_NUM_THREADS", "ONEDNN_MAX_CPU_ISA", "ATEN_CPU_CAPABILITY")
               if key in os.environ}  # fmt: skip
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return {"cpu": cpu_model(), "cores": cores, "torch": torch.__version__, **limits}
+    return {"cpu": cpu_model(), "cores": cores(), "torch": torch.__version__, **limits}
 
 
 def cpu_model() -> str:

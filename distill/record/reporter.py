@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-import os
 from pathlib import Path
 from typing import Any
 
 from distill.config import RunSpec
+from distill.cores import cores
 from distill.engine.checkpoint import exported
 from distill.engine.fit import Fit
 from distill.files import replacing
@@ -49,7 +49,7 @@ class Reporter:
         self.progress.epoch_end(row)
         if (waiting := row.get("waiting") or 0) > LONG and not self._warned:
             self._warned = True
-            remedy = f"raise dataset.workers=, up to the {os.cpu_count()} processors here, or store smaller images"
+            remedy = f"raise dataset.workers=, up to the {cores()} processors here, or store smaller images"
             log.warning("%.0f %% of the time was spent in waiting for data: %s", 100 * waiting, remedy)
 
     def best(self, net: FeatureNet) -> None:

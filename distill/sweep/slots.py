@@ -17,6 +17,7 @@ from typing import Any
 
 import distill.errors as errors
 from distill.config.check import check_output
+from distill.cores import cores
 from distill.files import Backoff, SaveError
 from distill.signals import StopSignals, leave
 from distill.sweep.board import Board
@@ -138,5 +139,4 @@ def threads_per_slot(slots: int) -> int | None:
     """The CPU threads of one slot; None (torch's choice) for a single one or with OMP_NUM_THREADS."""
     if slots == 1 or os.environ.get("OMP_NUM_THREADS"):
         return None
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(cores // slots, 1)
+    return max(cores() // slots, 1)

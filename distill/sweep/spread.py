@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from typing import Any, TypeVar
+
+from distill.cores import cores
 
 Item = TypeVar("Item")
 _FEW, MOST = 12, 16  # pieces of work for which no processes are started; processes
@@ -17,14 +18,14 @@ _work: Callable[[int], Any] | None = None  # of the pool that is at work: what i
 def over_cores(work: Callable[[int], Item], count: int) -> Iterator[Item]:
     """work(0), work(1), ... in order, in as many forked processes as there are cores; results are pickled."""
     global _work
-    cores = min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, MOST)
-    if count < _FEW or cores < 2 or "fork" not in multiprocessing.get_all_start_methods():
+    processes = min(cores(), MOST)
+    if count < _FEW or processes < 2 or "fork" not in multiprocessing.get_all_start_methods():
         yield from map(work, range(count))
         return
     _work = work
     try:
-        with ProcessPoolExecutor(cores, multiprocessing.get_context("fork"), _one_thread) as pool:
-            yield from pool.map(_call, range(count), chunksize=max(1, count // (4 * cores)))
+        with ProcessPoolExecutor(processes, multiprocessing.get_context("fork"), _one_thread) as pool:
+            yield from pool.map(_call, range(count), chunksize=max(1, count // (4 * processes)))
     finally:
         _work = None
 

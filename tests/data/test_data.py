@@ -527,6 +527,13 @@ def test_folder_batches_do_not_depend_on_workers_or_resume(tmp_path):
     assert helped.waits.take() > 0 and helped.replace(last_batch="drop").steps == 2
 
 
+def test_a_folder_has_as_many_workers_as_this_process_has_processors(tmp_path, monkeypatch):
+    monkeypatch.setattr("distill.cores.cores", lambda: 3)
+    assert folder_config(tmp_path, workers="auto").workers == 3
+    monkeypatch.setattr("distill.cores.cores", lambda: 64)
+    assert folder_config(tmp_path, workers="auto").workers == 8
+
+
 def test_epochs_of_a_folder_that_are_begun_early_or_read_at_once_are_the_same(tmp_path):
     """Workers begin an epoch while the one before is measured; packed runs come to one source in turn."""
     data = load_data(folder_config(write_folder(tmp_path), workers=1))
