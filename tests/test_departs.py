@@ -15,7 +15,6 @@ from distill import config
 from distill.methods import kdsvd
 from distill.methods.aekd import AEKD
 from distill.methods.mhgd import MHGD
-from distill.methods.proteus import drawn_mask
 from distill.methods.residual_kd import ResidualKD
 from distill.methods.specialists import with_dustbin
 from distill.models import build
@@ -344,11 +343,3 @@ def test_am_radio_is_a_mean_of_what_the_paper_sums() -> None:
     ours = method.learn(student, two, batch)["match"]
     theirs = sum(2 * method._cost(k, student, each).mean().item() for k, each in enumerate(two))  # of two terms each
     assert (4 * ours).item() == pytest.approx(theirs, rel=1e-5)
-
-
-@departs("proteus", "0.5")
-def test_proteus_masks_neighbours_as_often_as_others() -> None:
-    torch.manual_seed(0)
-    masked = drawn_mask(500, 64, 1.0, 0.5, torch.device("cpu")).view(-1, 8, 8)
-    beside = masked[:, :, 1:][masked[:, :, :-1].bool()]
-    assert beside.mean().item() == pytest.approx(0.5, abs=0.02)

@@ -19,6 +19,7 @@ from distill.parts.patches import at_positions, patch_map, patch_shape, truncate
 from distill.parts.several import SeveralTeachers
 
 LAST_MOMENTUM = 0.001  # to which the share of a batch in the statistics falls from 1, by a cosine (UNIC, main_unic.py)
+LEAST_SPREAD = 1e-6  # what a spread is held above (UNIC, utils.py)
 
 
 @full_precision
@@ -51,11 +52,12 @@ class RunningStatistics(nn.Module):
 
     @torch.no_grad()
     def forward(self, rows: Tensor, share: float) -> Tensor:
-        """Rows standardised by the statistics, into which theirs have gone by `share`."""
+        """Rows standardised by the statistics of the batches before, into which theirs go by `share` afterwards."""
         flat = rows.float().flatten(0, -2)
+        made = (rows.float() - self.mean) / (self.std + LEAST_SPREAD)
         self.mean.lerp_(parallel.mean(flat.mean(0)), share)
-        self.std.lerp_(parallel.mean(flat.std(0)), share)
-        return (rows.float() - self.mean) / (self.std + 1e-8)
+        self.std.lerp_(parallel.mean(flat.std(0)) + LEAST_SPREAD, share)
+        return made
 
 
 class Agglomeration(SeveralTeachers):

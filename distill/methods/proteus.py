@@ -13,7 +13,6 @@ from distill.losses import full_precision
 from distill.method import Losses, Method, Nets
 from distill.models import FeatureNet, Outputs
 from distill.models.reading import evaluating
-from distill.parts.patches import truncated
 
 
 @full_precision
@@ -30,10 +29,13 @@ def squared_where(student: Tensor, teacher: Tensor, masked: Tensor) -> Tensor:
 
 
 def drawn_mask(images: int, patches: int, share: float, ratio: float, device: torch.device) -> Tensor:
-    """1 [images,patches] for a share `ratio` of the patches, drawn anew, of the first `share` of the images; else 0."""
+    """1 [images,patches] for a share `ratio` of the patches, drawn one by one, of the first `share` of images; else 0.
+
+    Both are rounded down, and are at least one.
+    """
     order = torch.rand(images, patches, device=device).argsort(1).argsort(1)
-    first = torch.arange(images, device=device)[:, None] < max(1, round(share * images))
-    return ((order < max(1, round(ratio * patches))) & first).float()
+    first = torch.arange(images, device=device)[:, None] < max(1, int(share * images))
+    return ((order < max(1, int(ratio * patches))) & first).float()
 
 
 class Proteus(Method):
@@ -119,4 +121,4 @@ def _shape(net: FeatureNet) -> tuple[int, int]:
 
 
 def _head(width_s: int, width_t: int) -> nn.Sequential:
-    return nn.Sequential(nn.LayerNorm(width_s), truncated(nn.Linear(width_s, width_t)))
+    return nn.Sequential(nn.LayerNorm(width_s), nn.Linear(width_s, width_t))

@@ -21,6 +21,14 @@ def test_masked_patches_alone_are_compared() -> None:
 def test_so_many_patches_of_so_many_images_are_masked() -> None:
     masked = drawn_mask(6, 10, 0.5, 0.3, torch.device("cpu"))
     assert masked.sum(1).tolist() == [3, 3, 3, 0, 0, 0]
+    masked = drawn_mask(3, 11, 0.5, 0.5, torch.device("cpu"))
+    assert masked.sum(1).tolist() == [5, 0, 0]  # int(3 x 0.5) images, int(11 x 0.5) patches
+
+
+def test_masked_patches_are_drawn_one_by_one() -> None:
+    """As the authors' RandomMaskingGenerator shuffles them: beside a masked one half of the patches are masked too."""
+    masked = drawn_mask(500, 64, 1.0, 0.5, torch.device("cpu")).view(-1, 8, 8)
+    assert masked[:, :, 1:][masked[:, :, :-1].bool()].mean().item() == pytest.approx(31 / 63, abs=0.02)
 
 
 def test_losses_are_those_of_the_authors_code() -> None:
