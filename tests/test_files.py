@@ -12,7 +12,7 @@ import pytest
 
 from distill import files
 from distill.cli import main as cli
-from distill.config.check import check_output
+from distill.config.output_folder import check_output
 from distill.files import Backoff, SaveError, best_effort, persist, refusal, remove_temporary, write_text
 from distill.sweep import failures
 

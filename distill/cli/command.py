@@ -17,11 +17,13 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from distill.config.check import check, check_group, check_output, check_override, find_aliases
+from distill.config.check import check, check_group, check_override, find_aliases
 from distill.config.given import given_keys, keys_of_files
 from distill.config.groups import conf_dir, conf_dirs, load_node, options, use_folder
+from distill.config.hydra_keys import check_hydra
 from distill.config.idle import check_idle, idle_keys
 from distill.config.optimizer_options import check_typed_options
+from distill.config.output_folder import check_output
 from distill.config.own_files import check_folder
 from distill.sweep import check_launcher
 from distill.sweep.compose import A_JOB, Plan, expand_jobs
@@ -103,7 +105,7 @@ class _Reader:
     def check(self, complete: bool, writes: bool = True) -> bool:
         """Check every choice of every override; returns whether this is a sweep. Raises ValueError.
 
-        writes: whether there will be something to write. Afterwards `given` has an experiment file's own sweep too.
+        writes: whether something is to be written now. Afterwards `given` has an experiment file's own sweep too.
         """
         for override in self.given:
             self._check_name(override)
@@ -111,14 +113,16 @@ class _Reader:
         if swept := self._swept(reference):  # an experiment file may ask for a sweep of its own
             self.given = _narrowed(self.parser.parse_overrides(swept), self.given)
             self.multirun = True
+        a_job = any(item.input_line == A_JOB for item in self.given)
+        check_hydra(self.given, self.multirun, a_job)
         for override in self.given:
             self._check_sweep(override)
         for variant in _one_at_a_time([self._choices(item) for item in self.given]):
             cfg = self._apply(variant, complete)
-        if not any(item.input_line == A_JOB for item in self.given):  # other jobs of its sweep may read them
+        if not a_job:  # other jobs of its sweep may read them
             check_idle(self._idle or {})
-        if complete and writes:
-            check_output(str(cfg.output))
+        if complete:
+            check_output(str(cfg.output), writes)
         return self.multirun
 
     def _swept(self, reference: DictConfig) -> list[str]:
@@ -194,12 +198,21 @@ class _Reader:
                 check_override(reference, key, value)
             with open_dict(cfg):
                 OmegaConf.update(cfg, key, value, merge=True, force_add=True)
-        check_typed_options(cfg, [override.key_or_group for override in overrides if not override.is_delete()])
+        check_typed_options(cfg, _typed(overrides))
         if complete:
             check(cfg)
             found = idle_keys(cfg, [*given_keys(overrides, self._is_group), *keys_of_files(overrides)])
             self._idle = found if self._idle is None else {key: why for key, why in self._idle.items() if key in found}
         return cfg
+
+
+def _typed(overrides: list[Override]) -> Iterator[str]:
+    """The keys that overrides give, those of a dictionary too."""
+    for override in overrides:
+        if not override.is_delete():
+            key, value = override.key_or_group, override.value()
+            yield key
+            yield from (f"{key}.{name}" for name in (value if isinstance(value, dict) else ()))
 
 
 def _check_deletion(key: str, cfg: DictConfig) -> None:
@@ -263,7 +276,8 @@ def _rewrite(text: str) -> str:
     key, equals, value = text.partition("=")
     if equals and key.lstrip("+") in ADDED:
         return f"{key.lstrip('+')}={value}"
-    if equals and (key in UNSET or key.startswith(tuple(f"{name}." for name in _OPEN))):
+    whole, below = (*UNSET, *_OPEN, "schedule.optimizer"), tuple(f"{name}." for name in _OPEN)
+    if equals and (key in whole or key.startswith(below)):
         return f"++{text}"
     if key != "method" or not equals:
         return text

@@ -9,15 +9,19 @@ from __future__ import annotations
 import logging
 import sys
 import traceback
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import hydra
+import hydra._internal.utils as hydra_utils
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 import distill.config as config
 import distill.errors as errors
@@ -82,7 +86,8 @@ def _execute(command: Command) -> int:
     launched.take_launched()
     with failures.collected_failures() as failed_runs:
         try:
-            hydra.main(**BASE, config_path=str(config.conf_dir()), config_name="config")(_job)()
+            with _own_words():
+                hydra.main(**BASE, config_path=str(config.conf_dir()), config_name="config")(_job)()
         except SystemExit as leaving:
             stopped = leaving.code
         if command.multirun and stopped == 0:
@@ -91,6 +96,29 @@ def _execute(command: Command) -> int:
             comparison(launched.take_launched())
     failed = _report(failed_runs, command.multirun)
     return (stopped if isinstance(stopped, int) else errors.FAILED) or failed
+
+
+@contextmanager
+def _own_words() -> Iterator[None]:
+    """What the user can mend and Hydra finds, or a launcher, is a sentence with its exit code; the rest is Hydra's."""
+    reports = hydra_utils.run_and_report
+
+    def told(function: Callable[[], Any]) -> Any:
+        try:
+            return function()
+        except Exception as error:
+            mendable = isinstance(error, (HydraException, OmegaConfBaseException))
+            code = errors.USAGE if mendable else errors.exit_code(error)
+            if code == errors.FAILED:
+                raise
+            show_traceback()
+            sys.exit(print_error(format_error(error), code))
+
+    hydra_utils.run_and_report = lambda function: reports(partial(told, function))
+    try:
+        yield
+    finally:
+        hydra_utils.run_and_report = reports
 
 
 def _job(cfg: DictConfig) -> float:

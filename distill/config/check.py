@@ -5,11 +5,8 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Collection, Iterable, Mapping
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 import yaml
@@ -37,13 +34,11 @@ from distill.config.refusals import check_refusals
 from distill.config.schedule_checks import check_schedule
 from distill.config.upstream import check_start, upstream_config
 from distill.config.values import check_values
-from distill.files import PASSING, refusal
 from distill.run_folder import weights_file
 
 MAPS = {"features", "preacts", "stem"}  # of about.taps: what only a net with stages shows
 LOGGERS = {"online": "wandb", "offline": "wandb", "tensorboard": "tensorboard"}  # the package of a tracking.mode
 BY_SIZE = "${finetune:"  # what the number of training images chooses
-_NEEDED = 2**16  # bytes that must be free for a run to begin
 _NOT_KEYS = {"_target_", "name", "about"}  # in every method's YAML, and nothing to set
 
 
@@ -192,20 +187,6 @@ def check_maps(method: str, reads: Collection[str], models: Iterable[Any]) -> No
             f"{method} reads maps, and {lacking[0]} has none, only logits and an embedding: take a method on those, "
             "such as method=kd or method=crd, or another net"
         )
-
-
-def check_output(folder: str | Path) -> None:
-    """Make the output folder and raise ValueError when nothing can be written there."""
-    try:
-        os.makedirs(folder, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder) as file:
-            file.write(bytes(_NEEDED))
-    except OSError as error:
-        if error.errno in PASSING:
-            raise refusal(folder, error) from error
-        reason = error.strerror or type(error).__name__
-        sentence = f"output={folder} cannot be written ({reason}): choose another folder with output=..."
-        raise ValueError(sentence) from error
 
 
 def find_aliases() -> dict[str, str]:

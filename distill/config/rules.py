@@ -43,9 +43,9 @@ def one_of(*names: str) -> Rule:
             f"must be one of {', '.join(names)}")  # fmt: skip
 
 
-def _list(item: Rule, example: str) -> Rule:
+def list_of(item: Rule, example: str) -> Rule:
     return (lambda value: isinstance(value, (list, tuple)) and all(item[0](v) for v in value), f"must be a list, such "
-            f"as {example}")  # fmt: skip
+            f"as {example}, each of which {item[1]}")  # fmt: skip
 
 
 def or_null(rule: Rule) -> Rule:
@@ -53,7 +53,7 @@ def or_null(rule: Rule) -> Rule:
     return (lambda value: value is None or rule[0](value), f"{rule[1]}, or null")
 
 
-def _either(one: Rule, other: Rule) -> Rule:
+def either(one: Rule, other: Rule) -> Rule:
     return (lambda value: one[0](value) or other[0](value), f"{one[1]}, or {other[1].removeprefix('must be ')}")
 
 
@@ -67,7 +67,7 @@ WHOLE_NUMBER, COUNT, BITS = whole(0), whole(1), whole(2, 8)
 INDEX = whole(-1000, 1000)
 FLAG: Rule = (lambda value: isinstance(value, bool), "must be true or false")
 TEXT: Rule = (lambda value: isinstance(value, str) and 0 < len(value.strip()) <= 1000, "must be a text")
-WORD = _either(TEXT, WHOLE_NUMBER)  # 1 is a name too
+WORD = either(TEXT, WHOLE_NUMBER)  # 1 is a name too
 NAME: Rule = (
     lambda value: isinstance(value, str) and re.fullmatch(r"\w[\w.+,: @-]{0,99}", value) is not None,
     "must be a name: letters, digits and . _ + -, beginning with a letter or a digit",
@@ -80,13 +80,13 @@ NET_NAME: Rule = (
 START_FILE = (TEXT[0], "must be none, pretrained or the path of a checkpoint")
 NODE: Rule = (lambda value: isinstance(value, dict), "must be a dictionary {key: value}")
 ANY_LIST: Rule = (lambda value: isinstance(value, (list, tuple)), "must be a list [a, b]")
-_NUMBERS, POSITIVES = _list(_NUMBER, "[0.5,0.5,0.5]"), _list(POSITIVE, "[0.5,0.5,0.5]")
-_NAMES = _list(WORD, "[0,cat]")
+_NUMBERS, POSITIVES = list_of(_NUMBER, "[0.5,0.5,0.5]"), list_of(POSITIVE, "[0.5,0.5,0.5]")
+_NAMES = list_of(WORD, "[0,cat]")
 _SHARES_OF_NETS: Rule = (
     lambda value: isinstance(value, dict) and all(POSITIVE[0](share) for share in value.values()),
     "must be shares of the rate by the nets' models, such as {cifar_MobileNetV2: 0.2}",
 )
-EPOCHS = _list(POSITIVE, "[150,180]")
+EPOCHS = list_of(POSITIVE, "[150,180]")
 SEED = whole(0, 2**32 - 1)
 VIEW: Rule = (
     lambda value: re.fullmatch(r"gray|L|ab|depth|low-\d{1,5}", str(value)) is not None,
@@ -128,16 +128,16 @@ KINDS = {  # what about.values of a method's YAML may name, each also as `<kind>
     "bits": BITS,
     "flag": FLAG,
     "text": TEXT,
-    "nets": _list(NET_NAME, "[resnet20,resnet8]"),
-    "numbers": _list(number_between(-1e6, 1e6), "[0.5,-0.5]"),
-    "shares": _list(number_between(0, 1e6), "[0.5,1]"),
-    "counts": _list(whole(1, 10**6), "[1,2]"),
+    "nets": list_of(NET_NAME, "[resnet20,resnet8]"),
+    "numbers": list_of(number_between(-1e6, 1e6), "[0.5,-0.5]"),
+    "shares": list_of(number_between(0, 1e6), "[0.5,1]"),
+    "counts": list_of(whole(1, 10**6), "[1,2]"),
 }
 KINDS |= {f"{name} or null": or_null(rule) for name, rule in list(KINDS.items())}
 
 AT_THE_TOP: dict[str, Rule] = {
     "seed": SEED,
-    "threads": or_null(_either(whole(1, 4096), one_of("auto"))),
+    "threads": or_null(either(whole(1, 4096), one_of("auto"))),
     "log_every": COUNT,
     "save_minutes": NOT_NEGATIVE,
     "device": DEVICE,
@@ -147,7 +147,7 @@ AT_THE_TOP: dict[str, Rule] = {
     "sync_batchnorm": one_of("auto", "true", "false"),
     "grad_checkpointing": or_null(FLAG),
     "output": TEXT,
-    "plugins": _list(TEXT, "[my_method]"),
+    "plugins": list_of(TEXT, "[my_method]"),
 }
 SCHEDULE: dict[str, Rule] = {
     "name": NAME,
@@ -198,7 +198,7 @@ DATASET: dict[str, Rule] = {
     "size": whole(1, 10**5),
     "mean": _NUMBERS,
     "std": POSITIVES,
-    "resize": or_null(_either(FLAG, whole(1, 10**5))),
+    "resize": or_null(either(FLAG, whole(1, 10**5))),
     "pad": whole(0, 10**5),
     "pad_mode": or_null(one_of("zeros", "reflect")),
     "flip": FLAG,
@@ -217,7 +217,7 @@ DATASET: dict[str, Rule] = {
     "views.student": or_null(VIEW),
 }
 FOLDERS: dict[str, Rule] = {  # keys of dataset that only folders of images have
-    "workers": _either(whole(0, 4096), one_of("auto")),
+    "workers": either(whole(0, 4096), one_of("auto")),
     "damaged": one_of("refuse", "skip"),
     "exif": FLAG,
     "background": COLOUR,
@@ -252,7 +252,7 @@ _TEACHER: dict[str, Rule] = NET | {
     "size": or_null(whole(1, 10**5)),
     "seed": SEED,
     "models": or_null(ANY_LIST),
-    "seeds": or_null(_list(SEED, "[0,1]")),
+    "seeds": or_null(list_of(SEED, "[0,1]")),
     "chain": or_null(ANY_LIST),
     "schedule": or_null(TEXT),
     "dataset": or_null(NODE),

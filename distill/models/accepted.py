@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from torch import nn
@@ -14,6 +14,15 @@ from distill.config.groups import did_you_mean
 
 _BUILDERS = ("timm.models._factory", "timm.models._builder")  # which read some on the way
 _OURS = ("self", "num_classes", "in_chans", "size")  # set by the data
+_WEIGHTS = "weights are given by student.weights, teacher.start or teacher.weights"
+_MAKING = "it is timm's, for other things than a classifier's layers"
+RESERVED = {  # keywords of timm that are no args of a net, and why
+    **dict.fromkeys(("num_classes", "in_chans"), "the data say it"),
+    **dict.fromkeys(("pretrained", "pretrained_strict", "checkpoint_path", "cache_dir"), _WEIGHTS),
+    **dict.fromkeys(("pretrained_cfg", "pretrained_cfg_overlay"), f"{_WEIGHTS}, constants by mean and std"),
+    **dict.fromkeys(("features_only", "feature_cfg", "out_indices", "model_cfg", "kwargs_filter"), _MAKING),
+    **dict.fromkeys(("scriptable", "exportable", "no_jit", "pretrained_filter_fn", "pretrained_model_args"), _MAKING),
+}
 _UNEXPECTED = re.compile(r"unexpected keyword argument(?:\(s\): \[)? ?'(\w+)'")
 
 
@@ -21,6 +30,13 @@ def unexpected(error: BaseException) -> str | None:
     """The keyword that a constructor has refused, None where it failed otherwise."""
     found = _UNEXPECTED.search(str(error)) if isinstance(error, TypeError) else None
     return found[1] if found else None
+
+
+def check_not_reserved(name: str, args: Iterable[str]) -> None:
+    """Raise ValueError for keys of args that would go to timm's factory and not to the network."""
+    for key in args:
+        if key in RESERVED:
+            raise ValueError(f"{name} does not take the args key '{key}': {RESERVED[key]}; leave it out")
 
 
 def refused_key(key: str, name: str, made_by: Callable[..., Any]) -> str:

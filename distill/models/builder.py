@@ -11,7 +11,7 @@ from distill.config.groups import suggestion_or
 from distill.config.net_names import is_known, nearest_nets
 from distill.config.our_nets import is_sized
 from distill.files import first_line
-from distill.models.accepted import refused_key, unexpected
+from distill.models.accepted import check_not_reserved, refused_key, unexpected
 from distill.models.cifar_net import CifarNet
 from distill.models.cifar_reader import CifarReader
 from distill.models.families import CONSTRUCTORS
@@ -40,6 +40,7 @@ def build(
         hint = suggestion_or(nearest_nets(name), "see timm.list_models()")
         raise ValueError(f"There is no model named {name!r}: {hint}")
     arguments = dict(args or {})
+    check_not_reserved(name, arguments)
     recipe = {"name": name, "num_classes": num_classes, "in_chans": in_chans, "size": size, "args": arguments}
     with torch.random.fork_rng(devices=[]) if seed is not None else nullcontext():
         if seed is not None:

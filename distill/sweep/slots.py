@@ -11,12 +11,13 @@ import signal
 import subprocess
 import sys
 from collections import deque
+from collections.abc import Sequence
 from multiprocessing import connection, forkserver
 from multiprocessing.process import BaseProcess
 from typing import Any
 
 import distill.errors as errors
-from distill.config.check import check_output
+from distill.config.output_folder import check_output
 from distill.cores import cores
 from distill.files import Backoff, SaveError
 from distill.signals import StopSignals, leave
@@ -133,6 +134,15 @@ def visible_gpus() -> list[str]:
     except (OSError, subprocess.TimeoutExpired):
         return []
     return re.findall(r"UUID: (MIG-[^)\s]+)", listed) or re.findall(r"UUID: (GPU-[^)\s]+)", listed)
+
+
+def chosen(names: Sequence[Any], seen: Sequence[str]) -> list[str]:
+    """GPUs that are named, by number or as CUDA spells them. Raises ValueError for one that is not among those seen."""
+    wanted = [str(name) for name in names]
+    if gone := [name for name in wanted if name not in seen and not (name.isdecimal() and int(name) < len(seen))]:
+        there = f"there are {', '.join(seen)[:100]}" if seen else "none is to be seen here"
+        raise ValueError(f"hydra.launcher.gpus={wanted}: no GPU {gone[0]}: {there}")
+    return wanted
 
 
 def threads_per_slot(slots: int) -> int | None:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from distill.config import RunSpec, TeacherSpec
+from distill.config import DataSpec, RunSpec, TeacherSpec, canonical
 from distill.config.needs import reads_of_classifiers
 from distill.content.state_file import sum_of
 from distill.data import Data
@@ -27,6 +28,9 @@ from distill.teachers.bundled import restore
 from distill.teachers.making import has_published_constants, make_teacher
 
 log = logging.getLogger(__name__)
+NOT_EVALUATED = {"root", "workers", "pad", "pad_mode", "flip", "rotate", "randaugment", "cutout", "erasing",
+                 "auto_augment", "color_jitter", "draft"}  # fmt: skip
+"""Keys of dataset that its evaluation does not depend on."""
 
 
 @dataclass
@@ -67,7 +71,7 @@ def _teacher(
         own = f", on its own {net.size} pixels" if net.resizes else ""
         log.info("teacher %s (%s): %d features of an image%s, no logits", spec.name, origin, net.embedding_dim, own)
         return Teacher(net, None, 0, origin, fingerprint)
-    teacher = Teacher(net, *_accuracy(net, fingerprint, data, run.output), origin, fingerprint)
+    teacher = Teacher(net, *_accuracy(net, fingerprint, data, run), origin, fingerprint)
     log.info("teacher %s (%s): %.2f %% on %s", spec.name, teacher.origin, teacher.accuracy, data.info.name)
     if reads_of_classifiers(run.method.node):
         _refuse_guessing(teacher, spec, data)
@@ -133,12 +137,10 @@ def own_weights(folder: RunFolder) -> Path:
     return folder.student
 
 
-def _accuracy(net: FeatureNet, fingerprint: str, data: Data, output: Path) -> tuple[float, int]:
+def _accuracy(net: FeatureNet, fingerprint: str, data: Data, run: RunSpec) -> tuple[float, int]:
     """Measure in fp32, once: accuracy and images are kept under the hash of weights, constants and data."""
-    info = data.info.for_teacher
-    known_by = f"{fingerprint}/{info.name}/{info.evaluated_on}/{info.num_train}/{info.mean}{info.view or ''}"
-    digest = hashlib.sha256(f"{known_by}/{info.size}/{info.class_names}{info.content}".encode())
-    known = output / data.info.name / "teachers" / f"{digest.hexdigest()[:16]}.json"
+    digest = hashlib.sha256(f"{fingerprint}/{_as_evaluated(run.dataset)}/{data.info.for_teacher.size}".encode())
+    known = run.output / data.info.name / "teachers" / f"{digest.hexdigest()[:16]}.json"
     stored = read_mapping(known)
     measured, images = as_percent(stored.get("accuracy")), as_number(stored.get("images"))
     if measured is not None and images and stored.get("sum") == _sum(known, measured, int(images)):
@@ -151,6 +153,12 @@ def _accuracy(net: FeatureNet, fingerprint: str, data: Data, output: Path) -> tu
     found = {"model": net.name, "accuracy": accuracy, "images": len(labels), "sum": _sum(known, accuracy, len(labels))}
     best_effort(lambda: write_json(known, found))
     return accuracy, len(labels)
+
+
+def _as_evaluated(spec: DataSpec) -> str:
+    """What says which images are evaluated and how they are seen: every key but those of augmentation and place."""
+    keys = {each.name: getattr(spec, each.name) for each in fields(spec) if each.name not in NOT_EVALUATED}
+    return json.dumps(canonical(keys), sort_keys=True)
 
 
 def _sum(file: Path, accuracy: float, images: int) -> str:

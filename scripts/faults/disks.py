@@ -146,7 +146,7 @@ def begun(shape: str, output: Path) -> int:
     """Run a shape after the check of its output that a command makes, and answer as a command does."""
     from distill.cli.sentences import format_error
     from distill.cli.verbs import print_error
-    from distill.config.check import check_output
+    from distill.config.output_folder import check_output
     from distill.files import SaveError
 
     try:

@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from omegaconf import OmegaConf
 
 from distill import config
 from distill.__main__ import main
 from distill.cli import verbs
 from distill.cli.command import read_command
+from distill.config.hydra_keys import LAUNCHERS
 from tests import program
 
 REPO = Path(__file__).resolve().parents[2]
@@ -100,6 +102,21 @@ MISTAKES = {
     "-m method=crd,kd method.weight=1.0": r"method \(kd\) has no key 'weight'",
     "-m schedule.batch_size=64,0": "schedule.batch_size must be a whole number, at least 1",
     "--config-dir nowhere": "nowhere",
+    "--dry-run output=/dev/null": r"output=/dev/null cannot be written \(Not a directory\): choose another",
+    "schedule.milestones=[0]": "milestones must be a list, such as .*, each of which must be a number above 0",
+    "student.args=3": r"student\.args must be a dictionary",
+    "schedule.optimizer={betas:[0.9,0.9]}": "the optimiser sgd has no option betas",
+    "-m seed=1,2 hydra/launcher=local hydra.launcher.slots=0": r"launcher\.slots must be a whole number, at least 1",
+    "-m seed=1,2 hydra/launcher=local hydra.launcher={slots:x}": r"launcher\.slots must be a whole number",
+    "-m seed=1,2 hydra/launcher=local +hydra.launcher.slot=2": r"no key 'slot' .*did you mean hydra\.launcher\.slots",
+    "-m seed=1,2 hydra/launcher=packed hydra.launcher.slots=2": "hydra/launcher=packed has no key 'slots'",
+    "-m seed=1,2 hydra/launcher=local hydra.launcher.slots.x=2": r"hydra\.launcher\.slots is no dictionary",
+    "-m seed=1,2 +hydra.sweeper.params.seed=3": "give the keys themselves",
+    "hydra/launcher=packed": "hydra/launcher=packed does nothing here: it is of several runs, and this is one",
+    "hydra.sweeper.max_batch_size=2": "hydra.sweeper.max_batch_size=2 does nothing here",
+    "hydra.run.dir=elsewhere": r"hydra\.run\.dir is not read: .* set output=FOLDER",
+    "hydra.job.chdir=true": r"hydra\.job\.chdir is not read",
+    "hydra.nosuch=1": r"hydra\.nosuch is not read",
 }
 
 
@@ -147,8 +164,17 @@ def test_full_errors_on_request(tmp_path: Path) -> None:
     assert "Traceback" in ran[0]["err"] and ran[1]["out"].endswith(" 1\n")  # still the user's in the job
 
 
-def test_unknown_flags_are_usage_errors(tmp_path: Path) -> None:
-    assert drive(["--bogus"], tmp_path)[0]["code"] == 2
+def test_unknown_flags_and_what_a_launcher_refuses_are_usage_errors(tmp_path: Path) -> None:
+    flag, gpu = drive(["--bogus", "-m seed=1,2 hydra/launcher=local hydra.launcher.gpus=[97]"], tmp_path)
+    assert flag["code"] == gpu["code"] == 2
+    assert re.match(r"distill: hydra\.launcher\.gpus=\['97'\]: no GPU 97: (there are|none is).*\n$", gpu["err"])
+
+
+def test_every_key_of_a_launcher_has_a_kind() -> None:
+    files = {path.stem: OmegaConf.load(path) for path in (config.conf_dir() / "hydra/launcher").glob("*.yaml")}
+    assert {name: set(map(str, node)) - {"_target_"} for name, node in files.items()} == {
+        name: set(keys) for name, keys in LAUNCHERS.items() if keys
+    }
 
 
 def test_exit_codes_of_runs(tmp_path: Path) -> None:

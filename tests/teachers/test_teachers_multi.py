@@ -10,9 +10,11 @@ import torch
 from distill import config
 from distill.config.check import check
 from distill.config.teacher_nodes import expand_teachers, label
-from distill.engine.evaluate import best_bias, predict, without_classes
+from distill.data import load_data
+from distill.engine.evaluate import best_bias, predict, scores, without_classes
 from distill.models import build, load_weights
 from distill.run import run
+from distill.teachers.store import get_teachers
 from tests.tiny import composed
 
 
@@ -185,3 +187,19 @@ def test_an_assistant_is_distilled_and_then_teaches(output: Path) -> None:
     load_weights(net, assistant.parent / "student.safetensors")
     images = torch.randn(4, 1, 8, 8)
     assert torch.isfinite(predict(net, [(images, torch.zeros(4))])[0]).all()
+
+
+def test_what_was_measured_of_a_teacher_is_known_by_all_that_it_was_shown(tmp_path: Path) -> None:
+    shots = ("dataset.shots=5", "teacher.weights=none")
+    asked = [("teacher.weights=none", "dataset.flip=true"), ("teacher.weights=none",),
+             ("teacher.weights=none", "dataset.std=[40]"), (*shots, "dataset.holdout=0.5"),
+             (*shots, "dataset.holdout=0.1")]  # fmt: skip
+    files = []
+    for overrides in asked:
+        spec = config.resolve(composed("method=kd", "teacher=resnet8", f"output={tmp_path}", *overrides))
+        data = load_data(spec.dataset, torch.device("cpu"))
+        (teacher,) = get_teachers(spec, data, torch.device("cpu"), train=lambda _: None)
+        assert data.test is not None and teacher.seen == len(data.test)
+        assert teacher.accuracy == scores(*predict(teacher.net, data.evaluation(256, "teacher")))["accuracy"]
+        files.append(len(list(tmp_path.rglob("teachers/*.json"))))
+    assert files == [1, 1, 2, 3, 4]

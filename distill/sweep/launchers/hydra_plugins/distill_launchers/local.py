@@ -24,12 +24,12 @@ class LocalLauncher(ComposingLauncher):
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         from distill.sweep.forecast import MINUTES, forecast
         from distill.sweep.jobs import Sweep
-        from distill.sweep.slots import Slots, threads_per_slot, visible_gpus
+        from distill.sweep.slots import Slots, chosen, threads_per_slot, visible_gpus
 
         sweep = Sweep(self.config, self.composer, job_overrides, self.retries)
         if sweep.jobs:
             seen = visible_gpus()
-            gpus = seen if self.gpus == "auto" else [str(name) for name in self.gpus or ()]
+            gpus = seen if self.gpus == "auto" else chosen(self.gpus or (), seen)
             slots = max(len(gpus), 1) if self.slots == "auto" else int(self.slots)
             sweep.announce(f", {slots} at a time{f' on {len(gpus)} GPUs' if gpus else ''}")
             places = Slots(sweep, slots, gpus, threads_per_slot(slots))
