@@ -22,6 +22,7 @@ from distill.strict_json import parse_json
 BIGGEST = 8 * 2**20  # bytes; a result.json is a few kilobytes, so anything larger is not ours
 RESULT, DONE_FILE, METRICS, TRACKING, LOG = "result.json", "DONE", "metrics.jsonl", "tracking.json", "log.txt"
 STUDENT_FILE, BEST = "student.safetensors", "best.safetensors"
+HUB_FILES = ("model.safetensors", "pytorch_model.bin")  # of a folder that timm and the Hub load
 
 
 @dataclass(frozen=True, order=True)
@@ -209,11 +210,14 @@ def weights_file(given: str | Path) -> tuple[Path, str | None]:
 
     given: FILE, FILE::ENTRY (a file of trainers that keep averaged weights beside the last ones, ENTRY being
     state_dict_ema, say), or the folder of a run, whose student's last weights are meant. Raises ValueError where there
-    is no such file.
+    is no such file, and for an exported folder, which brings its net and its images' mean and std with it.
     """
     path, colons, entry = str(given).rpartition("::")
     file = Path(path if colons else str(given))
     found = RunFolder(file).student if file.is_dir() else file
+    if any((file / name).is_file() for name in HUB_FILES):
+        raise ValueError(f"{given} is an exported net: take the whole of it by its model, local-dir:{given}, and "
+                         "weights=pretrained")  # fmt: skip
     if not found.is_file():
         what = "a folder, and no finished run's" if file.is_dir() else "no file"
         raise ValueError(f"{given} is {what}: give a checkpoint, FILE::ENTRY for one of its parts, or a run's folder")

@@ -213,21 +213,21 @@ def _check_weights(teacher: Mapping[str, Any]) -> None:
             "null, or give teacher.weights=FILE"
         )
     if start not in ("none", "pretrained"):
-        _there("teacher.start", start, "give none, pretrained or the path of a checkpoint")
+        _there("teacher.start", start, "or none, or pretrained")
     if weights == "auto" and start == "none" and teacher.get("mean") is not None:
         remedy = "give its file, teacher.weights=FILE, or train another teacher"
         raise ValueError(
             f"teacher={teacher['name']} brings the mean and std of a published checkpoint: {remedy}"
         )
     if weights not in (None, "auto", "pretrained", "none"):
-        _there("teacher.weights", weights, "give auto, pretrained, none or the path of a checkpoint")
+        _there("teacher.weights", weights, "or auto, pretrained or none")
 
 
 def _there(key: str, weights: Any, remedy: str) -> None:
     try:
         weights_file(str(weights))
     except ValueError as error:
-        raise ValueError(f"{key}={weights}: there is no such file; {remedy}") from error
+        raise ValueError(f"{key}={error}; {remedy}") from error
 
 
 def _unknown_key(reference: DictConfig, key: str, depth: int) -> str:

@@ -71,8 +71,7 @@ def check_start(cfg: DictConfig) -> None:
         try:
             weights_file(weights)
         except ValueError as error:
-            remedy = "give none, pretrained or the path of a checkpoint"
-            raise ValueError(f"student.weights={weights}: there is no such file; {remedy}") from error
+            raise ValueError(f"student.weights={error}; or none, or pretrained") from error
 
 
 def start_names(cfg: DictConfig) -> Iterable[str]:

@@ -89,7 +89,7 @@ MISTAKES = {
     "dataset.holdout=1.0": r"must be in \[0, 1\)",
     "device=gpu": "device must be one of auto, cpu, cuda",
     "precision=fp8": "precision must be one of auto, fp32, bf16, fp16",
-    "teacher.weights=nowhere.pth": r"teacher\.weights=nowhere\.pth: there is no such file",
+    "teacher.weights=nowhere.pth": r"teacher\.weights=nowhere\.pth is no file",
     "output=/dev/null/x": r"output=/dev/null/x cannot be written \(Not a directory\): choose another",
     "seed=1,2": "seed=1,2 stands for several runs: add -m",
     "method": "method cannot be read as key=value",

@@ -356,10 +356,13 @@ def test_models_are_known_without_torch() -> None:
 
 
 def test_a_checkpoint_that_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"teacher\.weights=/no/such\.pth: there is no such file"):
+    with pytest.raises(ValueError, match=r"teacher\.weights=/no/such\.pth is no file"):
         check(composed("teacher.weights=/no/such.pth"))
     there = tmp_path / "t.safetensors"
     save_file({"weight": torch.zeros(1)}, there)
     check(composed("dataset=cifar10", "teacher=resnet56_a", f"teacher.weights={there}"))
+    there.rename(tmp_path / "model.safetensors")
+    with pytest.raises(ValueError, match=rf"is an exported net: .* local-dir:{tmp_path}, and weights=pretrained"):
+        check(composed(f"teacher.weights={tmp_path}"))
     with pytest.raises(ValueError, match="resnet56_a brings the mean and std of a published checkpoint"):
         check(composed("dataset=cifar10", "teacher=resnet56_a"))

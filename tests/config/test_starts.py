@@ -60,8 +60,8 @@ def test_a_file_counts_by_what_it_holds(tmp_path: Path) -> None:
     ("words", "said"),
     [
         (("teacher.weights=none", "teacher.start=pretrained"), "leave one of them away"),
-        (("teacher.start=/nonexistent.pt",), "give none, pretrained or the path"),
-        (("student.weights=/nonexistent.pt",), "give none, pretrained or the path"),
+        (("teacher.start=/nonexistent.pt",), "is no file: give a checkpoint, .*; or none, or pretrained"),
+        (("student.weights=/nonexistent.pt",), "is no file: give a checkpoint, .*; or none, or pretrained"),
         (("student.weights=pretrained", "student.upstream={schedule:digits}"), "two places to start from"),
     ],
 )
