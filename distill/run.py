@@ -131,6 +131,7 @@ class Experiment:
             save_seconds=60 * self.spec.save_minutes,
             epoch_seconds=EPOCH_SECONDS,
             graph=inputs.graph,
+            overlap=self.spec.machine.overlap == "auto",
         )
         self.evaluation = Evaluation(inputs.data, inputs.autocast)
         saves = Checkpoints(folder.checkpoints)

@@ -107,17 +107,21 @@ Stream.current = Stream()
 
 @contextmanager
 def streams() -> Iterator[None]:
-    """Give steps that are recorded streams, on the CPU as on a GPU, and its generator to those that draw."""
+    """Give steps that are recorded, and evaluations beside them, streams on the CPU as on a GPU, and its generator to
+    steps that draw.
+    """
+    from distill.engine import beside
     from distill.engine.cuda_graphs import GraphedStep
 
     begin = GraphedStep.__init__
 
-    def beside(self: GraphedStep, *args: Any, **named: Any) -> None:
+    def with_stream(self: GraphedStep, *args: Any, **named: Any) -> None:
         begin(self, *args, **named)
         self.stream = Stream()  # type: ignore[assignment]
 
     with (
-        patch.object(GraphedStep, "__init__", beside),
+        patch.object(GraphedStep, "__init__", with_stream),
+        patch.object(beside, "side_stream", lambda device: Stream()),
         patch.object(torch.cuda, "current_stream", lambda device=None: Stream.current),
         patch.object(torch.cuda, "stream", Stream.entered),
         patch.object(torch.cuda, "get_rng_state", lambda device=None: torch.get_rng_state()),

@@ -196,7 +196,7 @@ def test_resume_at_any_step_is_bit_identical(name: str, tmp_path: Path) -> None:
             if part.at.total == stop:
                 break
         part.meter.flush("cut", 1)
-        part._save()
+        part.save()
         rows += part.callback.rows
         part = start(tmp_path / "cut")
         torch.manual_seed(99)

@@ -6,7 +6,7 @@ DISTILL_REHEARSAL=1 runs the same lines on the CPU, with a graph that keeps a CU
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -16,8 +16,12 @@ import torch
 
 from distill.config import resolve
 from distill.data import Data, Split
+from distill.engine import evaluate
+from distill.engine.beside import Beside, Predicted
 from distill.engine.cuda_graphs import CudaGraph
+from distill.engine.evaluate import Evaluation, predict
 from distill.engine.fit import Fit
+from distill.models import FeatureNet
 from distill.run import Experiment
 from distill.signals import StopSignals
 from tests import tiny
@@ -107,6 +111,35 @@ def test_nothing_in_a_step_waits(name: str, tmp_path: Path) -> None:
     for _ in zip(range(4), fit.steps(), strict=False):
         pass
     assert calls >= 2
+
+
+def test_epochs_measured_beside_steps_are_worth_what_they_are_worth_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each net, as it was when its epoch ended: its logits, asked for in small parts, while steps go on."""
+    monkeypatch.setattr(evaluate, "AT_ONCE", 3)
+    fit = loop("kd", tmp_path, graph=True)
+    fit.schedule, fit.options.epoch_seconds = replace(fit.schedule, epochs=12, ema=0.5), 1e9
+    fit.evaluate = measured = Evaluation(there(tiny.tiny_data()), fit.options.autocast)
+    begin, found, right, seen = Beside.begin, Beside.found, [], []
+
+    def began(self: Beside, nets: Mapping[str, FeatureNet]) -> None:
+        begin(self, nets)
+        right.append({name: predict(net, measured.data.evaluation(3), self.autocast)[0] for name, net in nets.items()})
+
+    def noted(self: Beside) -> dict[str, Predicted]:
+        seen.append({name: logits for name, (logits, _) in found(self).items()})
+        return found(self)
+
+    monkeypatch.setattr(Beside, "begin", began)
+    monkeypatch.setattr(Beside, "found", noted)
+    torch.manual_seed(3)
+    for _ in fit.steps():
+        pass
+    assert fit.measuring.told_late == len(seen) == 11 and fit.options.overlap
+    torch.testing.assert_close(seen, right, rtol=0, atol=0)
+    if THERE:
+        assert fit.graphed and fit.graphed.replayed > 40
 
 
 def test_packed_runs_overlap_and_give_what_runs_alone_give(tmp_path: Path) -> None:

@@ -48,7 +48,7 @@ def train(method: str, folder: Path) -> dict:
         for _ in islice(fit.steps(), 3):
             pass
         fit.meter.flush("", 1)
-        fit._save()
+        fit.save()
         parallel.barrier()  # the first has written
         made = build(method, data)
         fit = tiny.fit(made, data, folder)

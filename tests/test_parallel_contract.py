@@ -70,7 +70,7 @@ def train(name: str, folder: Path) -> dict[str, Any]:
         after()
         found.append(kept(method))
 
-    method.after_epoch, fit.evaluate, fit._save = noted, lambda _: 0.0, lambda **how: True  # type: ignore[method-assign]
+    method.after_epoch, fit.evaluate, fit.save = noted, lambda _: 0.0, lambda **how: True  # type: ignore[method-assign]
     for _ in fit.steps():
         pass
     weights = [summed(p) for p in method.parameters()]

@@ -18,7 +18,7 @@ from distill.config.rules import FOLDERS, IN_MEMORY
 Node = Mapping[str, Any]
 ALWAYS = {
     "seed", "threads", "log_every", "save_minutes", "device", "precision", "compile", "output", "plugins",
-    "sync_batchnorm", "grad_checkpointing", "schedule.cutmix", "schedule.repeats", "schedule.layer_decay",
+    "sync_batchnorm", "overlap", "grad_checkpointing", "schedule.cutmix", "schedule.repeats", "schedule.layer_decay",
     "schedule.accumulate", "schedule.ema", "schedule.loss", "schedule.drop_path", "dataset.erasing",
     "schedule.name", "schedule.batch_size", "schedule.lr", "schedule.label_smoothing", "schedule.mixup",
     "schedule.last_batch", "schedule.decay", "schedule.clip_grad", "schedule.max_norm", "schedule.rule",

@@ -145,6 +145,7 @@ def _evaluate(cfg: DictConfig) -> EvaluateSpec:
 
 def _machine(cfg: DictConfig) -> MachineSpec:
     asked = {key: _word(plain(cfg, key)) for key in ("device", "precision", "compile", "cuda_graphs", "sync_batchnorm")}
+    asked["overlap"] = _word(plain(cfg, "overlap")) if "overlap" in cfg else "auto"  # older records lack it
     threads = plain(cfg, "threads")
     again = bool(plain(cfg, "grad_checkpointing")) if "grad_checkpointing" in cfg else False  # older records lack it
     threads = threads if threads == "auto" else int(threads) if threads else None

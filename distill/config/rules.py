@@ -144,6 +144,7 @@ AT_THE_TOP: dict[str, Rule] = {
     "precision": one_of("auto", "fp32", "bf16", "fp16"),
     "compile": one_of("auto", "true", "false"),
     "cuda_graphs": one_of("auto", "true", "false"),
+    "overlap": one_of("auto", "false"),
     "sync_batchnorm": one_of("auto", "true", "false"),
     "grad_checkpointing": or_null(FLAG),
     "output": TEXT,

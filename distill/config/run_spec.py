@@ -91,6 +91,7 @@ class MachineSpec:
     precision: str
     compile: str
     cuda_graphs: str
+    overlap: str  # auto: epochs are measured beside the steps of the next, where these are replayed
     sync_batchnorm: str
     threads: int | str | None  # auto: decided for long runs; None: torch's choice
     grad_checkpointing: bool  # the student's blocks are computed again for the gradient

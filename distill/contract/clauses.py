@@ -163,7 +163,7 @@ def a_run_that_was_cut_off_goes_on_to_the_same_bits(world: World) -> None:
             if part.at.total == max(total // 2, 1):
                 break
         part.meter.flush("cut", 1)
-        part._save()
+        part.save()
         again = world.fit(place / "cut")
         torch.manual_seed(99)
         again.restore()

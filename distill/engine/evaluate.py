@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from distill.data import Data
+from distill.data import Data, Split
+from distill.engine.beside import Beside, logits_of, top1
 from distill.losses import full_precision
 from distill.models.reading import evaluating
 
@@ -27,15 +28,14 @@ def predict(
     logits, labels = [], []
     with evaluating(net), autocast():
         for images, targets in batches:
-            output = net(images)
-            logits.append((output if isinstance(output, Tensor) else output.logits).float())
+            logits.append(logits_of(net, images))
             labels.append(targets)
     return torch.cat(logits), torch.cat(labels)
 
 
 def accuracy(net: nn.Module, data: Data, autocast: Callable[[], AbstractContextManager[Any]] = nullcontext) -> float:
     """Top-1 accuracy in percent on the split that is evaluated."""
-    return _top1(*predict(net, data.evaluation(AT_ONCE), autocast))
+    return top1(*predict(net, data.evaluation(AT_ONCE), autocast))
 
 
 class Evaluation:
@@ -44,6 +44,7 @@ class Evaluation:
     def __init__(self, data: Data, autocast: Callable[[], AbstractContextManager[Any]]) -> None:
         self.data, self.autocast = data, autocast
         self._last: tuple[nn.Module, Tensor, Tensor] | None = None
+        self._beside: Beside | None = None
 
     def begin(self) -> None:
         """Let workers read the first images while training takes its last steps."""
@@ -53,7 +54,15 @@ class Evaluation:
         self._last = None
         logits, labels = predict(net, self.data.evaluation(AT_ONCE), self.autocast)
         self._last = (net, logits.cpu(), labels)  # the logits of ImageNet are not to fill a GPU
-        return _top1(logits, labels)
+        return top1(logits, labels)
+
+    @property
+    def beside(self) -> Beside | None:
+        """What measures nets while training goes on, as a call would; None for images that do not lie in memory."""
+        split = self.data.evaluated
+        if self._beside is None and isinstance(split, Split):
+            self._beside = Beside(lambda: self.data.evaluation(AT_ONCE), self.autocast, split.images.device)
+        return self._beside
 
     def last_logits(self, net: nn.Module, unchanged: bool) -> tuple[Tensor, Tensor]:
         """Logits [M,K] and labels [M]; those of the last call where it was this net's, `unchanged` since."""
@@ -61,10 +70,6 @@ class Evaluation:
             _, logits, labels = self._last
             return logits.to(labels.device), labels
         return predict(net, self.data.evaluation(AT_ONCE), self.autocast)
-
-
-def _top1(logits: Tensor, labels: Tensor) -> float:
-    return 100 * (logits.argmax(1) == labels).double().mean().item()
 
 
 def reported_score(

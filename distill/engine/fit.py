@@ -17,13 +17,13 @@ from distill.config import ScheduleSpec
 from distill.engine.average import Average
 from distill.engine.checkpoint import Checkpoints
 from distill.engine.cuda_graphs import GraphedStep, Measures, StaticBuffers
+from distill.engine.measuring import Measuring
 from distill.engine.meter import Meter, measured
 from distill.engine.optim import Stepper
 from distill.engine.rank_state import interruptible_alone, others_state, restore_own
 from distill.engine.saving import Saving
 from distill.engine.state import Callback, Options, Position, Score, Speed
 from distill.engine.update import begin_reading, take_step, train_mode
-from distill.errors import Stopped
 from distill.method import Method, Phase
 from distill.models import FeatureNet
 from distill.runtime import rng_state
@@ -58,6 +58,7 @@ class Fit:
         self.buffers = StaticBuffers()  # where a graph finds a step's batch
         self._resumed = False
         self.saving = Saving(checkpoints, options)
+        self.measuring = Measuring(self)
 
     def steps(self) -> Iterator[None]:
         """Train from where `restore` left it, or the start, to the end; yield after each step.
@@ -138,7 +139,7 @@ class Fit:
         self.speed.resume(source, self.graphed.stream if self.graphed else None)
         waiting = 0
         for batch in source.epoch(at.epoch, at.step):
-            if at.step + 1 == source.steps and self._is_measured(phase):
+            if at.step + 1 == source.steps and self.measuring.wanted(phase):
                 begin_reading(self.evaluate, "begin")
             self._step(phase, batch, source.steps)
             waiting += len(batch)
@@ -164,6 +165,7 @@ class Fit:
             prepare()
             names, values = self._work(phase, batch)
         self.meter.add(at.step, len(batch), names, values)
+        self.measuring.advance()
         at.step, at.total = at.step + 1, at.total + 1
 
     def _set_rates(self, phase: Phase, steps: int) -> None:
@@ -190,6 +192,7 @@ class Fit:
             self.graphed.join()
 
     def _read(self, phase: Phase, images: int) -> None:
+        self.measuring.settle()
         self.join()
         self.meter.flush(phase.name, self.at.epoch)
         self.speed.read(images)
@@ -202,7 +205,7 @@ class Fit:
             return
         self.join()
         self.meter.flush(phase.name, self.at.epoch)
-        saved = self._save(wait=received is not None)
+        saved = self.save(wait=received is not None)
         if received is not None:
             raise stopped(received, "its state is saved" if saved else "its last step is not saved")
 
@@ -217,45 +220,17 @@ class Fit:
         at, epochs = self.at, self.epochs(phase)
         row: dict[str, Any] = {"phase": phase.name, "epoch": at.epoch, "epochs": epochs, "step": at.total}
         row |= {"lr": self.steppers[0].lr, **self.meter.means()}
-        if self._is_measured(phase):
-            row |= self._measure()
-            row |= {f"{name}_accuracy": value for name, value in self.score.beside.items()}
-        self.callback.epoch(row | self.speed.to_row())
+        self.measuring.epoch(phase, row)
         at.epoch, at.step, at.over = at.epoch + 1, 0, False
         if any(parallel.agreed(at.epoch > epochs or self.saving.due_after_epoch)):
-            self._save(wait=False)
+            self.save(wait=False)
 
-    def _is_measured(self, phase: Phase) -> bool:
-        """Whether the net is evaluated after this epoch of a phase."""
-        last = self.at.epoch == self.epochs(phase)
-        return bool(self.evaluate and phase.evaluates) and (self.at.epoch % self.options.evaluate_every == 0 or last)
+    def save(self, *, wait: bool = True) -> bool:
+        """Save the state between two steps whose losses have been read; False where the disk refuses it.
 
-    def _measure(self) -> dict[str, Any]:
-        """Evaluate; a signal cuts that off, and the epoch is saved as one that is still to be measured."""
-        try:
-            last, more = self._evaluate()
-            return {**dict(zip(self.score_names, (last, self.score.best), strict=True)), **more}
-        except Stopped:
-            self._save()
-            raise
-
-    def _evaluate(self) -> tuple[float, dict[str, float]]:
-        assert self.evaluate
-        parallel.same_buffers(self.method)
-        if self.average:
-            parallel.same_buffers(self.average.net)
-        net = self.deployed()
-        with interruptible_alone():
-            self.score.beside = {name: self.evaluate(other) for name, other in self.also_evaluated().items()}
-            accuracy = self.evaluate(net)
-            candidates = [self.evaluate(other) for other in self.method.candidate_nets()]
-            more = self.measure_more(net) if self.measure_more else {}
-        self.evaluated = self.at.total
-        if self.score.note(accuracy, candidates, self.at.epoch):
-            self.callback.best(net)
-        return accuracy, more
-
-    def _save(self, *, wait: bool = True) -> bool:
+        wait: until it is written; else it is while training goes on.
+        """
+        self.measuring.settle()
         others = others_state(self.meter)
         self.saving.begin()
         if parallel.rank() > 0:

@@ -67,6 +67,7 @@ class Options:
     save_seconds: float = 300.0
     epoch_seconds: float = 0.0  # an epoch that ends sooner than this after the last checkpoint gets none
     evaluate_every: int = 1
+    overlap: bool = True  # an epoch may be measured beside the steps of the next, where these are replayed
     graph: Callable[[Any], Graph] | None = None  # makes what steps are recorded in; None: they run eagerly
 
 

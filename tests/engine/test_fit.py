@@ -408,8 +408,8 @@ def test_short_epochs_share_a_checkpoint(tmp_path: Path) -> None:
     fit = tiny.fit(tiny.seeded_method("none", data), data, tmp_path)
     fit.options.epoch_seconds, fit.schedule = 1e9, replace(fit.schedule, epochs=3)
     saved: list[int] = []
-    save = fit._save
-    fit._save = lambda **how: saved.append(fit.at.epoch) or save(**how)  # type: ignore[method-assign, func-returns-value]
+    save = fit.save
+    fit.save = lambda **how: saved.append(fit.at.epoch) or save(**how)  # type: ignore[method-assign, func-returns-value]
     for _ in fit.steps():
         pass
     assert saved == [4]  # when the phase had ended
@@ -441,7 +441,7 @@ def test_checkpoints_after_short_epochs_take_a_small_share_of_the_time(tmp_path:
     fit = tiny.fit(tiny.seeded_method("none", data), data, tmp_path)
     fit.saving.took, fit.schedule = 60.0, replace(fit.schedule, epochs=3)  # the last one took a minute
     saved: list[int] = []
-    fit._save = lambda **how: not saved.append(fit.at.epoch)  # type: ignore[method-assign, func-returns-value]
+    fit.save = lambda **how: not saved.append(fit.at.epoch)  # type: ignore[method-assign, func-returns-value]
     for _ in fit.steps():
         pass
     assert saved == [4]

@@ -63,7 +63,7 @@ def trained(
         fit.graphed.why = why or fit.graphed.why
         found.append(fit.graphed)
 
-    fit._begin, fit._save = noting, lambda **how: True  # type: ignore[method-assign]
+    fit._begin, fit.save = noting, lambda **how: True  # type: ignore[method-assign]
     torch.manual_seed(3)
     for _ in fit.steps():
         pass
@@ -138,7 +138,7 @@ def test_a_cut_off_run_goes_on_to_the_same_end(tmp_path: Path) -> None:
             if part is first and part.at.total == 15:
                 part.join()
                 part.meter.flush("", 3)
-                part._save()
+                part.save()
                 break
     assert resumed == 15
     for key, value in whole.method.state_dict().items():

@@ -82,7 +82,7 @@ def test_the_average_goes_on_to_the_same_bits_after_a_resume(tmp_path: Path) -> 
         if part.at.total == 4:
             break
     part.meter.flush("cut", 1)
-    part._save()
+    part.save()
     again = fit_of(tmp_path / "cut", ema=0.6, ema_warmup=True, accumulate=2)
     again.restore()
     run(again)

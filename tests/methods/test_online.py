@@ -128,7 +128,7 @@ def test_variants_resume_to_the_same_bits(name: str, override: str, tmp_path) ->
     for _ in itertools.islice(first.steps(), total - 2):
         steps.append(first.at.total)
     first.meter.flush("cut", 1)
-    first._save()
+    first.save()
     second = start(tmp_path / "cut")
     assert second.restore() == total - 2 == steps[-1]
     for _ in second.steps():

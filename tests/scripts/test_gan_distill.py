@@ -81,7 +81,7 @@ def test_a_generator_goes_on_where_it_stopped(tmp_path: Path) -> None:
     next(steps)
     next(steps)
     cut.meter.flush("cut", 1)
-    cut._save()
+    cut.save()
     torch.manual_seed(9)
     again = start(tmp_path / "cut")
     assert again.restore() == 2
