@@ -2,13 +2,15 @@
 
 The overrides are those of one `python -m distill -m hydra/launcher=packed` command. Runs go on from OUT's archive of
 an earlier call (--resume), are stopped in time to save their state, and what they left is packed into
-OUT/evidence.tar (checkpoints, weights, rows, results) in pieces of at most 15 MiB; every minute too, for a call that
-is cut off itself. --rehearse is the dry run on the CPU (rehearse.py).
+OUT/evidence.tar (rows, results, weights, checkpoints: the smallest files first) in four pieces of at most 15 MiB; every
+minute too, for a call that is cut off itself. What does not fit, as the states of several runs of crd do not, is named,
+and such a run begins anew. --rehearse is the dry run on the CPU (rehearse.py).
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import io
 import json
 import os
@@ -20,7 +22,7 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-PIECE = 15 << 20
+PIECE, PIECES = 15 << 20, 4  # bytes of a file that may come back, and how many such files
 
 
 def unpack(pieces: list[Path], folder: Path) -> None:
@@ -38,12 +40,11 @@ def pack(folder: Path, out: Path, newest: int = 1) -> list[Path]:
     """
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as archive:
-        for path in sorted(folder.rglob("*")):
-            checkpoints = sorted(path.parent.glob("*.ckpt")) if path.suffix == ".ckpt" else []
-            if path.is_file() and path.suffix not in {".logits", ".embedding", ".lock"} and (
-                not checkpoints or path in checkpoints[-newest:]
-            ):
-                add(archive, path, str(path.relative_to(folder)))
+        for path, size in wanted(folder, newest):
+            if buffer.tell() + size + tarfile.RECORDSIZE > PIECES * PIECE:
+                print(f"left out, {size / 2**20:.0f} MiB: {path.relative_to(folder)}", flush=True)
+                continue
+            add(archive, path, str(path.relative_to(folder)))
     blob = buffer.getvalue()
     pieces = []
     for number, start in enumerate(range(0, len(blob), PIECE)):
@@ -54,6 +55,17 @@ def pack(folder: Path, out: Path, newest: int = 1) -> list[Path]:
     for old in set(out.glob("evidence.tar.*")) - set(pieces):
         old.unlink()
     return pieces
+
+
+def wanted(folder: Path, newest: int) -> list[tuple[Path, int]]:
+    """The files that are to be packed, with their sizes, the smallest first."""
+    found: list[tuple[Path, int]] = []
+    for path in sorted(folder.rglob("*")):
+        newer = sorted(path.parent.glob("*.ckpt"))[-newest:] if path.suffix == ".ckpt" else [path]
+        if path.suffix not in {".logits", ".embedding", ".lock"} and path in newer:
+            with contextlib.suppress(OSError):  # gone meanwhile
+                found += [(path, path.stat().st_size)] * path.is_file()
+    return sorted(found, key=lambda pair: pair[1])
 
 
 def add(archive: tarfile.TarFile, path: Path, name: str) -> None:

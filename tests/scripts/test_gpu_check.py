@@ -122,6 +122,21 @@ class Sweep:
         self.asked.append("KILL")
 
 
+def test_what_is_too_much_to_come_back_costs_the_largest_files_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    evidence, folder, out = script("evidence"), tmp_path / "runs", tmp_path / "out"
+    out.mkdir()
+    evidence.PIECE, sizes = 10_000, {"crd/step-1.ckpt": 30_000, "kd/step-1.ckpt": 12_000, "kd/metrics.jsonl": 100}
+    for name, size in sizes.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(b"0" * size)
+    evidence.unpack(evidence.pack(folder, out), tmp_path / "again")
+    there = {str(path.relative_to(tmp_path / "again")) for path in (tmp_path / "again").rglob("*.*")}
+    assert there == {"kd/step-1.ckpt", "kd/metrics.jsonl"} and len(list(out.iterdir())) <= evidence.PIECES
+    assert capsys.readouterr().out == "left out, 0 MiB: crd/step-1.ckpt\n"
+
+
 @pytest.mark.parametrize("deaf", [False, True])
 def test_evidence_is_packed_on_the_way_and_when_runs_do_not_stop(deaf: bool, tmp_path: Path) -> None:
     evidence, folder, out = script("evidence"), tmp_path / "runs", tmp_path / "out"
