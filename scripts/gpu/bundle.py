@@ -1,10 +1,10 @@
 """A folder that lets the program run on a GPU machine without a network: `python scripts/gpu/bundle.py OUT`.
 
 It holds wheels of what such a machine lacks beside torch, torchvision and timm, and setup.sh, to be sourced. Few
-MiB must do, since what travels is often limited (--limit): --cifar100 FOLDER --half 0|1 adds one half of the images as
-lossless WebP (about 49 MiB), so that two calls bring all of them; --carry adds files (MNIST's, an earlier call's
-evidence.tar.*), each at the top of the folder. setup.sh puts the wheels on the path and, once both halves are there,
-writes cifar-100-python below $DISTILL_DATA. OUT belongs to a name that git ignores.
+MiB must do, since what travels is often limited (--limit, the checkout included): --cifar100 FOLDER --half 0|1 adds one
+half of the images as lossless WebP (about 49 MiB), so that two calls bring all of them; --carry adds files (MNIST's, an
+earlier call's evidence.tar.*), each at the top of the folder. setup.sh puts the wheels on the path and, once both
+halves are there, writes cifar-100-python below $DISTILL_DATA. OUT belongs to a name that git ignores.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ ROOT = Path(__file__).resolve().parents[2]
 WHEELS = ("hydra-core", "omegaconf", "antlr4-python3-runtime")
 SIDE, ROW = 32, 100  # pixels of an image; images in a row of a mosaic
 PARTS = {"0": [("train", 0, 30_000)], "1": [("train", 30_000, 50_000), ("test", 0, 10_000)]}
+LEAN = "git sparse-checkout set --no-cone '/*' '!/outputs/' '!/tests/reference/'"  # what no GPU is needed for
 SETUP = """# source this on the GPU machine
 bundle=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 python3 -m pip install -q --no-index --no-deps --no-compile --upgrade --target "${SITE:-/tmp/site}" "$bundle"/*.whl
@@ -92,6 +93,17 @@ def unpack(bundle: Path, data: Path) -> None:
     (folder / "meta").write_bytes(pickle.dumps({"fine_label_names": names}, protocol=2))
 
 
+def checkout_size() -> int:
+    """Bytes of the checkout that travel: what git does not ignore and is there; 0 without git."""
+    words = ["git", "-C", ROOT, "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    try:
+        listed = subprocess.run(words, capture_output=True, text=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return 0
+    paths = [ROOT / name for name in listed.split("\0") if name]
+    return sum(path.stat().st_size for path in paths if path.is_file())
+
+
 def main() -> int:
     """Make the folder, or unpack it; exit code 1 where it is larger than the limit."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -115,9 +127,11 @@ def main() -> int:
     for path in [*args.carry, Path(__file__)]:
         shutil.copy(path, args.out)
     (args.out / "setup.sh").write_text(SETUP)
-    size = sum(path.stat().st_size for path in args.out.iterdir()) / 2**20
-    print(f"{args.out}: {size:.1f} of {args.limit:g} MiB, {len(list(args.out.iterdir()))} files")
-    return int(size > args.limit)
+    size, beside = sum(path.stat().st_size for path in args.out.iterdir()) / 2**20, checkout_size() / 2**20
+    print(f"{args.out}: {size:.1f} MiB, {size + beside:.1f} of {args.limit:g} with the checkout")
+    if size + beside > args.limit:
+        print(f"too much; a leaner checkout (git sparse-checkout disable undoes it):\n  {LEAN}")
+    return int(size + beside > args.limit)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A CIFAR-100 of 250 training and 30 test images, of which the first half has 150."""
     monkeypatch.setattr(bundle, "PARTS", {"0": [("train", 0, 150)], "1": [("train", 150, 250), ("test", 0, 30)]})
     monkeypatch.setattr(bundle, "wheels", lambda out: None)
+    monkeypatch.setattr(bundle, "checkout_size", lambda: 60 << 20)
     folder = tmp_path / "cifar-100-python"
     folder.mkdir()
     draw = np.random.default_rng(0)
@@ -50,5 +51,11 @@ def test_two_halves_make_the_data_set(source: Path, tmp_path: Path, monkeypatch:
         assert all(np.array_equal(before[key], after[key]) for key in before)
 
 
-def test_what_is_too_large_to_travel_is_told(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert run(monkeypatch, tmp_path / "out", "--cifar100", source, "--half", "0", "--limit", 0.1) == 1
+def test_what_is_too_large_to_travel_with_the_checkout_is_told(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, tmp_path / "out", "--cifar100", source, "--half", "0", "--limit", 60.1) == 1
+    assert "git sparse-checkout set" in capsys.readouterr().out
+    if (bundle.ROOT / ".git").exists():
+        monkeypatch.undo()
+        assert bundle.checkout_size() > sum(path.stat().st_size for path in (bundle.ROOT / "distill").rglob("*.py"))
