@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -128,8 +128,10 @@ def composed(words: Sequence[str], config_dir: str | Path | None = None) -> Any:
     import distill.config as config
     from distill.cli.command import BASE, read_command, searched
     from distill.cli.sentences import format_error
+    from distill.config.own_code import check_unchanged
     from distill.sweep import add_launchers
 
+    check_unchanged()
     add_launchers()
     config.register()
     flags = ["--config-dir", str(config_dir)] if config_dir is not None else []
@@ -138,6 +140,8 @@ def composed(words: Sequence[str], config_dir: str | Path | None = None) -> Any:
             command = read_command([*flags, *words])
             if command.multirun:
                 raise ValueError("these are several runs: call distill.run for each, or python -m distill -m")
+            if flag := next((word for word in words if word.startswith("-")), None):
+                raise ValueError(f"{flag} is a flag of the command line: leave it away, or call python -m distill")
             given = [word for word in command.argv if word not in flags]
             with initialize_config_dir(str(config.conf_dir()), job_name="distill", **BASE):
                 return compose("config", [*given, *searched()], return_hydra_config=True)
@@ -168,13 +172,23 @@ def _override(key: str, value: Any) -> list[str]:
 
 
 def _spelled(value: Any) -> str:
-    """A value in Hydra's words."""
+    """A value in Hydra's words; NumPy's and torch's numbers and arrays as Python's."""
+    if hasattr(value, "tolist"):
+        value = value.tolist() if getattr(value, "ndim", 0) else value.item()
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
-    if isinstance(value, (list, tuple)):
+    if isinstance(value, (list, tuple, range)):
         return f"[{','.join(map(_spelled, value))}]"
     if isinstance(value, (int, float)):
         return repr(value)
     quoted = str(value).replace("\\", "\\\\").replace("'", "\\'")
-    plain = str(value).replace("_", "").replace("-", "").replace("+", "").replace(".", "").replace("/", "").isalnum()
-    return str(value) if plain else f"'{quoted}'"
+    return str(value) if _is_bare(str(value)) else f"'{quoted}'"
+
+
+def _is_bare(text: str) -> bool:
+    """Whether a text stays one without quotes: it has no marks of Hydra's, and is no number, truth value or null."""
+    marks = text.replace("_", "").replace("-", "").replace("+", "").replace(".", "").replace("/", "")
+    with suppress(ValueError):
+        float(text)
+        return False
+    return marks.isalnum() and text.lower() not in ("null", "true", "false")

@@ -6,10 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 import distill
+from distill import api
 
 SHORT = "method=none student=resnet8 dataset.fraction=0.05 device=cpu precision=fp32 threads=1 compile=false"
 
@@ -50,6 +52,8 @@ def test_a_finished_run_is_loaded(outcome: distill.Outcome) -> None:
         ("", {"epoch": 3}, "the configuration has no key 'epoch'"),
         ("seed=1,2", {}, "stands for several runs"),
         ("-m seed=1,2", {}, "these are several runs: call distill.run for each"),
+        ("--dry-run", {}, "--dry-run is a flag of the command line"),
+        ("", {"seed": "3"}, "seed must be a whole number, not '3'"),
     ],
 )
 def test_mistakes_are_the_command_lines(words: str, keys: dict[str, object], said: str, tmp_path: Path) -> None:
@@ -66,3 +70,10 @@ def test_importing_the_package_imports_nothing_else() -> None:
     code = "import sys, distill\nprint(distill.__version__, {'torch', 'hydra', 'timm'} & sys.modules.keys())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout.split(maxsplit=1) == [distill.__version__, "set()\n"], done.stderr
+
+
+def test_values_keep_their_kinds() -> None:
+    given = {"lr": np.float64(0.5), "seed": np.int64(3), "dataset": {"classes": ["1", "2"], "mean": np.array([0.25])}}
+    cfg = api.composed([word for key, value in given.items() for word in api._override(key, value)])
+    assert (cfg.schedule.lr, cfg.seed) == (0.5, 3)
+    assert (list(cfg.dataset.classes), list(cfg.dataset.mean)) == (["1", "2"], [0.25])

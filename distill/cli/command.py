@@ -144,6 +144,8 @@ class _Reader:
         if self._is_group(override) and not group.startswith("hydra/") and not override.is_delete():
             for choice in self._choices(override):
                 name = choice.partition("=")[2]
+                if name == "null" and group in _NEEDED:
+                    raise ValueError(f"{group}=null: a run needs a {group}: choose one, {group}=<name>")
                 if name != "null":
                     check_group(group, name, options(group))
 

@@ -21,6 +21,7 @@ REMEDIES = {
     errno.EPERM: "check its permissions",
     errno.EROFS: "choose a place that can be written",
     errno.EISDIR: "give a file",
+    errno.EEXIST: "give another name",
     errno.ENOTDIR: "give a folder",
     errno.ELOOP: "remove the link that leads to itself",
     errno.ENAMETOOLONG: "give a shorter path",

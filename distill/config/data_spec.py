@@ -11,6 +11,9 @@ from distill.config.read_only import frozen
 from distill.cores import workers_of
 
 NEVER_NULL = ("in_chans", "pad", "flip", "workers", "damaged", "exif", "background")  # beside what must be given
+AUGMENTING = ("pad", "pad_mode", "flip", "rotate", "randaugment", "cutout", "erasing", "auto_augment", "color_jitter",
+              "draft")  # fmt: skip
+"""Keys that say how training images are varied: what is evaluated does not depend on them."""
 
 
 @dataclass(frozen=True)

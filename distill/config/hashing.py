@@ -28,9 +28,10 @@ from omegaconf import DictConfig, OmegaConf
 from distill.config.data_spec import DataSpec
 from distill.config.groups import _container, did_you_mean, load_node, no_such, options, plain, slug
 from distill.config.naming import following
+from distill.config.own_code import code_of_class, code_of_net, code_of_reader
 from distill.config.schedule_spec import ScheduleSpec, lr_share
 from distill.config.teacher_nodes import OWN, WEIGHT_KINDS, Spec, expand_teachers, label, named, training
-from distill.content.fingerprint import data_fingerprint, weights_fingerprint
+from distill.content.fingerprint import data_fingerprint, folder_model, weights_fingerprint
 
 UNHASHED = {  # what may change without changing the result; everything else of these nodes is hashed
     "dataset": {"root", "workers", "download"},
@@ -51,7 +52,8 @@ WHOLE_SET = {"omit": [], "fraction": 1.0, "shots": None}  # of conf/dataset: no 
 def hashed_config(cfg: DictConfig) -> dict[str, Any]:
     """All that changes a run's result but the seed: what is hashed. Raises ValueError as `plain` does."""
     parts = {name: _without(plain(cfg, name), UNHASHED[name]) for name in UNHASHED if name != "teacher"}
-    parts["dataset"]["content"] = content(cfg)
+    parts["dataset"] |= {"content": content(cfg), "code": code_of_reader(_kind(parts["dataset"]))}
+    parts["method"]["code"] = code_of_class(str(parts["method"].get("_target_")))
     scales = OmegaConf.select(cfg, "schedule.lr_scales", default=None)
     parts["student"] = _scaled(_started(student_node(cfg)), scales)
     if has_teacher(cfg):
@@ -99,7 +101,13 @@ def _by_content(node: Spec) -> Spec:
     given = {key: node[key] for key in ("weights", "start") if node.get(key) is not None}
     files = {key: value for key, value in given.items() if str(value) not in WEIGHT_KINDS}
     found = {key: weights_fingerprint(str(file)) or file for key, file in files.items()}
+    if node.get("model") is not None:
+        found |= {"model": folder_model(str(node["model"])), "code": code_of_net(str(node["model"]))}
     return {**node, **found} | ({"start": None} if node.get("start") == "none" else {})
+
+
+def _kind(dataset: Mapping[str, Any]) -> str:
+    return str(dataset.get("kind") or dataset.get("name"))
 
 
 def student_node(cfg: DictConfig) -> Spec:

@@ -8,8 +8,7 @@ from pathlib import Path
 
 from distill.config.groups import nearest
 from distill.config.our_nets import CIFAR_PREFIX, OUR_NETS
-
-LOCAL = "local-dir:"  # a folder as the Hub has them: config.json and weights
+from distill.content.fingerprint import LOCAL
 
 _REGISTERED = re.compile(r"^@register_model\s*\ndef\s+(\w+)", re.MULTILINE)
 

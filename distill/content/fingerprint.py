@@ -28,6 +28,7 @@ if TYPE_CHECKING:  # numpy is imported where something is read, not where it is 
 
 log = logging.getLogger(__name__)
 LENGTH = 16  # hex digits
+LOCAL = "local-dir:"  # a folder as the Hub has them: config.json and weights
 KNOWN_FOR = 60.0  # seconds for which a folder of very many images is not listed again in one process
 MANY = 5000  # images
 _PUBLISHED = {  # weights by which recorded runs are called by the place of their file
@@ -90,6 +91,23 @@ def weights_fingerprint(given: str | Path) -> str | None:
 
     found = _cached([path], f"weights {entry or ''}", compute)
     return _PUBLISHED.get(str(found), found)
+
+
+def folder_model(name: str) -> str:
+    """A model's name, with what its folder holds in place of where it is, where it is a folder's: local-dir:FOLDER."""
+    place = Path(name.removeprefix(LOCAL))
+    if not name.startswith(LOCAL) or not place.is_dir():
+        return name
+    kinds = (".json", ".safetensors", ".bin")
+    files = [path for path in sorted(place.iterdir()) if path.suffix in kinds and path.is_file()]
+
+    def compute() -> str:
+        hashed = hashlib.sha256()
+        for path in files:
+            hashed.update(f"{path.name} {path.stat().st_size}\0".encode(errors="surrogateescape") + path.read_bytes())
+        return hashed.hexdigest()[:LENGTH]
+
+    return f"{LOCAL}{_cached(files, 'model', compute)}"
 
 
 def state_digest(state: Mapping[str, Any]) -> str:

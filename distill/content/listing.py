@@ -23,7 +23,7 @@ VAL = "val"  # below dataset.root: what is evaluated
 class Listing:
     """N images below a folder. names [N]: relative paths; labels int64 [N], zeros where there are no classes; stats
     int64 [N,3]: size, and the times of the last change of content and of the file, in nanoseconds; left_out: how many
-    other files, by their endings.
+    other files and hidden folders, by their endings.
     """
 
     folder: Path
@@ -53,8 +53,8 @@ def train_listed(root: Path, labels: bool = True) -> Listing:
 
 
 def listed(folder: Path, labels: bool = True, without: str | None = None) -> Listing:
-    """List folder/<class>/**/*; where labels are not needed also images of no class, folder/**/*, and then the folder
-    `without` in it is left alone.
+    """List folder/<class>/**/*, hidden files and folders left out; where labels are not needed also images of no class,
+    folder/**/*, and then the folder `without` in it is left alone.
 
     Raises ValueError where there is no such folder, no image, or a class without one.
     """
@@ -71,8 +71,8 @@ def _listed(folder: Path, labels: bool, without: str | None) -> Listing:
     try:
         with os.scandir(folder) as entries:
             inside = sorted(entries, key=lambda entry: entry.name)
-        classes = [entry.name for entry in inside if entry.is_dir()]
-        left_out.update(_ending(entry.name) for entry in inside if not entry.is_dir())
+        classes = [entry.name for entry in inside if entry.is_dir() and not _is_hidden(entry.name)]
+        left_out.update(_ending(entry.name) for entry in inside if entry.name not in classes)
         found = [list(_images(folder, name, left_out)) for name in classes]
     except OSError as error:
         raise ValueError(f"{error.filename or folder} cannot be listed ({error.strerror}): {remedy}") from error
@@ -80,7 +80,7 @@ def _listed(folder: Path, labels: bool, without: str | None) -> Listing:
         many = f"{', '.join(empty[:3])}{f' and {len(empty) - 3} more' if len(empty) > 3 else ''}"
         raise ValueError(f"{folder}: no image in class {many}: {remedy}, or remove the class's folder")
     if not classes:
-        alone = any(_is_image(entry.name) for entry in inside)
+        alone = any(is_image(entry.name) for entry in inside)
         remedy += ", or say that they have no classes, dataset.labels=false" if alone else ""
         raise ValueError(f"{folder}: no class folder is in it: {remedy}")
     images = [image for each in found for image in each]
@@ -94,7 +94,7 @@ def _flat(folder: Path, without: str | None) -> Listing | None:
     left_out: Counter[str] = Counter()
     try:
         names = [entry.name for entry in os.scandir(folder)]
-        if not any(map(_is_image, names)) and without not in names:
+        if not any(map(is_image, names)) and without not in names:
             return None
         found = [image for image in _images(folder, "", left_out) if image[0].split(os.sep)[0] != without]
     except OSError as error:
@@ -106,7 +106,22 @@ def _flat(folder: Path, without: str | None) -> Listing | None:
     return Listing(folder, [], [name for name, _ in found], np.zeros(len(found), np.int64), stats, left_out)
 
 
-def _is_image(name: str) -> bool:
+def _is_hidden(folder: str) -> bool:
+    """Whether a folder is no class but what notebooks, systems and archivers leave: .ipynb_checkpoints, __MACOSX."""
+    return folder.startswith(".") or folder == "__MACOSX"
+
+
+def images_below(folder: Path) -> list[Path]:
+    """The image files in a folder and in those in it, hidden ones left out, sorted."""
+    found: list[Path] = []
+    for here, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not _is_hidden(name)]
+        found += [Path(here, name) for name in names if is_image(name)]
+    return sorted(found)
+
+
+def is_image(name: str) -> bool:
+    """Whether a file counts as an image, by its name."""
     return not name.startswith(".") and name.lower().endswith(EXTENSIONS)
 
 
@@ -118,11 +133,13 @@ def _images(folder: Path, name: str, left_out: Counter[str]) -> Iterator[tuple[s
         below, above = waiting.pop()
         with os.scandir(os.path.join(folder, below)) as entries:
             for entry in entries:
-                if entry.is_dir():
+                if entry.is_dir() and _is_hidden(entry.name):
+                    left_out[_ending(entry.name)] += 1
+                elif entry.is_dir():
                     real = os.path.realpath(entry.path)
                     if real not in above:  # a link to a folder around it has no end
                         waiting.append((os.path.join(below, entry.name), above | {real}))
-                elif not _is_image(entry.name):
+                elif not is_image(entry.name):
                     left_out[_ending(entry.name)] += 1
                 else:
                     found.append((below, entry.name, _stat(entry)))

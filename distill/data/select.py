@@ -25,6 +25,8 @@ def split_holdout(labels: np.ndarray, holdout: float) -> tuple[np.ndarray, np.nd
         raise ValueError(
             f"dataset.holdout={holdout} of {len(labels)} images leaves a part empty: change the fraction"
         )
+    if holdout and len(lost := np.setdiff1d(labels, labels[~mask])):
+        raise ValueError(f"dataset.holdout={holdout} leaves {len(lost)} classes without a training image: lower it")
     return np.flatnonzero(~mask), np.flatnonzero(mask)
 
 
@@ -61,6 +63,11 @@ def numbers(given: Sequence[int | str], class_names: Sequence[str], key: str = "
     known = {name: k for k, name in enumerate(class_names)}
     chosen = [known.get(k, -1) if isinstance(k, str) else int(k) for k in given]
     for each, k in zip(given, chosen, strict=True):
+        if not isinstance(each, str) and known.get(str(each), k) != k:
+            raise ValueError(
+                f"dataset.{key} has {each}, which is the name of one class and not its number, "
+                f"{known[str(each)]}: quote names, '{each}', and count classes from 0"
+            )
         if not 0 <= k < len(class_names):
             raise ValueError(
                 f"dataset.{key} names class {each!r}: give numbers from 0 to {len(class_names) - 1} or "

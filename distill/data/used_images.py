@@ -45,7 +45,9 @@ def describe(train: UsedImages, test: UsedImages | None, reading: DecodeOptions)
     for index in {id(part.index): part.index for part in parts}.values():
         if left_out := index.listing.left_out:
             kinds = ", ".join(f"{count} {kind}" for kind, count in left_out.most_common(4))
-            log.info("%s: %d files are no images and are left out (%s)", index.listing.folder, left_out.total(), kinds)
+            where, count = index.listing.folder, left_out.total()
+            log.info("%s: %d files or folders are no images and are left out (%s)", where, count, kinds)
+    _tell_contradictions(train)
     if test is None:
         return
     twice = np.isin(test.digests(), train.digests())
@@ -55,12 +57,27 @@ def describe(train: UsedImages, test: UsedImages | None, reading: DecodeOptions)
                     "high", int(twice.sum()), len(twice), example)  # fmt: skip
 
 
+def _tell_contradictions(train: UsedImages) -> None:
+    """Say which images are in two classes: by a copy, or by a link to another class or to the folder around them."""
+    if len(train.labels) < 2 or (train.labels == train.labels[0]).all():
+        return
+    order = np.lexsort((train.labels, *train.index.digests[train.rows].T))
+    digests, labels = train.index.digests[train.rows][order], train.labels[order]
+    same = (digests[1:] == digests[:-1]).all(axis=1) & (labels[1:] != labels[:-1])
+    if same.any():
+        first = int(np.flatnonzero(same)[0])
+        pair = (train.paths()[order[k]] for k in (first, first + 1))
+        log.warning("%d training images are in two classes, such as %s and %s: no net can learn both", int(same.sum()),
+                    *pair)  # fmt: skip
+
+
 def check_range(flags: np.ndarray, reading: DecodeOptions, paths: list[str]) -> None:
     """Raise ValueError where values have no known range, or one is given that is not used."""
     unknown = np.flatnonzero(flags & examine.UNBOUNDED)
     if len(unknown) and not reading.value_range:
+        more = f" ({len(unknown)} images)" if len(unknown) > 1 else ""
         raise ValueError(
-            f"{paths[unknown[0]]} and {len(unknown) - 1} more have floating-point or 32-bit values of no known range: "
+            f"{paths[unknown[0]]}{more}: floating-point or 32-bit values of no known range: "
             "give that of black and white, such as dataset.value_range=[0,1]"
         )
     if reading.value_range and (flags & examine.COLOUR16).any():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,17 @@ from torch import Tensor
 
 import distill.config as config
 from distill.config import DataSpec
+from distill.config.data_spec import AUGMENTING
 from distill.content.decode import decode_options
+from distill.content.fingerprint import data_fingerprint
+from distill.content.listing import images_below
 from distill.data import Data, DataInfo, load_data
 from distill.data.modality import View, make_view
 from distill.data.timm_transforms import timm_transforms_of
 from distill.data.views import Images
 from distill.export.facts import CENTER, Facts, check_data_node
 
-ENDINGS = {".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp", ".gif"}
+CHOOSING = ("omit", "fraction", "shots", "labels")  # which images are trained on, by keys of dataset
 
 
 def data_of(facts: Facts, settings: Sequence[str], device: torch.device) -> Data:
@@ -59,9 +63,34 @@ def node_of(facts: Facts, settings: Sequence[str]) -> DataSpec:
         where = {key: config.plain(kind, key) for key in ("root", "workers") if key in kind}
         node = {**where, **facts.dataset}
     for key, value in asked.items():
+        _check_reads(key, value, facts if name == facts.dataset["name"] else None)
         _set(node, key, value)
     check_data_node(node)
     return DataSpec.of(node)
+
+
+def _check_reads(key: str, value: str, own: Facts | None) -> None:
+    """Raise ValueError for a key that changes nothing of what is measured; own: where the data are the net's own."""
+    name = key.removeprefix("dataset.")
+    if name in (*AUGMENTING, *CHOOSING):
+        raise ValueError(f"{key}={value} is of training, and all that is evaluated is measured as it is: leave it away")
+    if name in ("mean", "std"):
+        raise ValueError(f"{key}={value}: the net sees images by the mean and std of its training: leave it away")
+    if name == "holdout" and own is not None and float(own.dataset.get("holdout") or 0) != _number(value):
+        raise ValueError(f"{key}={value}: the net was trained on images that this would hold out: leave it away")
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return float("nan")
+
+
+def changed(facts: Facts, data: DataSpec) -> bool:
+    """Whether the files of the net's own data set hold other images or labels than the net was made with."""
+    node = {each.name: getattr(data, each.name) for each in fields(data) if each.name != "content"}
+    return (data_fingerprint(node) or "") != (facts.dataset.get("content") or "")
 
 
 def _set(node: dict[str, Any], setting: str, text: str) -> None:
@@ -77,7 +106,7 @@ def files_of(given: Sequence[str]) -> list[Path]:
     found: list[Path] = []
     for path in map(Path, given):
         if path.is_dir():
-            found += sorted(file for file in path.rglob("*") if file.suffix.lower() in ENDINGS and file.is_file())
+            found += images_below(path)
         elif path.is_file():
             found.append(path)
         else:

@@ -15,7 +15,7 @@ import distill.finished_run as finished_run
 import distill.runtime as runtime
 from distill.data import Data
 from distill.engine.evaluate import predict, scores
-from distill.export.data import data_of
+from distill.export.data import changed, data_of, node_of
 from distill.export.facts import Facts
 from distill.export.shipped import Shipped
 from distill.export.target import add_out, add_target, open_target
@@ -47,6 +47,8 @@ def run(options: argparse.Namespace) -> None:
         beside = Shipped(shipped.also, onnx_file.Session(shipped.also), shipped.facts)
         found[_called(beside)] = measure(beside, data, device)
     own = not options.settings or data.info.name == shipped.facts.dataset["name"]
+    runs = shipped.run.spec.dataset if shipped.run is not None and not options.settings else None
+    seen = runs or node_of(shipped.facts, options.settings)
     print(shipped.path)
     final_table(
         [(name, *_row(scored, shipped.facts.accuracy if own else None)) for name, scored in found.items()],
@@ -55,6 +57,8 @@ def run(options: argparse.Namespace) -> None:
     )
     if own and (line := note(shipped.facts, [scored["accuracy"] for scored in found.values()])):
         print(line)
+    if own and changed(shipped.facts, seen):
+        print("The data are not those of the record: other images, labels or classes lie there now.")
     if options.out:
         write_json(options.out, found)
 

@@ -18,7 +18,7 @@ from distill.engine.checkpoint import export
 from distill.export.card import card
 from distill.export.facts import CROP, KEY, Facts
 from distill.export.shipped import CONFIG, WEIGHTS, as_timm_loads, of_run, packed, shipped_student
-from distill.files import json_ready, write_json, write_text
+from distill.files import json_ready, read_mapping, write_json, write_text
 from distill.finished_run import FinishedRun
 from distill.models import FeatureNet, build
 from distill.models.quant_file import FILE
@@ -44,8 +44,10 @@ def export_run(
         raise ValueError(f"{net.name}, which {run.result.method} leaves, is no net that timm can make: add --onnx")
     if with_onnx:
         onnx_file.needs()
+    _check_free(folder, run.spec.below)
     folder.mkdir(parents=True, exist_ok=True)
     content = _config(facts, net)
+    content[KEY]["run"] = run.spec.below
     write_json(folder / CONFIG, content)
     file, timings = _weights(run, facts, net, folder), content[KEY]
     if file == WEIGHTS:
@@ -55,6 +57,17 @@ def export_run(
     write_json(folder / CONFIG, content)
     write_text(folder / "README.md", card(run, facts, file, timings.get("onnx") or {}))
     return content
+
+
+def _check_free(folder: Path, below: str) -> None:
+    """Raise ValueError where files of others would be lost: all but an earlier export of the same run."""
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder} is a file: give a folder, --to FOLDER")
+    there = [name for name in (CONFIG, WEIGHTS, "README.md") if (folder / name).exists()]
+    held = read_mapping(folder / CONFIG).get(KEY)
+    if there and not (isinstance(held, dict) and held.get("run", below) == below):
+        whose = f"the export of {held.get('run')}" if isinstance(held, dict) else "no export of this run"
+        raise ValueError(f"{folder} holds {there[0]}, which is {whose}: give another folder, --to FOLDER")
 
 
 class ExportedModel(nn.Module):

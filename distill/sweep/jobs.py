@@ -131,7 +131,7 @@ class Sweep:
         """
         job.running = False
         if code == errors.DONE and not RunFolder(job.folder).done:
-            code, why = errors.FAILED, "it ended without a result"
+            code, why = errors.FAILED, "it left no result here: data, weights or plugins are not those of the launch"
         why = "" if code == errors.DONE else why or _reason(job.log, job.mark, code)
         again = again and not stopping and code not in _FINAL and job.attempts <= self.retries
         self._write(job, code, why, again, where)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from distill.config import DataSpec, RunSpec, TeacherSpec, canonical
+from distill.config.data_spec import AUGMENTING
 from distill.config.needs import reads_of_classifiers
 from distill.content.state_file import sum_of
 from distill.data import Data
@@ -28,10 +29,6 @@ from distill.teachers.bundled import restore
 from distill.teachers.making import has_published_constants, make_teacher
 
 log = logging.getLogger(__name__)
-NOT_EVALUATED = {"root", "workers", "pad", "pad_mode", "flip", "rotate", "randaugment", "cutout", "erasing",
-                 "auto_augment", "color_jitter", "draft"}  # fmt: skip
-"""Keys of dataset that its evaluation does not depend on."""
-
 
 @dataclass
 class Teacher:
@@ -157,7 +154,8 @@ def _accuracy(net: FeatureNet, fingerprint: str, data: Data, run: RunSpec) -> tu
 
 def _as_evaluated(spec: DataSpec) -> str:
     """What says which images are evaluated and how they are seen: every key but those of augmentation and place."""
-    keys = {each.name: getattr(spec, each.name) for each in fields(spec) if each.name not in NOT_EVALUATED}
+    left_out = {"root", "workers", *AUGMENTING}
+    keys = {each.name: getattr(spec, each.name) for each in fields(spec) if each.name not in left_out}
     return json.dumps(canonical(keys), sort_keys=True)
 
 

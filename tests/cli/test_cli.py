@@ -63,6 +63,7 @@ MISTAKES = {
     "~schedule.optimizer.name": "~schedule.optimizer.name: every key is needed",
     "schedule.optimizer.name=''": "schedule.optimizer.name=: name an optimiser",
     "~method": "a run needs a method",
+    "method=null": "method=null: a run needs a method",
     "+seed=3": r"\+seed=3: there is a key 'seed' already",
     "+schedule.polyak=0.999": "schedule has no key 'polyak'",
     "schedule.batch_size=0": "schedule.batch_size must be a whole number, at least 1",

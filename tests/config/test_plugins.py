@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import shutil
 import sys
 from pathlib import Path
 
@@ -9,10 +11,10 @@ import pytest
 from omegaconf import OmegaConf
 
 from distill import api
-from distill.config import groups, identity, plugins
+from distill.config import groups, identity, own_code, plugins
 from distill.content.readers import READERS
 from distill.sweep import snapshot
-from tests import program
+from tests import program, tiny
 
 MODULE = """
 import torch
@@ -100,6 +102,31 @@ def test_what_the_files_of_an_own_reader_hold_is_part_of_the_hash(
         hashes.append(identity(api.composed(words, "own"))["hash"])
     del sys.modules["my_method"], READERS["halves"]
     assert hashes[0] != hashes[1]
+
+
+def test_code_of_ones_own_is_part_of_the_hash_and_comments_are_not(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(groups, "_own", [])
+    monkeypatch.setattr(plugins, "_loaded", set())
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    helper = folder / "my_helper.py"
+    (folder / "my_method.py").write_text("from my_helper import SHARE\n" + MODULE)
+    words, hashes = [word for word in OWN.split() if word not in ("--config-dir", "own")], []
+    for text in ("SHARE = 1\n", "# said otherwise\nSHARE   =  1\n", "SHARE = 2\n"):
+        helper.write_text(text)
+        hashes.append(identity(api.composed(words, "own"))["hash"])
+        helper.write_text("SHARE = 77777")
+        with pytest.raises(ValueError, match="the code of my_method has changed since it was imported"):
+            api.composed(words, "own")
+        plugins._loaded.clear()
+        importlib.invalidate_caches()
+        del sys.modules["my_method"], sys.modules["my_helper"], READERS["halves"]
+        own_code._digests.clear()
+        shutil.rmtree(folder / "__pycache__", ignore_errors=True)
+    assert hashes[0] == hashes[1] != hashes[2]
+    assert identity(tiny.composed())["hash"] == identity(tiny.composed("plugins=[json]"))["hash"]
 
 
 @pytest.mark.parametrize("launcher", ["local", "packed"])

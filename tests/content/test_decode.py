@@ -157,16 +157,33 @@ def test_each_conversion_is_told_once(tmp_path, caplog):
     data = load_data(folder_config(tmp_path))
     text = caplog.text
     for words in ("2 of 29 images are of 16 bits", "1 of 29 images have transparent parts", "1 of 29 images are turned",
-                  "1 of 29 images are CMYK", "2 files are no images and are left out"):  # fmt: skip
+                  "1 of 29 images are CMYK", "2 files or folders are no images and are left out"):  # fmt: skip
         assert text.count(words) == 1, words
     assert len(data.train) == 17 and len(list(data.source(8, seed=1).epoch(1))) == 3
 
 
-def test_training_images_among_the_evaluated_are_told(tmp_path, caplog):
+def test_what_notebooks_and_archivers_leave_is_no_class_and_no_image_of_one(tmp_path, caplog):
+    caplog.set_level(logging.INFO)
     write_folder(tmp_path)
+    for place in (".ipynb_checkpoints", "__MACOSX", "cat/.ipynb_checkpoints"):
+        (tmp_path / "train" / place).mkdir()
+        (tmp_path / "train" / place / "0.png").write_bytes((tmp_path / "train/cat/0.png").read_bytes())
+    data = load_data(folder_config(tmp_path))
+    assert len(data.train) == 12 and data.info.num_classes == 3
+    assert "3 files or folders are no images and are left out (2 hidden, 1 __MACOSX)" in caplog.text
+
+
+def test_training_images_of_two_classes_and_among_the_evaluated_are_told(tmp_path, caplog):
+    write_folder(tmp_path)
+    (tmp_path / "train" / "dog" / "again").symlink_to("../cat")
+    load_data(folder_config(tmp_path, classes=["dog", "cat"]))
+    assert "4 training images are in two classes, such as " in caplog.text
+    (tmp_path / "train" / "dog" / "again").unlink()
+    caplog.clear()
     (tmp_path / "val" / "cat" / "9.png").write_bytes((tmp_path / "train" / "cat" / "0.png").read_bytes())
     load_data(folder_config(tmp_path))
     assert "1 of the 13 images that are evaluated are training images too" in caplog.text
+    assert "in two classes" not in caplog.text
 
 
 def test_a_single_class_is_refused(tmp_path):

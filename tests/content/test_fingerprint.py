@@ -185,11 +185,12 @@ def test_a_stored_teacher_is_held_against_its_own_result(tmp_path):
 def test_an_accuracy_written_by_hand_is_not_believed(tmp_path):
     data = tiny.tiny_data()
     net = build("cifar_resnet8", data.info.num_classes, size=data.info.size, seed=1)
-    first = store._accuracy(net, "f", data, tmp_path)
+    run = resolve(tiny.composed("method=none", f"output={tmp_path}"))
+    first = store._accuracy(net, "f", data, run)
     (file,) = tmp_path.rglob("*.json")
     for change in ({"accuracy": 99.9}, {"images": 7}, {"sum": "x"}):
         file.write_text(json.dumps(json.loads(file.read_text()) | change))
-        assert store._accuracy(net, "f", data, tmp_path) == first
+        assert store._accuracy(net, "f", data, run) == first
     assert np.isfinite(first[0])
 
 
@@ -203,3 +204,12 @@ def test_a_name_follows_its_model():
     assert resolve(cfg).student.name == "mobilenetv3_small_050" and resolve(cfg).teachers[0].name == "wrn_40_2"
     assert student_node(tiny.composed("student=resnet8"))["name"] == "resnet8"
     assert hash_of("student=resnet20", "student.model=cifar_resnet8") == hash_of("student=resnet8")
+
+
+def test_a_folders_model_counts_by_what_it_holds(tmp_path):
+    hashes = []
+    for place, content in (("a", "{}"), ("b", "{}"), ("a", '{"x": 1}')):
+        (tmp_path / place).mkdir(exist_ok=True)
+        (tmp_path / place / "config.json").write_text(content)
+        hashes.append(hash_of(f"student.model=local-dir:{tmp_path / place}", "student.name=mine"))
+    assert hashes[0] == hashes[1] != hashes[2]

@@ -25,7 +25,7 @@ from distill.content.readers import read_cifar10, read_cifar100, read_digits, re
 from distill.data import ArraySource, DataInfo, Split, evaluation_batches, load_data
 from distill.data.arrays import seeded
 from distill.data.folder import FolderSource
-from distill.data.select import select, split_holdout, stratified
+from distill.data.select import numbers, select, split_holdout, stratified
 from distill.data.shared_folder import SharedFolder
 from distill.data.views import Images, evaluation_view, random_crop
 
@@ -208,11 +208,19 @@ def test_smaller_subsets_lie_in_larger_ones():
     ]
 
 
+def test_a_number_that_is_another_classs_name_is_refused():
+    names = ["1", "10", "2"]  # folders, in their order
+    assert numbers(["1", "2"], names) == [0, 2] and numbers([0, 3], [str(k) for k in range(10)]) == [0, 3]
+    with pytest.raises(ValueError, match=r"has 1, which is the name of one class and not its number, 0: quote names"):
+        numbers([1, 2], names)
+
+
 @pytest.mark.parametrize(
     ("changes", "text"),
     [
         ({"holdout": 1.0}, "dataset.holdout is 1.0"),
         ({"holdout": 0.0001}, "leaves a part empty"),
+        ({"holdout": 0.999}, "leaves [1-9] classes without a training image: lower it"),
         ({"fraction": 0.0}, "dataset.fraction is 0.0"),
         ({"fraction": 1.5}, "dataset.fraction is 1.5"),
         ({"shots": 0}, "dataset.shots is 0"),

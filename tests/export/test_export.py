@@ -17,7 +17,7 @@ from PIL import Image
 from distill import finished_run
 from distill.__main__ import main
 from distill.config import identity
-from distill.export.data import node_of
+from distill.export.data import files_of, node_of
 from distill.export.evaluate import note
 from distill.export.facts import CENTER, SQUASH
 from distill.export.predict import harmless
@@ -203,11 +203,48 @@ def test_data_of_other_classes_is_refused(folder: Path, pictures: Path, capsys: 
         ("predict {folder} {folder}/config.json", "cannot be decoded"),
         ("predict {folder} {folder} --top 99", "--top is 99, and resnet8 knows 10 classes"),
         ("export {folder}", "is no run's folder"),
+        ("export {taught} --to {folder}/config.json", "is a file: give a folder"),
+        ("export {taught} --to {own}", "holds README.md, which is no export of this run: give another folder"),
+        ("eval {folder} dataset.fraction=0.5", "dataset.fraction=0.5 is of training"),
+        ("eval {folder} dataset.flip=true", "dataset.flip=true is of training"),
+        ("eval {folder} dataset.mean=[0.9]", "by the mean and std of its training"),
+        ("eval {folder} dataset.holdout=0.2", "was trained on images that this would hold out"),
     ],
 )
-def test_mistakes_are_one_sentence(argv: str, said: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(argv.format(folder=folder).split()) == 2
+def test_mistakes_are_one_sentence(
+    argv: str, said: str, folder: Path, taught: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "README.md").write_text("mine")
+    assert main(argv.format(folder=folder, taught=taught, own=tmp_path).split()) == 2
     assert said in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["README.md"]
+
+
+def test_the_export_of_another_run_is_not_overwritten(
+    folder: Path, taught: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "config.json").write_bytes((folder / "config.json").read_bytes())
+    content = read_json(tmp_path / "config.json")
+    assert content["distill"]["run"].endswith("/s1") and main(["export", str(taught), "--to", str(tmp_path)]) == 0
+    content["distill"]["run"] = "digits/other/kd-00000000/s1"
+    (tmp_path / "config.json").write_text(json.dumps(content))
+    assert main(["export", str(taught), "--to", str(tmp_path)]) == 2
+    assert "which is the export of digits/other/kd-00000000/s1" in capsys.readouterr().err
+
+
+def test_hidden_files_are_no_pictures_and_changed_ones_are_told(
+    of_files: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / ".ipynb_checkpoints").mkdir()
+    for name in ("a.jfif", "._a.png", ".ipynb_checkpoints/a.png"):
+        shutil.copy(pictures / "val/bee/0.png", tmp_path / name)
+    assert files_of([str(tmp_path)]) == [tmp_path / "a.jfif"]
+    other = shutil.copytree(pictures, tmp_path / "other")
+    assert main(["eval", str(of_files), f"dataset.root={other}", "dataset.workers=0"]) == 0
+    assert "not those of the record" not in capsys.readouterr().out
+    shutil.copy(pictures / "val/bee/0.png", other / "val/bee/1.png")
+    assert main(["eval", str(of_files), f"dataset.root={other}", "dataset.workers=0"]) == 0
+    assert "The data are not those of the record" in capsys.readouterr().out
 
 
 def test_a_damaged_folder_is_refused(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
