@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 import distill.config.protocol as protocol
 import distill.config.upstream as upstream
 from distill.config.by_size import note_of_size
+from distill.config.classes import note_of_classes
 from distill.config.data_spec import DataSpec
 from distill.config.departs import departs
 from distill.config.groups import config_unchanged, load_node, plain
@@ -70,6 +71,7 @@ def _resolved(cfg: DictConfig) -> RunSpec:
         tracking=frozen(plain(cfg, "tracking")),
         setting=tuple(setting(cfg)),
         note=protocol.protocol_note(cfg) or note_of_size(cfg),
+        classes=note_of_classes(cfg),
         alone=_alone(cfg),
         composed=frozen(_recorded(cfg)),
     )

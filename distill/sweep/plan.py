@@ -31,6 +31,7 @@ class _Item:
     more: str = ""
     left: Estimate = Estimate(0.0, "")
     teacher: bool = False
+    told: str | None = None  # on values of its method
 
 
 def show_plan(plan: Plan) -> int:
@@ -46,6 +47,8 @@ def show_plan(plan: Plan) -> int:
     for item in items:
         print(f"{_label(item):<{width}}  {item.name}{_time(item)}")
     print("\n" + "\n".join(summary(items, speeds)))
+    for told in dict.fromkeys(item.told for item in items if item.told):
+        print(told)
     return sum(item.state == CANNOT for item in items)
 
 
@@ -99,7 +102,7 @@ def _item(name: str, spec: RunSpec, speeds: Speeds, teacher: bool = False) -> _I
         state, more, left = CUT_OFF, *_progress(run.rows("epoch"), spec, left)
     if run.locked:
         state = RUNNING
-    return _Item(name, folder, state, more, left, teacher)
+    return _Item(name, folder, state, more, left, teacher, spec.classes)
 
 
 def _progress(rows: list[dict[str, Any]], spec: RunSpec, whole: Estimate) -> tuple[str, Estimate]:

@@ -120,6 +120,13 @@ def test_phases_are_told(capsys: pytest.CaptureFixture[str]) -> None:
     assert "cut off at epoch 1 of 2 of phase paraphraser" in lines(capsys, *words)[0]
 
 
+def test_a_weight_of_other_classes_is_told_once(capsys: pytest.CaptureFixture[str]) -> None:
+    out = lines(capsys, "-m", *TINY, "method=ttm,kd", "seed=1,2")
+    assert [line for line in out if "was published for" in line] == [
+        "method.weight=45 was published for 100 classes, and digits has 10: another may be needed (distill search)"
+    ]
+
+
 def test_teachers_that_would_be_trained_are_listed_before_their_first_student(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
