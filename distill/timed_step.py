@@ -1,8 +1,8 @@
 """The seconds that a net trains and answers for an image, measured in half a second: what is known before any run has
 ended. A pair's step is the student's training and its teachers' answers.
 
-The net is drawn at random, the images too; a method's own terms, the images' way to the device and evaluation are not
-in it.
+The net is drawn at random, the images too; a method's own terms (`sweep.timed_method`), the images' way to the device
+and evaluation are not in it.
 """
 
 from __future__ import annotations
@@ -11,9 +11,11 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
+import distill.runtime as runtime
 from distill.config import StudentSpec, TeacherSpec, thawed
 from distill.data import DataInfo
 from distill.engine.trial import frozen_forward, training_step
@@ -21,7 +23,7 @@ from distill.models import FeatureNet
 from distill.models import build as build_net
 
 _FEW, _MANY = 2, 64  # images of the first step, and at most, on a CPU
-_LONG = 0.25  # seconds that a timed step may take, by the first
+_LONG = 0.12  # seconds that a timed step may take, by the first
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,7 @@ def macs_of(spec: StudentSpec | TeacherSpec, info: DataInfo) -> int:
 
 
 def _net(spec: StudentSpec | TeacherSpec, info: DataInfo, seed: int | None = None) -> FeatureNet:
-    shape = {"in_chans": info.in_chans, "size": info.size}
+    shape: dict[str, Any] = {"in_chans": info.in_chans, "size": info.size}
     return build_net(spec.model, info.num_classes, **shape, args=thawed(spec.args), seed=seed)
 
 
@@ -64,18 +66,19 @@ def net_seconds(
     """Time a net on images such as `info` tells of; on a CPU on fewer than a batch. The global random state is left
     alone. Raises ValueError and RuntimeError where it cannot be made or run.
     """
+    runtime.keep_pages()  # as a run does
     with torch.random.fork_rng(devices=[]):
         net = _net(spec, info, seed=0).to(device)
         count, macs = batch_size, net.macs()
         if device.type == "cpu":
-            first = _seconds(training_step(net, _FEW, precision), device)
+            first = seconds_of(training_step(net, _FEW, precision), device)
             count = min(batch_size, _MANY, max(int(_LONG * _FEW / first), _FEW))
-        step = _seconds(training_step(net, count, precision), device)
-        forward = _seconds(frozen_forward(net, count, precision), device)  # last, since it folds the net
+        step = seconds_of(training_step(net, count, precision), device)
+        forward = seconds_of(frozen_forward(net, count, precision), device)  # last, since it folds the net
         return NetSeconds(step / count, forward / count, macs)
 
 
-def _seconds(work: Callable[[], None], device: torch.device) -> float:
+def seconds_of(work: Callable[[], None], device: torch.device) -> float:
     """Of a second step, on a GPU of a third, when kernels are made and convolutions chosen. On a CPU no longer
     than its computing, so that a machine that is busy now does not count for the days of a sweep.
     """

@@ -1,13 +1,13 @@
-"""How long a sweep that begins will take, as --dry-run tells it: by what is measured, or a timed step of each net."""
+"""How long a sweep that begins will take, as --dry-run tells it: by what is measured, or timed steps."""
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from distill.config import RunSpec, resolve
 from distill.content.data_sets import KNOWN_SETS
@@ -15,22 +15,21 @@ from distill.record.progress import clock
 from distill.run_folder import RunFolder
 from distill.sweep.checked import before, seed_and_rest
 from distill.sweep.speeds import NOT_KNOWN, Speeds, read_speeds
-from distill.sweep.steps import Steps
+from distill.sweep.steps import FEW_RUNS, Steps
 from distill.teachers.bundled import is_bundled
 
 MINUTES = 300_000  # images of a sweep that takes minutes on a CPU: a shorter one has ended by then, or told itself
 
 if TYPE_CHECKING:
     from distill.sweep.jobs import Sweep
-    from distill.sweep.launcher import ComposingLauncher
 
 
-def forecast(sweep: Sweep, launcher: ComposingLauncher, *, timed: bool, worth: float = 0) -> str:
+def forecast(sweep: Sweep, compose: Callable[[list[str]], Any], *, timed: bool, worth: float = 0) -> str:
     """A line on the time of all jobs, one after the other, the teachers that they need among them.
 
-    timed: nets may be timed here, where no run has told; not where that would take a GPU from the jobs. worth: as many
-    images must be trained on, else nothing is timed, nor said. Jobs that differ in the seed alone are resolved once;
-    one that cannot be says so itself.
+    compose: makes the configuration of a job of its overrides. timed: steps may be timed here, where no run has told;
+    not where that would take a GPU from the jobs. worth: as many images must be trained on, else nothing is timed, nor
+    said. Jobs that differ in the seed alone are resolved once; one that cannot be says so itself.
     """
     rests = Counter(seed_and_rest(job.overrides)[1] for job in sweep.jobs)
     first = {seed_and_rest(job.overrides)[1]: job for job in reversed(sweep.jobs)}
@@ -38,12 +37,12 @@ def forecast(sweep: Sweep, launcher: ComposingLauncher, *, timed: bool, worth: f
     needed: dict[Path, RunSpec] = {}
     for rest, count in rests.items():
         with suppress(ValueError):
-            spec = resolve(launcher.composer.load_sweep_config(launcher.config, first[rest].overrides))
+            spec = resolve(compose(first[rest].overrides))
             needed |= {each.folder: each for _, each in before(spec)}
             runs.append((spec, count))
     runs += [(each, 1) for each in needed.values() if not (RunFolder(each.folder).done or is_bundled(each))]
     timed, short = timed and _images(runs) >= worth, _images(runs) < worth
-    steps = Steps(quiet=True)
+    steps = Steps(quiet=True, few=len(runs) <= FEW_RUNS)
     speeds = Speeds(read_speeds(sweep.output), steps.seconds if timed else None)
     found = [(speeds.estimate(spec), count) for spec, count in runs]
     steps.keep()

@@ -10,11 +10,11 @@ from typing import Any
 from distill.config import RunSpec, plain
 from distill.record.progress import clock
 from distill.run_folder import RunFolder
-from distill.sweep.checked import before, checked_all
+from distill.sweep.checked import before, checked_all, seed_and_rest
 from distill.sweep.compose import Plan
 from distill.sweep.jobs import job_names
 from distill.sweep.speeds import NOT_KNOWN, Estimate, Speeds, read_speeds
-from distill.sweep.steps import Steps
+from distill.sweep.steps import FEW_RUNS, Steps
 from distill.teachers.bundled import is_bundled
 
 STATE_DONE, RUNNING, CUT_OFF, TO_RUN, CANNOT = "done", "running", "cut off", "to run", "cannot run"
@@ -39,7 +39,7 @@ def show_plan(plan: Plan) -> int:
     of them cannot run.
     """
     output = str(plain(plan[0][1](), "output")) if plan else "outputs"
-    steps = Steps()
+    steps = Steps(few=len({seed_and_rest(job)[1] for job, _ in plan}) <= FEW_RUNS)
     speeds = Speeds(read_speeds(output), steps.seconds)
     items = list(items_of(plan, speeds))
     steps.keep()

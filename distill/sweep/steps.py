@@ -1,4 +1,7 @@
-"""Estimates where no run has told: one timed step of each net of a plan, kept for the next time."""
+"""Estimates where no run has told: a timed step of a method on its pair, or on small nets and each net by itself.
+
+What was timed is kept for the next time.
+"""
 
 from __future__ import annotations
 
@@ -8,26 +11,41 @@ import math
 import os
 import sys
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
-from distill.config import RunSpec
+from distill.config import RunSpec, frozen, thawed
 from distill.content.image_record import cache_folder
 from distill.files import SaveError, read_mapping, write_json
 
-BUDGET = 2.5  # seconds for all nets of a plan; those after that are estimated by their multiply-accumulates
-BY_STEP = "by a timed step of each net, without the method's own terms and evaluation"
+BUDGET = 2.5  # seconds for all timing of a plan, 0.4 of them for nets; those after that are estimated by others
+DIRECT, SHARED = 16e9, 2e9  # multiply-accumulates of the nets in a method's step: on its own pair, on small nets
+FEW_RUNS = 4  # runs, seeds apart, up to which the method of each is timed on its own pair
+_SMALL_NET = "cifar_resnet8"
+REFUSALS = (ValueError, RuntimeError, OSError, NotImplementedError, TypeError, AttributeError, LookupError)
+_OF_STEPS = ("accumulate", "mixup", "cutmix", "loss", "label_smoothing", "optimizer")  # of a schedule
+BY_METHOD = "by a timed step of method and pair, without evaluation"
+BY_STEP = "by a timed step of each net"
 SCALED = "by a timed step of other nets, scaled by multiply-accumulates"
+ON_SMALL = ", and of the method on small nets, without evaluation"
+NETS_ALONE = ", without the method's own terms and evaluation"
 
 
 class Steps:
-    """The time of a run by timed steps of its nets, in words too; None where nothing could be timed."""
+    """The time of a run by timed steps of its method and nets, in words too; None where nothing could be timed.
 
-    def __init__(self, budget: float = BUDGET, *, quiet: bool = False) -> None:
+    budget: seconds; on a machine that is busy with other things, of computing.
+    few: whether there is time for each method on its own pair; else it is timed on small nets, and each net by itself.
+    """
+
+    def __init__(self, budget: float = BUDGET, *, quiet: bool = False, few: bool = True) -> None:
         self._file = cache_folder() / "steps.json"
         self._known: dict[str, Any] = read_mapping(self._file)
-        self._left, self._said, self._quiet = budget, False, quiet
+        self._left = {"net": 0.4 * budget, "method": budget if few else 0.6 * budget}
+        self._limit, self._said, self._quiet, self._few = budget, False, quiet, few
         self._timed_here: list[Any] = []  # NetSeconds of this plan's nets
         self._macs: dict[str, int] = {}
         self._by_hash: dict[str, tuple[float | None, str]] = {}  # by hash: seeds differ in nothing
@@ -36,36 +54,76 @@ class Steps:
         """Of the whole run, without evaluation, and where that is from."""
         if spec.hash not in self._by_hash:
             self._by_hash[spec.hash] = (None, "")
-            with suppress(ValueError, RuntimeError, OSError, NotImplementedError, TypeError):
+            with suppress(*REFUSALS):
                 self._by_hash[spec.hash] = self._seconds(spec)
         return self._by_hash[spec.hash]
 
     def _seconds(self, spec: RunSpec) -> tuple[float | None, str]:
         from distill.preflight import supposed  # imports torch
+        from distill.sweep.timed_method import is_data_free
 
-        if spec.schedule.rule or (spec.method.node.get("about") or {}).get("kind") == "data-free":
-            return None, ""
-        info = supposed(spec.dataset)
+        info = None if spec.schedule.rule else supposed(spec.dataset)
         if info is None:
             return None, ""
+        whole = spec.schedule.epochs, _images(spec, info)
+        if method := self._of_method(spec, info, DIRECT, timed=self._few):
+            return method.whole(*whole), BY_METHOD
+        nets, scaled = self._of_nets(spec, info)
+        if nets is None:
+            return None, ""
+        words = SCALED if scaled else BY_STEP
+        small = _on_small_nets(spec)
+        method, (before, _) = self._of_method(small, info, SHARED), self._of_nets(small, info)
+        if method and before:
+            return method.on(before, nets).whole(*whole), words + ON_SMALL
+        if is_data_free(spec):
+            return None, ""
+        return math.prod(whole) * nets, words + NETS_ALONE
+
+    def _of_nets(self, spec: RunSpec, info: Any) -> tuple[float | None, bool]:
+        """Seconds an image of student and teachers, and whether they are scaled from those of other nets."""
         nets = [(spec.student, info, "step"), *((net, info.for_teacher, "forward") for net in spec.teachers)]
         found = [(self._of_net(spec, net, seen), what) for net, seen, what in nets]
         if any(each is None for (each, _), _ in found):
-            return None, ""
-        whole = sum(getattr(each, what) for (each, _), what in found) * _images(spec, info) * spec.schedule.epochs
-        return whole, SCALED if any(scaled for (_, scaled), _ in found) else BY_STEP
+            return None, False
+        return sum(getattr(each, what) for (each, _), what in found), any(scaled for (_, scaled), _ in found)
+
+    def _of_method(self, spec: RunSpec, info: Any, macs: float, *, timed: bool = True) -> Any:
+        """MethodSeconds of a run's method with its nets, or None."""
+        from distill.sweep.timed_method import MethodSeconds, TooLong, method_seconds
+
+        device, precision, known_by = _known_by(spec)
+        nets = [[net.model, dict(net.args)] for net in (spec.student, *spec.teachers)]
+        node = {key: value for key, value in thawed(spec.method.node).items() if key != "about"}
+        schedule = [getattr(spec.schedule, key) for key in _OF_STEPS]
+        rows = round(_images(spec, info))
+        key = _key([*known_by, nets, node, schedule, rows, *_shape(info)])
+        if key not in self._known and timed and self._left["method"] > 0:
+            self._say()
+            with self._spent("method"):
+                try:
+                    limit = {"macs": macs, "limit": self._limit}
+                    found = method_seconds(spec, info, rows, device=device, precision=precision, **limit)
+                    self._known[key] = found.to_json()
+                except TooLong:
+                    self._known[key] = {"phases": []}
+                except REFUSALS:  # it takes no step of images drawn at random, or none with these nets
+                    return None
+        kept = MethodSeconds.read(self._known.get(key))
+        return kept if kept and kept.phases else None
 
     def _of_net(self, spec: RunSpec, net: Any, info: Any) -> tuple[Any, bool]:
         """NetSeconds, or None, and whether they are scaled from those of other nets."""
-        from distill.timed_step import NetSeconds, macs_of
+        from distill.timed_step import NetSeconds, macs_of, net_seconds
 
-        name, device, precision, *machine = _machine(spec.machine.device, spec.machine.precision)
-        batch = 0 if name.startswith("cpu") else spec.schedule.batch_size
-        shape = info.num_classes, info.in_chans, info.size
-        whole = [name, precision, *machine, net.model, dict(net.args), *shape, batch]
-        key = hashlib.sha256(json.dumps(whole, default=str).encode()).hexdigest()[:16]
-        if not _is_timing(self._known.get(key)) and self._left > 0:
-            self._known[key] = self._timed(net, info, device, precision, spec.schedule.batch_size)
+        device, precision, known_by = _known_by(spec)
+        key = _key([*known_by, net.model, dict(net.args), *_shape(info)])
+        if not _is_timing(self._known.get(key)) and self._left["net"] > 0:
+            self._say()
+            with self._spent("net"):
+                size = spec.schedule.batch_size
+                found = net_seconds(net, info, device=device, precision=precision, batch_size=size)
+                self._known[key] = vars(found)
         if _is_timing(self._known.get(key)):
             self._timed_here.append(NetSeconds(**self._known[key]))
             return self._timed_here[-1], False
@@ -76,17 +134,18 @@ class Steps:
         nearest = min(self._timed_here, key=lambda each: abs(math.log(max(each.macs, 1) / max(self._macs[key], 1))))
         return nearest.of(self._macs[key]), True
 
-    def _timed(self, net: Any, info: Any, device: Any, precision: str, batch_size: int) -> dict[str, float]:
-        from distill.timed_step import net_seconds
-
+    def _say(self) -> None:
         if not self._said and not self._quiet:
-            print("distill: no run has told how long this takes: a step of each net is timed", file=sys.stderr)
+            print("distill: no run has told how long this takes: a few steps are timed", file=sys.stderr)
         self._said = True
-        begun = time.monotonic()
+
+    @contextmanager
+    def _spent(self, what: str) -> Iterator[None]:
+        begun, computed = time.monotonic(), time.process_time()
         try:
-            return vars(net_seconds(net, info, device=device, precision=precision, batch_size=batch_size))
+            yield
         finally:
-            self._left -= time.monotonic() - begun
+            self._left[what] -= min(time.monotonic() - begun, time.process_time() - computed)
 
     def keep(self) -> None:
         """Write down what was timed; a folder that cannot be written is none of the plan's business."""
@@ -101,6 +160,28 @@ def _is_timing(kept: Any) -> bool:
     if not isinstance(kept, dict) or set(kept) != {"step", "forward", "macs"}:
         return False
     return all(isinstance(value, (int, float)) and value > 0 for value in kept.values())
+
+
+def _on_small_nets(spec: RunSpec) -> RunSpec:
+    """The run with the smallest net for its student and each of its teachers."""
+    plain: dict[str, Any] = {"model": _SMALL_NET, "args": frozen({}), "pretrained": False}
+    student = replace(spec.student, **plain, weights=None, upstream=None)
+    teachers = [replace(each, **plain, weights="none", size=None, training=None) for each in spec.teachers]
+    return replace(spec, student=student, teachers=tuple(teachers))
+
+
+def _key(known_by: list[Any]) -> str:
+    return hashlib.sha256(json.dumps(known_by, default=str).encode()).hexdigest()[:16]
+
+
+def _shape(info: Any) -> tuple[int, int, int]:
+    return info.num_classes, info.in_chans, info.size
+
+
+def _known_by(spec: RunSpec) -> tuple[Any, str, list[Any]]:
+    """Device, precision, and what sets this machine's timings apart, the batch on a GPU among it."""
+    name, device, precision, *machine = _machine(spec.machine.device, spec.machine.precision)
+    return device, precision, [name, precision, *machine, 0 if name.startswith("cpu") else spec.schedule.batch_size]
 
 
 @cache

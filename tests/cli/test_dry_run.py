@@ -20,7 +20,7 @@ from omegaconf import OmegaConf
 from distill import config, preflight
 from distill.cli import main as cli
 from distill.cli.command import BASE, read_command
-from distill.config import resolve, resolving
+from distill.config import RunSpec, resolve, resolving
 from distill.run_folder import RunFolder
 from distill.sweep import steps
 from distill.sweep.checked import with_seed
@@ -28,6 +28,7 @@ from distill.sweep.compose import Composer
 from distill.sweep.lean import LeanLoader
 from distill.sweep.speeds import Measured, Speeds
 from distill.sweep.spread import over_cores
+from distill.sweep.timed_method import MethodSeconds, PhaseSeconds
 from tests import tiny
 
 TINY = ["student=resnet8", "teacher=resnet14", "teacher.weights=none", "dataset.fraction=0.1", "schedule.epochs=4"]
@@ -287,17 +288,18 @@ def test_what_is_composed_without_hydras_node_is_what_hydra_composes(tmp_path: P
 def test_where_no_run_has_told_each_net_is_timed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
     monkeypatch.setenv("DISTILL_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("distill.sweep.timed_method.method_seconds", raiser(ValueError))
     spec = resolve(tiny.composed(*TINY, "method=kd"))
-    timed = steps.Steps(budget=60.0)
+    timed, by_nets = steps.Steps(budget=60.0), steps.BY_STEP + steps.NETS_ALONE
     first, how = timed.seconds(spec)
     timed.keep()
-    monkeypatch.setattr("distill.timed_step.net_seconds", lambda *args, **more: 1 / 0)
-    assert first is not None and first > 0 and steps.Steps().seconds(spec) == (first, steps.BY_STEP) == (first, how)
+    monkeypatch.setattr("distill.timed_step.net_seconds", raiser(ZeroDivisionError))
+    assert first is not None and first > 0 and steps.Steps().seconds(spec) == (first, by_nets) == (first, how)
     more = resolve(tiny.composed(*TINY, "method=kd", "schedule.epochs=40"))
     assert steps.Steps().seconds(more)[0] == pytest.approx(10 * first)
     other = resolve(tiny.composed(*TINY, "method=kd", "student=resnet20"))
     late = steps.Steps(budget=0.0)
-    assert late.seconds(spec)[0] == first and late.seconds(other)[1] == steps.SCALED
+    assert late.seconds(spec)[0] == first and late.seconds(other)[1] == steps.SCALED + steps.NETS_ALONE
     assert first / 10 < late.seconds(other)[0] < 10 * first
     kept = json.loads((tmp_path / "cache" / "steps.json").read_text())
     older = {key: {"step": 0.1, "forward": 0.1} for key in kept}  # as a version before wrote them
@@ -305,3 +307,54 @@ def test_where_no_run_has_told_each_net_is_timed_once(tmp_path: Path, monkeypatc
     assert steps.Steps(budget=0.0).seconds(spec) == (None, "")
     monkeypatch.setenv("DISTILL_CACHE", str(tmp_path / "empty"))
     assert steps.Steps(budget=0.0).seconds(other) == (None, "")
+
+
+def raiser(kind: type[Exception]) -> Any:
+    def fail(*args: Any, **more: Any) -> Any:
+        raise kind
+
+    return fail
+
+
+def test_a_methods_own_terms_are_in_the_estimate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """crld sees two views, and so takes twice as long: on its own pair, and where it is timed on small nets."""
+    monkeypatch.undo()
+    monkeypatch.setenv("DISTILL_CACHE", str(tmp_path / "cache"))
+    words = [*TINY, "student=resnet14"]
+    plain, views = (resolve(tiny.composed(*words, f"method={method}")) for method in ("kd", "crld"))
+    few, many = steps.Steps(budget=60.0), steps.Steps(budget=60.0, few=False)
+    shared = [many.seconds(each) for each in (plain, views)]
+    own = [few.seconds(each) for each in (plain, views)]
+    assert {source for _, source in own} == {steps.BY_METHOD}
+    assert {source for _, source in shared} == {steps.BY_STEP + steps.ON_SMALL}
+    for (one, _), (two, _) in (own, shared):
+        assert 1.3 < two / one < 6.0
+    few.keep()
+    monkeypatch.setattr("distill.sweep.timed_method.method_seconds", raiser(ZeroDivisionError))
+    assert steps.Steps(budget=0.0).seconds(views) == own[1]
+
+
+def test_phases_are_put_together_and_carried_over_to_other_nets() -> None:
+    alone = PhaseSeconds(epochs=3, shown=0.5, made=False, seconds=0.1)
+    made = PhaseSeconds(epochs=None, shown=200.0, made=True, seconds=0.4)
+    both = MethodSeconds((alone, made))
+    assert both.whole(10, 1000) == pytest.approx(3 * 0.5 * 1000 * 0.1 + 10 * 200 * 0.4)
+    assert MethodSeconds.read(json.loads(json.dumps(both.to_json()))) == both
+    assert [each.seconds for each in both.on(0.2, 0.8).phases] == pytest.approx([0.4, (1.6 * 1.0) ** 0.5])
+    wrong = [None, [], {"phases": [{"seconds": 1.0}]}, {"phases": 3}]
+    wrong += [{"phases": [{**vars(made), key: value}]} for key, value in
+              (("seconds", -1.0), ("seconds", "1"), ("shown", None), ("epochs", "2"), ("epochs", True))]  # fmt: skip
+    assert not any(MethodSeconds.read(each) for each in wrong)
+
+
+def test_what_takes_too_long_is_given_up_and_not_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    monkeypatch.setenv("DISTILL_CACHE", str(tmp_path / "cache"))
+    spec = resolve(tiny.composed(*TINY, "method=kd"))
+    once = steps.Steps(budget=1e-9)
+    assert once.seconds(spec)[1].endswith(steps.NETS_ALONE)
+    once.keep()
+    tried: list[RunSpec] = []
+    monkeypatch.setattr("distill.sweep.timed_method.method_seconds", lambda spec, *args, **more: tried.append(spec))
+    steps.Steps(budget=60.0).seconds(spec)
+    assert [each.teachers[0].model for each in tried] == ["cifar_resnet8"]  # on small nets alone

@@ -18,8 +18,8 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -32,7 +32,8 @@ from distill import config, errors, signals, sweep
 from distill.files import SaveError, write_json
 from distill.run_folder import RunFolder
 from distill.sweep import compose, failures, jobs, slots, snapshot, steps
-from distill.sweep.forecast import forecast
+from distill.sweep.forecast import MINUTES, forecast
+from distill.sweep.launchers.hydra_plugins.distill_launchers import local, packed, ray, slurm
 from tests import program
 from tests.tiny import composed
 
@@ -258,11 +259,44 @@ def test_a_sweep_tells_its_time_with_the_teachers_that_it_needs(
     monkeypatch.setattr(HydraConfig, "set_config", lambda *_: None)
     monkeypatch.setattr(steps.Steps, "seconds", lambda self, spec: (10.0, steps.BY_STEP))
     words = ["teacher=resnet14", "student=resnet8", "method=kd", f"output={tmp_path}"]
-    loading = SimpleNamespace(config=master(tmp_path), composer=compose.Composer(Loader()))
-    sweep = jobs.Sweep(loading.config, loading.composer, [[*words, f"seed={seed}"] for seed in range(3)], retries=0)
-    told = [forecast(sweep, loading, timed=timed) for timed in (True, False)]
+    config, composer = master(tmp_path), compose.Composer(Loader())
+    load = partial(composer.load_sweep_config, config)
+    sweep = jobs.Sweep(config, composer, [[*words, f"seed={seed}"] for seed in range(3)], retries=0)
+    told = [forecast(sweep, load, timed=timed) for timed in (True, False)]
     assert told[0] == f"  about 0:40 one after the other ({steps.BY_STEP})"
     assert told[1] == "  no estimate of the time: no run has ended yet"
+
+
+@pytest.mark.parametrize(
+    ("kind", "gpus", "given", "timed"),
+    [
+        (local.LocalLauncher, [], {"slots": 1, "gpus": None}, True),
+        (local.LocalLauncher, ["0"], {"slots": 1, "gpus": None}, False),
+        (packed.PackedLauncher, [], {}, True),
+        (packed.PackedLauncher, ["0"], {}, False),
+        (ray.RayLauncher, [], {"init": {}}, True),
+        (ray.RayLauncher, [], {"init": {"address": "head:6379"}}, False),
+        (slurm.SlurmLauncher, [], {}, False),
+    ],
+)
+def test_every_launcher_tells_the_time_before_its_first_job(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: Any, gpus: list[str], given: dict[str, Any], timed: bool
+) -> None:
+    asked = []
+
+    def told(sweep: Any, compose: Any, *, timed: bool, worth: float) -> str:
+        asked.append((timed, worth, len(sweep.jobs)))
+        raise InterruptedError
+
+    monkeypatch.setattr(HydraConfig, "set_config", lambda *_: None)
+    monkeypatch.setattr(slots, "visible_gpus", lambda: gpus)
+    monkeypatch.setattr("distill.sweep.forecast.forecast", told)
+    monkeypatch.setattr(jobs.Job, "start", lambda job: 1 / 0)
+    launcher = kind.__new__(kind)
+    vars(launcher).update(given, retries=0, config=master(tmp_path), composer=compose.Composer(Loader()))
+    with pytest.raises(InterruptedError):
+        launcher.launch([["method=none", f"seed={seed}", f"output={tmp_path}"] for seed in (1, 2)], 0)
+    assert asked == [(timed, MINUTES, 2)]
 
 
 def test_a_job_alone_has_no_launcher(tmp_path: Path) -> None:

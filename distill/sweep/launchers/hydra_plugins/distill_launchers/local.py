@@ -22,7 +22,6 @@ class LocalLauncher(ComposingLauncher):
         self.slots, self.retries, self.gpus = slots, int(retries), gpus
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        from distill.sweep.forecast import MINUTES, forecast
         from distill.sweep.jobs import Sweep
         from distill.sweep.slots import Slots, chosen, threads_per_slot, visible_gpus
 
@@ -33,8 +32,7 @@ class LocalLauncher(ComposingLauncher):
             slots = max(len(gpus), 1) if self.slots == "auto" else int(self.slots)
             sweep.announce(f", {slots} at a time{f' on {len(gpus)} GPUs' if gpus else ''}")
             places = Slots(sweep, slots, gpus, threads_per_slot(slots))
-            if line := forecast(sweep, self, timed=not seen, worth=MINUTES):
-                print(line, flush=True)
+            self.tell_time(sweep, timed=not seen)
             places.run()
         else:
             sweep.announce("")

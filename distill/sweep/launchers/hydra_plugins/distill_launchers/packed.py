@@ -26,7 +26,9 @@ class PackedLauncher(ComposingLauncher):
         from distill.sweep.board import Board
         from distill.sweep.checked import resolved
         from distill.sweep.packed import failed, run_all
+        from distill.sweep.slots import visible_gpus
 
+        self.tell_time(sweep, timed=not visible_gpus())
         runs = []
         for job in sweep.jobs:
             try:

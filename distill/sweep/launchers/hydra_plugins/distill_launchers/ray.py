@@ -28,10 +28,12 @@ class RayLauncher(ComposingLauncher):
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         from distill.sweep.jobs import Sweep
+        from distill.sweep.slots import visible_gpus
 
         sweep = Sweep(self.config, self.composer, job_overrides, self.retries)
         sweep.announce(" on Ray")
         if sweep.jobs:
+            self.tell_time(sweep, timed=self._is_here() and not visible_gpus())
             import ray
 
             ray.init(**self.init, ignore_reinit_error=True)
@@ -40,6 +42,10 @@ class RayLauncher(ComposingLauncher):
             finally:
                 ray.shutdown()
         return sweep.returns()
+
+    def _is_here(self) -> bool:
+        """Whether the cluster is this machine alone."""
+        return not (self.init.get("address") or os.environ.get("RAY_ADDRESS"))
 
     def _run(self, sweep: Sweep) -> None:
         import ray

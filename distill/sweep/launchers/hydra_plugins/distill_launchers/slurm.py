@@ -52,6 +52,8 @@ class SlurmLauncher(ComposingLauncher, _Base):  # type: ignore[misc, valid-type]
         sweep = Sweep(self.config, self.composer, job_overrides, self.retries)
         sweep.announce(" on Slurm")
         left = sweep.jobs
+        if left:
+            self.tell_time(sweep, timed=False)  # a cluster's nodes are not the machine that hands in its jobs
         with StopSignals() as stop, Board(sweep):
             while left and stop.received is None:
                 queue = self._submit(left, sweep.output)
