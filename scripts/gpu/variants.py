@@ -1,7 +1,8 @@
 """Which settings are fastest on this machine: ms a step of our loop by precision, compiling and cuDNN's search.
 
-`python scripts/gpu/variants.py --device cuda --out OUT` times each variant in a process of its own, within its limit,
-and writes OUT/variants.json as results come. `--profile` adds the kernels of a step: how often, and how long each.
+`python scripts/gpu/variants.py --device cuda --out OUT` times each variant in a process of its own, within its limit
+and that of all (--total), and writes OUT/variants.json as results come. `--profile` adds the kernels of a step: how
+often, and how long each.
 """
 
 from __future__ import annotations
@@ -75,18 +76,23 @@ def variants(args: argparse.Namespace) -> None:
     """Time all variants, one process each."""
     args.out.mkdir(parents=True, exist_ok=True)
     found: dict[str, Any] = {}
+    end = time.monotonic() + args.total
     for loop, (precision, compiled, search) in product(args.loops, VARIANTS):
         name = f"{loop} {precision}{' compiled' if compiled else ''}{' search' if search else ''}"
         command = [sys.executable, __file__, "--loop", loop, "--precision", precision, "--device", args.device,
                    "--steps", str(args.steps)] + ["--compiled"] * compiled + ["--search"] * search
         command += ["--profile"] if args.profile and not compiled and not search and precision == "bf16" else []
+        limit = min(args.limit, end - time.monotonic())
+        if limit < 1:
+            print(name, "was not begun: --total", flush=True)
+            continue
         try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=args.limit)
+            done = subprocess.run(command, capture_output=True, text=True, timeout=limit)
             last = done.stdout.strip().splitlines()[-1:] or ["null"]
             why = done.stderr.strip().splitlines()[-1:] or [f"exit code {done.returncode}"]
             found[name] = json.loads(last[0]) if done.returncode == 0 else why[0]
         except subprocess.TimeoutExpired:
-            found[name] = f"cut off after {args.limit} s"
+            found[name] = f"cut off after {limit:.0f} s"
         row = found[name]
         print(name, [round(ms, 2) for ms in row["ms"]] if isinstance(row, dict) else row, flush=True)
         (args.out / "variants.json").write_text(json.dumps(found, indent=1))
@@ -101,6 +107,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--limit", type=int, default=60, help="seconds for each variant")
+    parser.add_argument("--total", type=int, default=180, help="seconds for all of them")
     parser.add_argument("--loops", nargs="+", default=LOOPS, help="method:teacher,student of each")
     parser.add_argument("--loop", help=argparse.SUPPRESS)
     for switch in ("compiled", "search", "profile"):
