@@ -125,9 +125,11 @@ class Measuring:
         if self.told_late or not evaluate:
             return found
         plain = {name: evaluate(beside.copies[name]) for name in found}
-        if found != plain:
-            log.warning("beside steps %s was measured, at once %s: from now on steps wait", found, plain)
-            self.fit.options.overlap = False
+        if found == plain:
+            log.info("epochs are measured beside the steps of the next ones")
+            return found
+        log.warning("beside steps %s was measured, at once %s: from now on steps wait", found, plain)
+        self.fit.options.overlap = False
         return plain
 
     def _at_once(self) -> dict[str, Any]:
