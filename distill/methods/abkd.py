@@ -24,7 +24,7 @@ def alpha_beta(student: Tensor, teacher: Tensor, temperature: float, alpha: floa
 
     -1/(a b) sum_k (p^a q^b - a/(a+b) p^(a+b) - b/(a+b) q^(a+b)), and its limits where a, b or a + b is 0. (1, 0) is the
     forward KL(p_t || p_s), (0, 1) the reverse KL(p_s || p_t), (1/2, 1/2) four times the squared Hellinger distance.
-    No factor T^2, as in the authors' code.
+    No factor T^2, as in the authors' code, which divides once, not twice, by the last number left at such a limit.
     """
     log_p, log_q = F.log_softmax(teacher / temperature, dim=1), F.log_softmax(student / temperature, dim=1)
     gap = log_p - log_q
