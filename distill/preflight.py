@@ -60,6 +60,7 @@ def check_fit(spec: RunSpec, info: DataInfo, *, on_meta: bool = False) -> None:
     Nets and method are made and forgotten again; the global random state is left alone. on_meta: on the meta
     device where that can be, which costs more to import than a few nets to make.
     """
+    spec.evaluate.check(info.num_train if info.num_classes else None)
     with torch.random.fork_rng(devices=[]):
         if on_meta and not (spec.student.weights or _of_files(spec)):
             try:

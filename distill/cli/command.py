@@ -6,6 +6,7 @@ import argparse
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -18,7 +19,7 @@ from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from distill.config.check import check, check_group, check_override, find_aliases
-from distill.config.given import given_keys, keys_of_files
+from distill.config.given import check_own, given_keys, keys_of_files
 from distill.config.groups import conf_dir, conf_dirs, load_node, options, use_folder
 from distill.config.hydra_keys import check_hydra
 from distill.config.idle import check_idle, idle_keys
@@ -36,6 +37,7 @@ _OPEN = ("student.args", "teacher.args", "method.optimizer", "method.generator_o
 UNSET = tuple(f"schedule.optimizer.{option}" for option in ("betas", "eps", "amsgrad", "dampening"))  # in no YAML
 OTHERWISE = "crd"  # the schedule of an own data set that neither its name nor what reads it has one for
 ADDED = ("pair", "experiment")  # groups that are in the defaults list already, though many write +experiment=
+_MOST_VALUES = 10_000  # values of one key in a sweep: each is looked at before the first run
 _NEEDED = ("dataset", "schedule", "student", "teacher", "method", "tracking")  # groups of which a run has one
 BASE: dict[str, Any] = {} if hydra.__version__ >= "1.4" else {"version_base": "1.3"}  # 1.4 warns of it
 
@@ -146,8 +148,9 @@ class _Reader:
                 name = choice.partition("=")[2]
                 if name == "null" and group in _NEEDED:
                     raise ValueError(f"{group}=null: a run needs a {group}: choose one, {group}=<name>")
-                if name != "null":
-                    check_group(group, name, options(group))
+                if name == "null":
+                    raise ValueError(f"{group}=null is how it stands: leave it away")
+                check_group(group, name, options(group))
 
     def _check_sweep(self, override: Override) -> None:
         """A comma list needs -m, or an experiment file that asks for a sweep."""
@@ -165,7 +168,11 @@ class _Reader:
             return [override.input_line or key]
         if not override.is_discrete_sweep():  # an interval, which only a search draws from
             return [f"{key}={getattr(override.value(), 'start', 0)}"]
-        return [f"{key}={value}" for value in override.sweep_string_iterator()]
+        values = list(islice(override.sweep_string_iterator(), _MOST_VALUES + 1))
+        if not 0 < len(values) <= _MOST_VALUES:
+            many = f"more than {_MOST_VALUES} runs" if values else "no run at all"
+            raise ValueError(f"{override.input_line} stands for {many}: give it other values")
+        return [f"{key}={value}" for value in values]
 
     def compose(self, overrides: list[str]) -> DictConfig:
         """The configuration of some overrides, a copy; values of a sweep ask for the same one many times."""
@@ -189,6 +196,7 @@ class _Reader:
             if self._is_group(override):
                 continue
             key = override.key_or_group
+            check_own(key, None if override.is_delete() else override.value(), reference)
             if override.is_delete():
                 _check_deletion(key, cfg)
                 continue

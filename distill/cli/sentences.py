@@ -51,7 +51,7 @@ def _sentence(error: BaseException) -> str:
         group, _, name = error.missing_cfg_file.rpartition("/")
         return no_such(group, name, error.options)
     if isinstance(error, OverrideParseException):
-        return f"{error.override} cannot be read as key=value: quote a value with blanks, commas, brackets or ~"
+        return f"{error.override} cannot be read as key=value: quote a value with blanks, commas, brackets, ~ or é"
     text = str(error).strip()
     if isinstance(error, (HydraException, OmegaConfBaseException)):
         return ". ".join(line.strip().rstrip(".") for line in text.splitlines() if line.strip())

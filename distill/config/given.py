@@ -7,7 +7,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from distill.config.groups import conf_dir, load_node
+from distill.config.groups import conf_dir, load_node, options
 from distill.config.idle import leaves
 from distill.config.rules import FOLDERS, IN_MEMORY
 
@@ -24,6 +24,17 @@ def given_keys(overrides: Sequence[Override], is_group: Callable[[Override], boo
     for item in overrides:
         if not (is_group(item) or item.is_delete() or item.key_or_group.startswith("hydra")):
             yield from leaves(item.key_or_group, item.value())
+
+
+def check_own(key: str, value: Any, reference: DictConfig) -> None:
+    """Raise ValueError for what a file of conf/ says of itself, and no command line: what a method is, and its name."""
+    group, _, name = key.partition(".")
+    if key.startswith("method.about") or name == "_target_" and group in ("method", "tracking"):
+        raise ValueError(f"{key} is of the file of a method, which says what it is: write one, --config-dir FOLDER")
+    if name == "name" and group in ("method", "schedule") and value in options(group):
+        chosen = OmegaConf.select(reference, key, default=None)
+        if value != chosen:
+            raise ValueError(f"{key}={value} would call {chosen} by another's name: choose it, {group}={value}")
 
 
 def keys_of_files(overrides: Sequence[Override]) -> Iterator[str]:

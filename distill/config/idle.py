@@ -23,7 +23,7 @@ ALWAYS = {
     "schedule.name", "schedule.batch_size", "schedule.lr", "schedule.label_smoothing", "schedule.mixup",
     "schedule.last_batch", "schedule.decay", "schedule.clip_grad", "schedule.max_norm", "schedule.rule",
     "schedule.zero_head", "schedule.optimizer", "schedule.restart", "schedule.damped", "schedule.momentum_start",
-    "schedule.momentum_epochs", "schedule.clip_mode", "schedule.no_decay", "schedule.ema_warmup", "schedule.ema_export",
+    "schedule.clip_mode", "schedule.no_decay", "schedule.ema_warmup", "schedule.ema_export",
     "schedule.bce_threshold",  # each refused by check_schedule where its partners are not there
     *(f"dataset.{key}" for key in ("name", "kind", "num_classes", "in_chans", "size", "mean", "std", "resize", "pad",
                                    "flip", "holdout", "shots", "classes", "omit", "fraction", "views", "labels",
@@ -122,6 +122,17 @@ def _milestones(cfg: DictConfig) -> str:
     return _decays("step")(cfg) or (f"training ends after {schedule['epochs']} epochs" if late else "")
 
 
+def _epochs_of(key: str) -> Callable[[DictConfig], str]:
+    """Of a rise over so many epochs, which is to end before training does."""
+
+    def why(cfg: DictConfig) -> str:
+        schedule = plain(cfg, "schedule")
+        late = not schedule.get("rule") and (schedule.get(key) or 0) > schedule["epochs"]
+        return _without_rule(cfg) or (f"training ends after {schedule['epochs']} epochs, before it" if late else "")
+
+    return why
+
+
 def _lr_scales(cfg: DictConfig) -> str:
     nets = {str(plain(cfg, "student").get("model")), *map(str, plain(cfg, "method").get("models") or ())}
     nets |= {str(spec.get("model")) for spec in teacher_specs(cfg)}
@@ -216,7 +227,8 @@ def _graphs(cfg: DictConfig) -> str:
 READ_BY: dict[str, Callable[[DictConfig], str]] = {
     "cuda_graphs": _graphs,
     "schedule.epochs": _without_rule,
-    "schedule.warmup_epochs": _without_rule,
+    "schedule.warmup_epochs": _epochs_of("warmup_epochs"),
+    "schedule.momentum_epochs": _epochs_of("momentum_epochs"),
     "schedule.gamma": _gamma,
     "schedule.milestones": _milestones,
     "schedule.lr_min": _decays("cosine", "linear"),

@@ -30,14 +30,12 @@ from distill.config.hashing import (
 )
 from distill.config.plugins import load_plugins
 from distill.config.read_only import frozen
-from distill.config.run_spec import EvaluateSpec, MachineSpec, MethodSpec, RunSpec, StudentSpec, TeacherSpec
+from distill.config.run_spec import NEIGHBOURS, EvaluateSpec, MachineSpec, MethodSpec, RunSpec, StudentSpec, TeacherSpec
 from distill.config.schedule_spec import ScheduleSpec
 from distill.config.setting import setting
 from distill.config.teacher_nodes import Spec, label
 from distill.content.memo import memoised
 
-NEIGHBOURS = 20
-"""That vote (facebookresearch/dino, eval_knn.py: the best of 10, 20, 100 and 200)."""
 AUTO = "auto"  # of teacher.weights: trained by this program, and kept
 
 

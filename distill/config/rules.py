@@ -67,6 +67,7 @@ WHOLE_NUMBER, COUNT, BITS = whole(0), whole(1), whole(2, 8)
 INDEX = whole(-1000, 1000)
 FLAG: Rule = (lambda value: isinstance(value, bool), "must be true or false")
 TEXT: Rule = (lambda value: isinstance(value, str) and 0 < len(value.strip()) <= 1000, "must be a text")
+PLACE: Rule = (lambda value: TEXT[0](value) and "://" not in value, "must be a path of this machine, no address")
 WORD = either(TEXT, WHOLE_NUMBER)  # 1 is a name too
 NAME: Rule = (
     lambda value: isinstance(value, str) and re.fullmatch(r"\w[\w.+,: @-]{0,99}", value) is not None,
@@ -147,7 +148,7 @@ AT_THE_TOP: dict[str, Rule] = {
     "overlap": one_of("auto", "false"),
     "sync_batchnorm": one_of("auto", "true", "false"),
     "grad_checkpointing": or_null(FLAG),
-    "output": TEXT,
+    "output": PLACE,
     "plugins": list_of(TEXT, "[my_method]"),
 }
 SCHEDULE: dict[str, Rule] = {
@@ -192,7 +193,7 @@ SCHEDULE: dict[str, Rule] = {
 DATASET: dict[str, Rule] = {
     "name": NAME,
     "kind": or_null(NAME),
-    "root": TEXT,
+    "root": PLACE,
     "content": or_null(TEXT),
     "num_classes": or_null(whole(2)),
     "in_chans": whole(1, 1024),

@@ -73,6 +73,10 @@ class MethodSpec:
         return self.node.get("temperature")
 
 
+NEIGHBOURS = 20
+"""That vote (facebookresearch/dino, eval_knn.py: the best of 10, 20, 100 and 200)."""
+
+
 @dataclass(frozen=True)
 class EvaluateSpec:
     """What is measured of frozen features: knn after each epoch, a linear probe at the end. images: 0 is all."""
@@ -81,6 +85,16 @@ class EvaluateSpec:
     probe: bool
     neighbours: int
     images: int
+
+    def check(self, known: int | None) -> None:
+        """Raise ValueError where more training images are asked for than there are with labels; None: not known yet."""
+        if known is None or not (self.knn or self.probe):
+            return
+        there = f"there are {known} training images with labels: give less"
+        if self.images > known:
+            raise ValueError(f"evaluate.images={self.images}: {there}")
+        if self.knn and self.neighbours > (self.images or known) and self.neighbours != NEIGHBOURS:
+            raise ValueError(f"evaluate.neighbours={self.neighbours}: {there}, or more evaluate.images")
 
 
 @dataclass(frozen=True)

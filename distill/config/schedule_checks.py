@@ -25,6 +25,8 @@ def check_schedule(schedule: Mapping[str, Any]) -> None:
     _check_recipe(schedule)
     if schedule.get("lr_min") and schedule.get("decay") not in ("cosine", "linear"):
         raise ValueError("schedule.lr_min is where decay=cosine and decay=linear end: leave it null")
+    if (schedule.get("lr_min") or 0) > (schedule.get("lr") or 0):
+        raise ValueError(f"schedule.lr_min={schedule['lr_min']} is where the rate ends: give less than schedule.lr")
 
 
 def _check_recipe(schedule: Mapping[str, Any]) -> None:

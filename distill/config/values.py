@@ -21,6 +21,7 @@ from distill.config.rules import (
     check_rule,
     is_number,
 )
+from distill.content.data_sets import KNOWN_SETS
 
 # read by checks of their own
 _OPEN = {"student.args", "teacher.args", "student.upstream", "schedule.optimizer", "schedule.lr_scales"}
@@ -83,6 +84,9 @@ def check_data(node: Mapping[str, Any], schedule: str = "") -> None:
         if (node.get(key) or 0) >= node["size"]:
             what = f"dataset.{key}={node[key]} leaves crops of {node['size']} pixels without any of their image"
             raise ValueError(f"{what}: give less")
+    if node.get("kind") and name != node["kind"] and name in KNOWN_SETS:
+        what = f"dataset.name={name} is the name of another data set than dataset.kind={node['kind']}"
+        raise ValueError(f"{what}: give a name of your own")
     count = node.get("in_chans", 3)
     for key in ("mean", "std"):
         if len(node.get(key) or ()) != count:

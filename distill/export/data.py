@@ -24,7 +24,7 @@ from distill.data.timm_transforms import timm_transforms_of
 from distill.data.views import Images
 from distill.export.facts import CENTER, Facts, check_data_node
 
-CHOOSING = ("omit", "fraction", "shots", "labels")  # which images are trained on, by keys of dataset
+_OF_TRAINING = ("omit", "fraction", "shots", "labels")  # which images are trained on, by keys of dataset
 
 
 def data_of(facts: Facts, settings: Sequence[str], device: torch.device) -> Data:
@@ -72,7 +72,7 @@ def node_of(facts: Facts, settings: Sequence[str]) -> DataSpec:
 def _check_reads(key: str, value: str, own: Facts | None) -> None:
     """Raise ValueError for a key that changes nothing of what is measured; own: where the data are the net's own."""
     name = key.removeprefix("dataset.")
-    if name in (*AUGMENTING, *CHOOSING):
+    if name in (*AUGMENTING, *_OF_TRAINING):
         raise ValueError(f"{key}={value} is of training, and all that is evaluated is measured as it is: leave it away")
     if name in ("mean", "std"):
         raise ValueError(f"{key}={value}: the net sees images by the mean and std of its training: leave it away")
@@ -87,7 +87,7 @@ def _number(text: str) -> float:
         return float("nan")
 
 
-def changed(facts: Facts, data: DataSpec) -> bool:
+def holds_other(facts: Facts, data: DataSpec) -> bool:
     """Whether the files of the net's own data set hold other images or labels than the net was made with."""
     node = {each.name: getattr(data, each.name) for each in fields(data) if each.name != "content"}
     return (data_fingerprint(node) or "") != (facts.dataset.get("content") or "")

@@ -15,7 +15,7 @@ import distill.finished_run as finished_run
 import distill.runtime as runtime
 from distill.data import Data
 from distill.engine.evaluate import predict, scores
-from distill.export.data import changed, data_of, node_of
+from distill.export.data import data_of, holds_other, node_of
 from distill.export.facts import Facts
 from distill.export.shipped import Shipped
 from distill.export.target import add_out, add_target, open_target
@@ -57,7 +57,7 @@ def run(options: argparse.Namespace) -> None:
     )
     if own and (line := note(shipped.facts, [scored["accuracy"] for scored in found.values()])):
         print(line)
-    if own and changed(shipped.facts, seen):
+    if own and holds_other(shipped.facts, seen):
         print("The data are not those of the record: other images, labels or classes lie there now.")
     if options.out:
         write_json(options.out, found)

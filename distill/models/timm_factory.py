@@ -104,4 +104,4 @@ def _refusal(name: str, pretrained: bool, kwargs: dict[str, Any], error: Excepti
     if (unknown := unexpected(error)) is not None:
         with suppress(Exception), torch.device("meta"):
             return refused_key(unknown, name, type(timm.create_model(name)))
-    return f"timm cannot make {name} with {given} ({reason}): change the model's args"
+    return f"timm cannot make {name} with {given} ({reason}): change the model or its args"

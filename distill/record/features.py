@@ -65,6 +65,7 @@ def measure_features(fit: Fit, spec: EvaluateSpec, evaluation: Evaluation) -> Fe
     if data.test is None:
         log.info("no image of %s has a label: nothing is measured, give some in val/<class>/", data.info.name)
         return None
+    spec.check(None if data.references is None else len(data.references))
     features = Features(spec, Labelled(data, evaluation.autocast, spec.images))
     log.info("features are measured with the labels of %s", features.labelled.source_of_labels)
     if spec.knn and data.info.num_classes:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import FrozenInstanceError, fields
+from dataclasses import FrozenInstanceError, fields, replace
 from pathlib import Path
 
 import pytest
 
 from distill import config
-from distill.config import DataSpec, RunSpec, ScheduleSpec, frozen, resolve, thawed
+from distill.config import DataSpec, EvaluateSpec, RunSpec, ScheduleSpec, frozen, resolve, thawed
 from distill.config.rules import SCHEDULE
 from tests.tiny import composed
 
@@ -121,3 +121,12 @@ def test_the_share_of_a_protocol_is_hashed_as_the_nets_own_and_for_no_other_net(
     old = composed("method=kd", "student=ShuffleV1", "student.lr_scale=0.2", "teacher=resnet14", "schedule=crd")
     old.schedule.lr_scales = None
     assert config.identity(old)["hash"] == config.identity(cfg)["hash"]
+
+
+def test_more_neighbours_or_labelled_images_than_there_are_is_refused() -> None:
+    asked = EvaluateSpec(knn=True, probe=False, neighbours=20, images=0)
+    asked.check(7)  # the default takes what there is
+    for known, change in ((99, {"neighbours": 100}), (99, {"images": 100}), (99, {"images": 50, "neighbours": 60})):
+        with pytest.raises(ValueError, match=r"there are 99 training images with labels: give less"):
+            replace(asked, **change).check(known)
+    replace(asked, images=100).check(None)
