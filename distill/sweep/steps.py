@@ -21,8 +21,8 @@ from distill.config import RunSpec, frozen, thawed
 from distill.content.image_record import cache_folder
 from distill.files import SaveError, read_mapping, write_json
 
-BUDGET = 2.5  # seconds for all timing of a plan, 0.4 of them for nets; those after that are estimated by others
-DIRECT, SHARED = 16e9, 2e9  # multiply-accumulates of the nets in a method's step: on its own pair, on small nets
+BUDGET = 2.0  # seconds for all timing of a plan, 0.4 of them for nets; those after that are estimated by others
+DIRECT, SHARED = 16e9, 1.3e9  # multiply-accumulates of the nets in a method's step: on its own pair, on small nets
 FEW_RUNS = 4  # runs, seeds apart, up to which the method of each is timed on its own pair
 _SMALL_NET = "cifar_resnet8"
 REFUSALS = (ValueError, RuntimeError, OSError, NotImplementedError, TypeError, AttributeError, LookupError)
