@@ -42,6 +42,8 @@ def pick_device(name: str) -> torch.device:
         raise ValueError(f"device={name} is no device: use auto, cpu, cuda or cuda:<number>.") from error
     if device.type == "cuda" and not (torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count()):
         raise ValueError(f"device={name} is not here ({torch.cuda.device_count()} CUDA devices seen): use device=cpu.")
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise ValueError(f"device={name} is not here (it is of Apple's machines): use device=cpu.")
     return device
 
 

@@ -89,4 +89,6 @@ def run(options: argparse.Namespace) -> None:
         write_text(options.readme, in_readme(options.readme.read_text(encoding="utf-8")))
         return
     entries = methods(options.words)
+    if not entries:
+        raise ValueError(f"no method has {' and '.join(options.words)} in its entry: distill methods lists all")
     print(_markdown(entries) if options.markdown else "\n".join(lines(entries)))

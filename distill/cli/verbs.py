@@ -18,7 +18,9 @@ from typing import NoReturn
 
 import distill.errors as errors
 from distill.config.groups import did_you_mean, use_folder
+from distill.config.output_folder import check_destination
 from distill.config.own_files import check_folder
+from distill.files import SaveError
 from distill.signals import StopSignals, report_stop
 from distill.terminal import printable
 
@@ -60,6 +62,9 @@ def run(verb: str, *argv: str) -> int:
         use_folder(options.config_dir)
         if options.config_dir:
             check_folder(Path(options.config_dir))
+        for action in parser._actions:
+            if action.dest in ("out", "to") and isinstance(place := getattr(options, action.dest), Path):
+                check_destination(f"--{action.dest}", place, action.metavar == "FOLDER")
         logging.basicConfig(level=logging.INFO, format="[%(asctime)s] %(message)s", datefmt="%H:%M:%S")
         with StopSignals(at_once=True):
             code = module.run(options) or errors.DONE
@@ -85,7 +90,7 @@ def _failed(error: Exception) -> int:
     from distill.cli.sentences import format_error
 
     code = errors.USAGE if isinstance(error, OSError) else errors.exit_code(error)
-    if code == errors.FAILED:
+    if code == errors.FAILED and not isinstance(error, SaveError):
         raise error
     show_traceback()
     return print_error(format_error(error), code)

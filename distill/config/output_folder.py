@@ -16,7 +16,7 @@ def check_output(folder: str | Path, writes: bool = True) -> None:
     """Make the output folder and raise ValueError when nothing can be written there; writes: or only look."""
     try:
         if not writes:
-            _check_place(Path(folder))
+            check_place(Path(folder))
             return
         os.makedirs(folder, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder) as file:
@@ -29,7 +29,18 @@ def check_output(folder: str | Path, writes: bool = True) -> None:
         raise ValueError(sentence) from error
 
 
-def _check_place(folder: Path) -> None:
+def check_destination(flag: str, place: Path, folder: bool) -> None:
+    """Raise ValueError where a verb could not write the file, or the folder, that it is told to, before it works."""
+    if place.exists() and place.is_dir() != folder:
+        raise ValueError(f"{flag} {place} is a {'file: give a folder' if folder else 'folder: give a file'}")
+    try:
+        check_place(place if folder else place.parent)
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise ValueError(f"{flag} {place} cannot be written ({reason}): choose another place") from error
+
+
+def check_place(folder: Path) -> None:
     """Raise OSError where a folder could not be made, or could not be written."""
     place = next(each for each in (folder, *folder.absolute().parents) if os.path.lexists(each))
     os.listdir(place)

@@ -29,11 +29,15 @@ def refuse_keys(name: str, refuses: Mapping[str, str], schedule: Mapping[str, An
 
 def check_refusals(cfg: DictConfig) -> None:
     """Raise ValueError where the schedule asks for what about.refuses of the method's YAML says it cannot honour, or
-    for another cross-entropy where the command took it away.
+    for another cross-entropy where the command took it away; and where all weights of about.some are 0.
     """
     name, schedule = str(cfg.method.name), plain(cfg, "schedule")
     if OmegaConf.select(cfg, "method.about.refuses", default=None):
         refuse_keys(name, plain(cfg, "method.about.refuses"), schedule)
+    terms = OmegaConf.select(cfg, "method.about.some", default=None) or ()
+    if terms and not any(plain(cfg, "method").get(key) for key in terms):
+        weights = " and ".join(f"method.{key}" for key in terms)
+        raise ValueError(f"{weights} are 0, which leaves method={name} nothing to train by: give one of them")
     file = load_node("method", name)
     usual: Any = {} if file is None else OmegaConf.to_container(file, resolve=False)  # may hang on the run's data set
     if plain(cfg, "method").get("ce") == 0 and usual.get("ce"):

@@ -31,7 +31,7 @@ def take_step(
     """
     if parts == 1:
         with autocast():
-            losses = update.loss(batch)
+            losses = some(update.loss(batch))
         stepper.step(losses)
         return losses
     stepper.begin()
@@ -40,7 +40,7 @@ def take_step(
     for part in parts_of(batch, parts):
         method.counted = None
         with autocast():
-            losses = update.loss(part)
+            losses = some(update.loss(part))
         weighted = {name: loss * (len(part.inputs) / len(batch.inputs)) for name, loss in losses.items()}
         stepper.backward(weighted)
         total = {name: total.get(name, 0.0) + loss.detach() for name, loss in weighted.items()}
@@ -50,6 +50,13 @@ def take_step(
         logits, labels = zip(*counted, strict=True)
         method.counted = torch.cat(logits), torch.cat(labels)
     return total
+
+
+def some(losses: Losses) -> Losses:
+    """The losses of a step. Raises ValueError where there is none."""
+    if not losses:
+        raise ValueError("the method has no loss with these weights, and trains nothing: set one of them above 0")
+    return losses
 
 
 def parts_of(batch: Batch, count: int) -> list[Batch]:

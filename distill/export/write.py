@@ -61,8 +61,6 @@ def export_run(
 
 def _check_free(folder: Path, below: str) -> None:
     """Raise ValueError where files of others would be lost: all but an earlier export of the same run."""
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"{folder} is a file: give a folder, --to FOLDER")
     there = [name for name in (CONFIG, WEIGHTS, "README.md") if (folder / name).exists()]
     held = read_mapping(folder / CONFIG).get(KEY)
     if there and not (isinstance(held, dict) and held.get("run", below) == below):

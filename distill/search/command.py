@@ -37,6 +37,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Draw, run, tell, until there are enough trials; then show the table and the best command line."""
+    for key in ("trials", "startup", "warmup"):
+        if isinstance(given := getattr(args, key), int) and given < (key == "trials"):
+            raise ValueError(f"--{key} is {given}: give at least {int(key == 'trials')}")
     add_launchers()
     config.register()
     try:

@@ -63,6 +63,7 @@ MISTAKES = {
     "~schedule.optimizer.name": "~schedule.optimizer.name: every key is needed",
     "schedule.optimizer.name=''": "schedule.optimizer.name=: name an optimiser",
     "~method": "a run needs a method",
+    "method.ce=0 method.kd=0": "leaves method=kd nothing to train by",
     "-m method=kd seed=range(3,1)": r"seed=range\(3,1\) stands for no run at all",
     "-m method=kd seed=range(1,1000000)": "stands for more than 10000 runs",
     "schedule.name=crd": "schedule.name=crd would call digits by another's name: choose it, schedule=crd",
