@@ -20,7 +20,7 @@ from distill.run import make_method
 from distill.run_folder import STUDENT_FILE, RunFolder
 from distill.start import own_constants
 from distill.teachers.forward import Teachers
-from distill.teachers.store import Teacher, get_teachers
+from distill.teachers.store import Teacher, get_teachers, own_weights
 
 
 @dataclass
@@ -71,7 +71,9 @@ def student(run: FinishedRun, device: torch.device, weights: str | Path = STUDEN
     do not fit.
     """
     path, spec = run.folder / weights, run.spec.student
-    if exported_as(run.folder / STUDENT_FILE) in (None, spec.model):
+    made = exported_as(run.folder / STUDENT_FILE)
+    path = own_weights(RunFolder(run.folder)) if str(weights) == STUDENT_FILE else path
+    if made in (None, spec.model):
         classes, in_chans, size = _shape(run, device)
         args = run.result.document.get("args") or thawed(spec.args)
         net = build(spec.model, classes, in_chans=in_chans, size=size, args=args, seed=0)

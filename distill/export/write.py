@@ -22,6 +22,7 @@ from distill.files import json_ready, read_mapping, write_json, write_text
 from distill.finished_run import FinishedRun
 from distill.models import FeatureNet, build
 from distill.models.quant_file import FILE
+from distill.run_folder import RunFolder
 
 _CPU = torch.device("cpu")
 TOLERANCE = 1e-3  # of the largest logit: what a file's answers may differ by from the net's
@@ -61,6 +62,8 @@ def export_run(
 
 def _check_free(folder: Path, below: str) -> None:
     """Raise ValueError where files of others would be lost: all but an earlier export of the same run."""
+    if RunFolder(folder).begun:  # eval and predict would take it for an exported folder from then on
+        raise ValueError(f"{folder} is the folder of a run: give another, --to FOLDER")
     there = [name for name in (CONFIG, WEIGHTS, "README.md") if (folder / name).exists()]
     held = read_mapping(folder / CONFIG).get(KEY)
     if there and not (isinstance(held, dict) and held.get("run", below) == below):

@@ -204,6 +204,7 @@ def test_data_of_other_classes_is_refused(folder: Path, pictures: Path, capsys: 
         ("predict {folder} {folder} --top 99", "--top is 99, and resnet8 knows 10 classes"),
         ("export {folder}", "is no run's folder"),
         ("export {taught} --to {folder}/config.json", "is a file: give a folder"),
+        ("export {taught} --to {taught}", "is the folder of a run: give another"),
         ("analyze {taught} --out /dev/null/x", "--out /dev/null/x cannot be written (Not a directory)"),
         ("predict {folder} {folder} --out {folder}", "is a folder: give a file"),
         ("search method.kd=0.1,0.2 --trials 0", "--trials is 0: give at least 1"),
@@ -222,6 +223,16 @@ def test_mistakes_are_one_sentence(
     assert main(argv.format(folder=folder, taught=taught, own=tmp_path).split()) == 2
     assert said in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["README.md"]
+
+
+def test_weights_that_are_not_those_of_the_result_are_refused(
+    taught: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = shutil.copytree(taught, tmp_path / "s1")
+    result = read_json(copy / "result.json")
+    (copy / "result.json").write_text(json.dumps(result | {"weights": "0" * 16}))
+    assert main(["eval", str(copy), "--device", "cpu"]) == 2
+    assert "is not what its run measured" in capsys.readouterr().err
 
 
 def test_the_export_of_another_run_is_not_overwritten(
