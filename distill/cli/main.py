@@ -114,7 +114,7 @@ def _own_words() -> Iterator[None]:
             show_traceback()
             sys.exit(print_error(format_error(error), code))
 
-    hydra_utils.run_and_report = lambda function: reports(partial(told, function))
+    hydra_utils.run_and_report = lambda func: reports(partial(told, func))
     try:
         yield
     finally:

@@ -14,6 +14,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from distill.config.hydra_keys import LAUNCHERS
 from scripts.faults.forked import forked
 from scripts.faults.judging import answer_is_wrong, sentence_is_wrong
 from scripts.faults.ledger import Try
@@ -72,7 +73,15 @@ def cases() -> list[tuple[str, str]]:
         seen.update(fresh)
         found += [(base, f"{key}={value}") for key in fresh for value in VALUES]
     random.Random(0).shuffle(found)
-    return found
+    return found + [  # after the others, which keep their places in records
+        (f"-m hydra/launcher={name}", f"hydra.launcher.{key}={value}")
+        for name in ("local", "packed") for key in LAUNCHERS[name] for value in VALUES
+    ]  # fmt: skip
+
+
+def words(base: str) -> tuple[str, ...]:
+    """The overrides and flags of a base."""
+    return BASES[base] if base in BASES else tuple(base.split())
 
 
 class Keys:
@@ -105,7 +114,7 @@ def _judged(number: int, base: str, override: str, kind: str, said: str) -> Try:
 
 
 def _command(base: str, *overrides: str) -> str:
-    return shlex.join(["python", "-m", "distill", *BASES[base], *overrides])[:500]
+    return shlex.join(["python", "-m", "distill", *words(base), *overrides])[:500]
 
 
 def _all_checked(part: list[tuple[str, str]]) -> list[tuple[str, str]]:
@@ -133,7 +142,7 @@ def _checked(base: str, override: str) -> tuple[str, str]:
     from distill.cli.sentences import format_error
 
     try:
-        read_command([*BASES[base], override, "--dry-run"])  # which writes nothing
+        read_command([*words(base), override, "--dry-run"])  # which writes nothing
     except (ValueError, OSError, OmegaConfBaseException) as error:  # what the boundary turns into a sentence
         return "refused", format_error(error)
     except Exception as error:
@@ -148,7 +157,7 @@ class Commands:
     name = "commands"
 
     def __init__(self, folder: Path) -> None:
-        self.cases = [(base, text) for base, text in cases() if base not in ("cifar100", "folder")]
+        self.cases = [(base, text) for base, text in cases() if base in BASES and base not in ("cifar100", "folder")]
 
     def attempt(self, number: int, place: Path) -> Try:
         """Run one command with one bad override, or two."""
