@@ -73,17 +73,18 @@ class Steps:
             return None, ""
         words = SCALED if scaled else BY_STEP
         small = _on_small_nets(spec)
-        method, (before, _) = self._of_method(small, info, SHARED), self._of_nets(small, info)
+        before, guessed = self._of_nets(small, info, "method")  # small nets take longer for their size: none is scaled
+        method = None if guessed else self._of_method(small, info, SHARED)
         if method and before:
             return method.on(before, nets).whole(*whole), words + ON_SMALL
         if is_data_free(spec):
             return None, ""
         return math.prod(whole) * nets, words + NETS_ALONE
 
-    def _of_nets(self, spec: RunSpec, info: Any) -> tuple[float | None, bool]:
+    def _of_nets(self, spec: RunSpec, info: Any, budget: str = "net") -> tuple[float | None, bool]:
         """Seconds an image of student and teachers, and whether they are scaled from those of other nets."""
         nets = [(spec.student, info, "step"), *((net, info.for_teacher, "forward") for net in spec.teachers)]
-        found = [(self._of_net(spec, net, seen), what) for net, seen, what in nets]
+        found = [(self._of_net(spec, net, seen, budget), what) for net, seen, what in nets]
         if any(each is None for (each, _), _ in found):
             return None, False
         return sum(getattr(each, what) for (each, _), what in found), any(scaled for (_, scaled), _ in found)
@@ -112,15 +113,15 @@ class Steps:
         kept = MethodSeconds.read(self._known.get(key))
         return kept if kept and kept.phases else None
 
-    def _of_net(self, spec: RunSpec, net: Any, info: Any) -> tuple[Any, bool]:
+    def _of_net(self, spec: RunSpec, net: Any, info: Any, budget: str) -> tuple[Any, bool]:
         """NetSeconds, or None, and whether they are scaled from those of other nets."""
         from distill.timed_step import NetSeconds, macs_of, net_seconds
 
         device, precision, known_by = _known_by(spec)
         key = _key([*known_by, net.model, dict(net.args), *_shape(info)])
-        if not _is_timing(self._known.get(key)) and self._left["net"] > 0:
+        if not _is_timing(self._known.get(key)) and self._left[budget] > 0:
             self._say()
-            with self._spent("net"):
+            with self._spent(budget):
                 size = spec.schedule.batch_size
                 found = net_seconds(net, info, device=device, precision=precision, batch_size=size)
                 self._known[key] = vars(found)

@@ -320,7 +320,7 @@ def test_a_methods_own_terms_are_in_the_estimate(tmp_path: Path, monkeypatch: py
     """crld sees two views, and so takes twice as long: on its own pair, and where it is timed on small nets."""
     monkeypatch.undo()
     monkeypatch.setenv("DISTILL_CACHE", str(tmp_path / "cache"))
-    words = [*TINY, "student=resnet14"]
+    words = [*TINY, "student=resnet20"]
     plain, views = (resolve(tiny.composed(*words, f"method={method}")) for method in ("kd", "crld"))
     few, many = steps.Steps(budget=60.0), steps.Steps(budget=60.0, few=False)
     shared = [many.seconds(each) for each in (plain, views)]
@@ -332,6 +332,12 @@ def test_a_methods_own_terms_are_in_the_estimate(tmp_path: Path, monkeypatch: py
     few.keep()
     monkeypatch.setattr("distill.sweep.timed_method.method_seconds", raiser(ZeroDivisionError))
     assert steps.Steps(budget=0.0).seconds(views) == own[1]
+    many._left["net"], many._known = 1e-9, {key: kept for key, kept in many._known.items() if "phases" in kept}
+    many._by_hash, many._timed_here = {}, []
+    assert many.seconds(views)[1] == steps.SCALED + steps.ON_SMALL  # the small nets are timed all the same
+    many._left, many._timed_here = {"net": 1e-9, "method": 0.0}, []
+    many._known, many._by_hash = {key: kept for key, kept in many._known.items() if "phases" in kept}, {}
+    assert many.seconds(views)[1] == steps.SCALED + steps.NETS_ALONE  # a scaled one is nothing to compare with
 
 
 def test_phases_are_put_together_and_carried_over_to_other_nets() -> None:
