@@ -47,7 +47,7 @@ class Steps:
         self._left = {"net": 0.4 * budget, "method": budget if few else 0.6 * budget}
         self._limit, self._said, self._quiet, self._few = budget, False, quiet, few
         self._timed_here: list[Any] = []  # NetSeconds of this plan's nets
-        self._macs: dict[str, int] = {}
+        self._read = dict(self._known)
         self._by_hash: dict[str, tuple[float | None, str]] = {}  # by hash: seeds differ in nothing
 
     def seconds(self, spec: RunSpec) -> tuple[float | None, str]:
@@ -130,10 +130,11 @@ class Steps:
             return self._timed_here[-1], False
         if not self._timed_here:
             return None, False
-        if key not in self._macs:
-            self._macs[key] = macs_of(net, info)
-        nearest = min(self._timed_here, key=lambda each: abs(math.log(max(each.macs, 1) / max(self._macs[key], 1))))
-        return nearest.of(self._macs[key]), True
+        if not _is_count(self._known.get(key)):
+            self._known[key] = {"macs": macs_of(net, info)}
+        macs = max(self._known[key]["macs"], 1)
+        nearest = min(self._timed_here, key=lambda each: abs(math.log(max(each.macs, 1) / macs)))
+        return nearest.of(macs), True
 
     def _say(self) -> None:
         if not self._said and not self._quiet:
@@ -150,10 +151,15 @@ class Steps:
 
     def keep(self) -> None:
         """Write down what was timed; a folder that cannot be written is none of the plan's business."""
-        if self._said:
+        if self._known != self._read:
             with suppress(SaveError, OSError):
                 self._file.parent.mkdir(parents=True, exist_ok=True)
                 write_json(self._file, self._known)
+
+
+def _is_count(kept: Any) -> bool:
+    """Whether this tells multiply-accumulates, of a net that was not timed yet."""
+    return isinstance(kept, dict) and set(kept) == {"macs"} and isinstance(kept["macs"], int) and kept["macs"] >= 0
 
 
 def _is_timing(kept: Any) -> bool:

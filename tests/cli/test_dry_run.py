@@ -301,6 +301,10 @@ def test_where_no_run_has_told_each_net_is_timed_once(tmp_path: Path, monkeypatc
     late = steps.Steps(budget=0.0)
     assert late.seconds(spec)[0] == first and late.seconds(other)[1] == steps.SCALED + steps.NETS_ALONE
     assert first / 10 < late.seconds(other)[0] < 10 * first
+    late.keep()
+    monkeypatch.setattr("distill.timed_step.macs_of", raiser(ZeroDivisionError))  # it is known by now
+    again = steps.Steps(budget=0.0)
+    assert [again.seconds(each) for each in (spec, other)] == [late.seconds(each) for each in (spec, other)]
     kept = json.loads((tmp_path / "cache" / "steps.json").read_text())
     older = {key: {"step": 0.1, "forward": 0.1} for key in kept}  # as a version before wrote them
     (tmp_path / "cache" / "steps.json").write_text(json.dumps(older))
