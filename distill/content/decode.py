@@ -139,18 +139,25 @@ def _tag(file: Image.Image, tag: int) -> Any:
 def eight_bits(image: Image.Image, limits: tuple[float, float] | None, inverted: bool = False) -> Image.Image:
     """A deep picture as 8-bit grey, linearly, what lies outside the limits clipped; with alpha where a value is void.
 
-    inverted: 0 is white. Raises ValueError where the limits are not known.
+    inverted: 0 is white. Raises ValueError where the limits are not known, or a value is no number.
     """
     if limits is None:
         kind = "floating-point" if image.mode == "F" else "32-bit"
         raise ValueError(f"its {kind} values have no known range: give that of black and white, dataset.value_range")
-    values = np.nan_to_num(np.asarray(image).astype(np.float64), nan=limits[0])
+    values = np.asarray(image).astype(np.float64)
+    check_numbers(values)
     share = ((values - limits[0]) / (limits[1] - limits[0])).clip(0, 1)
     grey = Image.fromarray(np.rint(255 * (1 - share if inverted else share)).astype(np.uint8))
     void = image.info.get("transparency")
     if isinstance(void, int):
         grey.putalpha(Image.fromarray(np.where(values == void, 0, 255).astype(np.uint8)))
     return grey
+
+
+def check_numbers(values: np.ndarray) -> None:
+    """Raise ValueError for NaN, which is neither black nor white."""
+    if np.isnan(values).any():
+        raise ValueError("some of its values are no numbers (NaN)")
 
 
 def from_cmyk(image: Image.Image) -> Image.Image:

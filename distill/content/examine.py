@@ -8,9 +8,10 @@ import os
 import time
 import warnings
 
+import numpy as np
 from PIL import Image
 
-from distill.content.decode import DEEP, UNREADABLE, limits_of, orientation
+from distill.content.decode import DEEP, UNREADABLE, check_numbers, limits_of, orientation
 from distill.content.image_record import DIGEST, ImageRecord
 from distill.files import first_line
 
@@ -60,6 +61,8 @@ def _header(content: bytes) -> int:
                 again.verify()  # the checksums of all its parts
         else:
             file.load()
+            if file.mode == "F":
+                check_numbers(np.asarray(file))
     return flags
 
 

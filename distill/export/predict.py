@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from distill.export.data import batches, constants_of_data, files_of
+from distill.export.facts import CENTER, Facts
 from distill.export.shipped import Shipped
 from distill.export.target import add_out, add_target, open_target
 from distill.files import write_text
@@ -33,11 +34,19 @@ def run(options: argparse.Namespace) -> None:
     if not 1 <= options.top <= len(shipped.facts.classes):
         known = len(shipped.facts.classes)
         raise ValueError(f"--top is {options.top}, and {shipped.facts.student} knows {known} classes")
+    print(f"distill: {as_seen(shipped.facts)}", file=sys.stderr)
     text = as_csv(predictions(shipped, files_of(options.images), device, options.top))
     if options.out:
         write_text(options.out, text)
     else:
         sys.stdout.write(text)
+
+
+def as_seen(facts: Facts) -> str:
+    """What becomes of image files of another shape or colour than the net takes."""
+    colour = " of grey" if int(facts.dataset["in_chans"]) == 1 else ""
+    how = "the middle of each" if facts.crop == CENTER else "each as a whole, squeezed where it is no square"
+    return f"images are seen as {facts.size} x {facts.size} pixels{colour}: {how}"
 
 
 @torch.no_grad()

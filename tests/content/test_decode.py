@@ -72,6 +72,11 @@ def test_floating_point_needs_a_range(tmp_path):
     with pytest.raises(ValueError, match=r"dataset\.value_range"):
         seen(path)
     assert np.array_equal(seen(path, DecodeOptions("L", value_range=(0, 1))), np.rint(255 * values))
+    values[0, 0] = np.nan
+    Image.fromarray(values).save(path)
+    assert "NaN" in examine(str(path)).damage
+    with pytest.raises(ValueError, match="NaN"):
+        seen(path, DecodeOptions("L", value_range=(0, 1)))
 
 
 @pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.tif", "a.webp"])
