@@ -19,7 +19,7 @@ from distill.run_folder import RunFolder
 from tests import tiny
 
 CPU = torch.device("cpu")
-AUTO = MachineSpec("cpu", "auto", "auto", "auto", "auto", "auto", False)
+AUTO = MachineSpec("cpu", "auto", "auto", "auto", "auto", "auto", "auto", False)
 Nets = tuple[FeatureNet, list[FeatureNet]]
 
 
