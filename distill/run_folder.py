@@ -22,7 +22,8 @@ from distill.strict_json import parse_json
 BIGGEST = 8 * 2**20  # bytes; a result.json is a few kilobytes, so anything larger is not ours
 RESULT, DONE_FILE, METRICS, TRACKING, LOG = "result.json", "DONE", "metrics.jsonl", "tracking.json", "log.txt"
 STUDENT_FILE, BEST = "student.safetensors", "best.safetensors"
-HUB_FILES = ("model.safetensors", "pytorch_model.bin")  # of a folder that timm and the Hub load
+HUB_FILES = ("model.safetensors", "pytorch_model.bin", "open_clip_model.safetensors", "open_clip_pytorch_model.bin")
+"""Weights in a folder that timm and the Hub load."""
 
 
 @dataclass(frozen=True, order=True)

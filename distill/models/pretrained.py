@@ -12,10 +12,10 @@ from urllib.request import getproxies
 
 from distill.config.net_names import LOCAL
 from distill.config.our_nets import OUR_NETS
+from distill.run_folder import HUB_FILES
 
 _PATIENCE = 4.0  # seconds, for a name to be found and a host to answer
 _HUBS = ("hf_hub:", "hf-hub:")
-_FILES = ("model.safetensors", "pytorch_model.bin", "open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 
 
 def check_pretrained(name: str, key: str) -> None:
@@ -57,7 +57,7 @@ def _in_hubs_cache(repository: str) -> bool:
     from huggingface_hub import try_to_load_from_cache
 
     name, _, revision = repository.partition("@")
-    found = (try_to_load_from_cache(name, file, revision=revision or None) for file in _FILES)
+    found = (try_to_load_from_cache(name, file, revision=revision or None) for file in HUB_FILES)
     return any(isinstance(path, str) for path in found)
 
 

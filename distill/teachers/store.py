@@ -30,6 +30,7 @@ from distill.teachers.making import has_published_constants, make_teacher
 
 log = logging.getLogger(__name__)
 
+
 @dataclass
 class Teacher:
     """A frozen net and what is known of it."""

@@ -65,6 +65,7 @@ fraction: 0.05
 """
 SHORT = "student=resnet8 teacher=resnet8 teacher.weights=none schedule.epochs=1 schedule.batch_size=32 device=cpu"
 OWN = f"--config-dir own plugins=[my_method] method=mine dataset=halves precision=fp32 threads=1 compile=false {SHORT}"
+WORDS = [word for word in OWN.split() if word not in ("--config-dir", "own")]
 
 
 @pytest.fixture
@@ -78,6 +79,16 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.fixture
+def inside(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working folder as this process's own, which knows nothing of the user's yet."""
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(groups, "_own", [])
+    monkeypatch.setattr(plugins, "_loaded", set())
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    return folder
+
+
 def test_an_own_method_net_and_data_set_run_as_ours_do(folder: Path) -> None:
     (folder / "my_net.py").write_text(NET)  # which takes two seconds to import timm
     net = "student=timm student.model=my_net dataset.resize=true dataset.size=32"
@@ -89,42 +100,30 @@ def test_an_own_method_net_and_data_set_run_as_ours_do(folder: Path) -> None:
     assert '"schedule": "crd"' not in result.read_text() and '"protocol": "crd"' in result.read_text()
 
 
-def test_what_the_files_of_an_own_reader_hold_is_part_of_the_hash(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(folder)
-    monkeypatch.setattr(groups, "_own", [])
-    monkeypatch.setattr(plugins, "_loaded", set())
-    monkeypatch.setattr(sys, "path", [*sys.path])
-    words, hashes = [word for word in OWN.split() if word not in ("--config-dir", "own")], []
+def test_what_the_files_of_an_own_reader_hold_is_part_of_the_hash(inside: Path) -> None:
+    hashes = []
     for value in ("7", "88"):
-        (folder / "data/halves.txt").write_text(value)
-        hashes.append(identity(api.composed(words, "own"))["hash"])
+        (inside / "data/halves.txt").write_text(value)
+        hashes.append(identity(api.composed(WORDS, "own"))["hash"])
     del sys.modules["my_method"], READERS["halves"]
     assert hashes[0] != hashes[1]
 
 
-def test_code_of_ones_own_is_part_of_the_hash_and_comments_are_not(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(folder)
-    monkeypatch.setattr(groups, "_own", [])
-    monkeypatch.setattr(plugins, "_loaded", set())
-    monkeypatch.setattr(sys, "path", [*sys.path])
-    helper = folder / "my_helper.py"
-    (folder / "my_method.py").write_text("from my_helper import SHARE\n" + MODULE)
-    words, hashes = [word for word in OWN.split() if word not in ("--config-dir", "own")], []
+def test_code_of_ones_own_is_part_of_the_hash_and_comments_are_not(inside: Path) -> None:
+    helper = inside / "my_helper.py"
+    (inside / "my_method.py").write_text("from my_helper import SHARE\n" + MODULE)
+    hashes = []
     for text in ("SHARE = 1\n", "# said otherwise\nSHARE   =  1\n", "SHARE = 2\n"):
         helper.write_text(text)
-        hashes.append(identity(api.composed(words, "own"))["hash"])
+        hashes.append(identity(api.composed(WORDS, "own"))["hash"])
         helper.write_text("SHARE = 77777")
         with pytest.raises(ValueError, match="the code of my_method has changed since it was imported"):
-            api.composed(words, "own")
+            api.composed(WORDS, "own")
         plugins._loaded.clear()
         importlib.invalidate_caches()
         del sys.modules["my_method"], sys.modules["my_helper"], READERS["halves"]
         own_code._digests.clear()
-        shutil.rmtree(folder / "__pycache__", ignore_errors=True)
+        shutil.rmtree(inside / "__pycache__", ignore_errors=True)
     assert hashes[0] == hashes[1] != hashes[2]
     assert identity(tiny.composed())["hash"] == identity(tiny.composed("plugins=[json]"))["hash"]
 
