@@ -23,7 +23,17 @@ HEAD = ["| cell | measure | published | ours | n | verdict | state |", "|---|---
 ENOUGH = 3  # seeds: the 95 % interval of two is twelve standard errors wide to each side, and holds anything
 POINTS = 40  # of a curve, at most
 CURVE = ("epoch", "loss", "train_accuracy", "test_accuracy")
+MEASURES = {  # how a key of result.json is told
+    "also.tasks.average": "average accuracy",
+    "accuracy.last": "accuracy",
+    "accuracy.best": "best accuracy",
+    "errors_of_omitted": "of them of digits left out",
+    "omitted.bias": "best shift of the bias",
+    "omitted.corrected.errors": "errors, bias shifted",
+    "omitted.corrected.errors_of_omitted": "of them of digits left out, bias shifted",
+}
 RULE = (
+    "± is the standard deviation over seeds; SE marks the standard error of the mean, where that was published. "
     "Verdicts: *within noise* where the published number lies within the 95 % interval of our mean over seeds; for "
     "counts of errors the interval holds the noise of counting behind the published one (binomial, one net) too, "
     "for others its standard error where it has one. "
@@ -133,19 +143,31 @@ def page(blocks: Iterable[tuple[Mapping[str, Any], Sequence[Any]]], tables: Path
         begun = [cell for cell, found in held.items() if "paper" not in block or any(found)]
         parts += HEAD if begun else []
         for cell, found in ((cell, held[cell]) for cell in begun):
-            parts += [_line(cell, key, number, found, block.get("of")) for key, number in measures[cell].items()]
+            parts += [_line(cell, key, number, found, block) for key, number in measures[cell].items()]
         parts += _left_out(block, held) + [_ordered(one, held) for one in block.get("orders", [])]
     return "\n".join(parts) + "\n"
 
 
-def _line(cell: str, key: str, stated: Any, found: Sequence[Mapping[str, Any]], of: int | None) -> str:
+def _line(cell: str, key: str, stated: Any, found: Sequence[Mapping[str, Any]], block: Mapping[str, Any]) -> str:
+    """A row of the table: what was published (a number, or it and its standard error) beside ours."""
     ours = sample([value(row, key) for row in found if row.get("state") == DONE])
     published, error = stated if isinstance(stated, list) else (stated, 0.0)
     counted = key.endswith(("errors", "errors_of_omitted"))
-    said = "" if published is None else verdict(ours, published, of, counted, error)
-    mean = "" if ours is None else f"{ours.mean:.4g}" + (f" ± {ours.std:.2g}" if ours.std is not None else "")
-    shown = "" if published is None else f"{published:g}" + (f" ± {error:g}" if error else "")
-    return f"| {cell} | {key} | {shown} | {mean} | {ours.n if ours else 0} | {said} | {_state(found)} |"
+    said = "" if published is None else verdict(ours, published, block.get("of"), counted, error)
+    shown = "" if published is None else f"{published:g}" + (f" ± {error:g} SE" if error else "")
+    mean = _mean(ours, bool(block.get("standard_error")))
+    columns = [cell, MEASURES.get(key, key), shown, mean, str(ours.n if ours else 0), said, _state(found)]
+    return f"| {' | '.join(columns)} |"
+
+
+def _mean(ours: Sample | None, standard_error: bool) -> str:
+    """A mean with its spread over seeds, or with its standard error."""
+    if ours is None:
+        return ""
+    if ours.std is None:
+        return f"{ours.mean:.4g}"
+    spread = f"{ours.std / math.sqrt(ours.n):.2g} SE" if standard_error else f"{ours.std:.2g}"
+    return f"{ours.mean:.4g} ± {spread}"
 
 
 def _state(found: Sequence[Mapping[str, Any]]) -> str:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 BEGIN, END = "<!-- published -->", "<!-- /published -->"
-HEAD = ["| from | cell | measure | published | ours, mean ± std | n | verdict |", "|---|---|---|---|---|---|---|"]
-AVERAGES = {"also.tasks.average": "average accuracy", "accuracy.last": "accuracy", "accuracy.best": "best accuracy"}
+HEAD = ["| from | cell | measure | published | ours | n | verdict |", "|---|---|---|---|---|---|---|"]
 
 
 def table(page: str) -> str:
@@ -25,7 +24,7 @@ def _row(line: str) -> list[str] | None:
     parts = [part.strip() for part in line.strip().strip("|").split(" | ")]
     if len(parts) != 7 or not parts[4].isdigit() or int(parts[4]) == 0 or not parts[2]:
         return None
-    return [parts[0], AVERAGES.get(parts[1], parts[1].replace("_", " ").replace(".", " ")), *parts[2:6]]
+    return parts[:6]
 
 
 def _short(title: str) -> str:

@@ -167,6 +167,16 @@ def test_the_noise_of_counting_is_in_the_interval() -> None:
     assert page.verdict(sample([60.0, 74.0]), 67, 10000, counted=True) == "n too small"
 
 
+def test_a_published_standard_error_stands_beside_ours(tmp_path: Path) -> None:
+    errors = enumerate((60, 64, 68))
+    placed = [(run("a", seed), "aa", finished(tmp_path / str(seed), found)) for seed, found in errors]
+    page.record(tmp_path / "t", placed, 10000)
+    runs = [evidence.Run("a", one.overrides, one.seed, {"errors": [67, 1.5]}, (1, 1)) for one, _, _ in placed]
+    block = {"table": "t", "title": "T", "protocol": "p", "of": 10000, "standard_error": True}
+    text = page.page([(block, runs)], tmp_path, lambda one: "aa")
+    assert "| a | errors | 67 ± 1.5 SE | 64 ± 2.3 SE | 3 | within noise |" in text  # 4 / sqrt(3)
+
+
 def test_an_order_is_clear_not_clear_or_wrong() -> None:
     few, more, wide = sample([300.0, 301.0, 302.0]), sample([320.0, 321.0, 322.0]), sample([290.0, 320.0, 350.0])
     assert page.order(few, more, "fewer") == "holds"
