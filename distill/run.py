@@ -104,8 +104,8 @@ class Experiment:
         self.spec = spec
         if spec.note:
             log.info(spec.note)
-        if spec.classes:
-            log.warning(spec.classes)
+        for caution in spec.cautions:
+            log.warning(caution)
         self.inputs = inputs = inputs or make_inputs(spec)
         schedule = make_schedule(spec, inputs.data.info.num_train)
         begins = start.weights_of(spec.student, train=run_first)

@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from distill.config.groups import plain
 from distill.config.hashing import has_teacher, reads, teacher_specs
+from distill.config.milestones import late
 from distill.config.rules import FOLDERS, IN_MEMORY
 
 Node = Mapping[str, Any]
@@ -118,8 +119,11 @@ def _decays(*kinds: str) -> Callable[[DictConfig], str]:
 
 def _milestones(cfg: DictConfig) -> str:
     schedule = plain(cfg, "schedule")
-    late = not schedule.get("rule") and min(schedule["milestones"]) >= schedule["epochs"]
-    return _decays("step")(cfg) or (f"training ends after {schedule['epochs']} epochs" if late else "")
+    if why := _decays("step")(cfg):
+        return why
+    beyond = late(schedule)
+    none_left = len(beyond) == len(schedule["milestones"])
+    return f"training ends after {schedule['epochs']} epochs" if none_left else ""
 
 
 def _epochs_of(key: str) -> Callable[[DictConfig], str]:

@@ -28,6 +28,7 @@ from distill.config.hashing import (
     teacher_config,
     teacher_specs,
 )
+from distill.config.milestones import note_of_milestones
 from distill.config.plugins import load_plugins
 from distill.config.read_only import frozen
 from distill.config.run_spec import NEIGHBOURS, EvaluateSpec, MachineSpec, MethodSpec, RunSpec, StudentSpec, TeacherSpec
@@ -69,7 +70,7 @@ def _resolved(cfg: DictConfig) -> RunSpec:
         tracking=frozen(plain(cfg, "tracking")),
         setting=tuple(setting(cfg)),
         note=protocol.protocol_note(cfg) or note_of_size(cfg),
-        classes=note_of_classes(cfg),
+        cautions=tuple(filter(None, (note_of_classes(cfg), note_of_milestones(cfg)))),
         alone=_alone(cfg),
         composed=frozen(_recorded(cfg)),
     )

@@ -137,6 +137,6 @@ class RunSpec:
     tracking: Mapping[str, Any]
     setting: tuple[str, ...]  # what makes it another task than its data set's plain one
     note: str | None  # on the protocol of the method's paper
-    classes: str | None  # on defaults of the method that were published for another number of classes
+    cautions: tuple[str, ...]  # on values that may not be what is wanted: of other classes, or after the last epoch
     alone: Path | None  # where the same student is trained without a teacher
     composed: Mapping[str, Any]

@@ -31,7 +31,7 @@ class _Item:
     more: str = ""
     left: Estimate = Estimate(0.0, "")
     teacher: bool = False
-    told: str | None = None  # on values of its method
+    told: tuple[str, ...] = ()  # on values that may not be what is wanted
 
 
 def show_plan(plan: Plan) -> int:
@@ -47,7 +47,7 @@ def show_plan(plan: Plan) -> int:
     for item in items:
         print(f"{_label(item):<{width}}  {item.name}{_time(item)}")
     print("\n" + "\n".join(summary(items, speeds)))
-    for told in dict.fromkeys(item.told for item in items if item.told):
+    for told in dict.fromkeys(told for item in items for told in item.told):
         print(told)
     return sum(item.state == CANNOT for item in items)
 
@@ -102,7 +102,7 @@ def _item(name: str, spec: RunSpec, speeds: Speeds, teacher: bool = False) -> _I
         state, more, left = CUT_OFF, *_progress(run.rows("epoch"), spec, left)
     if run.locked:
         state = RUNNING
-    return _Item(name, folder, state, more, left, teacher, spec.classes)
+    return _Item(name, folder, state, more, left, teacher, spec.cautions)
 
 
 def _progress(rows: list[dict[str, Any]], spec: RunSpec, whole: Estimate) -> tuple[str, Estimate]:

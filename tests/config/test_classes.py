@@ -34,7 +34,7 @@ def test_a_default_of_other_classes_is_told(words: str, told: str | None) -> Non
 
 def test_the_classes_of_a_folder_are_counted(tmp_path: Path) -> None:
     words = ["dataset=folder", f"dataset.root={write_folder(tmp_path, count=2)}", "dataset.name=pets", "method=ttm"]
-    assert "and pets has 3: " in str(config.resolve(composed(*words)).classes)
+    assert "and pets has 3: " in str(config.resolve(composed(*words)).cautions)
     assert classes_of(composed(*words, "dataset.labels=false")) is None
     assert classes_of(composed("dataset=folder", f"dataset.root={tmp_path}/none")) is None
 

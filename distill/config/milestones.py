@@ -1,0 +1,50 @@
+"""Milestones of a schedule that lie after the last epoch: a run whose epochs alone were cut keeps its first rate."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from omegaconf import DictConfig, OmegaConf
+
+from distill.config.groups import load_node, plain
+
+
+def late(schedule: dict[str, object]) -> list[float]:
+    """The milestones at which the rate would fall after the end; none where it does not fall by milestones."""
+    if schedule.get("rule") or schedule.get("decay", "step") != "step":
+        return []
+    milestones, epochs = schedule.get("milestones") or [], schedule["epochs"]
+    assert isinstance(milestones, Sequence) and isinstance(epochs, int | float)
+    return [each for each in milestones if each >= epochs]
+
+
+def note_of_milestones(cfg: DictConfig) -> str | None:
+    """One line on milestones that training does not reach, with those of the same shares of it; None where it does."""
+    schedule = plain(cfg, "schedule")
+    beyond = late(schedule)
+    if not beyond:
+        return None
+    reached = [each for each in schedule["milestones"] if each not in beyond]
+    falls = f"the rate falls after epoch {_words(reached)} alone" if reached else "the rate never falls"
+    end = "1 epoch" if schedule["epochs"] == 1 else f"{schedule['epochs']} epochs"
+    return (
+        f"{falls}: training ends after {end}, and schedule.milestones has {_words(beyond)}"
+        f"{_shares(str(schedule.get('name')), schedule['epochs'])}"
+    )
+
+
+def _shares(name: str, epochs: float) -> str:
+    """The milestones of a schedule's file, in the same shares of so many epochs."""
+    node = load_node("schedule", name)
+    own = None if node is None else OmegaConf.select(node, "schedule", default=node)
+    published = own.get("epochs") if own is not None else None
+    if own is None or not isinstance(published, int) or not own.get("milestones"):
+        return ""
+    shares = dict.fromkeys(round(each * epochs / published) for each in own.milestones if each < published)
+    inside = [str(each) for each in shares if 0 < each < epochs]
+    return f" (in the shares of schedule={name}: schedule.milestones=[{','.join(inside)}])" if inside else ""
+
+
+def _words(values: Sequence[float]) -> str:
+    *first, last = (f"{each:g}" for each in values)
+    return f"{', '.join(first)} and {last}" if first else last
