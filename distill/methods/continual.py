@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -35,6 +36,14 @@ def soft_loss(current: Tensor, recorded: Tensor, temperature: float, reduction: 
     return cost / current.shape[1] if reduction == "mean" else cost
 
 
+def dealt_classes(count: int, seed: int) -> Tensor:
+    """The classes [K] in the order of their tasks, as the authors deal them: label y is moved to place p[y] of numpy's
+    permutation p of their seed, and seed 0 leaves the classes as they are (data.py of 86802a8).
+    """
+    places = np.arange(count) if seed == 0 else np.random.RandomState(seed % 2**32).permutation(count)
+    return torch.from_numpy(np.argsort(places))
+
+
 class Scenario(nn.Module):
     """A net after its last task; `measure` scores it as its scenario does."""
 
@@ -62,7 +71,9 @@ class Scenario(nn.Module):
 
 
 class Continual(Method):
-    """Tasks of disjoint classes, one an epoch of `steps` batches, one optimiser throughout, classes dealt by the seed.
+    """Tasks of disjoint classes, one an epoch of `steps` batches, one optimiser throughout.
+
+    Classes are dealt to tasks by the run's seed, as the authors deal them for theirs (`dealt_classes`).
 
     scenario: what the net must tell. task: which of its task's classes, each task having outputs of its own; domain:
     which of them, by outputs that all tasks share (the first ones of the net); class: which of all classes so far.
@@ -101,7 +112,7 @@ class Continual(Method):
             equal = ", in equal parts, since all share their outputs" if scenario == "domain" else ""
             raise ValueError(f"method.tasks is {tasks}: give 2 to {data.num_classes}, {data.name}'s classes{equal}.")
         self.scenario, self.strategy, self.reduction, self.steps = scenario, strategy, reduction, steps
-        order = torch.randperm(data.num_classes)
+        order = dealt_classes(data.num_classes, torch.initial_seed())  # the run's: it is set before methods are made
         parts = order.tensor_split(tasks)
         ends = torch.tensor([len(part) for part in parts]).cumsum(0).tolist()
         self.spans = [slice(first, last) for first, last in zip([0, *ends], ends, strict=False)]  # in the order dealt

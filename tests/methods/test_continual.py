@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
+from distill import config
 from distill.data.tasks import TaskStream
-from distill.methods.continual import Continual, Scenario, soft_loss
+from distill.methods.continual import Continual, Scenario, dealt_classes, soft_loss
+from distill.run import Experiment
+from distill.signals import StopSignals
 from tests import tiny
+from tests.compositions import composed
 from tests.methods.arithmetic import logits, softmax
 
 PAIR = tiny.SMALLEST
@@ -58,9 +64,23 @@ def test_a_task_is_an_epoch_of_whole_batches_of_its_classes() -> None:
         assert all(torch.equal(a.inputs, b.inputs) for a, b in zip(later, batches[3:], strict=True))
 
 
-def test_classes_are_dealt_by_the_seed_and_joint_sees_all_so_far() -> None:
+def test_classes_are_dealt_as_the_authors_deal_them() -> None:
+    """numpy.random.seed(1); permutation(10) is 2 9 6 4 0 3 1 7 8 5: label 0 goes to place 2. Seed 0 leaves all."""
+    assert dealt_classes(10, 1).tolist() == [4, 6, 0, 5, 3, 9, 2, 7, 8, 1]
+    assert dealt_classes(10, 0).tolist() == list(range(10))
+
+
+def test_classes_are_dealt_by_the_runs_seed(tmp_path: Path) -> None:
+    words = ["dataset=digits", "method=continual", "student=mlp30", "method.steps=2", f"output={tmp_path}"]
+    for seed in (1, 3):
+        spec = config.resolve(composed(*words, f"seed={seed}"))
+        method = Experiment(spec, StopSignals(), quiet=True).method
+        assert isinstance(method, Continual) and method.dealt.tolist() == dealt_classes(10, seed).tolist()
+
+
+def test_joint_sees_all_so_far() -> None:
     method = built("method.strategy=joint")
-    assert sorted(sum(method.tasks, [])) == list(range(6)) and method.tasks != [[0, 1], [2, 3], [4, 5]]
+    assert sorted(sum(method.tasks, [])) == list(range(6))
     stream = method.phases()[0].source(tiny.tiny_data().source(batch_size=2, seed=1))  # type: ignore[misc]
     seen = [set(torch.cat([b.labels for b in stream.epoch(k)]).tolist()) for k in (1, 3)]
     assert seen[0] <= set(method.tasks[0]) and len(seen[1]) > 2
