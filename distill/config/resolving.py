@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 import distill.config.protocol as protocol
 import distill.config.upstream as upstream
+from distill.config.assistants import note_of_assistants
 from distill.config.by_size import note_of_size
 from distill.config.classes import note_of_classes
 from distill.config.data_spec import DataSpec
@@ -37,6 +38,7 @@ from distill.config.setting import setting
 from distill.config.teacher_nodes import Spec, label
 from distill.content.memo import memoised
 
+CAUTIONS = (note_of_classes, note_of_milestones, note_of_assistants)
 AUTO = "auto"  # of teacher.weights: trained by this program, and kept
 
 
@@ -70,7 +72,7 @@ def _resolved(cfg: DictConfig) -> RunSpec:
         tracking=frozen(plain(cfg, "tracking")),
         setting=tuple(setting(cfg)),
         note=protocol.protocol_note(cfg) or note_of_size(cfg),
-        cautions=tuple(filter(None, (note_of_classes(cfg), note_of_milestones(cfg)))),
+        cautions=tuple(filter(None, (note(cfg) for note in CAUTIONS))),
         alone=_alone(cfg),
         composed=frozen(_recorded(cfg)),
     )
