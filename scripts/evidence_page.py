@@ -131,7 +131,8 @@ def page(blocks: Iterable[tuple[Mapping[str, Any], Sequence[Any]]], tables: Path
     """The page: every block's cells beside what was published, with verdict and state."""
     parts = ["# Published numbers, and what came out", "", f"Written by `make evidence`. {RULE}"]
     for block, runs in blocks:
-        parts += ["", f"## {block['title']}", "", " ".join(str(block["protocol"]).split()), ""]
+        level = "###" if block.get("aside") else "##"
+        parts += ["", f"{level} {block['title']}", "", " ".join(str(block["protocol"]).split()), ""]
         if block.get("blocked"):
             parts += [f"Cannot run: {block['blocked']}. Published: " + "; ".join(_published(block)) + "."]
             continue

@@ -12,9 +12,9 @@ def table(page: str) -> str:
     """The rows of the page that have a published number and at least one finished run, under one head."""
     found, title = [], ""
     for line in page.splitlines():
-        if line.startswith("## "):
-            title = line[3:]
-        elif (row := _row(line)) is not None:
+        if line.startswith("##"):
+            title = line[3:] if line[2] == " " else ""  # of what was tried beside a table: none
+        elif title and (row := _row(line)) is not None:
             found.append(f"| {_short(title)} | " + " | ".join(row) + " |")
     return "\n".join([*HEAD, *found])
 

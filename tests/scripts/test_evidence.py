@@ -272,7 +272,9 @@ def test_the_readmes_table_leaves_out_what_has_no_run_or_no_published_number() -
     lines = ["## A and B (arXiv:1), table 4, MNIST", "", *page.HEAD,
              "| a | errors | 67 | 77 ± 3 | 3 | above | 3 of 5 done |",
              "| b | errors | 74 |  | 0 | missing | 0 of 5 done |",
-             "| c | errors |  | 300 | 3 |  | 3 of 5 done |"]  # fmt: skip
+             "| c | errors |  | 300 | 3 |  | 3 of 5 done |",
+             "### A and B (arXiv:1): what else was tried", "", *page.HEAD,
+             "| d | errors | 67 | 80 ± 3 | 3 | above | 3 of 3 done |"]  # fmt: skip
     assert evidence.evidence_readme.table("\n".join(lines)).splitlines()[2:] == [
         "| A and B (arXiv:1) | a | errors | 67 | 77 ± 3 | 3 | above |"
     ]
