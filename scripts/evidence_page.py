@@ -167,8 +167,9 @@ def _mean(ours: Sample | None, standard_error: bool) -> str:
         return ""
     if ours.std is None:
         return f"{ours.mean:.4g}"
-    spread = f"{ours.std / math.sqrt(ours.n):.2g} SE" if standard_error else f"{ours.std:.2g}"
-    return f"{ours.mean:.4g} ± {spread}"
+    spread = ours.std / math.sqrt(ours.n) if standard_error else ours.std
+    digits = f"{spread:.2g}" if spread < 10 else f"{spread:.0f}"
+    return f"{ours.mean:.4g} ± {digits}{' SE' * standard_error}"
 
 
 def _state(found: Sequence[Mapping[str, Any]]) -> str:
