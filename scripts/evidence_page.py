@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -145,7 +146,7 @@ def page(blocks: Iterable[tuple[Mapping[str, Any], Sequence[Any]]], tables: Path
         parts += HEAD if begun else []
         for cell, found in ((cell, held[cell]) for cell in begun):
             parts += [_line(cell, key, number, found, block) for key, number in measures[cell].items()]
-        parts += _left_out(block, held) + [_ordered(one, held) for one in block.get("orders", [])]
+        parts += _left_out(block, held) + [_ordered(one, held) for one in block.get("orders", [])] + _ran_on(held)
     return "\n".join(parts) + "\n"
 
 
@@ -170,6 +171,16 @@ def _mean(ours: Sample | None, standard_error: bool) -> str:
     spread = ours.std / math.sqrt(ours.n) if standard_error else ours.std
     digits = f"{spread:.2g}" if spread < 10 else f"{spread:.0f}"
     return f"{ours.mean:.4g} ± {digits}{' SE' * standard_error}"
+
+
+def _ran_on(held: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
+    """A line on the machines and versions behind a block's rows, with how many runs each has; none without runs."""
+    done = [row for found in held.values() for row in found if row.get("state") == DONE]
+    named = Counter(
+        f"{row.get('device')}, {row.get('precision')}, torch {(row.get('versions') or {}).get('torch')}" for row in done
+    )
+    told = [f"{which} ({count} run{'s' * (count > 1)})" for which, count in named.items()]
+    return ["", f"Ran on {'; '.join(told)}."] if told else []
 
 
 def _state(found: Sequence[Mapping[str, Any]]) -> str:

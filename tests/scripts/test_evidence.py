@@ -175,6 +175,7 @@ def test_a_published_standard_error_stands_beside_ours(tmp_path: Path) -> None:
     block = {"table": "t", "title": "T", "protocol": "p", "of": 10000, "standard_error": True}
     text = page.page([(block, runs)], tmp_path, lambda one: "aa")
     assert "| a | errors | 67 ± 1.5 SE | 64 ± 2.3 SE | 3 | within noise |" in text  # 4 / sqrt(3)
+    assert text.endswith("\nRan on cpu, None, torch None (3 runs).\n")
 
 
 def test_an_order_is_clear_not_clear_or_wrong() -> None:
