@@ -102,7 +102,8 @@ def test_states_and_times(capsys: pytest.CaptureFixture[str]) -> None:
     assert "~1:40 (measured, other methods of the pair)" in rows["method=at seed=1"]
     assert out[7:12] == ["6 runs", "  1 done", "  1 running now: about 1:40", "  1 cut off: about 0:25",
                          "  3 to run: about 5:00"]  # fmt: skip
-    assert "Time left, one run after the other: about 7:05" in out and "Measured on cpu: test." in out
+    assert "Time left, one run after the other: about 7:05" in out and out[-2] == "Measured on cpu: test."
+    assert out[-1].startswith("the rate never falls: training ends after 4 epochs, and schedule.milestones has 12, 16")
     assert not at1.exists()
 
 
