@@ -9,9 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from scipy.special import stdtrit
-
-from distill.report.stats import Sample, sample
+from distill.report.stats import Sample, half_interval, sample
 from distill.run_folder import RunFolder
 
 DONE = "done"
@@ -106,15 +104,10 @@ def verdict(ours: Sample | None, published: float, of: int | None, counted: bool
     if ours.n < ENOUGH or ours.std is None:
         return "n too small"
     noise = published * (1 - published / of) if counted and of else 0.0
-    half = math.hypot(_half(ours), 1.96 * math.sqrt(noise), 1.96 * error) + 0.005
+    half = math.hypot(half_interval(ours) or 0.0, 1.96 * math.sqrt(noise), 1.96 * error) + 0.005
     if abs(ours.mean - published) <= half:
         return "within noise"
     return "above" if ours.mean > published else "below"
-
-
-def _half(ours: Sample) -> float:
-    """Half of the 95 % interval of a mean."""
-    return float(stdtrit(ours.n - 1, 0.975)) * (ours.std or 0.0) / math.sqrt(ours.n)
 
 
 def order(one: Sample | None, other: Sample | None, relation: str) -> str:
@@ -122,7 +115,7 @@ def order(one: Sample | None, other: Sample | None, relation: str) -> str:
     if one is None or other is None or min(one.n, other.n) < ENOUGH:
         return "n too small"
     apart = other.mean - one.mean
-    clear = abs(apart) > math.hypot(_half(one), _half(other))
+    clear = abs(apart) > math.hypot(half_interval(one) or 0.0, half_interval(other) or 0.0)
     if relation == "alike":
         return "holds" if not clear else "does not hold"
     return "not clear" if not clear else "holds" if apart > 0 else "does not hold"

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from distill.config.groups import load_node, plain
 
 
-def late(schedule: dict[str, object]) -> list[float]:
+def late(schedule: Mapping[str, Any]) -> list[float]:
     """The milestones at which the rate would fall after the end; none where it does not fall by milestones."""
     if schedule.get("rule") or schedule.get("decay", "step") != "step":
         return []
-    milestones, epochs = schedule.get("milestones") or [], schedule["epochs"]
-    assert isinstance(milestones, Sequence) and isinstance(epochs, int | float)
-    return [each for each in milestones if each >= epochs]
+    return [each for each in schedule.get("milestones") or () if each >= schedule["epochs"]]
 
 
 def note_of_milestones(cfg: DictConfig) -> str | None:
