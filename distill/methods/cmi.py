@@ -186,7 +186,7 @@ class CMI(DataFree):
             self.end_round()
         rows = self.order[self.drawn * self.student_batch : (self.drawn + 1) * self.student_batch]
         self.drawn += 1
-        return self.learn(batch, self.augment(self.pixels.normalised(self.pool.rows[rows])))[0]
+        return self.learn(self.augment(self.pixels.normalised(self.pool.rows[rows])))[0]
 
     def end_round(self) -> None:
         """Put the round's images into the pool, which is then shuffled as often as the student's steps go through it.

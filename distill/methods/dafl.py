@@ -26,8 +26,8 @@ class DAFL(DataFree):
 
     Generator: certainty x one-hot loss + balance x information-entropy loss (base 10, as the authors have
     it) + activation x activation loss (eq. 6). Student: T^2 KL (the authors' T is 1), on the same images.
-    The authors step both after one backward pass; here the student steps first, on images that carry no
-    gradient, which gives the same two steps.
+    The authors step both after one backward pass; here the generator steps first, and the student learns from the
+    images that it made before, which gives the same two steps.
     """
 
     def __init__(
@@ -38,19 +38,26 @@ class DAFL(DataFree):
         self.certainty, self.balance, self.activation = certainty, balance, activation
         self.optimizer, self.generator_optimizer = dict(optimizer), dict(generator_optimizer)
         self.generator = self.new_generator(eps=BLOCK_EPS)
-
-    def student_loss(self, batch: Batch) -> Losses:
-        return self.learn(batch, self.generator(batch.inputs).detach())[0]
+        self._made: tuple[Tensor, Tensor] | None = None  # this step's images and the teacher's logits
 
     def generator_loss(self, batch: Batch) -> Losses:
-        teacher = self.teacher(self.generator(batch.inputs))
+        images = self.generator(batch.inputs)
+        teacher = self.teacher(images)
+        self._made = images.detach(), teacher.logits.detach()
         return {
             "certainty": self.certainty * certainty_loss(teacher.logits),
             "balance": self.balance * balance_loss(teacher.logits, 10.0),
             "activation": self.activation * activation_loss(teacher.embedding),
         }
 
+    def student_loss(self, batch: Batch) -> Losses:
+        assert self._made is not None
+        return self.imitate(*self._made)[0]
+
     def phases(self) -> list[Phase]:
-        student = Update("student", self.student_loss, [self.student], self.optimizer)
         generator = Update("generator", self.generator_loss, [self.generator], self.generator_optimizer)
-        return [Phase("distill", [student, generator], source=self.noise)]
+        student = Update("student", self.student_loss, [self.student], self.optimizer)
+        return [Phase("distill", [generator, student], source=self.noise)]
+
+    def after_step(self) -> None:
+        self._made = None

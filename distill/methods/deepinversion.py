@@ -95,7 +95,7 @@ class DeepInversion(DataFree):
         return inputs.roll((down, right), (2, 3))
 
     def student_loss(self, batch: Batch) -> Losses:
-        return self.learn(batch, self.augment(batch.inputs))[0]
+        return self.learn(self.augment(batch.inputs))[0]
 
     def before_epoch(self) -> None:
         if self.inverting:

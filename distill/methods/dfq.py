@@ -89,7 +89,7 @@ class DFQ(DataFree):
     def student_loss(self, batch: Batch) -> Losses:
         with torch.no_grad(), in_mode(self.generator, train=False):
             inputs = self.generator(torch.randn_like(batch.inputs))
-        return self.learn(batch, inputs)[0]
+        return self.learn(inputs)[0]
 
     def phases(self) -> list[Phase]:
         generator = Update("generator", self.generator_loss, [self.generator], self.generator_optimizer)

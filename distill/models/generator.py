@@ -13,7 +13,7 @@ class Generator(nn.Module):
     """Noise [B,Z] to images [B,C,S,S] in normalised units.
 
     A linear map to `first` channels at a quarter of the side, then twice: BatchNorm, nearest-neighbour doubling, 3x3
-    convolution; a last convolution and the modules `last`, by default tanh and a BatchNorm without affine parameters,
+    convolution (`DoublingConv2d`); a last convolution and the modules `last`, by default tanh and a BatchNorm without affine parameters,
     so that images have mean 0 and variance 1 as training images have (DAFL, arXiv:1904.01186). eps is that of the
     BatchNorms of the blocks. Sides that 4 does not divide are cut to size.
     """
@@ -40,9 +40,7 @@ class Generator(nn.Module):
 
     def forward(self, noise: Tensor) -> Tensor:
         x = self.first(self.project(noise).view(len(noise), self.width, self.start, self.start))
-        for block in (self.middle, self.upper):
-            x = block(F.interpolate(x, scale_factor=2))
-        return self.last(x[:, :, : self.size, : self.size]).float()
+        return self.last(self.upper(self.middle(x))[:, :, : self.size, : self.size]).float()
 
     @torch.no_grad()
     def restart(self) -> None:
@@ -52,6 +50,20 @@ class Generator(nn.Module):
                 module.weight.normal_(float(isinstance(module, nn.BatchNorm2d)), 0.02)
                 if module.bias is not None:
                     module.bias.zero_()
+
+
+class DoublingConv2d(nn.Conv2d):
+    """Nearest-neighbour doubling and a 3x3 convolution of it with a border of 1: [B,C,S,S] to [B,D,2S,2S].
+
+    As one transposed convolution of stride 2 it has 4 products a pixel and channel instead of 9: two of the three rows of
+    weights meet the same row of x, and so do columns; the sums of their weights are the 4x4 kernel.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        kernel = F.pad(self.weight.flip(2, 3), (1, 1, 1, 1))
+        kernel = kernel[:, :, 1:] + kernel[:, :, :-1]
+        kernel = kernel[:, :, :, 1:] + kernel[:, :, :, :-1]
+        return F.conv_transpose2d(x, kernel.transpose(0, 1), self.bias, stride=2, padding=1)
 
 
 class Pixels(nn.Module):
@@ -79,4 +91,4 @@ class Pixels(nn.Module):
 
 def _block(inputs: int, outputs: int, eps: float) -> nn.Sequential:
     norm = nn.BatchNorm2d(outputs, eps)
-    return nn.Sequential(nn.Conv2d(inputs, outputs, 3, padding=1), norm, nn.LeakyReLU(0.2))
+    return nn.Sequential(DoublingConv2d(inputs, outputs, 3, padding=1), norm, nn.LeakyReLU(0.2))

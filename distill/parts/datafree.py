@@ -140,16 +140,20 @@ class DataFree(Method):
     def new_generator(self, **options: Any) -> Generator:
         return Generator(self.latent, self.student.in_chans, self.student.size, **options)
 
-    def learn(self, batch: Batch, inputs: Tensor) -> tuple[Losses, Outputs, Outputs]:
-        """Return the student's soft-target loss on inputs that take no gradient, and both nets' outputs.
+    def learn(self, inputs: Tensor) -> tuple[Losses, Outputs, Outputs]:
+        """Return the student's soft-target loss on inputs that take no gradient, and both nets' outputs."""
+        with torch.no_grad():
+            teacher = self.teacher(inputs)
+        return *self.imitate(inputs, teacher.logits), teacher
+
+    def imitate(self, inputs: Tensor, target: Tensor) -> tuple[Losses, Outputs]:
+        """Return the student's soft-target loss on inputs, given the teacher's logits [B,K], and its outputs.
 
         The running accuracy is the agreement with the teacher.
         """
-        with torch.no_grad():
-            teacher = self.teacher(inputs)
         student = self.student(inputs)
-        self.count(student.logits, teacher.logits.argmax(1))
-        return {"kd": self.kd * self.soft_targets(student.logits, teacher.logits)}, student, teacher
+        self.count(student.logits, target.argmax(1))
+        return {"kd": self.kd * self.soft_targets(student.logits, target)}, student
 
     def student_forward(self, inputs: Tensor, train: bool) -> Outputs:
         """Run the student in train or eval mode, with gradients to the inputs alone."""

@@ -29,7 +29,7 @@ def test_generator_losses_of_logits() -> None:
 
 
 def test_dafl_is_one_backward_pass_of_the_authors() -> None:
-    """Stepping the student first leaves the generator the gradient that a joint backward pass gives."""
+    """Both get the gradients that a joint backward pass gives, though the generator has stepped before the student does."""
     method = tiny.seeded_method("dafl", tiny.tiny_data())
     phase = method.phases()[0]
     train_mode(method, phase)
@@ -38,14 +38,21 @@ def test_dafl_is_one_backward_pass_of_the_authors() -> None:
     z = method.teacher(images)
     joint = method.certainty * certainty_loss(z.logits) + method.balance * balance_loss(z.logits, 10.0)
     joint += method.activation * activation_loss(z.embedding)
-    joint += method.learn(batch, images.detach())[0]["kd"]
-    wanted = torch.autograd.grad(joint, list(method.generator.parameters()))
-    assert [update.name for update in phase.updates] == ["student", "generator"]
+    joint += method.learn(images.detach())[0]["kd"]
+    trained = {"generator": method.generator, "student": method.student}
+    wanted = {name: torch.autograd.grad(joint, list(net.parameters()), retain_graph=True) for name, net in trained.items()}
+    assert [update.name for update in phase.updates] == list(trained)
     for update in phase.updates:
         method.zero_grad()
         sum(update.loss(batch).values()).backward()
-        if update.name == "student":
-            assert all(p.grad is None for p in method.generator.parameters())
-    for p, gradient in zip(method.generator.parameters(), wanted, strict=True):
-        assert torch.allclose(p.grad, gradient, atol=1e-6)
+        for p, gradient in zip(trained[update.name].parameters(), wanted[update.name], strict=True):
+            assert torch.allclose(p.grad, gradient, atol=1e-6)
+        (other,) = set(trained) - {update.name}
+        assert all(p.grad is None for p in trained[other].parameters())
+        with torch.no_grad():  # a step
+            for p in trained[update.name].parameters():
+                p.mul_(1.5)
     assert all(p.grad is None for p in method.teacher.parameters())
+    method.after_step()
+    with pytest.raises(AssertionError):  # nothing of a step is left to the next one
+        method.student_loss(batch)
