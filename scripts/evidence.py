@@ -184,7 +184,7 @@ def command(step: Sequence[Run], output: Path) -> list[str]:
 
 
 def unpack(block: Mapping[str, Any], output: Path) -> None:
-    """Put an earlier session's checkpoints where runs look for them; what is there already stays."""
+    """Put the checkpoints of runs that were cut off where runs look for them; what is there already stays."""
     if "state" not in block:
         return
     with tarfile.open(STATES / block["state"]) as archive:
@@ -194,7 +194,10 @@ def unpack(block: Mapping[str, Any], output: Path) -> None:
 
 
 def execute(argv: Sequence[str], log: Path, seconds: float) -> int:
-    """Run a command for at most so long; it is then asked to save and stop. Returns its exit code."""
+    """Run a command for at most so long; it is then asked to save and stop. Returns its exit code.
+
+    It is asked so too where KeyboardInterrupt ends the wait, which is raised again when the command has ended.
+    """
     log.parent.mkdir(parents=True, exist_ok=True)
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
     with log.open("a") as file:
@@ -204,6 +207,10 @@ def execute(argv: Sequence[str], log: Path, seconds: float) -> int:
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGTERM)
             return process.wait()
+        except KeyboardInterrupt:
+            process.send_signal(signal.SIGTERM)
+            process.wait()
+            raise
 
 
 def work(names: Sequence[str], hours: float, output: Path) -> int:
@@ -276,7 +283,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.list:
         show(names, kind, output)
         return 0
-    failed = 0 if args.write else work(names, args.hours, output)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: the run is stopped with the queue
+    try:
+        failed = 0 if args.write else work(names, args.hours, output)
+    except KeyboardInterrupt:
+        print("evidence: stopped; the state of what ran is saved, and the same command goes on", file=sys.stderr)
+        return STOPPED
     write(names, output)
     return 1 if failed else 0
 

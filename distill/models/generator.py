@@ -13,9 +13,9 @@ class Generator(nn.Module):
     """Noise [B,Z] to images [B,C,S,S] in normalised units.
 
     A linear map to `first` channels at a quarter of the side, then twice: BatchNorm, nearest-neighbour doubling, 3x3
-    convolution (`DoublingConv2d`); a last convolution and the modules `last`, by default tanh and a BatchNorm without affine parameters,
-    so that images have mean 0 and variance 1 as training images have (DAFL, arXiv:1904.01186). eps is that of the
-    BatchNorms of the blocks. Sides that 4 does not divide are cut to size.
+    convolution (`DoublingConv2d`); a last convolution and the modules `last`, by default tanh and a BatchNorm without
+    affine parameters, so that images have mean 0 and variance 1 as training images have (DAFL, arXiv:1904.01186). eps
+    is that of the BatchNorms of the blocks. Sides that 4 does not divide are cut to size.
     """
 
     def __init__(
@@ -39,7 +39,8 @@ class Generator(nn.Module):
         self.last = nn.Sequential(nn.Conv2d(width // 2, channels, 3, padding=1), *last)
 
     def forward(self, noise: Tensor) -> Tensor:
-        x = self.first(self.project(noise).view(len(noise), self.width, self.start, self.start))
+        x = self.project(noise).view(len(noise), self.width, self.start, self.start)
+        x = self.first(x.contiguous(memory_format=torch.channels_last))
         return self.last(self.upper(self.middle(x))[:, :, : self.size, : self.size]).float()
 
     @torch.no_grad()
@@ -55,8 +56,8 @@ class Generator(nn.Module):
 class DoublingConv2d(nn.Conv2d):
     """Nearest-neighbour doubling and a 3x3 convolution of it with a border of 1: [B,C,S,S] to [B,D,2S,2S].
 
-    As one transposed convolution of stride 2 it has 4 products a pixel and channel instead of 9: two of the three rows of
-    weights meet the same row of x, and so do columns; the sums of their weights are the 4x4 kernel.
+    As one transposed convolution of stride 2 it has 4 products a pixel and channel instead of 9: two of the three rows
+    of weights meet the same row of x, and so do columns; the sums of their weights are the 4x4 kernel.
     """
 
     def forward(self, x: Tensor) -> Tensor:

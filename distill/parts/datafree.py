@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from distill.batch import Batch
 from distill.data.noise import NoiseSource
 from distill.engine.optim import Stepper, learning_rate
 from distill.losses import full_precision

@@ -29,7 +29,7 @@ def test_generator_losses_of_logits() -> None:
 
 
 def test_dafl_is_one_backward_pass_of_the_authors() -> None:
-    """Both get the gradients that a joint backward pass gives, though the generator has stepped before the student does."""
+    """Both get the gradients of a joint backward pass, though the generator has stepped before the student does."""
     method = tiny.seeded_method("dafl", tiny.tiny_data())
     phase = method.phases()[0]
     train_mode(method, phase)
@@ -40,7 +40,9 @@ def test_dafl_is_one_backward_pass_of_the_authors() -> None:
     joint += method.activation * activation_loss(z.embedding)
     joint += method.learn(images.detach())[0]["kd"]
     trained = {"generator": method.generator, "student": method.student}
-    wanted = {name: torch.autograd.grad(joint, list(net.parameters()), retain_graph=True) for name, net in trained.items()}
+    wanted = {
+        name: torch.autograd.grad(joint, list(net.parameters()), retain_graph=True) for name, net in trained.items()
+    }
     assert [update.name for update in phase.updates] == list(trained)
     for update in phase.updates:
         method.zero_grad()

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import subprocess
 import sys
+import time
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -190,7 +192,25 @@ def test_a_command_is_stopped_when_the_time_is_over(tmp_path: Path) -> None:
     assert evidence.execute(["sh", "-c", forever], tmp_path / "log", 3) == evidence.STOPPED
 
 
-def test_an_archive_of_a_session_is_unpacked_where_runs_look_for_it(tmp_path: Path) -> None:
+def test_a_signal_stops_the_command_with_the_queue(tmp_path: Path) -> None:
+    child = "echo $$ > pid; trap 'sleep 0.2; echo saved > saved; exit 75' TERM; while :; do sleep 0.1; done"
+    text = f"""
+import sys; sys.path.insert(0, {str(evidence.ROOT / "scripts")!r})
+import evidence
+evidence.ROOT = evidence.Path.cwd()
+evidence.work = lambda names, hours, output: evidence.execute(["sh", "-c", {child!r}], output / "log", 60)
+sys.exit(evidence.main(["--output", "."]))
+"""
+    process = subprocess.Popen([sys.executable, "-c", text], cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    while not (tmp_path / "pid").exists():
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.terminate()
+    assert "the same command goes on" in process.communicate(timeout=60)[1] and process.returncode == evidence.STOPPED
+    assert (tmp_path / "saved").exists()  # the command had ended before the queue did
+
+
+def test_an_archive_of_what_was_cut_off_is_unpacked_where_runs_look_for_it(tmp_path: Path) -> None:
     block = QUEUE["blocks"]["kdzoo_begun"]
     evidence.unpack(block, tmp_path)
     folders = {one.cell: evidence.place(one, tmp_path)[1] for one in evidence.runs(block)}
