@@ -15,6 +15,7 @@ from distill.config.groups import plain
 from distill.config.hashing import has_teacher, reads, teacher_specs
 from distill.config.milestones import late
 from distill.config.rules import FOLDERS, IN_MEMORY
+from distill.config.teacher_nodes import is_trained
 
 Node = Mapping[str, Any]
 ALWAYS = {
@@ -188,8 +189,12 @@ def _one_teacher(cfg: DictConfig) -> str:
 
 
 def _teachers_rate(cfg: DictConfig) -> str:
-    given = str(plain(cfg, "teacher").get("weights", "auto"))
-    return _one_teacher(cfg) or ("" if given == "auto" else f"teacher.weights={given} is not trained")
+    return _one_teacher(cfg) or _teachers_training(cfg)
+
+
+def _teachers_training(cfg: DictConfig) -> str:
+    specs = teacher_specs(cfg)
+    return "" if any(map(is_trained, specs)) else f"teacher.weights={specs[0]['weights']} is not trained"
 
 
 def _teachers_seed(cfg: DictConfig) -> str:
@@ -248,9 +253,10 @@ READ_BY: dict[str, Callable[[DictConfig], str]] = {
     **{f"teacher.{key}": _one_teacher for key in OF_ONE_TEACHER},
     "teacher.lr_scale": _teachers_rate,
     "teacher.seed": _teachers_seed,
+    "teacher.schedule": _teachers_training,
+    "teacher.dataset": _teachers_training,
     "teacher.cache": _cached,
     **dict.fromkeys(("tracking.project", "tracking.entity", "tracking.artifact"), _tracked(*SERVER)),
     # read wherever there is a teacher; teacher_nodes refuses what does not go together
-    **{f"teacher.{key}": lambda cfg: "" for key in ("weights", "start", "models", "seeds", "chain", "schedule",
-                                                    "dataset", "size")},
+    **{f"teacher.{key}": lambda cfg: "" for key in ("weights", "start", "models", "seeds", "chain", "size")},
 }  # fmt: skip

@@ -3,7 +3,8 @@ follows another. Imports neither torch nor timm.
 
 A protocol is a file of conf/schedule, which `about.protocol` of conf/method/<name>.yaml names for each data set. Where
 the authors also see the images otherwise, the file is of the package `_global_` and has a node `dataset` beside
-`schedule`. Values may depend on the pair (`${by_pair:...}`).
+`schedule`; where they train their teachers by another protocol, a node `teacher` that names it. Values may depend on
+the pair (`${by_pair:...}`).
 """
 
 from __future__ import annotations
@@ -53,13 +54,15 @@ def unscheduled(about: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _read(cfg: DictConfig, name: str) -> dict[str, dict[str, Any]]:
-    """The nodes `schedule` and `dataset` of conf/schedule/<name>.yaml, with the values of the run's pair."""
+    """The nodes `schedule`, `dataset` and `teacher` of conf/schedule/<name>.yaml, with the values of the run's pair."""
     if "${" not in str(_nodes(name)):
         return _nodes(name)
     shared = OmegaConf.masked_copy(cfg, [key for key in NETS if key in cfg])
     key = (name, str(OmegaConf.to_container(shared, resolve=False)))
     if key not in _resolved:  # once a run: each value is asked for by itself
         OmegaConf.set_struct(shared, False)
+        if shared.get("teacher"):
+            shared["teacher"]["schedule"] = None  # which a protocol gives, and none of its values depends on
         shared[_PAPER] = _nodes(name)
         _resolved[key] = plain(shared, _PAPER)
     return _resolved[key]
@@ -123,4 +126,4 @@ def _dataset(name: str) -> dict[str, Any]:
 def _nodes(name: str) -> dict[str, Any]:
     """A file's nodes, not yet resolved; one that is not of the package `_global_` is all schedule."""
     node = _file("schedule", name)
-    return {"dataset": {}, **node} if "schedule" in node else {"schedule": node, "dataset": {}}
+    return {"dataset": {}, "teacher": {}, **(node if "schedule" in node else {"schedule": node})}

@@ -71,20 +71,22 @@ def in_chain(chain: Sequence[Any], own: Spec, load: Load) -> Spec:
     return {**last, "chain": [str(name) for name in chain[:-1]]} if len(chain) > 1 else last
 
 
+def is_trained(spec: Spec) -> bool:
+    """Whether a teacher is trained by a run of ours: one of teacher.weights=auto."""
+    return str(spec.get("weights", "auto")) == "auto"
+
+
 def training(spec: Spec, seen: Mapping[str, Any], load: Load) -> dict[str, Spec]:
     """What the run that trains a teacher has of its own: {"schedule": ..., "dataset": ...}; {} where it has nothing.
 
     spec: the teacher; seen: the run's data set; load reads conf/schedule/<name>.yaml, whose own `dataset` node counts
-    too, after teacher.dataset. Raises ValueError beside weights that are not trained here, for a key that the data set
-    has not, and for images of another size or scale than the student's.
+    too, after teacher.dataset. Raises ValueError for a key that the data set has not, and for images of another size or
+    scale than the student's.
     """
     name, given = spec.get("schedule"), {k: v for k, v in (spec.get("dataset") or {}).items() if v is not None}
-    if name is None and not given:
+    if (name is None and not given) or not is_trained(spec):
         return {}
     what = f"teacher.schedule={name}" if name is not None else f"teacher.dataset.{next(iter(given))}"
-    if str(spec.get("weights", "auto")) != "auto":
-        file = f"teacher.weights={spec['weights']}"
-        raise ValueError(f"{what} is how a teacher is trained, and {file} is not trained: leave one of them away")
     node = load(str(name)) if name is not None else {}
     whole = isinstance(node.get("schedule"), Mapping)
     data = {**(node.get("dataset") or {} if whole else {}), **given}

@@ -31,6 +31,8 @@ IDLE = {  # a command, and what is said of its last word
     "+dataset.exif=false": "it is for a data set of image files",
     "+dataset.content=abc": "it is worked out from the files",
     "teacher.weights=none teacher.lr_scale=0.5": "teacher.weights=none is not trained",
+    "teacher.weights=pretrained teacher.schedule=crd": "teacher.weights=pretrained is not trained",
+    "teacher.weights=none teacher.dataset.pad=2": "teacher.weights=none is not trained",
     "method=none teacher.lr_scale=0.5": "method=none has no teacher",
     "teacher.models=[resnet14] teacher.lr_scale=0.5": "teacher.models names the nets",
     "teacher.seeds=[3] teacher.seed=4": "teacher.seeds has one for each",
@@ -55,6 +57,8 @@ READ = (
     "schedule.milestones=[5,30] schedule.decay=step", "-m method=none,kd teacher.lr_scale=0.5",
     "-m schedule.decay=step,cosine schedule.milestones=[5]", "method=kd schedule.init_epochs=5 hydra.mode=RUN",
     "schedule=crd student=ShuffleV1 schedule.lr_scales.cifar_ShuffleV1=0.1",
+    "dataset=cifar100 schedule=reviewkd teacher.weights=pretrained",
+    "dataset=cifar100 method=mlkd schedule=paper teacher.weights=none",
     "schedule.lr_min=null method=none teacher=resnet14", "experiment=mine schedule.decay=step",
 )
 

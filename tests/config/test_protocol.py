@@ -153,7 +153,8 @@ def test_teachers_train_under_it_as_a_user_would_train_them(method: str) -> None
     cfg = run(f"method={method}", "dataset=cifar100", "schedule=paper", *pair)
     name = METHODS[method]["cifar100"]
     cfg.method.about.teachers = 1
-    by_hand = run("method=none", "dataset=cifar100", f"schedule={name}", "student=vgg13", "seed=0")
+    of_teachers = protocol._nodes(name)["teacher"].get("schedule") or name
+    by_hand = run("method=none", "dataset=cifar100", f"schedule={of_teachers}", "student=vgg13", "seed=0")
     assert config.identity(config.teacher_config(cfg)) == config.identity(by_hand)
 
 
@@ -239,7 +240,9 @@ def used() -> set[str]:
         found |= {METHODS[method][dataset] for method in methods for dataset in datasets if "paper" in schedules}
         found |= {schedule or dataset for schedule in schedules for dataset in datasets}
         found |= {str(OmegaConf.select(node, "teacher.schedule"))}
-    found |= {part for name in found & set(config.options("schedule")) for part in included(name)}
+    known = set(config.options("schedule"))
+    found |= {str(protocol._nodes(name)["teacher"].get("schedule")) for name in found & known}
+    found |= {part for name in found & known for part in included(name)}
     return found | {name for name in config.options("schedule") if included(name) & found}
 
 

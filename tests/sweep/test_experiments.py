@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from distill import config, papers
 from distill.cli.command import read_command
 from distill.config.check import check
+from distill.config.hashing import canonical
 from distill.report.compare import model_name
 from distill.sweep.compose import left_out
 from tests import program
@@ -234,3 +235,12 @@ def test_data_free_tables_run_by_the_settings_of_their_authors() -> None:
     (mnist,) = jobs("experiment=dafl_mnist", "method=dafl", "seed=1")
     assert (mnist.dataset.resize, mnist.schedule.epochs, mnist.method.batch_size) == (True, 200, 512)
     assert mnist.method.generator_optimizer.lr == 0.2 and not mnist.method.optimizer
+
+
+@pytest.mark.parametrize("name", ["dafl", "dafl_mnist", "cmi_cifar10", "cmi_cifar100"])
+def test_students_on_real_data_are_trained_as_the_teachers_of_data_free_tables(name: str) -> None:
+    alone, data_free = jobs(f"experiment={name}", f"method=none,{'cmi' if 'cmi' in name else 'dafl'}", "seed=1")[:2]
+    taught = config.teacher_config(data_free)
+    assert taught.schedule.name == f"{data_free.schedule.name}_teacher"
+    kept = [{**config.plain(cfg, "schedule"), "name": ""} for cfg in (alone, taught)]
+    assert canonical(kept[0]) == canonical(kept[1]) != canonical({**config.plain(data_free, "schedule"), "name": ""})
