@@ -59,7 +59,9 @@ class ZSKT(DataFree):
         return {"adversarial": -self.soft_targets(student, teacher)}
 
     def student_loss(self, batch: Batch) -> Losses:
-        losses, student, teacher = self.learn(self.generator(batch.inputs).detach())
+        with torch.no_grad():
+            inputs = self.generator(batch.inputs)
+        losses, student, teacher = self.learn(inputs)
         return losses | self.attention(student, teacher) if self.weight else losses
 
     def attention(self, student: Outputs, teacher: Outputs) -> Losses:
