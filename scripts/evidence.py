@@ -13,7 +13,6 @@ import os
 import signal
 import subprocess
 import sys
-import tarfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -37,7 +36,6 @@ from distill.run_folder import RunFolder  # noqa: E402
 from distill.teachers import bundled  # noqa: E402
 
 TABLES = ROOT / "outputs" / "reference" / "tables"
-STATES = ROOT / "outputs" / "reference" / "states"
 README = ROOT / "README.md"
 KINDS = ("cpu", "cuda")
 BIGGEST = 10 << 20  # bytes of a teacher that is kept
@@ -183,16 +181,6 @@ def command(step: Sequence[Run], output: Path) -> list[str]:
     return [*start, "-m", "hydra/launcher=packed", *(f"{key}={','.join(v)}" for key, v in swept(step).items())]
 
 
-def unpack(block: Mapping[str, Any], output: Path) -> None:
-    """Put the checkpoints of runs that were cut off where runs look for them; what is there already stays."""
-    if "state" not in block:
-        return
-    with tarfile.open(STATES / block["state"]) as archive:
-        tops = {Path(*Path(member.name).parts[:4]) for member in archive if len(Path(member.name).parts) > 4}
-        fresh = [top for top in tops if not (output / top).exists()]
-        archive.extractall(output, [m for m in archive if Path(*Path(m.name).parts[:4]) in fresh], filter="data")
-
-
 def execute(argv: Sequence[str], log: Path, seconds: float) -> int:
     """Run a command for at most so long; it is then asked to save and stop. Returns its exit code.
 
@@ -217,7 +205,6 @@ def work(names: Sequence[str], hours: float, output: Path) -> int:
     """Run steps until the time is over; what fails is told and left. Returns how many failed."""
     blocks, end, failed = queue()["blocks"], time.monotonic() + 3600 * hours, 0
     for name in names:
-        unpack(blocks[name], output)
         for step in steps(missing(blocks[name], output), runs(blocks[name])):
             if time.monotonic() > end:
                 return failed

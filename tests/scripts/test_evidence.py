@@ -210,14 +210,6 @@ sys.exit(evidence.main(["--output", "."]))
     assert (tmp_path / "saved").exists()  # the command had ended before the queue did
 
 
-def test_an_archive_of_what_was_cut_off_is_unpacked_where_runs_look_for_it(tmp_path: Path) -> None:
-    block = QUEUE["blocks"]["kdzoo_begun"]
-    evidence.unpack(block, tmp_path)
-    folders = {one.cell: evidence.place(one, tmp_path)[1] for one in evidence.runs(block)}
-    assert (folders["none"] / "DONE").exists() and not (folders["kd (ST)"] / "DONE").exists()
-    assert list((folders["kd (ST)"] / "checkpoints").glob("*.ckpt"))
-
-
 def test_an_unknown_table_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
         evidence.main(["--table", "hinton", "--list"])
