@@ -135,7 +135,8 @@ class Fit:
         train_mode(method, phase)
         if self.graphed:
             self.graphed.begin_epoch()
-        self.callback.begin_epoch(phase.name, at.epoch, self.epochs(phase), self.epochs_left(), source.steps)
+        epochs, left = self.epochs(phase), self.epochs_left()
+        self.callback.begin_epoch(phase.name, at.epoch, epochs, left, source.steps, at.step)
         self.speed.resume(source, self.graphed.stream if self.graphed else None)
         waiting = 0
         for batch in source.epoch(at.epoch, at.step):

@@ -29,15 +29,16 @@ class Progress:
     """Shows loss, accuracies in percent, images/s and the time left.
 
     total_epochs: the epochs that are still to be run, in all phases; steps: those of an epoch.
+    begun: the share of the first of them that an earlier process has done.
     quiet: None shows a bar on a terminal and a line an epoch elsewhere, False always lines, True nothing.
     Use it as a context manager, or call `close`: the bar hides the cursor.
     """
 
-    def __init__(self, total_epochs: int, steps: int, quiet: bool | None = None) -> None:
+    def __init__(self, total_epochs: int, steps: int, quiet: bool | None = None, begun: float = 0.0) -> None:
         self.total, self.steps, self.done = total_epochs, max(steps, 1), 0
         self._lines = quiet is False or (quiet is None and not sys.stdout.isatty())
         self._title, self._seen, self._completed = "", dict.fromkeys(MARKS), 0.0
-        self._start = time.monotonic()
+        self._start, self._begun = time.monotonic(), begun
         self._screen = Screen(lambda width: [self.line(width)]) if quiet is None and not self._lines else None
 
     def __enter__(self) -> Progress:
@@ -75,7 +76,7 @@ class Progress:
 
     def line(self, width: int) -> str:
         """What a terminal of a width shows: the epoch and the time left always, then the rest as far as it fits."""
-        left = f"{self._left()} left" if self._completed else "-:-- left"
+        left = f"{self._left()} left"
         known = [status({name: self._seen[name]}) for name in ON_A_LINE]
         title = self._title  # without the phase, then without the word, where it would push the time left out
         while len(f"{title}  {left}") > width and " " in title:
@@ -83,8 +84,11 @@ class Progress:
         return fitting([title, left, *known[:2], bar(self._completed / max(self.total, 1)), *known[2:]], width)
 
     def _left(self) -> str:
-        """Time for the epochs left, at the pace so far."""
-        pace = (time.monotonic() - self._start) / self._completed
+        """Time for the epochs left, at the pace of this process, if it has one yet."""
+        done = self._completed - self._begun
+        if done <= 0:
+            return "-:--"
+        pace = (time.monotonic() - self._start) / done
         return clock(pace * max(self.total - self._completed, 0))
 
 

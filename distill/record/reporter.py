@@ -32,9 +32,9 @@ class Reporter:
         self._warned = False
         self._best: bytes | None = None  # weights that are to be written
 
-    def begin_epoch(self, phase: str, epoch: int, epochs: int, epochs_left: int, steps: int) -> None:
+    def begin_epoch(self, phase: str, epoch: int, epochs: int, epochs_left: int, steps: int, done: int) -> None:
         if self.progress is None:
-            self.progress = Progress(epochs_left, steps, self.quiet)
+            self.progress = Progress(epochs_left, steps, self.quiet, begun=done / steps)
         self.progress.epoch_start(phase, epoch, epochs, steps)
 
     def step(self, row: dict[str, Any]) -> None:
@@ -72,7 +72,7 @@ class Reporter:
 class NullReporter:
     """What the processes after the first of a run tell their reports to."""
 
-    def begin_epoch(self, phase: str, epoch: int, epochs: int, epochs_left: int, steps: int) -> None: ...
+    def begin_epoch(self, phase: str, epoch: int, epochs: int, epochs_left: int, steps: int, done: int) -> None: ...
     def step(self, row: dict[str, Any]) -> None: ...
     def epoch(self, row: dict[str, Any]) -> None: ...
     def best(self, net: FeatureNet) -> None: ...

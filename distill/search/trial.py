@@ -79,8 +79,8 @@ class PruningCallback:
         self.trial.report(row["test_accuracy"], len(self._seen))
         return True
 
-    def begin_epoch(self, phase: str, epoch: int, epochs: int, epochs_left: int, steps: int) -> None:
-        self.callback.begin_epoch(phase, epoch, epochs, epochs_left, steps)
+    def begin_epoch(self, phase: str, epoch: int, epochs: int, epochs_left: int, steps: int, done: int) -> None:
+        self.callback.begin_epoch(phase, epoch, epochs, epochs_left, steps, done)
 
     def step(self, row: dict[str, Any]) -> None:
         self.callback.step(row)

@@ -477,6 +477,21 @@ def test_without_a_terminal_there_is_one_line_an_epoch(capsys):
     assert len(lines) == 2
 
 
+@pytest.mark.parametrize(("step", "said"), [(75, "5:00"), (0, "1:15"), (100, "-:--")])
+def test_an_epoch_that_was_begun_before_counts_by_what_was_left_of_it(
+    step, said, capsys, monkeypatch
+):
+    now = [0.0]
+    monkeypatch.setattr("distill.record.progress.time.monotonic", lambda: now[0])
+    progress = Progress(4, 100, quiet=False, begun=step / 100)
+    progress.epoch_start("distill", 1, 4)
+    assert "-:-- left" in progress.line(80)
+    progress.update(100, 0.6, 80.0, 100.0)
+    now[0] = 25.0
+    progress.epoch_end({})
+    assert capsys.readouterr().out.endswith(f"  {said} left\n")
+
+
 def test_quiet_says_nothing_and_an_epoch_without_a_test_does_not_repeat_the_last(capsys):
     for quiet in (True, False):
         progress = Progress(2, 1, quiet)
