@@ -13,7 +13,7 @@ from distill.batch import Batch
 from distill.losses import full_precision
 from distill.method import Losses, Method, Nets
 from distill.models import Outputs
-from distill.parts.patches import at_positions, patch_map, patch_shape, truncated
+from distill.parts.patches import at_positions, patch_map, patch_shape
 
 SIZES = ((50, 16), (100, 32), (250, 64), (500, 128), (1000, 256), (2000, 512), (4000, 1024), (10000, 2048),
          (20000, 4096))  # fmt: skip
@@ -40,6 +40,13 @@ def positions_loss(student: Tensor, teacher: Tensor, tau: float) -> Tensor:
     return F.kl_div(z_s.log_softmax(1), z_t.log_softmax(1), reduction="batchmean", log_target=True)
 
 
+def head(inputs: int, outputs: int) -> nn.Linear:
+    """A linear map with weights from a normal of spread 0.02, cut off at 2, and biases as torch draws them."""
+    layer = nn.Linear(inputs, outputs)
+    nn.init.trunc_normal_(layer.weight, std=0.02)
+    return layer
+
+
 class PseudoLabelQueue(Method):
     """ce CE + kd KLT + weight x queue_loss + local x positions_loss.
 
@@ -62,9 +69,9 @@ class PseudoLabelQueue(Method):
         rows = queue or next((rows for most, rows in SIZES if images <= most), LARGEST)
         self.register_buffer("queue", torch.zeros(rows, teacher.embedding_dim))
         if weight:
-            self.whole = truncated(nn.Linear(student.embedding_dim, teacher.embedding_dim))
+            self.whole = head(student.embedding_dim, teacher.embedding_dim)
         if local:
-            self.parts = truncated(nn.Linear(patch_shape(student)[0], patch_shape(teacher)[0]))
+            self.parts = head(patch_shape(student)[0], patch_shape(teacher)[0])
 
     @torch.no_grad()
     def renewed(self, embedding: Tensor) -> Tensor:

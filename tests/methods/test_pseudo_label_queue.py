@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from distill.methods.pseudo_label_queue import positions_loss, queue_loss
+from distill.methods.pseudo_label_queue import head, positions_loss, queue_loss
 from tests import tiny
 
 
@@ -35,6 +35,13 @@ def test_places_are_near_each_other_as_the_teachers_are() -> None:
     pairs = [(a.numpy(), b.numpy()) for a, b in zip(student, teacher, strict=True)]
     expected = np.mean([divergence(a @ a.T / 0.1, b @ b.T / 0.1) for a, b in pairs])
     assert positions_loss(student, teacher, 0.1).item() == pytest.approx(expected, rel=1e-9)
+
+
+def test_heads_begin_with_small_weights_and_torchs_biases() -> None:
+    """As the authors' code, which draws the weights anew alone."""
+    layer = head(64, 500)
+    assert layer.weight.std().item() == pytest.approx(0.02, rel=0.05)
+    assert layer.bias.std().item() == pytest.approx(64**-0.5 / 3**0.5, rel=0.1)  # uniform up to 1 / sqrt(64)
 
 
 def test_the_queue_has_the_latest_first_and_as_many_as_the_images_ask_for() -> None:
