@@ -185,6 +185,17 @@ def test_qkd_begins_with_other_ranges_than_the_largest_weights() -> None:
     assert rounding(widest) == pytest.approx(0.167, abs=0.002)
 
 
+@departs("quantized-distillation:ends=none", "2.1 %")
+def test_whole_ends_in_full_precision_leave_out_the_last_weight() -> None:
+    net = build("cifar_wrn_biased_10_4", 100, size=32, seed=0)
+    teacher = build("cifar_resnet8", 100, size=32, seed=1)
+    tiny.make("quantized-distillation", net, teacher, tiny.tiny_data(), "method.ends=null")
+    left_out = {name for name, _ in net.model.named_parameters() if "parametrizations" not in name}
+    assert left_out == {"conv1.weight", "conv1.bias", "fc.weight", "fc.bias"}
+    count = sum(parameter.numel() for parameter in net.parameters())
+    assert 100 * net.classifier.weight.numel() / count == pytest.approx(2.1, abs=0.05)
+
+
 # ---- singular vectors
 
 

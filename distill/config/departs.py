@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from omegaconf import OmegaConf
+
 from distill.config.groups import load_node
 
 
@@ -23,7 +25,9 @@ def departs(method: Mapping[str, Any]) -> str | None:
 def departs_by_name(name: str) -> str | None:
     """The same of a method's defaults; None for a method that is not among ours."""
     node = load_node("method", name)
-    return None if node is None else departs(node)
+    if node is None:
+        return None
+    return departs(OmegaConf.create({"method": node})["method"])  # below its root: a key may be ${method.other}
 
 
 def _holds(method: Mapping[str, Any], condition: str) -> bool:

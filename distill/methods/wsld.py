@@ -44,7 +44,7 @@ class WSLD(TeacherMode):
     """CE + weight x soft-label cross-entropy, each sample weighed by how far the student is behind the
     teacher.
 
-    The authors' trainer (mmcv's) puts the frozen teacher back in train mode: teacher_mode="train".
+    The authors' loop puts the frozen teacher in train mode, as cls_KD's (mmcv's) does: teacher_mode="train".
     """
 
     def __init__(self, *nets: *Nets, weight: float, teacher_mode: str, **common: Any) -> None:

@@ -57,7 +57,7 @@ READ = (
     "schedule.milestones=[5,30] schedule.decay=step", "-m method=none,kd teacher.lr_scale=0.5",
     "-m schedule.decay=step,cosine schedule.milestones=[5]", "method=kd schedule.init_epochs=5 hydra.mode=RUN",
     "schedule=crd student=ShuffleV1 schedule.lr_scales.cifar_ShuffleV1=0.1",
-    "dataset=cifar100 schedule=reviewkd teacher.weights=pretrained",
+    "dataset=cifar100 schedule=mlkd teacher.weights=pretrained",
     "dataset=cifar100 method=mlkd schedule=paper teacher.weights=none",
     "schedule.lr_min=null method=none teacher=resnet14", "experiment=mine schedule.decay=step",
 )
