@@ -61,6 +61,15 @@ def test_published_settings_name_the_same_protocols() -> None:
     assert len(both) > 50 and {key: known[key] for key in both if known[key] not in named[key]} == {}
 
 
+def test_a_papers_row_of_its_own_method_has_that_methods_protocol() -> None:
+    """Beside a run of schedule=paper the report would call the protocol another otherwise."""
+    known = {(method, dataset): name for name, method, dataset in NAMED}
+    own = [(table, str(table.raw["paper"]).split()[0].rstrip(",")) for table in papers.tables().values()]
+    rows = [(table, method) for table, method in own if table.protocol and method in table.methods]
+    found = {table.id: (table.protocol_of(row), known.get((row, str(table.dataset)))) for table, row in rows}
+    assert len(found) > 10 and {key: pair for key, pair in found.items() if None not in pair and len({*pair}) > 1} == {}
+
+
 def test_paper_knows_every_key_that_a_schedule_has() -> None:
     def keys(node: Any, above: str = "") -> set[str]:
         nested = {key for key, value in node.items() if isinstance(value, dict) and key != "lr_scales"}
@@ -115,6 +124,8 @@ def test_what_a_protocol_leaves_alone_is_the_data_sets() -> None:
         (["method=mcl", "dataset=cifar10"], "dataset=cifar10: method=mcl has a published protocol for cifar100 alone"),
         (["method=kd", "dataset=digits"], "for cifar100, tinyimagenet, imagenet alone"),
         (["method=ofa-kd", "dataset=cifar100"], "ofa-kd has a protocol that is not offered .random resized crops"),
+        (["method=mlkd", "dataset=imagenet"], "mlkd has a protocol that is not offered .its strong view is made"),
+        (["method=crld", "dataset=imagenet"], "crld has a protocol that is not offered .its strong view is made"),
         (["method=none", "dataset=cifar100"], "method=none has no published protocol: choose a schedule"),
     ],
 )
@@ -282,11 +293,12 @@ RATES: dict[str, tuple[int, int, float, bool, list[tuple[int, float]]]] = {
     "dot-tinyimagenet": (200, 256, 5e-4, False, [(60, 0.2), (61, 0.02), (121, 2e-3), (161, 2e-4)]),
     "imagenet": (100, 256, 1e-4, False, [(epoch, 0.1 * rate) for epoch, rate in IMAGENET]),
     "imagenet-512": (100, 512, 1e-4, False, [(epoch, 0.2 * rate) for epoch, rate in IMAGENET]),
-    "imagenet-mlkd": (100, 512, 1e-4, False, [(epoch, 0.2 * rate) for epoch, rate in IMAGENET]),
     "imagenet-90": (90, 256, 1e-4, False, [(31, 0.01), (61, 1e-3), (90, 1e-3)]),
     "imagenet-120": (120, 256, 1e-4, False, [(31, 0.01), (61, 1e-3), (91, 1e-4), (120, 1e-4)]),
+    "imagenet-cls-kd": (100, 256, 1e-4, False, [(epoch, 0.1 * rate) for epoch, rate in IMAGENET]),
     "imagenet-norm": (100, 256, 1e-4, False, [(1, 0.1), (51, 0.05), (76, 0.0146447)]),
-    "imagenet-ofa": (100, 512, 1e-4, False, [(4, 0.1), (31, 0.01), (91, 1e-4)]),
+    "imagenet-ofd": (100, 256, 1e-4, True, [(29, 0.1), (30, 0.01), (59, 0.01), (60, 1e-3), (90, 1e-4), (100, 1e-4)]),
+    "imagenet-ofa": (100, 512, 1e-4, True, [(4, 0.1), (31, 0.01), (91, 1e-4)]),
     "cmi": (200, 128, 1e-4, False, [(1, 0.1), (101, 0.05), (151, 0.0146447)]),
     "dafl": (2000, 128, 5e-4, False, [(800, 0.1), (801, 0.01), (1600, 0.01), (1601, 1e-3), (2000, 1e-3)]),
     "polino": (200, 110, 5e-4, True, [(62, 0.1), (63, 0.02), (123, 0.004), (163, 8e-4), (200, 8e-4)]),
@@ -317,6 +329,9 @@ def test_new_optimisers_reflected_borders_and_turned_images_are_where_the_author
     assert reflected == {"ofd", "dml", "kdzoo", "mhgd"}
     turned = {name: node["dataset"]["rotate"] for name, node in nodes.items() if node["dataset"].get("rotate")}
     assert turned == {"tf-kd": 15, "dot-tinyimagenet": 20, "tinyimagenet": 20}
+    ofa = nodes["imagenet-ofa"]  # what timm's factories do unless they are told otherwise
+    assert (ofa["schedule"]["no_decay"], ofa["schedule"]["last_batch"]) == (True, "drop")
+    assert ofa["dataset"] == {"interpolation": "random"}
     hinton = config.ScheduleSpec.of(nodes["hinton_mnist"]["schedule"])
     rising = [momentum(hinton, epoch) for epoch in (0, 250, 500)]
     assert rising == pytest.approx([0.5, 0.745, 0.99])
