@@ -11,14 +11,15 @@ from distill.batch import Batch
 from distill.losses import full_precision
 from distill.method import Losses, Method, Nets
 from distill.models import FeatureNet
-from distill.parts.heads import Shape
+from distill.parts.heads import Shape, he_by_fan_out
 from distill.parts.peers import Ensemble
 
 
 class Exit(nn.Module):
     """A classifier on a stage's map: bottleneck down to the last stage's resolution, pooling, linear layer.
 
-    1x1, kxk with stride k, 1x1 convolutions with BatchNorm and ReLU; `width` is the net's embedding width D.
+    1x1, kxk with stride k, 1x1 convolutions with BatchNorm and ReLU, drawn by He's rule as the net's own are in the
+    re-implementation; `width` is the net's embedding width D.
     """
 
     def __init__(self, stage: Shape, last: Shape, width: int, classes: int) -> None:
@@ -27,7 +28,7 @@ class Exit(nn.Module):
         layers: list[nn.Module] = []
         for inputs, outputs, kernel in ((stage[0], middle, 1), (middle, middle, k), (middle, width, 1)):
             conv = nn.Conv2d(inputs, outputs, kernel, stride=kernel, bias=False)
-            layers += [conv, nn.BatchNorm2d(outputs), nn.ReLU()]
+            layers += [he_by_fan_out(conv), nn.BatchNorm2d(outputs), nn.ReLU()]
         self.bottleneck = nn.Sequential(*layers)
         self.classifier = nn.Linear(width, classes)
 

@@ -58,10 +58,10 @@ def without_bias(net: FeatureNet) -> None:
 def as_a_convolution_starts(net: FeatureNet) -> None:
     """Draw the classifier's weight [K,C] from N(0, sqrt(2 / K)), as the authors' 1x1 convolution is.
 
-    Their vgg and ShuffleNets leave it to torch's default, uniform within 1 / sqrt(C).
+    Their vgg and ShuffleNets, and MobileNetV1 on ImageNet, leave it to torch's default, uniform within 1 / sqrt(C).
     """
     weight = linear_layer(net).weight
-    if "vgg" in net.name or "Shuffle" in net.name:
+    if any(family in net.name for family in ("vgg", "Shuffle", "mobilenetv1")):
         nn.init.uniform_(weight, -(weight.shape[1] ** -0.5), weight.shape[1] ** -0.5)
     else:
         nn.init.normal_(weight, std=(2 / len(weight)) ** 0.5)

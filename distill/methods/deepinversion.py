@@ -50,7 +50,7 @@ class DeepInversion(DataFree):
     them.
 
     Phase 1, an epoch a batch of images: CE(z_t, y) + bn x statistics + tv x total variation + l2 x ||x||_2
-    (eq. 2-4), Adam with fresh moments for every batch, images rolled by up to `jitter` pixels. Phase 2: T^2
+    (eq. 2-4), all of images rolled by up to `jitter` pixels, Adam with fresh moments for every batch. Phase 2: T^2
     KL on the `batches` x `batch_size` images that are kept, cropped and flipped as training images are. The
     authors released no code for phase 2; T=3 is their word, the number of images is ours, the augmentation
     that of the re-run of zju-vipa/CMI. Adaptive DeepInversion, which asks the student too, is left to cmi.
@@ -79,15 +79,15 @@ class DeepInversion(DataFree):
 
     def image_loss(self, batch: Batch) -> Losses:
         """Loss of phase 1, of the images; the batch brings nothing but its number."""
-        pixels = self.canvas.pixels
+        shown = self.jittered(self.canvas.pixels)
         with self.seen:
-            logits = self.teacher(self.jittered(pixels)).logits
+            logits = self.teacher(shown).logits
         self.count(logits, self.canvas.targets)
         losses = {"ce": F.cross_entropy(logits, self.canvas.targets), "bn": self.bn * self.seen.loss()}
         if self.tv:
-            losses["tv"] = self.tv * variation_loss(pixels)
+            losses["tv"] = self.tv * variation_loss(shown)
         if self.l2:
-            losses["l2"] = self.l2 * pixels.norm()
+            losses["l2"] = self.l2 * shown.norm()
         return losses
 
     def jittered(self, inputs: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from distill.engine.update import train_mode
-from distill.methods.byot import BYOT, hint_loss
+from distill.methods.byot import BYOT, Exit, hint_loss
 from tests import tiny
 from tests.slow import draw, gradient_agrees, slow_ce, slow_kl, student
 
@@ -61,3 +61,10 @@ def test_the_hint_is_summed_over_the_batch() -> None:
 
     assert hint_loss(a, b).item() == pytest.approx(slow(a))
     gradient_agrees(lambda x: hint_loss(x, b), slow, a)
+
+
+def test_exits_start_as_those_of_the_re_implementation_do() -> None:
+    torch.manual_seed(0)
+    first, _, _, second, *_ = Exit((64, 8, 8), (512, 1, 1), 512, 10).bottleneck
+    assert first.weight.std().item() == pytest.approx((2 / 128) ** 0.5, rel=0.03)
+    assert second.weight.std().item() == pytest.approx((2 / (8 * 8 * 128)) ** 0.5, rel=0.01)

@@ -80,6 +80,9 @@ def test_cat_kd_starts_its_classifier_as_the_authors_convolution_starts() -> Non
     vgg = build("cifar_vgg8", 2000, seed=1)
     cat_kd.as_a_convolution_starts(vgg)
     assert vgg.classifier.weight.abs().max().item() == pytest.approx(512**-0.5, rel=0.01)
+    mobile = build("mobilenetv1_relu", 1000, seed=1)
+    cat_kd.as_a_convolution_starts(mobile)
+    assert mobile.classifier.weight.abs().max().item() == pytest.approx(1024**-0.5, rel=0.01)
 
 
 def test_cat_kd_leaves_a_student_that_was_trained_before_as_it_is() -> None:

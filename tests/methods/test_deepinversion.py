@@ -30,6 +30,16 @@ def test_variation_loss() -> None:
     check_gradient(variation_loss, x)
 
 
+def test_the_variation_is_that_of_the_rolled_images() -> None:
+    method = tiny.seeded_method("deepinversion", tiny.tiny_data(), ("cifar_resnet14", "cifar_resnet8"))
+    method.canvas.restart()
+    method.jittered = lambda images: images.roll((1, 2), (2, 3))
+    pixels = method.canvas.pixels.detach()
+    told = method.image_loss(None)["tv"].item() / method.tv
+    assert told == pytest.approx(variation_loss(method.jittered(pixels)).item(), rel=1e-6)
+    assert told != pytest.approx(variation_loss(pixels).item(), rel=1e-6)
+
+
 def test_deepinversion_makes_images_and_then_teaches() -> None:
     method = tiny.seeded_method(
         "deepinversion", tiny.tiny_data(), ("cifar_resnet14", "cifar_resnet8"), "method.steps=25"
