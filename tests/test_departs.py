@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from distill import config
+from distill.config.departs import departs as of_config
+from distill.config.departs import departs_by_name
 from distill.methods import kdsvd
 from distill.methods.aekd import AEKD
 from distill.methods.mhgd import MHGD
@@ -354,3 +356,16 @@ def test_am_radio_is_a_mean_of_what_the_paper_sums() -> None:
     ours = method.learn(student, two, batch)["match"]
     theirs = sum(2 * method._cost(k, student, each).mean().item() for k, each in enumerate(two))  # of two terms each
     assert (4 * ours).item() == pytest.approx(theirs, rel=1e-5)
+
+
+@departs("proteus:ce=1.0", "weight of 1")
+@departs("pseudo-label-queue:ce=1.0", "weight of 1")
+@pytest.mark.parametrize("name", ["proteus", "pseudo-label-queue"])
+def test_labels_are_learnt_beside_a_backbone_where_there_are_some(name: str) -> None:
+    data = tiny.tiny_data()
+    method, batch = tiny.seeded_method(name, data), next(data.source(batch_size=4, seed=1).epoch(1))
+    whole = F.cross_entropy(method.student(batch.inputs).logits, batch.labels)
+    assert method.loss(batch)["ce"].item() == pytest.approx(whole.item(), rel=1e-5)
+    nodes = [config.plain(tiny.of_method(name, f"dataset.labels={labels}"), "method") for labels in (True, False)]
+    assert [of_config(node) for node in nodes] == [dict(lines())[f"{name}:ce=1.0"], None]
+    assert departs_by_name(name) is None

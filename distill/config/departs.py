@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from omegaconf import OmegaConf
+from omegaconf.errors import InterpolationKeyError
 
 from distill.config.groups import load_node
 
@@ -23,7 +24,10 @@ def departs(method: Mapping[str, Any]) -> str | None:
 
 
 def departs_by_name(name: str) -> str | None:
-    """The same of a method's defaults; None for a method that is not among ours."""
+    """The same of a method's defaults; None for a method that is not among ours.
+
+    A key that the data set decides (${by_value:${dataset.labels},...}) holds no condition here.
+    """
     node = load_node("method", name)
     if node is None:
         return None
@@ -32,4 +36,7 @@ def departs_by_name(name: str) -> str | None:
 
 def _holds(method: Mapping[str, Any], condition: str) -> bool:
     key, _, value = condition.partition("=")
-    return str(method.get(key)).lower() == value.lower()
+    try:
+        return str(method.get(key)).lower() == value.lower()
+    except InterpolationKeyError:
+        return False

@@ -133,8 +133,9 @@ class Memory(MemoryBank):
 class CRD(Method):
     """Each net's embedding is contrasted with the other net's memory bank; the sample itself is the positive.
 
-    Deviations from the authors' code: negatives are drawn on the device instead of by the loader; banks and
-    both normalisers are saved with every checkpoint.
+    Deviations from the authors' code: negatives are drawn on the device instead of by the loader, and without
+    replacement on ImageNet too, where 16,384 of theirs have about a hundred twice; banks and both normalisers are
+    saved with every checkpoint.
     """
 
     refuses = {"mixup": REFUSES_MIXUP}

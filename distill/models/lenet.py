@@ -1,7 +1,7 @@
 """LeNet-5 with ReLU and max pooling, for 32x32 grey digits: LeCun et al., Proceedings of the IEEE 1998.
 
 Widths, activations and what counts as the embedding are those of DAFL's code (Chen et al., ICCV 2019,
-arXiv:1904.01514; lenet.py of huawei-noah/Data-Efficient-Model-Compression), whose student has half the channels.
+arXiv:1904.01186; lenet.py of huawei-noah/Data-Efficient-Model-Compression), whose student has half the channels.
 """
 
 from collections.abc import Sequence
