@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
@@ -111,6 +112,24 @@ def _leave() -> None:
     innermost = _Process.contexts[-1] if _Process.contexts else None
     if innermost and innermost.at_once and innermost.received is not None and not _Process.deferred:
         raise stopped(innermost.received)
+
+
+def leave_to_parent(_: int = 0) -> None:
+    """In a process that works for this one: leave stop signals, which Slurm, `timeout` or a terminal send to all of a
+    job's processes, to the one that saves. Ended by the process that started it alone, and with that.
+    """
+    for name in STOPPING:
+        if name != "SIGTERM" and (number := getattr(signal, name, None)):
+            signal.signal(number, signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):  # which tells who has sent it; macOS has none
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_end_for, args=(os.getppid(),), daemon=True).start()
+
+
+def _end_for(parent: int) -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
+        pass
+    os._exit(0)
 
 
 def call_previous_handler() -> bool:

@@ -10,12 +10,16 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
+from PIL import Image
 
 from distill import errors, signals
 from distill.cli import main as cli
+from distill.data.folder import FolderSplit, in_order, loader
 from tests import tiny
 
 
@@ -97,6 +101,24 @@ def test_a_signal_while_the_command_is_read_is_no_usage_error(
     assert capsys.readouterr().err == f"distill: stopped by {signal.Signals(number).name}: " \
         "the same command goes on\n"  # fmt: skip
     assert signal.getsignal(number) is before and not signals.call_previous_handler()
+
+
+def test_a_signal_to_all_processes_of_a_job_leaves_its_workers_at_work(tmp_path: Path) -> None:
+    """As Slurm and `timeout` send it: a worker that ends of it ends the run, which is to save its step."""
+    paths = [str(tmp_path / f"{k}.png") for k in range(12)]
+    for path in paths:
+        Image.new("RGB", (8, 8)).save(path)
+    info = replace(tiny.tiny_data().info, size=8)
+    split = FolderSplit(paths, None, workers=1, device=torch.device("cpu"))
+    batches = iter(loader(split, info, False, in_order(12, 1)))
+    next(batches)
+    (worker,) = batches._workers  # type: ignore[attr-defined]
+    for number in ("TERM", "INT", "USR1", "USR2"):
+        subprocess.run(["kill", f"-{number}", str(worker.pid)], check=True)  # not by the process that started it
+    assert len([next(batches) for _ in range(10)]) == 10 and worker.is_alive()
+    worker.terminate()
+    worker.join(10)
+    assert worker.exitcode == 0
 
 
 def test_an_epoch_cut_off_while_it_is_measured_is_measured_again_and_no_more(tmp_path: Path) -> None:

@@ -31,6 +31,7 @@ from distill.data.order import cut_up, order_of, part_of_epoch, steps_for, times
 from distill.data.timm_transforms import TimmTransforms
 from distill.data.views import Images, Key, collate
 from distill.data.waiting import WaitTimer
+from distill.signals import leave_to_parent
 
 
 @dataclass
@@ -257,6 +258,7 @@ def loader(
         num_workers=split.workers,
         collate_fn=collate,
         pin_memory=split.device.type == "cuda",
+        worker_init_fn=leave_to_parent,
         generator=torch.Generator(),  # the global one is left to the model: the loader would draw from it
         **ahead,
     )
