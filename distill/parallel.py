@@ -98,6 +98,11 @@ def part(batch: Batch, number: int, count: int) -> Batch:
     return batch.only(slice(number, None, count))
 
 
+def whole_size(batch: Batch) -> int:
+    """Return how many samples the batch has that all processes work on, of which this is a part."""
+    return len(batch) if world() == 1 else _BatchShare.whole
+
+
 def smallest_part() -> int:
     """Return how many samples of the batch every process has at least."""
     return _BatchShare.whole // world()

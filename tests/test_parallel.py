@@ -57,7 +57,7 @@ def train(method: str, folder: Path) -> dict:
         pass
     banks = {name: value.double().sum().item() for name, value in made.named_buffers() if "memory" in name}
     weights = [p.double().sum().item() for p in made.student.state_dict().values()]
-    return {"rows": fit.callback.rows, "banks": banks, "weights": weights}
+    return {"rows": fit.callback.rows, "banks": banks, "weights": weights, "images": fit.speed.images}
 
 
 def started(count: int, folder: Path) -> list[dict[str, dict]]:
@@ -103,7 +103,7 @@ def test_several_processes_train_as_one(
     count: str, method: str, one: dict[str, dict], request: pytest.FixtureRequest
 ) -> None:
     first, *others = (found[method] for found in request.getfixturevalue(count))
-    assert len(one[method]["rows"]) == 2
+    assert len(one[method]["rows"]) == 2 and first["images"] == one[method]["images"] > tiny.IMAGES
     for alone, all_of_them in zip(means(one[method]["rows"]), means(first["rows"]), strict=True):
         assert all_of_them == pytest.approx(alone, rel=2e-4)
     assert all(other["weights"] == first["weights"] for other in others), "all processes hold the same student"

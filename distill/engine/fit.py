@@ -143,8 +143,8 @@ class Fit:
             if at.step + 1 == source.steps and self.measuring.wanted(phase):
                 begin_reading(self.evaluate, "begin")
             self._step(phase, batch, source.steps)
-            waiting += len(batch)
-            if at.step % self.options.log_every == 0 or at.step == source.steps:
+            waiting += parallel.whole_size(batch)
+            if self._reads:
                 self._read(phase, waiting)
                 waiting = 0
             self._save_or_stop(phase)
@@ -155,6 +155,11 @@ class Fit:
         if at.epoch < self.epochs(phase):
             begin_reading(source, "read_ahead", at.epoch + 1)  # while this one is measured and saved
         self._finish_epoch(phase)
+
+    @property
+    def _reads(self) -> bool:
+        """Whether losses are read after the step that was taken last."""
+        return self.at.step % self.options.log_every == 0 or self.at.step == self._steps
 
     def _step(self, phase: Phase, batch: Batch, steps: int) -> None:
         """Run every update of the phase on one batch; nothing here waits for the device."""
@@ -212,7 +217,7 @@ class Fit:
 
     def _stop_requested(self) -> tuple[bool, int | None]:
         """Whether to save, and the signal to stop for; several processes agree on both whenever losses are read."""
-        if parallel.world() > 1 and self.at.step % self.options.log_every:
+        if parallel.world() > 1 and not self._reads:
             return False, None
         due, received = parallel.agreed(self.saving.due, self.stop.received or 0)
         return bool(due), received or None

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-from distill import config
+from distill import config, parallel
 from distill.cli.command import read_command
 from distill.config import OptimizerSpec
 from distill.engine.checkpoint import SaveError, load_state, save
@@ -300,6 +300,22 @@ def test_signals_save_at_the_next_step(number: int, code: int, tmp_path: Path) -
                 os.kill(os.getpid(), number)
     assert stopped.value.code == code and signal.getsignal(number) == before
     assert tiny.fit(tiny.seeded_method("kd", data), data, tmp_path).restore() == 3
+
+
+def test_several_processes_stop_at_the_end_of_an_epoch_that_is_shorter_than_log_every(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They agree where losses are read, and those of an epoch's last step always are."""
+    data, asked = tiny.tiny_data(), []
+    fit = tiny.fit(tiny.seeded_method("kd", data), data, tmp_path)
+    fit.options.log_every = 50
+    monkeypatch.setattr(parallel, "agreed", lambda *numbers: asked.append(fit.at.step) or [0, 0])
+    steps = fit.steps()
+    next(steps)
+    monkeypatch.setattr(parallel, "world", lambda: 2)  # from here on it may not be asked to exchange anything
+    for fit.at.step in (2, 3):
+        fit._stop_requested()
+    assert asked == [1, 3]
 
 
 def test_a_second_interrupt_does_not_wait() -> None:
