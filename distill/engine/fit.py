@@ -177,7 +177,10 @@ class Fit:
     def _set_rates(self, phase: Phase, steps: int) -> None:
         done = (self.at.epoch - 1) * steps + self.at.step
         for stepper in self.steppers:
-            stepper.set_lr(done, steps, self.epochs(phase))
+            before = stepper.lr
+            rate = stepper.set_lr(done, steps, self.epochs(phase))
+            if self.graphed and rate != before and not stepper.rate_on_device:
+                self.graphed.begin_epoch()  # what was recorded has the rate of before in it
 
     def _work(self, phase: Phase, batch: Batch) -> Measures:
         """What a step computes; the same operations at every step, so that they can be recorded."""

@@ -134,6 +134,11 @@ class Stepper:
             for parameter in self.parameters if "momentum" in self.optimizer.defaults else ():
                 self.optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
 
+    @property
+    def rate_on_device(self) -> bool:
+        """Whether a recorded step finds each new rate: timm's optimisers take numbers alone."""
+        return all(isinstance(group["lr"], Tensor) for group in self.optimizer.param_groups)
+
     def new_optimizer(self, options: dict[str, Any]) -> torch.optim.Optimizer:
         """Return the optimiser of `self.parameters` at `self.rate`, of this name and these options."""
         return make_optimizer(self.groups(), options, self.rate)

@@ -119,6 +119,21 @@ def test_the_rate_of_every_step_reaches_the_graph(tmp_path: Path) -> None:
     assert len({row["lr"] for row in ends[0][1]}) == 3
 
 
+def test_a_rate_that_falls_within_an_epoch_reaches_the_graph_of_an_optimiser_of_timm(tmp_path: Path) -> None:
+    """It is a number there, and no tensor that a graph could read."""
+    ends = []
+    for graph in (Refused, Replay):
+        data = tiny.tiny_data()
+        fit = tiny.fit(tiny.seeded_method("none", data), data, tmp_path / graph.__name__)
+        fit.options.graph, fit.source = graph, data.source(batch_size=4, seed=1)
+        falls = {"decay": "step", "milestones": (1.5,), "lr": 1e-4, "optimizer": {"name": "lion"}}
+        fit.schedule = replace(fit.schedule, epochs=2, **falls)  # type: ignore[arg-type]
+        for _ in fit.steps():
+            pass
+        ends.append((fit.method.state_dict(), fit.graphed.replayed))
+    assert ends[1][1] > 2 and all(torch.equal(ends[1][0][key], value) for key, value in ends[0][0].items())
+
+
 def test_a_graph_that_cannot_be_made_is_said_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
         _, (graphed,) = trained("kd", tmp_path, Refused, 2)
