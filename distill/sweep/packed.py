@@ -65,7 +65,10 @@ def packs(jobs: Sequence[tuple[Job, RunSpec]]) -> list[list[tuple[Job, RunSpec]]
 
 
 class Member:
-    """One run of a pack. Its random numbers are its own: what the others draw does not reach it."""
+    """One run of a pack. Its random numbers are its own: what the others draw does not reach it.
+
+    done: another launch had the folder and finished the run, so that there is nothing left to do.
+    """
 
     def __init__(
         self, job: Job, spec: RunSpec, stop: StopSignals, inputs: Inputs | None, reads: Collection[str]
@@ -74,8 +77,9 @@ class Member:
         job.start()
         with self.exits:
             self.exits.enter_context(run_lock(job.folder))
-            if damage := RunFolder(job.folder).damage:
-                raise ValueError(damage)
+            self.done = RunFolder(job.folder).result is not None
+            if self.done:
+                return
             inputs = inputs or shared_inputs(make_inputs(spec, reads))
             self.experiment = Experiment(replace(spec, folder=job.folder), stop, inputs=inputs, quiet=True)
             self.exits.enter_context(self.experiment.logged())
@@ -152,15 +156,22 @@ class Pack:
                 _join(stepped)
 
     def _gather(self, stop: StopSignals) -> list[Member]:
-        """Open runs until none is left, `most` are open, or the next would not fit into memory."""
+        """Open runs until none is left, `most` are open, or the next would not fit into memory or is another launch's:
+        who waits for that holds no run, for which that might wait.
+        """
         members: list[Member] = []
         largest, free = 0, free_memory()
         while self.waiting and (self.most is None or len(members) < self.most):
             if self.most is None and members and 3 * largest > free:
                 break
+            if members and RunFolder(self.waiting[0][0].folder).locked:
+                break
             job, spec = self.waiting.pop(0)
             try:
                 member = Member(job, spec, stop, members[0].experiment.inputs if members else None, self.reads)
+                if member.done:
+                    self.sweep.finish(job, errors.DONE)
+                    continue
                 if self.most is None and not self._step(member):  # a step shows what a run needs
                     continue
                 members.append(member)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from subprocess import CompletedProcess
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -16,7 +19,10 @@ from distill import run, runtime
 from distill.config import RunSpec, resolve
 from distill.data.arrays import SharedSource
 from distill.run import Experiment, Inputs, make_inputs
+from distill.run_folder import RunFolder
 from distill.signals import StopSignals
+from distill.sweep import packed
+from distill.sweep.jobs import Job
 from distill.sweep.packed import packs, shared_inputs
 from tests import program, tiny
 from tests.replay import Replay
@@ -149,3 +155,33 @@ def test_loops_in_step_share_their_batches_and_others_get_their_own() -> None:
     ahead = shared.epoch(1, start=2)
     assert torch.equal(next(ahead).inputs, list(plain.epoch(1))[2].inputs)
     assert torch.equal(next(shared.epoch(1)).inputs, next(plain.epoch(1)).inputs)
+
+
+def member(folder: Path, name: str) -> tuple[Job, RunSpec]:
+    """A job of a pack, and what it is told."""
+    (folder / name).mkdir()
+    return Job(name, [], [], folder / name), resolve(tiny.composed("method=kd"))
+
+
+def test_a_run_that_another_launch_has_finished_is_not_trained_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As is one that a member of the pack has had trained for its teacher."""
+    waited, ended = member(tmp_path, "a"), []
+    RunFolder(tmp_path / "a").finish({"dataset": "d", "student": "s", "method": "m", "accuracy": {"last": 50.0}})
+    monkeypatch.setattr(packed, "make_inputs", lambda *_: pytest.fail("it is trained"))
+    sweep: Any = SimpleNamespace(finish=lambda job, code, *why, **_: ended.append((job.name, code, *why)))
+    packed.Pack(sweep, [waited], 2).run(StopSignals())
+    assert ended == [("a", 0)]
+
+
+def test_who_waits_for_another_launch_holds_no_run_for_which_that_might_wait(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inside = SimpleNamespace(inputs=None, fit=SimpleNamespace(join=lambda: None))
+    monkeypatch.setattr(packed, "Member", lambda job, *_: SimpleNamespace(job=job, done=False, experiment=inside))
+    pack = packed.Pack(None, [member(tmp_path, name) for name in "abc"], 3)  # type: ignore[arg-type]
+    with open(tmp_path / "b" / ".lock", "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # as another process would
+        assert [one.job.name for one in pack._gather(StopSignals())] == ["a"]
+    assert [one.job.name for one in pack._gather(StopSignals())] == ["b", "c"]
