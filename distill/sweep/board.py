@@ -6,7 +6,7 @@ import json
 import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,7 +28,7 @@ class RunProgress:
     job: Job
     offset: int = 0
     epochs: int = 0  # that are done, in all phases
-    before: int = 0  # of them, those that were done when this attempt began
+    before: int = 0  # steps that were done when this attempt began
     row: dict[str, Any] = field(default_factory=dict)  # the last one of an epoch
     best: float | None = None
     phases: dict[str, int] = field(default_factory=dict)
@@ -38,7 +38,8 @@ class RunProgress:
         """Read what is new."""
         path = RunFolder(self.job.folder).metrics
         try:
-            if path.stat().st_size < self.offset:  # it was begun anew
+            first, anew = not self.seen, path.stat().st_size < self.offset
+            if anew:  # begun anew, or less the rows behind the checkpoint that it goes on from
                 self.offset, self.epochs, self.phases, self.row = 0, 0, {}, {}
             with open(path, "rb") as file:
                 file.seek(self.offset)
@@ -47,21 +48,18 @@ class RunProgress:
             return
         whole = text[: text.rfind(b"\n") + 1]
         self.offset += len(whole)
-        first = not self.seen
-        for line in whole.splitlines():
+        lines = whole.splitlines()
+        for line in lines:
             self._take(line)
-        if first:
-            old = path.stat().st_mtime < self.job.started
-            self.before, self.seen = (self.epochs if old else 0), time.time()
+        if first or anew:
+            old = anew or path.stat().st_mtime < self.job.started
+            self.before, self.seen = (_steps(_row(lines[-1])) if old and lines else 0), time.time()
 
     def _take(self, line: bytes) -> None:
         if b'"epoch"' not in line[:40] and b'"kind": "epoch"' not in line:
             return
-        try:
-            row = json.loads(line)
-        except ValueError:
-            return
-        if isinstance(row, dict) and row.get("kind") == "epoch":
+        row = _row(line)
+        if row.get("kind") == "epoch":
             self.row, self.epochs, self.seen = row, self.epochs + 1, time.time()
             epochs = row.get("epochs")
             self.phases[str(row.get("phase"))] = epochs if isinstance(epochs, int) else 0
@@ -74,10 +72,10 @@ class RunProgress:
 
     def left(self, now: float) -> float | None:
         """Seconds to its end at the pace of this attempt; None before its first epoch."""
-        done, total = self.epochs - self.before, sum(self.phases.values())
-        if done <= 0 or not total:
+        steps, total = _steps(self.row), sum(self.phases.values())
+        if steps <= self.before or not total:
             return None
-        pace = (self.seen - self.job.started) / done
+        pace = (self.seen - self.job.started) / (steps - self.before) * steps / self.epochs  # of an epoch
         return max(pace * (total - self.epochs) - (now - self.seen), 0.0)
 
     def fields(self, now: float) -> list[str]:
@@ -145,6 +143,21 @@ class Board(AbstractContextManager["Board"]):
         each = sum(whole) / len(whole) if whole else (now - self.started) * slots / ended
         rest = sum(left for left, _ in timed) + each * (len(runs) - len(timed)) + each * max(waiting, 0)
         return rest / min(slots, max(len(runs) + max(waiting, 0), 1))
+
+
+def _row(line: bytes) -> dict[str, Any]:
+    """A line of metrics.jsonl; nothing where it is none."""
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return {}
+    return row if isinstance(row, dict) else {}
+
+
+def _steps(row: Mapping[str, Any]) -> int:
+    """How many steps of the run a row has behind it."""
+    step = row.get("step")
+    return step if isinstance(step, int) else 0
 
 
 def _last_line(log: Path) -> str:

@@ -63,13 +63,15 @@ def job(folder: Path, name: str, epochs: int, started: float, of: int = 10) -> J
     """A running job whose metrics.jsonl has so many epochs."""
     one = Job(name, [], [], folder / name, attempts=1, started=started, running=True)
     one.folder.mkdir()
-    rows = [{"kind": "step", "epoch": 1, "loss": 1.0}]
-    rows += [
-        {"kind": "epoch", "phase": "distill", "epoch": e, "epochs": of, "test_accuracy": 50.0 + e}
-        for e in range(1, epochs + 1)
-    ]
+    rows = [{"kind": "step", "epoch": 1, "step": 1, "loss": 1.0}]
+    rows += [epoch(e, of, test_accuracy=50.0 + e) for e in range(1, epochs + 1)]
     write(one, "".join(json.dumps(row) + "\n" for row in rows))
     return one
+
+
+def epoch(number: int, of: int = 10, **more: float) -> dict[str, Any]:
+    """The row of an epoch of 20 steps."""
+    return {"kind": "epoch", "phase": "distill", "epoch": number, "epochs": of, "step": 20 * number, **more}
 
 
 def write(one: Job, text: str) -> None:
@@ -100,7 +102,7 @@ def test_a_narrow_terminal_keeps_epoch_and_time_left(tmp_path: Path) -> None:
 def test_what_is_appended_is_read_on_and_half_a_line_waits(tmp_path: Path) -> None:
     one = RunProgress(job(tmp_path, "a", 1, time.time() - 10))
     one.poll()
-    row = json.dumps({"kind": "epoch", "phase": "distill", "epoch": 2, "epochs": 10, "test_accuracy": 70.0})
+    row = json.dumps(epoch(2, test_accuracy=70.0))
     write(one.job, row[:20])
     one.poll()
     assert one.epochs == 1
@@ -115,9 +117,27 @@ def test_a_resumed_run_is_timed_by_what_it_did_since(tmp_path: Path) -> None:
     one = RunProgress(begun)
     one.poll()
     assert one.left(time.time()) is None
-    write(begun, json.dumps({"kind": "epoch", "phase": "distill", "epoch": 7, "epochs": 10}) + "\n")
+    write(begun, json.dumps(epoch(7)) + "\n")
     one.poll()
     assert one.left(time.time()) == pytest.approx(60, abs=2)  # three more, at 20 s each
+
+
+@pytest.mark.parametrize("lost", [False, True])
+def test_an_epoch_that_was_begun_before_counts_by_the_steps_that_were_left_of_it(tmp_path: Path, lost: bool) -> None:
+    """lost: rows behind the checkpoint, which the run takes away as it goes on."""
+    begun = job(tmp_path, "a", 6, time.time() - 2000)
+    metrics = begun.folder / "metrics.jsonl"
+    write(begun, json.dumps({"kind": "step", "epoch": 7, "step": 135}) + "\n")
+    kept = metrics.read_text()
+    write(begun, json.dumps(epoch(7)) + "\n" if lost else "")
+    os.utime(metrics, (time.time() - 9000,) * 2)
+    one = RunProgress(begun)
+    one.poll()
+    metrics.write_text(kept)
+    one.poll()
+    write(begun, json.dumps(epoch(7)) + "\n")
+    one.poll()
+    assert one.left(time.time()) == pytest.approx(24_000, rel=0.02)  # three more, a quarter of one having taken 2000 s
 
 
 def test_what_a_run_says_before_its_first_epoch_is_shown(tmp_path: Path) -> None:
