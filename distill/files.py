@@ -167,7 +167,7 @@ def remove_temporary(folder: str | Path, *, shared: bool = False) -> None:
 
 def _is_orphaned(temporary: Path) -> bool:
     """Whether the process that began a temporary file is gone; of another machine's, whether it is a day old."""
-    host, _, number = temporary.suffixes[-2].lstrip(".").rpartition("-")
+    host, _, number = "".join(temporary.suffixes[-2:-1]).lstrip(".").rpartition("-")
     if host != HOST or not number.isdecimal():
         return time.time() - temporary.stat().st_mtime > 86_400
     return not is_running(int(number))

@@ -56,6 +56,7 @@ def test_only_what_no_process_writes_any_more_is_swept_from_a_shared_folder(tmp_
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
     names = {f".a.json.{files.HOST}-{gone.pid}.tmp", f".b.json.{files.HOST}-{os.getpid()}.tmp", ".c.json.other-1.tmp"}
+    names.add(".x.tmp")  # another program's
     for name in [*names, ".d.json.other-1.tmp"]:
         (tmp_path / name).touch()
     os.utime(tmp_path / ".d.json.other-1.tmp", (0, 0))
@@ -77,6 +78,15 @@ def test_folders_of_killed_commands_are_swept_and_one_that_cannot_be_made_is_don
         os.rmdir(tmp_path / f"{failures.FAILURES_PREFIX}{os.getpid()}")
         failures.note_failure(1, "seed=1", "x")
     assert noted == [{"code": 1, "what": "seed=1", "why": "x"}] and not list(tmp_path.iterdir())
+
+
+def test_a_failure_of_which_a_full_disk_took_half_hides_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(failures.VARIABLE, str(tmp_path / "failures.jsonl"))
+    (tmp_path / "failures.jsonl").write_text('{"code": 1, "what": "se')
+    failures.note_failure(2, "seed=2", "y")
+    assert failures.read_failures(tmp_path / "failures.jsonl") == [{"code": 2, "what": "seed=2", "why": "y"}]
 
 
 def test_a_full_disk_at_the_start_is_one_sentence(

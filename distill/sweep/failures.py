@@ -23,16 +23,17 @@ def note_failure(code: int, what: str, why: str) -> None:
     line = {"code": code, "what": what, "why": why}
     try:
         with open(os.environ[VARIABLE], "a", encoding="utf-8", errors="backslashreplace") as file:
-            file.write(json.dumps(line) + "\n")
+            file.write("\n" + json.dumps(line) + "\n")  # apart from one that a full disk cut off
     except OSError:
         _unwritten.append(line)
 
 
 def read_failures(path: str | Path) -> list[dict[str, Any]]:
-    """All failures that were noted, in order."""
-    path = Path(path)
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    found = [json.loads(line) for line in lines]
+    """All failures that were noted, in order; half a line is passed over, for it stands among those not written."""
+    path, found = Path(path), list[dict[str, Any]]()
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+        with suppress(ValueError):
+            found.append(json.loads(line))
     return found + [_unwritten.pop(0) for _ in tuple(_unwritten)]
 
 

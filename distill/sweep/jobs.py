@@ -159,14 +159,18 @@ class Sweep:
         self._append()
 
     def _append(self) -> None:
-        """Write the lines that there are, one a call so that those of two sweeps do not mix; what is refused waits."""
+        """Write the lines that there are, one a call so that those of two sweeps do not mix; what is refused waits, the
+        rest of a line too, for which a full disk had no room.
+        """
         path = self.output / ATTEMPTS
         try:
             handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
             try:
                 while self._unwritten:
-                    os.write(handle, self._unwritten[0])
-                    self._unwritten.pop(0)
+                    written = os.write(handle, self._unwritten[0])
+                    self._unwritten[0] = self._unwritten[0][written:]
+                    if not self._unwritten[0]:
+                        self._unwritten.pop(0)
             finally:
                 os.close(handle)
         except OSError as error:

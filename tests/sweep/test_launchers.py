@@ -7,6 +7,7 @@ real programs follow, on this machine and on a stand-in for Slurm (tests/slurm).
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import math
 import os
@@ -556,6 +557,25 @@ def test_ray_from_end_to_end(output: Path) -> None:
         ("schedule.lr=0.05", 1, "done"), ("schedule.lr=0.06", 1, "failed"),
         ("schedule.lr=0.06", 2, "done"), ("schedule.lr=1000000000000.0", 1, "loss not finite"),
     ]  # fmt: skip
+
+
+def test_a_line_of_attempts_that_a_full_disk_cut_is_ended_by_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk has room for 100 bytes, then for none, then for all."""
+    sweep, write, room = jobs.Sweep.__new__(jobs.Sweep), os.write, [100, 0, 10**6, 10**6]
+
+    def written(handle: int, data: bytes) -> int:
+        if not (left := room.pop(0)):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(handle, data[:left])
+
+    monkeypatch.setattr(jobs.os, "write", written)
+    sweep.output, sweep._unwritten = tmp_path, []
+    for number in range(2):
+        job = jobs.Job(f"j{number}", [], [], tmp_path / "d/t-s/m-1" / f"s{number}")
+        sweep._write(job, 1, "a reason", False, {})
+    assert [line["folder"][-2:] for line in attempts(tmp_path)] == ["s0", "s1"]
 
 
 def test_lines_of_attempts_that_others_wrote_are_passed_over(tmp_path: Path) -> None:
