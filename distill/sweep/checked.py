@@ -8,7 +8,7 @@ from functools import partial
 from itertools import chain
 from pathlib import Path
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from distill.config import RunSpec, resolve
 from distill.config.check import check
@@ -22,10 +22,14 @@ from distill.terminal import counted
 
 @dataclass(frozen=True)
 class Checked:
-    """The run of a job, None where there is none, and the reason that it cannot be, or nothing."""
+    """The run of a job, None where there is none, and the reason that it cannot be, or nothing.
+
+    by_seed: whether the seed reaches more than the run's own draws and folder, as by teacher.seed=${seed}.
+    """
 
     spec: RunSpec | None
     reason: str = ""
+    by_seed: bool = False
 
 
 def checked_all(plan: Plan) -> list[Checked]:
@@ -41,20 +45,24 @@ def checked_all(plan: Plan) -> list[Checked]:
 
     found = chain(map(work, range(min(len(rests), 1))), over_cores(lambda n: work(n + 1), len(rests) - 1))
     known = dict(zip(rests, counted(found, len(rests), "runs checked without training"), strict=True))
-    return [_of_seed(known[rest], seed) for seed, rest in keys]
+    return [
+        _checked(job[1](), [None]) if known[rest].by_seed else _of_seed(known[rest], seed)
+        for job, (seed, rest) in zip(plan, keys, strict=True)
+    ]
 
 
 def _checked(cfg: DictConfig, seeds: Sequence[int | None]) -> Checked:
+    by_seed = "${seed}" in str(OmegaConf.to_container(cfg, resolve=False))
     try:
         spec = resolved(cfg)
     except ValueError as error:
-        return Checked(None, str(error))
+        return Checked(None, str(error), by_seed)
     places = (spec if seed is None else with_seed(spec, seed) for seed in seeds)
     if all(RunFolder(place.folder).begun for place in places):
-        return Checked(spec)
+        return Checked(spec, "", by_seed)
     from distill.preflight import refusal_of_command  # imports torch: of a large plan once, by its first run
 
-    return Checked(spec, memoised(("refusal", spec.hash), partial(refusal_of_command, spec)))
+    return Checked(spec, memoised(("refusal", spec.hash), partial(refusal_of_command, spec)), by_seed)
 
 
 def resolved(cfg: DictConfig) -> RunSpec:

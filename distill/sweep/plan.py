@@ -61,7 +61,7 @@ def items_of(plan: Plan, speeds: Speeds) -> Iterator[_Item]:
         if (spec := each.spec) is None or each.reason:
             yield _Item(name or "this run", None, CANNOT, each.reason)
             continue
-        for words, needed in before(spec):
+        for words, needed in () if RunFolder(_folder(spec)).done else before(spec):
             folder = _folder(needed)
             taught = words.startswith("teacher")
             if folder not in seen | wanted and not (RunFolder(folder).done or taught and is_bundled(needed)):

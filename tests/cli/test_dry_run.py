@@ -232,6 +232,14 @@ def test_seeds_are_resolved_once_and_right() -> None:
     assert places[0] == places[1] and [t.training.folder for t in other.teachers] == [two.teachers[0].training.folder]
 
 
+def test_a_seed_that_reaches_the_teacher_makes_other_runs_of_it(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ("-m", *TINY[:2], "method=kd", "teacher.seed=${seed}", "seed=1,2")
+    finished(folders(*words)[1])
+    out = lines(capsys, *words)
+    assert [line.split()[0] for line in out if "seed=2" in line] == ["done"]
+    assert ["seed=1" in line for line in out if "teacher resnet14" in line] == [True]
+
+
 def test_what_runs_of_a_sweep_share_is_done_once(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
