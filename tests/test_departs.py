@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 import torch
+from timm.layers import DropPath
+from timm.models.swin_transformer import SwinTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -138,6 +140,18 @@ def test_a_vggs_last_map_behind_its_relu_is_half_nothing() -> None:
     assert outputs.preacts is not None
     assert (outputs.preacts[-1] < 0).float().mean().item() == pytest.approx(0.5, abs=0.03)
     assert (outputs.features[-1] == 0).float().mean().item() == pytest.approx(0.5, abs=0.03)
+
+
+@departs("scalekd", "5 %")
+def test_scalekds_teacher_skips_no_branch() -> None:
+    """Of mmcls' Swin transformers, whose drop path rises to 0.1."""
+    method = tiny.seeded_method("scalekd", tiny.tiny_data())
+    method.train()
+    assert not method.teacher.training
+    sizes: dict[str, Any] = {"depths": (2, 2, 18, 2), "num_heads": (1,) * 4, "embed_dim": 8, "img_size": 32}
+    net = SwinTransformer(**sizes, window_size=2, drop_path_rate=0.1)
+    skipped = sum(part.drop_prob for part in net.modules() if isinstance(part, DropPath))
+    assert skipped / (2 * 24) == pytest.approx(0.05)
 
 
 # ---- quantisers
