@@ -120,13 +120,13 @@ def square(side: int, size: int) -> Boxes:
 
 
 def square_up_to(share: float, size: int) -> Boxes:
-    """Cutout as FixMatch's RandAugment has it: the square's side is drawn up to a share of the image's, its centre
-    anywhere; its last row and column are filled too, as PIL draws a rectangle.
+    """Cutout as FixMatch's RandAugment has it: the square's side is drawn up to a share of the image's, its centre from
+    1 to the image's side (np.random.uniform(w)); its last row and column are filled too, as PIL draws a rectangle.
     """
 
     def boxes(count: int, generator: Generator) -> Tensor:
-        side, y, x = torch.rand(3, count, generator=generator, dtype=torch.float64) * size
-        side = share * side
+        side, y, x = torch.rand(3, count, generator=generator, dtype=torch.float64)
+        side, y, x = share * size * side, size - (size - 1) * y, size - (size - 1) * x
         first = [(centre - side / 2).clamp(min=0).floor() for centre in (y, x)]
         last = [(start + side).clamp(max=size).floor() for start in first]
         return torch.stack([first[0], last[0], first[1], last[1]], dim=1).long()

@@ -137,7 +137,8 @@ def rectangle(image: Tensor, side: float, x: float, y: float) -> Tensor:
 def test_the_square_of_randaugment_is_pils_rectangle() -> None:
     images = torch.stack([natural(k) for k in range(200)])
     boxes = square_up_to(0.5, 32)(200, seeded(2))
-    side, y, x = torch.rand(3, 200, generator=seeded(2), dtype=torch.float64) * 32
+    side, y, x = torch.rand(3, 200, generator=seeded(2), dtype=torch.float64)
+    side, y, x = 32 * side, 32 + (1 - 32) * y, 32 + (1 - 32) * x  # low + (high - low) u of np.random.uniform(32)
     made = pil.blanked(images.permute(0, 2, 3, 1), boxes, torch.tensor([125, 123, 114], dtype=torch.uint8))
     for k in range(200):
         expected = rectangle(images[k], 0.5 * side[k].item(), x[k].item(), y[k].item())
