@@ -29,10 +29,11 @@ class KnownSet:
     torchvision: str = ""
     folder: str = ""
     layout: str = ""
+    side: int = 32
 
 
 KNOWN_SETS = {
-    "digits": KnownSet(1437, content="e98d44a3df7d5b07"),
+    "digits": KnownSet(1437, content="e98d44a3df7d5b07", side=8),
     "mnist": KnownSet(
         60_000,
         tuple(f"MNIST/raw/{name}" for name in _MNIST),
@@ -40,14 +41,14 @@ KNOWN_SETS = {
          "2646ac647ad5339dbf082846283269ea", "27ae3e4e09519cfbb04c329615203637"),
         ("f68b3c2dcbeaaa9fbdd348bbdeb94873", "d53e105ee54ea40749a09fcbcd1e9432",
          "9fb629c4189551a2d022fa330f9573f3", "ec29112dd5afa0611ce80d1b7f02629c"),
-        torchvision="MNIST", folder="MNIST", layout=f"MNIST/{_IDX}",
+        torchvision="MNIST", folder="MNIST", layout=f"MNIST/{_IDX}", side=28,
     ),
     "fashion_mnist": KnownSet(
         60_000,
         tuple(f"FashionMNIST/raw/{name}" for name in _MNIST),
         packed_md5=("8d4fb7e6c68d591d4c3dfef9ec88bf0d", "25c81989df183df01b3e8a0aad5dffbe",
                     "bef4ecab320f06d8554ea6380940ec79", "bb300cfdad3c16e7a12a480ee83cd310"),
-        torchvision="FashionMNIST", folder="FashionMNIST", layout=f"FashionMNIST/{_IDX}",
+        torchvision="FashionMNIST", folder="FashionMNIST", layout=f"FashionMNIST/{_IDX}", side=28,
     ),
     "cifar10": KnownSet(
         50_000,
@@ -71,9 +72,9 @@ KNOWN_SETS = {
         ("918c2871b30a85fa023e0c44e0bee87f", "5a34089d4802c674881badbb80307741",
          "7f263ba9f9e0b06b93213547f721ac82", "36f9794fa4beb8a2c72628de14fa638e"),
         torchvision="STL10", folder="stl10_binary",
-        layout="stl10_binary/{{train,test}_{X,y}.bin,class_names.txt}",
+        layout="stl10_binary/{{train,test}_{X,y}.bin,class_names.txt}", side=96,
     ),
     "tinyimagenet": KnownSet(
-        100_000, layout="tiny-imagenet-200 (unpacked from cs231n.stanford.edu/tiny-imagenet-200.zip)"
+        100_000, layout="tiny-imagenet-200 (unpacked from cs231n.stanford.edu/tiny-imagenet-200.zip)", side=64
     ),
 }  # fmt: skip

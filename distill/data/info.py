@@ -27,6 +27,7 @@ class DataInfo:
     teacher: DataInfo | None = field(default=None, compare=False, repr=False)  # where views are given
     content: str = ""  # what its files hold, where that is not what the name says
     evaluated_on: str = "test"  # or "holdout": a part of the training images, the test set being left alone
+    border: int = 0  # pixels of zeros around images as they are stored, which bring them to `size`
 
     @property
     def classes(self) -> Tensor:

@@ -49,10 +49,11 @@ def from_arrays(arrays: Arrays, spec: DataSpec, device: torch.device) -> Data:
     kept = kept[select(train.labels[kept], spec, names)]
     train = Part(train.images[kept], train.labels[kept])
     info = data_info(spec, train.labels, names, held_out=bool(len(held_out)))
+    resize = resize_of(spec)
+    info = replace(info, border=0 if resize else (info.size - train.images.shape[1]) // 2)
     withheld = None if spec.labels else torch.tensor(train.labels, device=device)
     seen, views = views_of(spec.views, info)
     pad, pad_mode = int(spec.pad), spec.pad_mode
-    resize = resize_of(spec)
     shown = on_device(train, info, device, as_stored=bool(resize))
     if withheld is not None:
         shown.labels = None

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from distill.config.our_nets import OUR_NETS
-from distill.config.run_spec import TeacherSpec
+from distill.config.run_spec import RunSpec, TeacherSpec
 from distill.export.facts import SQUASH, Facts
 from distill.finished_run import FinishedRun
 from distill.record.progress import clock
@@ -83,14 +83,26 @@ def licences(run: FinishedRun) -> list[str]:
 
 def _licence(spec: TeacherSpec) -> str:
     if spec.training:
-        return "trained by this program on the same data, no other terms"
+        return f"trained by this program on the same data, {' and '.join(_terms(spec.training)) or 'no other terms'}"
     if spec.weights == "none":
         return "untrained"
-    if not spec.pretrained:
-        return f"{NOT_STATED} in its file"
+    return _of_timm(spec.model) if spec.pretrained else f"{NOT_STATED} in its file"
+
+
+def _terms(training: RunSpec) -> list[str]:
+    """What a net that was trained here takes its terms from: the weights that it began with, and its own teachers."""
+    start, found = training.student, []
+    if start.pretrained:
+        found.append(f"from timm's weights ({_of_timm(start.model)})")
+    elif start.weights:
+        found.append(f"from a file's weights ({NOT_STATED} there)")
+    return found + [f"by {each.name} ({_licence(each)})" for each in training.teachers]
+
+
+def _of_timm(model: str) -> str:
     import timm
 
-    known = timm.get_pretrained_cfg(spec.model, allow_unregistered=True)
+    known = timm.get_pretrained_cfg(model, allow_unregistered=True)
     return str((known.license if known else None) or f"{NOT_STATED} by timm")
 
 
@@ -122,6 +134,7 @@ def _timm(facts: Facts) -> str:
         'print(net.pretrained_cfg["label_names"][logits.argmax()])' if facts.classes else "print(features.shape)",
     ]
     how = "whole" if facts.crop == SQUASH else "by the middle of their shorter side's square"
+    how += f", with {facts.border} black pixels on each side" if facts.border else ""
     return "```python\n" + "\n".join(lines) + f"\n```\n\nImages are shown {how}."
 
 

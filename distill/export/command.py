@@ -23,17 +23,20 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add("--to", type=Path, metavar="FOLDER", help="where to (default: RUN/export)")
     add("--onnx", action="store_true", help="an ONNX file besides, compared with the net and timed beside its teacher")
     add("--best", action="store_true", help="the student after its best epoch, not its last")
-    add("--threads", type=int, default=1, metavar="N", help="CPU threads of the timing (default: %(default)s)")
+    add("--threads", type=int, metavar="N", help="CPU threads of the ONNX file's timing (default: 1)")
 
 
 def run(options: argparse.Namespace) -> None:
     """Export, and say what was written. Raises ValueError as `write` does."""
     config.register()
-    if options.threads < 1:
-        raise ValueError(f"--threads is {options.threads}: give at least 1")
+    if options.threads is not None and not options.onnx:
+        raise ValueError("--threads is of the timing of an ONNX file: add --onnx, or leave it away")
+    threads = 1 if options.threads is None else options.threads
+    if threads < 1:
+        raise ValueError(f"--threads is {threads}: give at least 1")
     opened = finished_run.open_run(options.run)
     folder = options.to or opened.folder / "export"
-    content = export_run(opened, folder, with_onnx=options.onnx, best=options.best, threads=options.threads)
+    content = export_run(opened, folder, with_onnx=options.onnx, best=options.best, threads=threads)
     print("\n".join(_metadata(folder, content)))
 
 

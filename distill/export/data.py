@@ -19,6 +19,7 @@ from distill.content.decode import decode_options
 from distill.content.fingerprint import data_fingerprint
 from distill.content.listing import images_below
 from distill.data import Data, DataInfo, load_data
+from distill.data.crops import bordered
 from distill.data.modality import View, make_view
 from distill.data.timm_transforms import timm_transforms_of
 from distill.data.views import Images
@@ -54,9 +55,10 @@ def node_of(facts: Facts, settings: Sequence[str]) -> DataSpec:
             for key in ("size", "in_chans", "mean", "std", "views", "interpolation")
             if facts.dataset.get(key) is not None
         }
-        whole: dict[str, Any] = {"resize": True}
+        whole: dict[str, Any] = {} if facts.border else {"resize": True}  # else with a border, as its own
         if known.get("kind") == "folder":  # squashed to its size where the net is shown images so
-            whole = {"resize": facts.size} if facts.crop != CENTER else {}
+            _refuse_border(facts)
+            whole = {"resize": facts.size if facts.crop != CENTER else None}
         node = {str(key): config.plain(known, str(key)) for key in known} | shown | whole
     else:
         kind: Any = known or config.load_node("dataset", str(facts.dataset.get("kind"))) or {}
@@ -67,6 +69,15 @@ def node_of(facts: Facts, settings: Sequence[str]) -> DataSpec:
         _set(node, key, value)
     check_data_node(node)
     return DataSpec.of(node)
+
+
+def _refuse_border(facts: Facts) -> None:
+    """Raise ValueError for a net that is shown images with a border, which a data set of files has not."""
+    if facts.border:
+        raise ValueError(
+            f"{facts.student} sees images of {facts.side} pixels with {facts.border} zeros on each side, as those of "
+            f"{facts.dataset['name']} were given, and a folder's have none: distill predict puts them there"
+        )
 
 
 def _check_reads(key: str, value: str, own: Facts | None) -> None:
@@ -126,7 +137,8 @@ def batches(facts: Facts, files: Sequence[Path], device: torch.device, size: int
         items = [read[position, None] for position in range(start, min(start + size, len(files)))]
         if wrong := next((item for item in items if isinstance(item, str)), None):
             raise ValueError(wrong)
-        yield seen(torch.stack([item[0] for item in items if not isinstance(item, str)]).to(device))
+        pixels = torch.stack([item[0] for item in items if not isinstance(item, str)]).to(device)
+        yield seen(bordered(pixels, facts.border, "zeros"))
 
 
 def _reader(facts: Facts, files: Sequence[Path]) -> Images:
@@ -136,9 +148,9 @@ def _reader(facts: Facts, files: Sequence[Path]) -> Images:
     reading = decode_options(
         background=spec.background, value_range=spec.value_range, exif=spec.exif, in_chans=spec.in_chans
     )
-    resize = 0 if facts.crop == CENTER else facts.size
+    resize = 0 if facts.crop == CENTER else facts.side
     shown = [str(file) for file in files]
-    return Images(shown, none, facts.size, reading, False, resize=resize, timm_transforms=timm_transforms_of(spec))
+    return Images(shown, none, facts.side, reading, False, resize=resize, timm_transforms=timm_transforms_of(spec))
 
 
 def _view(facts: Facts) -> View:

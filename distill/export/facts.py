@@ -8,6 +8,7 @@ from typing import Any
 
 from distill.config import DataSpec, thawed
 from distill.config.rules import RULES, check_rule
+from distill.content.data_sets import KNOWN_SETS
 from distill.finished_run import FinishedRun
 
 HERE = ("root", "workers")  # of a data set: where it lies, and how it is read there
@@ -24,7 +25,7 @@ class Facts:
     these, and has an ONNX file alone.
     crop: SQUASH for images that are taken whole, CENTER where the middle is cut out of them. dataset: the node of
     the data set that it was trained on, less where that lies. accuracy: in percent, as result.json has it.
-    bits: such as w4a8 for a quantised net.
+    bits: such as w4a8 for a quantised net. border: pixels of zeros around whole images, which `size` holds too.
     """
 
     model: str | None
@@ -42,6 +43,17 @@ class Facts:
     weights: str
     bits: str | None = None
     args: Mapping[str, Any] = field(default_factory=dict)
+    border: int = 0
+
+    @property
+    def side(self) -> int:
+        """Pixels that an image is brought to before its border is put around it."""
+        return self.size - 2 * self.border
+
+    @property
+    def crop_pct(self) -> float:
+        """timm's share of an image's side that is shown, above 1 where a border is: size / crop_pct is rounded down."""
+        return self.size / self.side * (1 - 1e-9) if self.border else CROP[self.crop]
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -63,7 +75,8 @@ class Facts:
         try:
             read: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in content.items()}
             made = cls(**read)
-            fits = len(made.mean) == len(made.std) == made.channels and made.crop in CROP and made.size > 0
+            fits = len(made.mean) == len(made.std) == made.channels and made.crop in CROP and made.side > 0
+            fits = fits and made.border >= 0
             check_data_node(made.dataset)
         except (TypeError, AttributeError, ValueError):
             fits = False
@@ -91,7 +104,7 @@ def facts_of(
     node = {f.name: thawed(getattr(run.spec.dataset, f.name)) for f in fields(DataSpec) if f.name not in HERE}
     if run.spec.schedule.rule:  # it has set the resolution
         node |= {"size": takes["size"], "resize": takes["size"]}
-    whole = node.get("kind") != "folder" or bool(node.get("resize"))
+    whole = node.get("kind") != "folder" or node.get("resize") not in (None, False, True)
     accuracy = run.result.accuracy
     return Facts(
         model=model,
@@ -109,4 +122,11 @@ def facts_of(
         weights="best epoch" if best else "last epoch",
         bits=bits,
         args=args,
+        border=int(takes.get("border") or _known_border(node)),
     )
+
+
+def _known_border(node: Mapping[str, Any]) -> int:
+    """The border of a data set that is known by name: runs of earlier versions did not record it."""
+    known = KNOWN_SETS.get(str(node.get("kind")))
+    return 0 if known is None or node.get("resize") else (int(node["size"]) - known.side) // 2

@@ -46,7 +46,8 @@ def as_seen(facts: Facts) -> str:
     """What becomes of image files of another shape or colour than the net takes."""
     colour = " of grey" if int(facts.dataset["in_chans"]) == 1 else ""
     how = "the middle of each" if facts.crop == CENTER else "each as a whole, squeezed where it is no square"
-    return f"images are seen as {facts.size} x {facts.size} pixels{colour}: {how}"
+    around = f", with {facts.border} black ones on each side" if facts.border else ""
+    return f"images are seen as {facts.side} x {facts.side} pixels{colour}{around}: {how}"
 
 
 @torch.no_grad()

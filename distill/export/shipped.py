@@ -57,6 +57,8 @@ class Shipped:
 def open_shipped(path: str | Path, device: torch.device, best: bool = False) -> Shipped:
     """Open a run's folder, an exported one, or an ONNX file in that. Raises ValueError for anything else."""
     path = Path(path)
+    if best and (path.suffix == ".onnx" or (path / CONFIG).is_file()):
+        raise ValueError(f"--best is for a run: {path} holds one net alone, that of the epoch that it was exported for")
     if path.is_file() and path.suffix == ".onnx":
         return Shipped(path, onnx_file.Session(path), read_facts(path.parent))
     if (path / CONFIG).is_file():

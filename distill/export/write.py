@@ -16,13 +16,14 @@ from distill.config.our_nets import OUR_NETS, is_sized
 from distill.config.run_spec import TeacherSpec
 from distill.engine.checkpoint import export
 from distill.export.card import card
-from distill.export.facts import CROP, KEY, Facts
+from distill.export.facts import KEY, Facts
 from distill.export.shipped import CONFIG, WEIGHTS, as_timm_loads, of_run, packed, shipped_student
 from distill.files import json_ready, read_mapping, write_json, write_text
 from distill.finished_run import FinishedRun
 from distill.models import FeatureNet, build
 from distill.models.quant_file import FILE
 from distill.run_folder import RunFolder
+from distill.teachers.making import teacher_size
 
 _CPU = torch.device("cpu")
 TOLERANCE = 1e-3  # of the largest logit: what a file's answers may differ by from the net's
@@ -95,7 +96,7 @@ def _config(facts: Facts, net: FeatureNet) -> dict[str, Any]:
             "input_size": list(facts.shape),
             "fixed_input_size": _is_fixed(net),
             "interpolation": "bicubic" if facts.dataset.get("interpolation") == "bicubic" else "bilinear",
-            "crop_pct": CROP[facts.crop],
+            "crop_pct": facts.crop_pct,
             "crop_mode": facts.crop,
             "mean": list(facts.mean),
             "std": list(facts.std),
@@ -156,8 +157,19 @@ def _onnx(run: FinishedRun, facts: Facts, net: FeatureNet, folder: Path, best: b
         **compared(session, ExportedModel(net), facts, folder / name),
         "milliseconds": session.milliseconds(facts.shape),
         "threads": threads,
-        "teachers": {each.name: _taught(run, each, len(facts.classes), threads) for each in run.spec.teachers},
+        "teachers": {
+            each.name: _taught(run, each, knows, len(facts.classes), threads)
+            for each, knows in zip(run.spec.teachers, _classifiers(run), strict=True)
+        },
     }
+
+
+def _classifiers(run: FinishedRun) -> list[bool]:
+    """Which of a run's teachers are classifiers of the data's classes: those whose accuracy was measured."""
+    several = run.result.document.get("teachers") or []
+    if len(several) == len(run.spec.teachers):
+        return [each.get("accuracy") is not None for each in several]
+    return [run.result.teacher_accuracy is not None] * len(run.spec.teachers)
 
 
 def compared(made: nn.Module, net: nn.Module, facts: Facts, where: Path) -> dict[str, float]:
@@ -170,15 +182,19 @@ def compared(made: nn.Module, net: nn.Module, facts: Facts, where: Path) -> dict
     return {"difference": difference, "largest": largest}
 
 
-def _taught(run: FinishedRun, spec: TeacherSpec, classes: int, threads: int) -> float | str:
-    """Milliseconds of an image in a teacher's architecture, or why they were not measured; weights do not matter."""
+def _taught(run: FinishedRun, spec: TeacherSpec, knows_classes: bool, classes: int, threads: int) -> float | str:
+    """Milliseconds of an image in a teacher's architecture, at its own size, or why they were not measured; weights do
+    not matter. knows_classes: whether it is a classifier of the data's.
+    """
     data = run.spec.dataset
     chans = VIEWED.get(str(data.views.get("teacher")), data.in_chans)
-    size = int(run.result.document["input"]["size"])
+    classes = classes if knows_classes else 0
     with TemporaryDirectory() as made:
         file = Path(made) / "teacher.onnx"
         try:
-            net = build(spec.model, classes, in_chans=chans, size=size, args=thawed(spec.args), seed=0)
+            size = teacher_size(spec, int(run.result.document["input"]["size"]), classes)
+            args = {key: value for key, value in thawed(spec.args).items() if key != "num_classes"}
+            net = build(spec.model, classes, in_chans=chans, size=size, args=args, seed=0)
             onnx_file.write_onnx(net.model, (chans, size, size), file, net.name)
         except ValueError as error:
             return f"not measured ({error})"

@@ -81,9 +81,12 @@ def _accuracy(net: Any, data: Data, fit: Fit) -> float | None:
 
 
 def takes(net: FeatureNet, data: Data) -> dict[str, Any]:
-    """Return what the exported net takes: pixels of 0 to 1 at this size, less mean, by std."""
+    """Return what the exported net takes: pixels of 0 to 1 at this size, less mean, by std; border: of zeros, which
+    belongs to the size.
+    """
     mean, std = net.constants(data.info.mean, data.info.std)
-    return {"size": data.info.size, "channels": data.info.in_chans, "mean": mean, "std": std}
+    border = {"border": data.info.border} if data.info.border else {}
+    return {"size": data.info.size, "channels": data.info.in_chans, "mean": mean, "std": std, **border}
 
 
 def finish(folder: RunFolder, result: dict[str, Any], method: Method, fit: Fit) -> Result:

@@ -61,20 +61,20 @@ def _classes_of(spec: TeacherSpec, info: DataInfo) -> int:
     return info.num_classes if file_classes is None or file_classes == info.num_classes else 0
 
 
-def _size_of(spec: TeacherSpec, info: DataInfo, classes: int) -> int:
-    """The side of the images that it takes: as asked for, its own, or the data's."""
+def teacher_size(spec: TeacherSpec, size: int, classes: int) -> int:
+    """The side of the images that it takes: as asked for, its own, or the data's, `size`."""
     asked = spec.size or (None if spec.training else spec.args.get("img_size"))
     if asked or classes or spec.weights in ("none", "auto") or not _is_timms(spec):
-        return int(asked or info.size)
+        return int(asked or size)
     from distill.models.timm_factory import published_cfg  # imports timm, which takes seconds
 
-    return int((published_cfg(spec.model).get("input_size") or (info.size,))[-1])
+    return int((published_cfg(spec.model).get("input_size") or (size,))[-1])
 
 
 def _build(spec: TeacherSpec, info: DataInfo, classes: int, pretrained: bool = False) -> FeatureNet:
     args = {key: value for key, value in thawed(spec.args).items() if key != "num_classes"}
     return build(
-        spec.model, classes, in_chans=info.in_chans, size=_size_of(spec, info, classes),
+        spec.model, classes, in_chans=info.in_chans, size=teacher_size(spec, info.size, classes),
         pretrained=pretrained and spec.pretrained, args=args, seed=spec.seed,
     )  # fmt: skip
 

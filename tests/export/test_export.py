@@ -8,6 +8,8 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,14 +18,18 @@ from PIL import Image
 
 from distill import finished_run
 from distill.__main__ import main
-from distill.config import identity
-from distill.export.data import files_of, node_of
+from distill.config import DataSpec, identity, resolve
+from distill.data import load_data
+from distill.export import write
+from distill.export.card import licences
+from distill.export.data import batches, files_of, node_of
 from distill.export.evaluate import note
-from distill.export.facts import CENTER, SQUASH
-from distill.export.predict import harmless
+from distill.export.facts import CENTER, SQUASH, Facts, facts_of
+from distill.export.predict import as_seen, harmless
 from distill.export.shipped import as_timm_loads, open_shipped
 from distill.export.shipped import shipped_student as student_of
 from distill.files import read_json
+from distill.record.result import takes
 from distill.run import run
 from tests import tiny
 
@@ -214,6 +220,8 @@ def test_data_of_other_classes_is_refused(folder: Path, pictures: Path, capsys: 
         ("eval {folder} dataset.flip=true", "dataset.flip=true is of training"),
         ("eval {folder} dataset.mean=[0.9]", "by the mean and std of its training"),
         ("eval {folder} dataset.holdout=0.2", "was trained on images that this would hold out"),
+        ("eval {folder} --best", "--best is for a run"),
+        ("export {taught} --threads 2", "--threads is of the timing of an ONNX file"),
     ],
 )
 def test_mistakes_are_one_sentence(
@@ -288,6 +296,72 @@ def test_images_of_another_folder_are_shown_as_the_net_is_used_to(
     facts = replace(facts, crop=crop, dataset=facts.dataset | {"name": "own"})
     node = node_of(facts, ["dataset=folder", f"dataset.root={pictures}"])
     assert (node.size, node.resize) == (32, resize)
+
+
+def bordered_facts() -> Facts:
+    """Of a net that is shown MNIST's images with a border, and no word of it: runs of before did not tell."""
+    kind = {"name": "mnist", "kind": "mnist", "size": 32, "in_chans": 1, "mean": [0.1307], "std": [0.3081]}
+    spec = SimpleNamespace(dataset=DataSpec.of(kind), schedule=SimpleNamespace(rule=None))
+    document = {"input": {"size": 32, "channels": 1, "mean": [0.1307], "std": [0.3081]}}
+    accuracy = SimpleNamespace(last=99.0, best=99.0)
+    result = SimpleNamespace(document=document, student="x", accuracy=accuracy, evaluated_on="test", precision="fp32")
+    run: Any = SimpleNamespace(spec=spec, result=result, folder=Path("s1"))
+    return facts_of(run, "x", {}, ["0", "1"], None, False)
+
+
+def test_images_that_were_padded_to_size_are_padded_outside_too(tmp_path: Path) -> None:
+    """Enlarged ones would be others: MNIST's 28 pixels in 32, and CIFAR's 32 in a quarter of dataset.size=64."""
+    import timm
+
+    facts, draw = bordered_facts(), np.random.default_rng(0)
+    stored = draw.integers(256, size=(28, 28), dtype=np.uint8)
+    Image.fromarray(stored).save(tmp_path / "7.png")
+    expected = (torch.from_numpy(np.pad(stored, 2)).float()[None] / 255 - 0.1307) / 0.3081
+    (seen,) = batches(facts, [tmp_path / "7.png"], CPU)
+    assert facts.border == 2 and torch.allclose(seen[0], expected, atol=1e-6)
+    known = {"input_size": (1, 32, 32), "crop_pct": facts.crop_pct, "crop_mode": facts.crop, "mean": facts.mean}
+    outside = timm.data.create_transform(**known, std=facts.std, interpolation="bilinear")
+    assert torch.allclose(outside(Image.open(tmp_path / "7.png")), expected, atol=1e-6)
+    assert "28 x 28 pixels of grey, with 2 black ones on each side" in as_seen(facts)
+    with pytest.raises(ValueError, match="2 zeros on each side, as those of mnist were given"):
+        node_of(facts, ["dataset=folder", f"dataset.root={tmp_path}"])
+
+
+def test_a_run_records_the_border_of_its_images() -> None:
+    digits = {"name": "digits", "size": 12, "in_chans": 1, "mean": [0.5], "std": [0.5]}
+    data = load_data(DataSpec.of(digits))
+    net: Any = SimpleNamespace(constants=lambda mean, std: (list(mean), list(std)))
+    assert takes(net, data)["border"] == 2 and data.test.images[:, :2].max() == 0
+    assert "border" not in takes(net, load_data(DataSpec.of({**digits, "resize": True})))
+
+
+def test_a_teacher_that_began_with_weights_of_others_stands_under_their_terms() -> None:
+    import timm
+
+    taught = ("method=kd", "teacher=timm", "teacher.model=test_resnet")
+    known = timm.get_pretrained_cfg("test_resnet").license or "not stated by timm"
+    runs: list[Any] = [
+        SimpleNamespace(spec=resolve(tiny.composed(*taught, *start))) for start in ((), ("teacher.start=pretrained",))
+    ]
+    scratch, begun = (licences(run)[0] for run in runs)
+    assert scratch == "test_resnet: trained by this program on the same data, no other terms"
+    assert begun == f"test_resnet: trained by this program on the same data, from timm's weights ({known})"
+
+
+def test_a_teachers_latency_is_that_of_its_own_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[int, int]] = []
+
+    def build(model: str, classes: int, *, size: int, **_: Any) -> None:
+        asked.append((classes, size))
+        raise ValueError("enough")
+
+    monkeypatch.setattr(write, "build", build)
+    spec = resolve(tiny.composed("method=kd", "teacher=resnet14", "teacher.weights=none"))
+    result = SimpleNamespace(document={"input": {"size": 8}}, teacher_accuracy=None)
+    run: Any = SimpleNamespace(spec=spec, result=result)
+    for teacher, knows in ((spec.teachers[0], True), (replace(spec.teachers[0], size=24), False)):
+        assert write._taught(run, teacher, knows, 10, 1) == "not measured (enough)"
+    assert asked == [(10, 8), (0, 24)] and write._classifiers(run) == [False]
 
 
 def test_a_value_that_the_data_cannot_have_is_refused(
