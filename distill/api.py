@@ -105,10 +105,12 @@ def run(
     with files_unchanged(fresh=True):
         cfg = composed(words, config_dir)
         from distill.config import resolve
+        from distill.record.tracker import given_as
         from distill.run import run as run_one
 
         spec = resolve(cfg)
-        run_one(spec, table=table)
+        with given_as([*_flags(config_dir), *words]):
+            run_one(spec, table=table)
     return load(spec.folder)
 
 
@@ -134,7 +136,7 @@ def composed(words: Sequence[str], config_dir: str | Path | None = None) -> Any:
     check_unchanged()
     add_launchers()
     config.register()
-    flags = ["--config-dir", str(config_dir)] if config_dir is not None else []
+    flags = _flags(config_dir)
     with _without_hydra():
         try:
             command = read_command([*flags, *words])
@@ -162,6 +164,10 @@ def _without_hydra() -> Iterator[None]:
         yield
     finally:
         GlobalHydra.instance().hydra = kept
+
+
+def _flags(config_dir: str | Path | None) -> list[str]:
+    return ["--config-dir", str(config_dir)] if config_dir is not None else []
 
 
 def _override(key: str, value: Any) -> list[str]:

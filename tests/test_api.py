@@ -27,6 +27,8 @@ def test_a_run_gives_its_result_and_its_student(outcome: distill.Outcome) -> Non
     images, labels = next(outcome.data.evaluation(512))
     right = (outcome.student(images).logits.argmax(1) == labels).double().mean().item()
     assert 100 * right == pytest.approx(outcome.accuracy)
+    words = "schedule.epochs=1 schedule.batch_size=32 'schedule.milestones=[0.5]'"  # by which a report knows protocols
+    assert str(outcome.result.command).startswith(f"python -m distill {SHORT} {words} output=")
     assert outcome.config.schedule.epochs == 1 and outcome.rows[-1]["kind"] == "epoch"
 
 

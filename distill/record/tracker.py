@@ -8,7 +8,8 @@ import math
 import os
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +30,22 @@ from distill.run_folder import RunFolder
 _log = logging.getLogger(__name__)
 
 
+_given: list[list[str]] = []  # the words of runs from Python, which stand in no command line
+
+
 def command_line() -> str:
-    """This program's own command, as it can be typed again."""
-    return shlex.join(["python", "-m", "distill", *sys.argv[1:]])
+    """This program's own command, as it can be typed again; of a run from Python, the one that gives the same."""
+    return shlex.join(["python", "-m", "distill", *(_given[-1] if _given else sys.argv[1:])])
+
+
+@contextmanager
+def given_as(words: Sequence[str]) -> Iterator[None]:
+    """Until the block ends, `command_line` has these words: those of the process are another program's."""
+    _given.append(list(words))
+    try:
+        yield
+    finally:
+        _given.pop()
 
 
 class Tracker:
