@@ -21,6 +21,7 @@ from distill.models import FeatureNet
 from distill.models.reading import evaluating
 from distill.report.collect import collect
 from distill.report.summary import ALONE, Row, summarize
+from distill.teachers.store import Teacher
 
 COMPARED, EMBEDDED, _GROUPS, _SHOWN = (
     256,
@@ -78,7 +79,7 @@ class AnalysisData:
 def load_analysis_data(run: FinishedRun, device: torch.device, images: int = 10_000) -> AnalysisData:
     """Rebuild the run's nets and run them over `images` evenly spread test images (all, if there are fewer).
 
-    Of several teachers the first is looked at. Raises ValueError for what is missing.
+    Of several teachers the first is looked at, if it has logits. Raises ValueError for what is missing.
     """
     whole = finished_run.get_data(run, device)
     if not whole.info.num_classes:
@@ -88,11 +89,17 @@ def load_analysis_data(run: FinishedRun, device: torch.device, images: int = 10_
     chosen = choose(labels, data.info.num_classes)
     teachers = finished_run.teachers(run, data, device)
     student = forward_test_images(finished_run.student(run, device), data, chosen, "student")
-    teacher = forward_test_images(teachers[0].net, data, chosen, "teacher") if teachers else None
+    seen = seen_teacher(teachers)
+    teacher = None if seen is None else forward_test_images(seen, data, chosen, "teacher")
     rows = pair_rows(run)
     here = run.folder.resolve()
     row = next((row for row in rows if any(one.folder.resolve() == here for one in row.runs)), None)
     return AnalysisData(run, data.info, labels, chosen, _shown(data, chosen.shown), student, teacher, rows, row)
+
+
+def seen_teacher(teachers: Sequence[Teacher]) -> FeatureNet | None:
+    """The net of the first teacher; None where there is none, and for one that taught features and has no logits."""
+    return teachers[0].net if teachers and teachers[0].net.num_classes else None
 
 
 def thinned(data: Data, count: int) -> Data:
@@ -116,7 +123,7 @@ def choose(labels: Tensor, classes: int) -> ChosenImages:
     groups = evenly_spread(torch.arange(classes), _GROUPS)
     of_groups = [evenly_spread((labels == k).nonzero().flatten(), EMBEDDED // len(groups)) for k in groups.tolist()]
     first = [rows[0] for k in range(classes) if len(rows := (labels == k).nonzero().flatten())]
-    shown = evenly_spread(torch.stack(first), _SHOWN)
+    shown = evenly_spread(torch.stack(first), _SHOWN).sort().values  # as batches come by, and so are their labels
     return ChosenImages(torch.cat(of_groups).sort().values, evenly_spread(torch.arange(len(labels)), COMPARED), shown)
 
 
@@ -129,12 +136,13 @@ def evenly_spread(values: Tensor, count: int) -> Tensor:
 
 @torch.no_grad()
 def forward_test_images(net: FeatureNet, data: Data, chosen: ChosenImages, side: str) -> NetOutputs:
-    """Run a net over the test images as `side` (student or teacher) sees them, in eval mode and fp32."""
+    """Run a net over the test images as `side` (student or teacher) sees them, at its own size, in eval mode and fp32.
+    """
     logits, embeddings, at = [], [], 0
     stages: list[list[Tensor]] = [[] for _ in net.shapes]
     maps: list[list[Tensor]] = [[] for _ in net.shapes]
     with evaluating(net):
-        for images, _ in data.evaluation(128, side):
+        for images, _ in data.evaluation(128, side, net.size if net.resizes else None):
             out = net(images)
             logits.append(out.logits.cpu())
             embeddings.append(out.embedding[_within(chosen.embedded, at, len(images))].cpu())

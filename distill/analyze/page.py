@@ -43,7 +43,9 @@ def _notes(analysis: AnalysisData) -> list[str]:
         f"{result.dataset}, protocol {result.protocol}, {len(analysis.labels)} {where}.",
         f"{analysis.run.folder}",
     ]
-    if len(several := result.document.get("teachers") or []) > 1:
+    if result.teacher and analysis.teacher is None:
+        notes.append(f"{result.teacher} taught features, and is no classifier of these classes: it is not shown.")
+    elif len(several := result.document.get("teachers") or []) > 1:
         notes.append(f"Of {len(several)} teachers, the first is shown.")
     return notes
 

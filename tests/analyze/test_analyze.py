@@ -6,9 +6,10 @@ import itertools
 import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from xml.etree import ElementTree
 
 import numpy as np
@@ -25,6 +26,7 @@ from distill.analyze.analysis_data import (
     evenly_spread,
     forward_test_images,
     load_analysis_data,
+    seen_teacher,
     thinned,
 )
 from distill.analyze.curves import losses
@@ -233,6 +235,32 @@ def test_what_is_kept_of_a_pass_is_that_of_the_chosen_images() -> None:
     torch.testing.assert_close(seen.embeddings, out.embedding[chosen.embedded])
     torch.testing.assert_close(seen.stages[1], out.features[1][chosen.compared].flatten(1))
     torch.testing.assert_close(seen.attention[0], out.features[0][chosen.shown.sort().values].square().mean(1))
+
+
+def test_a_teacher_is_asked_about_images_of_its_own_size() -> None:
+    """As when it was measured: images of files are read at that size, and not enlarged from the student's."""
+    net, asked = tiny.net("cifar_resnet8"), []
+
+    class Seen:
+        def evaluation(self, count: int, side: str, size: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+            asked.append((side, size))
+            yield torch.zeros(2, 3, net.size, net.size), torch.zeros(2)
+
+    for net.resizes in (False, True):
+        forward_test_images(net, Seen(), choose(torch.arange(2), 2), "teacher")  # type: ignore[arg-type]
+    assert asked == [("teacher", None), ("teacher", net.size)]
+
+
+def test_a_teacher_of_features_is_left_out() -> None:
+    taught = [SimpleNamespace(net=SimpleNamespace(num_classes=classes)) for classes in (0, 6)]
+    assert seen_teacher([]) is None and seen_teacher(taught) is None  # type: ignore[arg-type]
+    assert seen_teacher(taught[1:]) is taught[1].net  # type: ignore[arg-type]
+
+
+def test_shown_images_are_named_by_their_own_classes() -> None:
+    """They are gathered batch by batch, their labels by position: both in the order of the images."""
+    labels = torch.cat([torch.full((200,), k) for k in (3, 1, 2, 0)])
+    assert choose(labels, 4).shown.tolist() == [0, 200, 400, 600]
 
 
 def test_images_are_shown_as_they_are(analysis: AnalysisData) -> None:
