@@ -76,6 +76,13 @@ class PaperTable:
         return self.raw.get("kind") == "error"
 
     @property
+    def rounding(self) -> float:
+        """Half of the last digit that the table prints: 0.005, of tables with one decimal 0.05."""
+        cells = [cell for values in self.methods.values() for cell in values if cell is not None]
+        printed = [str(cell["mean"] if isinstance(cell, Mapping) else cell) for cell in cells]
+        return 0.5 * 10.0 ** -max((len(text.partition(".")[2]) for text in printed), default=2)
+
+    @property
     def comparable(self) -> bool:
         """Methods by pairs of teacher and student: the form that runs can be laid beside."""
         return bool(self.pairs) and bool(self.methods) and "columns" not in self.raw

@@ -13,6 +13,8 @@ import torch
 import distill.config as config
 import distill.runtime as runtime
 from distill.config import DataSpec
+from distill.content.data_sets import KNOWN_SETS
+from distill.content.fingerprint import data_fingerprint
 from distill.data import Data, load_data
 from distill.engine.neighbours import embed
 from distill.files import write_json
@@ -47,6 +49,7 @@ def probe(
         **subject.about,
         "model": net.name,
         "dataset": data.info.name,
+        "content": None if known_by_name(node) else data_fingerprint(node),  # a report tells two folders apart
         "evaluated_on": data.info.evaluated_on,
         "accuracy": {"last": fitted.tested[-1], "best": best, "best_epoch": fitted.tested.index(best) + 1},
         "train_accuracy": fitted.train_accuracy,
@@ -81,7 +84,12 @@ def data_node(name: str, net: FeatureNet, recipe: Recipe, changes: dict[str, Any
         raise ValueError(f"{net.name} takes grey images and {name} is in colour: probe it on mnist or digits")
     repeat = net.in_chans // len(mean)
     own = {"size": net.size, "in_chans": net.in_chans, "mean": [*mean] * repeat, "std": [*std] * repeat}
-    return {**node, **own, "resize": True}
+    return {**node, **own, "resize": None if node.get("kind") == "folder" else True}
+
+
+def known_by_name(node: dict[str, Any]) -> bool:
+    """Whether the name of a data set says what its files hold."""
+    return str(node.get("kind") or node["name"]) in KNOWN_SETS
 
 
 def file_name(dataset: str, recipe: Recipe, suffix: str, seed: int) -> str:

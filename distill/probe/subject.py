@@ -38,6 +38,8 @@ def find(path: str | Path, device: torch.device, *, teacher: bool = False, model
     """
     path = Path(path)
     if path.is_dir():
+        if model:
+            raise ValueError(f"--model={model} is for a file of weights, and {path} says itself which net it holds")
         return _of_run(path, device, teacher)
     if not path.is_file():
         raise ValueError(f"there is no {path}: give a finished run's folder or a file of weights")

@@ -9,7 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from omegaconf import OmegaConf
+
 from distill.config.departs import departs_by_name
+from distill.config.groups import conf_dir, load_node
 from distill.result import BadResult, Result
 from distill.run_folder import RunFolder, find_runs
 from distill.sweep.states import Status, statuses
@@ -155,7 +158,7 @@ def _run(folder: Path, result: Result) -> Run | None:
         last=score.last,
         best=score.best,
         best_epoch=score.best_epoch,
-        by_hand=_by_hand(result.command, result.setting),
+        by_hand=_by_hand(result.command, result.setting, RunFolder(folder)),
         departs=_departs(result),
         **{name: getattr(result, name) for name in _AS_THEY_ARE},
     )
@@ -167,10 +170,11 @@ _AS_THEY_ARE = (
 )  # fmt: skip
 
 
-def _by_hand(command: str | None, setting: tuple[str, ...]) -> tuple[str, ...]:
+def _by_hand(command: str | None, setting: tuple[str, ...], folder: RunFolder) -> tuple[str, ...]:
     """Overrides such as schedule.batch_size=512: with them a protocol's name is no longer the whole truth.
 
-    `setting` is what the result says of its own: other views, fewer images, few bits.
+    `setting` is what the result says of its own: other views, fewer images, few bits. What an experiment file of the
+    user's own sets counts as well, as the record in the run's folder has it.
     """
     try:
         words = shlex.split(command or "")
@@ -178,8 +182,42 @@ def _by_hand(command: str | None, setting: tuple[str, ...]) -> tuple[str, ...]:
         return ()
     settings = [word.lstrip("+~") for word in words if "=" in word]
     kept = [word for word in settings if word.startswith(("schedule.", "dataset."))]
-    kept = [word for word in kept if not word.startswith(("dataset.root=", "schedule.epochs="))]
+    kept += _of_own_experiment(settings, folder)
+    kept = [word for word in kept if not word.startswith(("dataset.root=", "dataset.workers=", "schedule.epochs="))]
     return tuple(sorted({*kept, *setting}))
+
+
+def _of_own_experiment(settings: list[str], folder: RunFolder) -> list[str]:
+    """What a record has otherwise than the files of its schedule and data set, where an experiment file of the user's
+    own may have set it; ours are parts of the papers' protocols.
+    """
+    named = [word.partition("=")[2] for word in settings if word.startswith("experiment=")]
+    if not named or (conf_dir() / "experiment" / f"{named[-1]}.yaml").is_file():
+        return []
+    schedule, data = (node if isinstance(node := folder.config.get(group), dict) else {} for group in _GROUPS)
+    file = _file("schedule", schedule.get("name"))
+    usual = _file("dataset", data.get("name")) or _file("dataset", data.get("kind"))
+    usual |= (file.get("dataset") or {}) if usual and "schedule" in file else {}
+    found = _changed("schedule", schedule, file.get("schedule", file))
+    return found + _changed("dataset", data, usual)
+
+
+_GROUPS = ("schedule", "dataset")
+_OF_PLACE = {"name", "kind", "content", "images", "num_classes"}  # of records: no settings
+
+
+def _changed(group: str, node: dict[str, Any], usual: dict[str, Any]) -> list[str]:
+    """The keys of a recorded node that have other values than its file, as overrides; none where there is no file."""
+    given = ((key, value) for key, value in node.items() if value is not None and key not in _OF_PLACE)
+    other = [(key, value) for key, value in given if value != usual.get(key) and not str(value).startswith("${")]
+    return [f"{group}.{key}={value}" for key, value in other] if usual else []
+
+
+def _file(group: str, name: Any) -> dict[str, Any]:
+    """A file of conf, not resolved; empty for one that is not there."""
+    node = load_node(group, str(name))
+    found: Any = {} if node is None else OmegaConf.to_container(node, resolve=False)
+    return found
 
 
 def _departs(result: Result) -> str | None:

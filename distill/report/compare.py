@@ -84,7 +84,7 @@ def _teacher_cell(table: PaperTable, pair: int, by_place: Places) -> ComparedCel
     rows = [row for row in rows if not setting_marks(table, TEACHER_LINE, pair, row)]
     ours = sample(sorted({run.teacher_accuracy for row in rows for run in row.runs if run.teacher_accuracy}))
     published = _published(table, TEACHER_LINE, pair)
-    verdict = compare_published(ours, published.mean if published else None)
+    verdict = compare_published(ours, published.mean if published else None, rounding=table.rounding)
     return ComparedCell(TEACHER_LINE, pair, published, "last", ours=ours, verdict=verdict)
 
 
@@ -106,18 +106,18 @@ def _cell(table: PaperTable, method: str, pair: int, rows: list[Row]) -> tuple[C
     for row in rows:
         reasons = marks(table, method, pair, row)
         if reasons:
-            rest.append(_filled(ComparedCell(method, pair, published, selection, row, marks=reasons)))
+            rest.append(_filled(ComparedCell(method, pair, published, selection, row, marks=reasons), table))
         else:
             plain.append(row)
     plain.sort(key=lambda row: (row.one.departs is not None, -row.n, row.one.hash))
     best = ComparedCell(
         method, pair, published, selection, plain[0] if plain else None, others=max(len(plain) - 1, 0)
     )
-    more = [_filled(ComparedCell(method, pair, published, selection, row)) for row in plain[1:]]
-    return _filled(best, table.runs), rest + more
+    more = [_filled(ComparedCell(method, pair, published, selection, row), table) for row in plain[1:]]
+    return _filled(best, table), rest + more
 
 
-def _filled(cell: ComparedCell, runs: int | None = None) -> ComparedCell:
+def _filled(cell: ComparedCell, table: PaperTable) -> ComparedCell:
     """With our sample; and with the verdict, unless the row is marked."""
     if cell.row is None:
         return cell
@@ -125,9 +125,8 @@ def _filled(cell: ComparedCell, runs: int | None = None) -> ComparedCell:
     published = cell.published
     verdict = Verdict("not compared")
     if not cell.marks:
-        verdict = compare_published(
-            ours, published.mean if published else None, published.std if published else None, runs
-        )
+        printed = (published.mean, published.std) if published else (None, None)
+        verdict = compare_published(ours, *printed, table.runs, table.rounding)
         if cell.row.one.departs and published:
             verdict = replace(verdict, word=VARIANT)
     return replace(cell, ours=ours, verdict=verdict)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
 
-from distill.report.summary import ALONE, Row
+from distill.report.summary import ALONE, Row, settings
 
 STUDENT_ALONE = "student alone"
 _WEIGHTS = ("kd", "ce", "weight")
@@ -37,16 +36,3 @@ def _differences(row: Row, alike: Sequence[Row]) -> list[str]:
     differences = [f"{key} {getattr(row.one, key):g}" for key in differ if getattr(row.one, key) is not None]
     same = [one for one in alike if all(getattr(one.one, key) == getattr(row.one, key) for key in differ)]
     return differences + ([row.one.hash[:6]] if len(same) > 1 else [])
-
-
-def settings(row: Row) -> list[str]:
-    """What the commands of all seeds of a row set of its method, student, teacher and precision."""
-    kept = []
-    for run in row.runs:
-        try:
-            words = shlex.split(run.command or "")
-        except ValueError:
-            words = []
-        own = [word.lstrip("+") for word in words if "=" in word and "," not in word.partition("=")[0]]
-        kept.append([word for word in own if word.startswith(("method.", "student.", "teacher.", "precision="))])
-    return [word for word in kept[0] if all(word in other for other in kept)]

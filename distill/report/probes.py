@@ -39,6 +39,12 @@ class Probe:
     last: Sample
     best: Sample | None
     published: float | None
+    content: str | None = None  # what the files of the data set held, where its name does not say it
+
+    @property
+    def probed_on(self) -> str:
+        """The data set; of one that is known by its files, with the first digits of what they held."""
+        return f"{self.dataset} ({self.content[:6]})" if self.content else self.dataset
 
 
 def probe_table(rows: Iterable[Row]) -> Table | None:
@@ -52,7 +58,7 @@ def probe_table(rows: Iterable[Row]) -> Table | None:
             word(probe.one.teacher),
             word(None if probe.method == _TEACHER else probe.one.student),
             word(probe.one.dataset),
-            word(probe.dataset),
+            word(probe.probed_on),
             word(probe.recipe),
             number(probe.last.n, 0),
             spread(probe.last),
@@ -90,7 +96,7 @@ def records(rows: Iterable[Row]) -> list[dict[str, Any]]:
             "method": probe.method,
             "teacher": probe.one.teacher,
             "student": probe.one.student,
-            "dataset": f"{probe.one.dataset}->{probe.dataset}",
+            "dataset": f"{probe.one.dataset}->{probe.probed_on}",
             "recipe": probe.recipe,
             "n": probe.last.n,
             "ours_mean": probe.last.mean,
@@ -132,7 +138,7 @@ def _usable(content: dict[str, Any]) -> bool:
 
 def _key(run: Run, content: dict[str, Any]) -> tuple[Any, ...]:
     """Of a teacher, the runs that it taught do not matter."""
-    what = (content["dataset"], content.get("evaluated_on"), content["recipe"]["name"])
+    what = (content["dataset"], str(content.get("content")), content.get("evaluated_on"), content["recipe"]["name"])
     if content["net"] == _TEACHER:
         return (_TEACHER, run.dataset, run.teacher, content.get("model"), *what)
     return ("student", *run.key, *what)
@@ -148,7 +154,9 @@ def _probe(group: Sequence[tuple[Run, dict[str, Any]]]) -> Probe:
     last, best = (sample([_mean(each, key) for each in by_net.values()]) for key in ("last", "best"))
     assert last is not None
     dataset, recipe = content["dataset"], str(content["recipe"]["name"])
-    return Probe(run, method, dataset, recipe, last, best, published_probe(run, method, dataset))
+    held = content.get("content")
+    published = published_probe(run, method, dataset)
+    return Probe(run, method, dataset, recipe, last, best, published, str(held) if held else None)
 
 
 def _mean(accuracies: Sequence[dict[str, Any]], key: str) -> float | None:
@@ -175,5 +183,5 @@ def published_probe(run: Run, method: str, dataset: str) -> float | None:
 def _order(probe: Probe) -> tuple[Any, ...]:
     run = probe.one
     first = {_TEACHER: 0, ALONE: 1}.get(probe.method, 2)
-    where = (run.dataset, probe.dataset, probe.recipe, run.student)
+    where = (run.dataset, probe.probed_on, probe.recipe, run.student)
     return *where, first, run.teacher or "", probe.method, run.hash

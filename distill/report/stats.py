@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from scipy.special import stdtrit  # type: ignore[import-untyped]
 
 LEVEL = 0.95
-_ROUNDING = 0.005  # published values are printed to 0.01, so the true one lies within half of that
+ROUNDING = 0.005  # most published values are printed to 0.01, so the true one lies within half of that
 WITHIN, ABOVE, BELOW, FEW, MISSING = "within noise", "above", "below", "n too small", "missing"
 VARIANT = "variant"  # of a method that departs from its paper: no verdict is given
 
@@ -18,7 +18,7 @@ COMPARISON_RULE = (
     'deviation, n - 1 degrees of freedom) contains the published value, else "above" or "below". Where the '
     "publication gives a standard deviation and its number of runs, Welch's interval of the difference of "
     "the two means is used instead; elsewhere the noise of the published value is unknown and left out, so a "
-    "value just outside says little. Intervals are widened by 0.005, half of the last printed digit. "
+    "value just outside says little. Intervals are widened by half of the last printed digit, mostly 0.005. "
     'With n < 2 there is no spread: "n too small".'
 )
 
@@ -61,9 +61,13 @@ class Verdict:
 
 
 def compare_published(
-    ours: Sample | None, published: float | None, std: float | None = None, runs: int | None = None
-) -> Verdict:
-    """Apply RULE to our sample and a published mean (with its standard deviation and runs, where known)."""
+    ours: Sample | None, published: float | None, std: float | None = None, runs: int | None = None,
+    rounding: float = ROUNDING,
+) -> Verdict:  # fmt: skip
+    """Apply COMPARISON_RULE to our sample and a published mean (with its standard deviation and runs, where known).
+
+    rounding: half of the published mean's last digit.
+    """
     if ours is None or published is None:
         return Verdict(MISSING)
     difference = ours.mean - published
@@ -72,7 +76,7 @@ def compare_published(
     error, freedom, test = ours.std**2 / ours.n, float(ours.n - 1), "t"
     if std is not None and runs is not None and runs > 1:
         error, freedom, test = *welch(ours.std**2 / ours.n, ours.n, std**2 / runs, runs), "Welch"
-    half = float(stdtrit(freedom, 0.5 + LEVEL / 2)) * math.sqrt(error) + _ROUNDING
+    half = float(stdtrit(freedom, 0.5 + LEVEL / 2)) * math.sqrt(error) + rounding
     word = WITHIN if abs(difference) <= half else ABOVE if difference > 0 else BELOW
     return Verdict(word, difference, half, test)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -88,14 +89,27 @@ def convention(run: Run) -> str:
     return ", ".join(f"{name} {value:g}" for name, value in weights if value is not None) or "not recorded"
 
 
+def settings(row: Row) -> list[str]:
+    """What the commands of all seeds of a row set of its method, student, teacher and precision."""
+    kept = []
+    for run in row.runs:
+        try:
+            words = shlex.split(run.command or "")
+        except ValueError:
+            words = []
+        own = [word.lstrip("+") for word in words if "=" in word and "," not in word.partition("=")[0]]
+        kept.append([word for word in own if word.startswith(("method.", "student.", "teacher.", "precision="))])
+    return [word for word in kept[0] if all(word in other for other in kept)]
+
+
 def summarize(runs: Iterable[Run]) -> list[Row]:
     """One row a configuration, sorted by data set, protocol, pair and method (student alone first)."""
     groups: dict[tuple[Any, ...], list[Run]] = defaultdict(list)
     for run in runs:
         groups[run.key].append(run)
     rows = [_row(sorted(group, key=lambda run: run.seed)) for group in groups.values()]
-    alone = _baselines(rows)
-    rows = [_against(row, alone.get(baseline_key(row))) for row in rows]
+    alone = _alone(rows)
+    rows = [_against(row, _baseline(row, alone[baseline_key(row)])) for row in rows]
     return sorted(rows, key=_order)
 
 
@@ -107,16 +121,26 @@ def _row(runs: list[Run]) -> Row:
     return Row(tuple(runs), last, sample([run.best for run in runs]), epoch.mean if epoch else None, teacher)
 
 
-def _baselines(rows: list[Row]) -> dict[TableKey, Row]:
-    """The student alone of each place and student: of several configurations, the one with most seeds."""
-    chosen: dict[TableKey, Row] = {}
+def _alone(rows: list[Row]) -> dict[TableKey, list[Row]]:
+    """The students alone of each place and student."""
+    found: dict[TableKey, list[Row]] = defaultdict(list)
     for row in rows:
-        if row.one.method != ALONE:
-            continue
-        held = chosen.get(baseline_key(row))
-        if held is None or (-row.n, row.one.hash) < (-held.n, held.one.hash):
-            chosen[baseline_key(row)] = row
-    return chosen
+        if row.one.method == ALONE:
+            found[baseline_key(row)].append(row)
+    return found
+
+
+def _baseline(row: Row, alone: list[Row]) -> Row | None:
+    """Of several students alone the one that is set as the row's student is; of these the one with most seeds."""
+    if len(alone) < 2:
+        return alone[0] if alone else None
+    words = _of_student(row)
+    return min(alone, key=lambda one: (_of_student(one) != words, -one.n, one.one.hash))
+
+
+def _of_student(row: Row) -> frozenset[str]:
+    """What the commands of a row set of the student that a run alone has too: its args and start, the precision."""
+    return frozenset(word for word in settings(row) if word.startswith(("student.", "precision=")))
 
 
 def _against(row: Row, alone: Row | None) -> Row:

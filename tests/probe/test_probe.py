@@ -261,6 +261,7 @@ def test_a_file_of_weights_is_probed(finished: Path, tmp_path: Path, capsys: pyt
         (["RUN", "--dataset", "stl10"], "takes grey images"),
         (["RUN", "--dataset", "folder", "--root", "nowhere"], "nowhere/train: there is no such folder"),
         (["RUN", "--dataset", "digits", "--device", "tpu"], "device=tpu"),
+        (["RUN", "--dataset", "digits", "--model", "vgg8"], "--model=vgg8 is for a file of weights"),
     ],
 )
 def test_mistakes_are_one_sentence(
@@ -406,6 +407,16 @@ def test_probes_over_seeds_stand_beside_the_published_table(tmp_path: Path, caps
     assert "## Linear probe" in text and "71.00 ± 1.00" in text and "71.60" in text and "not known" in text
     assert report([str(tmp_path), "--table", "crd_table4", "--format", "csv"]) == 0
     assert "crd,wrn_40_2,wrn_16_2,cifar100->stl10,distillers,3,71.0,1.0,72.0,71.6" in capsys.readouterr().out
+
+
+def test_probes_on_two_folders_are_two_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Both data sets are called folder: what their files held tells them apart."""
+    for seed, held in enumerate(("aaaaaaaa", "bbbbbbbb")):
+        write_probe(write_run(tmp_path, seed), 60.0 + seed, dataset="folder", content=held)
+    found = probes(summarize(collect([tmp_path]).runs))
+    assert [(one.probed_on, one.last.mean, one.last.n) for one in found] == [
+        ("folder (aaaaaa)", 60.0, 1), ("folder (bbbbbb)", 61.0, 1)
+    ]  # fmt: skip
 
 
 def test_published_cells_belong_to_one_pair_and_convention(tmp_path: Path) -> None:

@@ -14,11 +14,13 @@ from typing import Any
 import pytest
 import scipy.stats
 from filelock import FileLock
+from omegaconf import OmegaConf
 from rich.console import Console
 
 from distill import papers
 from distill.cli import verbs
 from distill.config.departs import departs
+from distill.config.groups import load_node
 from distill.report.collect import collect
 from distill.report.compare import base_method, match_rows, model_name
 from distill.report.overview import overview
@@ -127,6 +129,38 @@ def test_other_protocols_and_held_out_parts_get_tables_of_their_own(tmp_path: Pa
     ]
 
 
+def test_how_many_processes_decode_sets_no_runs_apart(tmp_path: Path) -> None:
+    """dataset.workers is in no hash: a run of other workers stands beside the student alone, and published values."""
+    write_run(tmp_path, command="python -m distill dataset.workers=4")
+    alone = {"method": "none", "teacher": None, "teacher_accuracy": None}
+    write_run(tmp_path, last=69.0, command="python -m distill dataset.workers=8", **alone)
+    rows = {row.one.method: row for row in summarize(collect([tmp_path]).runs)}
+    assert rows["kd"].baseline and rows["kd"].baseline.last.mean == 69.0 and rows["kd"].one.by_hand == ()
+
+
+def test_what_an_experiment_file_of_ones_own_sets_is_set_by_hand(tmp_path: Path) -> None:
+    """The command has its name alone. Ours are papers' protocols, and say what they set themselves."""
+    schedule = load_node("schedule", "crd")
+    assert schedule is not None
+    own = {"schedule": {**OmegaConf.to_container(schedule, resolve=False), "lr": 0.2, "clip_grad": None}}  # type: ignore[dict-item]
+    found = []
+    for place, name in enumerate(("mine", "crd_table1")):
+        folder = write_run(tmp_path / name, place, command=f"python -m distill experiment={name}")
+        (folder / "tracking.json").write_text(json.dumps({"config": own}))
+        found += [run.by_hand for run in collect([tmp_path / name]).runs]
+    assert found == [("schedule.lr=0.2",), ()]
+
+
+def test_the_student_alone_of_the_same_args_is_what_a_row_is_measured_by(tmp_path: Path) -> None:
+    for place, (rate, method) in enumerate((rate, method) for rate in (0.1, 0.2) for method in ("none", "kd")):
+        taught = {} if method == "kd" else {"teacher": None, "teacher_accuracy": None}
+        words = f"python -m distill method={method} student.args.drop_rate={rate}"
+        for seed in range(2):
+            write_run(tmp_path, seed, 70.0 + place + seed, method=method, hash=f"{place}", command=words, **taught)
+    rows = [row for row in summarize(collect([tmp_path]).runs) if row.one.method == "kd"]
+    assert {row.one.hash: row.baseline.one.hash for row in rows if row.baseline} == {"1": "0", "3": "2"}
+
+
 def test_damaged_foreign_and_half_written_files_are_counted(tmp_path: Path) -> None:
     write_run(tmp_path)
     contents = {
@@ -233,6 +267,22 @@ def test_welch_interval_where_the_paper_gives_std_and_runs() -> None:
     freedom = (1 / 3 + 0.05) ** 2 / ((1 / 3) ** 2 / 2 + 0.05**2 / 4)
     assert verdict.half == pytest.approx(scipy.stats.t.ppf(0.975, freedom) * math.sqrt(1 / 3 + 0.05) + 0.005)
     assert compare_published(Sample(71.0, 1.0, 3), 70.0, std=0.5).test == "t"  # a spread of unknown n cannot be used
+
+
+def test_half_of_the_last_printed_digit_is_the_tables(tmp_path: Path) -> None:
+    known = papers.tables()
+    digits = [known[name].rounding for name in ("crd_table1_same_arch", "maskedkd_imagenet", "crd_reproduction_2026")]
+    assert digits == pytest.approx([0.005, 0.05, 0.0005])
+    ours = Sample(81.44, 0.001, 3)
+    assert compare_published(ours, 81.4, rounding=0.05).word == WITHIN and compare_published(ours, 81.4).word == ABOVE
+
+
+def test_further_configurations_of_a_cell_meet_the_same_test(tmp_path: Path) -> None:
+    nets = {"teacher": "resnet32x4", "student": "resnet8x4"}
+    for seed, name in ((seed, name) for seed in range(3) for name in ("aaaa", "bbbb")):
+        write_run(tmp_path, seed, 73.0 + seed / 10, hash=name, **nets)
+    comparison = match_rows(papers.table("crd_reproduction_2026"), summarize(collect([tmp_path]).runs))
+    assert [one.verdict.test for one in (comparison.cells["kd", 0], *comparison.extra)] == ["Welch", "Welch"]
 
 
 def test_no_verdict_without_spread_or_value() -> None:
