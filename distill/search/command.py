@@ -30,8 +30,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--trials", type=int, default=20, help="in all, those of earlier and other workers included")
     parser.add_argument("--storage", help="a file, or a database as sqlite:///FILE (default: a file below output)")
     parser.add_argument("--seed", type=int, default=0, help="of what is drawn")
-    parser.add_argument("--startup", type=int, default=5, help="trials before a bad one is stopped early")
-    parser.add_argument("--warmup", type=int, default=1, help="epochs before a trial is judged")
+    parser.add_argument("--startup", type=int, help="trials before a bad one is stopped early (default: 5)")
+    parser.add_argument("--warmup", type=int, help="epochs before a trial is judged (default: 1)")
     parser.add_argument("--no-pruning", action="store_true", help="stop no trial early")
 
 
@@ -40,6 +40,9 @@ def run(args: argparse.Namespace) -> int:
     for key in ("trials", "startup", "warmup"):
         if isinstance(given := getattr(args, key), int) and given < (key == "trials"):
             raise ValueError(f"--{key} is {given}: give at least {int(key == 'trials')}")
+        if args.no_pruning and key != "trials" and given is not None:
+            raise ValueError(f"--{key} says when a trial may be stopped early, and --no-pruning stops none: give one")
+    startup, warmup = (usual if own is None else own for own, usual in ((args.startup, 5), (args.warmup, 1)))
     add_launchers()
     config.register()
     try:
@@ -51,6 +54,7 @@ def run(args: argparse.Namespace) -> int:
     from distill.search.trial import with_holdout
 
     overrides = [text for text in read_command(["--multirun", *args.overrides]).argv if text != "--multirun"]
+    flags = ["--config-dir", args.config_dir] if args.config_dir else []
     fixed, drawn = space.split(overrides)
     first = _compose(fixed)
     fixed += with_holdout(first)
@@ -61,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     pruner: Any = optuna.pruners.NopPruner()
     if not args.no_pruning:
-        pruner = optuna.pruners.MedianPruner(n_startup_trials=args.startup, n_warmup_steps=args.warmup)
+        pruner = optuna.pruners.MedianPruner(n_startup_trials=startup, n_warmup_steps=warmup)
     made = optuna.create_study(
         storage=study.storage(where), study_name=name, direction="maximize", pruner=pruner, load_if_exists=True
     )
@@ -69,12 +73,12 @@ def run(args: argparse.Namespace) -> int:
     print(f"search {name} in {where}: {len(search.counted())} of {args.trials} trials so far", flush=True)
     with search.working():
         while trial := search.ask(drawn, args.seed, args.trials):
-            _one(search, trial, fixed)
+            _one(search, trial, fixed, flags)
             _give_up(search)
-    return _report(search, fixed, drawn)
+    return _report(search, [*flags, *fixed], drawn)
 
 
-def _one(search: Any, trial: Any, fixed: list[str]) -> None:
+def _one(search: Any, trial: Any, fixed: list[str], flags: list[str]) -> None:
     """Run a trial and tell what came of it; a signal leaves it to be continued by the next worker."""
     from optuna.trial import TrialState
 
@@ -82,9 +86,10 @@ def _one(search: Any, trial: Any, fixed: list[str]) -> None:
     from distill.search.trial import run_trial
 
     values, state, why = None, TrialState.COMPLETE, ""
-    sys.argv[1:] = [*fixed, *words(trial.params)]  # the command that the run's result names
+    overrides = [*fixed, *words(trial.params)]
+    sys.argv[1:] = [*flags, *overrides]  # the command that the run's result names
     try:
-        values = run_trial(trial, _compose(sys.argv[1:]))
+        values = run_trial(trial, _compose(overrides))
         if values is None:
             state, why = TrialState.PRUNED, "stopped early"
     except errors.Stopped:

@@ -38,6 +38,10 @@ def words(drawn: Mapping[str, Any]) -> list[str]:
 
 def _distribution(override: Override) -> BaseDistribution:
     sweep: Any = override.value()
+    known = {"log"} if isinstance(sweep, IntervalSweep) else set()
+    if odd := sorted(set(getattr(sweep, "tags", ())) - known):
+        where = "an interval has the tag log alone" if known else "of tags there is log alone, and that of intervals"
+        raise ValueError(f"{override.input_line}: nothing reads the tag {odd[0]}, {where}, tag(log,interval(0.01,0.1))")
     try:
         if isinstance(sweep, IntervalSweep):
             return _interval(sweep)

@@ -13,7 +13,7 @@ from distill.models import FeatureNet
 from distill.record.reporter import Reporter
 from distill.result import Result
 from distill.run import Experiment
-from distill.run_folder import RunFolder
+from distill.run_folder import RunFolder, score_in
 from distill.signals import StopSignals
 
 HOLDOUT = 0.1
@@ -25,9 +25,10 @@ def with_holdout(spec: RunSpec) -> list[str]:
 
 
 def run_trial(trial: optuna.Trial, spec: RunSpec) -> float | None:
-    """Run `spec` to its end, or from where it was cut off, and return its last held-out accuracy in percent.
+    """Run `spec` to its end, or from where it was cut off, and return its last held-out accuracy in percent, of a net
+    without a classifier that of its features' neighbours.
 
-    None for a trial that was stopped early. Raises what run() raises.
+    None for a trial that was stopped early. Raises what run() raises, ValueError for a run that measures neither.
     """
     assert spec.dataset.holdout > 0, "a search never looks at the test set"
     folder = spec.folder
@@ -36,7 +37,9 @@ def run_trial(trial: optuna.Trial, spec: RunSpec) -> float | None:
         pruning = PruningCallback(trial)
         pruning.report_earlier(folder)
         result = RunFolder(folder).result or _train(pruning, spec, stop)
-    return None if result is None else result.accuracy.last
+    if result is not None and result.score.last is None:
+        raise ValueError("the run has no accuracy, which trials are compared by: leave evaluate.knn null, or true")
+    return None if result is None else result.score.last
 
 
 def _train(pruning: PruningCallback, spec: RunSpec, stop: StopSignals) -> Result | None:
@@ -73,10 +76,10 @@ class PruningCallback:
     def _report(self, row: dict[str, Any]) -> bool:
         """Report an epoch once: one that was logged right before a kill is run, and logged, again."""
         where = (row["phase"], row["epoch"])
-        if row.get("test_accuracy") is None or where in self._seen:  # None: phases in which it means nothing
+        if (score := score_in(row)) is None or where in self._seen:  # None: phases in which it means nothing
             return False
         self._seen.add(where)
-        self.trial.report(row["test_accuracy"], len(self._seen))
+        self.trial.report(score, len(self._seen))
         return True
 
     def begin_epoch(self, phase: str, epoch: int, epochs: int, epochs_left: int, steps: int, done: int) -> None:

@@ -12,6 +12,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 
 from distill.cli import verbs  # noqa: E402
 from distill.content.readers import READERS  # noqa: E402
+from distill.result import Result  # noqa: E402
 from distill.search import space, study, trial  # noqa: E402
 from tests import program  # noqa: E402
 
@@ -78,11 +80,33 @@ def test_an_empty_range_is_refused(text: str) -> None:
         (["method=kd", "method.temprature=range(1,3)"], "did you mean method.temperature"),
         (["method=kd", "method.temperature=range(-3,2)"], "must be a number above 0"),
         ([*TINY, *SPACE, "--storage", "nope://x"], "cannot be opened"),
+        ([*SPACE, "--no-pruning", "--warmup", "2"], "--no-pruning stops none"),
     ],
 )
 def test_mistakes_are_said_before_anything_runs(words: list[str], why: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(words) == 2
     assert why in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["a=tag(log,range(1,9))", "a=tag(lgo,interval(1,9))", "a=tag(log,choice(1,9))"])
+def test_a_tag_that_nothing_reads_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="nothing reads the tag l"):
+        space.split([text])
+
+
+def test_nets_without_a_classifier_are_compared_by_their_neighbours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec: Any = SimpleNamespace(folder=tmp_path / "s1", dataset=SimpleNamespace(holdout=0.1))
+    found = {"dataset": "photos", "student": "resnet8", "method": "proteus", "accuracy": {"last": None}}
+    for measured, value in (({"knn": {"last": 61.5}}, 61.5), ({}, None)):
+        monkeypatch.setattr(trial, "_train", lambda *_, now=found | measured: Result.from_json(now))
+        made: Any = SimpleNamespace(set_user_attr=lambda *_: None)
+        if value is not None:
+            assert trial.run_trial(made, spec) == value
+        else:
+            with pytest.raises(ValueError, match="has no accuracy, which trials are compared by"):
+                trial.run_trial(made, spec)
 
 
 def test_trials_run_and_the_same_command_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -169,6 +193,21 @@ def test_a_trial_that_fails_is_told_and_three_end_the_search(
     assert {one.state.name for one in only_study("f.journal").trials} == {"FAIL"}
 
 
+def test_commands_name_the_folder_of_ones_own_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """That of a trial, which its result records, and the best one's: without it an own method is unknown."""
+    given: list[list[str]] = []
+    monkeypatch.setattr("distill.config.groups._own", [])
+    monkeypatch.setattr(trial, "run_trial", lambda *_: given.append(sys.argv[1:]) or 50.0)
+    (tmp_path / "own").mkdir()
+    assert main([*TINY, SPACE[0], "--storage", "c.journal", "--trials", "1", "--config-dir", "own"]) == 0
+    best = shlex.split(capsys.readouterr().out.strip().splitlines()[-1])
+    assert given[0][:2] == best[3:5] == ["--config-dir", "own"] and best[5:] == [
+        word for word in given[0][2:] if not word.startswith("dataset.holdout=")
+    ]
+
+
 def test_a_kill_costs_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """SIGKILL in the middle of a trial, and half a line at the journal's end: the trial goes on from its checkpoint."""
     words = [*TINY[:4], "schedule.epochs=12", *TINY[5:], "save_minutes=0", *SPACE, "--trials=1", "--storage=k.journal"]
@@ -200,8 +239,9 @@ def test_an_epoch_that_is_run_again_after_a_kill_is_reported_once() -> None:
     callback = trial.PruningCallback(Trial())
     hint = {"phase": "hint", "epoch": 1, "test_accuracy": None}
     rows = [{"phase": "distill", "epoch": epoch, "test_accuracy": 50.0 + epoch} for epoch in (1, 2, 2, 3)]
-    assert [callback._report(row) for row in [hint, *rows]] == [False, True, True, False, True]
-    assert reported == [(51.0, 1), (52.0, 2), (53.0, 3)]
+    features = {"phase": "distill", "epoch": 4, "knn_accuracy": 60.0}  # of a net without a classifier
+    assert [callback._report(row) for row in [hint, *rows, features]] == [False, True, True, False, True, True]
+    assert reported == [(51.0, 1), (52.0, 2), (53.0, 3), (60.0, 4)]
 
 
 def test_a_worker_that_loses_the_race_for_the_tables_tries_again(monkeypatch: pytest.MonkeyPatch) -> None:
