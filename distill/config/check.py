@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 import distill.config.protocol as protocol
+from distill.config.by_size import BY_SIZE
 from distill.config.factory import check_class
 from distill.config.groups import (
     config_unchanged,
@@ -25,7 +26,7 @@ from distill.config.groups import (
     plain,
     suggestion_or,
 )
-from distill.config.hashing import from_paper, identity, taps, teacher_specs
+from distill.config.hashing import from_paper, identity, taps, teacher_specs, training_of
 from distill.config.limits import check_limits
 from distill.config.needs import check_evaluate, check_labels
 from distill.config.optimizer_checks import check_optimizers
@@ -33,12 +34,11 @@ from distill.config.plugins import load_plugins
 from distill.config.refusals import check_refusals
 from distill.config.schedule_checks import check_schedule
 from distill.config.upstream import check_start, upstream_config
-from distill.config.values import check_values
+from distill.config.values import check_data, check_values
 from distill.run_folder import weights_file
 
 MAPS = {"features", "preacts", "stem"}  # of about.taps: what only a net with stages shows
 LOGGERS = {"online": "wandb", "offline": "wandb", "tensorboard": "tensorboard"}  # the package of a tracking.mode
-BY_SIZE = "${finetune:"  # what the number of training images chooses
 _NOT_KEYS = {"_target_", "name", "about"}  # in every method's YAML, and nothing to set
 
 
@@ -148,6 +148,9 @@ def check_teachers(cfg: DictConfig) -> None:
     for teacher in teachers:
         check_model(cfg, "teacher", teacher.get("model"))
         _check_weights(teacher)
+        own = training_of(cfg, teacher)
+        if "dataset" in own:
+            check_data({**plain(cfg, "dataset"), **own["dataset"]}, str(own.get("schedule", {}).get("name")))
     wanted, count = str(OmegaConf.select(cfg, "method.about.teachers", default=1)), len(teachers)
     if count == 1 != int(wanted.replace("n", "2")):
         several = "two or more teachers" if wanted == "n" else f"{wanted} teachers"

@@ -34,7 +34,7 @@ from distill.config.teacher_nodes import OWN, WEIGHT_KINDS, Spec, expand_teacher
 from distill.content.fingerprint import data_fingerprint, folder_model, weights_fingerprint
 
 UNHASHED = {  # what may change without changing the result; everything else of these nodes is hashed
-    "dataset": {"root", "workers", "download"},
+    "dataset": {"root", "workers", "download", "images"},
     "schedule": {"lr_scales"},  # what it does to the run's nets is in their lr_scale
     "teacher": set(),
     "student": set(),
@@ -57,7 +57,7 @@ def hashed_config(cfg: DictConfig) -> dict[str, Any]:
     scales = OmegaConf.select(cfg, "schedule.lr_scales", default=None)
     parts["student"] = _scaled(_started(student_node(cfg)), scales)
     if has_teacher(cfg):
-        several = [_hashed_teacher(spec, _training(cfg, spec), scales) for spec in teacher_specs(cfg)]
+        several = [_hashed_teacher(spec, training_of(cfg, spec), scales) for spec in teacher_specs(cfg)]
         parts["teacher"] = several[0] if len(several) == 1 else several
     for name, (spec, keys) in AS_NULL.items():
         usual = {each.name: each.default for each in fields(spec)}
@@ -181,7 +181,7 @@ def teacher_config(cfg: DictConfig, spec: Spec | None = None) -> DictConfig:
     OmegaConf.set_struct(config, False)
     config["seed"] = spec["seed"]
     config["dataset"] = OmegaConf.merge(cfg.dataset, {key: WHOLE_SET[key] for key in WHOLE_SET if key in cfg.dataset})
-    for key, node in _training(cfg, spec).items():
+    for key, node in training_of(cfg, spec).items():
         config[key] = OmegaConf.merge(config["dataset"], node) if key == "dataset" else OmegaConf.create(node)
     if views := cfg.dataset.get("views"):
         config["dataset"]["views"] = {"student": views.get("teacher"), "teacher": views.get("teacher")}
@@ -207,7 +207,8 @@ def _start(spec: Spec) -> Spec:
     return {"weights": spec["start"], **{key: spec[key] for key in ("mean", "std") if spec.get(key) is not None}}
 
 
-def _training(cfg: DictConfig, spec: Spec) -> dict[str, Spec]:
+def training_of(cfg: DictConfig, spec: Spec) -> dict[str, Spec]:
+    """What the run that trains a teacher has of its own, see `teacher_nodes.training`. Raises ValueError as that."""
     return training(spec, plain(cfg, "dataset"), _schedule_file)
 
 

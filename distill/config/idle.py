@@ -205,6 +205,11 @@ def _teachers_seed(cfg: DictConfig) -> str:
     return "" if given in ("auto", "none") else f"teacher.weights={given} draws nothing"
 
 
+def _several_seeds(cfg: DictConfig) -> str:
+    given = str(plain(cfg, "teacher").get("weights", "auto"))
+    return "teacher.weights=pretrained draws nothing, and is one net" if given == "pretrained" else ""
+
+
 def _cached(cfg: DictConfig) -> str:
     asked, data = str(plain(cfg, "teacher.cache")), plain(cfg, "dataset")
     if asked not in ("logits", "embedding"):
@@ -257,6 +262,8 @@ READ_BY: dict[str, Callable[[DictConfig], str]] = {
     "teacher.dataset": _teachers_training,
     "teacher.cache": _cached,
     **dict.fromkeys(("tracking.project", "tracking.entity", "tracking.artifact"), _tracked(*SERVER)),
+    "teacher.size": _one_teacher,
+    "teacher.seeds": _several_seeds,
     # read wherever there is a teacher; teacher_nodes refuses what does not go together
-    **{f"teacher.{key}": lambda cfg: "" for key in ("weights", "start", "models", "seeds", "chain", "size")},
+    **{f"teacher.{key}": lambda cfg: "" for key in ("weights", "start", "models", "chain")},
 }  # fmt: skip

@@ -66,8 +66,14 @@ def _of_model(entry: Spec) -> Spec:
 
 
 def in_chain(chain: Sequence[Any], own: Spec, load: Load) -> Spec:
-    """The last net of a chain, first taught first, with the names before it."""
+    """The last net of a chain, first taught first, with the names before it. Raises ValueError for one that is not
+    trained here, whom nobody before it could have taught.
+    """
     last = named(chain[-1], own, load)
+    if len(chain) > 1 and not is_trained(last):
+        before, given = ", ".join(map(str, chain[:-1])), f"teacher.weights={last['weights']}"
+        raise ValueError(f"teacher.chain: {chain[-1]} has {given}, and is not taught by {before}: leave the chain "
+                         "away, or give it teacher.weights=auto")  # fmt: skip
     return {**last, "chain": [str(name) for name in chain[:-1]]} if len(chain) > 1 else last
 
 

@@ -36,6 +36,7 @@ def check_values(cfg: DictConfig) -> None:
             continue
         if key in RULES_OF_GROUPS:
             _check_node(key, plain(cfg, key) or {}, RULES)
+            _check_models(plain(cfg, key) or {})
         elif key in AT_THE_TOP:
             check_rule(key, plain(cfg, key), AT_THE_TOP[key])
         elif key not in at_the_top:
@@ -64,6 +65,14 @@ def _check_node(above: str, node: Any, rules: Mapping[str, Rule]) -> None:
             _check_node(name, value, rules)
 
 
+def _check_models(node: Mapping[str, Any]) -> None:
+    """Check the values of those of teacher.models that have keys of their own; which these are, teacher_nodes says."""
+    for each in node.get("models") or ():
+        for key, value in each.items() if isinstance(each, Mapping) else ():
+            if rule := RULES.get(f"teacher.{key}"):
+                check_rule(f"teacher.models: {key}", value, rule)
+
+
 def check_data(node: Mapping[str, Any], schedule: str = "") -> None:
     """Raise ValueError for keys of a data set that its images cannot honour; schedule: its name, which may ask for
     them.
@@ -80,6 +89,9 @@ def check_data(node: Mapping[str, Any], schedule: str = "") -> None:
             raise ValueError(f"{given} is for a data set {other}: {remedy}")
     if folder and node.get("pad"):
         raise ValueError(f"dataset.pad={node['pad']}: images of a folder are cropped and resized, not padded: give 0")
+    if folder and node.get("resize") is True:
+        raise ValueError("dataset.resize=true is for data sets in memory: images of a folder are brought to size by "
+                         f"random crops, or with dataset.resize={node.get('size')}, in pixels, whole")  # fmt: skip
     for key in () if folder or not is_number(node.get("size")) else ("pad", "cutout"):
         if (node.get(key) or 0) >= node["size"]:
             what = f"dataset.{key}={node[key]} leaves crops of {node['size']} pixels without any of their image"
@@ -94,9 +106,12 @@ def check_data(node: Mapping[str, Any], schedule: str = "") -> None:
 
 
 def check_constants(cfg: DictConfig) -> None:
-    """Raise ValueError for a net that has a mean and no std of its own, or the other way round."""
-    for role in ("student", "teacher"):
-        node = plain(cfg, role) or {}
+    """Raise ValueError for a net, one of teacher.models too, that has a mean and no std of its own, or the other way
+    round.
+    """
+    student, teacher = (plain(cfg, role) or {} for role in ("student", "teacher"))
+    own = [each for each in teacher.get("models") or () if isinstance(each, Mapping)]
+    for role, node in (("student", student), ("teacher", teacher), *(("teacher", each) for each in own)):
         if (node.get("mean") is None) != (node.get("std") is None):
             raise ValueError(f"{role}.mean and {role}.std belong together: give both or neither")
         if node.get("mean") is not None and len(node["mean"]) != len(node["std"]):

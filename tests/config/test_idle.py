@@ -35,6 +35,8 @@ IDLE = {  # a command, and what is said of its last word
     "teacher.weights=none teacher.dataset.pad=2": "teacher.weights=none is not trained",
     "method=none teacher.lr_scale=0.5": "method=none has no teacher",
     "teacher.models=[resnet14] teacher.lr_scale=0.5": "teacher.models names the nets",
+    "teacher.models=[resnet14] teacher.weights=none teacher.size=16": "teacher.models names the nets",
+    "method=aekd teacher.weights=pretrained teacher.seeds=[0,1]": "teacher.weights=pretrained draws nothing",
     "teacher.seeds=[3] teacher.seed=4": "teacher.seeds has one for each",
     "tracking.project=mine": "tracking=online or offline reads it, not off",
     "method=at teacher.cache=embedding": "reads its teacher's features, which such a cache does not hold",

@@ -14,7 +14,7 @@ from distill import config
 from distill.config.check import check
 from distill.config.method_rules import NOT_A_METHODS, method_rules
 from distill.config.rules import BITS, FLAG, KINDS, RULES, RULES_OF_GROUPS, check_rule
-from distill.config.values import check_values
+from distill.config.values import check_data, check_values
 from tests import tiny
 
 NAN, INF = float("nan"), math.inf
@@ -146,6 +146,13 @@ def test_keys_beside_others(changes, words):
         OmegaConf.update(cfg, key, value, force_add=True)
     with pytest.raises(ValueError, match=words):
         check_values(cfg)
+
+
+def test_images_of_a_folder_are_not_brought_to_size_when_loaded():
+    photos = {"name": "photos", "kind": "folder", "size": 32, "mean": [0.5] * 3, "std": [1.0] * 3}
+    check_data(photos | {"resize": 48})
+    with pytest.raises(ValueError, match="dataset.resize=true is for data sets in memory"):
+        check_data(photos | {"resize": True})
 
 
 def test_an_optimisers_options_are_its_classes():

@@ -60,6 +60,10 @@ def test_names_are_readable() -> None:
         (["method=aekd", "teacher.models=[resnet8,vgg8]", "teacher.weights=x.pth"], "one teacher's file"),
         (["method=takd", "teacher.chain=[resnet8,vgg8]", "teacher.seeds=[1]"], "ends in one teacher"),
         (["method=kd", "teacher.chain=[]"], "give a list"),
+        (["method=takd", "teacher.chain=[resnet8,vgg8]", "teacher.weights=none"], "vgg8 has .*not taught by resnet8"),
+        (["method=aekd", "teacher.models=[{model: resnet18, mean: [0.5]}, resnet8]"], "belong together"),
+        (["method=aekd", "teacher.models=[{model: resnet18, seed: x}, resnet8]"], "teacher.models: seed=x"),
+        (["method=kd", "dataset=folder", "teacher.dataset.pad=4"], "dataset.pad=4: images of a folder"),
     ],
 )
 def test_what_cannot_be_is_said_in_a_sentence(overrides: list[str], words: str) -> None:
