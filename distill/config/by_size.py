@@ -12,6 +12,8 @@ from omegaconf import DictConfig, OmegaConf
 from distill.config.groups import plain
 from distill.content.data_sets import KNOWN_SETS
 
+BY_SIZE = "${finetune:"  # how the file of a schedule asks for what is chosen here
+COUNTED = "images"  # of the dataset node of a record: how many there were, whatever the folder holds by now
 _SEEN = 256_000  # images that a given net is shown in all: BiT's 500 steps of 512 (arXiv:1912.11370, section 3.3)
 _EPOCHS = (10, 100)  # of a given net, at least and at most; one that starts from nothing has the most
 _BATCH = (16, 256)  # at least and at most; in between, so many that an epoch has ten steps
@@ -50,8 +52,11 @@ def note_of_size(cfg: DictConfig) -> str | None:
 
 def count_of(cfg: DictConfig) -> int | None:
     """How many training images there are, before a data set's own keys leave some out; None where nobody knows."""
-    node = {key: plain(cfg, f"dataset.{key}") for key in ("kind", "name", "root", "labels") if key in cfg.dataset}
+    keys = ("kind", "name", "root", "labels", COUNTED)
+    node = {key: plain(cfg, f"dataset.{key}") for key in keys if key in cfg.dataset}
     kind = str(node.get("kind") or node.get("name"))
+    if node.get(COUNTED):
+        return int(node[COUNTED])
     if kind == "folder":
         return _files(str(node["root"]), node.get("labels") is not False)
     return KNOWN_SETS[kind].images if kind in KNOWN_SETS else None

@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 import distill.config.protocol as protocol
 import distill.config.upstream as upstream
 from distill.config.assistants import note_of_assistants
-from distill.config.by_size import note_of_size
+from distill.config.by_size import BY_SIZE, COUNTED, count_of, note_of_size
 from distill.config.classes import note_of_classes
 from distill.config.data_spec import DataSpec
 from distill.config.departs import departs
@@ -79,10 +79,12 @@ def _resolved(cfg: DictConfig) -> RunSpec:
 
 
 def _recorded(cfg: DictConfig) -> Any:
-    """The configuration as it was composed, and what the data held."""
+    """The configuration as it was composed, what the data held, and how many images, where these chose the schedule."""
     composed: Any = OmegaConf.to_container(cfg, resolve=False)
     if (held := content(cfg)) is not None:
         composed["dataset"]["content"] = held
+    if BY_SIZE in str(composed["schedule"]) and (images := count_of(cfg)) is not None:
+        composed["dataset"][COUNTED] = images
     return composed
 
 

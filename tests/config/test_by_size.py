@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
 from distill import config
 from distill.config.by_size import chosen_by_size, count_of
@@ -47,6 +48,20 @@ def test_a_teacher_has_the_schedule_of_its_own_start(tmp_path: Path) -> None:
     spec = config.resolve(composed(*words, "dataset=stl10", "schedule=finetune"))
     training = spec.teachers[0].training
     assert training is not None and (spec.schedule.lr, training.schedule.lr) == (0.001, 0.0001)
+
+
+def test_a_record_keeps_what_its_images_chose(tmp_path: Path) -> None:
+    """When images are added, or the folder is on another machine, it is the same run of the same teacher still."""
+    root = write_folder(tmp_path, count=70)
+    nets = ("method=kd", "teacher=timm", "teacher.model=resnet18", "student=resnet8")
+    spec = config.resolve(composed(*nets, "dataset=folder", f"dataset.root={root}", "dataset.name=pets"))
+    record = OmegaConf.create(config.thawed(spec.composed))
+    record.dataset.root = str(tmp_path / "elsewhere")
+    again = config.resolve(record)
+    assert again.schedule == spec.schedule and again.hash == spec.hash
+    assert [each.training.hash for each in again.teachers if each.training] == [
+        each.training.hash for each in spec.teachers if each.training
+    ]
 
 
 def test_a_file_alone_knows_no_data() -> None:
