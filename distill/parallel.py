@@ -14,6 +14,7 @@ import atexit
 import logging
 import os
 from collections.abc import Iterator
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -22,6 +23,10 @@ from torch import Tensor, nn
 
 import distill.torchrun as torchrun
 from distill.batch import Batch, Source
+
+PATIENCE = timedelta(days=30)
+"""Of a `barrier`: the first process may wait there for another's lock, or measure features and teachers at the end;
+torch gives up after ten minutes, or half an hour."""
 
 
 def world() -> int:
@@ -41,6 +46,7 @@ def start(device: str) -> str:
     cuda = device != "cpu" and torch.cuda.is_available()
     if not dist.is_initialized():
         dist.init_process_group("nccl" if cuda else "gloo")
+        _Waiting.group = dist.new_group(timeout=PATIENCE)
         atexit.register(_leave)
         if dist.get_rank() > 0:  # what one has said need not be said by all
             logging.getLogger("distill").setLevel(logging.WARNING)
@@ -57,10 +63,16 @@ def _leave() -> None:
         dist.destroy_process_group()
 
 
+class _Waiting:
+    """The processes as those that wait for each other at barriers."""
+
+    group: Any = None
+
+
 def barrier() -> None:
-    """Wait for all processes."""
+    """Wait for all processes, however long one of them takes."""
     if world() > 1:
-        dist.barrier()
+        dist.barrier(group=_Waiting.group)
 
 
 class _BatchShare:

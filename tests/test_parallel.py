@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 from dataclasses import replace
+from datetime import timedelta
 from itertools import islice
 from pathlib import Path
 
 import pytest
 import torch
+from torch.distributed import distributed_c10d
 
 from distill import parallel, torchrun
 from distill.batch import Batch
@@ -185,6 +188,9 @@ def main(folder: Path, out: Path) -> None:
     torch.set_num_threads(1)
     parallel.start("cpu")
     out.write_text(json.dumps({method: train(method, folder / method) for method in METHODS[parallel.world()]}))
+    distributed_c10d._set_pg_timeout(timedelta(seconds=0.5))  # of all exchanges that have no patience of their own
+    time.sleep(1.5 * (parallel.rank() == 0))  # as where it waits for another's lock, or measures what was trained
+    parallel.barrier()
 
 
 if __name__ == "__main__":
