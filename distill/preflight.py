@@ -32,7 +32,7 @@ from distill.content.memo import memoised
 from distill.data import DataInfo, load_data
 from distill.data.dataset import check_classes, check_kind, data_info
 from distill.data.modality import views_of
-from distill.method import Method
+from distill.method import Method, Source
 from distill.models import FeatureNet
 from distill.models import build as build_net
 from distill.models.prototype import Prototype, shaped, without_memory
@@ -54,22 +54,22 @@ def trains_first(spec: RunSpec) -> bool:
     return any(each is not None and not RunFolder(each.folder).done for each in needed)
 
 
-def check_fit(spec: RunSpec, info: DataInfo, *, on_meta: bool = False) -> None:
+def check_fit(spec: RunSpec, info: DataInfo, source: Source | None = None, *, on_meta: bool = False) -> None:
     """Raise ValueError where nets, weights, method and data do not go together, and so would the run once it begins.
 
-    Nets and method are made and forgotten again; the global random state is left alone. on_meta: on the meta
-    device where that can be, which costs more to import than a few nets to make.
+    Nets and method are made and forgotten again; the global random state is left alone. source: of the data, if they
+    are there. on_meta: on the meta device where that can be, which costs more to import than a few nets to make.
     """
     spec.evaluate.check(info.num_train if info.num_classes else None)
     with torch.random.fork_rng(devices=[]):
         if on_meta and not (spec.student.weights or _of_files(spec)):
             try:
                 with without_memory():
-                    _made(spec, info)
+                    _made(spec, info, source)
                 return
             except (RuntimeError, NotImplementedError, TypeError) as error:  # what has no meaning without values
                 log.debug("not to be made without memory: %s", error)
-        _made(spec, info)
+        _made(spec, info, source)
 
 
 def refusal_of_command(spec: RunSpec) -> str:
@@ -174,7 +174,7 @@ def _file(teacher: TeacherSpec) -> str | None:
     return None if teacher.training or teacher.pretrained or teacher.weights == "none" else teacher.weights
 
 
-def _made(spec: RunSpec, info: DataInfo) -> None:
+def _made(spec: RunSpec, info: DataInfo, source: Source | None) -> None:
     """Make the nets and the method, with the weights that are there already."""
     there = torch.get_default_device().type != "meta"  # else no weights are loaded
     student = _net(spec.student, info, spec.seed, spec.student.pretrained and there, start.student_arguments(spec))
@@ -189,7 +189,17 @@ def _made(spec: RunSpec, info: DataInfo) -> None:
     for net in teachers:
         net.requires_grad_(False)
     check_maps(spec.method.name, spec.method.taps, [student.name, *(net.name for net in teachers)])
-    _check_updates(instantiate(spec.method.node, student, teachers, replace(info)), spec)
+    method = instantiate(spec.method.node, student, teachers, replace(info))
+    _check_updates(method, spec)
+    if source is not None:
+        _check_views(method, source)
+
+
+def _check_views(method: Method, source: Source) -> None:
+    """Raise ValueError for data that a phase cannot see as it will. What asks the method's nets first is left out."""
+    for phase in method.phases():
+        if phase.source is not None and getattr(phase.source, "__self__", None) is not method:
+            phase.source(source)
 
 
 def _check_updates(method: Method, spec: RunSpec) -> None:

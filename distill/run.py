@@ -219,7 +219,7 @@ def make_inputs(spec: RunSpec, reads: Collection[str] | None = None) -> Inputs:
     mixed = not {"mixup", "cutmix"}.isdisjoint(given)
     source = data.source(batch_size=schedule.batch_size, seed=spec.seed, **given)
     if preflight.trains_first(spec):  # what does not fit is said now, and not after hours of a teacher's training
-        preflight.check_fit(spec, data.info)
+        preflight.check_fit(spec, data.info, source)
     steps, batch, begun = source.steps * schedule.epochs, schedule.batch_size, RunFolder(spec.folder).choices
     choices = decide(machine, device, steps, begun, partial(preflight.random_nets, spec, data.info), batch)
     precision, kinds = choices.precision, {"trained": choices.trained, "frozen": choices.frozen}

@@ -27,6 +27,7 @@ def spec_of(folder: Path, *overrides: str):
     (["method=reviewkd", "teacher=resnet56", "student=vgg8"], "reviewkd pairs stages"),
     (["method=kd", "+student.args.bogus=1"], "bogus"),
     (["method=at", "student=timm", "student.model=resnet18", "+student.args.bogus=1"], "bogus"),
+    (["method=mlkd", "dataset.cutout=2"], "beside the strong view the weak one is cropped and flipped alone"),
 ])  # fmt: skip
 def test_what_does_not_fit_is_refused_before_its_teacher_is_trained(tmp_path, monkeypatch, overrides, words):
     def trained(spec):
