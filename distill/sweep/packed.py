@@ -156,12 +156,12 @@ class Pack:
                 _join(stepped)
 
     def _gather(self, stop: StopSignals) -> list[Member]:
-        """Open runs until none is left, `most` are open, or the next would not fit into memory or is another launch's:
-        who waits for that holds no run, for which that might wait.
+        """Open runs until none is left, a signal has come, `most` are open, or the next would not fit into memory or is
+        another launch's: who waits for that holds no run, for which that might wait.
         """
         members: list[Member] = []
         largest, free = 0, free_memory()
-        while self.waiting and (self.most is None or len(members) < self.most):
+        while self.waiting and stop.received is None and (self.most is None or len(members) < self.most):
             if self.most is None and members and 3 * largest > free:
                 break
             if members and RunFolder(self.waiting[0][0].folder).locked:

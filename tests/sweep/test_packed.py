@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import signal
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from distill import run, runtime
+from distill import errors, run, runtime
 from distill.config import RunSpec, resolve
 from distill.data.arrays import SharedSource
 from distill.run import Experiment, Inputs, make_inputs
@@ -185,3 +186,19 @@ def test_who_waits_for_another_launch_holds_no_run_for_which_that_might_wait(
         fcntl.flock(file, fcntl.LOCK_EX)  # as another process would
         assert [one.job.name for one in pack._gather(StopSignals())] == ["a"]
     assert [one.job.name for one in pack._gather(StopSignals())] == ["b", "c"]
+
+
+def test_a_signal_while_runs_are_opened_leaves_the_rest_closed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended, stop = [], StopSignals()
+
+    def opened(job: Job, *_: Any) -> None:
+        stop.received = signal.SIGTERM
+        raise errors.Stopped
+
+    monkeypatch.setattr(packed, "Member", opened)
+    sweep: Any = SimpleNamespace(finish=lambda job, code, *_, **__: ended.append((job.name, code)))
+    pack = packed.Pack(sweep, [member(tmp_path, name) for name in "abc"], None)
+    pack.run(stop)
+    assert ended == [("a", errors.STOPPED)] and [job.name for job, _ in pack.waiting] == ["b", "c"]
