@@ -33,6 +33,7 @@ class RunProgress:
     best: float | None = None
     phases: dict[str, int] = field(default_factory=dict)
     seen: float = 0.0  # when the last epoch was seen
+    began: float = 0.0  # when its rows did: before that were a queue, loading, perhaps the training of its teacher
 
     def poll(self) -> None:
         """Read what is new."""
@@ -54,6 +55,7 @@ class RunProgress:
         if first or anew:
             old = anew or path.stat().st_mtime < self.job.started
             self.before, self.seen = (_steps(_row(lines[-1])) if old and lines else 0), time.time()
+            self.began = self.job.started if lines and not anew else self.seen
 
     def _take(self, line: bytes) -> None:
         if b'"epoch"' not in line[:40] and b'"kind": "epoch"' not in line:
@@ -75,7 +77,7 @@ class RunProgress:
         steps, total = _steps(self.row), sum(self.phases.values())
         if steps <= self.before or not total:
             return None
-        pace = (self.seen - self.job.started) / (steps - self.before) * steps / self.epochs  # of an epoch
+        pace = (self.seen - self.began) / (steps - self.before) * steps / self.epochs  # of an epoch
         return max(pace * (total - self.epochs) - (now - self.seen), 0.0)
 
     def fields(self, now: float) -> list[str]:

@@ -122,22 +122,44 @@ def test_a_resumed_run_is_timed_by_what_it_did_since(tmp_path: Path) -> None:
     assert one.left(time.time()) == pytest.approx(60, abs=2)  # three more, at 20 s each
 
 
+@pytest.fixture
+def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The time of day, which a test sets."""
+    told = [10_000.0]
+    monkeypatch.setattr("distill.sweep.board.time", SimpleNamespace(time=lambda: told[0]))
+    return told
+
+
 @pytest.mark.parametrize("lost", [False, True])
-def test_an_epoch_that_was_begun_before_counts_by_the_steps_that_were_left_of_it(tmp_path: Path, lost: bool) -> None:
+def test_an_epoch_that_was_begun_before_counts_by_the_steps_that_were_left_of_it(
+    tmp_path: Path, now: list[float], lost: bool
+) -> None:
     """lost: rows behind the checkpoint, which the run takes away as it goes on."""
-    begun = job(tmp_path, "a", 6, time.time() - 2000)
+    begun = job(tmp_path, "a", 6, now[0])
     metrics = begun.folder / "metrics.jsonl"
     write(begun, json.dumps({"kind": "step", "epoch": 7, "step": 135}) + "\n")
     kept = metrics.read_text()
     write(begun, json.dumps(epoch(7)) + "\n" if lost else "")
-    os.utime(metrics, (time.time() - 9000,) * 2)
+    os.utime(metrics, (1000, 1000))
     one = RunProgress(begun)
     one.poll()
     metrics.write_text(kept)
     one.poll()
+    now[0] += 20
     write(begun, json.dumps(epoch(7)) + "\n")
     one.poll()
-    assert one.left(time.time()) == pytest.approx(24_000, rel=0.02)  # three more, a quarter of one having taken 2000 s
+    assert one.left(now[0]) == pytest.approx(240)  # three more, a quarter of one having taken 20 s
+
+
+def test_the_training_of_a_teacher_counts_for_no_epoch(tmp_path: Path, now: list[float]) -> None:
+    begun = job(tmp_path, "a", 0, now[0] - 5000)
+    (begun.folder / "metrics.jsonl").write_text("")
+    one = RunProgress(begun)
+    one.poll()
+    now[0] += 20
+    write(begun, json.dumps(epoch(1)) + "\n")
+    one.poll()
+    assert one.left(now[0]) == pytest.approx(180)
 
 
 def test_what_a_run_says_before_its_first_epoch_is_shown(tmp_path: Path) -> None:
