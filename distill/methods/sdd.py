@@ -18,6 +18,7 @@ from distill.parts.choice import check_choice
 from distill.parts.probing import probe_outputs
 
 _BASES = ("kd", "dkd", "nkd")
+_FINEST = 4
 RowLoss = Callable[[Tensor, Tensor, Tensor], Tensor]
 """Logits [N,K] of student and teacher and labels [N] -> the loss of each row [N]."""
 
@@ -65,9 +66,10 @@ def scale_decoupled_loss(student: Tensor, teacher: Tensor, labels: Tensor, loss:
 def region_logits(net: FeatureNet, final: Tensor, grids: Sequence[int]) -> Tensor:
     """Logits [B,R,K] of the cells of each grid of g x g over the map [B,D,H,W] that the net's head pools.
 
-    Cells of coarser grids are means of the finest one's, as in the authors' code.
+    Cells of coarser grids are means of the finest one's, which has four a side at least where the others divide four,
+    as in the authors' code: of 7 x 7 positions those in the middle count more often.
     """
-    finest = F.adaptive_avg_pool2d(final, max(grids))
+    finest = F.adaptive_avg_pool2d(final, _FINEST if all(_FINEST % grid == 0 for grid in grids) else max(grids))
     cells = torch.cat([F.adaptive_avg_pool2d(finest, grid).flatten(2) for grid in grids], dim=2)
     batch, width, count = cells.shape
     return net.head(cells.mT.reshape(batch * count, width, 1, 1)).view(batch, count, -1)

@@ -274,6 +274,7 @@ RATES: dict[str, tuple[int, int, float, bool, list[tuple[int, float]]]] = {
     "crd": (240, 64, 5e-4, False, CRD),
     "crd-nesterov": (240, 64, 5e-4, True, CRD),
     "sskd": (240, 64, 5e-4, False, CRD),
+    "sdd": (240, 64, 5e-4, False, CRD),
     "reviewkd": (240, 128, 5e-4, True, [(1, 0.1), (151, 0.1), (152, 0.01), (182, 1e-3), (212, 1e-4)]),
     "ofd": (200, 128, 5e-4, True, [(1, 0.1), (100, 0.1), (101, 0.01), (150, 0.01), (151, 1e-3), (200, 1e-3)]),
     "cls-kd": (200, 128, 5e-4, False, [(60, 0.1), (61, 0.02), (121, 0.004), (161, 8e-4), (200, 8e-4)]),

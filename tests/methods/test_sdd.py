@@ -87,6 +87,19 @@ def test_regions_are_the_cells_of_the_map_that_the_head_pools(name: str) -> None
     torch.testing.assert_close(logits[:, 1], corner, rtol=1e-4, atol=1e-5)
 
 
+def test_cells_of_two_a_side_are_means_of_sixteen() -> None:
+    """Of 7 positions the sixteen have 0 and 1, 1 to 3, 3 to 5, 5 and 6 a side."""
+    net = tiny.build("cifar_resnet8", tiny.CLASSES, size=32, seed=1).eval()
+    line = np.array([[1, 1, 0, 0, 0, 0, 0], [0, 1, 1, 1, 0, 0, 0], [0, 0, 0, 1, 1, 1, 0], [0, 0, 0, 0, 0, 1, 1]])
+    shares = torch.from_numpy(line / line.sum(axis=1, keepdims=True)).float().view(2, 2, 7).mean(dim=1)
+    maps = torch.randn(2, net.embedding_dim, 7, 7, generator=G)
+    cells = torch.einsum("iy,jx,bcyx->bcij", shares, shares, maps)
+    with torch.no_grad():
+        logits = sdd.region_logits(net, maps, (1, 2))
+        torch.testing.assert_close(logits[:, 4], net.head(cells[:, :, 1:, 1:]), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(logits[:, 0], net.head(cells), rtol=1e-4, atol=1e-5)
+
+
 def test_soft_targets_have_no_warm_up_and_the_others_have() -> None:
     shares: dict[str, Tensor] = {}
     for base in ("kd", "dkd"):

@@ -131,7 +131,7 @@ def published(name: str) -> set[tuple[str, str, str]]:
     return found
 
 
-@pytest.mark.parametrize("name", ["crd_table1", "crd_table2", "dkd", "sskd"])
+@pytest.mark.parametrize("name", ["crd_table1", "crd_table2", "dkd", "sskd", "sdd"])
 def test_tables_are_run_cell_by_cell(name: str) -> None:
     assert {cell for cell in cells(name) if cell[2] != "none"} == published(name)
 
