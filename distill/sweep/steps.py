@@ -20,6 +20,7 @@ from typing import Any
 from distill.config import RunSpec, frozen, thawed
 from distill.content.image_record import cache_folder
 from distill.files import SaveError, read_mapping, write_json
+from distill.sweep.speeds import is_data_free
 
 BUDGET = 2.0  # seconds for all timing of a plan, 0.4 of them for nets; those after that are estimated by others
 DIRECT, SHARED = 16e9, 1.3e9  # multiply-accumulates of the nets in a method's step: on its own pair, on small nets
@@ -60,7 +61,6 @@ class Steps:
 
     def _seconds(self, spec: RunSpec) -> tuple[float | None, str]:
         from distill.preflight import supposed  # imports torch
-        from distill.sweep.timed_method import is_data_free
 
         info = None if spec.schedule.rule else supposed(spec.dataset)
         if info is None:

@@ -27,6 +27,7 @@ from distill.engine.update import take_step, train_mode
 from distill.method import Method, Phase, Update
 from distill.models import FeatureNet
 from distill.preflight import random_nets
+from distill.sweep.speeds import is_data_free
 from distill.teachers.forward import FrozenTeachers, Teachers
 from distill.timed_step import seconds_of
 
@@ -144,11 +145,6 @@ def _end_after(limit: float, nets: list[FeatureNet]) -> None:
 
     for net in nets:
         net.register_forward_pre_hook(check)
-
-
-def is_data_free(spec: RunSpec) -> bool:
-    """Whether the method makes its images, `batch_size` a step."""
-    return bool((spec.method.node.get("about") or {}).get("kind") == "data-free")
 
 
 def _method(

@@ -107,10 +107,16 @@ def test_states_and_times(capsys: pytest.CaptureFixture[str]) -> None:
     assert not at1.exists()
 
 
-def test_a_run_that_was_cut_off_tells_its_own_speed(capsys: pytest.CaptureFixture[str]) -> None:
-    words = [*TINY, "method=kd", "schedule.batch_size=64"]
+@pytest.mark.parametrize(
+    ("method", "words", "rate"),
+    [("kd", ["schedule.batch_size=64"], 6.4), ("dafl", ["method.batch_size=640"], 64.0)],  # which makes its images
+)
+def test_a_run_that_was_cut_off_tells_its_own_speed(
+    method: str, words: list[str], rate: float, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [*TINY, f"method={method}", *words]
     (folder,) = folders(*words)
-    cut_off(folder, 3, images_per_second=6.4)
+    cut_off(folder, 3, images_per_second=rate)
     out = lines(capsys, *words)  # an epoch of 3 steps of 64 images is left
     assert out[0].startswith("cut off at epoch 3 of 4 ") and "~0:30 (measured, the run itself)" in out[0]
 
