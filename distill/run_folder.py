@@ -225,6 +225,18 @@ def weights_file(given: str | Path) -> tuple[Path, str | None]:
     return found, (entry if colons else None)
 
 
+def input_of(given: str | Path) -> Mapping[str, Any]:
+    """What the net takes whose weights a run of ours has left (see `weights_file`): size, mean and std, as its result
+    tells; empty for a file of others.
+    """
+    file = Path(str(given))
+    folder = file if file.is_dir() else file.parent if file.name in (STUDENT_FILE, BEST) else None
+    with suppress(BadResult):
+        found = RunFolder(folder).read_result().document.get("input") if folder else None
+        return found or {}
+    return {}
+
+
 def is_locked(path: Path) -> bool:
     """Whether a process that is alive holds a lock file; one that cannot be opened counts as held."""
     if not path.exists():

@@ -32,6 +32,7 @@ from distill.config.own_code import code_of_class, code_of_net, code_of_reader
 from distill.config.schedule_spec import ScheduleSpec, lr_share
 from distill.config.teacher_nodes import OWN, WEIGHT_KINDS, Spec, expand_teachers, label, named, training
 from distill.content.fingerprint import data_fingerprint, folder_model, weights_fingerprint
+from distill.run_folder import input_of
 
 UNHASHED = {  # what may change without changing the result; everything else of these nodes is hashed
     "dataset": {"root", "workers", "download", "images"},
@@ -45,6 +46,7 @@ AS_NULL: dict[str, tuple[Any, set[str]]] = {  # keys that are as good as null wh
     "schedule": (ScheduleSpec, {"last_batch", "accumulate", "repeats", "cutmix", "drop_path", "loss", "ema_warmup",
                                 "ema_export", "clip_mode", "no_decay"}),
 }  # fmt: skip
+OF_IMAGES = ("mean", "std")  # keys of a data set, and of a net that sees images by others
 OF_STUDENTS = ("upstream", "weights", "mean", "std", "quantize")  # keys of student beside those of its file
 WHOLE_SET = {"omit": [], "fraction": 1.0, "shots": None}  # of conf/dataset: no training image left out
 
@@ -158,7 +160,19 @@ def taps(cfg: DictConfig) -> set[str]:
 def teacher_specs(cfg: DictConfig) -> list[Spec]:
     """The run's teachers, each as a plain node; none for a method that loads none. Raises ValueError."""
     specs = expand_teachers(plain(cfg, "teacher") or {}, _teacher_node) if has_teacher(cfg) else []
-    return [following("teacher", spec) for spec in specs]
+    return [_as_trained(cfg, following("teacher", spec)) for spec in specs]
+
+
+def _as_trained(cfg: DictConfig, spec: Spec) -> Spec:
+    """A teacher that has the weights of a run of ours with the mean and std of that run's net, where they are not the
+    data's: of a net that began with timm's weights, say.
+    """
+    weights, data = str(spec.get("weights") or "auto"), plain(cfg, "dataset")
+    if spec.get("mean") is not None or weights in WEIGHT_KINDS or (data.get("views") or {}).get("teacher"):
+        return spec
+    own = {key: [round(float(v), 6) for v in values] for key in OF_IMAGES if (values := input_of(weights).get(key))}
+    same = all(own.get(key) == [round(float(v), 6) for v in data.get(key) or ()] for key in OF_IMAGES)
+    return spec if same or len(own) < len(OF_IMAGES) else {**spec, **own}
 
 
 def teacher_name(cfg: DictConfig) -> str:

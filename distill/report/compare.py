@@ -5,7 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import cache
 
+from distill.config.groups import options
+from distill.config.net_names import is_known
+from distill.config.our_nets import OUR_NETS
 from distill.papers import PaperTable, Value
 from distill.report.stats import MISSING, VARIANT, Sample, Verdict, compare_published, sample
 from distill.report.summary import ALONE, Row
@@ -155,6 +159,8 @@ def setting_marks(table: PaperTable, method: str, pair: int, row: Row) -> list[s
     run, found = row.one, []
     if table.dataset and model_name(run.dataset) != model_name(table.dataset):
         found.append(f"data set {run.dataset}")
+    if table.dataset != "imagenet":  # whose nets are timm's
+        found += [f"timm's {name}" for name in (run.teacher, run.student) if name and _is_timms(name)]
     if run.part != "test":
         found.append(f"measured on {run.part}")
     protocol, epochs = table.protocol_of(method), table.epochs_of(method, pair)
@@ -163,6 +169,13 @@ def setting_marks(table: PaperTable, method: str, pair: int, row: Row) -> list[s
     elif epochs and run.epochs is not None and run.epochs != epochs:
         found.append(f"{run.epochs:g} epochs, not {epochs}")
     return found + [f"set by hand: {word}" for word in run.by_hand]
+
+
+@cache
+def _is_timms(name: str) -> bool:
+    """Whether a net is timm's, and not the one for small images that papers, and files of conf, call by its name."""
+    ours = name in OUR_NETS or any(name in options(group) for group in ("student", "teacher"))
+    return not ours and is_known(name)
 
 
 def _with_kd(row: Row) -> bool:

@@ -44,6 +44,21 @@ def test_what_a_teacher_starts_from_is_the_start_of_its_own_run() -> None:
     assert spec.hash != config.resolve(tiny.composed(*TIMM)).hash
 
 
+def test_a_teacher_with_a_runs_weights_sees_images_as_that_net_did(tmp_path: Path) -> None:
+    """A net that began with timm's weights has their mean and std; by the data's its answers would be others."""
+    save_file(build("cifar_resnet8", 10, in_chans=1).model.state_dict(), tmp_path / "student.safetensors")
+    found = []
+    for mean, std in ((0.5, 0.25), (0.305861, 0.37641)):  # those of the digits come second
+        takes = {"size": 8, "channels": 1, "mean": [mean], "std": [std]}
+        result = {"dataset": "digits", "student": "resnet8", "method": "none", "accuracy": {"last": 90.0}}
+        (tmp_path / "result.json").write_text(json.dumps(result | {"input": takes}))
+        for place in (tmp_path, tmp_path / "student.safetensors"):
+            spec = config.resolve(tiny.composed("method=kd", "teacher=resnet8", f"teacher.weights={place}"))
+            found.append((spec.teachers[0].mean, spec.teachers[0].std, spec.hash))
+    assert found[0] == found[1] == ((0.5,), (0.25,), found[0][2])
+    assert found[2] == found[3] == (None, None, found[2][2]) and found[2][2] != found[0][2]
+
+
 def test_a_file_counts_by_what_it_holds(tmp_path: Path) -> None:
     state = build("cifar_resnet8", 4).model.state_dict()
     for name in ("one", "same"):

@@ -413,6 +413,15 @@ def test_baselines_of_the_table_are_compared_too(tmp_path: Path, capsys: pytest.
     assert teacher["published"] == "72.34" and float(teacher["ours_mean"]) == pytest.approx(72.1)
 
 
+def test_a_net_of_timm_is_not_the_one_for_small_images_of_its_name(tmp_path: Path) -> None:
+    for teacher in ("ResNet50", "resnet50"):
+        write_run(tmp_path, teacher=teacher, student="MobileNetV2", hash=teacher)
+    comparison = match_rows(papers.table("crd_table2"), summarize(collect([tmp_path]).runs))
+    (cell,) = (one for (method, _), one in comparison.cells.items() if method == "kd" and one.row)
+    assert cell.row is not None and cell.row.one.teacher == "ResNet50"
+    assert [one.marks for one in comparison.extra] == [("timm's resnet50",)]
+
+
 def test_of_several_configurations_the_one_with_most_seeds_is_shown(tmp_path: Path) -> None:
     for seed in range(3):
         write_run(tmp_path, seed, 60.0, hash="zzzz")
