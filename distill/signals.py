@@ -17,6 +17,11 @@ GOES_ON = "the same command goes on"
 STOPPING = ("SIGTERM", "SIGUSR1", "SIGUSR2", "SIGINT")
 
 
+def stop_signals() -> set[int]:
+    """Those that this machine knows."""
+    return {int(number) for name in STOPPING if (number := getattr(signal, name, None))}
+
+
 class _Process:
     """What all contexts of the process share: a teacher that a run trains is stopped by the run's signal."""
 
@@ -44,9 +49,8 @@ class StopSignals:
         if threading.current_thread() is threading.main_thread():
             self.received = _Process.contexts[-1].received if _Process.contexts else None
             _Process.contexts.append(self)
-            for name in STOPPING:
-                if number := getattr(signal, name, None):
-                    self.previous[number] = signal.signal(number, self._handle)
+            for number in stop_signals():
+                self.previous[number] = signal.signal(number, self._handle)
         return self
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
@@ -118,9 +122,8 @@ def leave_to_parent(_: int = 0) -> None:
     """In a process that works for this one: leave stop signals, which Slurm, `timeout` or a terminal send to all of a
     job's processes, to the one that saves. Ended by the process that started it alone, and with that.
     """
-    for name in STOPPING:
-        if name != "SIGTERM" and (number := getattr(signal, name, None)):
-            signal.signal(number, signal.SIG_IGN)
+    for number in stop_signals() - {signal.SIGTERM}:
+        signal.signal(number, signal.SIG_IGN)
     if hasattr(signal, "sigwaitinfo"):  # which tells who has sent it; macOS has none
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         threading.Thread(target=_end_for, args=(os.getppid(),), daemon=True).start()

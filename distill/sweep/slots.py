@@ -39,7 +39,7 @@ class Slots:
         self.running: dict[BaseProcess, tuple[Job, int]] = {}
         self._full = Backoff()
         self.context = multiprocessing.get_context("forkserver")
-        self.context.set_forkserver_preload(["distill.sweep.preload"])
+        self.context.set_forkserver_preload(["distill.sweep.fork_server", "distill.sweep.preload"])
         forkserver.ensure_running()  # it imports torch while others go on
 
     def run(self) -> None:

@@ -19,12 +19,14 @@ from typing import Any, TextIO
 
 from distill.files import PASSING
 from distill.run_folder import RunFolder
+from distill.signals import stop_signals
 from distill.terminal import SafeStream
 
 
 def process(argv: list[str], folder: str, env: Mapping[str, str]) -> None:
     """The body of a process of the local launcher: run the command and leave with its exit code."""
     os.setsid()  # Ctrl-C reaches the launcher alone, which passes it on
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, stop_signals())  # which the process that it was forked from holds back
     os.environ.update(env)
     threading.Thread(target=_follow_parent, daemon=True).start()
     sys.exit(run(argv, folder))

@@ -20,6 +20,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,7 @@ SMALL = ["method=none", "student=resnet8", "dataset.fraction=0.1", "precision=fp
 def pretend(argv: list[str], folder: str, env: Mapping[str, str]) -> None:
     """What a job's process does here: the fault of its seed and attempt, else a result."""
     os.setsid()
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, signals.stop_signals())
     place = Path(folder)
     place.mkdir(parents=True, exist_ok=True)
     attempt = len(list(place.glob("attempt-*"))) + 1
@@ -59,6 +61,8 @@ def pretend(argv: list[str], folder: str, env: Mapping[str, str]) -> None:
         sys.exit(fault)
     if fault == "hang":
         time.sleep(600)
+    if fault == "wait":
+        wait_for((place.parents[3] / "go").exists)
     if isinstance(fault, int):
         os.kill(os.getpid(), -fault)
     RunFolder(place).finish({"dataset": "d", "student": "s", "method": "m", "accuracy": {"last": 50.0}})
@@ -238,6 +242,21 @@ def test_a_signal_stops_the_sweep(pretended: Any, output: Path) -> None:
     assert left.value.code == errors.STOPPED
     assert [(line["outcome"], line["again"]) for line in attempts(output)] == [("stopped", False)] * 2
     assert not list(output.rglob("s2"))  # never started
+
+
+def test_a_signal_to_all_processes_leaves_the_one_that_tells_how_runs_end(pretended: Any, output: Path) -> None:
+    def send() -> None:
+        wait_for(lambda: list(output.rglob("attempt-1")))
+        for number in (signal.SIGUSR2, signal.SIGTERM):
+            os.kill(forkserver._forkserver._forkserver_pid, number)  # type: ignore[attr-defined]
+        time.sleep(0.2)
+        (output / "go").touch()
+
+    sender = threading.Thread(target=send)
+    sender.start()
+    _, log, _ = pretended({0: ["wait"]}, seeds=1)
+    sender.join()
+    assert [line["outcome"] for line in log] == ["done"]
 
 
 # --- parts
