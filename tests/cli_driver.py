@@ -32,7 +32,7 @@ def run(cfg: DictConfig) -> dict[str, Any]:
     print("RAN", cfg.method.name, cfg.seed, folder, os.environ.get("HYDRA_FULL_ERROR"))
     if cfg.seed in FAILURES:
         raise FAILURES[cfg.seed]
-    return {"accuracy": {"last": 50.0}}
+    return {"dataset": "digits", "student": "resnet8", "method": cfg.method.name, "accuracy": {"last": 50.0}}
 
 
 def main() -> None:

@@ -7,9 +7,10 @@ are those of distill.errors. HYDRA_FULL_ERROR=1 adds the traceback.
 from __future__ import annotations
 
 import logging
+import math
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -33,6 +34,7 @@ from distill.cli.verbs import help_lines, output_closed, print_error, show_trace
 from distill.config.check import check
 from distill.content.memo import files_unchanged
 from distill.files import SaveError
+from distill.result import Result
 from distill.sweep import add_launchers, failures, launched, plan
 from distill.terminal import printable
 
@@ -131,7 +133,7 @@ def _job(cfg: DictConfig) -> float:
             from distill.run import run
 
             result = run(cfg)
-        return float(result["accuracy"]["last"] or "nan")  # what a hyper-parameter search maximises
+        return searched_value(result)
     except (errors.Stopped, KeyboardInterrupt) as stop:
         _note(cfg, stop)
         sys.exit(errors.exit_code(stop))
@@ -139,6 +141,12 @@ def _job(cfg: DictConfig) -> float:
         show_traceback()
         _note(cfg, error)
         return float("nan")
+
+
+def searched_value(result: Mapping[str, Any]) -> float:
+    """What a hyper-parameter search maximises: the last score in percent of a run's result; NaN where it has none."""
+    last = Result.from_json(dict(result)).score.last
+    return math.nan if last is None else last
 
 
 def _note(cfg: DictConfig, error: BaseException) -> None:

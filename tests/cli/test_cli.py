@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import shlex
@@ -18,6 +19,7 @@ from distill import config
 from distill.__main__ import main
 from distill.cli import verbs
 from distill.cli.command import read_command
+from distill.cli.main import searched_value
 from distill.config.hydra_keys import LAUNCHERS
 from tests import program
 
@@ -200,6 +202,13 @@ def test_exit_codes_of_runs(tmp_path: Path) -> None:
     log = Path(re.search(r"traceback in (.+)\)", results[96]["err"])[1])
     assert results[96]["err"].count("\n") == 1 and "MemoryError: the memory does not suffice" in results[96]["err"]
     assert "Traceback" in log.read_text() and log.parent.name == "s96"
+
+
+def test_a_search_is_given_the_score_even_where_it_is_0_or_that_of_neighbours() -> None:
+    names = {"dataset": "digits", "student": "resnet8", "method": "kd"}
+    assert searched_value({**names, "accuracy": {"last": 0.0}}) == 0.0
+    assert searched_value({**names, "accuracy": {"last": None}, "knn": {"last": 61.5}}) == 61.5
+    assert math.isnan(searched_value({**names, "accuracy": {"last": None}}))
 
 
 def test_our_own_settings_do_not_leak_into_the_job(tmp_path: Path) -> None:
