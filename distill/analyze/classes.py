@@ -11,7 +11,7 @@ from distill.analyze.numbers import class_accuracy
 from distill.analyze.style import STUDENT_COLOUR, TEACHER_COLOUR, Picture
 from distill.charts import svg
 
-_FEW, _NAMED = 30, 5
+_FEW, _NAMED, _MOST = 30, 5, 60
 _ROW, _TOP = 20, 30
 
 
@@ -26,7 +26,8 @@ def draw(analysis: AnalysisData) -> Picture:
     else:
         drawing = _pairs(student, teacher, names)
         what = "sorted by the student's distance to the teacher" if teacher is not None else "sorted by accuracy"
-        caption = f"Test accuracy on the images of each class, {what}. Filled: student"
+        shown = "each class" if len(names) <= _MOST else f"the {_MOST} of {len(names)} classes where it is lowest"
+        caption = f"Test accuracy on the images of {shown}, {what}. Filled: student"
         caption += "; hollow: teacher." if teacher is not None else "."
     numbers = {name: {"student": s} for name, s in zip(names, student.tolist(), strict=True)}
     for name, value in zip(names, teacher.tolist() if teacher is not None else [], strict=False):
@@ -36,7 +37,7 @@ def draw(analysis: AnalysisData) -> Picture:
 
 def _pairs(student: Tensor, teacher: Tensor | None, names: list[str]) -> svg.Drawing:
     """One line a class, sorted by the gap (or by accuracy, without a teacher)."""
-    order = (student if teacher is None else student - teacher).nan_to_num(0).argsort()[: 2 * _FEW].tolist()
+    order = (student if teacher is None else student - teacher).nan_to_num(0).argsort()[:_MOST].tolist()
     lines = [(names[k], student[k].item(), None if teacher is None else teacher[k].item()) for k in order]
     ends = [value for _, *pair in lines for value in pair if value is not None and value == value]
 

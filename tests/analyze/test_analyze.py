@@ -251,6 +251,23 @@ def test_a_teacher_is_asked_about_images_of_its_own_size() -> None:
     assert asked == [("teacher", None), ("teacher", net.size)]
 
 
+def test_a_teacher_is_measured_on_all_images_however_few_are_looked_at(taught: Path) -> None:
+    """What is kept of it is what later runs are told."""
+    (known,) = taught.parents[2].glob("teachers/*.json")
+    before = read_json(known)
+    known.unlink()
+    load_analysis_data(finished_run.open_run(taught), CPU, 20)
+    assert read_json(known) == before and before["images"] == 360
+
+
+def test_a_page_says_of_how_many_classes_it_shows_the_accuracy() -> None:
+    labels = torch.arange(100)
+    student = SimpleNamespace(logits=torch.eye(100))
+    info = SimpleNamespace(class_names=[str(k) for k in range(100)])
+    seen = SimpleNamespace(student=student, teacher=None, labels=labels, info=info)
+    assert "of the 60 of 100 classes where it is lowest" in classes.draw(seen).caption  # type: ignore[arg-type]
+
+
 def test_a_teacher_of_features_is_left_out() -> None:
     taught = [SimpleNamespace(net=SimpleNamespace(num_classes=classes)) for classes in (0, 6)]
     assert seen_teacher([]) is None and seen_teacher(taught) is None  # type: ignore[arg-type]
