@@ -44,6 +44,8 @@ IDLE = {  # a command, and what is said of its last word
     "method=kd dataset.cutout=4 teacher.cache=logits": "dataset.cutout shows an image in views without number",
     "schedule.milestones=[] schedule.gamma=0.5": "the rate falls at schedule.milestones, and there are none",
     "method=crd method.temperature=8": "it counts where method.kd is set, and method.kd is 0.0",
+    **{f"method={name} method.temperature=8": "it counts where method.kd is set, and method.kd is 0.0"
+       for name in ("ttm", "wttm", "vitkd", "deit-hard", "deit-token")},
     "method=cc method.gamma=1": "method.form=kernel reads it, and method.form is neighbours",
     "schedule=crd schedule.lr_scales.cifar_ShuffleV1=0.1": "no net of the run has a share there",
     "device=cpu cuda_graphs=true": "they are a GPU's, and device=cpu",
