@@ -46,6 +46,10 @@ IDLE = {  # a command, and what is said of its last word
     "method=crd method.temperature=8": "it counts where method.kd is set, and method.kd is 0.0",
     **{f"method={name} method.temperature=8": "it counts where method.kd is set, and method.kd is 0.0"
        for name in ("ttm", "wttm", "vitkd", "deit-hard", "deit-token")},
+    "method=sdd method.base=nkd method.alpha=2": "method.base=kd or dkd reads it, and method.base is nkd",
+    "method=sdd method.base=kd method.warmup_epochs=5": "method.base=dkd or nkd reads it, and method.base is kd",
+    **{f"method={name} method.relation=weights method.samples=9": "method.relation=logits or features reads it"
+       for name in ("wkd-l", "wkd-lf")},
     "method=cc method.gamma=1": "method.form=kernel reads it, and method.form is neighbours",
     "schedule=crd schedule.lr_scales.cifar_ShuffleV1=0.1": "no net of the run has a share there",
     "device=cpu cuda_graphs=true": "they are a GPU's, and device=cpu",
