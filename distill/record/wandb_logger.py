@@ -30,7 +30,8 @@ _log = logging.getLogger(__name__)
 class WandbLogger:
     """A W&B run that never raises after construction. `run` is None when there is none (any more).
 
-    resume: the run goes on from a checkpoint. Raises ValueError where wandb is not installed.
+    resume: the run goes on from a checkpoint: its rows up to there are handed over again, for W&B may lack them. Raises
+    ValueError where wandb is not installed.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class WandbLogger:
         self.folder, self.artifact = folder, bool(tracking.get("artifact"))
         self.online, self._finish_timeout = False, finish_timeout
         self._refused = Backoff()
+        self._behind = resume  # rows of the folder have not been handed over
         self._arguments: dict[str, Any] = {}
         mode = _mode(tracking["mode"])
         if mode == "off":
@@ -64,6 +66,7 @@ class WandbLogger:
         if self.run is None:
             return self._try_again() if self._refused.due and self._arguments else None
         try:
+            self._catch_up(self.run)
             self.run.log(flatten_row(row), step=row["step"])
         except Exception as error:
             self._give_up(error)
@@ -80,6 +83,7 @@ class WandbLogger:
             return
         start, sent = time.monotonic(), False
         try:
+            self._catch_up(run)
             run.summary.update(flatten_row(summary))
             if exit_code == 0:
                 self._upload(run)
@@ -101,7 +105,8 @@ class WandbLogger:
     def _start(self, wandb: ModuleType, mode: str, resume: bool, arguments: dict[str, Any]) -> None:
         """Set `run`; an online run that cannot start becomes an offline one in the same process.
 
-        A run that starts anew replaces what the server has under its id; offline there is nothing to resume.
+        A run that starts anew replaces what the server has under its id, and so does an offline one that is sent later:
+        what it lacks is lost.
         """
         if mode == "online":
             try:
@@ -125,11 +130,17 @@ class WandbLogger:
         """Begin an offline run with all rows so far: what failed may have been a disk that was full."""
         try:
             self._start(_import_wandb(), "offline", False, self._arguments)
-            for row in RunFolder(self.folder).rows():
-                self.run.log(flatten_row(row), step=row["step"])
+            self._behind = True
+            self._catch_up(self.run)
             self._refused.succeeded()
         except Exception as error:
             self._give_up(error)
+
+    def _catch_up(self, run: Any) -> None:
+        """Hand over all rows so far, where that is to be done; W&B passes over those that its server has already."""
+        behind, self._behind = self._behind, False
+        for row in RunFolder(self.folder).rows() if behind else ():
+            run.log(flatten_row(row), step=row["step"])
 
 
 def _mode(asked: str) -> str:

@@ -427,6 +427,39 @@ def test_what_a_fresh_and_a_resumed_run_ask_of_the_server(tmp_path, monkeypatch)
     assert logged == ({"phase": "distill", "epoch": 4, "step": 4, "step/loss": 0.2}, 4) and code == 3
 
 
+def test_a_run_that_goes_on_offline_is_written_whole(tmp_path, monkeypatch):
+    """`wandb sync` of the second half would replace what W&B has of the first (wandb/wandb#5865)."""
+    asked = []
+
+    class Run:
+        dir, summary = str(tmp_path / "files"), {}
+
+        def __init__(self, **_):
+            asked.clear()
+
+        def define_metric(self, *_, **__): ...
+        def log(self, values, step):
+            asked.append((values["epoch"], step))
+
+        def finish(self, exit_code): ...
+
+    class Fake:
+        Settings, init = dict, Run
+
+    monkeypatch.setattr(wandb_logger, "_import_wandb", lambda: Fake)
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    first = Tracker(tmp_path, OFFLINE, {}, IDENTITY)
+    for step in (1, 2, 3):
+        first.log(row(step))
+    second = Tracker(tmp_path, OFFLINE, {}, IDENTITY, 2)  # killed after step 3, saved at step 2
+    for step in (3, 4):
+        second.log(row(step))
+    second.finish()
+    assert list(dict.fromkeys(asked)) == [(1, 1), (2, 2), (3, 3), (4, 4)]
+    Tracker(tmp_path, OFFLINE, {}, IDENTITY, 4).finish()  # nothing was left but its result
+    assert asked == [(1, 1), (2, 2), (3, 3), (4, 4)]
+
+
 def test_finished_runs_can_be_replayed(tmp_path, wandb):
     for name in ("s1", "s2", "s3"):
         tracker = Tracker(tmp_path / "kd" / name, OFF, {"lr": 0.1}, IDENTITY | {"id": f"abc-{name}"})
