@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 import distill.torchrun as torchrun
 from distill.batch import Batch, Source
+from distill.runtime import pick_device
 
 PATIENCE = timedelta(days=30)
 """Of a `barrier`: the first process may wait there for another's lock, or measure features and teachers at the end;
@@ -40,10 +41,14 @@ def rank() -> int:
 
 
 def start(device: str) -> str:
-    """Join the processes that torchrun has started, if it has, and return this one's device name."""
+    """Join the processes that torchrun has started, if it has, and return this one's device name.
+
+    Raises ValueError where they cannot have the device that is asked for.
+    """
     if torchrun.processes() < 2:
         return device
-    cuda = device != "cpu" and torch.cuda.is_available()
+    local = int(os.environ.get("LOCAL_RANK", "0"))
+    cuda = _on_gpus(device, local)
     if not dist.is_initialized():
         dist.init_process_group("nccl" if cuda else "gloo")
         _Waiting.group = dist.new_group(timeout=PATIENCE)
@@ -52,9 +57,19 @@ def start(device: str) -> str:
             logging.getLogger("distill").setLevel(logging.WARNING)
     if not cuda:
         return "cpu"
-    local = int(os.environ.get("LOCAL_RANK", "0"))
     torch.cuda.set_device(local)
     return f"cuda:{local}"
+
+
+def _on_gpus(device: str, local: int) -> bool:
+    """Whether the processes take a GPU each; `local` is this one's number on its machine."""
+    if device not in ("auto", "cpu", "cuda"):
+        raise ValueError(f"device={device}: torchrun's processes have a device each: use auto, cpu or cuda.")
+    cuda = pick_device(device).type == "cuda"
+    if cuda and local >= (count := torch.cuda.device_count()):
+        raise ValueError(f"torchrun has started more processes than there are GPUs here: --nproc-per-node={count}, "
+                         "or device=cpu.")  # fmt: skip
+    return cuda
 
 
 def _leave() -> None:

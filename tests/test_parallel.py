@@ -177,6 +177,26 @@ def test_an_environment_of_torchrun_by_half_is_refused(size: str, why: str, monk
         torchrun.processes()
 
 
+@pytest.mark.parametrize(
+    ("device", "gpus", "why"),
+    [
+        ("cuda", 0, "device=cuda is not here"),
+        ("cuda:1", 2, "have a device each: use auto, cpu or cuda"),
+        ("auto", 2, "more processes than there are GPUs here: --nproc-per-node=2"),
+    ],
+)
+def test_a_device_that_not_all_processes_can_have_is_refused(
+    device: str, gpus: int, why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {"RANK": "2", "LOCAL_RANK": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    with pytest.raises(ValueError, match=why):
+        parallel.start(device)
+
+
 def test_a_sweep_is_not_started_by_each_of_several_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}.items():
         monkeypatch.setenv(name, value)

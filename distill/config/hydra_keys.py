@@ -17,6 +17,7 @@ from distill.config.rules import (
     Rule,
     check_rule,
     either,
+    is_number,
     list_of,
     one_of,
     or_null,
@@ -25,10 +26,15 @@ from distill.config.rules import (
 
 _GPUS = list_of(either(WHOLE_NUMBER, TEXT), "[0,1]")
 _AT_A_TIME, _AUTO = whole(1, 4096), one_of("auto")
+_ONE_PROCESS: Rule = (
+    lambda value: is_number(value) and value == 1,
+    "must be 1: a run of a sweep is one process, and torchrun, without -m, shares one run among several",
+)
 _OF_SLURM: dict[str, Rule] = {
     **dict.fromkeys(("submitit_folder", "name"), TEXT),
     **dict.fromkeys(("partition", "account", "qos", "constraint", "comment", "exclude", "gres"), or_null(TEXT)),
-    **dict.fromkeys(("timeout_min", "array_parallelism", "nodes", "tasks_per_node", "cpus_per_task"), COUNT),
+    **dict.fromkeys(("timeout_min", "array_parallelism", "cpus_per_task"), COUNT),
+    **dict.fromkeys(("nodes", "tasks_per_node"), _ONE_PROCESS),
     **dict.fromkeys(("max_num_timeout", "signal_delay_s"), WHOLE_NUMBER),
     **dict.fromkeys(("gpus_per_node", "gpus_per_task", "cpus_per_gpu"), or_null(WHOLE_NUMBER)),
     **dict.fromkeys(("mem_gb", "mem_per_gpu", "mem_per_cpu"), or_null(either(POSITIVE, TEXT))),

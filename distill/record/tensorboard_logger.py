@@ -27,7 +27,7 @@ class TensorBoardLogger:
     """
 
     def __init__(self, folder: Path, config: Mapping[str, Any], *, resume_at: int | None) -> None:
-        self.folder, self._last = RunFolder(folder).events, 0
+        self.folder, self._last = RunFolder(folder).events, resume_at or 0
         self.writer: Any = None
         try:
             from torch.utils.tensorboard import SummaryWriter

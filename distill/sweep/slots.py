@@ -137,12 +137,15 @@ def visible_gpus() -> list[str]:
 
 
 def chosen(names: Sequence[Any], seen: Sequence[str]) -> list[str]:
-    """GPUs that are named, by number or as CUDA spells them. Raises ValueError for one that is not among those seen."""
+    """GPUs that are named as CUDA spells them, or by their number among those seen, and are to be given to jobs.
+
+    Raises ValueError for one that is not among those seen.
+    """
     wanted = [str(name) for name in names]
     if gone := [name for name in wanted if name not in seen and not (name.isdecimal() and int(name) < len(seen))]:
         there = f"there are {', '.join(seen)[:100]}" if seen else "none is to be seen here"
         raise ValueError(f"hydra.launcher.gpus={wanted}: no GPU {gone[0]}: {there}")
-    return wanted
+    return [name if name in seen else seen[int(name)] for name in wanted]
 
 
 def threads_per_slot(slots: int) -> int | None:

@@ -51,6 +51,11 @@ def test_what_was_logged_after_the_checkpoint_is_hidden(tmp_path: Path, resume_a
     assert [step for step, _ in shown(tmp_path)["loss"]] == steps
 
 
+def test_the_end_of_a_run_that_had_no_step_left_is_told_at_its_last_one(tmp_path: Path) -> None:
+    Tracker(tmp_path, TENSORBOARD, {}, {}, 7).finish(0, {"test_accuracy/last": 50.0})
+    assert shown(tmp_path)["test_accuracy/last"] == [(7, 50.0)]
+
+
 def test_a_disk_that_is_full_ends_the_mirror_with_one_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     tracker = Tracker(tmp_path, TENSORBOARD, {}, {})
 

@@ -31,6 +31,8 @@ from omegaconf import OmegaConf
 from safetensors.torch import save_file
 
 from distill import config, errors, signals, sweep
+from distill.config.hydra_keys import LAUNCHERS
+from distill.config.rules import check_rule
 from distill.files import SaveError, write_json
 from distill.run_folder import RunFolder
 from distill.sweep import compose, failures, jobs, slots, snapshot, steps
@@ -347,6 +349,24 @@ def test_gpus_that_can_be_seen(
     if given is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", given)
     assert slots.visible_gpus() == expected
+
+
+@pytest.mark.parametrize(
+    ("seen", "given"), [("2,3", ["2", "3"]), ("GPU-1a,MIG-7-8", ["GPU-1a", "MIG-7-8"]), ("1,0", ["0", "1"])]
+)
+def test_jobs_get_no_gpu_but_those_that_can_be_seen(
+    seen: str, given: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """CUDA_VISIBLE_DEVICES=2,3 of Slurm: GPUs 0 and 1 of the machine are another's."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", seen)
+    assert slots.chosen([0, 1], slots.visible_gpus()) == given
+
+
+def test_a_job_of_slurm_is_one_process() -> None:
+    check_rule("hydra.launcher.nodes", 1, LAUNCHERS["slurm"]["nodes"])
+    for key in ("nodes", "tasks_per_node"):
+        with pytest.raises(ValueError, match=f"{key}=2: .* must be 1: a run of a sweep is one process"):
+            check_rule(f"hydra.launcher.{key}", 2, LAUNCHERS["slurm"][key])
 
 
 def test_threads_are_divided_unless_set(monkeypatch: pytest.MonkeyPatch) -> None:
