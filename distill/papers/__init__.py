@@ -26,9 +26,13 @@ ALIASES = {
     "linear_probe": ["crd_linear_probe"],
     "logit_standardization": ["ls_cifar100_same", "ls_cifar100_diff"],
     "logit_standardization_mlkd": ["ls_cifar100_same", "ls_cifar100_diff"],
-    "imagenet_resnet34_resnet18": ["norm_table3_imagenet", "crd_imagenet", "reviewkd_imagenet", "dkd_imagenet"],
-    "imagenet_resnet50_mobilenetv1": ["norm_table3_imagenet", "reviewkd_imagenet", "dkd_imagenet"],
-}
+    "imagenet_resnet34_resnet18": [
+        "norm_table3_imagenet", "crd_imagenet", "reviewkd_imagenet", "dkd_imagenet", "dist_imagenet_baseline",
+    ],
+    "imagenet_resnet50_mobilenetv1": [
+        "norm_table3_imagenet", "reviewkd_imagenet", "dkd_imagenet", "dist_imagenet_baseline",
+    ],
+}  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from distill import papers
+from distill.config.groups import load_node
 
 TABLES = list(papers.tables().values())
 
@@ -73,6 +74,14 @@ def test_names_resolve() -> None:
     assert papers.table("crd_table2").id == "crd_table2_diff_arch"
     with pytest.raises(ValueError, match="no published table crdtable1: did you mean .*crd_table1"):
         papers.table("crdtable1")
+
+
+@pytest.mark.parametrize("name", ["imagenet_resnet34_resnet18", "imagenet_resnet50_mobilenetv1"])
+def test_each_method_of_an_experiment_has_a_published_row(name: str) -> None:
+    node = load_node("experiment", name)
+    assert node is not None
+    rows = {row for one in papers.table_ids(name) for row in papers.tables()[one].methods}
+    assert set(node.hydra.sweeper.params.method.split(",")) - {"none"} <= rows
 
 
 def test_values_as_printed() -> None:
