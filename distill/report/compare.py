@@ -6,8 +6,11 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cache
+from typing import Any
 
-from distill.config.groups import options
+from omegaconf import OmegaConf
+
+from distill.config.groups import load_node, options
 from distill.config.net_names import is_known
 from distill.config.our_nets import OUR_NETS
 from distill.papers import PaperTable, Value
@@ -163,12 +166,22 @@ def setting_marks(table: PaperTable, method: str, pair: int, row: Row) -> list[s
         found += [f"timm's {name}" for name in (run.teacher, run.student) if name and _is_timms(name)]
     if run.part != "test":
         found.append(f"measured on {run.part}")
-    protocol, epochs = table.protocol_of(method), table.epochs_of(method, pair)
+    protocol = table.protocol_of(method)
+    epochs = table.epochs_of(method, pair) or _length_of(protocol)
     if protocol and run.protocol != protocol:
         found.append(f"protocol {run.protocol}")
     elif epochs and run.epochs is not None and run.epochs != epochs:
         found.append(f"{run.epochs:g} epochs, not {epochs}")
     return found + [f"set by hand: {word}" for word in run.by_hand]
+
+
+@cache
+def _length_of(protocol: str | None) -> int | None:
+    """The epochs of a protocol's file; None where there is no such file, or they are not the same for all."""
+    node = load_node("schedule", protocol) if protocol else None
+    file: Any = {} if node is None else OmegaConf.to_container(node, resolve=False)
+    found = file.get("schedule", file).get("epochs")
+    return found if isinstance(found, int) else None
 
 
 @cache

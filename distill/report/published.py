@@ -20,10 +20,12 @@ class Published:
 
 
 def published(rows: Sequence[Row]) -> dict[int, Published]:
-    """For each row (by id) the first published table that it can be compared with, without a mark."""
+    """For each row (by id) the first published table that it can be compared with, without a mark: of tables that tell
+    their protocol or length, for a run of any other would have no mark either.
+    """
     found: dict[int, Published] = {}
     for table in papers.tables().values():
-        if not (table.comparable and table.dataset):
+        if not (table.comparable and table.dataset and (table.protocol or table.epochs)):
             continue
         fit = [row for row in rows if model_name(row.one.dataset) == model_name(table.dataset)]
         for cell in _cells(table, fit) if fit else ():

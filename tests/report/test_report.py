@@ -24,6 +24,7 @@ from distill.config.groups import load_node
 from distill.report.collect import collect
 from distill.report.compare import base_method, match_rows, model_name
 from distill.report.overview import overview
+from distill.report.published import published
 from distill.report.stats import ABOVE, BELOW, FEW, MISSING, VARIANT, WITHIN, Sample, compare_published, sample
 from distill.report.summary import summarize
 from distill.report.terminal import show_tables
@@ -411,6 +412,25 @@ def test_baselines_of_the_table_are_compared_too(tmp_path: Path, capsys: pytest.
     (alone,), (teacher,) = crd_cell(rows, "student alone"), crd_cell(rows, "teacher")
     assert alone["published"] == "69.06" and alone["verdict"] == WITHIN
     assert teacher["published"] == "72.34" and float(teacher["ours_mean"]) == pytest.approx(72.1)
+
+
+def test_a_table_without_its_length_has_that_of_its_protocol(tmp_path: Path) -> None:
+    nets = {"teacher": "wrn_28_4", "student": "wrn_16_4", "method": "ofd", "protocol": "ofd"}
+    for epochs in (3, 200):
+        write_run(tmp_path, epochs=epochs, hash=f"{epochs}", **nets)
+    comparison = match_rows(papers.table("ofd_cifar100"), summarize(collect([tmp_path]).runs))
+    cell = comparison.cells["ofd", 0]
+    assert cell.row is not None and cell.row.one.epochs == 200
+    assert [one.marks for one in comparison.extra] == [("3 epochs, not 200",)]
+
+
+def test_a_table_of_no_known_protocol_is_laid_beside_what_asks_for_it_alone(tmp_path: Path) -> None:
+    """CMI's says neither how nets were trained nor how long: three epochs of anything are not below it."""
+    for seed, last in enumerate((60.0, 61.0)):
+        write_run(tmp_path, seed, last, dataset="cifar10", method="none", teacher=None, student="wrn_16_1", epochs=3)
+    rows = summarize(collect([tmp_path]).runs)
+    assert published(rows) == {}
+    assert match_rows(papers.table("cmi_cifar10"), rows).cells["student (real data)", 2].row is rows[0]
 
 
 def test_a_net_of_timm_is_not_the_one_for_small_images_of_its_name(tmp_path: Path) -> None:
