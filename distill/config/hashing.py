@@ -194,6 +194,7 @@ def teacher_config(cfg: DictConfig, spec: Spec | None = None) -> DictConfig:
     config = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
     OmegaConf.set_struct(config, False)
     config["seed"] = spec["seed"]
+    config["evaluate"] = unmeasured(cfg)
     config["dataset"] = OmegaConf.merge(cfg.dataset, {key: WHOLE_SET[key] for key in WHOLE_SET if key in cfg.dataset})
     for key, node in training_of(cfg, spec).items():
         config[key] = OmegaConf.merge(config["dataset"], node) if key == "dataset" else OmegaConf.create(node)
@@ -212,6 +213,11 @@ def teacher_config(cfg: DictConfig, spec: Spec | None = None) -> DictConfig:
         spec = {key: value for key, value in spec.items() if key not in OWN}
     config["teacher"] = {**named(chain[-1], spec, _teacher_node), "chain": chain} if chain else None
     return config
+
+
+def unmeasured(cfg: DictConfig) -> dict[str, None]:
+    """Keys of evaluate for a run that another needs: what that measures of its own features is none of its business."""
+    return dict.fromkeys(map(str, cfg.get("evaluate") or {}))
 
 
 def _start(spec: Spec) -> Spec:

@@ -9,7 +9,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from distill.config.groups import did_you_mean, load_node, no_such, options, plain
-from distill.config.hashing import WHOLE_SET
+from distill.config.hashing import WHOLE_SET, unmeasured
 from distill.run_folder import weights_file
 
 
@@ -32,6 +32,7 @@ def upstream_config(cfg: DictConfig) -> DictConfig | None:
     before["schedule"] = _schedule(spec["schedule"])
     before["student"] = OmegaConf.merge(cfg.student, {"upstream": None, "weights": None})
     before["method"], before["teacher"] = load_node("method", "none"), None
+    before["evaluate"] = unmeasured(cfg)
     return before
 
 

@@ -54,7 +54,8 @@ def _rows(run: FinishedRun, facts: Facts, measured: Mapping[str, Any]) -> dict[s
         "multiply-accumulates an image": f"{result.macs / 1e6:.1f} M" if result.macs else None,
         "bits": facts.bits,
         "trained in": f"{clock(result.seconds)} on {result.device}, {result.precision}" if result.seconds else None,
-        "images": f"{' x '.join(map(str, facts.shape))}, mean {_numbers(facts.mean)}, std {_numbers(facts.std)}",
+        "images": f"{' x '.join(map(str, facts.shape))}, mean {_numbers(facts.mean)}, std {_numbers(facts.std)}"
+        + (f", {facts.border} black pixels on each side" if facts.border else ""),
         "what the net sees of them": facts.view,
         "nearest neighbours on its features": f"{run.result.knn.last:.2f} %" if run.result.knn else None,
         "linear probe of its features": f"{run.result.linear_probe:.2f} %" if run.result.linear_probe else None,

@@ -59,6 +59,16 @@ def test_a_teacher_with_a_runs_weights_sees_images_as_that_net_did(tmp_path: Pat
     assert found[2] == found[3] == (None, None, found[2][2]) and found[2][2] != found[0][2]
 
 
+def test_what_a_run_measures_of_its_features_trains_no_other_teacher() -> None:
+    first = "student.upstream={dataset: {classes: [0, 1]}, schedule: digits}"
+    specs = [config.resolve(tiny.composed("method=kd", first, *words)) for words in ((), ("evaluate.knn=true",))]
+    assert specs[0].hash != specs[1].hash
+    for one, other in ((spec.teachers[0].training, spec.student.upstream) for spec in specs):
+        assert one is not None and other is not None and not one.evaluate.knn and not other.evaluate.knn
+    assert len({spec.teachers[0].training.hash for spec in specs if spec.teachers[0].training}) == 1
+    assert len({spec.student.upstream.hash for spec in specs if spec.student.upstream}) == 1
+
+
 def test_a_file_counts_by_what_it_holds(tmp_path: Path) -> None:
     state = build("cifar_resnet8", 4).model.state_dict()
     for name in ("one", "same"):
