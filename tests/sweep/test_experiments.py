@@ -184,6 +184,12 @@ def test_protocols() -> None:
     assert large.student.model == "mobilenetv1_relu" and large.schedule.epochs == 100
 
 
+def test_maskedkds_experiment_is_its_authors_protocol() -> None:
+    """DeiT's without erased rectangles and without an average of the weights (main.py of effl-lab/MaskedKD)."""
+    for cfg in jobs("experiment=maskedkd"):
+        assert (cfg.dataset.erasing, cfg.schedule.ema, cfg.schedule.epochs, cfg.method.ce) == (0, None, 300, 0.5)
+
+
 def test_cohorts_of_dml_and_chains_of_takd() -> None:
     runs = jobs("experiment=dml", "seed=1")
     peers = {cfg.student.name + ":" + cfg.teacher.name: cfg.method.models for cfg in runs if cfg.method.name == "dml"}
