@@ -98,6 +98,26 @@ def test_what_a_method_is_worth_is_what_its_tables_say() -> None:
             assert sum(gains) / len(gains) == pytest.approx(float(said), abs=0.0051), (name, method)
 
 
+def test_what_later_papers_state_beyond_kd_is_what_their_tables_say() -> None:
+    """The least and the greatest of four methods' mean gains, of the pairs that CRD's table has, too."""
+    tables, said = {table["id"]: table for table in _tables()}, (DOCS / "which_method.md").read_text()
+    later = {"dkd": ("dkd_cifar100_same", "dkd_cifar100_diff"), "dist": ("dist_cifar100", "dist_cifar100"),
+             "mlkd": ("ls_cifar100_same", "ls_cifar100_diff"),
+             "reviewkd": ("norm_table1_same_arch", "norm_table2_diff_arch")}  # fmt: skip
+    ends = []
+    for k, name in enumerate(("crd_table1_same_arch", "crd_table2_diff_arch")):
+        kd = {(pair["teacher"], pair["student"]): value
+              for pair, value in zip(tables[name]["pairs"], tables[name]["methods"]["kd"], strict=True)}  # fmt: skip
+        means = []
+        for method, ids in later.items():
+            cells = zip(tables[ids[k]]["pairs"], tables[ids[k]]["methods"][method], strict=True)
+            both = [(kd.get((pair["teacher"], pair["student"])), cell) for pair, cell in cells]
+            gains = [(cell["mean"] if isinstance(cell, dict) else cell) - base for base, cell in both if base and cell]
+            means.append(sum(gains) / len(gains))
+        ends.append(f"{min(means):.1f} to {max(means):.1f}")
+    assert re.findall(r"\d\.\d to \d\.\d", said.partition("Later papers")[2])[:2] == ends
+
+
 def _tables() -> list[dict]:
     content = yaml.safe_load((REPO / "distill/papers/tables.yaml").read_text(encoding="utf-8"))
     return content["tables"] if isinstance(content, dict) else content
