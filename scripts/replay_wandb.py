@@ -44,7 +44,7 @@ def _finished(folder: Path) -> Iterator[RunFolder]:
 
 
 def _send(run: RunFolder, tracking: dict[str, str | bool | None]) -> bool:
-    known, result = read_json(run.tracking, {}), run.read_result().to_json()
+    known, result = read_json(run.tracking, {}), run.read_result()
     mirror = WandbLogger(run.path, tracking, known["config"], known["identity"])
     if mirror.run is None or mirror.online != (tracking["mode"] == "online"):
         mirror.finish(1, {})
@@ -53,7 +53,9 @@ def _send(run: RunFolder, tracking: dict[str, str | bool | None]) -> bool:
     for row in run.rows():
         mirror.log(row)
     whole = mirror.run is not None
-    mirror.finish(0, result)
+    name = "knn_accuracy" if result.score is result.knn else "test_accuracy"
+    told = {f"{name}/last": result.score.last, f"{name}/best": result.score.best}  # as the run itself tells it
+    mirror.finish(0, result.to_json() | told)
     print(f"{run}: {known['identity']['name']}")
     return whole
 

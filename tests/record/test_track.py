@@ -473,10 +473,9 @@ def test_finished_runs_can_be_replayed(tmp_path, wandb):
         command, cwd=ROOT, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)}
     )
     assert out.returncode == 0 and "2 of 2 runs written" in out.stdout, out.stdout + out.stderr
-    assert sorted(path.name for path in tmp_path.glob("kd/*/wandb/offline-run-*/*.wandb")) == [
-        "run-abc-s1.wandb",
-        "run-abc-s2.wandb",
-    ]
+    written = sorted(tmp_path.glob("kd/*/wandb/offline-run-*/*.wandb"))
+    assert [path.name for path in written] == ["run-abc-s1.wandb", "run-abc-s2.wandb"]
+    assert all(b"test_accuracy/last" in path.read_bytes() for path in written)
     command[2] = str(tmp_path / "kd" / "s3")
     out = subprocess.run(
         command, cwd=ROOT, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)}
