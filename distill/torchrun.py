@@ -21,10 +21,10 @@ def processes() -> int:
     return max(int(size), 1)
 
 
-def refuse_sweep() -> None:
-    """Raise ValueError where each of several processes would start one and the same sweep."""
+def refuse_sweep(what: str = "sweep") -> None:
+    """Raise ValueError where each of several processes would start one and the same sweep, or search."""
     if (count := processes()) > 1:
         raise ValueError(
-            f"each of torchrun's {count} processes would start this sweep: start sweeps without torchrun, "
-            "and with torchrun one run."
+            f"each of torchrun's {count} processes would start this {what}: start it without torchrun, and with "
+            "torchrun one run."
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import sys
@@ -20,6 +21,7 @@ from distill.batch import Batch
 from distill.data import Data
 from distill.engine import synced
 from distill.method import Method
+from distill.search.command import run as search
 from tests import program, tiny
 
 SMALL_VIT = {"patch_size": 4, "embed_dim": 32, "depth": 4, "num_heads": 2}  # no BatchNorm
@@ -202,6 +204,8 @@ def test_a_sweep_is_not_started_by_each_of_several_processes(monkeypatch: pytest
         monkeypatch.setenv(name, value)
     with pytest.raises(ValueError, match="each of torchrun's 2 processes would start this sweep"):
         torchrun.refuse_sweep()
+    with pytest.raises(ValueError, match="would start this search: start it without torchrun"):  # and share its trials
+        search(argparse.Namespace())
 
 
 def main(folder: Path, out: Path) -> None:

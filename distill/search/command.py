@@ -15,6 +15,7 @@ from hydra import compose, initialize_config_dir
 
 import distill.config as config
 import distill.errors as errors
+import distill.torchrun as torchrun
 from distill.cli.command import BASE, read_command, searched
 from distill.cli.sentences import format_error
 from distill.record.progress import final_table
@@ -37,6 +38,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Draw, run, tell, until there are enough trials; then show the table and the best command line."""
+    torchrun.refuse_sweep("search")
     for key in ("trials", "startup", "warmup"):
         if isinstance(given := getattr(args, key), int) and given < (key == "trials"):
             raise ValueError(f"--{key} is {given}: give at least {int(key == 'trials')}")
