@@ -14,7 +14,9 @@ def following(group: str, node: Mapping[str, Any]) -> dict[str, Any]:
     name, model = node.get("name"), node.get("model")
     if name is None or model is None or _model(group, str(name)) in (None, str(model)):
         return dict(node)
-    return {**node, "name": _names(group).get(str(model), str(model))}
+    called = _names(group).get(str(model), str(model))
+    taken = _model(group, called) not in (None, str(model))  # timm's vgg13 is not the one of conf/student/vgg13.yaml
+    return {**node, "name": f"timm_{called}" if taken else called}
 
 
 @cache

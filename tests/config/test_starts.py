@@ -69,6 +69,17 @@ def test_what_a_run_measures_of_its_features_trains_no_other_teacher() -> None:
     assert len({spec.student.upstream.hash for spec in specs if spec.student.upstream}) == 1
 
 
+def test_a_net_of_timm_is_not_called_as_one_of_ours() -> None:
+    """Under one name their runs would be measured by each other's student alone, and by published values of ours."""
+    nets = {}
+    for words in (("student=vgg13", "teacher=vgg16"), ("student=timm", "student.model=vgg13", "teacher=timm",
+                  "teacher.model=vgg16"), ("student=timm", "student.model=resnet18")):  # fmt: skip
+        spec = config.resolve(tiny.composed("method=kd", *words))
+        nets[spec.student.name] = spec.student.model, spec.teachers[0].name
+    assert nets == {"vgg13": ("cifar_vgg13", "vgg16"), "timm_vgg13": ("vgg13", "timm_vgg16"),
+                    "resnet18": ("resnet18", "resnet56")}  # fmt: skip
+
+
 def test_a_file_counts_by_what_it_holds(tmp_path: Path) -> None:
     state = build("cifar_resnet8", 4).model.state_dict()
     for name in ("one", "same"):
