@@ -42,7 +42,8 @@ from distill.models import build as build_net
 from distill.models.quant import quantize_as
 from distill.record import summary
 from distill.record.features import measure_features
-from distill.record.reporter import NullReporter, Reporter, make_tracker
+from distill.record.replay import answer_agent
+from distill.record.reporter import NullReporter, Reporter, make_tracker, names_of
 from distill.record.result import describe_run, finish
 from distill.record.wandb_logger import outside_sweep
 from distill.result import Result
@@ -79,6 +80,8 @@ def run(cfg: DictConfig | RunSpec, folder: str | Path | None = None, *, table: b
             place.remove_leftovers()
             if table:
                 log.info("%s is done already: this is its result", place)
+            if parallel.rank() == 0:
+                answer_agent(spec, names_of(spec))
     result = result or place.result  # the processes after the first read what that has written
     if table and result and parallel.rank() == 0:
         summary.show_summary(spec, result)

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from distill.files import read_json
+from distill.record.replay import replay
 from distill.record.wandb_logger import WandbLogger
 from distill.run_folder import RunFolder, find_runs
 
@@ -44,18 +45,13 @@ def _finished(folder: Path) -> Iterator[RunFolder]:
 
 
 def _send(run: RunFolder, tracking: dict[str, str | bool | None]) -> bool:
-    known, result = read_json(run.tracking, {}), run.read_result()
+    known = read_json(run.tracking, {})
     mirror = WandbLogger(run.path, tracking, known["config"], known["identity"])
     if mirror.run is None or mirror.online != (tracking["mode"] == "online"):
         mirror.finish(1, {})
         print(f"{run}: not sent")
         return False
-    for row in run.rows():
-        mirror.log(row)
-    whole = mirror.run is not None
-    name = "knn_accuracy" if result.score is result.knn else "test_accuracy"
-    told = {f"{name}/last": result.score.last, f"{name}/best": result.score.best}  # as the run itself tells it
-    mirror.finish(0, result.to_json() | told)
+    whole = replay(mirror, run)
     print(f"{run}: {known['identity']['name']}")
     return whole
 

@@ -80,15 +80,19 @@ class NullReporter:
     def close(self, code: int, fit: Fit) -> None: ...
 
 
-def make_tracker(spec: RunSpec, resume_at: int | None, choices: dict[str, Any]) -> Tracker:
-    """Return the run's tracker: one W&B run a (configuration, seed), grouped by configuration."""
+def names_of(spec: RunSpec) -> dict[str, Any]:
+    """What W&B knows a run by: one of its runs is a (configuration, seed), grouped by configuration."""
     student, dataset, method = spec.student.name, spec.dataset.name, spec.method.name
     pair = f"{spec.teacher}-{student}" if spec.teacher else student
-    names = {
+    return {
         "group": f"{dataset}/{pair}/{method}-{spec.hash}",
         "id": f"{spec.hash}-s{spec.seed}",
         "name": f"{method}-{pair}-s{spec.seed}",
         "job_type": "distill" if spec.teacher else "teacher",
         "tags": [method, student, dataset],
     }
-    return Tracker(spec.folder, spec.tracking, spec.composed, names, resume_at, choices)
+
+
+def make_tracker(spec: RunSpec, resume_at: int | None, choices: dict[str, Any]) -> Tracker:
+    """Return the run's tracker."""
+    return Tracker(spec.folder, spec.tracking, spec.composed, names_of(spec), resume_at, choices)

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,9 @@ from distill import config
 from distill.cli.command import read_command
 from distill.record.tracker import Tracker
 from distill.record.wandb_logger import outside_sweep
+from distill.run import run
 from distill.run_folder import RunFolder
+from tests.tiny import composed
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = sorted((ROOT / "scripts" / "sweeps").glob("*.yaml"))
@@ -104,6 +107,21 @@ def test_the_very_command_of_an_agent(tmp_path: Path, wandb: Any) -> None:
         assert name in student.read_bytes(), name
 
 
+def test_a_run_that_was_done_before_the_agent_asked_is_told(
+    tmp_path: Path, wandb: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finished(tmp_path, mode="off")
+    cfg = composed("student=resnet8", "method=none", "tracking=offline")
+    done = replace(config.resolve(cfg), folder=tmp_path)
+    assert run(done, table=False)["accuracy"]["last"] == 50.0 and not list(tmp_path.glob("wandb"))
+    monkeypatch.setenv("WANDB_SWEEP_ID", "swp1")
+    monkeypatch.setenv("WANDB_RUN_ID", "agent1")
+    run(done, table=False)
+    wandb.teardown()
+    (written,) = tmp_path.glob("wandb/offline-run-*/run-agent1.wandb")
+    assert all(name in written.read_bytes() for name in (b"swp1", b"test_accuracy/last", b"result.table.json"))
+
+
 def test_outside_a_sweep_the_environment_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_RUN_ID", "mine")
     monkeypatch.delenv("WANDB_SWEEP_ID", raising=False)
@@ -125,6 +143,8 @@ def finished(folder: Path, **tracking: Any) -> bytes:
     RunFolder(folder).finish(result)
     (folder / "student.safetensors").write_bytes(b"weights")
     tracker.finish(0, {"test_accuracy/last": 50.0})
+    if tracking.get("mode") == "off":
+        return b""
     sys.modules["wandb"].teardown()
     (written,) = folder.glob("wandb/offline-run-*/run-*.wandb")
     return written.read_bytes()
