@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from distill import papers
+from distill import config, papers
 from distill.config.groups import load_node
 
 TABLES = list(papers.tables().values())
@@ -130,6 +130,13 @@ def test_where_authors_keep_the_best_epoch_ours_is_of_it_too() -> None:
 def test_dots_numbers_on_tiny_imagenet_are_of_its_protocol() -> None:
     table = papers.table("dot_tinyimagenet")
     assert (table.protocol, table.epochs_of("kd", 0)) == ("dot-tinyimagenet", 200)
+
+
+@pytest.mark.parametrize(("row", "epochs"), {"ofd": 100, "srrl": 100, "semckd": 90, "simkd": 120, "norm": 100}.items())
+def test_norms_table_quotes_numbers_of_other_protocols(row: str, epochs: int) -> None:
+    table, node = papers.table("norm_table3"), config.load_node("method", row)
+    assert node is not None and table.protocol_of(row) == node.about.protocol.imagenet
+    assert {table.epochs_of(row, pair) for pair in range(2)} == {epochs}
 
 
 def test_the_file_says_nothing_of_how_it_was_looked_up() -> None:
