@@ -15,6 +15,7 @@ from distill.content.state_file import read_state
 from distill.data import DataInfo
 from distill.models import FeatureNet
 from distill.models.families import CONSTRUCTORS
+from distill.models.reading import last_layers
 from distill.models.weights import mismatch
 from distill.run_folder import RunFolder
 
@@ -91,11 +92,11 @@ def log_pretrained(net: FeatureNet) -> None:
 
 
 def begin(net: FeatureNet, weights: Path | None, zero_head: bool) -> None:
-    """Copy all weights but the classifier's from a file, and set the classifier to zero where that is asked for.
+    """Copy all weights but the classifier's from a file, and set the classifier to zero where that is asked for: of one
+    of several layers the last, for the gradient of two that are zero is zero.
 
     Raises ValueError for a file that does not fit.
     """
-    heads = _heads(net)
     if weights is not None:
         own = net.model.state_dict()
         ends = head_names(net)
@@ -105,7 +106,7 @@ def begin(net: FeatureNet, weights: Path | None, zero_head: bool) -> None:
         net.model.load_state_dict({**own, **trunk})
         net.begun = True
     if zero_head:
-        for parameter in (parameter for head in heads for parameter in head.parameters()):
+        for parameter in (parameter for layer in last_layers(net.model) for parameter in layer.parameters()):
             nn.init.zeros_(parameter)
         net.begun = True
 

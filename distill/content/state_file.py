@@ -33,7 +33,7 @@ State = dict[str, Tensor]
 WRAPPERS = ("model", "state_dict", "student", "teacher", "net", "network", "model_state_dict", "weights", "params")
 AVERAGED = ("state_dict_ema", "model_ema", "ema", "ema_state_dict", "teacher_ema", "student_ema", "shadow")
 PREFIXES = ("module.", "_orig_mod.", "model.", "backbone.", "net.", "network.", "teacher.", "student.", "encoder.")
-LEFTOVERS = ("total_ops", "total_params")  # of profilers such as thop, which register them as buffers
+LEFTOVERS = ("total_ops", "total_params", "n_averaged")  # buffers of profilers such as thop, and of torch's averages
 SUM = "sha256"  # in an export's metadata
 _DEEPEST = 8  # wrappers around a state
 # what old checkpoints hold beside tensors: numpy scalars and the run's options; none of it runs code
@@ -189,7 +189,7 @@ def _is_mapping(value: Any) -> bool:
 
 
 def _unwrap(path: Path, content: Any) -> State:
-    """Descend through {'model': ...} and the like, drop what profilers left, and strip prefixes that all names share.
+    """Descend through {'model': ...} and the like, drop what others left, and strip prefixes that all names share.
 
     Raises ValueError for a file that holds several states: which is meant, only its user knows.
     """

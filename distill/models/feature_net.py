@@ -172,8 +172,12 @@ class FeatureNet(nn.Module):
         return (torch.tensor(list(mean), dtype=torch.float64) - shift * wide).tolist(), wide.tolist()
 
     def fingerprint(self) -> str:
-        """A hash of the weights, their names and the input's renormalisation: nets that compute the same share it."""
+        """A hash of the weights, their names, the args and the input's renormalisation: nets that share it compute
+        the same (global_pool=max has the weights of global_pool=avg).
+        """
         digest = hashlib.sha256(self.name.encode())
+        if args := (self.recipe or {}).get("args"):
+            digest.update(repr(sorted(args.items())).encode())
         if self.resizes:
             digest.update(f"@{self.size}".encode())
         for name, tensor in (*self.model.state_dict().items(), *self.named_buffers()):

@@ -15,7 +15,7 @@ from torch.nn.utils import parametrize
 from distill.models.builder import build
 from distill.models.fake_quant import BucketWeights, StepInputs, StepWeights
 from distill.models.feature_net import FeatureNet
-from distill.models.reading import evaluating
+from distill.models.reading import evaluating, last_layers
 
 
 def quantize_input(module: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -35,8 +35,8 @@ def quantize(
     """Have every convolution and linear layer of a net see weights and inputs of so many bits; null: full
     precision.
 
-    `ends` are the bits of the first and the last layer. With `bucket`, weights are scaled linearly in
-    buckets of that size, otherwise by a learned step a layer. `everything`: biases and the vectors of
+    `ends` are the bits of the first and the last layer, that of each head. With `bucket`, weights are scaled
+    linearly in buckets of that size, otherwise by a learned step a layer. `everything`: biases and the vectors of
     normalisations are rounded like weights. Raises ValueError for bits outside 2..8, a net quantised before
     and `everything` without buckets.
     """
@@ -53,7 +53,7 @@ def quantize(
         raise ValueError("everything=true needs bucket: biases and the vectors of normalisations have no learned step.")
     found = layers(net)
     negative = negative_inputs(net, found)
-    outer = (found[0][1], net.classifier)
+    outer = (found[0][1], *last_layers(net.model))
     for _, module in found:
         at_end = any(module is one for one in outer)
         if bits := (ends if at_end else weights):

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,14 @@ class Reader(Protocol):
     def head(self, model: nn.Module, final: Tensor) -> Tensor: ...
     def classifier(self, model: nn.Module) -> nn.Module: ...
     def bn_before_relu(self, model: nn.Module) -> list[nn.BatchNorm2d]: ...
+
+
+def last_layers(model: nn.Module) -> list[nn.Module]:
+    """The layers of a model that give its logits, one a head: of a head of several, those with an output a class."""
+    found: Any = model.get_classifier()  # type: ignore[operator]
+    heads = list(found) if isinstance(found, (tuple, list)) else [found]
+    layers = [layer for head in heads for layer in head.modules() if isinstance(layer, nn.Linear | nn.Conv2d)]
+    return [layer for layer in layers if layer.weight.shape[0] == model.num_classes]
 
 
 class evaluating:  # noqa: N801 - a context manager, read as a phrase

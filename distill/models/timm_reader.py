@@ -4,18 +4,18 @@ last map.
 
 import inspect
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
+from timm.layers import ClassifierHead
 from timm.models.resnet import BasicBlock, Bottleneck, ResNet
 from torch import Tensor, nn
 
 from distill.models.outputs import Outputs
 from distill.models.reading import NO_VALUES, evaluating, wrong_size
+from distill.models.tails import TAILS, Tail, norms_apart
 from distill.models.tap import Tap
-
-Tail = Callable[[Any, Tensor], Tensor]
 
 ISOTROPIC_STAGES = 4
 
@@ -44,12 +44,14 @@ class TimmReader:
             indices = indices[-stages:]
         self.has_stem = has_stem(model.feature_info)
         self.indices = [0, *indices] if self.has_stem else indices
-        self.taps = [_tap(layer) for layer in _classifiers(model)]
+        layers = _classifiers(model)
+        self.taps = [_tap(layer) for layer in layers]
+        self.head_taps = [_tap(layer, output=True) for layer in layers] if len(layers) == 2 else []
         self.relu_taps = [_tap(relu) for relu in _last_relus(model)]
         self.early_taps = [_tap(block, output=True) for block in _first_blocks(model)]
         self.asks = {"return_prefix_tokens": True} if has_prefix(model) else {}
         self.tail: Tail | None = None
-        with torch.no_grad(), evaluating(model):
+        with torch.no_grad(), evaluating(model), norms_apart(model):
             try:
                 self._learn(model, probe)
             except (Unreadable, NotImplementedError):
@@ -89,18 +91,19 @@ class TimmReader:
         for tap in (*self.relu_taps, *self.early_taps):
             tap.arm()
         final, maps = model.forward_intermediates(inputs, indices=self.indices, **self.asks)
+        if not isinstance(final, Tensor):
+            raise Unreadable(f"{self.name} cannot be read: its head takes maps of several stages, and not one")
         prefixes = [prefix for _, prefix in maps] if self.asks else None
         maps = [feature for feature, _ in maps] if self.asks else maps
         before, early = ([tap.take() for tap in taps] for taps in (self.relu_taps, self.early_taps))
         logits, embedding, heads = self._head(model, final)
         stem, features = (maps[0], maps[1:]) if self.has_stem else (None, list(maps))
         preacts = [x for x in before if x is not None]
-        first = getattr(model, "num_prefix_tokens", 0)
-        tokens, others = (final[:, first:], final[:, :first]) if final.ndim == 3 else (None, None)
+        tokens, others = _told_apart(final, features[-1], getattr(model, "num_prefix_tokens", 0))
         shown = self._map(model, final) if final.ndim == 4 else None
         return Outputs(
             logits, features, embedding.float(), preacts or None, stem, tokens, prefixes, heads, shown,
-            [x[:, first:] for x in early if x is not None] or None, others if first else None,
+            _patches_of(early, features[-1]), others,
         )  # fmt: skip
 
     def _head(self, model: Any, final: Tensor) -> tuple[Any, Tensor, tuple[Tensor, Tensor] | None]:
@@ -109,7 +112,7 @@ class TimmReader:
         """
         if not model.num_classes:
             return None, model.forward_head(final).flatten(1), None
-        for tap in self.taps:
+        for tap in (*self.taps, *self.head_taps):
             tap.arm()
         logits = model.forward_head(final)
         inputs = [x.flatten(1) for x in (tap.take() for tap in self.taps) if x is not None]
@@ -117,8 +120,8 @@ class TimmReader:
             raise Unreadable(f"{self.name} cannot be read: its forward_head does not use its classifier")
         if len(inputs) == 1:
             return logits.float(), inputs[0], None
-        first, second = (layer(x).float() for layer, x in zip(_classifiers(model), inputs, strict=True))
-        return logits.float(), torch.stack(inputs).mean(0), (first, second)
+        first, second = (tap.take() for tap in self.head_taps)
+        return logits.float(), torch.stack(inputs).mean(0), (first.float(), second.float())
 
     def classify(self, model: Any, feature: Tensor) -> Tensor:
         if self.tail is None:
@@ -204,8 +207,30 @@ def _channels_last(model: Any) -> bool:
 
 
 def _classifiers(model: Any) -> list[nn.Module]:
+    """A model's classifiers, without the pooling where it gives both in one."""
     found = model.get_classifier()
-    return list(found) if isinstance(found, (tuple, list)) else [found]
+    layers = list(found) if isinstance(found, (tuple, list)) else [found]
+    return [layer.fc if isinstance(layer, ClassifierHead) else layer for layer in layers]
+
+
+def _told_apart(final: Tensor, last: Tensor, prefix: int) -> tuple[Tensor | None, Tensor | None]:
+    """Patch tokens [B,N,D], one a place of the last map, and those before them; None what there is not.
+
+    prefix: how many the model says stand before them: VOLO and CoaT do not, and PiT ends with those alone.
+    """
+    if final.ndim != 3:
+        return None, None
+    patches = last.shape[2] * last.shape[3]
+    first = prefix or max(final.shape[1] - patches, 0)
+    if final.shape[1] - first != patches:
+        return None, final if final.shape[1] < patches else None
+    return final[:, first:], final[:, :first] if first else None
+
+
+def _patches_of(blocks: Sequence[Any], last: Tensor) -> list[Tensor] | None:
+    """Patch tokens of blocks' outputs [B,P+N,D], N as of the last map; where class tokens come in later, P is 0."""
+    patches = last.shape[2] * last.shape[3]
+    return [x[:, -patches:] for x in blocks if isinstance(x, Tensor) and x.ndim == 3] or None
 
 
 def _last_blocks(model: Any) -> list[BasicBlock | Bottleneck]:
@@ -246,29 +271,3 @@ def _tap(module: nn.Module, output: bool = False) -> Tap:
     else:
         module.register_forward_pre_hook(tap)
     return tap
-
-
-# ---- from the last map to what forward_head takes
-
-
-def _as_is(model: Any, x: Tensor) -> Tensor:
-    return x
-
-
-def _normed(model: Any, x: Tensor) -> Tensor:
-    return model.norm(x)
-
-
-def _normed_nhwc(model: Any, x: Tensor) -> Tensor:
-    return model.norm(x.permute(0, 2, 3, 1))
-
-
-def _normed_tokens(model: Any, x: Tensor) -> Tensor:
-    return model.norm(x.flatten(2).transpose(1, 2))
-
-
-def _head_convolution(model: Any, x: Tensor) -> Tensor:
-    return model.bn2(model.conv_head(x))
-
-
-TAILS = (_as_is, _normed, _normed_nhwc, _normed_tokens, _head_convolution)

@@ -215,6 +215,15 @@ def test_the_head_starts_at_zero_and_nothing_else_does() -> None:
         assert all(p.abs().sum() > 0 for p in others)
 
 
+def test_a_classifier_of_several_layers_that_starts_at_zero_learns() -> None:
+    net = build("repvit_m0_9", 4, seed=0).train()  # a BatchNorm, then a linear layer
+    begin(net, None, zero_head=True)
+    logits = net(torch.randn(4, 3, 32, 32)).logits
+    assert not logits.any()
+    logits[:, 0].sum().backward()
+    assert net.model.head.head.l.weight.grad.abs().sum() > 0
+
+
 def test_a_start_takes_all_but_the_classifier(tmp_path: Path) -> None:
     before, net = (build("cifar_resnet8", classes, size=16, seed=classes) for classes in (4, 6))
     export(before.model, tmp_path / "s.safetensors", {"model": "cifar_resnet8"})

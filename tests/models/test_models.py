@@ -438,6 +438,54 @@ def test_classify_the_last_map(name: str, size: int, args: dict) -> None:
             assert torch.allclose(net.classify(out.features[-1]), out.logits, atol=1e-5)
 
 
+def test_what_follows_the_last_map_is_found_where_a_fresh_norm_changes_nothing() -> None:
+    """A BatchNorm before the pooling, as StarNet, SwiftFormer, EfficientFormerV2, NextViT and Visformer have it."""
+    net = build("starnet_s050", 10, size=32, seed=0).eval()
+    nn.init.constant_(net.model.norm.running_mean, 0.5)
+    with torch.no_grad():
+        out = net(images())
+        assert torch.allclose(net.classify(out.features[-1]), out.logits, atol=1e-5)
+
+
+def test_the_embedding_enters_the_layer_behind_the_pooling_of_a_head_that_does_both() -> None:
+    net = build("sequencer2d_s", 10, size=56, args={"layers": (1, 1, 1, 1)}, seed=0).eval()
+    with torch.no_grad():
+        out = net(images(2, 56))
+    assert net.embedding_dim == 384 and torch.allclose(net.classifier(out.embedding), out.logits, atol=1e-5)
+
+
+def test_heads_with_a_batchnorm_count_each_batch_once() -> None:
+    net = build("levit_128s", 10, size=224, seed=0).train()
+    out = net(images(2, 224))
+    assert net.model.head.bn.num_batches_tracked == 1
+    assert out.heads is not None and torch.equal(sum(out.heads) / 2, out.logits)
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "args", "tokens", "others", "early"),
+    [
+        ("pit_ti_224", 64, {"depth": (1, 1, 1)}, None, 1, None),  # ends with the class token alone
+        ("volo_d1_224", 32, {}, 4, 1, None),
+        ("cait_xxs24_224", 32, {"depth": 2}, 4, 1, 4),  # the class token comes in behind the blocks
+        ("tnt_s_legacy_patch16_224", 32, {"depth": 2}, 4, 1, None),  # blocks give pixels beside patches
+    ],
+)
+def test_tokens_are_those_of_patches(
+    name: str, size: int, args: dict, tokens: int | None, others: int, early: int | None
+) -> None:
+    with torch.no_grad():
+        out = build(name, 10, size=size, args=args, seed=0).eval()(images(2, size))
+    assert out.class_tokens is not None and out.class_tokens.shape[1] == others
+    assert (None if out.tokens is None else out.tokens.shape[1]) == tokens
+    assert (None if out.early is None else out.early[0].shape[1]) == early
+
+
+def test_equal_weights_with_other_args_have_another_fingerprint() -> None:
+    nets = [build("resnet10t", 10, args={"global_pool": pool}, seed=0) for pool in ("avg", "max", "avg")]
+    prints = [net.fingerprint() for net in nets]
+    assert prints[0] == prints[2] != prints[1]
+
+
 @pytest.mark.parametrize("name", FAMILIES)
 def test_classify_and_embedding_of_our_nets(name: str) -> None:
     net = build(f"cifar_{name}", 10, seed=0).eval()
@@ -555,6 +603,7 @@ def test_the_forward_pass_is_one_graph(name: str) -> None:
     ("arguments", "message"),
     [
         ({"name": "vit_tiny_patch16_224", "args": {"img_size": 64}}, "does not work on 3x32x32 images"),
+        ({"name": "coat_tiny", "size": 224}, "coat_tiny cannot be read: its head takes maps of several stages"),
         ({"name": "cifar_vgg8", "size": 4}, "cifar_vgg8 does not work on 3x4x4 images"),
         ({"name": "resnet18", "args": {"drop_pathrate": 1}}, "'drop_pathrate': did you mean drop_path_rate"),
         ({"name": "resnet18", "args": {"colour": None}}, "resnet18 does not take the args key 'colour'"),

@@ -65,6 +65,13 @@ def test_weights_take_few_values_and_ends_more() -> None:
     assert full.model.conv1.weight.unique().numel() > 256 and "conv1.weight" in full.model.state_dict()
 
 
+def test_the_last_layer_is_at_the_end_where_the_classifier_holds_it() -> None:
+    net = tiny.net("cifar_MobileNetV2")
+    quantize(net, weights=2, activations=2, ends=None)
+    last = net.model.classifier[0]
+    assert last.weight.unique().numel() > 4 and not hasattr(last, "input_quantizer")
+
+
 def test_everything_is_rounded_where_the_authors_round_it() -> None:
     """Polino et al. quantise each parameter tensor of the net (quantize_weights_model of their code)."""
     net = tiny.net("cifar_resnet8")

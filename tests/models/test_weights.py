@@ -79,6 +79,10 @@ def wrapped(layout: str, state: dict[str, Tensor]) -> Any:
         "teacher": {"teacher": {f"module.backbone.{key}": value for key, value in state.items()}},
         "averaged beside the last": {"state_dict": state, "state_dict_ema": other, "epoch": 3},
         "averaged alone": {"state_dict_ema": {f"module.{key}": value for key, value in state.items()}},
+        "averaged by torch": {
+            "model": other,
+            "model_ema": {"n_averaged": torch.tensor(7), **{f"module.{key}": value for key, value in state.items()}},
+        },
         "profiled": {**state, "total_ops": torch.zeros(1), "layer1.total_params": torch.zeros(1)},
         "compiled": {"model": {f"_orig_mod.{key}": value for key, value in state.items()}, "scaler": {}},
     }[layout]
@@ -105,6 +109,13 @@ def test_one_of_several_states_is_taken_by_its_name(source: FeatureNet, tmp_path
     assert same(net, source)
     with pytest.raises(ValueError, match="has no entry ema: its entries are student, teacher"):
         read_state(f"{path}::ema")
+
+
+def test_the_averaged_state_of_torch_s_is_taken_by_its_name(source: FeatureNet, tmp_path: Path) -> None:
+    """torchvision's references keep that of torch.optim.swa_utils.AveragedModel, which counts what it has averaged."""
+    torch.save(wrapped("averaged by torch", source.model.state_dict()), tmp_path / "a.pth")
+    load_weights(net := target(), f"{tmp_path / 'a.pth'}::model_ema")
+    assert same(net, source)
 
 
 def test_the_folder_of_a_run_stands_for_its_student(source: FeatureNet, tmp_path: Path) -> None:
