@@ -364,9 +364,25 @@ def test_jobs_get_no_gpu_but_those_that_can_be_seen(
 
 def test_a_job_of_slurm_is_one_process() -> None:
     check_rule("hydra.launcher.nodes", 1, LAUNCHERS["slurm"]["nodes"])
+    with pytest.raises(ValueError, match="mem_gb must be a number"):  # submitit's word is an AssertionError
+        check_rule("hydra.launcher.mem_gb", "16GB", LAUNCHERS["slurm"]["mem_gb"])
     for key in ("nodes", "tasks_per_node"):
         with pytest.raises(ValueError, match=f"{key}=2: .* must be 1: a run of a sweep is one process"):
             check_rule(f"hydra.launcher.{key}", 2, LAUNCHERS["slurm"][key])
+
+
+def test_what_sbatch_does_not_take_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("submitit", reason="submitit is not installed: pip install 'distill[slurm]'")
+    for name in ("sbatch", "srun"):
+        (tmp_path / name).write_text("#!/bin/sh\necho 'sbatch: error: invalid partition specified: gpuu' >&2\nexit 1\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setattr(slurm, "_exports", lambda output: [])
+    params = OmegaConf.to_container(OmegaConf.load(REPO / "conf" / "hydra" / "launcher" / "slurm.yaml"))
+    params |= {"submitit_folder": str(tmp_path / "%j"), "name": "distill", "partition": "gpuu"}
+    launcher = slurm.SlurmLauncher(**{key: value for key, value in params.items() if key != "_target_"})
+    with pytest.raises(ValueError, match="sbatch does not take the jobs .*invalid partition specified: gpuu"):
+        launcher._submit([jobs.Job("seed=1", ["seed=1"], ["seed=1"], tmp_path)], tmp_path)
 
 
 def test_threads_are_divided_unless_set(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 import distill.errors as errors
+from distill.files import one_line
 from distill.signals import GOES_ON, leave
 from distill.sweep.launcher import ComposingLauncher
 
@@ -69,8 +70,9 @@ class SlurmLauncher(ComposingLauncher, _Base):  # type: ignore[misc, valid-type]
         return sweep.returns()
 
     def _submit(self, jobs: Sequence[Job], output: Path) -> dict[Job, Any]:
-        """Hand in an array of jobs; returns submitit's job of each."""
+        """Hand in an array of jobs; returns submitit's job of each. Raises ValueError for what sbatch does not take."""
         from submitit import AutoExecutor
+        from submitit.core.utils import FailedJobError, FailedSubmissionError
 
         from distill.sweep.worker import Task
 
@@ -83,8 +85,12 @@ class SlurmLauncher(ComposingLauncher, _Base):  # type: ignore[misc, valid-type]
         )
         for job in jobs:
             job.start()
-        with executor.batch():
-            submitted = [executor.submit(Task(job.argv, str(job.folder))) for job in jobs]
+        try:
+            with executor.batch():
+                submitted = [executor.submit(Task(job.argv, str(job.folder))) for job in jobs]
+        except (FailedJobError, FailedSubmissionError) as error:
+            why = f"sbatch does not take the jobs ({one_line(error)}): give hydra.launcher keys that this cluster has"
+            raise ValueError(why) from error
         print(f"  submitted as {submitted[0].job_id.partition('_')[0]}", flush=True)
         return dict(zip(jobs, submitted, strict=True))
 
