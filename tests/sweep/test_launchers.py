@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from multiprocessing import forkserver
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -383,6 +384,15 @@ def test_what_sbatch_does_not_take_is_a_sentence(tmp_path: Path, monkeypatch: py
     launcher = slurm.SlurmLauncher(**{key: value for key, value in params.items() if key != "_target_"})
     with pytest.raises(ValueError, match="sbatch does not take the jobs .*invalid partition specified: gpuu"):
         launcher._submit([jobs.Job("seed=1", ["seed=1"], ["seed=1"], tmp_path)], tmp_path)
+
+
+def test_a_ray_cluster_that_is_not_there_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    def init(**_: Any) -> None:
+        raise ConnectionError("Could not find any running Ray instance.")
+
+    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(init=init))
+    with pytest.raises(ValueError, match="no Ray cluster to join .*any running Ray instance"):
+        ray.RayLauncher(init={"address": "auto"})._connect()
 
 
 def test_threads_are_divided_unless_set(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ from hydra.core.utils import JobReturn
 from omegaconf import OmegaConf
 
 import distill.errors as errors
+from distill.files import one_line
 from distill.signals import leave
 from distill.sweep.launcher import ComposingLauncher
 
@@ -34,14 +35,24 @@ class RayLauncher(ComposingLauncher):
         sweep.announce(" on Ray")
         if sweep.jobs:
             self.tell_time(sweep, timed=self._is_here() and not visible_gpus())
+            self._connect()
             import ray
 
-            ray.init(**self.init, ignore_reinit_error=True)
             try:
                 self._run(sweep)
             finally:
                 ray.shutdown()
         return sweep.returns()
+
+    def _connect(self) -> None:
+        """Join the cluster, or start one. Raises ValueError where there is none at the address."""
+        import ray
+
+        try:
+            ray.init(**self.init, ignore_reinit_error=True)
+        except ConnectionError as error:
+            why = f"there is no Ray cluster to join ({one_line(error)}): start one, or give hydra.launcher.init.address"
+            raise ValueError(why) from error
 
     def _is_here(self) -> bool:
         """Whether the cluster is this machine alone."""
