@@ -56,6 +56,8 @@ def hashed_config(cfg: DictConfig) -> dict[str, Any]:
     parts = {name: _without(plain(cfg, name), UNHASHED[name]) for name in UNHASHED if name != "teacher"}
     parts["dataset"] |= {"content": content(cfg), "code": code_of_reader(_kind(parts["dataset"]))}
     parts["method"]["code"] = code_of_class(str(parts["method"].get("_target_")))
+    nets = [*(parts["method"].get("models") or ()), parts["method"].get("assistant")]  # of a cohort, of residual-kd
+    parts["method"]["code_of_nets"] = [code for net in nets if net and (code := code_of_net(str(net)))] or None
     scales = OmegaConf.select(cfg, "schedule.lr_scales", default=None)
     parts["student"] = _scaled(_started(student_node(cfg)), scales)
     if has_teacher(cfg):

@@ -128,6 +128,16 @@ def test_code_of_ones_own_is_part_of_the_hash_and_comments_are_not(inside: Path)
     assert identity(tiny.composed())["hash"] == identity(tiny.composed("plugins=[json]"))["hash"]
 
 
+def test_code_of_a_cohorts_own_nets_is_part_of_the_hash(monkeypatch: pytest.MonkeyPatch) -> None:
+    words, found = ("method=dml", "method.models=[resnet18]"), []
+    for code in (None, "one", "two"):
+        monkeypatch.setattr("distill.config.hashing.code_of_net", lambda net, code=code: code if "18" in net else None)
+        found.append(identity(tiny.composed(*words))["hash"])
+    assert len(set(found)) == 3
+    monkeypatch.undo()
+    assert identity(tiny.composed(*words))["hash"] == found[0]
+
+
 @pytest.mark.parametrize("launcher", ["local", "packed"])
 def test_launchers_know_them_too(launcher: str, folder: Path) -> None:
     done = program.run(*OWN.split(), "-m", "seed=1,2", f"hydra/launcher={launcher}", cwd=folder)
