@@ -38,6 +38,8 @@ def _created(
     name: str, num_classes: int, in_chans: int, size: int, pretrained: bool, own: dict[str, Any]
 ) -> nn.Module:
     kwargs = {"num_classes": num_classes, "in_chans": in_chans, "pretrained": pretrained, **own}
+    if ":" in name:  # a folder's or a repository's, of what distill export wrote, say: a net of ours
+        import distill.models.timm_registry  # noqa: F401
     try:
         if pretrained:
             _no_waiting_for_the_hub()

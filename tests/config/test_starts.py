@@ -14,6 +14,7 @@ from distill import config
 from distill.config.check import check
 from distill.config.net_names import is_known
 from distill.models import build
+from distill.models.timm_factory import pretrained_constants
 from distill.start import started_pretrained
 from tests import tiny
 
@@ -116,3 +117,15 @@ def test_a_folder_of_the_hub_is_a_net(tmp_path: Path) -> None:
     net = build(f"local-dir:{tmp_path}", 7, in_chans=1, pretrained=True)
     own = build("resnet10t", 7, in_chans=1, seed=0)
     assert torch.equal(net.model.fc.weight, own.model.fc.weight)  # type: ignore[union-attr, arg-type]
+
+
+def test_what_export_wrote_of_a_net_of_ours_is_a_net_again(tmp_path: Path) -> None:
+    """As the sentence advises that refuses such a folder as weights."""
+    own = build("cifar_resnet8", 7, in_chans=1, size=8, seed=0)
+    save_file(own.model.state_dict(), tmp_path / "model.safetensors")
+    known = {"input_size": [1, 8, 8], "mean": [0.3], "std": [0.2], "num_classes": 7, "classifier": "fc"}
+    told = {"architecture": "cifar_resnet8", "num_classes": 7, "model_args": {"in_chans": 1}, "pretrained_cfg": known}
+    (tmp_path / "config.json").write_text(json.dumps(told))
+    net = build(f"local-dir:{tmp_path}", 7, in_chans=1, size=8, pretrained=True)
+    assert torch.equal(net.eval()(net.probe()).logits, own.eval()(own.probe()).logits)
+    assert pretrained_constants(net.model, net.name, 1) == ((0.3,), (0.2,))
