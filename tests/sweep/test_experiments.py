@@ -190,6 +190,24 @@ def test_maskedkds_experiment_is_its_authors_protocol() -> None:
         assert (cfg.dataset.erasing, cfg.schedule.ema, cfg.schedule.epochs, cfg.method.ce) == (0, None, 300, 0.5)
 
 
+def test_okddips_groups_are_of_four() -> None:
+    """As by default in its train_DML.py, train_one.py and train_GL.py."""
+    runs = {cfg.method.name: cfg.method for cfg in jobs("experiment=okddip", "student=resnet32", "seed=1")}
+    assert {name: runs[name].temperature for name in ("dml", "one", "okddip")} == {"dml": 3, "one": 3, "okddip": 3}
+    assert (runs["dml"].peers, runs["dml"].alternate, runs["one"].branches, runs["okddip"].branches) == (4, False, 4, 4)
+    words = ["student=resnet32", "seed=1", "method=none"]
+    assert folder(jobs("experiment=okddip", *words)[0]) == folder(jobs("dataset=cifar10", "schedule=okddip", *words)[0])
+
+
+def test_polinos_soft_targets_are_its_own() -> None:
+    runs = {cfg.method.name: cfg for cfg in jobs("experiment=polino", "student=wrn_biased_10_4", "seed=1")}
+    method = runs["kd"].method
+    assert (method.ce, method.kd * 100, method.temperature) == (0.3, pytest.approx(0.7), 2)
+    words = ["dataset=cifar100", "schedule=polino", "teacher=wrn_biased_28_20", "student=wrn_biased_10_4", "seed=1"]
+    for name in ("none", "quantized-distillation"):
+        assert folder(runs[name]) == folder(jobs(*words, f"method={name}")[0])
+
+
 def test_cohorts_of_dml_and_chains_of_takd() -> None:
     runs = jobs("experiment=dml", "seed=1")
     peers = {cfg.student.name + ":" + cfg.teacher.name: cfg.method.models for cfg in runs if cfg.method.name == "dml"}
