@@ -15,6 +15,7 @@ from distill.data.tasks import TaskStream
 from distill.losses import full_precision
 from distill.method import Losses, Method, Nets, Phase, Update
 from distill.models import FeatureNet
+from distill.models.quant import twin_of
 from distill.parts.choice import check_choice
 
 SCENARIOS = ("task", "domain", "class")
@@ -121,7 +122,7 @@ class Continual(Method):
         self.register_buffer("place", torch.empty_like(order))
         for number, part in enumerate(parts):
             self.task_of[part], self.place[part] = number, torch.arange(len(part))
-        self.old = student.twin().requires_grad_(False) if strategy == "lwf" else None
+        self.old = twin_of(student).requires_grad_(False) if strategy == "lwf" else None
 
     @property
     def tasks(self) -> list[list[int]]:

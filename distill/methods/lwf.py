@@ -14,6 +14,7 @@ from distill.batch import Batch
 from distill.data.tasks import ClassSource
 from distill.losses import full_precision
 from distill.method import Losses, Method, Nets, Phase, Update
+from distill.models.quant import twin_of
 
 
 @full_precision
@@ -84,7 +85,7 @@ class LwF(Method):
         self.weight, self.warmup, self.task = weight, warmup, 0
         self.tasks = [part.tolist() for part in torch.arange(data.num_classes).tensor_split(tasks)]
         self.spans = [slice(part[0], part[-1] + 1) for part in self.tasks]  # a list as index waits for the device
-        self.old = nn.ModuleList([student.twin() for _ in range(tasks - 1)]).requires_grad_(False)
+        self.old = nn.ModuleList([twin_of(student) for _ in range(tasks - 1)]).requires_grad_(False)
 
     def loss(self, batch: Batch) -> Losses:
         logits = self.student(batch.inputs).logits

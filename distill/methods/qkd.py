@@ -10,6 +10,7 @@ from torch import Tensor
 from distill.batch import Batch
 from distill.method import Losses, Method, Nets, Phase, Update
 from distill.models.quant import quantize
+from distill.models.reading import frozen_statistics
 
 
 class QKD(Method):
@@ -36,7 +37,8 @@ class QKD(Method):
         """Loss of the student in co-studying and tutoring."""
         student = self.student(batch.inputs).logits
         self.count(student, batch.labels)
-        teacher = self.teach(batch, self.tutor).logits
+        with frozen_statistics(self.tutor):  # while it is trained, its own loss counts the batch
+            teacher = self.teach(batch, self.tutor).logits
         return self.both("", student, teacher, batch)
 
     def teacher_loss(self, batch: Batch) -> Losses:

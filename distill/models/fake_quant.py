@@ -4,7 +4,7 @@ inputs.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -127,6 +127,10 @@ class StepInputs(nn.Module):
             self._start(x.detach().float())
         quantised = lsq(x.float(), self.step, self.bits, self.signed, x[0].numel())
         return torch.where(self.ready, quantised, x.float()).to(x.dtype)
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        super()._load_from_state_dict(*args, **kwargs)
+        self._met = False  # of another state than the one that has met a batch
 
     @torch.no_grad()
     def _start(self, x: Tensor) -> None:

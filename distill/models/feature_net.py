@@ -43,6 +43,7 @@ class FeatureNet(nn.Module):
         self.recipe, self._build = recipe, build
         self.begun = False  # whether its weights are given, and not drawn
         self.resizes = False  # whether images of another size are brought to its own
+        self.quantized: dict[str, Any] = {}  # the options of models.quant.quantize, where it was
         self.num_classes: int = model.num_classes  # type: ignore[assignment]
         self._compiled: Callable[[Tensor], Outputs] | None = None
         self._compiled_fits: Callable[[Tensor], bool] = lambda inputs: False

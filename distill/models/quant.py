@@ -17,6 +17,8 @@ from distill.models.fake_quant import BucketWeights, StepInputs, StepWeights
 from distill.models.feature_net import FeatureNet
 from distill.models.reading import evaluating, last_layers
 
+OPTIONS = ("weights", "activations", "ends", "bucket", "everything")
+
 
 def quantize_input(module: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
     """Forward pre-hook of a layer that has an `input_quantizer`."""
@@ -62,6 +64,8 @@ def quantize(
         if activations and (bits := (ends if at_end else activations)):
             module.input_quantizer = StepInputs(bits, negative[module]).to(module.weight.device)
             module.register_forward_pre_hook(quantize_input)
+    options = (weights, activations, ends, bucket, everything)
+    net.quantized = dict(zip(OPTIONS, options, strict=True))
     if everything:
         _round_vectors(net, weights, ends, outer, int(bucket or 0))
 
@@ -78,13 +82,26 @@ def _round_vectors(net: FeatureNet, weights: int | None, ends: int | None, outer
 
 def quantize_as(net: FeatureNet, options: Any) -> None:
     """Quantise a net by a configuration's node; ValueError for keys that `quantize` does not take."""
-    known = ("weights", "activations", "ends", "bucket", "everything")
-    if not isinstance(options, Mapping) or not set(options) <= set(known):
+    if not isinstance(options, Mapping) or not set(options) <= set(OPTIONS):
         raise ValueError(
             f"student.quantize={options} is not understood: give {{weights: 4, activations: 8}}, of the keys "
-            f"{', '.join(known)}."
+            f"{', '.join(OPTIONS)}."
         )
     quantize(net, **options)
+
+
+def twin_of(net: FeatureNet, seed: int | None = None) -> FeatureNet:
+    """A net's twin, quantised as the net is, so that either takes the other's state."""
+    twin = net.twin(seed)
+    if net.quantized:
+        quantize(twin, **net.quantized)
+    return twin
+
+
+def refuse_quantized(net: FeatureNet, why: str) -> None:
+    """Raise ValueError for a quantised net; why: what keeps a method from having one."""
+    if is_quantized(net):
+        raise ValueError(f"{net.name} is quantised, and {why}: leave student.quantize null, or take method=kd")
 
 
 def layers(net: FeatureNet) -> list[tuple[str, Any]]:

@@ -14,6 +14,7 @@ from torch.func import functional_call
 from distill.models.builder import build
 from distill.models.feature_net import FeatureNet
 from distill.models.outputs import Outputs
+from distill.models.quant import refuse_quantized
 from distill.models.residual import Bottleneck
 from distill.models.resnet import ResNet
 
@@ -41,6 +42,7 @@ class Supernet:
                 f"nas-kd searches among CIFAR ResNets, and {net.name} is none: take student=resnet20, or "
                 "compare sizes of another net by a sweep over its args with method=kd."
             )
+        refuse_quantized(net, "the weights that smaller nets share are its own")
         self.net = net
         most = len(list(net.model.layer1.children()))  # type: ignore[union-attr]
         fits = (

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from distill.batch import Batch
 from distill.method import Losses, Method, Nets, Phase, Update
+from distill.models.quant import twin_of
 from distill.parts.peers import Ensemble
 
 
@@ -27,12 +28,12 @@ class Generations(Method):
         if generations < 1:
             raise ValueError(f"method.generations is {generations}: a net is born again at least once.")
         self.seeds: list[int] = torch.randint(2**31, (generations,)).tolist()
-        self.past = nn.ModuleList(student.twin(seed) for seed in self.seeds).requires_grad_(False)
+        self.past = nn.ModuleList(twin_of(student, seed) for seed in self.seeds).requires_grad_(False)
 
     def begin(self, generation: int) -> None:
         """Keep the student as the teacher of this generation, and start it from new random weights."""
         self.past[generation - 1].load_state_dict(self.student.state_dict())
-        self.student.load_state_dict(self.student.twin(self.seeds[generation - 1]).state_dict())
+        self.student.load_state_dict(twin_of(self.student, self.seeds[generation - 1]).state_dict())
 
     def next_loss(self, generation: int, batch: Batch) -> Losses:
         """Loss of a later generation."""

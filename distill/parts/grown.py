@@ -8,10 +8,11 @@ from typing import Any
 from torch import Tensor, nn
 
 from distill.models import FeatureNet, Outputs
+from distill.models.quant import refuse_quantized
 
 
 class GrownModel(nn.Module, ABC):
-    """A student's backbone and what makes logits of its last map.
+    """A student's backbone and what makes logits of its last map. Raises ValueError for a quantised one.
 
     Its state_dict() leaves out the parameters in `unused`, of what the student has behind its last map and nothing
     here runs.
@@ -21,6 +22,7 @@ class GrownModel(nn.Module, ABC):
 
     def __init__(self, student: FeatureNet, unused: set[str]) -> None:
         super().__init__()
+        refuse_quantized(student, "what is exported holds more layers than the student's")
         self.backbone: Any = student.model
         self.unused = {f"backbone.{name}" for name in unused}
 

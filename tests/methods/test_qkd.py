@@ -28,3 +28,14 @@ def test_qkd_phases_train_what_the_paper_says() -> None:
     losses = method.teacher_loss(batch)
     wanted = 4 * kl_div(method.tutor(batch.inputs).logits, method.counted[0], 2.0)
     assert losses["kd_teacher"].item() == pytest.approx(wanted.item(), rel=1e-4)
+
+
+def test_the_teacher_that_is_trained_counts_each_batch_once() -> None:
+    data = tiny.tiny_data()
+    method = tiny.seeded_method("qkd", data)
+    method.co_study()
+    norm = method.train().tutor.model.bn1
+    batch, before = next(data.source(batch_size=8, seed=3).epoch(1)), norm.num_batches_tracked.clone()
+    method.student_loss(batch)
+    method.teacher_loss(batch)
+    assert norm.num_batches_tracked == before + 1

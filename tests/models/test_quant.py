@@ -180,6 +180,28 @@ def test_step_weights_restart_from_the_weights() -> None:
     assert quantizer.step.item() == pytest.approx(2 * weight.abs().mean().item() / math.sqrt(7), rel=1e-6)
 
 
+@pytest.mark.parametrize("name", ["ban", "lwf", "continual"])
+def test_what_is_kept_of_a_quantised_student_takes_its_state(name: str) -> None:
+    net = tiny.net("cifar_resnet8")
+    quantize(net, weights=2)
+    words = ["method.strategy=lwf"] if name == "continual" else []
+    method = tiny.make(name, net, tiny.frozen(tiny.net("cifar_resnet8")), tiny.tiny_data(), *words)
+    for phase in method.phases():
+        if phase.begin:
+            phase.begin()
+    method.after_epoch()
+    kept = method.past if name == "ban" else method.old
+    assert {module.bits for module in kept.modules() if isinstance(module, StepWeights)} == {2, 8}
+
+
+@pytest.mark.parametrize("name", ["nas-kd", "simkd"])
+def test_methods_whose_export_is_no_quantised_net_are_refused_before_training(name: str) -> None:
+    net = tiny.net("cifar_resnet8")
+    quantize(net, weights=2)
+    with pytest.raises(ValueError, match=r"cifar_resnet8 is quantised, and .*: leave student.quantize null"):
+        tiny.make(name, net, tiny.frozen(tiny.net("cifar_resnet8")), tiny.tiny_data())
+
+
 def test_a_run_exports_a_plain_student_and_a_quantised_file(output: Path) -> None:
     cfg = tiny.composed(
         "method=none", "student=resnet8", "student.quantize={weights: 4, activations: 8}",
