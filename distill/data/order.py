@@ -24,13 +24,17 @@ def cut_up(count: int, batch_size: int, last_batch: str) -> tuple[int, int]:
     """(steps, end): batches an epoch of `count` images, and where the last one ends, which may be smaller or larger.
 
     last_batch: keep, drop or merge what is left over; auto keeps it unless it would give a process a single image, of
-    which a BatchNorm knows no spread, and merges it into the batch before. Raises ValueError as `steps_for` does.
+    which a BatchNorm knows no spread, and merges it into the batch before. Raises ValueError as `steps_for` does, and
+    for a kept rest of fewer images than processes.
     """
     steps = steps_for(count, batch_size, last_batch == "drop")
     rest = count - (steps - 1) * batch_size
     if last_batch == "drop" or steps == 1 or rest >= batch_size:
         return steps, min(steps * batch_size, count)
     merged = last_batch == "merge" or (last_batch == "auto" and rest < 2 * parallel.world())
+    if rest < parallel.world() and not merged:
+        what = f"an epoch of {count} images ends in a batch of {rest}, which {parallel.world()} processes cannot share"
+        raise ValueError(f"{what}: give schedule.last_batch=merge or drop, or leave it null")
     return steps - merged, count
 
 

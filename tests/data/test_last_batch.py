@@ -27,6 +27,8 @@ def test_steps_and_end(mode, count, expected):
 def test_auto_leaves_no_process_a_single_image(monkeypatch):
     monkeypatch.setattr(parallel, "world", lambda: 4)
     assert cut_up(96 + 7, 16, "auto") == (6, 103) and cut_up(96 + 8, 16, "auto") == (7, 104)
+    with pytest.raises(ValueError, match="ends in a batch of 3, which 4 processes cannot share: give schedule.last_ba"):
+        cut_up(96 + 3, 16, "keep")  # and not where the first epoch has come to it
 
 
 @pytest.mark.parametrize("mode", ["keep", "drop", "merge"])
