@@ -28,7 +28,7 @@ def _register(name: str) -> None:
             raise ValueError(f"{name} has no published weights: give a checkpoint with checkpoint_path=<file>")
         net = CONSTRUCTORS[name](**kwargs)
         if known:
-            net.pretrained_cfg = known  # type: ignore[assignment]
+            net.pretrained_cfg = {**known, "architecture": name}  # type: ignore[assignment]  # a folder's net has its path
         if pretrained:
             load_pretrained(
                 net, known, num_classes=net.num_classes, in_chans=known["input_size"][0], cache_dir=cache_dir

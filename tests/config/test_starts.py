@@ -129,3 +129,4 @@ def test_what_export_wrote_of_a_net_of_ours_is_a_net_again(tmp_path: Path) -> No
     net = build(f"local-dir:{tmp_path}", 7, in_chans=1, size=8, pretrained=True)
     assert torch.equal(net.eval()(net.probe()).logits, own.eval()(own.probe()).logits)
     assert pretrained_constants(net.model, net.name, 1) == ((0.3,), (0.2,))
+    assert net.model.pretrained_cfg["architecture"] == "cifar_resnet8"  # type: ignore[index]  # by which it is exported
