@@ -23,6 +23,7 @@ from distill.result import Result
 from distill.run_folder import RunFolder
 
 _MODES = ("online", "offline", "off")
+LONGEST_NAME = 128  # characters
 SWEEP = ("WANDB_SWEEP_PARAM_PATH", "WANDB_RUN_ID", "WANDB_SWEEP_ID")  # what W&B's agent tells the process it starts
 _log = logging.getLogger(__name__)
 
@@ -177,7 +178,7 @@ def _arguments(
     """What wandb.init is told besides the mode. create_new: two runs in one process never become one."""
     bounds = {"init_timeout": init_timeout, "finish_timeout": finish_timeout}
     still = {"console": "off", "silent": True, "save_code": False, "disable_code": True, "disable_git": True}
-    names = {name: identity[name] for name in ("id", "name", "group", "job_type")}
+    names = {name: _cut(str(identity[name])) for name in ("id", "name", "group", "job_type")}
     return {
         **names,
         "tags": [str(tag)[:64] for tag in identity["tags"] if tag],
@@ -187,6 +188,11 @@ def _arguments(
         "config": json_ready(config),
         "settings": wandb.Settings(reinit="create_new", **bounds, **still),
     }
+
+
+def _cut(name: str) -> str:
+    """A name as long as W&B's server takes, which refuses a run with a longer one; hash and seed stand at the end."""
+    return name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 33]}...{name[-30:]}"
 
 
 def _axes(run: Any) -> None:

@@ -412,12 +412,14 @@ def test_what_a_fresh_and_a_resumed_run_ask_of_the_server(tmp_path, monkeypatch)
 
     monkeypatch.setattr(wandb_logger, "_import_wandb", lambda: Fake)
     monkeypatch.delenv("WANDB_MODE", raising=False)
+    long = IDENTITY | {"name": f"kd-{'x' * 150}-s1"}
     for resume_at in (None, 3):
-        tracker = Tracker(tmp_path, ONLINE, {}, IDENTITY, resume_at)
+        tracker = Tracker(tmp_path, ONLINE, {}, long, resume_at)
         tracker.log(row(4, "step"))
         tracker.finish(3)
     fresh, logged, code, resumed = asked[:4]
     assert (fresh["resume"], resumed["resume"]) == (None, "allow")
+    assert fresh["name"] == f"kd-{'x' * 92}...{'x' * 27}-s1" and len(fresh["name"]) == 128 and fresh["id"] == "abc-1"
     assert fresh["settings"]["init_timeout"] == 20 and fresh["settings"]["finish_timeout"] == 60
     assert (
         fresh["settings"]["console"] == "off"
