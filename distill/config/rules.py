@@ -267,7 +267,7 @@ _TEACHER: dict[str, Rule] = NET | {
 }
 _TRACKING: dict[str, Rule] = {
     "mode": one_of("online", "offline", "tensorboard", "off", "false"),
-    "project": NAME,
+    "project": (lambda value: NAME[0](value) and ":" not in value, f"{NAME[1]}; W&B takes no : in it"),
     "entity": or_null(NAME),
     "artifact": FLAG,
 }

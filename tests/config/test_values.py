@@ -94,7 +94,7 @@ def test_a_key_of_a_method_has_a_range_and_a_word_is_one_of_some():
     ("crd", {"method.momentum": 1000, "schedule.epochs": 10**7, "schedule.name": "../../x", "dataset.name": "=1+1"}),
     ("sskd", {"method.keep_similarity": 1000, "student.weights": 0, "student.name": "", "tracking.project": "../../x"}),
     ("qkd", {"method.activations": 0, "method.ends": 1000, "student.name": "a\u202eb"}),
-    ("cmi", {"method.pool": 0, "method.features": "/dev/null"}),
+    ("cmi", {"method.pool": 0, "method.features": "/dev/null", "tracking.project": "a:b"}),
 ])  # fmt: skip
 def test_what_no_run_can_mean_is_refused_with_the_range(method, values):
     composed = tiny.composed(f"method={method}")
