@@ -105,7 +105,8 @@ class SimKD(Method):
         self.projector = Projector(channels, width, factor, size, signed=is_signed(seen))
         self.head = self._teacher_head(seen)
         unused = self._freeze_unused()
-        model = ReusedModel(student, self.projector, teacher, self.head, unused)
+        there = seen.device  # the teacher is on the run's device before all the rest
+        model = ReusedModel(student.to(there), self.projector.to(there), teacher, self.head, unused)
         self._deployed = (
             GrownNet(model, name=f"{student.name}+{teacher.name}", size=student.size, in_chans=student.in_chans),
         )

@@ -29,6 +29,26 @@ def test_simkd_loss() -> None:
     same_value_and_gradient(simkd_loss, slow_mse, rand(2, 3, 2, 2), rand(2, 3, 2, 2, seed=1))
 
 
+def test_its_parts_are_put_together_where_the_teacher_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run's teacher is on the GPU when methods are made, and the student is not yet."""
+    moved: list[tuple[str, torch.device]] = []
+
+    class Put(torch.nn.Module):
+        def to(self, device: torch.device) -> Put:
+            moved.append((type(self).__name__, device))
+            return self
+
+    def read(self: ReusedModel, inputs: torch.Tensor) -> torch.Tensor:
+        seen.append({name for name, device in moved if device == self.teacher.probe().device})
+        return run(self, inputs)
+
+    seen, run = list[set[str]](), ReusedModel.forward_features
+    monkeypatch.setattr(torch.nn.Module, "to", Put.to)
+    monkeypatch.setattr(ReusedModel, "forward_features", read)
+    made(SimKD, "cifar_resnet8", "cifar_resnet14")
+    assert seen and seen[0] >= {"FeatureNet", "Projector"}
+
+
 @pytest.mark.parametrize(
     "pair", [("cifar_resnet8", "cifar_resnet14"), ("cifar_MobileNetV2", "cifar_wrn_16_2")]
 )
