@@ -50,15 +50,15 @@ def start(device: str) -> str:
     local = int(os.environ.get("LOCAL_RANK", "0"))
     cuda = _on_gpus(device, local)
     if not dist.is_initialized():
+        if cuda:
+            torch.cuda.set_device(local)
         dist.init_process_group("nccl" if cuda else "gloo")
-        _Waiting.group = dist.new_group(timeout=PATIENCE)
+        _Waiting.group, _Waiting.gpus = dist.new_group(timeout=PATIENCE), [local] if cuda else None
+        barrier()  # NCCL connects a group at its first use, for which nobody waits longer than for any exchange
         atexit.register(_leave)
         if dist.get_rank() > 0:  # what one has said need not be said by all
             logging.getLogger("distill").setLevel(logging.WARNING)
-    if not cuda:
-        return "cpu"
-    torch.cuda.set_device(local)
-    return f"cuda:{local}"
+    return f"cuda:{local}" if cuda else "cpu"
 
 
 def _on_gpus(device: str, local: int) -> bool:
@@ -82,12 +82,13 @@ class _Waiting:
     """The processes as those that wait for each other at barriers."""
 
     group: Any = None
+    gpus: list[int] | None = None  # this process's, where exchanges take place on GPUs
 
 
 def barrier() -> None:
     """Wait for all processes, however long one of them takes."""
     if world() > 1:
-        dist.barrier(group=_Waiting.group)
+        dist.barrier(group=_Waiting.group, device_ids=_Waiting.gpus)
 
 
 class _BatchShare:

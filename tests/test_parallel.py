@@ -11,6 +11,7 @@ from dataclasses import replace
 from datetime import timedelta
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -206,6 +207,26 @@ def test_a_sweep_is_not_started_by_each_of_several_processes(monkeypatch: pytest
         torchrun.refuse_sweep()
     with pytest.raises(ValueError, match="would start this search: start it without torchrun"):  # and share its trials
         search(argparse.Namespace())
+
+
+def test_processes_on_gpus_connect_those_that_wait_before_one_is_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    """NCCL connects a group at its first use, and the others ask for the first one's address for ten minutes only."""
+    done: list[Any] = []
+    for name, value in {"WORLD_SIZE": 2, "RANK": 1, "LOCAL_RANK": 1, "MASTER_ADDR": "", "MASTER_PORT": 1}.items():
+        monkeypatch.setenv(name, str(value))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", done.append)
+    monkeypatch.setattr(parallel.dist, "init_process_group", done.append)
+    monkeypatch.setattr(parallel.dist, "is_initialized", lambda: "nccl" in done)
+    monkeypatch.setattr(parallel.dist, "new_group", lambda timeout: timeout)
+    monkeypatch.setattr(parallel.dist, "get_world_size", lambda: 2)
+    monkeypatch.setattr(parallel.dist, "get_rank", lambda: 0)  # else its log is quiet
+    monkeypatch.setattr(parallel.dist, "barrier", lambda group, device_ids: done.append((group, device_ids)))
+    monkeypatch.setattr(parallel.atexit, "register", lambda what: None)
+    for name in ("group", "gpus"):
+        monkeypatch.setattr(parallel._Waiting, name, None)
+    assert parallel.start("auto") == "cuda:1" and done == [1, "nccl", (parallel.PATIENCE, [1])]
 
 
 def main(folder: Path, out: Path) -> None:
