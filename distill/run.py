@@ -233,7 +233,8 @@ def make_inputs(spec: RunSpec, reads: Collection[str] | None = None) -> Inputs:
     torch.set_num_threads(choices.threads or threads)  # now: the training of a teacher has had its own
     source = data.at_sizes(source, (net.size for net in teachers.nets if net.resizes))
     log.info("%s: %s", "compiling the nets that gain by it" if compiling.asked else "nets run eagerly", compiling.why)
-    eager = without_graphs(machine.cuda_graphs, device, precision, parallel.world(), data.info.size)
+    cached = teachers.cache is not None
+    eager = without_graphs(machine.cuda_graphs, device, precision, parallel.world(), data.info.size, cached)
     return Inputs(device, choices, None if eager else CudaGraph, data, source, compiling, teachers, over_all)
 
 

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from distill.batch import Batch, changed
+from distill.engine.beside import side_stream
 from distill.engine.trace import traced
 from distill.files import first_line
 from distill.method import TeacherForward
@@ -241,7 +242,7 @@ class GraphedTeacher:
             self._shapes |= {key} if static else set()
             return self.forward(teacher, batch)
         if key not in self._recorded:
-            graph = self.make(None)
+            graph = self.make(side_stream(batch.inputs.device))  # torch's own for this is the first GPU's
             self._recorded[key] = graph, graph.capture(lambda: self.forward(teacher, batch))
         graph, outputs = self._recorded[key]
         graph.replay()
@@ -266,10 +267,13 @@ def _shape_of(batch: Batch) -> Any:
     return tuple((name, tensor.shape, tensor.stride(), tensor.dtype) for name, tensor in tensors(batch).items())
 
 
-def without_graphs(setting: Any, device: torch.device, precision: str, world: int, size: int) -> bool:
+def without_graphs(
+    setting: Any, device: torch.device, precision: str, world: int, size: int, cached: bool = False
+) -> bool:
     """Whether a run is to have no graphs, which is said where there is a GPU; `setting` is auto, true or false.
 
-    size: of images, in pixels. Large ones are taken to keep a GPU busy; graphs hold a step's memory for good.
+    size: of images, in pixels. Large ones are taken to keep a GPU busy; graphs hold a step's memory for good. cached:
+    whether what teachers say is looked up in files.
     Raises ValueError where graphs are asked for and there is no GPU.
     """
     setting = str(setting).lower()
@@ -281,6 +285,7 @@ def without_graphs(setting: Any, device: torch.device, precision: str, world: in
         "cuda_graphs=false": setting == "false",
         "fp16's scaling of gradients waits for the device at every step; precision=bf16 does not": precision == "fp16",
         "several processes share each step": world > 1,
+        "every look-up in the cache of teachers waits for the device; teacher.cache=off does not": cached,
         f"images of {size} pixels are taken to keep a GPU busy (cuda_graphs=true)": size > LARGE and setting != "true",
     }
     for reason in (reason for reason, holds in why.items() if holds):

@@ -99,6 +99,9 @@ def without_sgds(optimizer: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in optimizer.items() if key not in sgds or takes_option(name, key)}
 
 
+_OF_THIS_MACHINE = {"lr", "capturable"}  # in a group of an optimiser: a tensor where steps are recorded, and whether
+
+
 class Stepper:
     """One update's optimiser: backward, scaling for fp16, clipping, step.
 
@@ -238,10 +241,10 @@ class Stepper:
         return {"optimizer": optimizer, "scaler": self.scaler.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        rates = [group["lr"] for group in self.optimizer.param_groups]
+        own = [{key: group[key] for key in _OF_THIS_MACHINE & group.keys()} for group in self.optimizer.param_groups]
         self.optimizer.load_state_dict(state["optimizer"])
-        for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
-            group["lr"] = rate
+        for group, kept in zip(self.optimizer.param_groups, own, strict=True):
+            group |= kept
         self.use(float(state["optimizer"]["param_groups"][0]["lr"]))  # which a row tells before the next step sets it
         self.scaler.load_state_dict(state["scaler"])
 

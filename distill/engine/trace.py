@@ -129,8 +129,9 @@ def _note(owner: Any, path: str, seen: set[int], state: dict[str, Any]) -> None:
         state[path] = len(owner)
         for number, value in enumerate(owner):
             _note(value, f"{path}[{number}]", seen, state)
-    elif isinstance(owner, torch.optim.Optimizer):
-        return  # its state is tensors in place, and numbers that a capture keeps there
+    elif isinstance(owner, torch.optim.Optimizer):  # its tensors are written in place; some of timm's count in Python
+        for number, held in enumerate((*owner.param_groups, *owner.state.values())):
+            state |= {f"{path}[{number}].{key}": value for key, value in held.items() if type(value) in _PLAIN}
     elif isinstance(owner, nn.Module) or kind.__module__.startswith("distill."):
         for name, value in getattr(owner, "__dict__", {}).items():
             if type(value) not in _MAPPINGS or value:  # a module has a dozen dictionaries of hooks, all empty

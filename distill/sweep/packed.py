@@ -114,9 +114,11 @@ def shared(
     """Return a way of asking teachers, and a source, that loops in step can share.
 
     Where steps are recorded, all loops find a batch in one place, and what the teachers say of it in another: they
-    are asked, by graphs of their own, before any of the loops takes its step.
+    are asked, by graphs of their own, before any of the loops takes its step. Nets that a method makes, and trains, for
+    itself are asked within its steps.
     """
-    memo = ForwardMemo(GraphedTeacher(forward, buffers, options.graph) if options.graph else forward)
+    asked = GraphedTeacher(forward, buffers, options.graph) if options.graph else forward
+    memo = ForwardMemo(asked, teachers, forward)
 
     def prepare(batch: Batch) -> Batch:
         batch = buffers(batch)
@@ -160,7 +162,8 @@ class Pack:
         another launch's: who waits for that holds no run, for which that might wait.
         """
         members: list[Member] = []
-        largest, free = 0, free_memory()
+        device = self.waiting[0][1].machine.device if self.waiting else "cpu"
+        largest, free = 0, free_memory(device)
         while self.waiting and stop.received is None and (self.most is None or len(members) < self.most):
             if self.most is None and members and 3 * largest > free:
                 break
@@ -178,7 +181,7 @@ class Pack:
                 _join(members)
             except (Exception, errors.Stopped) as error:
                 failed(self.sweep, job, error)
-            left = free_memory()
+            left = free_memory(device)
             largest, free = max(largest, free - left), left
         return members
 
@@ -216,10 +219,11 @@ def _close(member: Member, error: BaseException) -> None:
             raise
 
 
-def free_memory() -> int:
-    """Bytes that are free: of the GPU where there is one, else of the machine."""
-    if torch.cuda.is_available():
-        return torch.cuda.mem_get_info()[0]
+def free_memory(device: str) -> int:
+    """Bytes that are free: of the GPU that runs on this device (auto, cuda, cuda:1) take, else of the machine."""
+    kind, _, number = device.partition(":")
+    if kind in ("auto", "cuda") and torch.cuda.is_available() and int(number or 0) < torch.cuda.device_count():
+        return torch.cuda.mem_get_info(int(number) if number else None)[0]
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
         return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))

@@ -101,13 +101,25 @@ class FrozenTeachers:
 
 
 class ForwardMemo:
-    """One forward for a batch that several runs share: its outputs are used until other inputs come, or are written."""
+    """One forward for a batch that several runs share: its outputs are used until other inputs come, or are written.
 
-    def __init__(self, teacher_forward: TeacherForward) -> None:
-        self.teacher_forward = teacher_forward
+    shared: the nets that all of them ask; default: all nets. own: runs the others, which a method makes, trains and
+    asks for itself, so that what they once said holds no longer.
+    """
+
+    def __init__(
+        self,
+        teacher_forward: TeacherForward,
+        shared: Collection[FeatureNet] | None = None,
+        own: TeacherForward | None = None,
+    ) -> None:
+        self.teacher_forward, self.own = teacher_forward, own or teacher_forward
+        self._shared = None if shared is None else {id(net) for net in shared}
         self._outputs: dict[int, tuple[torch.Tensor, int, Outputs]] = {}
 
     def __call__(self, teacher: FeatureNet, batch: Batch) -> Outputs:
+        if self._shared is not None and id(teacher) not in self._shared:
+            return self.own(teacher, batch)
         inputs, version = batch.inputs, batch.inputs._version
         known = self._outputs.get(id(teacher))
         if known is None or known[0] is not inputs or known[1] != version:

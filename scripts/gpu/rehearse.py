@@ -27,8 +27,10 @@ def main() -> None:
     name, sys.argv = sys.argv[1 + module], sys.argv[1 + module :]
     asked = cuda_graphs.without_graphs
 
-    def as_there(setting: object, device: torch.device, precision: str, world: int, size: int) -> bool:
-        return asked(setting, torch.device("cuda"), precision, world, size)
+    def as_there(
+        setting: object, device: torch.device, precision: str, world: int, size: int, cached: bool = False
+    ) -> bool:
+        return asked(setting, torch.device("cuda"), precision, world, size, cached)
 
     with (
         streams(),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,14 @@ import torch
 
 from distill.batch import Batch
 from distill.config import OptimizerSpec
+from distill.engine import cuda_graphs
 from distill.engine.cuda_graphs import GraphedStep, GraphedTeacher, StaticBuffers, without_graphs
 from distill.engine.fit import Fit
 from distill.engine.optim import Stepper
+from distill.engine.state import Options
 from distill.engine.trace import traced
 from distill.method import teacher_forward
+from distill.sweep.packed import shared
 from tests import tiny
 from tests.replay import Replay
 
@@ -134,6 +138,22 @@ def test_a_rate_that_falls_within_an_epoch_reaches_the_graph_of_an_optimiser_of_
     assert ends[1][1] > 2 and all(torch.equal(ends[1][0][key], value) for key, value in ends[0][0].items())
 
 
+def test_an_optimiser_that_counts_its_steps_in_python_is_not_recorded(tmp_path: Path) -> None:
+    """Each sixth step of lookahead is another one, which no two steps in a row tell."""
+    ends = []
+    for graph in (Refused, Replay):
+        data = tiny.tiny_data()
+        fit = tiny.fit(tiny.seeded_method("none", data), data, tmp_path / graph.__name__)
+        fit.options.graph, fit.source = graph, data.source(batch_size=4, seed=1)
+        constant = {"decay": "constant", "lr": 1e-4, "optimizer": {"name": "lookahead_lion"}}
+        fit.schedule = replace(fit.schedule, epochs=2, **constant)  # type: ignore[arg-type]
+        for _ in fit.steps():
+            pass
+        ends.append(fit.method.state_dict())
+    assert fit.graphed and "lookahead_step" in (fit.graphed.why or "")
+    assert all(torch.equal(ends[1][key], value) for key, value in ends[0].items())
+
+
 def test_a_graph_that_cannot_be_made_is_said_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
         _, (graphed,) = trained("kd", tmp_path, Refused, 2)
@@ -222,6 +242,30 @@ def test_teachers_are_asked_by_a_graph_for_batches_in_static_buffers_alone(tmp_p
     assert asked.count(0) == asked.count(1) == 2 and asked.count(2) == 1  # recorded at the second, then replayed
 
 
+def test_a_teacher_is_recorded_on_a_stream_of_its_own_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    data, hold, streams = tiny.tiny_data(), StaticBuffers(), []
+    monkeypatch.setattr(cuda_graphs, "side_stream", lambda device: f"of {device}")
+    method = tiny.seeded_method("kd", data)
+    teacher = GraphedTeacher(teacher_forward, hold, lambda stream: streams.append(stream) or Replay())
+    with torch.no_grad():
+        for _, batch in zip(range(2), data.source(batch_size=4, seed=1).epoch(1), strict=False):
+            teacher(method.teacher, hold(batch))
+    assert streams == ["of cpu"]
+
+
+def test_packed_loops_share_what_their_teachers_say_and_no_answer_of_a_net_of_their_own() -> None:
+    data, hold, options = tiny.tiny_data(), StaticBuffers(), Options(nullcontext, graph=Replay)
+    teachers, own = tiny.seeded_method("kd", data).teachers, tiny.net("cifar_resnet8").train()
+    forward, source = shared(teacher_forward, data.source(batch_size=4, seed=1), teachers, options, hold)
+    with torch.no_grad():
+        for batch in source.epoch(1):
+            forward(own, batch)
+        own.eval()  # as a net that was trained in the phase before
+        for batch in source.epoch(2):
+            assert torch.equal(forward(own, batch).logits, teacher_forward(own, batch).logits)
+            assert forward(teachers[0], batch) is forward(teachers[0], batch)
+
+
 def test_a_static_batch_lies_where_the_first_of_its_shape_did() -> None:
     data, hold = tiny.tiny_data(), StaticBuffers()
     first, second, *_, last = data.source(batch_size=4, seed=1).epoch(1)
@@ -249,7 +293,8 @@ def test_graphs_are_for_gpus_and_say_what_forbids_them(caplog: pytest.LogCapture
         assert not caplog.records
         assert without_graphs(False, gpu, "bf16", 1, 32) and without_graphs("auto", gpu, "fp16", 1, 32)
         assert without_graphs("auto", gpu, "fp32", 2, 32) and without_graphs("auto", gpu, "bf16", 1, 224)
-    assert len(caplog.records) == 4
+        assert without_graphs("auto", gpu, "bf16", 1, 32, True)
+    assert len(caplog.records) == 5
 
 
 def test_rates_on_the_device_are_saved_as_numbers() -> None:
@@ -262,3 +307,13 @@ def test_rates_on_the_device_are_saved_as_numbers() -> None:
     assert state["optimizer"]["param_groups"][0]["lr"] == pytest.approx(0.01)
     stepper.load_state_dict(state)
     assert stepper.optimizer.param_groups[0]["lr"] is place and place.item() == pytest.approx(0.01)
+
+
+def test_a_run_that_began_without_graphs_is_recorded_where_it_goes_on_with_them() -> None:
+    net, schedule = torch.nn.Linear(2, 2), OptimizerSpec(lr=0.1, milestones=(), optimizer={"name": "adam"})
+    begun = Stepper([net], schedule)
+    begun.step({"loss": net(torch.ones(1, 2)).sum()})
+    stepper = Stepper([net], schedule, on_device=True)
+    stepper.load_state_dict(begun.state_dict())
+    (group,) = stepper.optimizer.param_groups
+    assert group["capturable"] is True, "else torch refuses to record its steps"

@@ -125,6 +125,14 @@ def test_a_member_that_fails_is_dropped_and_named(tmp_path: Path) -> None:
     assert len(logs) == 2 and all("Traceback" in log and "NonFinite" in log for log in logs)
 
 
+def test_runs_on_the_cpu_are_packed_by_its_memory_and_others_by_their_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda index=None: ({None: 1, 1: 2}[index], 3))
+    assert [packed.free_memory(device) for device in ("auto", "cuda", "cuda:1")] == [1, 1, 2]
+    assert packed.free_memory("cpu") > 2**20 and packed.free_memory("cuda:7") > 2**20
+
+
 def test_jobs_are_packed_by_what_they_share() -> None:
     def job(*overrides: str):
         return overrides, resolve(tiny.composed(*overrides))
