@@ -55,7 +55,7 @@ def _suggestion(net: FeatureNet, state: State) -> str:
     fitting = fitting_names(state)
     if not fitting:
         return ""
-    name, classes, channels = fitting[0]
+    name, classes, channels = next((each for each in fitting if each[0] == net.name), fitting[0])
     if name != net.name:
         return f" (it fits {name} with {classes} classes: set model={name})"
     wanted = f"{net.num_classes} and {net.in_chans}"

@@ -89,6 +89,9 @@ def _from_file(spec: TeacherSpec, info: DataInfo, classes: int) -> tuple[Feature
     if classes and not why:
         load_weights(net, spec.weights)
         return net, ""
+    if classes and _is_timms(spec) and not mismatch(known := _as_timm_reads(net, state), net.model.state_dict()):
+        net.model.load_state_dict({**net.model.state_dict(), **known})
+        return net, ""
     bare = _build(spec, info, 0)
     own, ends = bare.model.state_dict(), head_names(bare)
     trunk = {key: value for key, value in state.items() if not key.startswith(ends)}
@@ -100,8 +103,10 @@ def _from_file(spec: TeacherSpec, info: DataInfo, classes: int) -> tuple[Feature
     return bare, f" ({spec.weights}{f': {why}' if why else ''})"
 
 
-def _as_timm_reads(net: FeatureNet, state: State, ends: tuple[str, ...]) -> State:
-    """A checkpoint of a model's authors under timm's names, as timm's own loader has it, less its classifier."""
+def _as_timm_reads(net: FeatureNet, state: State, ends: tuple[str, ...] = ()) -> State:
+    """A checkpoint of a model's authors under timm's names, as timm's own loader has it, less what begins with `ends`,
+    its classifier.
+    """
     from distill.models.timm_factory import renamed
 
     return {key: value for key, value in renamed(net.model, state).items() if not key.startswith(ends)}

@@ -238,6 +238,14 @@ def test_another_number_of_classes_is_named(source: FeatureNet, tmp_path: Path) 
     assert message.endswith("(it is cifar_resnet8 for 10 classes and 3 channels, this run has 7 and 3)")
 
 
+def test_of_two_nets_that_fit_the_runs_own_is_named(tmp_path: Path) -> None:
+    """resnet20_a and resnet20_bss have the same weights, and other shortcuts."""
+    path = tmp_path / "a.pth"
+    torch.save(target("cifar_resnet20_bss", 3).model.state_dict(), path)
+    with pytest.raises(ValueError, match=r"it is cifar_resnet20_bss for 3 classes and 3 channels, this run has 10"):
+        load_weights(target("cifar_resnet20_bss"), path)
+
+
 def test_a_stranger_is_described_without_a_guess(tmp_path: Path) -> None:
     message = refusal(target(), {"weight": torch.ones(3, 3), "bias": torch.ones(3)}, tmp_path / "a.pth")
     assert "has unknown weight, bias" in message and "it fits" not in message
