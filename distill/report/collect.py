@@ -57,6 +57,7 @@ class Run:
     by_hand: tuple[str, ...]  # settings of the schedule and the data set that the command changed
     command: str | None = None
     departs: str | None = None  # what the method does otherwise than its paper
+    teacher_origin: str | None = None  # trained in <folder>, file <path>, ...
 
     @property
     def key(self) -> tuple[Any, ...]:
@@ -160,6 +161,7 @@ def _run(folder: Path, result: Result) -> Run | None:
         best_epoch=score.best_epoch,
         by_hand=_by_hand(result.command, result.setting, RunFolder(folder)),
         departs=_departs(result),
+        teacher_origin=result.document.get("teacher_origin"),
         **{name: getattr(result, name) for name in _AS_THEY_ARE},
     )
 

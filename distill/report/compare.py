@@ -14,8 +14,8 @@ from distill.config.groups import load_node, options
 from distill.config.net_names import is_known
 from distill.config.our_nets import OUR_NETS
 from distill.papers import PaperTable, Value
-from distill.report.stats import MISSING, VARIANT, Sample, Verdict, compare_published, sample
-from distill.report.summary import ALONE, Row
+from distill.report.stats import MISSING, VARIANT, Sample, Verdict, compare_published
+from distill.report.summary import ALONE, Row, teachers_of
 
 _STUDENT, TEACHER_LINE = "student alone", "teacher"
 SPELLINGS = {"mobilenetv1100": "mobilenetv1", "shufflev215": "shufflev2x1.5"}  # ours and timm's, as papers write them
@@ -89,7 +89,7 @@ def _teacher_cell(table: PaperTable, pair: int, by_place: Places) -> ComparedCel
     place = (model_name(table.pairs[pair].teacher or ""), model_name(table.pairs[pair].student))
     rows = [row for key, group in by_place.items() if key[:2] == place for row in group]
     rows = [row for row in rows if not setting_marks(table, TEACHER_LINE, pair, row)]
-    ours = sample(sorted({run.teacher_accuracy for row in rows for run in row.runs if run.teacher_accuracy}))
+    ours = teachers_of(run for row in rows for run in row.runs)
     published = _published(table, TEACHER_LINE, pair)
     verdict = compare_published(ours, published.mean if published else None, rounding=table.rounding)
     return ComparedCell(TEACHER_LINE, pair, published, "last", ours=ours, verdict=verdict)

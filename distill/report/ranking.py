@@ -8,8 +8,8 @@ from itertools import groupby
 
 from distill.report.gains import Gain, corrected
 from distill.report.names import row_names
-from distill.report.stats import Sample, sample
-from distill.report.summary import ALONE, Row, TableKey, table_key
+from distill.report.stats import Sample
+from distill.report.summary import ALONE, Row, TableKey, table_key, teachers_of
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Ranking:
     def teacher_accuracies(self) -> Sample | None:
         """The accuracies of the teacher, as the runs measured them: one, where they had one teacher."""
         runs = [run for entry in self.entries for run in entry.row.runs if run.teacher == self.teacher]
-        return sample(sorted({run.teacher_accuracy for run in runs if run.teacher_accuracy is not None}))
+        return teachers_of(runs)
 
     @property
     def alone(self) -> Entry | None:

@@ -6,6 +6,7 @@ import shlex
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from distill.report.collect import Run
@@ -116,9 +117,22 @@ def summarize(runs: Iterable[Run]) -> list[Row]:
 def _row(runs: list[Run]) -> Row:
     last = sample([run.last for run in runs])
     assert last is not None
-    teacher = sample(sorted({run.teacher_accuracy for run in runs if run.teacher_accuracy is not None}))
     epoch = sample([run.best_epoch for run in runs])
-    return Row(tuple(runs), last, sample([run.best for run in runs]), epoch.mean if epoch else None, teacher)
+    return Row(tuple(runs), last, sample([run.best for run in runs]), epoch.mean if epoch else None, teachers_of(runs))
+
+
+def teachers_of(runs: Iterable[Run]) -> Sample | None:
+    """The accuracies of the runs' teachers, each teacher once: they are told apart by the last names of the folder that
+    they were trained in, which other machines have too, and by their accuracy where that is not recorded.
+    """
+    found = {(_trained_in(run), run.teacher_accuracy) for run in runs if run.teacher_accuracy is not None}
+    placed = {accuracy for place, accuracy in found if place}
+    return sample(sorted(accuracy for place, accuracy in found if place or accuracy not in placed))
+
+
+def _trained_in(run: Run) -> str:
+    origin = run.teacher_origin or ""
+    return "/".join(Path(origin).parts[-3:]) if origin.startswith("trained in ") else ""
 
 
 def _alone(rows: list[Row]) -> dict[TableKey, list[Row]]:

@@ -543,3 +543,13 @@ def test_every_published_table_can_be_asked_for(tmp_path: Path, capsys: pytest.C
     for kind in ("md", "tex", "html"):
         assert main([str(tmp_path), *arguments, "--format", kind]) == 0
         assert "DML Table 2, CIFAR-100" in capsys.readouterr().out
+
+
+def test_teachers_of_equal_accuracy_that_were_trained_apart_are_two(tmp_path: Path) -> None:
+    places = ("a/none-resnet56/none-1/s1", "a/none-resnet56/none-1/s2", "elsewhere/none-resnet56/none-1/s2")
+    for seed, place in enumerate(places):
+        write_run(tmp_path, seed, teacher_accuracy=72.5, teacher_origin=f"trained in {place}")
+    write_run(tmp_path, 4, teacher_accuracy=72.5)  # an older record, of one of them
+    write_run(tmp_path, 5, teacher_accuracy=73.5)
+    (row,) = summarize(collect([tmp_path]).runs)
+    assert row.teacher == sample([72.5, 72.5, 73.5])
