@@ -95,8 +95,8 @@ def run(
 
     overrides: "method=kd student=resnet20", or a list of such words. keys: plain ones of conf/config.yaml (seed=2,
     device="cpu", method="kd"), epochs, batch_size, lr and root (of the schedule and the data set), and whole groups
-    with their keys as dictionaries (schedule={"milestones": [2]}). config_dir: YAML files of your own. table: whether
-    to print the small table at the end.
+    with their keys as dictionaries (schedule={"milestones": [2]}, student={"quantize": {"weights": 4}}). config_dir:
+    YAML files of your own. table: whether to print the small table at the end.
 
     Raises ValueError, in a sentence, for what the command line would refuse; NonFinite and Stopped of distill.errors.
     """
@@ -171,9 +171,9 @@ def _flags(config_dir: str | Path | None) -> list[str]:
 
 
 def _override(key: str, value: Any) -> list[str]:
-    """Keyword arguments as the command line has them."""
+    """Keyword arguments as the command line has them: those of a group one by one, what they hold as it is."""
     if isinstance(value, dict):
-        return [text for name, each in value.items() for text in _override(f"{key}.{name}", each)]
+        return [f"{key}.{name}={_spelled(each)}" for name, each in value.items()]
     return [f"{_SHORT.get(key, key)}={_spelled(value)}"]
 
 
@@ -185,6 +185,8 @@ def _spelled(value: Any) -> str:
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, (list, tuple, range)):
         return f"[{','.join(map(_spelled, value))}]"
+    if isinstance(value, dict):
+        return "{" + ",".join(f"{key}:{_spelled(each)}" for key, each in value.items()) + "}"
     if isinstance(value, (int, float)):
         return repr(value)
     quoted = str(value).replace("\\", "\\\\").replace("'", "\\'")

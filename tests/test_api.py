@@ -75,7 +75,11 @@ def test_importing_the_package_imports_nothing_else() -> None:
 
 
 def test_values_keep_their_kinds() -> None:
-    given = {"lr": np.float64(0.5), "seed": np.int64(3), "dataset": {"classes": ["1", "2"], "mean": np.array([0.25])}}
+    given = {"lr": np.float64(0.5), "seed": np.int64(3), "dataset": {"classes": ["1", "2"], "mean": np.array([0.25])},
+             "student": {"quantize": {"weights": 4}}, "schedule": {"optimizer": {"weight_decay": 0.1}},
+             "teacher": {"models": [{"model": "cifar_resnet8", "weights": "none"}]}}  # fmt: skip
     cfg = api.composed([word for key, value in given.items() for word in api._override(key, value)])
     assert (cfg.schedule.lr, cfg.seed) == (0.5, 3)
     assert (list(cfg.dataset.classes), list(cfg.dataset.mean)) == (["1", "2"], [0.25])
+    assert (cfg.student.quantize, cfg.schedule.optimizer.weight_decay) == ({"weights": 4}, 0.1)
+    assert cfg.schedule.optimizer.momentum == 0.9 and cfg.teacher.models == given["teacher"]["models"]
