@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from torch.nn import functional as F
 
 from distill import config
+from distill.engine.average import Average
 from distill.models import build, load_weights
 from distill.models.fake_quant import StepInputs, StepWeights, lsq
 from distill.models.quant import is_quantized, quantize, quantizers, rounded, unquantized
@@ -172,6 +173,21 @@ def test_a_convolution_of_the_file_is_a_convolution_of_whole_numbers(tmp_path: P
     columns = F.unfold(whole_x.double(), 3, padding=1, stride=2).long()
     whole = (whole_w.flatten(1) @ columns).view(2, -1, 4, 4)
     assert torch.allclose(whole * codes.scale.squeeze() * inputs.step, layer(x), atol=1e-4)
+
+
+def test_an_average_starts_its_steps_of_inputs_from_the_first_batch() -> None:
+    net = tiny.net("cifar_resnet8")
+    quantize(net)
+    average = Average(net, 0.99, False)
+    net.train()(torch.randn(4, 3, 16, 16))
+    average.update(1)
+    pairs = list(zip(quantizers(net), quantizers(average.net), strict=True))
+    steps = [(a.step, b.step) for (_, a), (_, b) in pairs if isinstance(a, StepInputs)]
+    assert steps and all(torch.equal(a, b) for a, b in steps)
+    before = steps[0][1].clone()
+    steps[0][0].data.add_(1.0)
+    average.update(2)
+    assert steps[0][1].item() == pytest.approx(before.item() + 0.01, abs=1e-5)
 
 
 def test_step_weights_restart_from_the_weights() -> None:
