@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import random
+import re
 import time
 import uuid
 from collections.abc import Iterator, Sequence
@@ -45,7 +46,13 @@ def storage(where: str) -> BaseStorage:
         return JournalStorage(JournalFileBackend(where))
     except Exception as error:  # Optuna's, SQLAlchemy's and the system's
         reason = first_line(error)
-        raise ValueError(f"--storage {where} cannot be opened ({reason}): give a file, or sqlite:///FILE") from error
+        why = f"--storage {shown(where)} cannot be opened ({reason}): give a file, or sqlite:///FILE"
+        raise ValueError(why) from error
+
+
+def shown(where: str) -> str:
+    """A file, or a database's URL without its password, which logs are not to hold."""
+    return re.sub(r"(://[^:/@]*):.*@", r"\1:***@", where)
 
 
 def _database(where: str, tries: int = 5) -> RDBStorage:

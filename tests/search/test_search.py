@@ -79,7 +79,7 @@ def test_an_empty_range_is_refused(text: str) -> None:
         (["method=kd"], "nothing to search"),
         (["method=kd", "method.temprature=range(1,3)"], "did you mean method.temperature"),
         (["method=kd", "method.temperature=range(-3,2)"], "must be a number above 0"),
-        ([*TINY, *SPACE, "--storage", "nope://x"], "cannot be opened"),
+        ([*TINY, *SPACE, "--storage", "nope://me:secret@host/x"], "nope://me:***@host/x cannot be opened"),
         ([*SPACE, "--no-pruning", "--warmup", "2"], "--no-pruning stops none"),
     ],
 )
