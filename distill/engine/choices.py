@@ -65,6 +65,7 @@ def decide(
     begun: what an earlier session of the run was decided for. make: makes the student and its teachers, of any weights.
     """
     plain = without_trial(asked, device)
+    plain = replace(plain, precision=_of_all(plain.precision))
     if begun:
         return _recorded_choices(plain, asked, begun)
     auto = [key for key in ("precision", "threads", "compile") if getattr(asked, key) == "auto"]
@@ -81,6 +82,12 @@ def decide(
         torch.set_num_threads(before)
     log.info("settings of this machine: %s", found.why)
     return found
+
+
+def _of_all(precision: str) -> str:
+    """The precision of all processes of a run, of which each has asked its own machine: fp32 where one is for that."""
+    names = list(runtime.DTYPES)
+    return names[-parallel.agreed(-names.index(precision))[0]]
 
 
 def _recorded_choices(plain: Choices, asked: MachineSpec, begun: Mapping[str, Any]) -> Choices:

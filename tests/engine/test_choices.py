@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from distill import parallel, runtime
 from distill.config.run_spec import MachineSpec
 from distill.engine import choices, trial
 from distill.engine.choices import Choices, decide, without_trial
@@ -117,6 +118,15 @@ def test_choices_are_those_of_a_run_that_was_cut_off(tmp_path: Path) -> None:
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints" / "step-000000001.ckpt").touch()
     assert RunFolder(tmp_path).choices == {"precision": "fp32"}
+
+
+def test_processes_compute_in_one_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trial, "bf16_pays", lambda threads: True)
+    monkeypatch.setattr(parallel, "world", lambda: 2)
+    for other, wanted in (("fp32", "fp32"), ("bf16", "bf16")):
+        place = -list(runtime.DTYPES).index(other)
+        monkeypatch.setattr(parallel, "agreed", lambda number, place=place: [max(number, place)])
+        assert decide(AUTO, CPU, 9999, {}, nets, 4).precision == wanted
 
 
 def test_a_trial_leaves_random_numbers_threads_and_the_net_that_fails_alone(monkeypatch: pytest.MonkeyPatch) -> None:
