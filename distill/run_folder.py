@@ -238,13 +238,21 @@ def input_of(given: str | Path) -> Mapping[str, Any]:
 
 
 def is_locked(path: Path) -> bool:
-    """Whether a process that is alive holds a lock file; one that cannot be opened counts as held."""
+    """Whether a process that is alive holds a lock file; one that cannot be read counts as held."""
     if not path.exists():
         return False
     try:
         with FileLock(path, timeout=0):
             return False
-    except (Timeout, OSError):
+    except Timeout:
+        return True
+    except OSError:  # it may only be read, as among the runs of another user
+        with suppress(ImportError, OSError):
+            from fcntl import LOCK_NB, LOCK_SH, flock
+
+            with open(path, "rb") as file:
+                flock(file, LOCK_SH | LOCK_NB)
+                return False
         return True
 
 

@@ -98,6 +98,18 @@ def test_a_folder_is_locked_while_another_holds_its_lock(finished: RunFolder) ->
     assert not finished.locked
 
 
+def test_the_runs_of_another_user_are_not_all_running(finished: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    def denied(path: Path, timeout: float) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    with finished.lock:
+        monkeypatch.setattr(run_folder, "FileLock", denied)
+        assert finished.locked
+        monkeypatch.undo()
+    monkeypatch.setattr(run_folder, "FileLock", denied)
+    assert not run_folder.is_locked(finished.path / ".lock")
+
+
 def test_runs_are_found_whatever_state_they_are_in(tmp_path: Path) -> None:
     for name, file in {"a": "result.json", "b": "DONE", "c": "metrics.jsonl", "d/e": "log.txt"}.items():
         (tmp_path / name).mkdir(parents=True)

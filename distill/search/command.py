@@ -72,7 +72,8 @@ def run(args: argparse.Namespace) -> int:
         storage=study.storage(where), study_name=name, direction="maximize", pruner=pruner, load_if_exists=True
     )
     search = study.Search(made, output / "search" / name)
-    print(f"search {name} in {study.shown(where)}: {len(search.counted())} of {args.trials} trials so far", flush=True)
+    place = study.without_password(where)
+    print(f"search {name} in {place}: {len(search.counted())} of {args.trials} trials so far", flush=True)
     with search.working():
         while trial := search.ask(drawn, args.seed, args.trials):
             _one(search, trial, fixed, flags)

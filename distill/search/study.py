@@ -46,11 +46,11 @@ def storage(where: str) -> BaseStorage:
         return JournalStorage(JournalFileBackend(where))
     except Exception as error:  # Optuna's, SQLAlchemy's and the system's
         reason = first_line(error)
-        why = f"--storage {shown(where)} cannot be opened ({reason}): give a file, or sqlite:///FILE"
+        why = f"--storage {without_password(where)} cannot be opened ({reason}): give a file, or sqlite:///FILE"
         raise ValueError(why) from error
 
 
-def shown(where: str) -> str:
+def without_password(where: str) -> str:
     """A file, or a database's URL without its password, which logs are not to hold."""
     return re.sub(r"(://[^:/@]*):.*@", r"\1:***@", where)
 
