@@ -112,7 +112,8 @@ class GraphedStep:
     those of several runs overlap; `join` waits for them. Steps that draw random numbers share the device's generator
     and take turns.
 
-    roots: the objects whose Python state a step must leave alone, by name. why: what forbids it from the start.
+    roots: the objects whose Python state a step must leave alone, by name. buffers: where batches lie that other runs
+    read as well; all others are copied to a place of this run's. why: what forbids it from the start.
     """
 
     def __init__(
@@ -130,7 +131,8 @@ class GraphedStep:
         self.make = make
         self.why: str | None = None  # steps run eagerly
         self.replayed = 0
-        self._buffers, self._seen = buffers or StaticBuffers(), dict[Any, _CaptureState]()
+        self._shared, self._own = buffers or StaticBuffers(), StaticBuffers()
+        self._seen = dict[Any, _CaptureState]()
         self._generation, self._agreed, self._draws = 0, False, False
         if why:
             self._give_up(why)
@@ -147,7 +149,7 @@ class GraphedStep:
             return self.work(batch)
         with self._on_stream(batch):
             prepare()
-            batch = self._buffers(batch)
+            batch = (self._shared if batch in self._shared else self._own)(batch)
             seen = self._seen.setdefault(_shape_of(batch), _CaptureState())
             recorded = seen.recorded
             if recorded is None or recorded.generation != self._generation or not self._agreed:

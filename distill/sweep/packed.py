@@ -92,6 +92,8 @@ class Member:
         runtime.set_rng_state(self.rng)
         more = next(self.steps, self) is not self
         if not more:
+            if self.experiment.inputs.device.type == "cuda":
+                torch.cuda.synchronize(self.experiment.inputs.device)  # a last batch is written where others read
             self.experiment.finish()
         self.rng = runtime.rng_state()
         return more
@@ -114,11 +116,16 @@ def shared(
     """Return a way of asking teachers, and a source, that loops in step can share.
 
     Where steps are recorded, all loops find a batch in one place, and what the teachers say of it in another: they
-    are asked, by graphs of their own, before any of the loops takes its step. Nets that a method makes, and trains, for
-    itself are asked within its steps.
+    are asked, by graphs of their own, before any of the loops takes its step. Nets that a method makes for itself, and
+    any net about batches that a loop has for itself, are asked within its steps.
     """
     asked = GraphedTeacher(forward, buffers, options.graph) if options.graph else forward
-    memo = ForwardMemo(asked, teachers, forward)
+    of_all = {id(teacher) for teacher in teachers}
+
+    def shares(teacher: FeatureNet, batch: Batch) -> bool:
+        return id(teacher) in of_all and (not options.graph or batch in buffers)
+
+    memo = ForwardMemo(asked, forward, shares)
 
     def prepare(batch: Batch) -> Batch:
         batch = buffers(batch)

@@ -103,22 +103,21 @@ class FrozenTeachers:
 class ForwardMemo:
     """One forward for a batch that several runs share: its outputs are used until other inputs come, or are written.
 
-    shared: the nets that all of them ask; default: all nets. own: runs the others, which a method makes, trains and
-    asks for itself, so that what they once said holds no longer.
+    own: runs a net on a batch where the runs do not share both, as `shares` tells; default: they share all. Methods may
+    have a net of their own, which they train meanwhile, and batches of their own.
     """
 
     def __init__(
         self,
         teacher_forward: TeacherForward,
-        shared: Collection[FeatureNet] | None = None,
         own: TeacherForward | None = None,
+        shares: Callable[[FeatureNet, Batch], bool] = lambda teacher, batch: True,
     ) -> None:
-        self.teacher_forward, self.own = teacher_forward, own or teacher_forward
-        self._shared = None if shared is None else {id(net) for net in shared}
+        self.teacher_forward, self.own, self.shares = teacher_forward, own or teacher_forward, shares
         self._outputs: dict[int, tuple[torch.Tensor, int, Outputs]] = {}
 
     def __call__(self, teacher: FeatureNet, batch: Batch) -> Outputs:
-        if self._shared is not None and id(teacher) not in self._shared:
+        if not self.shares(teacher, batch):
             return self.own(teacher, batch)
         inputs, version = batch.inputs, batch.inputs._version
         known = self._outputs.get(id(teacher))

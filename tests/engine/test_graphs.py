@@ -263,7 +263,18 @@ def test_packed_loops_share_what_their_teachers_say_and_no_answer_of_a_net_of_th
         own.eval()  # as a net that was trained in the phase before
         for batch in source.epoch(2):
             assert torch.equal(forward(own, batch).logits, teacher_forward(own, batch).logits)
-            assert forward(teachers[0], batch) is forward(teachers[0], batch)
+            said = forward(teachers[0], batch)
+            forward(teachers[0], replace(batch, inputs=batch.inputs.clone()))  # as of a loop with batches of its own
+            assert forward(teachers[0], batch) is said
+
+
+def test_a_batch_that_one_run_has_for_itself_is_not_written_where_others_read() -> None:
+    """As of mcl, whose batches have so many images of each class, packed with methods that share theirs."""
+    hold, net = StaticBuffers(), Counting("nothing")
+    of_all, own = (Batch(torch.full((2, 3), value), torch.zeros(2), torch.zeros(2)) for value in (1.0, 2.0))
+    read = hold(of_all)
+    GraphedStep(net.step, {"method": net}, CPU, Replay, hold)(own, lambda: None)
+    assert torch.equal(read.inputs, torch.ones(2, 3)) and net.sum == 12
 
 
 def test_a_static_batch_lies_where_the_first_of_its_shape_did() -> None:
