@@ -10,6 +10,7 @@ from distill.config.groups import nearest
 from distill.config.our_nets import CIFAR_PREFIX, OUR_NETS
 from distill.content.fingerprint import LOCAL
 
+HUBS = ("hf_hub:", "hf-hub:")  # addresses of models on the Hub begin so
 _REGISTERED = re.compile(r"^@register_model\s*\ndef\s+(\w+)", re.MULTILINE)
 
 
@@ -30,7 +31,7 @@ def is_known(name: str) -> bool:
     return (
         name in OUR_NETS
         or name.split(".")[0] in timm_names()
-        or name.startswith(("hf_hub:", "hf-hub:"))
+        or name.startswith(HUBS)
         or is_registered(name)
     )
 

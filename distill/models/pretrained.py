@@ -10,12 +10,11 @@ from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
-from distill.config.net_names import LOCAL
+from distill.config.net_names import HUBS, LOCAL
 from distill.config.our_nets import OUR_NETS
 from distill.run_folder import HUB_FILES
 
 _PATIENCE = 4.0  # seconds, for a name to be found and a host to answer
-_HUBS = ("hf_hub:", "hf-hub:")
 
 
 def check_pretrained(name: str, key: str) -> None:
@@ -42,7 +41,7 @@ def check_pretrained(name: str, key: str) -> None:
 
 def _source(name: str) -> tuple[str, str, str]:
     """The Hub's repository, the file and the address that timm takes a net's weights from, the first that there is."""
-    if name.startswith(_HUBS):
+    if name.startswith(HUBS):
         return name.split(":", 1)[1], "", ""
     import timm  # takes seconds
 

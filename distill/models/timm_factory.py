@@ -9,9 +9,10 @@ from urllib.parse import urlsplit
 
 import timm
 import torch
+from timm.models import load_model_config_from_hf
 from torch import nn
 
-from distill.config.net_names import LOCAL
+from distill.config.net_names import HUBS, LOCAL
 from distill.files import first_line
 from distill.models.accepted import check_read, refused_key, unexpected
 from distill.models.pretrained import reachable
@@ -66,7 +67,14 @@ def pretrained_constants(net: nn.Module, name: str, in_chans: int) -> tuple[tupl
 
 
 def published_cfg(name: str) -> dict[str, Any]:
-    """What timm, or a local folder's config.json, says of a model's weights: num_classes, input_size, mean, std."""
+    """What timm, or the config.json of a local folder or of the Hub, says of a model's weights: num_classes, mean, std,
+    input_size. Nothing where the Hub's is neither here nor to be had.
+    """
+    if name.startswith(HUBS):
+        _no_waiting_for_the_hub()
+        with suppress(Exception):  # what makes the net says so
+            return dict(load_model_config_from_hf(name.split(":", 1)[1])[0])
+        return {}
     if name.startswith(LOCAL):
         own = json.loads((Path(name.removeprefix(LOCAL)) / "config.json").read_text(encoding="utf-8"))
         return {**own, **(own.get("pretrained_cfg") or {})}
@@ -92,7 +100,7 @@ def _no_waiting_for_the_hub() -> None:
 
 
 def _fixed_size(name: str) -> bool:
-    if name.startswith(LOCAL):
+    if name.startswith((LOCAL, *HUBS)):
         return bool(published_cfg(name).get("fixed_input_size"))
     config = timm.get_pretrained_cfg(name.split(".")[0], allow_unregistered=True)
     return config is not None and bool(config.fixed_input_size)

@@ -113,6 +113,18 @@ def test_a_file_of_other_classes_teaches_features(backbone: Path) -> None:
         make_teacher(spec, spec.teachers[0], info, pretrained=False)
 
 
+def test_a_model_of_the_hub_with_other_classes_teaches_features(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = {"input_size": [3, 48, 48], "fixed_input_size": False, "mean": [0.5] * 3, "std": [0.5] * 3, "num_classes": 7}
+    (tmp_path / "config.json").write_text(json.dumps({"architecture": "resnet10t", "pretrained_cfg": own}))
+    monkeypatch.setattr("timm.models._hub.download_from_hf", lambda _, name, **options: str(tmp_path / name))
+    words = ("teacher=timm", "teacher.model=hf-hub:somebody/net", "teacher.weights=pretrained", "student=resnet8")
+    spec = resolve(tiny.composed("method=at", *words))
+    net = make_teacher(spec, spec.teachers[0], tiny.tiny_data().info, pretrained=False)
+    assert (net.num_classes, net.size, net.resizes) == (0, 48, True)
+
+
 def test_a_file_with_the_authors_names_keeps_its_classifier(tmp_path: Path) -> None:
     args, info = {"depths": [1, 1, 1, 1], "dims": [8, 8, 8, 8]}, tiny.tiny_data().info
     stored = timm.create_model("convnext_tiny", num_classes=info.num_classes, **args).eval()
