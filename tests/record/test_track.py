@@ -430,7 +430,7 @@ def test_what_a_fresh_and_a_resumed_run_ask_of_the_server(tmp_path, monkeypatch)
 
 
 def test_a_run_that_goes_on_offline_is_written_whole(tmp_path, monkeypatch):
-    """`wandb sync` of the second half would replace what W&B has of the first (wandb/wandb#5865)."""
+    """The `wandb sync` that it prints sends the last of its folders alone."""
     asked = []
 
     class Run:
