@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any, Protocol
+from weakref import WeakSet
 
 import torch
 from torch import Tensor
@@ -59,9 +60,12 @@ class CudaGraph:
 
 
 class StaticBuffers:
-    """Batches of one shape in one place: their tensors are copied to where the first one's were."""
+    """Batches of one shape in one place: their tensors are copied to where the first one's were, once the steps of all
+    `readers` are done there.
+    """
 
     def __init__(self) -> None:
+        self.readers: WeakSet[GraphedStep] = WeakSet()
         self._batches: dict[Any, Batch] = {}
         self._inputs: set[int] = set()  # ids of the inputs that lie here
 
@@ -72,9 +76,12 @@ class StaticBuffers:
         if place is None:
             place = self._batches[shape] = batch if batch in self else changed(batch, torch.clone)
             self._inputs.add(id(place.inputs))
-        for kept, tensor in zip(tensors(place).values(), tensors(batch).values(), strict=True):
-            if kept is not tensor:
-                kept.copy_(tensor, non_blocking=True)
+        pairs = zip(tensors(place).values(), tensors(batch).values(), strict=True)
+        if written := [pair for pair in pairs if pair[0] is not pair[1]]:
+            for reader in self.readers:
+                reader.join()
+        for kept, tensor in written:
+            kept.copy_(tensor, non_blocking=True)
         return replace(place, views=dict(place.views))
 
     def __contains__(self, batch: Batch) -> bool:
@@ -113,7 +120,7 @@ class GraphedStep:
     and take turns.
 
     roots: the objects whose Python state a step must leave alone, by name. buffers: where batches lie that other runs
-    read as well; all others are copied to a place of this run's. why: what forbids it from the start.
+    read too; others are copied to a place of this run's own. why: what forbids it from the start.
     """
 
     def __init__(
@@ -132,6 +139,7 @@ class GraphedStep:
         self.why: str | None = None  # steps run eagerly
         self.replayed = 0
         self._shared, self._own = buffers or StaticBuffers(), StaticBuffers()
+        self._shared.readers.add(self)
         self._seen = dict[Any, _CaptureState]()
         self._generation, self._agreed, self._draws = 0, False, False
         if why:

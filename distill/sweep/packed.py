@@ -92,8 +92,6 @@ class Member:
         runtime.set_rng_state(self.rng)
         more = next(self.steps, self) is not self
         if not more:
-            if self.experiment.inputs.device.type == "cuda":
-                torch.cuda.synchronize(self.experiment.inputs.device)  # a last batch is written where others read
             self.experiment.finish()
         self.rng = runtime.rng_state()
         return more

@@ -268,6 +268,18 @@ def test_packed_loops_share_what_their_teachers_say_and_no_answer_of_a_net_of_th
             assert forward(teachers[0], batch) is said
 
 
+def test_a_batch_is_written_when_all_steps_that_read_there_are_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where packed runs go on from different steps, and each asks for another batch in one turn."""
+    hold, net, found = StaticBuffers(), Counting("nothing"), []
+    first, second = (Batch(torch.full((2, 3), value), torch.zeros(2), torch.zeros(2)) for value in (1.0, 2.0))
+    graphed, read = GraphedStep(net.step, {"method": net}, CPU, Replay, hold), hold(first)
+    graphed(read, lambda: None)
+    monkeypatch.setattr(graphed, "join", lambda: found.append(read.inputs.sum().item()))
+    assert hold(read).inputs is read.inputs and not found, "nothing is written"
+    hold(second)
+    assert found == [6.0] and read.inputs.sum() == 12
+
+
 def test_a_batch_that_one_run_has_for_itself_is_not_written_where_others_read() -> None:
     """As of mcl, whose batches have so many images of each class, packed with methods that share theirs."""
     hold, net = StaticBuffers(), Counting("nothing")
