@@ -47,7 +47,13 @@ def student_arguments(spec: RunSpec) -> dict[str, Any]:
 
 
 def check_recipe(student: FeatureNet, spec: RunSpec) -> None:
-    """Raise ValueError where the student cannot do what the schedule asks of it: drop paths, layers with own rates."""
+    """Raise ValueError where the student cannot do what the schedule asks of it, drop paths, layers with own rates, and
+    for one that trains on some patches alone, which make no map, where the method reads maps.
+    """
+    dropped = type(getattr(student.model, "patch_drop", None)).__name__.startswith("PatchDropout")
+    if dropped and not spec.method.taps.isdisjoint(("features", "tokens")):
+        why = f"{spec.method.name} reads its maps, to which all patches belong"
+        raise ValueError(f"student.args.patch_drop_rate: {why}; leave it out, or take method=kd")
     rate, decay = spec.schedule.drop_path, spec.schedule.layer_decay
     if rate and not any(type(part).__name__ == "DropPath" for part in student.modules()):
         raise ValueError(_no_drop_path(student.name, rate))

@@ -49,6 +49,11 @@ class MaskedKD(Method):
     def __init__(self, *nets: *Nets, keep: float, **common: Any) -> None:
         super().__init__(*nets, **common)
         many, few = _patches(self.teacher), _patches(self.student)
+        if self.student.model.cls_token is None:
+            raise ValueError(
+                f"maskedkd asks the student's class token, and {self.student.name} has none: take such a student, as "
+                "student.model=deit_tiny_patch16_224, or another method, as method=kd"
+            )
         if many != few:
             name_t, name_s = self.teacher.name, self.student.name
             raise ValueError(
@@ -109,11 +114,15 @@ def _keeping(model: Any, keep: Keep) -> Iterator[None]:
 
 
 def _patches(net: FeatureNet) -> int:
-    """How many patches a ViT of timm makes of an image. Raises ValueError for another net."""
+    """How many patches a ViT of timm makes of an image. Raises ValueError for another net: rotated positions (EVA,
+    DINOv3) are no part of `class_attention`.
+    """
+    from timm.layers import Attention  # imports timm, which takes seconds
+    from timm.models.vision_transformer import VisionTransformer
+
     model: Any = net.model
-    block = model.blocks[-1] if hasattr(model, "blocks") and hasattr(model, "patch_drop") else None
-    plain = all(hasattr(getattr(block, "attn", None), name) for name in ("qkv", "q_norm", "num_heads", "head_dim"))
-    if not plain or not getattr(model, "num_prefix_tokens", 0):
+    plain = isinstance(model, VisionTransformer) and type(model.blocks[-1].attn) is Attention
+    if not plain or not model.num_prefix_tokens:
         raise ValueError(
             f"maskedkd reads the attention of a plain vision transformer with a class token, and {net.name} is none: "
             "take two such nets, as student.model=deit_tiny_patch16_224, or another method, as method=kd"

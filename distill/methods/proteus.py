@@ -114,7 +114,8 @@ def _shape(net: FeatureNet) -> tuple[int, int]:
     """Width and number of patches. Raises ValueError for a net without a class token and patches."""
     with torch.no_grad(), evaluating(net):
         seen = net(net.probe())
-    if seen.tokens is None or seen.class_tokens is None or not hasattr(net.model, "patch_embed"):
+    cls_token = getattr(net.model, "cls_token", None)  # registers alone are none
+    if seen.tokens is None or cls_token is None or not hasattr(net.model, "patch_embed"):
         raise ValueError(f"proteus reads class token and patches, and {net.name} has not both: take a ViT of timm, or "
                          "method=pseudo-label-queue")  # fmt: skip
     return seen.tokens.shape[2], seen.tokens.shape[1]

@@ -64,6 +64,15 @@ def test_losses_are_those_of_kd_under_a_teacher_that_sees_less() -> None:
     assert mine == pytest.approx(theirs, rel=1e-4) and less["kd"] != pytest.approx(mine["kd"], rel=1e-3)
 
 
+@pytest.mark.parametrize(("name", "args", "text"), [
+    (VIT, {"class_token": False, "reg_tokens": 1, "global_pool": "avg"}, "has none: take such a student"),
+    ("vit_small_patch16_dinov3", {"depth": 2, "embed_dim": 32, "num_heads": 2}, "plain vision transformer"),
+])  # fmt: skip
+def test_students_whose_class_token_attends_otherwise_are_refused(name, args, text) -> None:
+    with pytest.raises(ValueError, match=text):
+        tiny.make("maskedkd", tiny.net(name, **SMALLER[VIT] | args), vit(2), tiny.tiny_data())
+
+
 @pytest.mark.parametrize(("overrides", "args", "text"), [
     (("method.keep=0.01",), {}, "keeps no patch of 16"), ((), {"patch_size": 8}, "has 16, and .* 4: take nets of one")])
 def test_what_cannot_be_masked_is_refused(overrides, args, text) -> None:  # fmt: skip

@@ -65,3 +65,10 @@ def test_a_net_without_a_class_token_is_refused() -> None:
     net = tiny.net("cifar_resnet8")
     with pytest.raises(ValueError, match="reads class token and patches, and cifar_resnet8 has not both"):
         tiny.make("proteus", net, tiny.frozen(tiny.net("cifar_resnet14")), tiny.tiny_data())
+
+
+def test_a_register_is_no_class_token() -> None:
+    vit = {"patch_size": 4, "embed_dim": 32, "depth": 2, "num_heads": 2}
+    registers = tiny.net("vit_tiny_patch16_224", class_token=False, reg_tokens=1, global_pool="avg", **vit)
+    with pytest.raises(ValueError, match="proteus reads class token and patches, and vit_tiny_patch16_224 has not"):
+        tiny.make("proteus", registers, tiny.net("vit_tiny_patch16_224", **vit), tiny.tiny_data())
