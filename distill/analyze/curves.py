@@ -28,7 +28,7 @@ def draw(analysis: AnalysisData) -> Picture | None:
     drawn = [_accuracies(analysis, row), *([_losses(terms)] if terms else [])]
     seeds = "one seed" if band.n == 1 else f"mean and range over {band.n} seeds"
     caption = f"Accuracy on the test images after each epoch, {seeds}; the axis is that of the last quarter."
-    caption += " Then each term of the training loss." * bool(terms)
+    caption += terms_shown(len(terms))
     numbers = {
         "epochs": band.epochs,
         "mean": band.mean,
@@ -80,6 +80,12 @@ def losses(histories: Sequence[Sequence[Mapping[str, Any]]]) -> dict[str, dict[s
                 "high": [max(values) for values in whole.values()],
             }
     return found
+
+
+def terms_shown(count: int) -> str:
+    """The caption's sentence on the terms of the loss."""
+    which = f"the first {TERMS} of the {count} terms" if count > TERMS else "each term"
+    return f" Then {which} of the training loss." if count else ""
 
 
 def _losses(terms: Mapping[str, Mapping[str, list[float]]]) -> Drawing:

@@ -60,11 +60,18 @@ def predictions(
     for images in batches(facts, files, device):
         output = net(images)
         logits = output if isinstance(output, torch.Tensor) else output.logits
-        for probabilities in logits.float().softmax(1).cpu():
+        for row in logits.float().cpu():
             file = next(rest)
-            best = probabilities.topk(top)
-            for probability, index in zip(best.values.tolist(), best.indices.tolist(), strict=True):
+            for index, probability in most_probable(row, top):
                 yield file, facts.classes[index], probability
+
+
+def most_probable(logits: torch.Tensor, top: int) -> list[tuple[int, float]]:
+    """The `top` classes of one image's logits [K], with their probabilities; of equal logits the first class comes
+    first, as where accuracy is measured, and where probabilities are too small to tell the logits do.
+    """
+    order = logits.argsort(descending=True, stable=True)[:top]
+    return list(zip(order.tolist(), logits.softmax(0)[order].tolist(), strict=True))
 
 
 def as_csv(rows: Iterator[tuple[Path, str, float]]) -> str:

@@ -18,6 +18,7 @@ from distill.engine.optim import learning_rate, make_optimizer
 
 Statistics = tuple[tuple[float, ...], tuple[float, ...]]
 HALF: Statistics = ((0.5,) * 3, (0.5,) * 3)
+TINY: Statistics = ((0.4802, 0.4481, 0.3975), (0.2770, 0.2691, 0.2821))
 IMAGENET: Statistics = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
@@ -35,6 +36,7 @@ class Recipe:
     gamma: float = 0.1
     momentum: float = 0.9
     batch_size: int = 64
+    start: float | None = None  # deviation of normal first weights, biases being 0; None: torch's own start
     statistics: Mapping[str, Statistics] = field(default_factory=dict)  # mean and std, else the set's own
 
     def changed(self, **values: float | int | None) -> Recipe:
@@ -46,8 +48,16 @@ class Recipe:
 
 
 RECIPES = {
-    # giakoumoglou/distillers, cifar/transfer_student.py
-    "distillers": Recipe("distillers", epochs=120, lr=0.05, weight_decay=5e-4, scaled=True),
+    # giakoumoglou/distillers, cifar/transfer_student.py and cifar/datasets/tinyimagenet200.py
+    "distillers": Recipe(
+        "distillers",
+        epochs=120,
+        lr=0.05,
+        weight_decay=5e-4,
+        scaled=True,
+        start=0.01,
+        statistics={"tinyimagenet": TINY},
+    ),
     # winycg/HSAKD, eval_rep.py
     "hsakd": Recipe(
         "hsakd",
@@ -75,7 +85,7 @@ def fit_linear(
 
     Raises ValueError when the loss does not stay finite.
     """
-    layer = _fresh(train.features.shape[1], classes, seed).to(train.features.device)
+    layer = _fresh(train.features.shape[1], classes, seed, recipe.start).to(train.features.device)
     lr = recipe.lr * (lr_scale if recipe.scaled else 1.0)
     schedule = OptimizerSpec(lr=lr, milestones=tuple(recipe.milestones), gamma=recipe.gamma)
     keys = ("momentum", "nesterov", "weight_decay")
@@ -92,10 +102,14 @@ def fit_linear(
     return Fitted(layer, tested, _accuracy(layer, train))
 
 
-def _fresh(width: int, classes: int, seed: int) -> nn.Linear:
+def _fresh(width: int, classes: int, seed: int, start: float | None) -> nn.Linear:
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        return nn.Linear(width, classes)
+        layer = nn.Linear(width, classes)
+        if start is not None:
+            nn.init.normal_(layer.weight, std=start)
+            nn.init.zeros_(layer.bias)
+        return layer
 
 
 def _one_epoch(

@@ -38,7 +38,7 @@ class Features:
             last = knn_accuracy(known, asked, self.spec.neighbours)
             found["knn"] = {
                 "last": last,
-                "best": fit.score.best if of_epochs else last,
+                "best": fit.score.best if of_epochs else None,  # a classifier's best epoch is chosen by its accuracy
                 "best_epoch": fit.score.best_epoch if of_epochs else None,
                 "neighbours": self.spec.neighbours,
                 "labels": self.labelled.source_of_labels,

@@ -29,7 +29,7 @@ from distill.analyze.analysis_data import (
     seen_teacher,
     thinned,
 )
-from distill.analyze.curves import losses
+from distill.analyze.curves import losses, terms_shown
 from distill.analyze.numbers import (
     attention,
     class_accuracy,
@@ -194,6 +194,12 @@ def test_loss_terms_over_seeds_and_phases() -> None:
     assert got["ce"] == {"epochs": [2], "mean": [1.5], "low": [1.0], "high": [2.0]}
     assert set(got) == {"hint", "ce"}, "kd is not a number everywhere; lr, loss and accuracies are no terms"
     assert losses([one, two[:1]]).keys() == {"hint"} and losses([]) == {}
+
+
+def test_a_caption_says_how_many_terms_are_left_out() -> None:
+    """fm-adversarial has eight with its two peers."""
+    assert terms_shown(0) == "" and terms_shown(6) == " Then each term of the training loss."
+    assert terms_shown(8) == " Then the first 6 of the 8 terms of the training loss."
 
 
 # ---- analysis data

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import Tensor
 
+from distill.config import EvaluateSpec
 from distill.engine import neighbours
 from distill.engine.neighbours import Embedded, Labelled, knn_accuracy, probe_accuracy
+from distill.engine.state import Score
+from distill.record.features import KNN, Features
 from tests import tiny
 
 
@@ -65,3 +69,15 @@ def test_one_half_is_known_where_training_images_have_no_labels() -> None:
     first, second = Labelled(data).of(net)
     assert len(first.labels) + len(second.labels) == len(data.test) and abs(len(first.labels) - len(second.labels)) <= 1
     assert 0 <= knn_accuracy(first, second, 3) <= 100
+
+
+def test_only_where_neighbours_choose_the_best_epoch_do_they_have_one() -> None:
+    """The last epoch's value is not that of the best, which nobody has looked for beside a classifier."""
+    net, score = tiny.net("cifar_resnet8"), Score(last=50.0, best=60.0, best_epoch=2)
+    features = Features(EvaluateSpec(knn=True, probe=False, neighbours=3, images=0), Labelled(tiny.tiny_data()))
+    told = [
+        features.result(SimpleNamespace(deployed=lambda: net, score_names=names, score=score), [])["knn"]
+        for names in (("test_accuracy", "best_accuracy"), KNN)
+    ]
+    assert [(one["best"], one["best_epoch"]) for one in told] == [(None, None), (60.0, 2)]
+    assert told[0]["last"] == told[1]["last"]

@@ -25,7 +25,7 @@ from distill.export.card import licences
 from distill.export.data import batches, files_of, node_of
 from distill.export.evaluate import note
 from distill.export.facts import CENTER, SQUASH, Facts, facts_of
-from distill.export.predict import as_seen, harmless
+from distill.export.predict import as_seen, harmless, most_probable
 from distill.export.shipped import as_timm_loads, open_shipped
 from distill.export.shipped import shipped_student as student_of
 from distill.files import read_json
@@ -188,6 +188,13 @@ def test_files_are_classified_as_timms_own_transform_lets_the_net_see_them(
         assert inside["class"] == outside["class"] == ["'=ant", "bee"][int(expected.argmax())]
         assert float(inside["probability"]) == pytest.approx(expected.max().item(), abs=1e-5)
         assert float(outside["probability"]) == pytest.approx(expected.max().item(), abs=1e-5)
+
+
+def test_of_equal_logits_the_first_class_is_told_and_tiny_probabilities_keep_their_order() -> None:
+    equal = torch.tensor([0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0])
+    assert [index for index, _ in most_probable(equal, 3)] == [3, 7, 0]
+    sure = torch.tensor([200.0, 60.0, 61.0, *[0.0] * 7])
+    assert most_probable(sure, 3) == [(0, 1.0), (2, 0.0), (1, 0.0)]
 
 
 def test_foreign_names_are_made_harmless() -> None:

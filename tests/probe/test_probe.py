@@ -137,6 +137,8 @@ def test_recipes_are_those_of_the_two_reimplementations() -> None:
         True,
         False,
     )
+    layer = fit_linear(*[random_set(6, 400)] * 2, 3, replace(ours, epochs=1, lr=0.0)).layer  # transfer_student.py
+    assert layer.weight.std().item() == pytest.approx(0.01, rel=0.1) and not layer.bias.any() and other.start is None
     assert ours.changed(epochs=3, lr=0.05).name == "distillers,epochs=3" and ours.changed(epochs=None) == ours
 
 
@@ -173,6 +175,7 @@ def test_the_net_sees_the_images_that_the_result_names(finished: Path) -> None:
         node = data_node(name, net, RECIPES["hsakd"], {})
         assert (tuple(node["mean"]), tuple(node["std"]), node["size"]) == (mean, std, 32)
     assert data_node("stl10", net, RECIPES["distillers"], {})["mean"] == [0.4467, 0.4398, 0.4066]
+    assert data_node("tinyimagenet", net, RECIPES["distillers"], {})["std"] == [0.2770, 0.2691, 0.2821]
     with pytest.raises(ValueError, match="cifar_resnet8 takes grey images and cifar10 is in colour"):
         data_node("cifar10", tiny.build("cifar_resnet8", 10, in_chans=1), RECIPES["hsakd"], {})
 
