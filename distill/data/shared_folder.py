@@ -25,12 +25,13 @@ class _Reader:
 class SharedFolder(FolderSource):
     """As `arrays.SharedSource`, of image files. Loops that are not in step read for themselves.
 
-    prepare: what is done to a batch before the first of them gets it.
+    prepare: what is done to a batch before the first of them gets it; anew where another was prepared since.
     """
 
     def __init__(self, *args: Any, prepare: Callable[[Batch], Batch] | None = None, **options: Any) -> None:
         super().__init__(*args, **options)
         self._prepare = prepare
+        self._prepared: tuple[Batch, Batch] | None = None  # the last one, as it was read and as it is given
         self._readers: list[_Reader] = []
         self._asked = 0
 
@@ -45,14 +46,17 @@ class SharedFolder(FolderSource):
         self._readers = [one for one in self._readers if self._asked - one.asked < FOLLOWED]
         reader = next((one for one in self._readers if one.at == (epoch, step)), None) or self._read(epoch, step)
         reader.asked = self._asked
-        return reader.batch
+        if not self._prepare:
+            return reader.batch
+        if self._prepared is None or self._prepared[0] is not reader.batch:
+            self._prepared = reader.batch, self._prepare(reader.batch)
+        return self._prepared[1]
 
     def _read(self, epoch: int, step: int) -> _Reader:
         """The reader that comes to this step, with its batch."""
         reader = next((one for one in self._readers if one.at == (epoch, step - 1)), None)
         batches = reader.batches if reader else super().epoch(epoch, step)
         batch = next(batches)
-        batch = self._prepare(batch) if self._prepare else batch
         if step == self.steps - 1:
             next(batches, None)  # its workers are free
         if reader is None:

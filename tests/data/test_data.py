@@ -28,6 +28,7 @@ from distill.data.folder import FolderSource
 from distill.data.select import numbers, select, split_holdout, stratified
 from distill.data.shared_folder import SharedFolder
 from distill.data.views import Images, evaluation_view, random_crop
+from distill.engine.cuda_graphs import StaticBuffers
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 MEAN, STD = (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)
@@ -582,6 +583,16 @@ def test_packed_runs_read_each_image_of_a_folder_once(tmp_path, monkeypatch):
     for loops in zip(shared.epoch(2), shared.epoch(2), plain[1], strict=True):
         assert torch.equal(loops[0].inputs, loops[2]) and loops[0].inputs is loops[1].inputs
     assert len(reads) == 34
+
+
+def test_packed_runs_out_of_step_get_their_own_batches_where_all_lie_in_one_place(tmp_path):
+    settings = load_data(folder_config(write_folder(tmp_path))).source(5, seed=1).settings
+    first, second, _ = (batch.inputs for batch in FolderSource(**settings).epoch(1))
+    shared = SharedFolder(**settings, prepare=StaticBuffers())
+    one, other, behind = (shared.epoch(1) for _ in range(3))
+    assert all(torch.equal(next(loop).inputs, first) for loop in (one, other))
+    for loop, inputs in ((one, second), (behind, first), (other, second)):
+        assert torch.equal(next(loop).inputs, inputs)
 
 
 def test_folder_info_and_evaluation(tmp_path):
