@@ -47,7 +47,8 @@ class TimmReader:
         layers = _classifiers(model)
         self.taps = [_tap(layer) for layer in layers]
         self.head_taps = [_tap(layer, output=True) for layer in layers] if len(layers) == 2 else []
-        self.relu_taps = [_tap(relu) for relu in _last_relus(model)]
+        self.stages = [str(model.feature_info[i]["module"]) for i in indices]
+        self.relu_taps = [_tap(relu) for relu in _last_relus(model, self.stages)]
         self.early_taps = [_tap(block, output=True) for block in _first_blocks(model)]
         self.asks = {"return_prefix_tokens": True} if has_prefix(model) else {}
         self.tail: Tail | None = None
@@ -131,13 +132,12 @@ class TimmReader:
         return model.forward_head(self.tail(model, feature))
 
     def stage(self, model: Any, index: int, feature: Tensor) -> Tensor:
-        stages = self.indices[int(self.has_stem) :]
-        module = model.get_submodule(str(model.feature_info[stages[index]]["module"]))
+        module = model.get_submodule(self.stages[index])
         if _channels_last(model):
             shown: Tensor = module(feature.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
         else:
             shown = module(feature)
-        if index < len(stages) - 1:
+        if index < len(self.stages) - 1:
             return shown
         if self.tail is None:
             raise ValueError(f"{self.name}'s classifier does not read its last map alone")
@@ -155,7 +155,7 @@ class TimmReader:
 
     def bn_before_relu(self, model: Any) -> list[nn.BatchNorm2d]:
         norms: list[Any] = [
-            block.bn3 if isinstance(block, Bottleneck) else block.bn2 for block in _last_blocks(model)
+            block.bn3 if isinstance(block, Bottleneck) else block.bn2 for block in _last_blocks(model, self.stages)
         ]
         if not norms or not all(isinstance(norm, nn.BatchNorm2d) for norm in norms):
             raise ValueError("only timm's ResNets are known to end their stages in BatchNorm, sum, ReLU")
@@ -233,18 +233,18 @@ def _patches_of(blocks: Sequence[Any], last: Tensor) -> list[Tensor] | None:
     return [x[:, -patches:] for x in blocks if isinstance(x, Tensor) and x.ndim == 3] or None
 
 
-def _last_blocks(model: Any) -> list[BasicBlock | Bottleneck]:
-    """The last block of each stage of a ResNet; empty for other nets."""
+def _last_blocks(model: Any, stages: Sequence[str]) -> list[BasicBlock | Bottleneck]:
+    """The last block of each of a ResNet's stages; empty for other nets."""
     if not isinstance(model, ResNet):
         return []
-    blocks = [getattr(model, f"layer{i}")[-1] for i in range(1, 5)]
+    blocks: list[Any] = [model.get_submodule(stage)[-1] for stage in stages]  # type: ignore[index]
     return blocks if all(isinstance(block, (BasicBlock, Bottleneck)) for block in blocks) else []
 
 
-def _last_relus(model: Any) -> list[Any]:
+def _last_relus(model: Any, stages: Sequence[str]) -> list[Any]:
     """The activation that ends each stage, made to leave its input intact."""
     relus: list[Any] = [
-        block.act3 if isinstance(block, Bottleneck) else block.act2 for block in _last_blocks(model)
+        block.act3 if isinstance(block, Bottleneck) else block.act2 for block in _last_blocks(model, stages)
     ]
     for relu in relus:
         relu.inplace = False

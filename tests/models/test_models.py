@@ -509,6 +509,15 @@ def test_timm_resnet_preactivations_survive_inplace_relus() -> None:
     assert [norm.num_features for norm in net.bn_before_relu()] == [64, 128, 256, 512]
 
 
+@pytest.mark.parametrize("args", [{"stages": 3}, {"output_stride": 16}])  # the last two stages have one size there
+def test_there_are_as_many_preactivations_as_stages(args: dict) -> None:
+    net = build("resnet10t", 10, args=args, seed=0).eval()
+    with torch.no_grad():
+        out = net(images())
+    assert out.preacts is not None and len(net.bn_before_relu()) == 3
+    assert all(torch.equal(F.relu(p), f) for p, f in zip(out.preacts, out.features, strict=True))
+
+
 def test_isotropic_nets_give_four_blocks() -> None:
     net = build(
         "vit_tiny_patch16_224", 10, args={"patch_size": 8, "depth": 12, "embed_dim": 24, "num_heads": 3}
