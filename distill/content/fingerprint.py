@@ -98,8 +98,8 @@ def folder_model(name: str) -> str:
     place = Path(name.removeprefix(LOCAL))
     if not name.startswith(LOCAL) or not place.is_dir():
         return name
-    kinds = (".json", ".safetensors", ".bin")
-    files = [path for path in sorted(place.iterdir()) if path.suffix in kinds and path.is_file()]
+    kinds = (".json", ".safetensors", ".bin", ".pth", ".pth.tar")  # what timm reads of such a folder
+    files = [path for path in sorted(place.iterdir()) if path.name.endswith(kinds) and path.is_file()]
 
     def compute() -> str:
         hashed = hashlib.sha256()

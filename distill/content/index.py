@@ -1,7 +1,8 @@
 """What is known of every image of a folder, kept on disk: a second start looks at what has changed alone.
 
 A file counts as unchanged while its size and both of its times are, and while it had not been written to just before
-it was looked at. The index lies in the user's cache (`DISTILL_CACHE`, else `XDG_CACHE_HOME/distill`), a file a folder.
+it was looked at. What was damaged is looked at again: a newer Pillow may read it, and a disk that failed be back.
+The index lies in the user's cache (`DISTILL_CACHE`, else `XDG_CACHE_HOME/distill`), a file a folder.
 """
 
 from __future__ import annotations
@@ -144,6 +145,7 @@ def _known(listing: Listing) -> Index:
     if not stored:
         return index
     names, old = stored
+    old["seen"][list(map(int, json.loads(old["damage"].tobytes() or b"{}")))] = 0
     if names == listing.names:
         here = there = np.arange(count)
     else:
@@ -155,9 +157,6 @@ def _known(listing: Listing) -> Index:
     here, there = here[same], there[same]
     for key in ("digests", "flags", "seen"):
         getattr(index, key)[here] = old[key][there]
-    damage = json.loads(old["damage"].tobytes() or b"{}")
-    back = dict(zip(there.tolist(), here.tolist(), strict=True)) if damage else {}
-    index.damage = {back[int(row)]: why for row, why in damage.items() if int(row) in back}
     return index
 
 

@@ -72,7 +72,8 @@ def _listed(folder: Path, labels: bool, without: str | None) -> Listing:
         with os.scandir(folder) as entries:
             inside = sorted(entries, key=lambda entry: entry.name)
         classes = [entry.name for entry in inside if entry.is_dir() and not _is_hidden(entry.name)]
-        left_out.update(_ending(entry.name) for entry in inside if entry.name not in classes)
+        known = frozenset(classes)
+        left_out.update(_ending(entry.name) for entry in inside if entry.name not in known)
         found = [list(_images(folder, name, left_out)) for name in classes]
     except OSError as error:
         raise ValueError(f"{error.filename or folder} cannot be listed ({error.strerror}): {remedy}") from error
@@ -128,7 +129,7 @@ def is_image(name: str) -> bool:
 def _images(folder: Path, name: str, left_out: Counter[str]) -> Iterator[tuple[str, tuple[int, int, int]]]:
     """The images of one class, and of the folders in it: folders by their paths, files by their names."""
     found: list[tuple[str, str, tuple[int, int, int]]] = []
-    waiting: list[tuple[str, frozenset[str]]] = [(name, frozenset())]
+    waiting: list[tuple[str, frozenset[str]]] = [(name, frozenset())]  # and the folders around it, once one is asked
     while waiting:
         below, above = waiting.pop()
         with os.scandir(os.path.join(folder, below)) as entries:
@@ -136,14 +137,20 @@ def _images(folder: Path, name: str, left_out: Counter[str]) -> Iterator[tuple[s
                 if entry.is_dir() and _is_hidden(entry.name):
                     left_out[_ending(entry.name)] += 1
                 elif entry.is_dir():
-                    real = os.path.realpath(entry.path)
-                    if real not in above:  # a link to a folder around it has no end
-                        waiting.append((os.path.join(below, entry.name), above | {real}))
+                    real, around = os.path.realpath(entry.path), above or _around(os.path.join(folder, below))
+                    if real not in around:  # a link to a folder around it has no end
+                        waiting.append((os.path.join(below, entry.name), around | {real}))
                 elif not is_image(entry.name):
                     left_out[_ending(entry.name)] += 1
                 else:
                     found.append((below, entry.name, _stat(entry)))
     yield from ((os.path.join(below, file), stat) for below, file, stat in sorted(found))
+
+
+def _around(place: str) -> frozenset[str]:
+    """A folder and all those around it."""
+    path = Path(place).resolve()
+    return frozenset(map(str, (path, *path.parents)))
 
 
 def _stat(entry: os.DirEntry[str]) -> tuple[int, int, int]:

@@ -15,6 +15,7 @@ from distill.content import index as index_module
 from distill.content.decode import DecodeOptions, decode_options, decoded
 from distill.content.examine import examine
 from distill.content.index import indexed
+from distill.content.listing import listed
 from distill.data import load_data
 from tests.data.test_data import folder_config, write_folder
 
@@ -243,6 +244,27 @@ def test_the_digest_is_of_names_and_contents_not_of_places(tmp_path):
     assert indexed(one).digest() == indexed(two).digest()
     (two / "cat" / "0.png").rename(two / "cat" / "5.png")
     assert indexed(one).digest() != indexed(two).digest()
+
+
+@pytest.mark.parametrize("read", [True, False])
+def test_what_was_damaged_is_looked_at_again(tmp_path, monkeypatch, read):
+    """A disk that failed for a moment, or a Pillow that could not decode a kind, leaves no damage behind."""
+    folder = write_folder(tmp_path, parts=("train",)) / "train"
+    monkeypatch.setattr(index_module, "RACY", 0)  # so that what was read counts as settled
+    why = "no image of a known kind" if read else "Input/output error"
+    seen = 2**62 if read else 0
+    with monkeypatch.context() as failing:
+        failing.setattr(index_module, "examine_index", lambda path: examine(path)._replace(damage=why, seen=seen))
+        assert set(indexed(folder).damage.values()) == {why}
+    assert indexed(folder).damage == {} and len(indexed(folder).whole()) == 12
+
+
+def test_a_link_to_a_folder_around_it_adds_no_image(tmp_path):
+    write_folder(tmp_path)
+    plain = listed(tmp_path / "train").names
+    for name, target in (("itself", "."), ("all", ".."), ("root", "../..")):
+        (tmp_path / "train" / "cat" / name).symlink_to(target)
+    assert listed(tmp_path / "train").names == plain
 
 
 def test_a_damaged_index_is_made_anew(tmp_path):

@@ -213,3 +213,13 @@ def test_a_folders_model_counts_by_what_it_holds(tmp_path):
         (tmp_path / place / "config.json").write_text(content)
         hashes.append(hash_of(f"student.model=local-dir:{tmp_path / place}", "student.name=mine"))
     assert hashes[0] == hashes[1] != hashes[2]
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.pth", "mine.pth.tar"])
+def test_weights_of_a_folders_model_count_by_what_they_hold(tmp_path, name):
+    (tmp_path / "config.json").write_text("{}")
+    found = set()
+    for content in (b"one", b"other"):
+        (tmp_path / name).write_bytes(content)
+        found.add(fingerprint.folder_model(f"local-dir:{tmp_path}"))
+    assert len(found) == 2
