@@ -51,7 +51,8 @@ def open_run(folder: str | Path, root: str | Path | None = None) -> FinishedRun:
         raise ValueError(f"{opened.tracking} does not hold the run's configuration: run it again")
     if root is not None:
         recorded.dataset.root = str(root)
-    below, here = Path(identity(recorded)["below"]).parts, folder.resolve()
+    who, here = identity(recorded), folder.resolve()  # of code of one's own the hash may be another by now
+    below = Path(who["below"].replace(who["hash"], result.hash or who["hash"])).parts
     if here.parts[-len(below) :] == below:  # wherever run and output folder have been moved since
         recorded.output = str(here.parents[len(below) - 1])
     return FinishedRun(folder, resolve(recorded), result)

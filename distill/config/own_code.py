@@ -1,32 +1,40 @@
 """What the code of the user's own, in plugins, says: part of what a run is, as the program's own code is not.
 
 A run's method, nets and reader of data count by the source of the module that each comes from, and of what that imports
-from beside it; comments and layout do not count. What a process has imported is what it runs: later changes of the
-files are another experiment's, of the next process.
+from beside it (its package, and folders that nothing is installed into); comments and layout do not count. What a
+process has imported is what it runs: later changes of the files are another experiment's, of the next process.
 """
 
 from __future__ import annotations
 
 import ast
 import hashlib
+import importlib
 import sys
 import sysconfig
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from distill.config.plugins import is_plugins
+from distill.config.plugins import is_plugins, of_plugins_package
 
 _digests: WeakKeyDictionary[ModuleType, str] = WeakKeyDictionary()  # as they were when they were first asked about
 _PLACES = ("stdlib", "platstdlib", "purelib", "platlib")
 _INSTALLED = {Path(path).resolve() for name, path in sysconfig.get_paths().items() if name in _PLACES}
+_PACKAGES = {"site-packages", "dist-packages"}  # of other environments on Python's path: the system's, a cluster's
 
 
 def code_of_class(target: str) -> str | None:
     """A hash of the module of a `_target_`, None where that is no plugin's."""
-    return _code(target.rpartition(".")[0]) if is_plugins(target) else None
+    if not is_plugins(target):
+        return None
+    module = target.rpartition(".")[0]
+    with suppress(Exception):  # of a package, which need not have imported it; what is wrong is said where it is built
+        importlib.import_module(module)
+    return _code(module)
 
 
 def code_of_net(model: str) -> str | None:
@@ -88,10 +96,11 @@ def _reached(module: ModuleType) -> Iterator[ModuleType]:
 def _own(module: ModuleType) -> bool:
     """Whether a module is a plugin's, or lies in a folder of the user's."""
     file = getattr(module, "__file__", None)
-    if is_plugins(f"{module.__name__}.") or file is None:
-        return file is not None
-    path = Path(file).resolve()
-    return not _INSTALLED.intersection(path.parents) and module.__name__.partition(".")[0] != "distill"
+    if file is None or module.__name__.partition(".")[0] == "distill":
+        return False
+    places = {*Path(file).parents, *Path(file).resolve().parents}  # some installers make links to a store of their own
+    installed = _INSTALLED & places or _PACKAGES & {place.name for place in places}
+    return not installed or of_plugins_package(module.__name__)
 
 
 def _imported(module: ModuleType) -> Iterator[str]:

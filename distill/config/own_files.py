@@ -12,10 +12,15 @@ _MOST = 20_000  # values of a file once its aliases are written out
 
 
 def check_folder(folder: Path) -> None:
-    """Look at the YAML files of a --config-dir. Raises ValueError for one that cannot be a configuration."""
-    for group in sorted(path.name for path in conf_dir().iterdir() if path.is_dir()):
-        for path in sorted((folder / group).glob("*.yaml")):
-            check_file(path)
+    """Look at the YAML files of a --config-dir. Raises ValueError for one that cannot be a configuration, and for one
+    that is not read, since the program has another of its name.
+    """
+    found = [path for group in conf_dir().iterdir() if group.is_dir() for path in (folder / group.name).rglob("*.yaml")]
+    for path in sorted([*found, *folder.glob("config.yaml")]):
+        check_file(path)
+        ours = conf_dir() / path.relative_to(folder)
+        if ours.is_file() and ours.read_bytes() != path.read_bytes():
+            raise ValueError(f"{path} is not read, for the program has a file of that name: give yours another")
 
 
 def check_file(path: Path) -> None:

@@ -36,6 +36,11 @@ def is_plugins(target: str) -> bool:
     return any(target.startswith(f"{name}.") for name in _loaded)
 
 
+def of_plugins_package(module: str) -> bool:
+    """Whether a module is a plugin, or lies in the same package as one."""
+    return module.partition(".")[0] in {name.partition(".")[0] for name in _loaded}
+
+
 def sources() -> dict[str, Path]:
     """The files of the plugins, by the places at which Python would find them below a folder of its path."""
     found: dict[str, Path] = {}

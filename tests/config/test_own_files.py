@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from distill.cli.command import read_command
-from distill.config.own_files import check_file
+from distill.config.groups import conf_dir
+from distill.config.own_files import check_file, check_folder
 
 
 def bomb() -> str:
@@ -34,6 +35,17 @@ def test_what_is_wrong_is_said_of_the_file(content: bytes, why: str, tmp_path: P
     path.write_bytes(content)
     with pytest.raises(ValueError, match=f"{path} .*({why})"):
         read_command(["experiment=mine", "--config-dir", str(tmp_path), "--dry-run"])
+
+
+@pytest.mark.parametrize("name", ["method/kd.yaml", "hydra/launcher/slurm.yaml", "config.yaml"])
+def test_a_file_that_ours_hides_is_refused_and_a_copy_of_it_is_not(name: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes((conf_dir() / name).read_bytes())
+    check_folder(tmp_path)
+    path.write_text("kd: 3.0\n")
+    with pytest.raises(ValueError, match=f"{path} is not read, for the program has a file of that name"):
+        check_folder(tmp_path)
 
 
 def test_control_characters_are_no_values() -> None:

@@ -128,6 +128,43 @@ def test_code_of_ones_own_is_part_of_the_hash_and_comments_are_not(inside: Path)
     assert identity(tiny.composed())["hash"] == identity(tiny.composed("plugins=[json]"))["hash"]
 
 
+def of_package(inside: Path, part: str, method: str, helper: str = "VALUE = 1\n") -> str | None:
+    """The hash of a class in a package of `part` that its __init__.py does not import."""
+    package = inside / part / "my_package"
+    for name, text in (("__init__", ""), ("method", method), ("helper", helper)):
+        package.mkdir(parents=True, exist_ok=True)
+        (package / f"{name}.py").write_text(text)
+    sys.path.insert(0, str(inside / part))
+    try:
+        plugins.import_plugins(["my_package"])
+        return own_code.code_of_class("my_package.method.Mine")
+    finally:
+        plugins._loaded.clear()
+        for name in ("my_package", "my_package.method", "my_package.helper", "my_torch"):
+            sys.modules.pop(name, None)
+        shutil.rmtree(package)
+        sys.path.remove(str(inside / part))
+
+
+def test_a_class_that_its_package_does_not_import_counts_and_so_do_the_modules_beside_it(inside: Path) -> None:
+    for part in ("src", "venv/site-packages"):
+        method = "from my_package.helper import VALUE\nclass Mine: pass\n"
+        first, other = (of_package(inside, part, method, f"VALUE = {value}\n") for value in (1, 2))
+        assert first is not None and other is not None and first != other
+
+
+@pytest.mark.parametrize("place", ["system/dist-packages", "cluster/lib/python3/site-packages"])
+def test_what_is_installed_elsewhere_on_the_path_is_no_code_of_ones_own(place: str, inside: Path) -> None:
+    """As torch is for an environment that sees the system's packages, or a cluster's modules."""
+    (inside / place).mkdir(parents=True)
+    sys.path.insert(0, str(inside / place))
+    found = set()
+    for text in ("VERSION = 1\n", "VERSION = 22\n"):
+        (inside / place / "my_torch.py").write_text(text)
+        found.add(of_package(inside, "src", "import my_torch\nclass Mine: pass\n"))
+    assert len(found) == 1 and None not in found
+
+
 def test_code_of_a_cohorts_own_nets_is_part_of_the_hash(monkeypatch: pytest.MonkeyPatch) -> None:
     words, found = ("method=dml", "method.models=[resnet18]"), []
     for code in (None, "one", "two"):

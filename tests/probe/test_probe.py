@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +18,7 @@ from torch.nn import functional as F
 
 from distill import config, finished_run
 from distill.cli import verbs
-from distill.config import DataSpec
+from distill.config import DataSpec, hashing
 from distill.content.parts import Arrays, Part
 from distill.content.small_images import read_stl10, read_tinyimagenet, resized
 from distill.data import load_data
@@ -224,6 +225,16 @@ def test_a_run_may_be_moved_with_its_output_folder(finished: Path, tmp_path: Pat
         for path in (moved / "digits").glob("none-*/*/s*/GONE"):
             path.rename(path.with_name("DONE"))
         moved.rename(output)
+
+
+def test_a_moved_run_is_known_by_its_recorded_hash(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The code of a method of one's own may have changed since, and with it what the run would be called now."""
+    moved, hashed = tmp_path.joinpath(*finished.parts[-4:]), hashing.hashed_config
+    shutil.copytree(finished, moved)
+    monkeypatch.setattr(hashing, "hashed_config", lambda cfg: {**hashed(cfg), "code": "another"})
+    assert finished_run.open_run(moved).spec.output == tmp_path
 
 
 def test_what_simkd_deploys_is_rebuilt_with_its_teacher(tmp_path: Path) -> None:
