@@ -31,7 +31,9 @@ class BadResult(ValueError):
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Top-1 in percent: after the last epoch and after the best, counted from 1. None: not measured."""
+    """Top-1 in percent: after the last epoch and after the best, counted from 1 over all phases in which the student's
+    accuracy is measured. None: not measured.
+    """
 
     last: float | None
     best: float | None

@@ -34,6 +34,7 @@ class Loop(Protocol):
     score_names: tuple[str, str]
     evaluated: int | None
     options: Options
+    phases: list[Phase]
     at: Position
     score: Score
     speed: Speed
@@ -52,7 +53,9 @@ class Loop(Protocol):
 
 @dataclass
 class Pending:
-    """An epoch that is over and whose nets are being measured. row, speed: what is told of it; step: the run's last."""
+    """An epoch that is over and whose nets are being measured. row, speed: what is told of it; epoch: its
+    number among those that are evaluated; step: the run's last.
+    """
 
     beside: Beside
     row: dict[str, Any]
@@ -86,7 +89,7 @@ class Measuring:
         if self.wanted(phase) and (beside := self._beside(phase)):
             fit.join()
             beside.begin(self._nets())
-            self.pending = Pending(beside, row, speed, fit.at.epoch, fit.at.total)
+            self.pending = Pending(beside, row, speed, self._number, fit.at.total)
         else:
             fit.callback.epoch(row | (self._at_once() if self.wanted(phase) else {}) | speed)
 
@@ -105,6 +108,13 @@ class Measuring:
         more = self._note(accuracy, [], pending.beside.copies[DEPLOYED], pending.epoch, pending.step)
         self.fit.callback.epoch(pending.row | more | pending.speed)
         self.told_late += 1
+
+    @property
+    def _number(self) -> int:
+        """The epoch, counted over the phases that are evaluated: one of several of them would not tell which."""
+        fit = self.fit
+        before = [phase for phase in fit.phases[: fit.at.phase] if phase.evaluates]
+        return sum(map(fit.epochs, before)) + fit.at.epoch
 
     def _nets(self) -> dict[str, nn.Module]:
         return {**self.fit.also_evaluated(), DEPLOYED: self.fit.deployed()}
@@ -152,7 +162,7 @@ class Measuring:
             accuracy = evaluate(net)
             candidates = [evaluate(other) for other in fit.method.candidate_nets()]
             more = fit.measure_more(net) if fit.measure_more else {}
-        return self._note(accuracy, candidates, net, fit.at.epoch, fit.at.total) | more
+        return self._note(accuracy, candidates, net, self._number, fit.at.total) | more
 
     def _note(self, accuracy: float, candidates: list[float], net: Any, epoch: int, step: int) -> dict[str, Any]:
         """Note an epoch's accuracy, with the weights of the best; what a row tells of it."""

@@ -42,7 +42,7 @@ class Score:
 
     last: float | None = None
     best: float | None = None
-    best_epoch: int | None = None
+    best_epoch: int | None = None  # counted over the phases that are evaluated
     best_net: float | None = None  # None where there is one net to choose
     beside: dict[str, float] = field(default_factory=dict)  # of what schedule.ema has beside what is exported, the last
 

@@ -475,3 +475,14 @@ def test_a_net_that_has_not_changed_is_not_evaluated_again() -> None:
     evaluation.last_logits(net, unchanged=False)
     assert len(asked) == 2 * once
     handle.remove()
+
+
+def test_the_best_epoch_is_counted_over_all_phases_that_are_measured(tmp_path: Path) -> None:
+    data = tiny.tiny_data()
+    fit = tiny.fit(tiny.seeded_method("none", data, tiny.SMALLEST), data, tmp_path)
+    updates, accuracies = fit.phases[0].updates, iter((40.0, 60.0, 70.0, 50.0))
+    ends = (("one", 2, True), ("unmeasured", 1, False), ("two", 2, True))
+    fit.phases = [Phase(name, updates, epochs, evaluates=measured) for name, epochs, measured in ends]
+    fit.evaluate = lambda net: next(accuracies)
+    list(fit.steps())
+    assert (fit.score.last, fit.score.best, fit.score.best_epoch) == (50.0, 70.0, 3)
