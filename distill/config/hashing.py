@@ -67,7 +67,20 @@ def hashed_config(cfg: DictConfig) -> dict[str, Any]:
         usual = {each.name: each.default for each in fields(spec)}
         parts[name] = {key: value for key, value in parts[name].items() if key not in keys or value != usual[key]}
     measured = plain(cfg, "evaluate") if "evaluate" in cfg else None
-    return {**parts, "precision": plain(cfg, "precision"), "evaluate": measured}
+    return {**parts, "precision": plain(cfg, "precision"), "evaluate": measured, **_rounded_otherwise(cfg)}
+
+
+def _rounded_otherwise(cfg: DictConfig) -> dict[str, Any]:
+    """What was asked for of how a run is computed, where it changes the result: a cache of half floats beside fp32, and
+    parts of a batch that each have their own statistics.
+    """
+    found: dict[str, Any] = {}
+    cache = str(plain(cfg, "teacher").get("cache")) if has_teacher(cfg) else "off"
+    if cache in ("logits", "embedding") and plain(cfg, "precision") == "fp32":
+        found["cache"] = cache
+    if str(OmegaConf.select(cfg, "sync_batchnorm", default="auto")).lower() == "false":
+        found["sync_batchnorm"] = False
+    return found
 
 
 def _hashed_teacher(spec: Spec, own: dict[str, Spec], scales: Mapping[str, Any] | None) -> Spec:

@@ -65,10 +65,17 @@ def test_hash_ignores_what_does_not_change_the_result(override: str) -> None:
         "+student.args.x=1",
         "method=crd",
         "schedule.milestones=[1]",
+        "sync_batchnorm=false",
     ],
 )
 def test_hash_follows_what_changes_the_result(override: str) -> None:
     assert not same(composed(override), composed())
+
+
+def test_a_cache_of_half_floats_is_hashed_where_the_nets_compute_in_fp32() -> None:
+    cached = "teacher.cache=embedding"
+    assert not same(composed("precision=fp32", cached), composed("precision=fp32"))
+    assert same(composed(cached), composed())
 
 
 def test_hash_does_not_mind_how_a_number_is_spelt() -> None:
