@@ -216,6 +216,7 @@ class Fit:
         self.meter.flush(phase.name, self.at.epoch)
         saved = self.save(wait=received is not None)
         if received is not None:
+            parallel.barrier()  # torchrun gives the first process 30 seconds from where another has left
             raise stopped(received, "its state is saved" if saved else "its last step is not saved")
 
     def _stop_requested(self) -> tuple[bool, int | None]:

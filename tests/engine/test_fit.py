@@ -302,6 +302,16 @@ def test_signals_save_at_the_next_step(number: int, code: int, tmp_path: Path) -
     assert tiny.fit(tiny.seeded_method("kd", data), data, tmp_path).restore() == 3
 
 
+def test_no_process_leaves_before_the_state_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data, written = tiny.tiny_data(), []
+    fit = tiny.fit(tiny.seeded_method("kd", data), data, tmp_path)
+    monkeypatch.setattr(parallel, "barrier", lambda: written.append(len(fit.saving.checkpoints.paths())))
+    with fit.stop, pytest.raises(Stopped):
+        for _ in fit.steps():
+            os.kill(os.getpid(), signal.SIGTERM)
+    assert written == [1]
+
+
 def test_several_processes_stop_at_the_end_of_an_epoch_that_is_shorter_than_log_every(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
