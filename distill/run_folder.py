@@ -288,8 +288,8 @@ def _row(line: str) -> dict[str, Any] | None:
     return row if isinstance(row, dict) and _is_ours(row) else None
 
 
-_NUMBERS = ("step", "epoch", "epochs", "epoch_step", "loss", "test_accuracy", "best_accuracy", "knn_accuracy",
-            "images_per_second")  # fmt: skip
+_NUMBERS = ("step", "epoch", "epochs", "epochs_left", "epoch_step", "loss", "test_accuracy", "best_accuracy",
+            "knn_accuracy", "images_per_second")  # fmt: skip
 
 
 def _is_ours(row: dict[str, Any]) -> bool:

@@ -15,7 +15,7 @@ from distill.report.summary import ALONE as NONE
 from distill.report.summary import Row, baseline_key
 from distill.run_folder import RunFolder
 
-NOT_LOSSES = {"kind", "phase", "epoch", "epochs", "step", "lr", "loss", "images_per_second", "waiting"}  # of a row
+NOT_LOSSES = {"kind", "phase", "epoch", "epochs", "epochs_left", "step", "lr", "loss", "images_per_second", "waiting"}
 TERMS = 6
 
 

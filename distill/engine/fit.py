@@ -229,7 +229,7 @@ class Fit:
     def _finish_epoch(self, phase: Phase) -> None:
         at, epochs = self.at, self.epochs(phase)
         row: dict[str, Any] = {"phase": phase.name, "epoch": at.epoch, "epochs": epochs, "step": at.total}
-        row |= {"lr": self.steppers[0].lr, **self.meter.means()}
+        row |= {"epochs_left": self.epochs_left() - 1, "lr": self.steppers[0].lr, **self.meter.means()}
         self.measuring.epoch(phase, row)
         at.epoch, at.step, at.over = at.epoch + 1, 0, False
         if any(parallel.agreed(at.epoch > epochs or self.saving.due_after_epoch)):

@@ -67,14 +67,19 @@ class RunProgress:
             self.phases[str(row.get("phase"))] = epochs if isinstance(epochs, int) else 0
 
     @property
+    def total(self) -> int:
+        """The epochs of all phases; of rows of earlier versions, those of the phases that have begun."""
+        left = self.row.get("epochs_left")
+        return self.epochs + left if isinstance(left, int) else sum(self.phases.values())
+
+    @property
     def share(self) -> float:
         """How much of the run is done, from 0 to 1."""
-        total = sum(self.phases.values())
-        return self.epochs / total if total else 0.0
+        return self.epochs / self.total if self.total else 0.0
 
     def left(self, now: float) -> float | None:
         """Seconds to its end at the pace of this attempt; None before its first epoch."""
-        steps, total = _steps(self.row), sum(self.phases.values())
+        steps, total = _steps(self.row), self.total
         if steps <= self.before or not total:
             return None
         pace = (self.seen - self.began) / (steps - self.before) * steps / self.epochs  # of an epoch

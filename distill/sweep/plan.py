@@ -111,7 +111,8 @@ def _progress(rows: list[dict[str, Any]], spec: RunSpec, whole: Estimate) -> tup
     if not rows:
         return f"at epoch 0 of {epochs}", whole
     last, phases = rows[-1], {row.get("phase"): int(row.get("epochs", epochs)) for row in rows}
-    total = max(sum(phases.values()), epochs)
+    to_come = last.get("epochs_left")  # in rows of versions before, none
+    total = max(sum(phases.values()), epochs) if to_come is None else len(rows) + int(to_come)
     phase = f" of phase {last.get('phase')}" if phases != {last.get("phase"): epochs} else ""
     words, share = f"at epoch {last.get('epoch')} of {last.get('epochs', epochs)}{phase}", len(rows) / total
     if rate := last.get("images_per_second"):

@@ -186,7 +186,7 @@ def test_softened_probabilities() -> None:
 
 
 def test_loss_terms_over_seeds_and_phases() -> None:
-    more = {"kind": "epoch", "lr": 0.1, "ema_accuracy": 70.0}
+    more = {"kind": "epoch", "lr": 0.1, "epochs_left": 3, "ema_accuracy": 70.0}
     one = [{**more, "hint": 4.0}, {"kind": "epoch", "ce": 2.0, "kd": 1.0, "loss": 3.0}]
     two = [{**more, "hint": 6.0}, {"kind": "epoch", "ce": 1.0, "kd": None, "loss": 3.0}]
     got = losses([one, two])

@@ -496,3 +496,4 @@ def test_the_best_epoch_is_counted_over_all_phases_that_are_measured(tmp_path: P
     fit.evaluate = lambda net: next(accuracies)
     list(fit.steps())
     assert (fit.score.last, fit.score.best, fit.score.best_epoch) == (50.0, 70.0, 3)
+    assert [row["epochs_left"] for row in fit.callback.rows] == [4, 3, 2, 1, 0]

@@ -111,6 +111,14 @@ def test_what_is_appended_is_read_on_and_half_a_line_waits(tmp_path: Path) -> No
     assert (one.epochs, one.row["test_accuracy"], one.share) == (2, 70.0, 0.2)
 
 
+def test_phases_that_are_still_to_come_count(tmp_path: Path) -> None:
+    begun = job(tmp_path, "a", 0, time.time() - 20)
+    write(begun, json.dumps(epoch(1, 2, epochs_left=9)) + "\n")
+    one = RunProgress(begun)
+    one.poll()
+    assert one.share == 0.1 and one.left(time.time()) == pytest.approx(180, abs=2)
+
+
 def test_a_resumed_run_is_timed_by_what_it_did_since(tmp_path: Path) -> None:
     begun = job(tmp_path, "a", 6, time.time() - 20)
     os.utime(begun.folder / "metrics.jsonl", (time.time() - 1000,) * 2)
