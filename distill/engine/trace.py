@@ -19,9 +19,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 WAITS = {  # their CUDA kernels make the host wait; a capture that fails on one leaves the generator unusable
     "aten::_linalg_check_errors", "aten::_linalg_eigh", "aten::_linalg_eigvals", "aten::_linalg_svd",
-    "aten::_local_scalar_dense", "aten::_unique2", "aten::equal", "aten::histc", "aten::linalg_eig",
-    "aten::linalg_lstsq", "aten::masked_select", "aten::mode", "aten::multinomial", "aten::nonzero",
+    "aten::_local_scalar_dense", "aten::_unique", "aten::_unique2", "aten::bincount", "aten::equal", "aten::histc",
+    "aten::linalg_eig", "aten::linalg_lstsq", "aten::masked_select", "aten::mode", "aten::multinomial", "aten::nonzero",
+    "aten::repeat_interleave", "aten::unique_consecutive", "aten::unique_dim",
 }  # fmt: skip
+_COPIES = {"aten::_to_copy", "aten::copy_"}
 _PLAIN = frozenset({type(None), bool, int, float, str})
 _MAPPINGS = frozenset({dict, OrderedDict})
 _tracing = 0
@@ -61,7 +63,9 @@ class _Trace(TorchDispatchMode):
         result = func(*args, **kwargs)
         if func._schema.name in WAITS:
             self.waits.append(f"{func._schema.name} waits for the device")
-        elif _is_transfer(args, result):
+        elif _counts_places(func, args):
+            self.waits.append(f"{func._schema.name} counts the places of a mask, for which it waits for the device")
+        elif _is_transfer(func, args, result):
             self.waits.append(f"{func._schema.name} copies between host and device")
         number = len(self.operations)
         self.operations.append((str(func), asked))
@@ -143,9 +147,19 @@ def _is_number(func: Any, args: Any) -> bool:
     return func._schema.name == "aten::lift_fresh" and args[0].dim() == 0 and args[0].device.type == "cpu"
 
 
-def _is_transfer(args: Any, result: Any) -> bool:
-    """Whether values go from the host to the device or back."""
-    return len({tensor.device.type for tensor in (*_tensors(args), *_tensors(result)) if tensor.dim()}) > 1
+def _is_transfer(func: Any, args: Any, result: Any) -> bool:
+    """Whether values go from the host to the device or back; a kernel takes a single number of the host along."""
+    copies = func._schema.name in _COPIES
+    return len({each.device.type for each in (*_tensors(args), *_tensors(result)) if each.dim() or copies}) > 1
+
+
+def _counts_places(func: Any, args: Any) -> bool:
+    """Whether an index is a mask, but for a number that is put where it says (which fills)."""
+    name = func._schema.name
+    fills = name in ("aten::index_put", "aten::index_put_") and not args[2].dim()
+    if fills or name not in ("aten::index", "aten::index_put", "aten::index_put_"):
+        return False
+    return any(index is not None and index.dtype in (torch.bool, torch.uint8) for index in args[1])
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:

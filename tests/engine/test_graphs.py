@@ -308,6 +308,34 @@ def test_a_traced_step_tells_generators_apart() -> None:
     assert traced(lambda: torch.rand(2), {}, CPU)[2] == []
 
 
+WAITING: dict[str, Callable[[torch.Tensor], Any]] = {
+    "aten::_to_copy copies between host and device": lambda x: x.sum().to("meta"),  # as torch.tensor(0.5, device=...)
+    "aten::copy_ copies between host and device": lambda x: torch.zeros((), device="meta").copy_(x[0]),
+    "aten::index counts the places of a mask": lambda x: x[x > 1],
+    "aten::index_put_ counts the places of a mask": lambda x: x.clone().index_put_((x > 1,), x[:1]),
+    "aten::bincount waits for the device": lambda x: x.long().bincount(),
+    "aten::repeat_interleave waits for the device": lambda x: x.repeat_interleave(x.long()),
+    "aten::unique_dim waits for the device": lambda x: x.unique(dim=0),
+    "aten::unique_consecutive waits for the device": lambda x: x.unique_consecutive(),
+}
+
+
+@pytest.mark.parametrize("why", WAITING)
+def test_what_a_graph_cannot_hold_is_found_before_it_is_recorded(why: str) -> None:
+    """A capture that fails leaves CUDA's generator unusable, and a method of the user's own may do all of this."""
+    waits = traced(lambda: WAITING[why](torch.tensor([1.0, 2.0])), {}, CPU)[1].waits
+    assert waits and waits[0].startswith(why)
+
+
+def test_numbers_of_the_host_and_masks_that_are_filled_may_be_recorded() -> None:
+    def step() -> None:
+        made = torch.zeros(2, device="meta") * torch.tensor(2.0)
+        made[made > 1] = 0.0
+        made.repeat_interleave(2)
+
+    assert traced(step, {}, CPU)[1].waits == []
+
+
 def test_graphs_are_for_gpus_and_say_what_forbids_them(caplog: pytest.LogCaptureFixture) -> None:
     assert without_graphs("auto", CPU, "bf16", 1, 32) and not caplog.records
     gpu = torch.device("cuda")
