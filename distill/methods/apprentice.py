@@ -48,7 +48,8 @@ class Apprentice(Method):
     def joint_loss(self, batch: Batch) -> Losses:
         """Loss of scheme A."""
         assert self.companion is not None
-        student, teacher = self.student(batch.inputs).logits, self.companion(batch.inputs).logits
+        student = self.student(batch.inputs).logits
+        teacher = self.companion(batch.views.get("teacher", batch.inputs)).logits
         return {
             "ce_teacher": self.weight * self.criterion(teacher, batch),
             **self.supervised(student, batch),

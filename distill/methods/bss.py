@@ -12,6 +12,7 @@ from distill.batch import Batch
 from distill.losses import full_precision, kl_div
 from distill.method import Losses, Method, Nets
 from distill.models import Outputs
+from distill.parts.choice import check_one_view
 
 
 def support(
@@ -81,6 +82,7 @@ class BSS(Method):
         **common: Any
     ) -> None:
         super().__init__(*nets, **common)
+        check_one_view("bss", "the teacher", self.data)
         if attacks < 1 or attack_steps < 1 or bound <= 0:
             raise ValueError(
                 f"method.attacks is {attacks}, method.attack_steps {attack_steps}, method.bound {bound}: give at least "
@@ -118,9 +120,3 @@ class BSS(Method):
         count = (found.values >= 0).sum()
         return found.indices[places % count.clamp_min(1)], (places < count).float()
 
-    def loss(self, batch: Batch) -> Losses:
-        if "teacher" in batch.views:
-            raise ValueError(
-                "bss shows both nets the same moved images, but they have different views: take method=kd."
-            )
-        return super().loss(batch)

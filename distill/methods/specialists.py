@@ -13,6 +13,7 @@ from distill.batch import Batch, Source
 from distill.losses import full_precision, kd_loss
 from distill.method import Losses, Method, Nets, Phase, Update
 from distill.models import FeatureNet
+from distill.parts.choice import check_one_view
 from distill.parts.clusters import balanced_start, k_means
 
 
@@ -108,6 +109,7 @@ class Specialists(Method):
     ) -> None:
         _, _, data = nets
         super().__init__(*nets, **common)
+        check_one_view("specialists", "generalist and specialists", data)
         classes = data.num_classes
         if not 2 <= specialists <= classes or specialist_epochs < 1:
             raise ValueError(

@@ -14,7 +14,7 @@ from distill.losses import full_precision
 from distill.method import Losses, Nets, Phase, Update
 from distill.methods.nkd import weighted_target_loss
 from distill.models import Outputs
-from distill.parts.choice import check_choice
+from distill.parts.choice import check_choice, check_one_view
 from distill.parts.decaying import Decaying
 from distill.parts.probing import linear_layer
 
@@ -95,6 +95,8 @@ class WKDL(Decaying):
         if steps < 1 or entropy <= 0:
             raise ValueError(f"method.steps is {steps} and method.entropy {entropy}: one step, and an entropy above 0.")
         self.samples = self._samples(samples) if relation != "weights" else 0
+        if self.samples:
+            check_one_view("wkd-l", "the teacher, whose answers tell which classes are alike,", data)
         if relation == "weights":
             linear_layer(self.teacher)
         self.register_buffer("cost", torch.zeros(data.num_classes, data.num_classes))

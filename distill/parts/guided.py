@@ -6,6 +6,7 @@ from typing import Any
 
 from distill.batch import Batch
 from distill.method import Losses, Method, Nets, Phase, Update
+from distill.parts.choice import check_one_view
 
 
 class Guided(Method):
@@ -19,6 +20,8 @@ class Guided(Method):
         super().__init__(*nets, **common)
         if teacher_epochs < 0:
             raise ValueError(f"method.teacher_epochs is {teacher_epochs}: epochs cannot be negative.")
+        if teacher_epochs:
+            check_one_view(type(self).__name__.lower(), "the teacher that it trains", self.data)
         self.teacher_epochs = teacher_epochs
         self.guide = self.teacher.twin()
 

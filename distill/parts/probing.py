@@ -21,9 +21,11 @@ def is_signed(x: Tensor) -> bool:
 
 
 def linear_layer(net: FeatureNet) -> nn.Linear | nn.Conv2d:
-    """The one layer, linear or a 1x1 convolution, that a net's classifier is; ValueError for others."""
+    """The one layer, linear or a 1x1 convolution, that a net's classifier is; ValueError for others, and for two heads,
+    whose mean the logits are.
+    """
     found = [m for m in net.classifier.modules() if next(m.parameters(recurse=False), None) is not None]
-    if len(found) != 1 or not isinstance(found[0], nn.Linear | nn.Conv2d):
+    if len(found) != 1 or not isinstance(found[0], nn.Linear | nn.Conv2d) or net.two_heads:
         raise ValueError(
             f"the classifier of {net.name}, fed with {net.embedding_dim} features, is not one linear layer "
             "that could be reused: take method=crd, which needs none."

@@ -155,6 +155,14 @@ def test_folders_of_pairs_give_depth_with_the_same_crop(tmp_path: Path) -> None:
         load_data(spec)
 
 
+@pytest.mark.parametrize("name", ["eskd", "rco", "specialists", "wkd-l", "bss"])
+def test_methods_that_would_mix_up_two_views_are_refused(name: str) -> None:
+    data = tiny.tiny_data()
+    data.info = replace(data.info, teacher=data.info)
+    with pytest.raises(ValueError, match=f"{name} shows .* the student's images, and dataset.views"):
+        tiny.make(name, tiny.net("cifar_resnet8"), tiny.net("cifar_resnet8"), data)
+
+
 def test_a_run_trains_its_teacher_on_the_teachers_view(output: Path) -> None:
     cfg = tiny.composed(
         "method=kd", "teacher=resnet14", "student=resnet8", "dataset.fraction=0.15",

@@ -60,3 +60,10 @@ def test_srrl_leaves_the_relu_out_where_the_embedding_is_signed() -> None:
     vit = dict(patch_size=4, embed_dim=32, depth=4, num_heads=2)
     signed = tiny.by_hand(SRRL, net(), [teacher("vit_tiny_patch16_224", **vit)], info())
     assert not any(isinstance(m, nn.ReLU) for m in signed.connector)
+
+
+def test_a_teacher_with_two_heads_has_no_one_layer_that_gives_its_logits() -> None:
+    vit = {"patch_size": 4, "embed_dim": 32, "depth": 2, "num_heads": 2}
+    teacher = tiny.net("deit_tiny_distilled_patch16_224", **vit)
+    with pytest.raises(ValueError, match="is not one linear layer"):
+        tiny.make("srrl", tiny.net("cifar_resnet8"), teacher, tiny.tiny_data())
