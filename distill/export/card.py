@@ -7,7 +7,7 @@ from typing import Any
 
 from distill.config.our_nets import OUR_NETS
 from distill.config.run_spec import RunSpec, TeacherSpec
-from distill.export.facts import SQUASH, Facts
+from distill.export.facts import LAST, SQUASH, Facts
 from distill.finished_run import FinishedRun
 from distill.record.progress import clock
 
@@ -57,13 +57,20 @@ def _rows(run: FinishedRun, facts: Facts, measured: Mapping[str, Any]) -> dict[s
         "images": f"{' x '.join(map(str, facts.shape))}, mean {_numbers(facts.mean)}, std {_numbers(facts.std)}"
         + (f", {facts.border} black pixels on each side" if facts.border else ""),
         "what the net sees of them": facts.view,
-        "nearest neighbours on its features": f"{run.result.knn.last:.2f} %" if run.result.knn else None,
-        "linear probe of its features": f"{run.result.linear_probe:.2f} %" if run.result.linear_probe else None,
+        **_of_features(run, best=facts.weights != LAST),
         "classes": f"{len(facts.classes)}, in the order of label names in config.json"
         if facts.classes
         else "none: a backbone, which gives features",
     }
     return {**rows, **_of_onnx(measured)}
+
+
+def _of_features(run: FinishedRun, best: bool) -> dict[str, str | None]:
+    """What the features of these weights are worth: those of the best epoch were measured where neighbours chose it."""
+    knn, probe = run.result.knn, None if best else run.result.linear_probe
+    near = None if knn is None or (best and knn.best_epoch is None) else knn.best if best else knn.last
+    named = {"nearest neighbours on its features": near, "linear probe of its features": probe}
+    return {name: None if value is None else f"{value:.2f} %" for name, value in named.items()}
 
 
 def _of_onnx(measured: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from distill.finished_run import FinishedRun
 HERE = ("root", "workers")  # of a data set: where it lies, and how it is read there
 KEY = "distill"  # of config.json: what timm does not read
 SQUASH, CENTER = "squash", "center"  # timm's names of how an image is brought to its size
+LAST = "last epoch"  # whose weights they are, if not the best one's
 CROP = {SQUASH: 1.0, CENTER: 224 / 256}  # share of the resized image's side that is shown
 
 
@@ -119,7 +120,7 @@ def facts_of(
         accuracy=accuracy.best if best else accuracy.last,
         evaluated_on=run.result.evaluated_on,
         precision=run.result.precision or "fp32",
-        weights="best epoch" if best else "last epoch",
+        weights="best epoch" if best else LAST,
         bits=bits,
         args=args,
         border=int(takes.get("border") or _known_border(node)),

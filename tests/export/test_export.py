@@ -21,7 +21,7 @@ from distill.__main__ import main
 from distill.config import DataSpec, identity, resolve
 from distill.data import load_data
 from distill.export import write
-from distill.export.card import licences
+from distill.export.card import _of_features, licences
 from distill.export.data import batches, files_of, node_of
 from distill.export.evaluate import note
 from distill.export.facts import CENTER, SQUASH, Facts, facts_of
@@ -30,6 +30,7 @@ from distill.export.shipped import as_timm_loads, open_shipped
 from distill.export.shipped import shipped_student as student_of
 from distill.files import read_json
 from distill.record.result import takes
+from distill.result import Accuracy
 from distill.run import run
 from tests import tiny
 
@@ -188,6 +189,13 @@ def test_files_are_classified_as_timms_own_transform_lets_the_net_see_them(
         assert inside["class"] == outside["class"] == ["'=ant", "bee"][int(expected.argmax())]
         assert float(inside["probability"]) == pytest.approx(expected.max().item(), abs=1e-5)
         assert float(outside["probability"]) == pytest.approx(expected.max().item(), abs=1e-5)
+
+
+@pytest.mark.parametrize(("epoch", "told"), [(3, ["61.00 %", None]), (None, [None, None])])
+def test_a_card_tells_what_the_features_of_its_own_weights_are_worth(epoch: int | None, told: list[str | None]) -> None:
+    finished_one = SimpleNamespace(result=SimpleNamespace(knn=Accuracy(58.0, 61.0, epoch), linear_probe=70.0))
+    assert list(_of_features(finished_one, best=True).values()) == told
+    assert list(_of_features(finished_one, best=False).values()) == ["58.00 %", "70.00 %"]
 
 
 def test_of_equal_logits_the_first_class_is_told_and_tiny_probabilities_keep_their_order() -> None:
