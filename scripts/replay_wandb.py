@@ -52,7 +52,7 @@ def _send(run: RunFolder, tracking: dict[str, str | bool | None]) -> bool:
         print(f"{run}: not sent")
         return False
     whole = replay(mirror, run)
-    print(f"{run}: {known['identity']['name']}")
+    print(f"{run}: {known['identity']['name'] if whole else 'not sent'}")
     return whole
 
 

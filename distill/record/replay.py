@@ -10,15 +10,15 @@ from distill.run_folder import RunFolder
 
 
 def replay(mirror: WandbLogger, run: RunFolder) -> bool:
-    """Hand a finished run's rows and result to W&B; False where that failed meanwhile."""
-    result = run.read_result()
+    """Hand a finished run's rows and result to W&B; False where its server, or offline the disk, lacks some."""
+    result, online = run.read_result(), mirror.online
     for row in run.rows():
         mirror.log(row)
     whole = mirror.run is not None
     name = "knn_accuracy" if result.score is result.knn else "test_accuracy"
     told = {f"{name}/last": result.score.last, f"{name}/best": result.score.best}  # as the run itself tells it
     mirror.finish(0, result.to_json() | told)
-    return whole
+    return whole and mirror.sent == online
 
 
 def answer_agent(spec: RunSpec, names: dict[str, object]) -> None:

@@ -49,6 +49,7 @@ class WandbLogger:
         self.run: Any = None
         self.folder, self.artifact = folder, bool(tracking.get("artifact"))
         self.online, self._finish_timeout = False, finish_timeout
+        self.sent = False  # whether the server had all of it when the run was finished
         self._refused = Backoff()
         self._behind = resume  # rows of the folder have not been handed over
         self._arguments: dict[str, Any] = {}
@@ -82,17 +83,17 @@ class WandbLogger:
         run, self.run = self.run, None
         if run is None:
             return
-        start, sent = time.monotonic(), False
+        start = time.monotonic()
         try:
             self._catch_up(run)
             run.summary.update(flatten_row(summary))
             if exit_code == 0:
                 self._upload(run)
             run.finish(exit_code=exit_code)
-            sent = self.online and time.monotonic() - start < self._finish_timeout
+            self.sent = self.online and time.monotonic() - start < self._finish_timeout
         except Exception as error:
             _log.warning("W&B did not finish (%s); metrics.jsonl is complete", first_line(error))
-        if not sent:
+        if not self.sent:
             _log.info("to send this run to W&B: wandb sync %s", Path(run.dir).parent)
 
     def _upload(self, run: Any) -> None:

@@ -21,6 +21,7 @@ from omegaconf import OmegaConf
 from distill.files import SaveError
 from distill.record import wandb_logger
 from distill.record.progress import Progress, clock, final_table, status
+from distill.record.replay import replay
 from distill.record.tracker import Tracker
 from distill.run_folder import RunFolder
 
@@ -460,6 +461,26 @@ def test_a_run_that_goes_on_offline_is_written_whole(tmp_path, monkeypatch):
     assert list(dict.fromkeys(asked)) == [(1, 1), (2, 2), (3, 3), (4, 4)]
     Tracker(tmp_path, OFFLINE, {}, IDENTITY, 4).finish()  # nothing was left but its result
     assert asked == [(1, 1), (2, 2), (3, 3), (4, 4)]
+
+
+@pytest.mark.parametrize(("finish_timeout", "sent"), [(60, True), (0, False)])
+def test_a_replay_that_the_server_did_not_get_is_none(tmp_path, monkeypatch, finish_timeout, sent):
+    class Run:
+        id, dir, summary = "abc-1", str(tmp_path / "files"), {}
+
+        def __init__(self, **_): ...
+        def define_metric(self, *_, **__): ...
+        def log(self, *_, **__): ...
+        def finish(self, exit_code): ...
+
+    class Fake:
+        Settings, init, Table = dict, Run, dict
+
+    monkeypatch.setattr(wandb_logger, "_import_wandb", lambda: Fake)
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    RunFolder(tmp_path).finish({"dataset": "d", "student": "s", "method": "m", "accuracy": {"last": 50.0}})
+    mirror = wandb_logger.WandbLogger(tmp_path, ONLINE, {}, IDENTITY, finish_timeout=finish_timeout)
+    assert replay(mirror, RunFolder(tmp_path)) is sent
 
 
 def test_finished_runs_can_be_replayed(tmp_path, wandb):
