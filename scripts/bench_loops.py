@@ -124,7 +124,9 @@ def own(args: argparse.Namespace, device: torch.device, data: Data, method: str,
     )
     checkpoints = Checkpoints(Path(tempfile.mkdtemp(prefix="distill-bench-")))
     settings = make_schedule(spec, data.info.num_train)
-    return Fit(made, source, lambda _: 0.0, settings, options, checkpoints, NullReporter(), StopSignals())
+    fit = Fit(made, source, lambda _: 0.0, settings, options, checkpoints, NullReporter(), StopSignals())
+    fit.buffers = like.buffers if like else fit.buffers
+    return fit
 
 
 def sharing(fit: Fit) -> Fit:

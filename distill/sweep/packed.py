@@ -170,7 +170,7 @@ class Pack:
         device = self.waiting[0][1].machine.device if self.waiting else "cpu"
         largest, free = 0, free_memory(device)
         while self.waiting and stop.received is None and (self.most is None or len(members) < self.most):
-            if self.most is None and members and 3 * largest > free:
+            if self.most is None and members and needed(members, largest) > free:
                 break
             if members and RunFolder(self.waiting[0][0].folder).locked:
                 break
@@ -222,6 +222,14 @@ def _close(member: Member, error: BaseException) -> None:
     except BaseException as again:  # logged() lets the error through once it has closed the log
         if again is not error:
             raise
+
+
+def needed(members: Sequence[Member], largest: int) -> int:
+    """Bytes that are to be free for one more run, where a step takes as many as `largest`: a graph of the short last
+    batch of an epoch takes up to as much again in each run, and is recorded later.
+    """
+    recorded = members[0].experiment.inputs.graph is not None
+    return (3 + len(members) * recorded) * largest
 
 
 def free_memory(device: str) -> int:

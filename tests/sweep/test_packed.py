@@ -196,6 +196,20 @@ def test_who_waits_for_another_launch_holds_no_run_for_which_that_might_wait(
     assert [one.job.name for one in pack._gather(StopSignals())] == ["b", "c"]
 
 
+@pytest.mark.parametrize(("graph", "count"), [(None, 8), (Replay, 4)])
+def test_a_pack_leaves_memory_for_the_graphs_that_its_runs_have_yet_to_record(
+    graph: Any, count: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 100 each takes 10 in its first step; 4 runs have 40 then and, with a graph of the short last batch, 80."""
+    left = iter(range(100, 0, -10))
+    inside = SimpleNamespace(inputs=SimpleNamespace(graph=graph), fit=SimpleNamespace(join=lambda: None))
+    monkeypatch.setattr(packed, "Member", lambda job, *_: SimpleNamespace(job=job, done=False, experiment=inside))
+    monkeypatch.setattr(packed.Pack, "_step", lambda *_: True)
+    monkeypatch.setattr(packed, "free_memory", lambda device: next(left))
+    pack = packed.Pack(None, [member(tmp_path, name) for name in "abcdefghi"], None)  # type: ignore[arg-type]
+    assert len(pack._gather(StopSignals())) == count
+
+
 def test_a_signal_while_runs_are_opened_leaves_the_rest_closed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
