@@ -33,8 +33,8 @@ def build(
 
     name: in timm's registry; ours carry the prefix cifar_ or mnist_. args: keywords of the constructor. With a seed the
     weights are a function of it, and the global random state is untouched.
-    Raises ValueError for unknown names (with the nearest), wrong args, sizes that do not fit, and weights
-    that cannot be had.
+    Raises ValueError for unknown names (with the nearest), wrong args, sizes that do not fit, weights that cannot be
+    had, and nets of a plugin that lack what timm's have.
     """
     if not is_known(name):
         hint = suggestion_or(nearest_nets(name), "see timm.list_models()")
@@ -50,10 +50,18 @@ def build(
         except (RuntimeError, OverflowError, MemoryError) as error:
             what = f"{num_classes} classes and {in_chans} input channels"
             raise ValueError(f"{name} cannot be built for {what} ({first_line(error)})") from error
+    _check_contract(model, name)
     read_by = partial(reader_of, model, name, arguments.get("stages"))
     net = FeatureNet(model, read_by, name=name, size=size, in_chans=in_chans, recipe=recipe, build=build)
     net.begun = pretrained
     return net
+
+
+def _check_contract(model: nn.Module, name: str) -> None:
+    contract = ("num_classes", "feature_info", "get_classifier", "forward_head")
+    lacking = [each for each in contract if not hasattr(model, each)]
+    if lacking:
+        raise ValueError(f"{name} cannot be read: it has no {', '.join(lacking)}, as timm's nets have")
 
 
 def reader_of(model: nn.Module, name: str, stages: Any, image: Tensor) -> Reader:

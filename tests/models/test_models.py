@@ -633,6 +633,12 @@ def test_refusals(arguments: dict, message: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+def test_a_net_of_ones_own_that_lacks_timms_contract_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("distill.models.builder._construct", lambda *_: nn.Linear(2, 2))
+    with pytest.raises(ValueError, match="resnet18 cannot be read: it has no num_classes, feature_info, get_class"):
+        build("resnet18", 10)
+
+
 def test_pretrained_weights_that_cannot_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
     import huggingface_hub.constants as hub
     import timm
