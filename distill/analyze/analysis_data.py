@@ -71,6 +71,11 @@ class AnalysisData:
         return [*taught, ("student", self.student)]
 
     @property
+    def part(self) -> str:
+        """Which images these are, as a word before images and accuracy: test, or held-out ones of training."""
+        return "held-out" if self.run.result.evaluated_on == "holdout" else "test"
+
+    @property
     def temperature(self) -> float:
         """Of the run's method, 4 where it has none."""
         return float(self.run.spec.method.temperature or 4.0)

@@ -24,9 +24,9 @@ def draw(analysis: AnalysisData) -> Picture:
         title = f"{name}: expected calibration error {numbers[name]['ece']:.2f} %"
         drawn.append(_panel(bins, TEACHER_COLOUR if name == "teacher" else STUDENT_COLOUR, title))
     caption = (
-        f"Above: accuracy of the test images in {BINS} bins of equal width by the predicted class's probability; pale: "
-        "under 1 % of the images. Bars below the line are overconfident answers; the error is the mean distance from "
-        "the line, weighted by images. Below: the share of the images in each bin."
+        f"Above: accuracy of the {analysis.part} images in {BINS} bins of equal width by the predicted class's "
+        "probability; pale: under 1 % of the images. Bars below the line are overconfident answers; the error is the "
+        "mean distance from the line, weighted by images. Below: the share of the images in each bin."
     )
     drawing = panels(drawn, "Accuracy by confidence")
     return Picture("calibration", "Reliability", caption, drawing, numbers, wide=len(drawn) > 1)

@@ -26,7 +26,7 @@ def draw(analysis: AnalysisData) -> Picture | None:
         pixels = heat.shares(tables[name]) // [1, 1, 1, 2]  # half as full, so that numbers can be read on it
         drawn.append(heat.matrix(pixels.astype("uint8"), title, sides, names, title, tables[name], largest=260))
     caption = (
-        f"Debiased linear CKA over {len(student.stages[0])} test images, maps averaged down to at most "
+        f"Debiased linear CKA over {len(student.stages[0])} {analysis.part} images, maps averaged down to at most "
         f"{SIDE}×{SIDE}. 1: the same up to rotation and scale; 0: unrelated."
     )
     drawing = panels(drawn, "Similarity of stages")

@@ -27,7 +27,7 @@ def draw(analysis: AnalysisData) -> Picture:
         drawing = _pairs(student, teacher, names)
         what = "sorted by the student's distance to the teacher" if teacher is not None else "sorted by accuracy"
         shown = "each class" if len(names) <= _MOST else f"the {_MOST} of {len(names)} classes where it is lowest"
-        caption = f"Test accuracy on the images of {shown}, {what}. Filled: student"
+        caption = f"{analysis.part.capitalize()} accuracy on the images of {shown}, {what}. Filled: student"
         caption += "; hollow: teacher." if teacher is not None else "."
     numbers = {name: {"student": s} for name, s in zip(names, student.tolist(), strict=True)}
     for name, value in zip(names, teacher.tolist() if teacher is not None else [], strict=False):
@@ -46,7 +46,7 @@ def _pairs(student: Tensor, teacher: Tensor | None, names: list[str]) -> svg.Dra
         low, high = svg.padded(min(ends), max(ends), 0.05)
         frame = svg.Frame(left, _TOP, width - left - 16, _ROW * len(lines), (max(low, -1), min(high, 101)))
         parts = [
-            frame.x_axis("test accuracy on the class, %"),
+            frame.x_axis("accuracy on the class, %"),
             svg.text(left, 14, "student", kind=f"name {STUDENT_COLOUR}"),
         ]
         parts += [svg.text(left + 66, 14, "teacher", kind=f"name {TEACHER_COLOUR}")] if teacher is not None else []

@@ -28,9 +28,9 @@ def draw(analysis: AnalysisData) -> Picture | None:
     title = f"teacher − student, mean |difference| {mean:.3f}"
     drawn.append(_matrix(difference, largest or 1.0, title, names))
     caption = (
-        "Pearson correlation between the logits of every two classes over the test images: orange together, violet "
-        "against each other. The paler the third panel, the better the student has taken over how classes go together; "
-        f"its fullest colour is {largest:.2f}."
+        f"Pearson correlation between the logits of every two classes over the {analysis.part} images: orange "
+        "together, violet against each other. The paler the third panel, the better the student has taken over how "
+        f"classes go together; its fullest colour is {largest:.2f}."
     )
     numbers = {"mean_absolute_difference": mean, "largest_difference": largest, "difference": difference}
     drawing = panels(drawn, "Class correlations of teacher and student")

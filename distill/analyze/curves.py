@@ -27,7 +27,7 @@ def draw(analysis: AnalysisData) -> Picture | None:
     terms = losses([RunFolder(run.folder).rows("epoch") for run in row.runs])
     drawn = [_accuracies(analysis, row), *([_losses(terms)] if terms else [])]
     seeds = "one seed" if band.n == 1 else f"mean and range over {band.n} seeds"
-    caption = f"Accuracy on the test images after each epoch, {seeds}; the axis is that of the last quarter."
+    caption = f"Accuracy on the {analysis.part} images after each epoch, {seeds}; the axis is that of the last quarter."
     caption += terms_shown(len(terms))
     numbers = {
         "epochs": band.epochs,
@@ -50,7 +50,7 @@ def _accuracies(analysis: AnalysisData, row: Row) -> Drawing:
         if (band := curve(one)) is not None:
             shown.append(charts.Curve(f"{label}, n = {band.n}:", band.epochs, band.mean, band.low, band.high, kind))
     marks = [charts.Mark(f"teacher {row.one.teacher}", row.teacher.mean, "teacher")] if row.teacher else []
-    return charts.curves(shown, marks, ("epoch", "test accuracy, %"), "Test accuracy after each epoch")
+    return charts.curves(shown, marks, ("epoch", f"{analysis.part} accuracy, %"), "Accuracy after each epoch")
 
 
 def _is_loss(name: str) -> bool:

@@ -33,8 +33,8 @@ def draw(analysis: AnalysisData) -> Picture | None:
         gaps[label] = gap
     marks = [charts.Mark(f"teacher {row.one.teacher}", row.teacher.mean, "teacher")]
     caption = (
-        "Test accuracy at the last epoch: mean, standard error (thick) and 95 % interval of the mean (thin), then the "
-        "difference to the teacher. The filled dot is this run's configuration."
+        f"{analysis.part.capitalize()} accuracy at the last epoch: mean, standard error (thick) and 95 % interval of "
+        "the mean (thin), then the difference to the teacher. The filled dot is this run's configuration."
     )
-    drawing = charts.ranked(dots, marks, "test accuracy, %", "Accuracy of each method of the pair")
+    drawing = charts.ranked(dots, marks, f"{analysis.part} accuracy, %", "Accuracy of each method of the pair")
     return Picture("gaps", "Gap to the teacher", caption, drawing, {"gaps": gaps})

@@ -38,9 +38,8 @@ def _figure(picture: Picture) -> Figure:
 
 def _notes(analysis: AnalysisData) -> list[str]:
     result = analysis.run.result
-    where = "held-out images" if result.evaluated_on == "holdout" else "test images"
     notes = [
-        f"{result.dataset}, protocol {result.protocol}, {len(analysis.labels)} {where}.",
+        f"{result.dataset}, protocol {result.protocol}, {len(analysis.labels)} {analysis.part} images.",
         f"{analysis.run.folder}",
     ]
     if result.teacher and analysis.teacher is None:

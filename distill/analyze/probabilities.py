@@ -26,8 +26,8 @@ def draw(analysis: AnalysisData) -> Picture:
     who = "the teacher" if analysis.teacher else "the student"
     some = "" if reference.shape[1] <= _CLASSES else f" the {_CLASSES} classes that {who} finds most likely;"
     caption = (
-        f"softmax(logits / T) of some test images;{some} from one that {who} is sure of (top) to one that it "
-        "is not. Blue: student, orange: teacher. Each panel has its own scale. "
+        f"softmax(logits / T) of some {analysis.part} images;{some} from one that {who} is sure of (top) to one "
+        "that it is not. Blue: student, orange: teacher. Each panel has its own scale. "
         "What T brings out is what a student can learn beyond the label."
     )
     means = {

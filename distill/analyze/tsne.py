@@ -26,8 +26,8 @@ def draw(analysis: AnalysisData) -> Picture | None:
         _plane(in_plane(net.embeddings), labels, names, title) for (_, net), title in zip(nets, titles, strict=True)
     ]
     caption = (
-        f"Embeddings (what enters the classifier) of {len(labels)} test images of {len(classes)} classes, each named "
-        "at its middle. Axes have no unit; distances between far groups mean little."
+        f"Embeddings (what enters the classifier) of {len(labels)} {analysis.part} images of {len(classes)} classes, "
+        "each named at its middle. Axes have no unit; distances between far groups mean little."
     )
     drawing, numbers = panels(drawn, "Embeddings in the plane"), {"images": len(labels), "classes": classes}
     return Picture("tsne", "Embeddings", caption, drawing, numbers, wide=len(drawn) > 1)

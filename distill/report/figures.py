@@ -84,11 +84,17 @@ def kind_of(entry: Entry, kinds: Colours) -> str:
     return "alone" if entry.alone else kinds.get(entry.row.one.method, "rest")
 
 
+def accuracy_axis(ranking: Ranking) -> str:
+    """What an axis of accuracies shows."""
+    part = ranking.where[1]
+    return "test accuracy, %" if part == "test" else f"accuracy on {part}, %"
+
+
 def _ranked(ranking: Ranking, entries: Sequence[Entry], kinds: Colours) -> Figure:
     dots = [_dot(entry, kinds) for entry in entries]
     whole = len(entries) == len(ranking.entries)
     title = f"{ranking.title}, best first" if whole else f"{ranking.title}, the best {_FIRST} of {len(ranking.entries)}"
-    drawing = charts.ranked(dots, _marks(ranking), "test accuracy, %", f"Accuracy of each method, {title}")
+    drawing = charts.ranked(dots, _marks(ranking), accuracy_axis(ranking), f"Accuracy of each method, {title}")
     return Figure(title, charts.both(drawing), note=(
         "Thick: ± standard error; thin: 95 % interval of the mean. A filled dot differs from the student alone by more "
         "than the noise of the seeds."
@@ -129,8 +135,8 @@ def _curves(ranking: Ranking, kinds: Colours) -> Figure | None:
             drawn.append(charts.Curve(entry.name, got.epochs, got.mean, got.low, got.high, kind + dash))
     if not drawn:
         return None
-    label = f"Test accuracy after each epoch, {ranking.title}"
-    drawing = charts.curves(drawn, _teacher(ranking), ("epoch", "test accuracy, %"), label)
+    label = f"Accuracy after each epoch, {ranking.title}"
+    drawing = charts.curves(drawn, _teacher(ranking), ("epoch", accuracy_axis(ranking)), label)
     note = "Mean over seeds; the band: from the lowest to the highest seed. The axis is that of the last quarter."
     many = f", {len(drawn)} of {len(ranking.entries)}" if len(drawn) < len(ranking.entries) else ""
     return Figure(f"Learning curves{many}", charts.both(drawing), note=note)
@@ -148,7 +154,7 @@ def _cost(ranking: Ranking, entries: Sequence[Entry], kinds: Colours) -> Figure 
         for entry, value in known
     ]
     label = f"Accuracy against {title}, {ranking.title}"
-    drawing = charts.both(charts.scatter(points, _teacher(ranking), (title, "test accuracy, %"), label))
+    drawing = charts.both(charts.scatter(points, _teacher(ranking), (title, accuracy_axis(ranking)), label))
     note = "Mean and standard error over seeds." + " Times compare on one idle machine only." * ranking.taught
     return Figure(f"Accuracy against {title}", drawing, note=note)
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from distill import config, finished_run
-from distill.analyze import cka, classes, correlation, gallery, maps, probabilities, tsne
+from distill.analyze import calibration, cka, classes, correlation, gallery, maps, probabilities, tsne
 from distill.analyze.analysis_data import (
     AnalysisData,
     NetOutputs,
@@ -44,6 +44,7 @@ from distill.cli import verbs
 from distill.data.folder import FolderData, FolderSplit
 from distill.engine.evaluate import calibration_error
 from distill.files import read_json
+from distill.report.figures import accuracy_axis
 from distill.run import run
 from distill.run_folder import RunFolder
 from tests import tiny
@@ -200,6 +201,16 @@ def test_a_caption_says_how_many_terms_are_left_out() -> None:
     """fm-adversarial has eight with its two peers."""
     assert terms_shown(0) == "" and terms_shown(6) == " Then each term of the training loss."
     assert terms_shown(8) == " Then the first 6 of the 8 terms of the training loss."
+
+
+def test_captions_of_a_run_with_a_held_out_part_name_that() -> None:
+    logits, labels = randn(20, 3), torch.arange(20) % 3
+    net = NetOutputs("a", logits, logits, [], [])
+    for part, word, axis in (("holdout", "held-out", "accuracy on holdout, %"), ("test", "test", "test accuracy, %")):
+        one = SimpleNamespace(result=SimpleNamespace(evaluated_on=part))
+        held = AnalysisData(one, None, labels, None, None, net, None, [], None)
+        assert f"accuracy of the {word} images in 15 bins" in calibration.draw(held).caption
+        assert accuracy_axis(SimpleNamespace(where=("digits", part))) == axis
 
 
 # ---- analysis data
