@@ -50,6 +50,8 @@ def check_recipe(student: FeatureNet, spec: RunSpec) -> None:
     """Raise ValueError where the student cannot do what the schedule asks of it, drop paths, layers with own rates, and
     for one that trains on some patches alone, which make no map, where the method reads maps.
     """
+    if getattr(student.model, "patch_drop_rate", 0):  # Hiera's, which drops none where maps are asked for
+        raise ValueError(f"student.args.patch_drop_rate: {student.name} is read with all its patches; leave it out")
     dropped = type(getattr(student.model, "patch_drop", None)).__name__.startswith("PatchDropout")
     if dropped and not spec.method.taps.isdisjoint(("features", "tokens")):
         why = f"{spec.method.name} reads its maps, to which all patches belong"

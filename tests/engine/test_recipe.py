@@ -194,6 +194,9 @@ def test_paths_are_dropped_where_the_student_has_some() -> None:
     start.check_recipe(fewer, spec_of("method=kd"))
     with pytest.raises(ValueError, match="patch_drop_rate: at reads its maps"):
         start.check_recipe(fewer, spec_of("method=at"))
+    fewer.model.patch_drop_rate = 0.5  # as Hiera has it
+    with pytest.raises(ValueError, match="test_vit is read with all its patches"):
+        start.check_recipe(fewer, spec_of("method=kd"))
     with pytest.raises(ValueError, match="resnet8 has no paths that are dropped"):
         start.student_arguments(spec_of("student=resnet8", "schedule.drop_path=0.3"))
     with pytest.raises(ValueError, match="does not tell its layers"):
