@@ -182,7 +182,8 @@ class Sweep:
             print(printable(f"  {_word(code)} after {took}, to be tried again: {job.name}: {why}"), flush=True)
             return
         self.ended += 1
-        result = f"{_value(job.folder):.2f} %" if code == errors.DONE else _word(code).upper()
+        value = _value(job.folder) if code == errors.DONE else math.nan
+        result = _word(code).upper() if math.isnan(value) else f"{value:.2f} %"  # of a run that measures nothing: done
         left = len(self.jobs) - self.ended
         pace = (time.monotonic() - self._started) / self.ended
         took += f", about {clock(pace * left)} left" if left else ""

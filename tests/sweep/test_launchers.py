@@ -124,6 +124,14 @@ def attempts(output: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
+def test_a_run_that_measures_nothing_is_done(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of images without any label: there is no `nan %`."""
+    RunFolder(tmp_path).finish({"dataset": "d", "student": "s", "method": "rkd", "accuracy": {"last": None}})
+    job, sweep_ = jobs.Job("a", [], [], tmp_path), SimpleNamespace(jobs=[1], ended=0, _started=0.0)
+    jobs.Sweep._print(sweep_, job, errors.DONE, "", again=False)
+    assert capsys.readouterr().out.startswith("[1/1] DONE  a  (")
+
+
 @pytest.mark.parametrize(
     ("place", "fault", "tried", "outcome"),
     [
