@@ -11,8 +11,7 @@ from distill.analyze.style import ALONE_COLOUR, STUDENT_COLOUR, Picture
 from distill.charts.panels import panels
 from distill.charts.svg import Drawing
 from distill.report.curves import curve
-from distill.report.summary import ALONE as NONE
-from distill.report.summary import Row, baseline_key
+from distill.report.summary import Row
 from distill.run_folder import RunFolder
 
 NOT_LOSSES = {"kind", "phase", "epoch", "epochs", "epochs_left", "step", "lr", "loss", "images_per_second", "waiting"}
@@ -41,10 +40,8 @@ def draw(analysis: AnalysisData) -> Picture | None:
 
 
 def _accuracies(analysis: AnalysisData, row: Row) -> Drawing:
-    alike = [one for one in analysis.rows if one.one.method == NONE and baseline_key(one) == baseline_key(row)]
-    drawn = [(row, STUDENT_COLOUR, row.one.method)] + [
-        (one, ALONE_COLOUR, "student alone") for one in alike[:1] if one is not row
-    ]
+    drawn = [(row, STUDENT_COLOUR, row.one.method)]
+    drawn += [(row.baseline, ALONE_COLOUR, "student alone")] if row.baseline else []  # which the report measures it by
     shown = []
     for one, kind, label in drawn:
         if (band := curve(one)) is not None:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from distill import config, finished_run
-from distill.analyze import calibration, cka, classes, correlation, gallery, maps, probabilities, tsne
+from distill.analyze import calibration, cka, classes, correlation, curves, gallery, maps, probabilities, tsne
 from distill.analyze.analysis_data import (
     AnalysisData,
     NetOutputs,
@@ -44,11 +44,14 @@ from distill.cli import verbs
 from distill.data.folder import FolderData, FolderSplit
 from distill.engine.evaluate import calibration_error
 from distill.files import read_json
+from distill.report.collect import collect
 from distill.report.figures import accuracy_axis
+from distill.report.summary import summarize
 from distill.run import run
 from distill.run_folder import RunFolder
 from tests import tiny
 from tests.browsing import VIEWS, Look, check
+from tests.report.test_report import write_run
 
 CPU = torch.device("cpu")
 SMALL = (
@@ -211,6 +214,25 @@ def test_captions_of_a_run_with_a_held_out_part_name_that() -> None:
         held = AnalysisData(one, None, labels, None, None, net, None, [], None)
         assert f"accuracy of the {word} images in 15 bins" in calibration.draw(held).caption
         assert accuracy_axis(SimpleNamespace(where=("digits", part))) == axis
+
+
+def test_the_curve_of_the_student_alone_is_of_the_one_that_the_run_is_measured_by(tmp_path: Path) -> None:
+    """Of two the one whose student is set as the run's, as in a report."""
+    plain, wide = "python -m distill dataset=cifar100", "python -m distill dataset=cifar100 student.args.width=2"
+    alone = {"method": "none", "teacher": None, "teacher_accuracy": None}
+    for last, changes in (
+        (60.0, {**alone, "hash": "0", "command": plain}),
+        (70.0, {**alone, "hash": "1", "command": wide}),
+        (75.0, {"hash": "2", "command": wide}),
+    ):
+        folder = write_run(tmp_path, last=last, **changes)
+        rows = [{"kind": "epoch", "phase": "p", "epoch": e, "epochs": 2, "test_accuracy": last} for e in (1, 2)]
+        (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    rows = summarize(collect([tmp_path]).runs)
+    row = next(one for one in rows if one.one.method == "kd")
+    one = SimpleNamespace(result=SimpleNamespace(evaluated_on="test"))
+    drawn = curves.draw(AnalysisData(one, None, None, None, None, None, None, rows, row)).draw(600)
+    assert "student alone, n = 1: 70.00" in drawn and "60.00" not in drawn
 
 
 # ---- analysis data
