@@ -121,7 +121,11 @@ def shared(
     of_all = {id(teacher) for teacher in teachers}
 
     def shares(teacher: FeatureNet, batch: Batch) -> bool:
-        return id(teacher) in of_all and (not options.graph or batch in buffers)
+        kind = batch.inputs.device.type
+        with options.autocast():
+            usual = torch.is_autocast_enabled(kind)  # it is off where a method prepares a phase
+        alike = id(teacher) in of_all and torch.is_autocast_enabled(kind) == usual
+        return alike and (not options.graph or batch in buffers)
 
     memo = ForwardMemo(asked, forward, shares)
 

@@ -21,6 +21,7 @@ from distill.engine.optim import Stepper
 from distill.engine.state import Options
 from distill.engine.trace import traced
 from distill.method import teacher_forward
+from distill.runtime import autocast
 from distill.sweep.packed import shared
 from tests import tiny
 from tests.replay import Replay
@@ -266,6 +267,20 @@ def test_packed_loops_share_what_their_teachers_say_and_no_answer_of_a_net_of_th
             said = forward(teachers[0], batch)
             forward(teachers[0], replace(batch, inputs=batch.inputs.clone()))  # as of a loop with batches of its own
             assert forward(teachers[0], batch) is said
+
+
+def test_packed_methods_that_prepare_a_phase_are_answered_in_full_precision() -> None:
+    """As alone: class means and clusters are taken where autocast is off."""
+    data, options = tiny.tiny_data(), Options(lambda: autocast(CPU, "bf16"), graph=Replay)
+    (teacher,) = tiny.seeded_method("kd", data).teachers
+    source = data.source(batch_size=4, seed=1)
+    forward, source = shared(teacher_forward, source, [teacher], options, StaticBuffers())  # type: ignore[assignment]
+    batch = next(iter(source.epoch(1)))
+    with torch.no_grad():
+        full = teacher_forward(teacher, batch).logits
+        assert torch.equal(forward(teacher, batch).logits, full)
+        with options.autocast():
+            assert not torch.equal(forward(teacher, batch).logits, full)
 
 
 def test_a_batch_is_written_when_all_steps_that_read_there_are_done(monkeypatch: pytest.MonkeyPatch) -> None:
