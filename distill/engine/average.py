@@ -27,7 +27,9 @@ class Average:
         self._held = ModelEmaV3(net, decay=decay, use_warmup=warmup)
         self.net: FeatureNet = self._held.module.requires_grad_(False)
         both = zip(self.net.modules(), net.modules(), strict=True)
-        self._quantisers = [(own, theirs) for own, theirs in both if isinstance(own, StepInputs)]
+        self._quantisers = [
+            (own, theirs) for own, theirs in both if isinstance(own, StepInputs) and isinstance(theirs, StepInputs)
+        ]
 
     def update(self, step: int) -> None:
         """Follow the net; step: how many of the phase are done, this one included."""
@@ -35,7 +37,7 @@ class Average:
         self._held.update(self._source, step=step if self.warmup else None)
         with torch.no_grad():
             for was, (own, theirs) in zip(started, self._quantisers, strict=True):
-                own.step.copy_(torch.where(was, own.step, theirs.step))  # type: ignore[attr-defined]
+                own.step.copy_(torch.where(was, own.step, theirs.step))
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return what a later session goes on from."""

@@ -121,8 +121,8 @@ class TimmReader:
             raise Unreadable(f"{self.name} cannot be read: its forward_head does not use its classifier")
         if len(inputs) == 1:
             return logits.float(), inputs[0], None
-        first, second = (tap.take() for tap in self.head_taps)
-        return logits.float(), torch.stack(inputs).mean(0), (first.float(), second.float())
+        first, second = (x.float() for tap in self.head_taps if (x := tap.take()) is not None)
+        return logits.float(), torch.stack(inputs).mean(0), (first, second)
 
     def classify(self, model: Any, feature: Tensor) -> Tensor:
         if self.tail is None:
@@ -237,7 +237,8 @@ def _last_blocks(model: Any, stages: Sequence[str]) -> list[BasicBlock | Bottlen
     """The last block of each of a ResNet's stages; empty for other nets."""
     if not isinstance(model, ResNet):
         return []
-    blocks: list[Any] = [model.get_submodule(stage)[-1] for stage in stages]  # type: ignore[index]
+    layers: list[Any] = [model.get_submodule(stage) for stage in stages]
+    blocks = [layer[-1] for layer in layers]
     return blocks if all(isinstance(block, (BasicBlock, Bottleneck)) for block in blocks) else []
 
 
