@@ -75,7 +75,7 @@ def _rounded_otherwise(cfg: DictConfig) -> dict[str, Any]:
     parts of a batch that each have their own statistics.
     """
     found: dict[str, Any] = {}
-    cache = str(plain(cfg, "teacher").get("cache")) if has_teacher(cfg) else "off"
+    cache = str((plain(cfg, "teacher") or {}).get("cache")) if has_teacher(cfg) else "off"
     if cache in ("logits", "embedding") and plain(cfg, "precision") == "fp32":
         found["cache"] = cache
     if str(OmegaConf.select(cfg, "sync_batchnorm", default="auto")).lower() == "false":

@@ -61,7 +61,8 @@ class Given(FeatureNet):
         self.shapes = [_shape(each) for each in features]
         self.channels = [shape[0] for shape in self.shapes]
         self.stem_shape = None if stem is None else _shape(stem)
-        self.has_preacts, self.asked = preacts, 0
+        self.has_preacts, self.two_heads, self.asked = preacts, False, 0
+        self.quantized: dict[str, Any] = {}
         self.input_scale = self.input_shift = None
         self.model, self.norms = Model(features, classifier), [_norm(*each) for each in norms]
         self.unused = nn.Parameter(torch.zeros(()), requires_grad=False)  # tells the device
