@@ -126,7 +126,22 @@ def read(text: str) -> dict[str, dict[str, str]]:
     return {row["method"].strip("`"): row for row in rows}
 
 
+def lacking(method: str) -> str:
+    """What nobody has said of a method in settings.yaml; nothing where all is said."""
+    raw, about = settings.raw(), _node(method).get("about") or {}
+    compared = method in references() or twins(method) or method in raw["uncompared"]
+    scheduled = about.get("protocol") or unscheduled(about) or method in raw["unscheduled"]
+    if method in raw["unstated"]:
+        return ""
+    stated = any(cell.method == method for cell in settings.cells())
+    told = {"published settings, or `unstated`": stated, "`uncompared`": compared, "`unscheduled`": scheduled}
+    return ", ".join(what for what, known in told.items() if not known)
+
+
 def main() -> int:
+    if silent := {method: what for method in config.options("method") if (what := lacking(method))}:
+        print(f"nothing is written: distill/papers/settings.yaml is to say of these methods: {silent}")
+        return 1
     if unequal := {name: each for row in ROWS for name, each in wrong(row).items()}:
         print(f"nothing is written: these settings are not the published ones (ours, theirs): {unequal}")
         return 1

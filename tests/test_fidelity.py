@@ -31,6 +31,14 @@ def test_no_column_is_empty_without_its_reason(method: str) -> None:
     assert compared or fidelity.twins(method) or method in reasons
 
 
+def test_what_a_new_method_lacks_is_told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    names = [*config.options("method"), "a-new-one"]
+    monkeypatch.setattr(config, "options", lambda group: names)
+    assert fidelity.lacking("kd") == "" and fidelity.main() == 1
+    told = capsys.readouterr().out
+    assert "published settings, or `unstated`, `uncompared`, `unscheduled`" in told and told.count("`unstated`") == 1
+
+
 def test_reasons_are_given_for_methods_without_values_alone() -> None:
     stated = {cell.method for cell in settings.cells()}
     assert not stated & set(settings.raw()["unstated"])
