@@ -52,6 +52,12 @@ def code_of_reader(kind: str) -> str | None:
     return _of_function(readers.READERS.get(kind)) if readers else None
 
 
+def is_own(name: str) -> bool:
+    """Whether an imported module is a plugin's, or lies in a folder of the user's."""
+    module = sys.modules.get(name)
+    return module is not None and _own(module)
+
+
 def _of_function(function: Any) -> str | None:
     module = str(getattr(function, "__module__", ""))
     return _code(module) if is_plugins(f"{module}.") else None

@@ -12,13 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from distill.batch import Batch, Mixed
 from distill.config.needs import LABELS, OF_A_CLASSIFIER
 from distill.contract.world import CLASSES, PAIR, World, folder
-from distill.engine.trace import WAITS
+from distill.engine.trace import WAITS, counts_places
 from distill.method import Losses, Method, Phase, Update
 
 _PAIRS = (("cifar_vgg8", "cifar_MobileNetV2"), ("cifar_resnet8", "vit_tiny_patch16_224"),
@@ -176,12 +177,12 @@ def a_run_that_was_cut_off_goes_on_to_the_same_bits(world: World) -> None:
 
 
 def no_step_waits_for_the_device(world: World) -> None:
-    """No step reads a tensor's value on the host (.item(), if tensor:, boolean indexing), which stops a GPU."""
+    """No step reads values on the host, which stops a GPU: .item(), if tensor:, boolean indexing, .tolist(), NumPy."""
     method = world.method()
     for phase in method.phases():
         batch = world.begun(method, phase)[0]
         for update in phase.updates:
-            with _WaitingOperations() as seen:
+            with _WaitingOperations() as seen, _Copies(seen):
                 torch.stack(list(update.loss(batch).values())).sum().backward()
             if seen.found:
                 raise Broken(f"the step of '{update.name}' waits for the device: {_named(sorted(seen.found))}")
@@ -224,18 +225,32 @@ class _WaitingOperations(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.found: set[str] = set()
-        self._host: dict[int, Tensor] = {}
+        self.host: dict[int, Tensor] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         tensors = [value for value in tree_leaves((args, kwargs)) if isinstance(value, Tensor)]
-        on_host = all(id(tensor) in self._host for tensor in tensors)
-        if func._schema.name in WAITS and not on_host:
-            self.found.add(func._schema.name.removeprefix("aten::"))
+        on_host = all(id(tensor) in self.host for tensor in tensors)
+        by_mask = " by a mask" * counts_places(func, args)
+        if not on_host and (func._schema.name in WAITS or by_mask):
+            self.found.add(f"{func._schema.name.removeprefix('aten::')}{by_mask}")
         result = func(*args, **kwargs)
         if on_host:
-            self._host |= {id(value): value for value in tree_leaves(result) if isinstance(value, Tensor)}
+            self.host |= {id(value): value for value in tree_leaves(result) if isinstance(value, Tensor)}
         return result
+
+
+class _Copies(TorchFunctionMode):
+    """Notes values that are copied to the host, which on a CPU are there already and take no operation."""
+
+    def __init__(self, seen: _WaitingOperations) -> None:
+        super().__init__()
+        self.seen = seen
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in (Tensor.cpu, Tensor.numpy, Tensor.tolist, Tensor.__array__) and id(args[0]) not in self.seen.host:
+            self.seen.found.add(f".{func.__name__}()")
+        return func(*args, **(kwargs or {}))
 
 
 def _steps(world: World) -> Iterator[tuple[Phase, Batch, Losses]]:

@@ -115,7 +115,8 @@ def world_of(name: str, settings: Sequence[str], config_dir: str | None) -> Worl
     """The world of a method of conf/method, with settings such as plugins=[my_method]. Raises ValueError."""
     node: Any = load_node("method", name) or {}
     wanted = str((node.get("about") or {}).get("teachers", 1)).replace("n", "3")
-    words = [f"method={name}", *_SHORT, "teacher=resnet14", "student=resnet8", "teacher.weights=none", *settings]
+    taught = () if wanted == "0" else ("teacher=resnet14", "teacher.weights=none")
+    words = [f"method={name}", *_SHORT, "student=resnet8", *taught, *settings]
     if wanted.isdigit() and int(wanted) > 1:
         words.append(f"teacher.seeds=[{','.join(map(str, range(int(wanted))))}]")
     if "${schedule.init_epochs}" in str(OmegaConf.to_container(node, resolve=False) if node else ""):

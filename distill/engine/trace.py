@@ -17,6 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from distill.config.own_code import is_own
+
 WAITS = {  # their CUDA kernels make the host wait; a capture that fails on one leaves the generator unusable
     "aten::_linalg_check_errors", "aten::_linalg_eigh", "aten::_linalg_eigvals", "aten::_linalg_svd",
     "aten::_local_scalar_dense", "aten::_unique", "aten::_unique2", "aten::bincount", "aten::equal", "aten::histc",
@@ -63,7 +65,7 @@ class _Trace(TorchDispatchMode):
         result = func(*args, **kwargs)
         if func._schema.name in WAITS:
             self.waits.append(f"{func._schema.name} waits for the device")
-        elif _counts_places(func, args):
+        elif counts_places(func, args):
             self.waits.append(f"{func._schema.name} counts the places of a mask, for which it waits for the device")
         elif _is_transfer(func, args, result):
             self.waits.append(f"{func._schema.name} copies between host and device")
@@ -114,7 +116,9 @@ def _numpy_state() -> tuple[Any, ...]:
 
 
 def _note(owner: Any, path: str, seen: set[int], state: dict[str, Any]) -> None:
-    """Note the values of an object of this package and of all that hangs from it, by path; tensors by their place."""
+    """Note the values of an object of this package, or of a plugin, and of all that hangs from it, by path; tensors by
+    their place.
+    """
     kind = type(owner)
     if kind in _PLAIN or isinstance(owner, int | float | str):  # enums and numbers of NumPy among them
         state[path] = owner
@@ -136,7 +140,7 @@ def _note(owner: Any, path: str, seen: set[int], state: dict[str, Any]) -> None:
     elif isinstance(owner, torch.optim.Optimizer):  # its tensors are written in place; some of timm's count in Python
         for number, held in enumerate((*owner.param_groups, *owner.state.values())):
             state |= {f"{path}[{number}].{key}": value for key, value in held.items() if type(value) in _PLAIN}
-    elif isinstance(owner, nn.Module) or kind.__module__.startswith("distill."):
+    elif isinstance(owner, nn.Module) or kind.__module__.startswith("distill.") or is_own(kind.__module__):
         for name, value in getattr(owner, "__dict__", {}).items():
             if type(value) not in _MAPPINGS or value:  # a module has a dozen dictionaries of hooks, all empty
                 _note(value, f"{path}.{name}", seen, state)
@@ -153,7 +157,7 @@ def _is_transfer(func: Any, args: Any, result: Any) -> bool:
     return len({each.device.type for each in (*_tensors(args), *_tensors(result)) if each.dim() or copies}) > 1
 
 
-def _counts_places(func: Any, args: Any) -> bool:
+def counts_places(func: Any, args: Any) -> bool:
     """Whether an index is a mask, but for a number that is put where it says (which fills)."""
     name = func._schema.name
     fills = name in ("aten::index_put", "aten::index_put_") and not args[2].dim()

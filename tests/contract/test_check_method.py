@@ -43,6 +43,21 @@ BROKEN: dict[str, tuple[Callable[[World], None], dict[str, str], str]] = {
         {"own": "F.mse_loss(student.logits, teacher.logits) * (1 if student.logits.sum().item() > 0 else 2)"},
         "waits for the device: _local_scalar_dense",
     ),
+    "takes rows by a mask": (
+        clauses.no_step_waits_for_the_device,
+        {"own": "F.mse_loss(*(out.logits[batch.labels > 2] for out in (student, teacher)))"},
+        "waits for the device: index by a mask",
+    ),
+    "copies": (
+        clauses.no_step_waits_for_the_device,
+        {"own": "F.mse_loss(student.logits, torch.tensor(teacher.logits.tolist()))"},
+        r"waits for the device: \.tolist\(\)",
+    ),
+    "repeats": (
+        clauses.no_step_waits_for_the_device,
+        {"own": "F.mse_loss(*(out.logits.repeat_interleave(batch.labels, 0) for out in (student, teacher)))"},
+        "waits for the device: repeat_interleave",
+    ),
     "never trained": (
         clauses.everything_trainable_is_trained_and_no_teacher_is,
         {"begin": "self.idle = torch.nn.Linear(3, 3)"},
@@ -105,6 +120,11 @@ def test_what_keeps_the_contract_passes_every_clause(world: Callable[[dict[str, 
     made = world({})
     for clause in clauses.CLAUSES:
         clause(made)
+
+
+def test_a_method_without_a_teacher_can_be_asked() -> None:
+    world = world_of("mcl", [], None)
+    assert world.spec.teachers == () and world.name == "mcl"
 
 
 def test_an_unknown_method_is_a_sentence(capsys: pytest.CaptureFixture[str]) -> None:

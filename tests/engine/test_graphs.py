@@ -181,12 +181,20 @@ def test_a_cut_off_run_goes_on_to_the_same_end(tmp_path: Path) -> None:
         assert torch.equal(part.method.state_dict()[key], value)
 
 
+class Own:
+    """Of a class that is neither ours nor torch's, as a plugin's."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+
 class Counting(torch.nn.Module):
     """Work that leaves something behind in Python."""
 
     def __init__(self, kind: str) -> None:
         super().__init__()
         self.kind, self.count, self.number, self.kept = kind, 0, 0, [torch.zeros(1)]
+        self.own = Own()
         self.register_buffer("sum", torch.zeros(()))
 
     def step(self, batch: Batch) -> tuple[tuple[str, ...], torch.Tensor]:
@@ -196,6 +204,8 @@ class Counting(torch.nn.Module):
             self.kept[0] = batch.inputs.mean()[None]
         if self.kind == "reads":
             self.sum += batch.inputs.mean().item()
+        if self.kind == "counts beside":
+            self.own.count += 1
         if self.kind == "differs":
             self.sum += self.number
         self.sum += batch.inputs.sum()
@@ -208,6 +218,7 @@ class Counting(torch.nn.Module):
         ("counts", "each step changes method.count"),
         ("keeps", "each step changes method.kept[0]"),
         ("reads", "aten::_local_scalar_dense waits for the device"),
+        ("counts beside", "each step changes method.own.count"),
         ("differs", "no two of its steps are the same"),
         ("nothing", None),
     ],
