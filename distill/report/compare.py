@@ -132,8 +132,8 @@ def _filled(cell: ComparedCell, table: PaperTable) -> ComparedCell:
     published = cell.published
     verdict = Verdict("not compared")
     if not cell.marks:
-        printed = (published.mean, published.std) if published else (None, None)
-        verdict = compare_published(ours, *printed, table.runs, table.rounding)
+        mean, std = (published.mean, published.std) if published else (None, None)
+        verdict = compare_published(ours, mean, std, table.runs, table.rounding)
         if cell.row.one.departs and published:
             verdict = replace(verdict, word=VARIANT)
     return replace(cell, ours=ours, verdict=verdict)
