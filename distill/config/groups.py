@@ -40,8 +40,9 @@ def use_folder(folder: str | Path | None) -> None:
     path = Path(folder).resolve()
     if not path.is_dir():
         raise ValueError(f"--config-dir {folder}: there is no such folder")
-    if path not in _own:
-        _own.append(path)
+    if path in _own:
+        _own.remove(path)
+    _own.insert(0, path)  # of several in one process (distill.run in a notebook) the one that is asked for counts
 
 
 def conf_dirs() -> list[Path]:
@@ -51,12 +52,22 @@ def conf_dirs() -> list[Path]:
 
 def load_node(group: str, name: str) -> DictConfig | None:
     """<group>/<name>.yaml, None where there is no such file; with what it takes over of others."""
-    path = next((path for folder in conf_dirs() if (path := folder / group / f"{name}.yaml").is_file()), None)
+    path = _place(group, name)
     config = deepcopy(_parsed(path, path.stat().st_mtime_ns)) if path else None
     if isinstance(config, DictConfig) and group in TAKING and "defaults" in config:
         taken: list[Any] = [load_node(*_named(group, str(other))) or {} for other in config.pop("defaults")]
         config = OmegaConf.merge(*taken, config)
     return config if isinstance(config, DictConfig) else None
+
+
+def _place(group: str, name: str) -> Path | None:
+    return next((path for folder in conf_dirs() if (path := folder / group / f"{name}.yaml").is_file()), None)
+
+
+def file_state(group: str, name: str) -> tuple[Path, int] | None:
+    """The file behind a name and when it was changed: what is kept of it is kept of these, for a notebook goes on."""
+    path = _place(group, name)
+    return (path, path.stat().st_mtime_ns) if path else None
 
 
 @cache

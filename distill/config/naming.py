@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
-from distill.config.groups import load_node, options, plain
+from distill.config.groups import file_state, load_node, options, plain
 
 
 def following(group: str, node: Mapping[str, Any]) -> dict[str, Any]:
@@ -19,18 +19,26 @@ def following(group: str, node: Mapping[str, Any]) -> dict[str, Any]:
     return {**node, "name": f"timm_{called}" if taken else called}
 
 
-@cache
 def _model(group: str, name: str) -> str | None:
     """The model of a file in conf/; None where there is no such file, or it names none."""
+    return _read_model(group, name, file_state(group, name))
+
+
+@cache
+def _read_model(group: str, name: str, state: Any) -> str | None:
     node = load_node(group, name)
     if node is None or "model" not in node or _missing(node):
         return None
     return str(plain(node, "model"))
 
 
-@cache
 def _names(group: str) -> dict[str, str]:
     """The names of the files whose nets are their model with nothing added, by model."""
+    return _read_names(group, tuple(file_state(group, name) for name in options(group)))
+
+
+@cache
+def _read_names(group: str, states: Any) -> dict[str, str]:
     plains = [name for name in options(group) if (node := load_node(group, name)) is not None and not node.get("args")]
     return {model: name for name in reversed(plains) if (model := _model(group, name)) is not None}
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from distill.config.groups import load_node, no_such, options, plain
+from distill.config.groups import file_state, load_node, no_such, options, plain
 from distill.config.hashing import canonical, from_paper
 
 _PAPER = "paper"
@@ -55,15 +55,16 @@ def unscheduled(about: Mapping[str, Any]) -> dict[str, str]:
 
 def _read(cfg: DictConfig, name: str) -> dict[str, dict[str, Any]]:
     """The nodes `schedule`, `dataset` and `teacher` of conf/schedule/<name>.yaml, with the values of the run's pair."""
-    if "${" not in str(_nodes(name)):
-        return _nodes(name)
+    nodes = _nodes(name)
+    if "${" not in str(nodes):
+        return nodes
     shared = OmegaConf.masked_copy(cfg, [key for key in NETS if key in cfg])
-    key = (name, str(OmegaConf.to_container(shared, resolve=False)))
+    key = (str(nodes), str(OmegaConf.to_container(shared, resolve=False)))
     if key not in _resolved:  # once a run: each value is asked for by itself
         OmegaConf.set_struct(shared, False)
         if shared.get("teacher"):
             shared["teacher"]["schedule"] = None  # which a protocol gives, and none of its values depends on
-        shared[_PAPER] = _nodes(name)
+        shared[_PAPER] = nodes
         _resolved[key] = plain(shared, _PAPER)
     return _resolved[key]
 
@@ -110,8 +111,12 @@ def _lookup(node: Mapping[str, Any], key: str) -> Any:
     return _lookup(found or {}, rest) if rest else found
 
 
-@cache
 def _file(group: str, name: str) -> dict[str, Any]:
+    return _read_file(group, name, file_state(group, name))
+
+
+@cache
+def _read_file(group: str, name: str, state: Any) -> dict[str, Any]:
     node = load_node(group, name)
     if node is None:
         raise ValueError(no_such(group, name, options(group)))

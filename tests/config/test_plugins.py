@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ from omegaconf import OmegaConf
 
 from distill import api
 from distill.config import groups, identity, own_code, plugins
+from distill.config.naming import following
 from distill.content.readers import READERS
 from distill.sweep import snapshot
 from tests import program, tiny
@@ -163,6 +165,20 @@ def test_what_is_installed_elsewhere_on_the_path_is_no_code_of_ones_own(place: s
         (inside / place / "my_torch.py").write_text(text)
         found.add(of_package(inside, "src", "import my_torch\nclass Mine: pass\n"))
     assert len(found) == 1 and None not in found
+
+
+def test_a_kernel_that_goes_on_reads_the_files_and_the_folder_of_now(inside: Path) -> None:
+    """As the same command on the command line would: its runs are called by the files as they are."""
+    found = []
+    for own, model in (("one", "resnet8"), ("two", "resnet14"), ("one", "resnet32"), ("one", "vgg8")):
+        path = inside / own / "student" / "mine.yaml"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"name: mine\nmodel: cifar_{model}\nargs: {{}}\nlr_scale: 1.0\n")
+        os.utime(path, ns=(0, len(found)))
+        groups.use_folder(own)
+        node = following("student", groups.load_node("student", "mine") or {})
+        found.append((node["name"], node["model"]))
+    assert found == [("mine", f"cifar_{name}") for name in ("resnet8", "resnet14", "resnet32", "vgg8")]
 
 
 def test_code_of_a_cohorts_own_nets_is_part_of_the_hash(monkeypatch: pytest.MonkeyPatch) -> None:
