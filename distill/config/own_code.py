@@ -19,7 +19,7 @@ from types import ModuleType
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from distill.config.plugins import is_plugins, of_plugins_package
+from distill.config.plugins import is_plugins, loaded, of_plugins_package
 
 _digests: WeakKeyDictionary[ModuleType, str] = WeakKeyDictionary()  # as they were when they were first asked about
 _PLACES = ("stdlib", "platstdlib", "purelib", "platlib")
@@ -61,6 +61,22 @@ def is_own(name: str) -> bool:
 def _of_function(function: Any) -> str | None:
     module = str(getattr(function, "__module__", ""))
     return _code(module) if is_plugins(f"{module}.") else None
+
+
+def sources() -> dict[str, Path]:
+    """The files of plugins, and of what they import from beside them, by the places at which Python would find them
+    below a folder of its path.
+    """
+    found: dict[str, Path] = {}
+    names = {each.__name__ for module in loaded() for each in (module, *_reached(module))}
+    for top in sorted({name.partition(".")[0] for name in names}):
+        module = sys.modules[top]
+        if hasattr(module, "__path__"):
+            for root in map(Path, module.__path__):
+                found |= {f"{top}/{path.relative_to(root).as_posix()}": path for path in root.rglob("*.py")}
+        elif module.__file__:
+            found[f"{top}.py"] = Path(module.__file__)
+    return found
 
 
 def check_unchanged() -> None:

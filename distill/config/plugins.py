@@ -6,7 +6,7 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -41,17 +41,9 @@ def of_plugins_package(module: str) -> bool:
     return module.partition(".")[0] in {name.partition(".")[0] for name in _loaded}
 
 
-def sources() -> dict[str, Path]:
-    """The files of the plugins, by the places at which Python would find them below a folder of its path."""
-    found: dict[str, Path] = {}
-    for top in sorted({name.partition(".")[0] for name in _loaded}):
-        module = sys.modules[top]
-        if hasattr(module, "__path__"):
-            for root in map(Path, module.__path__):
-                found |= {f"{top}/{path.relative_to(root).as_posix()}": path for path in root.rglob("*.py")}
-        elif module.__file__:
-            found[f"{top}.py"] = Path(module.__file__)
-    return found
+def loaded() -> list[ModuleType]:
+    """The modules that were named as plugins."""
+    return [module for name in sorted(_loaded) if (module := sys.modules.get(name)) is not None]
 
 
 def _import(name: str) -> None:

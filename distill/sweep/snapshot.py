@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 
 from distill.config.groups import conf_dir
-from distill.config.plugins import sources
+from distill.config.own_code import sources
 
 
 def take_snapshot(output: str | Path) -> Path:

@@ -224,16 +224,18 @@ def test_a_key_that_an_own_class_does_not_take_is_said_before_a_teacher_is_train
 
 
 def test_a_snapshot_of_the_program_has_the_plugins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("single_plugin.py", "plugin_package/__init__.py", "plugin_package/part.py"):
+    for name in ("single_plugin.py", "plugin_package/__init__.py", "plugin_package/part.py", "beside_plugin.py"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("VALUE = 1")
+    (tmp_path / "single_plugin.py").write_text("from beside_plugin import VALUE\nimport torch")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(plugins, "_loaded", set())
     monkeypatch.setattr(sys, "path", [*sys.path])
     plugins.import_plugins(["single_plugin", "plugin_package"])
     copied = snapshot.take_snapshot(tmp_path / "outputs")
-    assert (copied / "single_plugin.py").read_text() == (copied / "plugin_package/part.py").read_text() == "VALUE = 1"
-    for name in ("single_plugin", "plugin_package"):
+    assert (copied / "beside_plugin.py").read_text() == (copied / "plugin_package/part.py").read_text() == "VALUE = 1"
+    assert "import torch" in (copied / "single_plugin.py").read_text() and not (copied / "torch").exists()
+    for name in ("single_plugin", "plugin_package", "beside_plugin"):
         del sys.modules[name]
 
 
