@@ -98,7 +98,8 @@ class Steps:
         node = {key: value for key, value in thawed(spec.method.node).items() if key != "about"}
         schedule = [getattr(spec.schedule, key) for key in _OF_STEPS]
         rows = round(_images(spec, info))
-        key = _key([*known_by, nets, node, schedule, rows, *_shape(info)])
+        code = spec.hashed["method"].get("code")  # of a plugin's: its steps are others where that is
+        key = _key([*known_by, nets, node, schedule, rows, *_shape(info), *([code] if code else [])])
         if key not in self._known and timed and self._left["method"] > 0:
             self._say()
             with self._spent("method"):

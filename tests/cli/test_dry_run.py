@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -357,6 +358,22 @@ def test_a_methods_own_terms_are_in_the_estimate(tmp_path: Path, monkeypatch: py
     many._left, many._timed_here = {"net": 1e-9, "method": 0.0}, []
     many._known, many._by_hash = {key: kept for key, kept in many._known.items() if "phases" in kept}, {}
     assert many.seconds(views)[1] == steps.SCALED + steps.NETS_ALONE  # a scaled one is nothing to compare with
+
+
+def test_a_plugins_method_is_timed_anew_where_its_code_is_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.undo()
+    monkeypatch.setenv("DISTILL_CACHE", str(tmp_path / "cache"))
+    timed, alike = [], MethodSeconds((PhaseSeconds(epochs=None, shown=1.0, made=False, seconds=0.1),))
+    monkeypatch.setattr("distill.sweep.timed_method.method_seconds", lambda *_, **more: timed.append(more) or alike)
+    spec = resolve(tiny.composed(*TINY, "method=kd"))
+    for code in (None, "one", "one", "other"):
+        asked = steps.Steps(budget=60.0)
+        own = {**spec.hashed, "method": {**spec.hashed["method"], "code": code}}
+        assert asked.seconds(replace(spec, hashed=own))[1] == steps.BY_METHOD
+        asked.keep()
+    assert len(timed) == 3
 
 
 def test_phases_are_put_together_and_carried_over_to_other_nets() -> None:
