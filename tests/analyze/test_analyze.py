@@ -303,7 +303,9 @@ def test_a_page_says_of_how_many_classes_it_shows_the_accuracy() -> None:
     labels = torch.arange(100)
     student = SimpleNamespace(logits=torch.eye(100))
     info = SimpleNamespace(class_names=[str(k) for k in range(100)])
-    seen = SimpleNamespace(student=student, teacher=None, labels=labels, info=info)
+    seen = SimpleNamespace(
+        student=student, teacher=None, labels=labels, info=info, part="test"
+    )
     assert "of the 60 of 100 classes where it is lowest" in classes.draw(seen).caption  # type: ignore[arg-type]
 
 
