@@ -144,9 +144,11 @@ def _of_arrays(kind: str, root: Path, files: Sequence[Path]) -> str | None:
     known = KNOWN_SETS.get(kind)
     if known and (sums in (known.md5, known.packed_md5) or _unpacked_of_published(known, files)):
         return None
+    from distill.content.parts import checked_arrays
     from distill.content.readers import READERS
 
-    found = arrays_digest(READERS[kind](root))
+    arrays = READERS[kind](root)
+    found = arrays_digest(arrays if known else checked_arrays(kind, arrays))
     return None if known and found == known.content else found
 
 

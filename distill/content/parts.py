@@ -31,3 +31,20 @@ def checked_labels(path: Path, labels: object, classes: int, count: int) -> np.n
             f"{path}: the labels should be {count} numbers from 0 to {classes - 1} and are not; {FETCH_AGAIN}"
         )
     return array.astype(np.int64)
+
+
+def checked_arrays(kind: str, arrays: Arrays) -> Arrays:
+    """What a plugin's reader gives, labels as int64. Raises ValueError where images or labels are not what is read:
+    numbers from 0 to 1 would be shown as black, for whites are 255.
+    """
+    parts = []
+    for name, images, labels in (("train", *arrays.train), ("test", *arrays.test)):
+        images, labels, what = np.asarray(images), np.asarray(labels), f"dataset.kind={kind}: its reader's {name}"
+        if images.dtype != np.uint8 or images.ndim != 4:
+            found = f"{images.dtype} {list(images.shape)}"
+            raise ValueError(f"{what} images are {found}: give uint8 [N,H,W,C], black being 0 and white 255")
+        last, known = len(arrays.class_names) - 1, labels.dtype.kind in "iu" and labels.shape == images.shape[:1]
+        if not known or not len(labels) or labels.min() < 0 or labels.max() > last:
+            raise ValueError(f"{what} labels should be {len(images)} whole numbers from 0 to {last}, a class name each")
+        parts.append(Part(images, labels.astype(np.int64)))
+    return Arrays(parts[0], parts[1], list(map(str, arrays.class_names)))

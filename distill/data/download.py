@@ -11,7 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from distill.content.data_sets import KNOWN_SETS
-from distill.content.readers import READERS, Arrays
+from distill.content.parts import checked_arrays
+from distill.content.readers import OWN_FILES, READERS, Arrays
 from distill.files import one_line
 
 
@@ -23,7 +24,8 @@ def fetched(name: str, root: Path) -> Arrays:
     layout = KNOWN_SETS[name].layout if name in KNOWN_SETS else ""
     where = layout or "its files"
     try:
-        return READERS[name](root)
+        arrays = READERS[name](root)
+        return arrays if layout or name not in OWN_FILES else checked_arrays(name, arrays)
     except FileNotFoundError as missing:
         if not layout:  # a plugin's
             raise ValueError(f"{missing.filename} is missing: put it there, or set dataset.root") from missing

@@ -8,13 +8,15 @@ import shutil
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from omegaconf import OmegaConf
 
 from distill import api
 from distill.config import groups, identity, own_code, plugins
 from distill.config.naming import following
-from distill.content.readers import READERS
+from distill.content.readers import OWN_FILES, READERS, Arrays, Part
+from distill.data.download import fetched
 from distill.sweep import snapshot
 from tests import program, tiny
 
@@ -243,6 +245,29 @@ def test_a_module_that_breaks_is_a_sentence(folder: Path) -> None:
     (folder / "my_method.py").write_text("import nowhere_to_be_found")
     done = program.run(*OWN.split(), cwd=folder)
     assert done.returncode == 2 and "plugins=[my_method] wants nowhere_to_be_found" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "said"),
+    [
+        (np.ones((4, 8, 8, 1), np.float32), [0, 1, 0, 1], r"train images are float32 \[4, 8, 8, 1\]: give uint8"),
+        (np.ones((4, 8, 8), np.uint8), [0, 1, 0, 1], r"train images are uint8 \[4, 8, 8\]"),
+        (np.ones((4, 8, 8, 1), np.uint8), [1, 2, 1, 2], "train labels should be 4 whole numbers from 0 to 1"),
+        (np.ones((4, 8, 8, 1), np.uint8), [0.0, 1.0, 0.0, 1.0], "train labels should be 4 whole numbers from 0 to 1"),
+    ],
+)
+def test_what_an_own_reader_gives_is_looked_at(
+    images: np.ndarray, labels: list[int], said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fine = Part(np.ones((4, 8, 8, 1), np.uint8), np.array([0, 1, 0, 1], np.int32))
+    for part, valid in ((fine, True), (Part(images, np.array(labels)), False)):
+        monkeypatch.setitem(READERS, "moons", lambda root, part=part: Arrays(part, fine, ["new", "full"]))
+        monkeypatch.setitem(OWN_FILES, "moons", ())
+        if valid:
+            assert fetched("moons", Path()).train.labels.dtype == np.int64
+            continue
+        with pytest.raises(ValueError, match=f"dataset.kind=moons: its reader's {said}"):
+            fetched("moons", Path())
 
 
 def test_what_is_no_list_of_modules_is_refused() -> None:
