@@ -11,7 +11,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from distill.config.groups import did_you_mean, load_node, plain
+from distill.config.groups import did_you_mean, file_state, load_node, plain
 from distill.config.rules import (
     BELOW_ONE,
     COUNT,
@@ -67,9 +67,13 @@ def check_method(cfg: DictConfig) -> None:
             check_rule(f"method.{key}", value, own[key])
 
 
-@cache
 def method_rules(name: str) -> dict[str, Rule]:
     """The rule of each key of a method's YAML; nothing for a method that we have none of."""
+    return _rules_of(name, file_state("method", name))
+
+
+@cache
+def _rules_of(name: str, state: Any) -> dict[str, Rule]:
     node = load_node("method", name)
     if node is None:
         return {}

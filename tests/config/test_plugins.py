@@ -14,6 +14,7 @@ from omegaconf import OmegaConf
 
 from distill import api
 from distill.config import groups, identity, own_code, plugins
+from distill.config.method_rules import method_rules
 from distill.config.naming import following
 from distill.content.readers import OWN_FILES, READERS, Arrays, Part
 from distill.data.download import fetched
@@ -181,6 +182,17 @@ def test_a_kernel_that_goes_on_reads_the_files_and_the_folder_of_now(inside: Pat
         node = following("student", groups.load_node("student", "mine") or {})
         found.append((node["name"], node["model"]))
     assert found == [("mine", f"cifar_{name}") for name in ("resnet8", "resnet14", "resnet32", "vgg8")]
+
+
+def test_a_method_whose_file_is_mended_is_held_against_what_it_says_now(inside: Path) -> None:
+    path = inside / "own/method/mine.yaml"
+    groups.use_folder("own")
+    fits = []
+    for number, default in enumerate(("2", "2.0")):
+        path.write_text(METHOD.replace("weight: 2.0", f"weight: {default}"))
+        os.utime(path, ns=(0, number))
+        fits.append(method_rules("mine")["weight"][0](0.5))
+    assert fits == [False, True]
 
 
 def test_code_of_a_cohorts_own_nets_is_part_of_the_hash(monkeypatch: pytest.MonkeyPatch) -> None:
