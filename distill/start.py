@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +11,11 @@ import torch
 from torch import nn
 
 from distill.config import NetSpec, RunSpec, StudentSpec, thawed
-from distill.content.state_file import read_state
+from distill.content.state_file import State, read_state
 from distill.data import DataInfo
 from distill.models import FeatureNet
 from distill.models.families import CONSTRUCTORS
-from distill.models.reading import last_layers
+from distill.models.reading import drops_patches, last_layers
 from distill.models.weights import mismatch
 from distill.run_folder import RunFolder
 
@@ -52,8 +52,7 @@ def check_recipe(student: FeatureNet, spec: RunSpec) -> None:
     """
     if getattr(student.model, "patch_drop_rate", 0):  # Hiera's, which drops none where maps are asked for
         raise ValueError(f"student.args.patch_drop_rate: {student.name} is read with all its patches; leave it out")
-    dropped = type(getattr(student.model, "patch_drop", None)).__name__.startswith("PatchDropout")
-    if dropped and not spec.method.taps.isdisjoint(("features", "tokens")):
+    if drops_patches(student.model) and not spec.method.taps.isdisjoint(("features", "tokens")):
         why = f"{spec.method.name} reads its maps, to which all patches belong"
         raise ValueError(f"student.args.patch_drop_rate: {why}; leave it out, or take method=kd")
     rate, decay = spec.schedule.drop_path, spec.schedule.layer_decay
@@ -75,16 +74,23 @@ def layers_unknown(name: str, decay: float) -> str:
 def recompute(student: FeatureNet) -> None:
     """Let a net forget what its blocks computed and compute it again for the gradient: less memory, the same numbers.
 
-    Raises ValueError for nets that cannot, and for those whose BatchNorms would count each batch twice.
+    Raises ValueError for nets that cannot, and for those whose BatchNorms, or other norms that keep a mean or variance
+    of batches (EvoNorm-B), would count each batch twice.
     """
-    if any(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in student.modules()):
-        why = "its BatchNorms would count each batch twice"
+    if name := next((type(part).__name__ for part in student.modules() if _counts_batches(part)), None):
+        why = f"its {'BatchNorms' if 'BatchNorm' in name else name} would count each batch twice"
         raise ValueError(f"grad_checkpointing=true: {student.name} is not computed twice, for {why}: leave it null")
     try:
         student.model.set_grad_checkpointing(True)  # type: ignore[operator]
     except (AttributeError, AssertionError, NotImplementedError) as error:
         why = f"grad_checkpointing=true: {student.name} knows no such thing: take a ViT of timm, or leave it null"
         raise ValueError(why) from error
+
+
+def _counts_batches(part: nn.Module) -> bool:
+    batchnorm = isinstance(part, nn.modules.batchnorm._BatchNorm)
+    keeps = isinstance(getattr(part, "running_var", None), torch.Tensor) and "Frozen" not in type(part).__name__
+    return batchnorm or keeps
 
 
 def log_start_file(net: FeatureNet, weights: Path) -> None:
@@ -106,17 +112,31 @@ def begin(net: FeatureNet, weights: Path | None, zero_head: bool) -> None:
     Raises ValueError for a file that does not fit.
     """
     if weights is not None:
-        own = net.model.state_dict()
-        ends = head_names(net)
-        trunk = {key: value for key, value in read_state(weights).items() if not key.startswith(ends)}
-        if problem := mismatch(trunk, {key: value for key, value in own.items() if not key.startswith(ends)}):
-            raise ValueError(f"{weights} is no start for {net.name}: {problem}")
-        net.model.load_state_dict({**own, **trunk})
+        net.model.load_state_dict({**net.model.state_dict(), **_trunk(net, weights)})
         net.begun = True
     if zero_head:
         for parameter in (parameter for layer in last_layers(net.model) for parameter in layer.parameters()):
             nn.init.zeros_(parameter)
         net.begun = True
+
+
+def _trunk(net: FeatureNet, weights: Path) -> State:
+    """All weights of a file but the classifier's, under the net's names. Raises ValueError where they do not fit."""
+    state, ends = read_state(weights), head_names(net)
+    own = _without(net.model.state_dict(), ends)
+    trunk = _without(state, ends)
+    if not (problem := mismatch(trunk, own)):
+        return trunk
+    if net.name not in CONSTRUCTORS:
+        from distill.models.timm_factory import renamed  # imports timm, which takes seconds
+
+        if not mismatch(known := _without(renamed(net.model, state), ends), own):
+            return known
+    raise ValueError(f"{weights} is no start for {net.name}: {problem}")
+
+
+def _without(state: Mapping[str, torch.Tensor], ends: tuple[str, ...]) -> State:
+    return {key: value for key, value in state.items() if not key.startswith(ends)}
 
 
 def head_names(net: FeatureNet) -> tuple[str, ...]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,16 @@ def tiny_data(seed: int = 0, in_chans: int = 3, images: int = IMAGES) -> Data:
 def net(name: str, seed: int = 0, **args: Any) -> FeatureNet:
     """Return a small net for the tiny images, its weights a function of the seed."""
     return build(name, CLASSES, size=SIZE, args=args, seed=seed)
+
+
+def as_convnexts_authors(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return the weights of timm's ConvNeXt under the names of its authors."""
+    authors = {"blocks.": "", "conv_dw": "dwconv", "mlp.fc": "pwconv", "head.norm": "norm", "head.fc": "head"}
+    named = dict(state)
+    for ours, theirs in authors.items():
+        named = {name.replace(ours, theirs): value for name, value in named.items()}
+    named = {re.sub(r"stages\.(\d)\.downsample", r"downsample_layers.\1", name): v for name, v in named.items()}
+    return {name.replace("stem.", "downsample_layers.0."): value for name, value in named.items()}
 
 
 def frozen(teacher: FeatureNet) -> FeatureNet:

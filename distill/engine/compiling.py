@@ -19,9 +19,11 @@ import distill.runtime as runtime
 from distill.engine.trace import tracing
 from distill.files import first_line
 from distill.models import FeatureNet, Outputs
+from distill.models.reading import without_tf32
 
 log = logging.getLogger(__name__)
 ASKED = "compile=true"
+_TORCHS = (nn.Conv2d.forward, nn.Linear.forward)
 COMPILE_FROM = 4000  # steps of a run from which compiling (20 to 60 s a net on two cores) pays for itself
 
 
@@ -76,7 +78,7 @@ def _followers(net: FeatureNet) -> list[tuple[nn.Conv2d, nn.BatchNorm2d]]:
 
 
 def _agree(one: FeatureNet, other: FeatureNet) -> bool:
-    with torch.no_grad():
+    with torch.no_grad(), without_tf32():
         a, b = (_tensors(net(net.probe())) for net in (one, other))
     return all(torch.allclose(x, y, rtol=1e-3, atol=1e-3 * x.abs().max().item()) for x, y in zip(a, b, strict=True))
 
@@ -88,9 +90,12 @@ def _tensors(outputs: Outputs) -> list[Tensor]:
 
 
 def half_weights(net: FeatureNet, dtype: torch.dtype) -> FeatureNet:
-    """Give a frozen net's convolutions and linear layers weights of the autocast type, which it casts to anyway."""
+    """Give a frozen net's convolutions and linear layers weights of the autocast type, which it casts to anyway.
+
+    Not those with a forward of their own: those of BiT and NFNets standardise their weight first, in fp32.
+    """
     for module in net.modules():
-        if isinstance(module, nn.Conv2d | nn.Linear):
+        if isinstance(module, nn.Conv2d | nn.Linear) and type(module).forward in _TORCHS:
             module.to(dtype)
     return net
 

@@ -131,7 +131,7 @@ class Stepper:
         self.replicas = Replicas(self.parameters)
         self.scaler = torch.amp.GradScaler(self.parameters[0].device.type, enabled=scale)
         self.clip = schedule.clip_grad
-        self.heads = {id(p) for net in self.nets for p in net.classifier.parameters()}
+        self.heads = {id(p) for net in self.nets for head in net.classifiers for p in head.parameters()}
         self.limited = [p for p in self.parameters if p.ndim > 1] if schedule.max_norm else []
         if schedule.damped:  # the first gradient as well; torch would take it whole
             for parameter in self.parameters if "momentum" in self.optimizer.defaults else ():

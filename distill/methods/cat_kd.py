@@ -12,7 +12,7 @@ from distill.batch import Batch
 from distill.losses import full_precision
 from distill.method import Losses, Method, Nets
 from distill.models import FeatureNet, Outputs
-from distill.models.reading import evaluating, frozen_statistics
+from distill.models.reading import evaluating, frozen_statistics, without_tf32
 from distill.parts.probing import linear_layer, probe_outputs
 
 
@@ -101,7 +101,7 @@ class CATKD(Method):
         at all."""
         seen, bias = probe_outputs(net), linear_layer(net).bias
         try:
-            with torch.no_grad(), evaluating(net):
+            with torch.no_grad(), evaluating(net), without_tf32():
                 means = pointwise_cams(net, seen.features[-1]).mean((2, 3))
                 logits = means if bias is None else means + bias
             if torch.allclose(logits, seen.logits, rtol=1e-3, atol=1e-4):

@@ -28,6 +28,6 @@ class CRDCrossModal(CRD):
 
     def phases(self) -> list[Phase]:
         transfer = Phase("transfer", [Update("student", self.loss, [self])], evaluates=bool(self.ce or self.kd))
-        probe = [Update("classifier", self.probe_loss, [self.student.classifier])]
+        probe = [Update("classifier", self.probe_loss, self.student.classifiers)]
         steady = {"decay": "cosine", "warmup_epochs": 0}
         return [transfer, Phase("probe", probe, self.probe_epochs, steady)] if self.probe_epochs else [transfer]

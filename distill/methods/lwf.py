@@ -136,7 +136,7 @@ class LwF(Method):
         for k, classes in enumerate(self.tasks):
             begin, source = partial(self.start, k), partial(ClassSource, classes=classes)
             if k and self.warmup:
-                head = [Update("head", self.warm, [self.student.classifier])]
+                head = [Update("head", self.warm, self.student.classifiers)]
                 phases.append(
                     Phase(f"warm-up {k + 1}", head, self.warmup, still, source, begin, evaluates=False)
                 )

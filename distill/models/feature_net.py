@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from distill.models.outputs import Outputs
-from distill.models.reading import Reader, evaluating, wrong_size
+from distill.models.reading import Reader, auxiliary_head, evaluating, wrong_size
 
 _Shape = tuple[int, int, int]
 
@@ -76,6 +76,15 @@ class FeatureNet(nn.Module):
     def classifier(self) -> nn.Module:
         """The layer from the embedding to the logits (the class token's, where there are two)."""
         return self.reader.classifier(self.model)
+
+    @property
+    def classifiers(self) -> list[nn.Module]:
+        """All layers that the logits come from: of a net with a distillation token its one as well, and of VOLO the
+        one that reads patches.
+        """
+        heads = list(self.model.get_classifier()) if self.two_heads else [self.classifier]  # type: ignore[operator]
+        beside = auxiliary_head(self.model)
+        return heads if beside is None else [*heads, beside]
 
     def forward(self, inputs: Tensor) -> Outputs:
         """images [B, C, H, W], normalised for the data -> Outputs."""

@@ -31,6 +31,17 @@ def last_layers(model: nn.Module) -> list[nn.Module]:
     return [layer for layer in layers if layer.weight.shape[0] == model.num_classes]
 
 
+def drops_patches(model: nn.Module) -> bool:
+    """Whether a transformer is trained on some of its patches alone, as timm's `patch_drop_rate` has it."""
+    return type(getattr(model, "patch_drop", None)).__name__.startswith("PatchDropout")
+
+
+def auxiliary_head(model: nn.Module) -> nn.Module | None:
+    """A second head, VOLO's, whose best answer for a patch is added to the classifier's; None of other nets."""
+    found = getattr(model, "aux_head", None)
+    return found if isinstance(found, nn.Module) else None
+
+
 class evaluating:  # noqa: N801 - a context manager, read as a phrase
     """with evaluating(model): eval mode inside, every submodule's own mode afterwards."""
 
@@ -54,11 +65,29 @@ def is_self_contained(net: nn.Module, part: Callable[[], Tensor], whole: Tensor 
     if whole is not None and whole.is_meta:
         raise NotImplementedError(NO_VALUES)
     try:
-        with torch.no_grad(), evaluating(net):
+        with torch.no_grad(), evaluating(net), without_tf32():
             made = part()
         return whole is not None and torch.allclose(made, whole, rtol=1e-3, atol=1e-4)
     except (AssertionError, AttributeError, IndexError, RuntimeError, TypeError, ValueError):
         return False
+
+
+@contextmanager
+def without_tf32() -> Iterator[None]:
+    """Convolutions and matrix products in whole fp32 inside, what was allowed before afterwards: two ways to the same
+    numbers differ by more than what they are told apart by where 10 bits of each factor are read.
+    """
+    cudnn, precision = torch.backends.cudnn, torch.get_float32_matmul_precision()
+    allowed = cudnn.allow_tf32
+    try:
+        cudnn.allow_tf32 = False
+        if precision != "highest":
+            torch.set_float32_matmul_precision("highest")
+        yield
+    finally:
+        cudnn.allow_tf32 = allowed
+        if precision != "highest":
+            torch.set_float32_matmul_precision(precision)
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from timm.models.resnet import BasicBlock, Bottleneck, ResNet
 from torch import Tensor, nn
 
 from distill.models.outputs import Outputs
-from distill.models.reading import NO_VALUES, evaluating, wrong_size
+from distill.models.reading import NO_VALUES, drops_patches, evaluating, wrong_size
 from distill.models.tails import TAILS, Tail, norms_apart
 from distill.models.tap import Tap
 
@@ -89,6 +89,9 @@ class TimmReader:
         return found.shape == embedding.shape and _close(found, embedding)
 
     def read(self, model: Any, inputs: Tensor) -> Outputs:
+        if model.training and drops_patches(model):  # what is left of the patches makes no map
+            logits, embedding, heads = self._head(model, model.forward_features(inputs))
+            return Outputs(logits, [], embedding.float(), heads=heads)
         for tap in (*self.relu_taps, *self.early_taps):
             tap.arm()
         final, maps = model.forward_intermediates(inputs, indices=self.indices, **self.asks)

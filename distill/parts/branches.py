@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from distill.models import FeatureNet
 from distill.models.cifar_net import CifarNet
-from distill.models.reading import evaluating, is_self_contained
+from distill.models.reading import evaluating, is_self_contained, without_tf32
 
 
 class Branch(nn.Module):
@@ -68,7 +68,7 @@ def check_divides(net: FeatureNet, stages: int = 1) -> None:
     """Raise ValueError unless the last stages and the classifier give the net's own logits."""
     if len(net.shapes) <= stages:
         raise ValueError(f"{net.name} with stages {net.shapes} has none that branches could share: use method=dml.")
-    with torch.no_grad(), evaluating(net):
+    with torch.no_grad(), evaluating(net), without_tf32():
         probed = net(net.probe())
     entry = probed.features[-1 - stages]
     if not is_self_contained(net, lambda: net.classify(last_stages(net, entry, stages)), probed.logits):

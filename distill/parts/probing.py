@@ -6,12 +6,12 @@ import torch
 from torch import Tensor, nn
 
 from distill.models import FeatureNet, Outputs
-from distill.models.reading import evaluating
+from distill.models.reading import auxiliary_head, evaluating, without_tf32
 
 
 def probe_outputs(net: FeatureNet) -> Outputs:
     """What a net shows for its fixed image in eval mode, without gradients."""
-    with torch.no_grad(), evaluating(net):
+    with torch.no_grad(), evaluating(net), without_tf32():
         return net(net.probe())
 
 
@@ -22,10 +22,11 @@ def is_signed(x: Tensor) -> bool:
 
 def linear_layer(net: FeatureNet) -> nn.Linear | nn.Conv2d:
     """The one layer, linear or a 1x1 convolution, that a net's classifier is; ValueError for others, and for two heads,
-    whose mean the logits are.
+    whose mean, or sum, the logits are.
     """
     found = [m for m in net.classifier.modules() if next(m.parameters(recurse=False), None) is not None]
-    if len(found) != 1 or not isinstance(found[0], nn.Linear | nn.Conv2d) or net.two_heads:
+    several = net.two_heads or auxiliary_head(net.model) is not None
+    if len(found) != 1 or not isinstance(found[0], nn.Linear | nn.Conv2d) or several:
         raise ValueError(
             f"the classifier of {net.name}, fed with {net.embedding_dim} features, is not one linear layer "
             "that could be reused: take method=crd, which needs none."

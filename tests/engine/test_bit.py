@@ -236,6 +236,19 @@ def test_a_start_takes_all_but_the_classifier(tmp_path: Path) -> None:
         begin(build("cifar_resnet14", 6, size=16), tmp_path / "s.safetensors", zero_head=False)
 
 
+def test_a_start_may_have_its_authors_names(tmp_path: Path) -> None:
+    args = {"depths": [1, 1, 1, 1], "dims": [8, 8, 8, 8]}
+    before, net = (build("convnext_tiny", classes, size=32, args=args, seed=classes) for classes in (4, 6))
+    torch.save({"model": tiny.as_convnexts_authors(before.model.state_dict())}, file := tmp_path / "convnext.pth")
+    head = net.classifier.weight.clone()
+    begin(net, file, zero_head=False)
+    theirs, ours = before.model.state_dict(), net.model.state_dict()
+    assert torch.equal(ours["head.fc.weight"], head)
+    assert all(torch.equal(theirs[key], ours[key]) for key in ours if not key.startswith("head.fc."))
+    with pytest.raises(ValueError, match="is no start for convnext_tiny"):
+        begin(build("convnext_tiny", 6, size=32, args={**args, "dims": [8, 8, 8, 16]}), file, zero_head=False)
+
+
 def test_a_student_is_trained_upstream_once_and_goes_on(output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     taken: list[tuple[Path | None, torch.Tensor]] = []
 

@@ -180,6 +180,34 @@ def test_nets_that_are_not_computed_twice_say_so(name: str, text: str) -> None:
         start.recompute(tiny.net(name, 1))
 
 
+def test_norms_of_timm_that_keep_a_variance_would_count_twice_too() -> None:
+    from timm.layers import EvoNorm2dB0, EvoNorm2dS0
+
+    net = tiny.net("test_vit", 1, **VIT)
+    net.model.norm_pre = EvoNorm2dS0(64)  # keeps nothing
+    start.recompute(net)
+    net.model.norm_pre = EvoNorm2dB0(64)
+    with pytest.raises(ValueError, match="its EvoNorm2dB0 would count each batch twice"):
+        start.recompute(net)
+
+
+@pytest.mark.parametrize("rate", [0.3, 0.5])
+def test_a_student_that_drops_patches_is_read_without_maps_while_it_trains(rate: float) -> None:
+    net = tiny.net("test_vit", 1, img_size=16, patch_size=2, patch_drop_rate=rate).train()  # 44 or 32 of 64 patches
+    images = torch.randn(2, 3, 16, 16)
+    torch.manual_seed(0)
+    shown = net(images)
+    torch.manual_seed(0)
+    assert torch.equal(shown.logits, net.model(images)) and shown.features == []
+    assert net.eval()(images).features[-1].shape[2:] == (8, 8)
+
+
+def test_both_heads_of_a_net_with_two_are_spared_by_adaptive_clipping() -> None:
+    net = tiny.net("deit_tiny_distilled_patch16_224", 1, patch_size=8, embed_dim=32, depth=2, num_heads=2)
+    heads = Stepper([net], OptimizerSpec(lr=1.0, optimizer={"name": "sgd"})).heads
+    assert heads == {id(p) for head in (net.model.head, net.model.head_dist) for p in head.parameters()}
+
+
 def spec_of(*overrides: str) -> SimpleNamespace:
     return resolve(tiny.composed("method=none", "dataset=cifar100", *overrides))
 

@@ -173,3 +173,33 @@ def test_a_net_that_cannot_be_compiled_runs_eagerly(
     for _ in range(2):
         assert net(images).logits.shape == (4, 5)
     assert caplog.text.count("could not be compiled") == 1 and "no such instruction" in caplog.text
+
+
+def test_weights_that_are_standardised_in_forward_are_not_rounded_before() -> None:
+    from timm.layers import ScaledStdConv2d, StdConv2d
+
+    convs = [StdConv2d(3, 4, 3, padding=1), ScaledStdConv2d(3, 4, 3, padding=1)]
+    images = torch.randn(2, 3, 8, 8)
+    for conv in convs:
+        net = tiny.net("cifar_resnet8", 1)
+        net.model.conv1 = copy.deepcopy(conv)
+        halved = half_weights(net, torch.bfloat16).model
+        assert halved.fc.weight.dtype == torch.bfloat16
+        with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+            assert torch.equal(halved.conv1(images), conv(images))
+
+
+def test_a_folded_copy_is_compared_without_tf32(monkeypatch: pytest.MonkeyPatch) -> None:
+    net, seen = shaken("cifar_wrn_16_1"), []
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    noted = lambda _: seen.append((torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()))  # noqa: E731
+    shown = speed._tensors
+    monkeypatch.setattr(speed, "_tensors", lambda outputs: noted(outputs) or shown(outputs))
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
+    try:
+        fold_batchnorm(net)
+        after = torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()
+    finally:
+        torch.set_float32_matmul_precision(before)
+    assert set(seen) == {(False, "highest")} and after == (True, "high")

@@ -99,3 +99,14 @@ def test_cat_kd_weights_of_pairs() -> None:
     assert (config.plain(cfg, "method.weight"), config.plain(cfg, "method.size")) == (600.0, 4)
     cfg = tiny.composed("dataset=cifar100", "method=cat-kd", "teacher=resnet56", "student=resnet20")
     assert (config.plain(cfg, "method.weight"), config.plain(cfg, "method.size")) == (0.7, 2)
+
+
+def test_positions_are_compared_with_the_logits_without_tf32(monkeypatch: pytest.MonkeyPatch) -> None:
+    allowed: list[bool] = []
+    cams = cat_kd.pointwise_cams
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    monkeypatch.setattr(
+        cat_kd, "pointwise_cams", lambda *given: allowed.append(torch.backends.cudnn.allow_tf32) or cams(*given)
+    )
+    made(CATKD)
+    assert allowed == [False, False] and torch.backends.cudnn.allow_tf32

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from distill.engine.update import train_mode
+from tests import tiny
 from tests.methods.given_crossmodal import data, method_on
 
 
@@ -22,3 +23,10 @@ def test_crd_across_modalities_transfers_and_then_probes() -> None:
     optimizer.step()
     moved = [key for key, value in method.student.state_dict().items() if not torch.equal(value, before[key])]
     assert moved == ["model.fc.weight", "model.fc.bias"]
+
+
+def test_a_probe_trains_both_heads_of_a_net_with_two() -> None:
+    vit = {"patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2}
+    student = tiny.net("deit_tiny_distilled_patch16_224", 1, **vit)
+    method = tiny.make("crd-cross-modal", student, tiny.net("cifar_resnet8"), tiny.tiny_data(), "method.negatives=4")
+    assert method.phases()[-1].updates[0].trains == [student.model.head, student.model.head_dist]

@@ -73,6 +73,13 @@ def test_phases_train_what_the_paper_says() -> None:
     assert not any(p.requires_grad for p in method.old.parameters())
 
 
+def test_a_warm_up_moves_both_heads_of_a_net_with_two() -> None:
+    vit = {"patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2}
+    student = tiny.net("deit_tiny_distilled_patch16_224", 1, **vit)
+    method = tiny.make("lwf", student, tiny.net("cifar_resnet8"), tiny.tiny_data())
+    assert method.phases()[1].updates[0].trains == [student.model.head, student.model.head_dist]
+
+
 def test_losses_of_a_later_task() -> None:
     data, method = lwf("method.weight=2.0")
     for k in (1, 2):

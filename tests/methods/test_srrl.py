@@ -8,6 +8,7 @@ import pytest
 from torch import nn
 
 from distill.methods.srrl import SRRL, feature_matching_loss, softmax_regression_loss
+from distill.parts.probing import linear_layer
 from tests import tiny
 from tests.methods.given_later_features import (
     batch,
@@ -67,3 +68,12 @@ def test_a_teacher_with_two_heads_has_no_one_layer_that_gives_its_logits() -> No
     teacher = tiny.net("deit_tiny_distilled_patch16_224", **vit)
     with pytest.raises(ValueError, match="is not one linear layer"):
         tiny.make("srrl", tiny.net("cifar_resnet8"), teacher, tiny.tiny_data())
+
+
+def test_a_teacher_whose_patches_vote_too_has_no_one_layer_that_gives_its_logits() -> None:
+    teacher = tiny.net("test_vit", 1, img_size=16, patch_size=8)
+    linear_layer(teacher)
+    teacher.model.aux_head = nn.Linear(teacher.embedding_dim, tiny.CLASSES)  # as VOLO has it
+    with pytest.raises(ValueError, match="is not one linear layer"):
+        linear_layer(teacher)
+    assert [type(head) for head in teacher.classifiers] == [nn.Linear, nn.Linear]

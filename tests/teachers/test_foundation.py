@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -128,13 +127,7 @@ def test_a_model_of_the_hub_with_other_classes_teaches_features(
 def test_a_file_with_the_authors_names_keeps_its_classifier(tmp_path: Path) -> None:
     args, info = {"depths": [1, 1, 1, 1], "dims": [8, 8, 8, 8]}, tiny.tiny_data().info
     stored = timm.create_model("convnext_tiny", num_classes=info.num_classes, **args).eval()
-    authors = {"blocks.": "", "conv_dw": "dwconv", "mlp.fc": "pwconv", "head.norm": "norm", "head.fc": "head"}
-    state = stored.state_dict()
-    for ours, theirs in authors.items():
-        state = {name.replace(ours, theirs): value for name, value in state.items()}
-    state = {re.sub(r"stages\.(\d)\.downsample", r"downsample_layers.\1", name): v for name, v in state.items()}
-    state = {name.replace("stem.", "downsample_layers.0."): value for name, value in state.items()}
-    torch.save({"model": state}, file := tmp_path / "convnext.pth")
+    torch.save({"model": tiny.as_convnexts_authors(stored.state_dict())}, file := tmp_path / "convnext.pth")
     words = ("teacher=timm", "teacher.model=convnext_tiny", "teacher.size=32", f"teacher.weights={file}")
     spec = resolve(tiny.composed("method=kd", *words, "+teacher.args={depths:[1,1,1,1],dims:[8,8,8,8]}"))
     net = make_teacher(spec, spec.teachers[0], info, pretrained=False).eval()
