@@ -14,5 +14,16 @@ def cores() -> int:
 
 
 def workers_of(asked: object) -> int:
-    """Of dataset.workers, the processes: `auto` is one for each processor, at most eight; nothing is none."""
-    return min(cores(), MOST_WORKERS) if asked == "auto" else int(str(asked or 0))
+    """Of dataset.workers, the processes: `auto` is one for each processor, at most eight; nothing is none.
+
+    The processes that torchrun has started on this machine share its processors, and have one worker at least.
+    """
+    if asked == "auto":
+        return min(max(cores() // _processes_here(), 1), MOST_WORKERS)
+    return int(str(asked or 0))
+
+
+def _processes_here() -> int:
+    """How many processes torchrun has started on this machine; 1 where it has not."""
+    count = os.environ.get("LOCAL_WORLD_SIZE", "1")
+    return max(int(count), 1) if count.isdecimal() else 1

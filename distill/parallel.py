@@ -98,17 +98,23 @@ class _BatchShare:
 
 
 class PartSource:
-    """Each process's part of every batch of a source: samples rank, rank + world, ... of the batch."""
+    """Each process's part of every batch of a source: samples rank, rank + world, ... of the batch.
+
+    A source that can (`of_part`) reads those alone; of others whole batches are cut.
+    """
 
     def __init__(self, source: Source) -> None:
-        self.source = source
-        self.steps = source.steps
+        of_part = getattr(type(source), "of_part", None)  # its own: what it hands on of another is not of its batches
+        own = of_part(source, rank(), world()) if of_part else None
+        self.source: Any = source if own is None else own
+        self.steps, self._cuts = source.steps, own is None
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """Yield this process's parts of an epoch's batches, from step `start` on."""
-        for batch in self.source.epoch(epoch, start):
-            cut = part(batch, rank(), world())
-            _BatchShare.whole, _BatchShare.own = len(batch), len(cut)
+        for step, batch in enumerate(self.source.epoch(epoch, start), start):
+            whole = len(batch) if self._cuts else self.source.whole_size(step)
+            cut = part(batch, rank(), world()) if self._cuts else batch
+            _BatchShare.whole, _BatchShare.own = whole, len(cut)
             yield cut
 
     def __getattr__(self, name: str) -> Any:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -27,7 +28,7 @@ from distill.data.class_batches import ClassBatches
 from distill.data.dataset import Data
 from distill.data.info import DataInfo
 from distill.data.modality import View, Views
-from distill.data.order import cut_up, order_of, part_of_epoch, steps_for, times_shown
+from distill.data.order import cut_up, order_of, part_of_epoch, size_of_step, steps_for, times_shown
 from distill.data.timm_transforms import TimmTransforms
 from distill.data.views import Images, Key, collate
 from distill.data.waiting import WaitTimer
@@ -152,6 +153,7 @@ class FolderSource:
         self.normalise: Any = views.student if views else _normaliser(info, info.size, split.device)
         self.larger = [views.teacher if views else _normaliser(info, size, split.device) for size in self.sizes]
         self.waits = WaitTimer(split.device)
+        self._part = 0, 1  # from which image of a batch on which are read: all
         self._passes = Passes(partial(loader, split, info, flip, crops=crops, sizes=self.sizes))
 
     def replace(self, **changes: Any) -> FolderSource:
@@ -160,12 +162,12 @@ class FolderSource:
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """Yield the batches of an epoch (1-based) from step `start` on, as they are in the whole epoch."""
-        read = self._passes.batches((epoch, start), lambda: self._plan(epoch)[start:])
+        read = self._passes.batches((epoch, start, self._part), lambda: self._part_of_plan(epoch)[start:])
         loaded = device_batches(self.waits.during(read), self.split.device)
         for step, (pixels, labels, index, *more) in enumerate(loaded, start):
             images, views = cropped(pixels.chunk(self.shown, dim=3), self.normalise, self.views)
-            for size, see, copy in zip(self.sizes, self.larger, more, strict=True):
-                views[view_at(size)] = see(copy)
+            for size, see, shown in zip(self.sizes, self.larger, more, strict=True):
+                views[view_at(size)] = see(shown)
             known = None if self.split.labels is None else labels
             batch = Batch(inputs=images, labels=known, index=index, views=views)
             yield recipe(self, batch, epoch, step)
@@ -173,7 +175,29 @@ class FolderSource:
     def read_ahead(self, epoch: int) -> None:
         """Let workers go to work on an epoch before its batches are asked for, if there are any."""
         if self.split.workers:
-            self._passes.begin((epoch, 0), lambda: self._plan(epoch))
+            self._passes.begin((epoch, 0, self._part), lambda: self._part_of_plan(epoch))
+
+    def of_part(self, number: int, count: int) -> Self | None:
+        """This source with every `count`-th image of each batch from `number` on, the others of which are not read.
+
+        None where a part cannot be had without the whole batch: of images that are mixed, whose boxes of noise are of
+        one stream, or that a subclass makes batches of; and where a batch has fewer images than `count`.
+        """
+        whole = self.mixup or self.cutmix or self.erasing or type(self).epoch is not FolderSource.epoch
+        if whole or min(self.whole_size(0), self.whole_size(self.steps - 1)) < count:
+            return None
+        own = copy(self)  # with the same workers
+        own._part = number, count
+        return own
+
+    def whole_size(self, step: int) -> int:
+        """Return how many images the batch of a step has, those included that `of_part` leaves out."""
+        return size_of_step(self, step)
+
+    def _part_of_plan(self, epoch: int) -> list[list[Key]]:
+        """What is read of the epoch's batches."""
+        number, count = self._part
+        return [batch[number::count] for batch in self._plan(epoch)]
 
     def _plan(self, epoch: int) -> list[list[Key]]:
         """The epoch's batches of (position, seed of the view)."""

@@ -44,6 +44,12 @@ def part_of_epoch(source: Any, step: int) -> slice:
     return slice(first, source.end if step == source.steps - 1 else first + source.batch_size)
 
 
+def size_of_step(source: Any, step: int) -> int:
+    """How many images the batch of a step has."""
+    places = part_of_epoch(source, step)
+    return int(places.stop - places.start)
+
+
 def order_of(source: Any, generator: torch.Generator) -> tuple[Tensor, bool]:
     """The images of an epoch [P], in the order in which a source shows them, and whether each comes once.
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from copy import copy
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -12,6 +13,7 @@ from distill.batch import Batch
 from distill.data.arrays import ArraySource, seeded
 from distill.data.folder import FolderSource
 from distill.data.mixup import refuse_mixed
+from distill.data.order import size_of_step
 from distill.data.waiting import WaitTimer
 
 _STREAM = 0x9A  # tells these generators' keys from those of the source's own plan
@@ -61,6 +63,20 @@ class ExtraViews:
         if isinstance(self.source, FolderSource):
             for folder in (self.source, *self._folders):
                 folder.read_ahead(epoch)
+
+    def of_part(self, number: int, count: int) -> Self | None:
+        """The same of every `count`-th image from `number` on, as `FolderSource.of_part`; None of arrays, too."""
+        source = self.source.of_part(number, count) if isinstance(self.source, FolderSource) else None
+        if source is None or type(self).epoch is not ExtraViews.epoch:
+            return None
+        own = copy(self)
+        own.source = source
+        own._folders = [part for each in self._folders if (part := each.of_part(number, count))]
+        return own
+
+    def whole_size(self, step: int) -> int:
+        """Return how many images the batch of a step has, as `FolderSource.whole_size`."""
+        return size_of_step(self.source, step)
 
     def _from_arrays(self, source: ArraySource, number: int, epoch: int) -> Shows:
         generator = seeded(source.seed, epoch, _STREAM, number)

@@ -541,6 +541,9 @@ def test_a_folder_has_as_many_workers_as_this_process_has_processors(tmp_path, m
     assert folder_config(tmp_path, workers="auto").workers == 3
     monkeypatch.setattr("distill.cores.cores", lambda: 64)
     assert folder_config(tmp_path, workers="auto").workers == 8
+    for processes, each in (("1", 8), ("16", 4), ("100", 1)):  # of torchrun, on this machine
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", processes)
+        assert folder_config(tmp_path, workers="auto").workers == each
 
 
 def test_epochs_of_a_folder_that_are_begun_early_or_read_at_once_are_the_same(tmp_path):
