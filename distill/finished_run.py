@@ -10,6 +10,7 @@ from omegaconf import OmegaConf
 from safetensors import SafetensorError, safe_open
 
 from distill.config import RunSpec, identity, register, resolve, thawed
+from distill.config.idle import check_root
 from distill.content.state_file import read_state
 from distill.data import Data, load_data
 from distill.engine import hyperrule
@@ -50,6 +51,7 @@ def open_run(folder: str | Path, root: str | Path | None = None) -> FinishedRun:
     if not {"dataset", "student", "method", "schedule", "precision"} <= recorded.keys():
         raise ValueError(f"{opened.tracking} does not hold the run's configuration: run it again")
     if root is not None:
+        check_root(recorded.dataset, f"--root={root}")
         recorded.dataset.root = str(root)
     who, here = identity(recorded), folder.resolve()  # of code of one's own the hash may be another by now
     below = Path(who["below"].replace(who["hash"], result.hash or who["hash"])).parts

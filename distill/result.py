@@ -76,6 +76,7 @@ class Result:
     seconds: float | None
     precision: str | None
     device: str | None
+    packed: int | None  # runs that took their steps in turn, this one among them: `seconds` holds the steps of all
     command: str | None
     document: Mapping[str, Any] = field(repr=False)
     version: int = _VERSION
@@ -131,7 +132,7 @@ def _values(content: dict[str, Any]) -> dict[str, Any]:
         _word: ("protocol", "hash", "precision", "device", "command"),
         as_percent: ("top5", "teacher_accuracy", "linear_probe"),
         as_number: ("agreement", "images_per_second", "waiting", "seconds", "method_share_of_step"),
-        _count: ("seed", "epochs", "params", "macs", "method_params"),
+        _count: ("seed", "epochs", "params", "macs", "method_params", "packed"),
     }
     losses = _mapping(content, "convention")
     found = {key: _read(as_number, losses, key) for key in ("ce", "kd", "weight")}

@@ -121,6 +121,7 @@ class Experiment:
             synced.synchronize(self.method)
         else:
             inputs.compiling(net for net in self.method.modules() if isinstance(net, FeatureNet))
+        self.packed = 1  # runs that took their steps in turn, this one among them
         self.callback = Reporter(spec.folder, quiet) if parallel.rank() == 0 else NullReporter()
         self.fit = self._make_fit(schedule, stop)
         resumed = self.fit.restore()
@@ -175,6 +176,8 @@ class Experiment:
             **runtime.describe_machine(inputs.device),
         }
         result["seconds"] = self.fit.speed.seconds_spent
+        if self.packed > 1:  # whose steps are in these seconds, and in images_per_second
+            result["packed"] = self.packed
         return finish(RunFolder(self.spec.folder), result, self.method, self.fit)
 
 

@@ -165,9 +165,19 @@ def _without_rule(cfg: DictConfig) -> str:
     return "the schedule's rule has its own" if plain(cfg, "schedule").get("rule") else ""
 
 
+def why_no_root(data: Node) -> str:
+    """Why a data set reads no root, half a sentence; nothing where it reads one."""
+    return "the digits come with scikit-learn" if (data.get("kind") or data.get("name")) == "digits" else ""
+
+
+def check_root(data: Node, setting: str) -> None:
+    """Raise ValueError where a data set reads no root; setting: the option that gives one, KEY=VALUE."""
+    if why := why_no_root(data):
+        check_idle({setting: why})
+
+
 def _root(cfg: DictConfig) -> str:
-    data = plain(cfg, "dataset")
-    return "the digits come with scikit-learn" if (data.get("kind") or data["name"]) == "digits" else ""
+    return why_no_root(plain(cfg, "dataset"))
 
 
 def _of_folders(folder: bool) -> Callable[[DictConfig], str]:

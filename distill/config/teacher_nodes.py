@@ -38,6 +38,8 @@ def expand_teachers(teacher: Mapping[str, Any], load: Load) -> list[Spec]:
     if models and seeds and len(models) != len(seeds):
         count = f"teacher.models has {len(models)} names and teacher.seeds {len(seeds)}"
         raise ValueError(f"{count}: give as many of both")
+    if seeds and (twice := [entry for entry in models if isinstance(entry, Mapping) and "seed" in entry]):
+        raise ValueError(f"teacher.seeds has a seed for each, and teacher.models one in {twice[0]}: give one of them")
     several = [named(name, own, load) for name in models] or [own] * max(len(seeds), 1)
     if len(several) > 1:
         _no_file(own)

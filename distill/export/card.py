@@ -10,6 +10,7 @@ from distill.config.run_spec import RunSpec, TeacherSpec
 from distill.export.facts import LAST, SQUASH, Facts
 from distill.finished_run import FinishedRun
 from distill.record.progress import clock
+from distill.result import Result
 
 NOT_STATED = "not stated"
 
@@ -47,13 +48,14 @@ def _rows(run: FinishedRun, facts: Facts, measured: Mapping[str, Any]) -> dict[s
         if result.teacher_accuracy is not None
         else None,
         "licence of the teacher": "; ".join(licences(run)) if result.teacher else None,
+        "licence of the weights that it began with": own_terms(run.spec),
         "data": ", ".join([result.dataset, *result.setting]),
         "protocol": f"{result.protocol}, {result.epochs} epochs, seed {result.seed}",
         "departs from its paper": result.document.get("departs"),
         "parameters": f"{result.params:,}" if result.params else None,
         "multiply-accumulates an image": f"{result.macs / 1e6:.1f} M" if result.macs else None,
         "bits": facts.bits,
-        "trained in": f"{clock(result.seconds)} on {result.device}, {result.precision}" if result.seconds else None,
+        "trained in": _trained_in(result) if result.seconds else None,
         "images": f"{' x '.join(map(str, facts.shape))}, mean {_numbers(facts.mean)}, std {_numbers(facts.std)}"
         + (f", {facts.border} black pixels on each side" if facts.border else ""),
         "what the net sees of them": facts.view,
@@ -63,6 +65,11 @@ def _rows(run: FinishedRun, facts: Facts, measured: Mapping[str, Any]) -> dict[s
         else "none: a backbone, which gives features",
     }
     return {**rows, **_of_onnx(measured)}
+
+
+def _trained_in(result: Result) -> str:
+    beside = f", in turn with {result.packed - 1} other runs" if result.packed else ""
+    return f"{clock(result.seconds or 0)} on {result.device}, {result.precision}{beside}"
 
 
 def _of_features(run: FinishedRun, best: bool) -> dict[str, str | None]:
@@ -97,14 +104,18 @@ def _licence(spec: TeacherSpec) -> str:
     return _of_timm(spec.model) if spec.pretrained else f"{NOT_STATED} in its file"
 
 
+def own_terms(trained: RunSpec) -> str | None:
+    """The terms of the weights that a run's student began with; None where it began with none of others."""
+    start = trained.student
+    if start.pretrained:
+        return f"from timm's weights ({_of_timm(start.model)})"
+    return f"from a file's weights ({NOT_STATED} there)" if start.weights else None
+
+
 def _terms(training: RunSpec) -> list[str]:
     """What a net that was trained here takes its terms from: the weights that it began with, and its own teachers."""
-    start, found = training.student, []
-    if start.pretrained:
-        found.append(f"from timm's weights ({_of_timm(start.model)})")
-    elif start.weights:
-        found.append(f"from a file's weights ({NOT_STATED} there)")
-    return found + [f"by {each.name} ({_licence(each)})" for each in training.teachers]
+    start = own_terms(training)
+    return ([start] if start else []) + [f"by {each.name} ({_licence(each)})" for each in training.teachers]
 
 
 def _of_timm(model: str) -> str:

@@ -15,6 +15,7 @@ from torch import Tensor
 import distill.config as config
 from distill.config import DataSpec
 from distill.config.data_spec import AUGMENTING
+from distill.config.idle import check_root
 from distill.content.decode import decode_options
 from distill.content.fingerprint import data_fingerprint
 from distill.content.listing import images_below
@@ -66,6 +67,8 @@ def node_of(facts: Facts, settings: Sequence[str]) -> DataSpec:
         node = {**where, **facts.dataset}
     for key, value in asked.items():
         _check_reads(key, value, facts if name == facts.dataset["name"] else None)
+        if key == "dataset.root":
+            check_root(node, f"{key}={value}")
         _set(node, key, value)
     check_data_node(node)
     return DataSpec.of(node)

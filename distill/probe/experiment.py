@@ -13,6 +13,7 @@ import torch
 import distill.config as config
 import distill.runtime as runtime
 from distill.config import DataSpec
+from distill.config.idle import check_root
 from distill.content.data_sets import KNOWN_SETS
 from distill.content.fingerprint import data_fingerprint
 from distill.data import Data, load_data
@@ -74,6 +75,8 @@ def data_node(name: str, net: FeatureNet, recipe: Recipe, changes: dict[str, Any
     found, known = config.load_node("dataset", name), config.options("dataset")
     if found is None:
         raise ValueError(config.no_such("data set", name, known))
+    if changes.get("root") is not None:
+        check_root(found, f"--root={changes['root']}")
     for key, value in changes.items():
         found[key] = found[key] if value is None else value
     node: dict[str, Any] = {str(key): config.plain(found, str(key)) for key in found}

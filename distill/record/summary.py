@@ -53,6 +53,7 @@ def _training(result: Result) -> str:
     """How fast it was, and how much of it went by in waiting, where that is something."""
     rate = f"{result.images_per_second:,.0f}" if result.images_per_second else "–"  # of a run too short to tell
     speed = f"{rate} images/s, {result.precision}, {clock(result.seconds) if result.seconds else '–'}"
+    speed += f", in turn with {result.packed - 1} other runs" if result.packed else ""
     waiting = result.waiting or 0
     return f"{speed}, {waiting:.0%} waiting for data" if waiting >= NEGLIGIBLE else speed
 

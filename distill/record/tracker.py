@@ -10,6 +10,7 @@ import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,11 @@ _given: list[list[str]] = []  # the words of runs from Python, which stand in no
 def command_line() -> str:
     """This program's own command, as it can be typed again; of a run from Python, the one that gives the same."""
     return shlex.join(["python", "-m", "distill", *(_given[-1] if _given else sys.argv[1:])])
+
+
+def now() -> str:
+    """The time as records have it, UTC and to the second: of two the later is the greater text."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 @contextmanager
@@ -72,7 +78,7 @@ class Tracker:
         self.folder.path.mkdir(parents=True, exist_ok=True)
         self.logger = make_logger(self.folder.path, tracking, config, identity, resume_at=resume_at, **timeouts)
         remove_temporary(self.folder.path)
-        begun = {"identity": identity, "config": config, "command": command_line(), "choices": choices}
+        begun = {"identity": identity, "config": config, "command": command_line(), "choices": choices, "begun": now()}
         persist(lambda: write_json(self.folder.tracking, begun))
         self._kept = {_key(row) for row in persist(lambda: _drop_after(self.folder, resume_at))}
         self._rows = persist(lambda: Rows(self.folder.metrics))

@@ -28,7 +28,9 @@ REASONS = {
 
 @dataclass(frozen=True)
 class Run:
-    """One finished run. Accuracies in percent; `agreement` is a fraction; `seconds` is the wall time."""
+    """One finished run. Accuracies in percent; `agreement` is a fraction; `seconds` is the wall time; how fast
+    packed runs were is None.
+    """
 
     folder: Path
     dataset: str
@@ -149,6 +151,7 @@ def _run(folder: Path, result: Result) -> Run | None:
     if score.last is None:
         return None
     by = ", by nearest neighbours" if score is result.knn else ""
+    speed: dict[str, Any] = {name: None if result.packed else getattr(result, name) for name in _OF_ITS_OWN_STEPS}
     return Run(
         folder=folder,
         dataset=result.dataset,
@@ -163,13 +166,15 @@ def _run(folder: Path, result: Result) -> Run | None:
         departs=_departs(result),
         teacher_origin=result.document.get("teacher_origin"),
         **{name: getattr(result, name) for name in _AS_THEY_ARE},
+        **speed,
     )
 
 
 _AS_THEY_ARE = (
     "ce", "kd", "weight", "teacher", "student", "method", "epochs", "top5", "teacher_accuracy", "agreement", "params",
-    "macs", "method_params", "images_per_second", "seconds", "command",
+    "macs", "method_params", "command",
 )  # fmt: skip
+_OF_ITS_OWN_STEPS = ("images_per_second", "seconds")  # of packed runs they hold the steps of others
 
 
 def _by_hand(command: str | None, setting: tuple[str, ...], folder: RunFolder) -> tuple[str, ...]:

@@ -38,10 +38,11 @@ _DETAILS += ["params M", "MACs M", "minutes"]
 _NAMED = 4  # configurations that are named in a sentence
 _FIRST = 12  # rows of a pair that are shown before the fold
 EXPLAIN = (
-    "Accuracies are top-1 test accuracy in % at the last epoch, mean ± standard error over n seeds; best first. "
+    "Accuracies are top-1 in % at the last epoch, of the test set where no heading names another part, mean ± standard "
+    "error over n seeds; best first. "
     "closed: share of the way from the student alone to its teacher, blank where that way is inside its own 95 % "
     "interval. Rows are never averaged over configurations. In the details ± is the sample standard deviation, and "
-    "the best epoch is chosen on the test set, which flatters."
+    "the best epoch is chosen on the images that it is measured on, which flatters."
 )
 
 
@@ -172,11 +173,11 @@ def _matrix(members: Sequence[Ranking]) -> Table | None:
         average = sum(mean) / len(mean) if mean else None
         cells = [_across(got.get(pair), best[pair]) for pair in by_name]
         called = Cell(name, tone="alone" if name == STUDENT_ALONE else "")
-        lines.append([called, *cells, number(average, sign=True), number(len(got), 0)])
+        lines.append([called, *cells, number(average, sign=True), number(len(mean) or None, 0)])
     lines.sort(key=lambda line: -(line[-2].value if line[-2].value is not None else 0.0))
     columns = ["method", *by_name, "mean Δ alone", "pairs"]
     notes = ["Cells: accuracy ± its standard error, and the difference to the student alone; best and second best of a "
-             "pair are marked. Best mean difference first."]  # fmt: skip
+             "pair are marked. Best mean difference first; pairs: of how many it is the mean."]  # fmt: skip
     shown = Table("matrix", "Methods by pairs", columns, lines, notes, numeric_columns(lines, len(columns)))
     return _headed(shown, members[0].where)
 

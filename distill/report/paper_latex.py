@@ -82,7 +82,8 @@ def _caption(members: Sequence[Ranking]) -> str:
     seeds = sorted({entry.row.n for one in members for entry in one.entries})
     n = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
     arrows = "; arrows: above or below kd" if any(e.name == _KD for one in members for e in one.entries) else ""
+    test = "Test accuracy" if members[0].where[1] == "test" else "Accuracy"  # else the place names the part
     return (
-        f"Test accuracy (%) of the student at the last epoch on {table_title(members[0].where)}: mean and standard "
+        f"{test} (%) of the student at the last epoch on {table_title(members[0].where)}: mean and standard "
         f"deviation over {n} seed{'s' * (seeds[-1] > 1)}. Best bold, second best underlined{arrows}."
     )

@@ -52,7 +52,7 @@ def checked_all(plan: Plan) -> list[Checked]:
 
 
 def _checked(cfg: DictConfig, seeds: Sequence[int | None]) -> Checked:
-    by_seed = "${seed}" in str(OmegaConf.to_container(cfg, resolve=False))
+    by_seed = reached_by_seed(cfg)
     try:
         spec = resolved(cfg)
     except ValueError as error:
@@ -63,6 +63,11 @@ def _checked(cfg: DictConfig, seeds: Sequence[int | None]) -> Checked:
     from distill.preflight import refusal_of_command  # imports torch: of a large plan once, by its first run
 
     return Checked(spec, memoised(("refusal", spec.hash), partial(refusal_of_command, spec)), by_seed)
+
+
+def reached_by_seed(cfg: DictConfig) -> bool:
+    """Whether the seed reaches more than the run's own draws and folder."""
+    return "${seed}" in str(OmegaConf.to_container(cfg, resolve=False))
 
 
 def resolved(cfg: DictConfig) -> RunSpec:

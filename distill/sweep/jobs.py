@@ -13,7 +13,6 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ import distill.sweep.failures as failures
 import distill.sweep.launched as launched
 from distill.files import PASSING
 from distill.record.progress import clock
+from distill.record.tracker import now
 from distill.run_folder import RunFolder
 from distill.strict_json import parse_json
 from distill.sweep.compose import Composer, job_arguments, left_out
@@ -142,7 +142,7 @@ class Sweep:
 
     def _write(self, job: Job, code: int, why: str, again: bool, where: dict[str, Any]) -> None:
         line = {
-            "time": datetime.now(UTC).isoformat(timespec="seconds"),
+            "time": now(),
             "host": socket.gethostname(),
             "overrides": job.overrides,
             "folder": str(job.folder),

@@ -162,6 +162,8 @@ class Pack:
         """Run all jobs to their ends. A member that fails is dropped and reported; the others go on."""
         while self.waiting and stop.received is None:
             members = self._gather(stop)
+            for member in members:
+                member.experiment.packed = len(members)
             while members:
                 stepped, members = members, [member for member in members if self._step(member)]
                 _join(stepped)

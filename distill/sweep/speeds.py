@@ -45,7 +45,7 @@ def read_speeds(output: str | Path) -> list[Measured]:
 
 
 def _measured(result: Result) -> Measured | None:
-    if not result.seconds or not result.epochs or result.hash is None:
+    if not result.seconds or not result.epochs or result.hash is None or result.packed:  # whose time is of others, too
         return None
     names = {key: str(getattr(result, key)) for key in ("dataset", "teacher", "student", "method", "hash")}
     return Measured(**names, device=result.device or "?", seconds=result.seconds / result.epochs)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import distill.errors as errors
+from distill.files import read_mapping
 from distill.run_folder import RunFolder, find_runs, score_in
 from distill.sweep.jobs import last_attempts
 from distill.sweep.plan import CUT_OFF, RUNNING, STATE_DONE
@@ -76,9 +77,15 @@ def _state(folder: RunFolder, attempt: Mapping[str, Any]) -> tuple[str, str]:
         return STATE_DONE, ""
     if damage := folder.damage:
         return STATE_FAILED, damage
-    if attempt.get("code", errors.DONE) in _STOPPED:
+    if attempt.get("code", errors.DONE) in _STOPPED or _begun_since(folder, attempt):
         return CUT_OFF, ""
     return STATE_FAILED, str(attempt.get("why") or attempt.get("outcome"))
+
+
+def _begun_since(folder: RunFolder, attempt: Mapping[str, Any]) -> bool:
+    """Whether a process has begun to work on a run after an attempt of a sweep had ended."""
+    begun, ended = read_mapping(folder.tracking).get("begun"), attempt.get("time")
+    return isinstance(begun, str) and isinstance(ended, str) and begun > ended
 
 
 def _epoch(rows: list[dict[str, Any]]) -> str:

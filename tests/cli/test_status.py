@@ -74,6 +74,18 @@ def test_a_run_of_each_state(output: Path, capsys: pytest.CaptureFixture[str]) -
     ]
 
 
+def test_what_was_begun_again_after_it_failed_is_cut_off(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    runs = tmp_path / "digits" / "resnet14-resnet8" / "kd-0123abcd"
+    for seed, minute in ((1, "05"), (2, "25")):
+        begun(runs / f"s{seed}", 1, begun=f"2026-11-27T10:{minute}:00+00:00")
+    lines = [json.loads(attempt(runs / f"s{seed}", 1, "out of memory")) for seed in (1, 2)]
+    ended = {"time": "2026-11-27T10:15:00+00:00"}
+    (tmp_path / "sweep.jsonl").write_text("".join(json.dumps(line | ended) + "\n" for line in lines))
+    assert main(["status", str(tmp_path)]) == 0
+    found = capsys.readouterr().out.splitlines()[:2]
+    assert [line.split()[0] for line in found] == ["cut", "failed"] and "out of memory" in found[1]
+
+
 def test_the_commands_that_go_on_come_last(output: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["status", str(output)]) == 0
     shown = capsys.readouterr().out.partition("These go on")[2].splitlines()[1:]

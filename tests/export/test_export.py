@@ -15,13 +15,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 from distill import finished_run
 from distill.__main__ import main
 from distill.config import DataSpec, identity, resolve
 from distill.data import load_data
 from distill.export import write
-from distill.export.card import _of_features, licences
+from distill.export.card import _of_features, licences, own_terms
 from distill.export.data import batches, files_of, node_of
 from distill.export.evaluate import note
 from distill.export.facts import CENTER, SQUASH, Facts, facts_of
@@ -235,6 +236,8 @@ def test_data_of_other_classes_is_refused(folder: Path, pictures: Path, capsys: 
         ("eval {folder} dataset.flip=true", "dataset.flip=true is of training"),
         ("eval {folder} dataset.mean=[0.9]", "by the mean and std of its training"),
         ("eval {folder} dataset.holdout=0.2", "was trained on images that this would hold out"),
+        ("eval {folder} dataset.root=/data", "dataset.root=/data does nothing here: the digits come with scikit-learn"),
+        ("analyze {taught} --root /data", "--root=/data does nothing here: the digits come with scikit-learn"),
         ("eval {folder} --best", "--best is for a run"),
         ("export {taught} --threads 2", "--threads is of the timing of an ONNX file"),
     ],
@@ -361,6 +364,20 @@ def test_a_teacher_that_began_with_weights_of_others_stands_under_their_terms() 
     scratch, begun = (licences(run)[0] for run in runs)
     assert scratch == "test_resnet: trained by this program on the same data, no other terms"
     assert begun == f"test_resnet: trained by this program on the same data, from timm's weights ({known})"
+
+
+@pytest.mark.parametrize("weights", [None, "pretrained", "FILE"])
+def test_a_card_says_under_which_terms_its_own_weights_began(weights: str | None, tmp_path: Path) -> None:
+    import timm
+
+    net = timm.create_model("test_resnet", num_classes=10)
+    save_file(net.state_dict(), tmp_path / "net.safetensors")
+    given = {None: [], "FILE": [f"student.weights={tmp_path / 'net.safetensors'}"]}
+    words = given.get(weights, [f"student.weights={weights}"])
+    spec = resolve(tiny.composed("method=none", "student=timm", "student.model=test_resnet", *words))
+    known = timm.get_pretrained_cfg("test_resnet").license or "not stated by timm"
+    said = {None: None, "FILE": "from a file's weights (not stated there)"}
+    assert own_terms(spec) == said.get(weights, f"from timm's weights ({known})")
 
 
 def test_a_teachers_latency_is_that_of_its_own_images(monkeypatch: pytest.MonkeyPatch) -> None:

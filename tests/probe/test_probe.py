@@ -275,6 +275,7 @@ def test_a_file_of_weights_is_probed(finished: Path, tmp_path: Path, capsys: pyt
         (["RUN", "--dataset", "stl10"], "takes grey images"),
         (["RUN", "--dataset", "folder", "--root", "nowhere"], "nowhere/train: there is no such folder"),
         (["RUN", "--dataset", "digits", "--device", "tpu"], "device=tpu"),
+        (["RUN", "--dataset", "digits", "--root", "x"], "--root=x does nothing here: the digits come with"),
         (["RUN", "--dataset", "digits", "--model", "vgg8"], "--model=vgg8 is for a file of weights"),
     ],
 )

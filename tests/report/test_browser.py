@@ -119,9 +119,14 @@ def test_the_rest_of_many_rows_unfolds_and_is_found(look: Look, pages: Pages) ->
     with look(pages[500], "light") as page:
         before = cells(page, 0)
         assert len(before) == 13 and before[-1] == "student alone"
+        told, unfolded = page.locator("#count").inner_text().split(), page.locator("tr.more").count()
+        assert unfolded and int(told[0]) == int(told[2]) - unfolded == page.locator("tbody tr:not(.more)").count()
         page.locator(".unfold").first.click()
         assert len(cells(page, 0)) == 56 and page.locator(".unfold").first.get_attribute("aria-expanded") == "true"
         page.locator(".unfold").first.click()
+        head = page.locator("table >> nth=0 >> th").first.locator("button")
+        head.click(), head.click()
+        assert cells(page, 0)[:2] == ["teacher resnet56", "student alone"] and len(cells(page, 0)) == 13
         page.fill("#filter", "method-53")
         assert cells(page, 0) == ["method-53-with-a-name"]
 

@@ -12,6 +12,7 @@ from test_report import write_run
 
 from distill.report.collect import collect
 from distill.report.gains import NO_SPREAD, ONE_SEED, PAIRED, WELCH, Gain, corrected, gain, share
+from distill.report.overview import overview
 from distill.report.ranking import Ranking, first, rankings
 from distill.report.stats import Sample
 from distill.report.summary import summarize
@@ -130,6 +131,18 @@ def test_names_tell_what_the_commands_set(tmp_path: Path) -> None:
         command = f"python -m distill method=kd method.temperature={value} seed=1 method.weight=2"
         write_run(tmp_path, method="kd", hash=f"t{value}", command=command)
     assert [entry.name for entry in ranked(tmp_path)[0].entries] == ["kd (temperature=1)", "kd (temperature=4)"]
+
+
+def test_methods_by_pairs_count_the_pairs_of_their_mean(tmp_path: Path) -> None:
+    """crd gains 2 on one pair; of the other nobody has trained the student alone."""
+    for student in ("resnet20", "resnet32"):
+        for method, last in (("kd", 71.0), ("crd", 72.0)):
+            write_run(tmp_path, last=last, method=method, student=student)
+    write_run(tmp_path, last=70.0, method="none", teacher=None, teacher_accuracy=None)
+    found = collect([tmp_path])
+    (across,) = [table for table in overview(found, summarize(found.runs)).tables if table.key == "matrix"]
+    rows = {row[0].text: (row[-2].text, row[-1].text) for row in across.rows}
+    assert rows["crd"] == ("+2.00", "1") and rows["kd"] == ("+1.00", "1") and rows["student alone"] == ("–", "–")
 
 
 def test_the_first_of_many_keep_the_student_alone(tmp_path: Path) -> None:

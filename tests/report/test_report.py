@@ -28,6 +28,7 @@ from distill.report.published import published
 from distill.report.stats import ABOVE, BELOW, FEW, MISSING, VARIANT, WITHIN, Sample, compare_published, sample
 from distill.report.summary import summarize
 from distill.report.terminal import show_tables
+from distill.sweep.speeds import read_speeds
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -86,6 +87,15 @@ def test_share_of_the_gap_that_is_closed(tmp_path: Path) -> None:
     assert distilled.alone and distilled.alone.mean == 69.0
 
 
+def test_how_fast_packed_runs_were_is_compared_with_nothing(tmp_path: Path) -> None:
+    write_run(tmp_path, 1)
+    write_run(tmp_path, 2, packed=4)
+    (row,) = summarize(collect([tmp_path]).runs)
+    assert (row.mean("seconds"), row.mean("images_per_second")) == (1800.0, 9000.0)
+    assert [(run.seconds, run.images_per_second) for run in row.runs] == [(1800.0, 9000.0), (None, None)]
+    assert len(read_speeds(tmp_path)) == 1
+
+
 def test_a_student_below_the_one_alone_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_run(tmp_path, last=68.0)
     write_run(tmp_path, last=69.0, method="none", teacher=None, teacher_accuracy=None)
@@ -117,6 +127,9 @@ def test_other_protocols_and_held_out_parts_get_tables_of_their_own(tmp_path: Pa
     write_run(tmp_path / "c", evaluated_on="holdout")
     write_run(tmp_path / "d", epochs=20, hash="d")
     write_run(tmp_path / "e", command="python -m distill schedule.lr=1", hash="e")
+    assert main([str(tmp_path), "--format", "paper"]) == 0
+    captions = [line for line in capsys.readouterr().out.splitlines() if line.startswith("\\caption")]
+    assert [caption.startswith("\\caption{Accuracy") for caption in captions] == [False] * 4 + [True]
     assert main([str(tmp_path), "--format", "md"]) == 0
     titles = [
         line.replace("\\_", "_") for line in capsys.readouterr().out.splitlines() if line.startswith("## ")

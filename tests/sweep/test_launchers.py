@@ -296,6 +296,9 @@ def test_a_sweep_tells_its_time_with_the_teachers_that_it_needs(
     told = [forecast(sweep, load, timed=timed) for timed in (True, False)]
     assert told[0] == f"  about 0:40 one after the other ({steps.BY_STEP})"
     assert told[1] == "  no estimate of the time: no run has ended yet"
+    each = [[*words, "teacher.seed=${seed}", f"seed={seed}"] for seed in range(3)]  # with a teacher of its own
+    told = [forecast(jobs.Sweep(config, composer, each, retries=0), load, timed=True)]
+    assert told == [f"  about 1:00 one after the other ({steps.BY_STEP})"]
 
 
 @pytest.mark.parametrize(
@@ -392,6 +395,21 @@ def test_what_sbatch_does_not_take_is_a_sentence(tmp_path: Path, monkeypatch: py
     launcher = slurm.SlurmLauncher(**{key: value for key, value in params.items() if key != "_target_"})
     with pytest.raises(ValueError, match="sbatch does not take the jobs .*invalid partition specified: gpuu"):
         launcher._submit([jobs.Job("seed=1", ["seed=1"], ["seed=1"], tmp_path)], tmp_path)
+
+
+def test_a_job_that_slurm_preempts_for_good_is_over_and_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """submitit waits for its next start, which PreemptMode=CANCEL never gives."""
+    now = [0.0]
+    monkeypatch.setattr(slurm, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    job = SimpleNamespace(job_id="7_0", state="RUNNING", paths=SimpleNamespace(folder="x"), done=lambda: False)
+    ends, found = slurm.Ends(), []
+    for state, at in (("RUNNING", 0), ("PREEMPTED", 100), ("PENDING", 200), ("PREEMPTED", 300), ("PREEMPTED", 900)):
+        job.state, now[0] = state, float(at)
+        found.append(ends.has(job))
+    assert found == [False] * 4 + [True]
+    code, why = slurm._outcome(job)
+    assert code == errors.FAILED and why == "Slurm says PREEMPTED, and did not queue it again (x)"
+    assert code not in jobs._FINAL
 
 
 def test_a_ray_cluster_that_is_not_there_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:

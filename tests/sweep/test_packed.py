@@ -51,7 +51,7 @@ def rows(folder: Path) -> list[dict]:
 def told(folder: Path) -> dict:
     """What a result tells, but for times and what was asked of a teacher that runs shared."""
     volatile = {"seconds", "images_per_second", "waiting", "command", "files", "method_share_of_step"}
-    volatile |= {"teacher_cache_found"}
+    volatile |= {"teacher_cache_found", "packed"}
     result = json.loads((folder / "result.json").read_text())
     return {key: value for key, value in result.items() if key not in volatile}
 
@@ -69,6 +69,8 @@ def test_packed_runs_are_bit_identical_to_runs_alone(tmp_path: Path) -> None:
         assert all(torch.equal(value, other[key]) for key, value in one.items()), path
         assert rows(tmp_path / "alone" / path.parent) == rows(tmp_path / "packed" / path.parent)
         assert told(tmp_path / "alone" / path.parent) == told(tmp_path / "packed" / path.parent)
+        beside = [RunFolder(tmp_path / where / path.parent).read_result().packed for where in ("alone", "packed")]
+        assert beside == [None, 5]  # so many took their steps in the seconds of each
 
 
 def test_packed_runs_that_are_recorded_are_bit_identical_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

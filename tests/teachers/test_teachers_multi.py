@@ -63,6 +63,7 @@ def test_names_are_readable() -> None:
         (["method=takd", "teacher.chain=[resnet8,vgg8]", "teacher.weights=none"], "vgg8 has .*not taught by resnet8"),
         (["method=aekd", "teacher.models=[{model: resnet18, mean: [0.5]}, resnet8]"], "belong together"),
         (["method=aekd", "teacher.models=[{model: resnet18, seed: x}, resnet8]"], "teacher.models: seed=x"),
+        (["method=aekd", "teacher.models=[{name: resnet8, seed: 5}, vgg8]", "teacher.seeds=[1,2]"], "give one of them"),
         (["method=kd", "dataset=folder", "teacher.dataset.pad=4"], "dataset.pad=4: images of a folder"),
     ],
 )

@@ -14,6 +14,22 @@
     return String(a).localeCompare(String(b), undefined, { numeric: true });
   }
 
+  // As many rows as were shown before the fold are shown in any order, the student alone among them.
+  const shownFirst = new Map(tables.map((table) => [table, table.tBodies[0].querySelectorAll("tr:not(.more)").length]));
+
+  function fold(table) {
+    const rows = [...table.tBodies[0].rows];
+    const pinned = (row) => row.cells[0].classList.contains("alone");
+    let room = shownFirst.get(table) - rows.filter(pinned).length;
+    for (const row of rows) row.classList.toggle("more", !pinned(row) && room-- <= 0);
+  }
+
+  function tell() {
+    const rows = tables.flatMap((table) => [...table.tBodies[0].rows]);
+    const folded = (row) => row.classList.contains("more") && !row.closest(".unfolded");
+    if (count) count.textContent = `${rows.filter((row) => !row.hidden && !folded(row)).length} of ${rows.length} rows`;
+  }
+
   // Rows without a value stay at the end, whichever way the others run; equal rows keep their order.
   function sort(table, column, down) {
     const heads = table.tHead.rows[0].cells;
@@ -23,22 +39,20 @@
     const rows = [...table.tBodies[0].rows];
     const full = rows.filter((row) => !empty(row)).sort((a, b) => compare(key(a, column), key(b, column)) * (down ? -1 : 1));
     table.tBodies[0].append(...full, ...rows.filter(empty));
+    fold(table);
     for (const head of heads) head.removeAttribute("aria-sort");
     heads[column].setAttribute("aria-sort", down ? "descending" : "ascending");
   }
 
   function filter(text) {
     const words = text.toLowerCase().split(/\s+/).filter(Boolean);
-    let shown = 0, all = 0;
     for (const table of tables) {
       for (const row of table.tBodies[0].rows) {
         row.hidden = !words.every((word) => [...row.cells].some((cell) => cell.textContent.toLowerCase().includes(word)));
-        all += 1;
-        shown += row.hidden ? 0 : 1;
       }
     }
-    if (count) count.textContent = `${shown} of ${all} rows`;
     document.body.classList.toggle("unfolded", words.length > 0);  // what is looked for is not left in a fold
+    tell();
   }
 
   for (const table of tables) {
@@ -58,6 +72,7 @@
       const open = button.previousElementSibling.classList.toggle("unfolded");
       button.setAttribute("aria-expanded", String(open));
       button.textContent = open ? "Fewer rows" : closed;
+      tell();
     });
   }
 

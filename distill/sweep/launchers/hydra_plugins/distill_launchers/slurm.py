@@ -28,6 +28,7 @@ except ImportError:  # the extra `slurm` is not installed; the command line says
 
 _SHARED = {"timeout_min", "cpus_per_task", "gpus_per_node", "tasks_per_node", "mem_gb", "nodes", "name",
            "stderr_to_stdout"}  # fmt: skip
+QUEUED_AGAIN = 600  # seconds in which a preempted job is in the queue again, where PreemptMode is REQUEUE
 
 
 class SlurmLauncher(ComposingLauncher, _Base):  # type: ignore[misc, valid-type]
@@ -57,10 +58,10 @@ class SlurmLauncher(ComposingLauncher, _Base):  # type: ignore[misc, valid-type]
             self.tell_time(sweep, timed=False)  # a cluster's nodes are not the machine that hands in its jobs
         with StopSignals() as stop, Board(sweep):
             while left and stop.received is None:
-                queue = self._submit(left, sweep.output)
+                queue, ends = self._submit(left, sweep.output), Ends()
                 left = []
                 while queue and stop.received is None:
-                    for job in [job for job, submitted in queue.items() if submitted.done()]:
+                    for job in [job for job, submitted in queue.items() if ends.has(submitted)]:
                         submitted = queue.pop(job)
                         if sweep.finish(job, *_outcome(submitted), slurm=submitted.job_id):
                             left.append(job)
@@ -103,8 +104,28 @@ def _exports(output: Path) -> list[str]:
     return [f"export {name}={shlex.quote(value)}" for name, value in env.items()]
 
 
+class Ends:
+    """Which of submitit's jobs are over. Of one that was preempted submitit waits for the next start, which never comes
+    where PreemptMode is CANCEL.
+    """
+
+    def __init__(self) -> None:
+        self._preempted: dict[str, float] = {}  # since when, on the monotonic clock
+
+    def has(self, submitted: Any) -> bool:
+        """Whether a job has left a result, has ended without one, or was preempted and not queued again in time."""
+        if submitted.done():
+            return True
+        if "PREEMPTED" not in submitted.state:
+            self._preempted.pop(submitted.job_id, None)
+            return False
+        return time.monotonic() - self._preempted.setdefault(submitted.job_id, time.monotonic()) >= QUEUED_AGAIN
+
+
 def _outcome(submitted: Any) -> tuple[int, str]:
     """Exit code and reason of a job that is over; Slurm's word for one that left no result."""
+    if not submitted.done():  # submitit would wait for its result
+        return errors.FAILED, f"Slurm says {submitted.state}, and did not queue it again ({submitted.paths.folder})"
     try:
         return int(submitted.result()), ""
     except Exception as error:  # submitit's two kinds, with the whole log in their text
