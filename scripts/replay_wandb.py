@@ -7,6 +7,7 @@ it had, and replaces what W&B has under that id. Exit code 1 if one of them coul
 from __future__ import annotations
 
 import argparse
+import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -48,7 +49,10 @@ def _send(run: RunFolder, tracking: dict[str, str | bool | None]) -> bool:
     known = read_json(run.tracking, {})
     mirror = WandbLogger(run.path, tracking, known["config"], known["identity"])
     if mirror.run is None or mirror.online != (tracking["mode"] == "online"):
+        begun = None if mirror.run is None else Path(mirror.run.dir).parent
         mirror.finish(1, {})
+        if begun is not None and not mirror.online:  # what W&B began in place of the run on its server, with no row
+            shutil.rmtree(begun, ignore_errors=True)
         print(f"{run}: not sent")
         return False
     whole = replay(mirror, run)

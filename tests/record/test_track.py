@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import pty
+import runpy
 import shutil
 import socket
 import subprocess
@@ -13,6 +14,7 @@ import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -504,6 +506,17 @@ def test_finished_runs_can_be_replayed(tmp_path, wandb):
         command, cwd=ROOT, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)}
     )
     assert out.returncode == 1 and "no finished run" in out.stdout
+
+
+def test_a_replay_that_reaches_no_server_leaves_nothing(tmp_path, monkeypatch, capsys):
+    script = runpy.run_path(str(ROOT / "scripts" / "replay_wandb.py"))
+    begun = tmp_path / "wandb" / "offline-run-1"
+    (begun / "files").mkdir(parents=True)
+    mirror = SimpleNamespace(run=SimpleNamespace(dir=str(begun / "files")), online=False, finish=lambda *_: None)
+    script["_send"].__globals__["WandbLogger"] = lambda *_: mirror
+    RunFolder(tmp_path).tracking.write_text('{"config": {}, "identity": {}}')
+    assert script["_send"](RunFolder(tmp_path), {"mode": "online"}) is False
+    assert "not sent" in capsys.readouterr().out and not begun.exists()
 
 
 # --- what a person sees

@@ -412,6 +412,15 @@ def test_a_job_that_slurm_preempts_for_good_is_over_and_tried_again(monkeypatch:
     assert code not in jobs._FINAL
 
 
+def test_a_stopped_sweep_says_that_its_queued_jobs_are_handed_in_again(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        slurm._leave(signal.SIGTERM, ["7", "9"])
+    assert capsys.readouterr().err == (
+        "distill: stopped by SIGTERM: its jobs stay in the queue, and a new launch hands them in once more: "
+        "scancel 7 9 before it; the same command goes on\n"
+    )
+
+
 def test_a_ray_cluster_that_is_not_there_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     def init(**_: Any) -> None:
         raise ConnectionError("Could not find any running Ray instance.")

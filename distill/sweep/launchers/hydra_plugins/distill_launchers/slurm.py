@@ -138,4 +138,5 @@ def _outcome(submitted: Any) -> tuple[int, str]:
 
 
 def _leave(number: int, ids: list[str]) -> None:
-    leave(number, f"its jobs stay in the queue (scancel {' '.join(ids)} ends them)" if ids else "nothing is queued")
+    stay = f"its jobs stay in the queue, and a new launch hands them in once more: scancel {' '.join(ids)} before it"
+    leave(number, stay if ids else "nothing is queued")
