@@ -112,8 +112,11 @@ class Stepper:
 
     A module with an attribute `lr_scale` is trained at that share of the rate.
 
+    late: some parameters get their first gradient after the first step.
     on_device: keep the learning rate in a tensor beside the parameters, where a recorded step finds it.
     """
+
+    late = False
 
     def __init__(
         self, modules: Iterable[nn.Module], schedule: OptimizerSpec, *, scale: bool = False, on_device: bool = False
@@ -133,9 +136,15 @@ class Stepper:
         self.clip = schedule.clip_grad
         self.heads = {id(p) for net in self.nets for head in net.classifiers for p in head.parameters()}
         self.limited = [p for p in self.parameters if p.ndim > 1] if schedule.max_norm else []
-        if schedule.damped:  # the first gradient as well; torch would take it whole
-            for parameter in self.parameters if "momentum" in self.optimizer.defaults else ():
-                self.optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+        if schedule.damped or self.late:
+            self.begin_momentum()
+
+    def begin_momentum(self) -> None:
+        """Let SGD begin with a momentum of 0: `damped` holds for the first gradient too, which torch would take whole,
+        and torch's fused step wants a momentum of all parameters or of none, also where some get a gradient later on.
+        """
+        for parameter in self.parameters if isinstance(self.optimizer, eager_optimizers.SGD) else ():
+            self.optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
 
     @property
     def rate_on_device(self) -> bool:

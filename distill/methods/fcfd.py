@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -11,8 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from distill.batch import Batch
+from distill.engine.optim import Stepper
 from distill.losses import full_precision, kd_loss
-from distill.method import Losses, Nets
+from distill.method import Losses, Nets, Phase, Update
 from distill.models import FeatureNet, Outputs
 from distill.models.reading import frozen_statistics, is_self_contained
 from distill.parts.heads import Shape
@@ -68,6 +68,12 @@ def stage_maps(outputs: Outputs) -> list[Tensor]:
     return [*outputs.features[:-1], outputs.final]
 
 
+class LateStepper(Stepper):
+    """A step that leaves alone what no gradient comes to, as the authors' does: bridges that no path crosses."""
+
+    late = True
+
+
 class FCFD(TeacherMode):
     """CE + kd KLT + weight x (appearance + function) + mixture x KLT of mixed nets.
 
@@ -103,11 +109,8 @@ class FCFD(TeacherMode):
         """The mixed nets of this step, of torch's CPU generator, whose state is part of every checkpoint."""
         return [self.candidates[k] for k in torch.randperm(len(self.candidates))[: self.paths].tolist()]
 
-    def untouched(self, paths: Sequence[Path]) -> Tensor:
-        """0, with a gradient of 0 for the bridges that these paths do not cross: optimisers want one every time."""
-        crossed = {start for end, start in paths if end == "student"}
-        bridges = [lead for start, lead in enumerate(self.to_student, 1) if start not in crossed]
-        return sum((p.sum() * 0 for lead in bridges for p in lead.parameters()), torch.zeros(()))
+    def phases(self) -> list[Phase]:
+        return [Phase("distill", [Update("student", self.loss, [self], stepper=LateStepper)])]
 
     def through_teacher(self, start: int, maps: Tensor) -> list[Tensor]:
         """A bridged map of stage `start` (1-based) -> what the teacher's later stages make of it, one after the other,
@@ -131,8 +134,8 @@ class FCFD(TeacherMode):
         targets, last = stage_maps(teacher), len(self.teacher.shapes)
         bridged = [lead(maps) for lead, maps in zip(self.to_teacher, stage_maps(student), strict=True)]
         matched = [(k, maps) for k, maps in enumerate(bridged, 1)]
-        logits, paths = [], self.drawn()
-        for end, start in paths:
+        logits = []
+        for end, start in self.drawn():
             if end == "student":
                 logits.append(self.through_student(start, self.to_student[start - 1](targets[start - 1])))
                 continue
@@ -141,7 +144,7 @@ class FCFD(TeacherMode):
             logits.append(path_logits)
         terms = [(last_map_loss if k == last else stage_loss)(maps, targets[k - 1]) for k, maps in matched]
         weight = self.weight * self.ramp(self.warmup_epochs)
-        losses = {"maps": weight * torch.stack(terms).sum() + self.untouched(paths)}
+        losses = {"maps": weight * torch.stack(terms).sum()}
         if logits:
             mixed = [kd_loss(each, teacher.logits, self.temperature) for each in logits]
             losses["mixture"] = self.mixture * torch.stack(mixed).sum()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from itertools import pairwise
 from typing import Any
 
@@ -44,6 +45,17 @@ def normed(norm: nn.BatchNorm1d, x: Tensor) -> Tensor:
     return F.batch_norm(x, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps)
 
 
+def linear(inputs: int, outputs: int, *, bias: bool = False) -> nn.Linear:
+    """A layer drawn as the authors' heads are (variance_scaling_initializer, FAN_OUT): normal, cut at two deviations of
+    sqrt(2.6 / outputs), which leaves a variance of 2 / outputs; a bias is 0.
+    """
+    layer, width = nn.Linear(inputs, outputs, bias=bias), math.sqrt(2.6 / outputs)
+    nn.init.trunc_normal_(layer.weight, std=width, a=-2 * width, b=2 * width)
+    if bias:
+        nn.init.zeros_(layer.bias)
+    return layer
+
+
 class Attention(nn.Module):
     """Several heads' relations between the samples of a batch, from the vectors of two adjacent stages."""
 
@@ -51,10 +63,10 @@ class Attention(nn.Module):
         super().__init__()
         self.heads, width = heads, (shallow + deep) // 2
         self.sender, self.sender_norm = (
-            nn.Linear(deep, width * heads, bias=False),
+            linear(deep, width * heads),
             nn.BatchNorm1d(width * heads),
         )
-        self.receiver = nn.Linear(shallow, width * heads, bias=False)
+        self.receiver = linear(shallow, width * heads)
         self.receiver_norm = nn.BatchNorm1d(width * heads)
 
     def forward(self, shallow: Tensor, deep: Tensor) -> Tensor:
@@ -70,8 +82,8 @@ class Estimator(nn.Module):
     def __init__(self, shallow: int, deep: int, heads: int) -> None:
         super().__init__()
         width = (shallow + deep) // 2
-        self.embed, self.norm = nn.Linear(shallow, width, bias=False), nn.BatchNorm1d(width)
-        self.out = nn.Linear(width * heads, deep)
+        self.embed, self.norm = linear(shallow, width), nn.BatchNorm1d(width)
+        self.out = linear(width * heads, deep, bias=True)
 
     def forward(self, shallow: Tensor, graph: Tensor) -> Tensor:
         """Return an estimate [B,C'] from vectors [B,C] and graphs [heads,B,B]; about half the heads drop."""

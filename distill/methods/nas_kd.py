@@ -73,7 +73,7 @@ class NASKD(Method):
             )
         self.register_buffer("scores", torch.zeros(len(self.allowed)))
         self.register_buffer("choice", torch.tensor(-1))
-        self.searching, self._chosen = False, -1
+        self.searching, self._chosen, self.scored = False, -1, torch.zeros(())
 
     def one(self, number: int, batch: Batch, teacher: Tensor, keep: bool = False) -> tuple[Tensor, Tensor]:
         """Return the loss and the logits [B,K] of the numbered net."""
@@ -95,6 +95,7 @@ class NASKD(Method):
         teacher = self.teach(batch).logits
         losses = torch.stack([self.one(k, batch, teacher, keep=True)[0] for k in range(len(self.allowed))])
         self.scores += parallel.summed(losses.detach() * len(batch))
+        self.scored = self.scored + parallel.summed(losses.new_full((), len(batch)))
         return {"mean": losses.mean()}
 
     def tune_loss(self, batch: Batch) -> Losses:
@@ -113,12 +114,14 @@ class NASKD(Method):
     def begin_search(self) -> None:
         self.searching = True
         self.scores.zero_()
+        self.scored = torch.zeros_like(self.scores[0])
 
     def tune(self) -> None:
         self.searching, self._chosen = False, -1
 
     def after_epoch(self) -> None:
         if self.searching:
+            self.scores /= self.scored.clamp(min=1)
             allowed = torch.tensor(self.allowed, device=self.scores.device)
             self.choice.copy_(self.scores.masked_fill(~allowed, torch.inf).argmin())
             self._chosen = -1
@@ -131,8 +134,8 @@ class NASKD(Method):
         if number < 0:
             return {}
         blocks, width = self.supernet.choices[number]
-        facts = {"depth": 6 * blocks + 2, "width": width, "macs": self.supernet.macs[number], "score": 0.0}
-        facts["score"] = self.scores[number].item() / self.data.num_train
+        facts = {"depth": 6 * blocks + 2, "width": width, "macs": self.supernet.macs[number]}
+        facts["score"] = self.scores[number].item()
         return {"chosen": _Search(self.deployed(), facts)}
 
     def phases(self) -> list[Phase]:

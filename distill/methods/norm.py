@@ -117,7 +117,7 @@ class NORM(Method):
     The student's last map is expanded to `copies` times the teacher's channels, each of which is to be the teacher's
     last map, and led back into the student (eq. 4-6): the transform is part of the student and is deployed with it.
     `weight_by_epoch` holds (epoch, factor) pairs for a run of as many epochs as the last pair says: the factor holds
-    before that epoch; runs of other lengths are stretched. As published for ImageNet, one stage is matched.
+    up to the end of that epoch; runs of other lengths are stretched. As published for ImageNet, one stage is matched.
     """
 
     def __init__(
@@ -130,7 +130,7 @@ class NORM(Method):
             raise ValueError(f"method.copies is {copies}: the teacher's map is matched once or more; 8 is usual.")
         ends = [pair[0] for pair in weight_by_epoch]
         if not ends or ends != sorted(set(ends)) or ends[0] <= 0:
-            raise ValueError(f"method.weight_by_epoch has the epochs {ends}: give rising ones, such as [[240, 1.0]].")
+            raise ValueError(f"method.weight_by_epoch has the epochs {ends}: give rising ones, such as [[241, 1.0]].")
         self.weight, self.copies, self.scale = weight, copies, scale
         self.weight_by_epoch = [(float(end), float(factor)) for end, factor in weight_by_epoch]
         steps = after_last_map(student)
@@ -152,7 +152,7 @@ class NORM(Method):
     def factor(self) -> float:
         """The weight of the matching in this epoch, relative to `weight`."""
         total = self.weight_by_epoch[-1][0]
-        factors = [factor for end, factor in self.weight_by_epoch if self.epoch * total < end * self.epochs]
+        factors = [factor for end, factor in self.weight_by_epoch if (self.epoch - 1) * total < end * self.epochs]
         return factors[0] if factors else self.weight_by_epoch[-1][1]
 
     def loss(self, batch: Batch) -> Losses:

@@ -84,7 +84,8 @@ class SSKD(Method):
 
     def __init__(
         self, *nets: *Nets, weight: float, similarity_temperature: float, turned: float, turned_temperature: float,
-        keep_turned: float, keep_similarity: float, init_epochs: int, head_lr: float, **common: Any
+        keep_turned: float, keep_similarity: float, init_epochs: int, head_lr: float,
+        head_milestones: Sequence[int] | None, **common: Any
     ) -> None:
         student, _, _ = nets
         super().__init__(*nets, **common)
@@ -97,6 +98,7 @@ class SSKD(Method):
         self.turned, self.turned_temperature = turned, turned_temperature
         self.keep_turned, self.keep_similarity = keep_turned, keep_similarity
         self.init_epochs, self.head_lr = init_epochs, head_lr
+        self.head_milestones = list(head_milestones or (init_epochs // 2, init_epochs * 3 // 4))
         self.student_head = projection_head(student.embedding_dim)
         self.teacher_head = projection_head(self.teacher.embedding_dim)
 
@@ -145,7 +147,7 @@ class SSKD(Method):
             "head",
             [Update("head", self.head_loss, [self.teacher_head])],
             epochs=epochs,
-            schedule={"lr": self.head_lr, "milestones": [epochs // 2, epochs * 3 // 4]},
+            schedule={"lr": self.head_lr, "milestones": self.head_milestones},
             source=four_crops,
             evaluates=False,
         )

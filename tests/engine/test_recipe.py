@@ -243,6 +243,7 @@ def test_paths_are_dropped_where_the_student_has_some() -> None:
     ("method=deepkd schedule.layer_decay=0.7", "groups of its own"),
     ("method=nas-kd schedule.ema=0.9", "another one after the search"),
     ("method=residual-kd schedule.ema=0.9", "trains the assistant alone"),
+    ("method=crd-cross-modal schedule.ema=0.9", "trains the last layer alone"),
     ("method=crd schedule.cutmix=1.0", "its memory holds an embedding"),
     ("method=crd schedule.repeats=3", "one view of each image a step"),
     ("method=specialists schedule.loss=bce", "a dustbin; leave schedule.loss null"),

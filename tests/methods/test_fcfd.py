@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from distill.config import OptimizerSpec
 from distill.methods import fcfd
 from distill.models.reading import evaluating
 from tests import tiny
@@ -113,13 +114,19 @@ def test_each_way_to_mix_is_drawn_equally_often() -> None:
     assert len(drawn) == 4 and all(70 <= count <= 130 for count in drawn.values())
 
 
-def test_bridges_that_no_path_crosses_get_a_gradient_of_nothing() -> None:
-    method = built("method.paths=1")
-    method.drawn = lambda: [("student", 2)]  # type: ignore[method-assign]
-    losses = method.loss(next(iter(tiny.tiny_data().source(8, seed=1).epoch(1))))
-    torch.stack(list(losses.values())).sum().backward()
-    spared, crossed = (lead[0].weight.grad for lead in method.to_student)
-    assert spared is not None and not spared.any() and crossed is not None and bool(crossed.any())
+def test_bridges_that_no_path_crosses_stay_as_they_are() -> None:
+    """Whichever is crossed first: neither weight decay nor momentum moves the other one."""
+    method, batch = built("method.paths=1"), next(iter(tiny.tiny_data().source(8, seed=1).epoch(1)))
+    (update,) = method.phases()[0].updates
+    options = {"name": "sgd", "momentum": 0.9, "nesterov": True, "weight_decay": 0.1}
+    assert update.stepper is not None
+    stepper = update.stepper(update.trains, OptimizerSpec(lr=0.01, optimizer=options, clip_grad=5.0))
+    for start in (2, 1, 2):
+        method.drawn = lambda start=start: [("student", start)]  # type: ignore[method-assign,misc]
+        before = [lead[0].weight.clone() for lead in method.to_student]
+        stepper.step(method.loss(batch))
+        moved = [not torch.equal(lead[0].weight, old) for lead, old in zip(method.to_student, before, strict=True)]
+        assert moved == [start == 1, start == 2]
 
 
 @pytest.mark.parametrize("name", ["resnet8", "wrn_16_1", "MobileNetV2", "ShuffleV2", "vgg8"])

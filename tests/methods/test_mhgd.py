@@ -46,6 +46,16 @@ def test_mhgd_attention_is_a_product_of_normed_projections_a_head() -> None:
                 assert graph[head, i, j].item() == pytest.approx(float(wanted), rel=1e-9)
 
 
+def test_mhgd_heads_begin_by_their_fan_out() -> None:
+    torch.manual_seed(0)
+    attend, estimator = Attention(64, 128, heads=8), Estimator(64, 128, heads=8)
+    for layer in (attend.sender, attend.receiver, estimator.embed, estimator.out):
+        outputs = len(layer.weight)
+        assert layer.weight.std().item() == pytest.approx(math.sqrt(2 / outputs), rel=0.03)
+        assert layer.weight.abs().max().item() <= 2 * math.sqrt(2.6 / outputs)
+    assert not estimator.out.bias.any()
+
+
 def test_mhgd_trains_heads_on_the_teacher_then_the_student_alone() -> None:
     method = made("mhgd")
     heads, distill = method.phases()

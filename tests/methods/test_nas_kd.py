@@ -66,6 +66,17 @@ def test_search_looks_and_picks_the_best_that_the_budget_allows() -> None:
         search("method.budget=0.01")
 
 
+def test_a_score_is_the_mean_of_the_images_that_were_seen() -> None:
+    data, method = search()
+    method.phases()[1].begin()
+    train_mode(method, method.phases()[1])
+    seen = [batch for batch, _ in zip(data.source(batch_size=8, seed=3).epoch(1), range(2), strict=False)]
+    losses = torch.stack([method.search_loss(batch)["mean"] for batch in seen])
+    method.after_epoch()
+    assert method.scores.mean().item() == pytest.approx(losses.mean().item(), rel=1e-4)
+    assert method.reported()["chosen"].facts["score"] == method.scores[method.choice].item()
+
+
 def test_a_run_deploys_an_ordinary_net_within_the_budget(output: Path) -> None:
     cfg = tiny.composed(
         "method=nas-kd", "teacher=resnet8", "student=resnet14", "method.widths=[0.5,1.0]",

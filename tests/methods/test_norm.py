@@ -36,10 +36,10 @@ def test_norm_runs_batchnorms_behind_the_last_map_on_the_transformed_map_alone()
     assert int(norm.num_batches_tracked) == 1
 
 
-FACTORS = [(9, 240, 0.1), (10, 240, 0.5), (20, 240, 1.0), (179, 240, 1.0), (180, 240, 0.5), (240, 240, 0.1)]
+FACTORS = [(10, 241, 0.1), (11, 241, 0.5), (21, 241, 1.0), (180, 241, 1.0), (181, 241, 0.5), (241, 241, 0.1)]
 
 
-@pytest.mark.parametrize("epoch, epochs, factor", [*FACTORS, (1, 24, 0.5), (2, 24, 1.0)])
+@pytest.mark.parametrize("epoch, epochs, factor", [*FACTORS, (1, 24, 0.1), (2, 24, 0.5), (3, 24, 1.0)])
 def test_norm_weighs_by_epoch(epoch: int, epochs: int, factor: float) -> None:
     method = made(NORM)
     method.epoch, method.epochs = epoch, epochs

@@ -100,6 +100,7 @@ def test_sskd_phases_train_the_teachers_head_and_then_the_student() -> None:
     second = {n.split(".")[0] for n in changed(method, lambda: take_steps(method, 1, make=cropped_batch))}
     assert first == {"teacher_head"} and second == {"student", "student_head"}
     assert len(made(SSKD, init_epochs=0).phases()) == 1
+    assert made(SSKD, init_epochs=30, head_milestones=[10, 20]).phases()[0].schedule["milestones"] == [10, 20]
 
 
 @pytest.mark.parametrize("number", [0, 1])
