@@ -7,6 +7,7 @@ import math
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from itertools import cycle, islice
 from typing import Any
 
 import torch
@@ -25,6 +26,7 @@ from distill.method import Losses, Method, Phase, Update
 _PAIRS = (("cifar_vgg8", "cifar_MobileNetV2"), ("cifar_resnet8", "vit_tiny_patch16_224"),
          ("vit_tiny_patch16_224", "cifar_resnet8"))  # fmt: skip
 _SHARE = 0.7
+_DRAWS = 8  # steps after which one that draws what it does has done all that it does
 
 
 class Broken(Exception):
@@ -70,7 +72,9 @@ def everything_trainable_is_trained_and_no_teacher_is(world: World) -> None:
     for phase in method.phases():
         batches = world.begun(method, phase)
         wanted |= {id(p): name for name, p in method.named_parameters() if p.requires_grad}
-        for batch in batches[:2]:
+        for step, batch in enumerate(islice(cycle(batches), _DRAWS)):
+            if step > 1 and (method.steps_alike or wanted.keys() <= reached):
+                break
             for update in phase.updates:
                 reached |= _reached(method, update, batch)
             method.after_step()

@@ -45,7 +45,7 @@ def normed(norm: nn.BatchNorm1d, x: Tensor) -> Tensor:
     return F.batch_norm(x, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps)
 
 
-def linear(inputs: int, outputs: int, *, bias: bool = False) -> nn.Linear:
+def head_layer(inputs: int, outputs: int, *, bias: bool = False) -> nn.Linear:
     """A layer drawn as the authors' heads are (variance_scaling_initializer, FAN_OUT): normal, cut at two deviations of
     sqrt(2.6 / outputs), which leaves a variance of 2 / outputs; a bias is 0.
     """
@@ -63,10 +63,10 @@ class Attention(nn.Module):
         super().__init__()
         self.heads, width = heads, (shallow + deep) // 2
         self.sender, self.sender_norm = (
-            linear(deep, width * heads),
+            head_layer(deep, width * heads),
             nn.BatchNorm1d(width * heads),
         )
-        self.receiver = linear(shallow, width * heads)
+        self.receiver = head_layer(shallow, width * heads)
         self.receiver_norm = nn.BatchNorm1d(width * heads)
 
     def forward(self, shallow: Tensor, deep: Tensor) -> Tensor:
@@ -82,8 +82,8 @@ class Estimator(nn.Module):
     def __init__(self, shallow: int, deep: int, heads: int) -> None:
         super().__init__()
         width = (shallow + deep) // 2
-        self.embed, self.norm = linear(shallow, width), nn.BatchNorm1d(width)
-        self.out = linear(width * heads, deep, bias=True)
+        self.embed, self.norm = head_layer(shallow, width), nn.BatchNorm1d(width)
+        self.out = head_layer(width * heads, deep, bias=True)
 
     def forward(self, shallow: Tensor, graph: Tensor) -> Tensor:
         """Return an estimate [B,C'] from vectors [B,C] and graphs [heads,B,B]; about half the heads drop."""
