@@ -143,7 +143,7 @@ class Stepper:
         """Let SGD begin with a momentum of 0: `damped` holds for the first gradient too, which torch would take whole,
         and torch's fused step wants a momentum of all parameters or of none, also where some get a gradient later on.
         """
-        for parameter in self.parameters if isinstance(self.optimizer, eager_optimizers.SGD) else ():
+        for parameter in self.parameters if "dampening" in self.optimizer.defaults else ():
             self.optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
 
     @property
