@@ -20,16 +20,17 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 def keep_pages() -> None:
     """Ask glibc to keep freed memory instead of giving it back at every step, which costs as much as a teacher does.
 
-    Thresholds at which malloc maps and trims memory are raised to what mallopt takes; elsewhere nothing happens.
+    malloc maps nothing by itself, which it does for what is larger than 32 MiB whatever its thresholds say, and trims
+    nothing; elsewhere nothing happens.
     """
-    trim_threshold, top_pad, mmap_threshold = -1, -2, -3
+    trim_threshold, top_pad, mmap_max = -1, -2, -4
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):
         return
-    mallopt(mmap_threshold, 32 << 20)
     mallopt(trim_threshold, 2**31 - 1)
     mallopt(top_pad, 64 << 20)
+    mallopt(mmap_max, 0)
 
 
 def pick_device(name: str) -> torch.device:

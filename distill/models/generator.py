@@ -92,4 +92,4 @@ class Pixels(nn.Module):
 
 def _block(inputs: int, outputs: int, eps: float) -> nn.Sequential:
     norm = nn.BatchNorm2d(outputs, eps)
-    return nn.Sequential(DoublingConv2d(inputs, outputs, 3, padding=1), norm, nn.LeakyReLU(0.2))
+    return nn.Sequential(DoublingConv2d(inputs, outputs, 3, padding=1), norm, nn.LeakyReLU(0.2, inplace=True))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import platform
+import resource
 
 import pytest
 import torch
@@ -14,6 +16,17 @@ from distill.engine.compiling import compile_forward, fold_batchnorm, half_weigh
 from distill.models import build
 from distill.teachers.forward import ForwardMemo, FrozenTeachers
 from tests import tiny
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="malloc is told by glibc's mallopt")
+def test_large_maps_are_taken_from_the_system_once():
+    runtime.keep_pages()
+    faults = []
+    for _ in range(6):
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        torch.ones(48 << 18)  # 48 MiB, more than any threshold at which glibc maps
+        faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+    assert min(faults) < 1000  # mapped anew, they are 12,288 pages each time
 
 
 def shaken(name: str):
