@@ -192,4 +192,5 @@ def pair_rows(run: FinishedRun) -> list[Row]:
         alone = here.parents[2] / f"{ALONE}-{slug(spec.student.name)}"
         folders = [here.parents[1], *([alone] if alone.is_dir() and alone != here.parents[1] else [])]
     rows = summarize(collect(folders).runs)
-    return [row for row in rows if row.one.student == run.result.student]
+    own = {one.student_net for row in rows for one in row.runs if one.folder.resolve() == here}
+    return [row for row in rows if row.one.student_net in own]

@@ -46,7 +46,7 @@ def _accuracies(analysis: AnalysisData, row: Row) -> Drawing:
     for one, kind, label in drawn:
         if (band := curve(one)) is not None:
             shown.append(charts.Curve(f"{label}, n = {band.n}:", band.epochs, band.mean, band.low, band.high, kind))
-    marks = [charts.Mark(f"teacher {row.one.teacher}", row.teacher.mean, "teacher")] if row.teacher else []
+    marks = [charts.Mark(f"teacher {row.one.teacher_net}", row.teacher.mean, "teacher")] if row.teacher else []
     return charts.curves(shown, marks, ("epoch", f"{analysis.part} accuracy, %"), "Accuracy after each epoch")
 
 

@@ -19,8 +19,8 @@ def draw(analysis: AnalysisData) -> Picture | None:
     row = analysis.row
     if row is None or row.teacher is None:
         return None
-    key, teachers = table_key(row), (row.one.teacher, None)
-    alike = [one for one in analysis.rows if table_key(one) == key and one.one.teacher in teachers]
+    key, teachers = table_key(row), (row.one.teacher_net, None)
+    alike = [one for one in analysis.rows if table_key(one) == key and one.one.teacher_net in teachers]
     best = sorted(alike, key=lambda one: one.last.mean, reverse=True)[:ROWS]
     shown = best if row in best else [*best[:-1], row]
     called = row_names(shown)
@@ -31,7 +31,7 @@ def draw(analysis: AnalysisData) -> Picture | None:
         error, half = standard_error(one.last), half_interval(one.last)
         dots.append(charts.Dot(label, one.last.mean, kind, error, half, one is row, f"{-gap:+.2f}"))
         gaps[label] = gap
-    marks = [charts.Mark(f"teacher {row.one.teacher}", row.teacher.mean, "teacher")]
+    marks = [charts.Mark(f"teacher {row.one.teacher_net}", row.teacher.mean, "teacher")]
     caption = (
         f"{analysis.part.capitalize()} accuracy at the last epoch: mean, standard error (thick) and 95 % interval of "
         "the mean (thin), then the difference to the teacher. The filled dot is this run's configuration."

@@ -25,8 +25,8 @@ _RULE = (
 )
 LEVELS: tuple[Callable[[Row], Hashable], ...] = (  # from the strictest to the loosest
     lambda row: row.one.key,
-    lambda row: (table_key(row), row.one.teacher, row.one.student, row.one.method),
-    lambda row: (row.one.dataset, row.one.part, row.one.teacher, row.one.student, row.one.method),
+    lambda row: (table_key(row), row.one.teacher_net, row.one.student_net, row.one.method),
+    lambda row: (row.one.dataset, row.one.part, row.one.teacher_net, row.one.student_net, row.one.method),
 )
 
 
@@ -139,7 +139,7 @@ def _table(pair: Sequence[Match], key: str, titles: tuple[str, str]) -> Table:
 def _record(one: Match) -> dict[str, Any]:
     run = one.ours.one
     return {
-        "dataset": run.dataset, "protocol": run.protocol, "teacher": run.teacher, "student": run.student,
+        "dataset": run.dataset, "protocol": run.protocol, "teacher": run.teacher_net, "student": run.student_net,
         "method": run.method, "hash": run.hash, "other_hash": one.other.one.hash, "differs": one.differs,
         "n": one.ours.n, "mean": one.ours.last.mean, "std": one.ours.last.std,
         "other_n": one.other.n, "other_mean": one.other.last.mean, "other_std": one.other.last.std,

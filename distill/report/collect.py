@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ from omegaconf import OmegaConf
 
 from distill.config.departs import departs_by_name
 from distill.config.groups import conf_dir, load_node
+from distill.report.given import given, settings_in
 from distill.result import BadResult, Result
 from distill.run_folder import RunFolder, find_runs
 from distill.sweep.states import Status, statuses
@@ -57,9 +57,21 @@ class Run:
     images_per_second: float | None
     seconds: float | None
     by_hand: tuple[str, ...]  # settings of the schedule and the data set that the command changed
+    settings: tuple[str, ...] = ()  # all that the command set, KEY=VALUE each; of a sweep this run's values
     command: str | None = None
     departs: str | None = None  # what the method does otherwise than its paper
     teacher_origin: str | None = None  # trained in <folder>, file <path>, ...
+    student_args: tuple[str, ...] = ()  # of the net, where they are others than its file's: depth=8
+    teacher_args: tuple[str, ...] = ()
+
+    @property
+    def student_net(self) -> str:
+        """`resnet20`, `resnet20 (depth=8)`: nets of one name with other arguments are other nets."""
+        return _called(self.student, self.student_args)
+
+    @property
+    def teacher_net(self) -> str | None:
+        return self.teacher and _called(self.teacher, self.teacher_args)
 
     @property
     def key(self) -> tuple[Any, ...]:
@@ -151,6 +163,8 @@ def _run(folder: Path, result: Result) -> Run | None:
     if score.last is None:
         return None
     by = ", by nearest neighbours" if score is result.knn else ""
+    config = RunFolder(folder).config
+    settings = given(result.command, config)
     speed: dict[str, Any] = {name: None if result.packed else getattr(result, name) for name in _OF_ITS_OWN_STEPS}
     return Run(
         folder=folder,
@@ -162,9 +176,12 @@ def _run(folder: Path, result: Result) -> Run | None:
         last=score.last,
         best=score.best,
         best_epoch=score.best_epoch,
-        by_hand=_by_hand(result.command, result.setting, RunFolder(folder)),
+        by_hand=_by_hand(result, settings, config),
+        settings=settings,
         departs=_departs(result),
         teacher_origin=result.document.get("teacher_origin"),
+        student_args=_own_args("student", config),
+        teacher_args=_own_args("teacher", config) if result.teacher else (),
         **{name: getattr(result, name) for name in _AS_THEY_ARE},
         **speed,
     )
@@ -177,31 +194,27 @@ _AS_THEY_ARE = (
 _OF_ITS_OWN_STEPS = ("images_per_second", "seconds")  # of packed runs they hold the steps of others
 
 
-def _by_hand(command: str | None, setting: tuple[str, ...], folder: RunFolder) -> tuple[str, ...]:
+def _by_hand(result: Result, settings: tuple[str, ...], config: dict[str, Any]) -> tuple[str, ...]:
     """Overrides such as schedule.batch_size=512: with them a protocol's name is no longer the whole truth.
 
-    `setting` is what the result says of its own: other views, fewer images, few bits. What an experiment file of the
+    The result says of its own what its setting is: other views, fewer images, few bits. What an experiment file of the
     user's own sets counts as well, as the record in the run's folder has it.
     """
-    try:
-        words = shlex.split(command or "")
-    except ValueError:
-        return ()
-    settings = [word.lstrip("+~") for word in words if "=" in word]
     kept = [word for word in settings if word.startswith(("schedule.", "dataset."))]
-    kept += _of_own_experiment(settings, folder)
+    kept += _of_own_experiment(settings_in(result.command), config)
     kept = [word for word in kept if not word.startswith(("dataset.root=", "dataset.workers=", "schedule.epochs="))]
-    return tuple(sorted({*kept, *setting}))
+    return tuple(sorted({*kept, *result.setting}))
 
 
-def _of_own_experiment(settings: list[str], folder: RunFolder) -> list[str]:
+def _of_own_experiment(command: tuple[str, ...], config: dict[str, Any]) -> list[str]:
     """What a record has otherwise than the files of its schedule and data set, where an experiment file of the user's
     own may have set it; ours are parts of the papers' protocols.
     """
-    named = [word.partition("=")[2] for word in settings if word.startswith("experiment=")]
-    if not named or (conf_dir() / "experiment" / f"{named[-1]}.yaml").is_file():
+    named = [word.partition("=")[2] for word in command if word.startswith("experiment=")]
+    ours = conf_dir() / "experiment"
+    if not named or all((ours / f"{name}.yaml").is_file() for name in named[-1].split(",")):
         return []
-    schedule, data = (node if isinstance(node := folder.config.get(group), dict) else {} for group in _GROUPS)
+    schedule, data = (node if isinstance(node := config.get(group), dict) else {} for group in _GROUPS)
     file = _file("schedule", schedule.get("name"))
     usual = _file("dataset", data.get("name")) or _file("dataset", data.get("kind"))
     usual |= (file.get("dataset") or {}) if usual and "schedule" in file else {}
@@ -225,6 +238,19 @@ def _file(group: str, name: Any) -> dict[str, Any]:
     node = load_node(group, str(name))
     found: Any = {} if node is None else OmegaConf.to_container(node, resolve=False)
     return found
+
+
+def _own_args(group: str, config: dict[str, Any]) -> tuple[str, ...]:
+    """The arguments of a recorded net that its file has not, or otherwise; of several teachers none."""
+    node = config.get(group)
+    if not isinstance(node, dict) or node.get("models") or not isinstance(args := node.get("args"), dict):
+        return ()
+    usual = _file(group, node.get("name")).get("args") or {}
+    return tuple(f"{key}={value}" for key, value in sorted(args.items()) if value != usual.get(key))
+
+
+def _called(net: str, args: tuple[str, ...]) -> str:
+    return f"{net} ({', '.join(args)})" if args else net
 
 
 def _departs(result: Result) -> str | None:

@@ -164,6 +164,8 @@ def setting_marks(table: PaperTable, method: str, pair: int, row: Row) -> list[s
         found.append(f"data set {run.dataset}")
     if table.dataset != "imagenet":  # whose nets are timm's
         found += [f"timm's {name}" for name in (run.teacher, run.student) if name and _is_timms(name)]
+    found += [f"another student: {word}" for word in run.student_args]
+    found += [f"another teacher: {word}" for word in run.teacher_args if f"teacher.args.{word}" in run.settings]
     if run.part != "test":
         found.append(f"measured on {run.part}")
     protocol = table.protocol_of(method)

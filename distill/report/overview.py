@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import groupby
@@ -135,7 +136,9 @@ def _notes(ranking: Ranking) -> list[str]:
     if len(kinds) > 1:
         notes.append(f"{len(kinds)} combinations of loss weights, which the details name.")
     if ranking.teacher and ranking.alone is None:
-        notes.append(f"Nothing to measure by: run method=none student={ranking.student} with the same settings.")
+        run = ranking.entries[0].row.one
+        net = shlex.join([f"student={run.student}", *(f"student.args.{word}" for word in run.student_args)])
+        notes.append(f"Nothing to measure by: run method=none {net} with the same settings.")
     return notes
 
 

@@ -55,8 +55,8 @@ def probe_table(rows: Iterable[Row]) -> Table | None:
     cells = [
         [
             word(probe.method),
-            word(probe.one.teacher),
-            word(None if probe.method == _TEACHER else probe.one.student),
+            word(probe.one.teacher_net),
+            word(None if probe.method == _TEACHER else probe.one.student_net),
             word(probe.one.dataset),
             word(probe.probed_on),
             word(probe.recipe),
@@ -94,8 +94,8 @@ def records(rows: Iterable[Row]) -> list[dict[str, Any]]:
         {
             "table": PUBLISHED,
             "method": probe.method,
-            "teacher": probe.one.teacher,
-            "student": probe.one.student,
+            "teacher": probe.one.teacher_net,
+            "student": probe.one.student_net,
             "dataset": f"{probe.one.dataset}->{probe.probed_on}",
             "recipe": probe.recipe,
             "n": probe.last.n,
@@ -140,7 +140,7 @@ def _key(run: Run, content: dict[str, Any]) -> tuple[Any, ...]:
     """Of a teacher, the runs that it taught do not matter."""
     what = (content["dataset"], str(content.get("content")), content.get("evaluated_on"), content["recipe"]["name"])
     if content["net"] == _TEACHER:
-        return (_TEACHER, run.dataset, run.teacher, content.get("model"), *what)
+        return (_TEACHER, run.dataset, run.teacher_net, content.get("model"), *what)
     return ("student", *run.key, *what)
 
 

@@ -48,7 +48,7 @@ class Ranking:
     @property
     def teacher_accuracies(self) -> Sample | None:
         """The accuracies of the teacher, as the runs measured them: one, where they had one teacher."""
-        runs = [run for entry in self.entries for run in entry.row.runs if run.teacher == self.teacher]
+        runs = [run for entry in self.entries for run in entry.row.runs if run.teacher_net == self.teacher]
         return teachers_of(runs)
 
     @property
@@ -79,17 +79,17 @@ def rankings(rows: Iterable[Row]) -> list[Ranking]:
 
 def _of_table(where: TableKey, rows: list[Row]) -> list[Ranking]:
     pairs: dict[tuple[str | None, str], list[Row]] = {
-        (row.one.teacher, row.one.student): [] for row in rows if row.one.teacher
+        (row.one.teacher_net, row.one.student_net): [] for row in rows if row.one.teacher_net
     }
     students = {student for _, student in pairs}
-    untaught = (row.one.student for row in rows if not row.one.teacher and row.one.method != ALONE)
+    untaught = (row.one.student_net for row in rows if not row.one.teacher_net and row.one.method != ALONE)
     pairs |= {(None, student): [] for student in untaught if student not in students}
     for row in rows:
         for (teacher, student), members in pairs.items():
-            if row.one.student == student and row.one.teacher in (None, teacher):
+            if row.one.student_net == student and row.one.teacher_net in (None, teacher):
                 members.append(row)
     found = [_ranked(where, teacher, student, members) for (teacher, student), members in pairs.items()]
-    left = [row for row in rows if row.one.student not in {student for _, student in pairs}]
+    left = [row for row in rows if row.one.student_net not in {student for _, student in pairs}]
     return found + ([_trained_alone(where, left)] if left else [])
 
 
@@ -103,8 +103,8 @@ def _ranked(where: TableKey, teacher: str | None, student: str, rows: list[Row])
 def _trained_alone(where: TableKey, rows: list[Row]) -> Ranking:
     """Nets that were trained alone and that nothing was distilled into: often the teachers."""
     entries = []
-    for student in dict.fromkeys(row.one.student for row in rows):
-        own = [row for row in rows if row.one.student == student]
+    for student in dict.fromkeys(row.one.student_net for row in rows):
+        own = [row for row in rows if row.one.student_net == student]
         called = row_names(own)
         entries += [Entry(f"{student}{called[id(row)].removeprefix('student alone')}", row) for row in own]
     return Ranking(where, None, "Trained alone", tuple(sorted(entries, key=_best_first)))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -54,7 +53,7 @@ class Row:
 
     @property
     def pair(self) -> str:
-        return f"{self.one.teacher} → {self.one.student}" if self.one.teacher else self.one.student
+        return f"{self.one.teacher_net} → {self.one.student_net}" if self.one.teacher else self.one.student_net
 
     def mean(self, name: str) -> float | None:
         """Mean over seeds of a numeric field of Run."""
@@ -73,7 +72,7 @@ def table_key(row: Row) -> TableKey:
 
 def baseline_key(row: Row) -> TableKey:
     """Where the student alone is a baseline of the row."""
-    return *table_key(row), row.one.student
+    return *table_key(row), row.one.student_net
 
 
 def table_title(where: TableKey) -> str:
@@ -92,14 +91,8 @@ def convention(run: Run) -> str:
 
 def settings(row: Row) -> list[str]:
     """What the commands of all seeds of a row set of its method, student, teacher and precision."""
-    kept = []
-    for run in row.runs:
-        try:
-            words = shlex.split(run.command or "")
-        except ValueError:
-            words = []
-        own = [word.lstrip("+") for word in words if "=" in word and "," not in word.partition("=")[0]]
-        kept.append([word for word in own if word.startswith(("method.", "student.", "teacher.", "precision="))])
+    own = ("method.", "student.", "teacher.", "precision=")
+    kept = [[word for word in run.settings if word.startswith(own)] for run in row.runs]
     return [word for word in kept[0] if all(word in other for other in kept)]
 
 
@@ -175,6 +168,6 @@ def _order(row: Row) -> tuple[Any, ...]:
         run.protocol,
         run.epochs or 0,
         run.by_hand,
-        run.student,
+        run.student_net,
     )
-    return *where, run.method != ALONE, run.teacher or "", run.method, run.kd or 0.0, run.hash
+    return *where, run.method != ALONE, run.teacher_net or "", run.method, run.kd or 0.0, run.hash

@@ -175,6 +175,48 @@ def test_the_student_alone_of_the_same_args_is_what_a_row_is_measured_by(tmp_pat
     assert {row.one.hash: row.baseline.one.hash for row in rows if row.baseline} == {"1": "0", "3": "2"}
 
 
+def write_sweep(root: Path, command: str, key: str, values: Sequence[Any]) -> None:
+    """The student alone and kd by each value of a swept key, as the runs of one command, two seeds."""
+    for place, value in enumerate(values):
+        for method in ("none", "kd"):
+            taught = {} if method == "kd" else {"teacher": None, "teacher_accuracy": None}
+            group, _, name = key.partition(".")
+            nodes = {"student": {"name": "resnet20", "args": {}}, "schedule": {"name": "crd"}, "method": {}}
+            config: dict[str, Any] = {**nodes, "teacher": {"name": "resnet56", "args": {}}}
+            config[group] |= {"args": {name.partition(".")[2]: value}} if name.startswith("args.") else {name: value}
+            for seed in range(2):
+                last = 60.0 + 10 * place + seed * (1 + place) + 5 * (method == "kd")
+                digest = f"{9 - place}{method}"
+                folder = write_run(root, seed, last, method=method, hash=digest, command=command, **taught)
+                (folder / "tracking.json").write_text(json.dumps({"config": config}))
+
+
+def test_a_sweep_over_a_nets_arguments_makes_nets_of_their_own(tmp_path: Path) -> None:
+    """All runs of a sweep have one command: what this one's net was is in its record."""
+    command = "python -m distill -m method=none,kd ++student.args.depth=8,14"
+    write_sweep(tmp_path, command, "student.args.depth", [8, 14])
+    rows = summarize(collect([tmp_path]).runs)
+    gains = {row.pair: row.gain.difference for row in rows if row.gain}
+    assert gains == {f"resnet56 → resnet20 (depth={depth})": 5.0 for depth in (8, 14)}
+    (marked, *_) = match_rows(papers.table("crd_table1"), rows).extra
+    assert marked.marks[0].startswith("another student: depth=")
+
+
+def test_a_sweep_over_the_schedule_sets_runs_apart(tmp_path: Path) -> None:
+    command = "python -m distill -m method=none,kd schedule.lr=0.05,0.1 'schedule.milestones=[1,2]'"
+    write_sweep(tmp_path, command, "schedule.lr", [0.05, 0.1])
+    rows = [row for row in summarize(collect([tmp_path]).runs) if row.gain]
+    found = {row.one.by_hand: row.gain.difference for row in rows if row.gain}
+    assert found == {(f"schedule.lr={lr}", "schedule.milestones=[1,2]"): 5.0 for lr in (0.05, 0.1)}
+
+
+def test_a_sweep_over_a_methods_key_names_its_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = "python -m distill -m method=none,kd method.temperature=1,4"
+    write_sweep(tmp_path, command, "method.temperature", [1, 4])
+    names = {row["name"] for row in records(capsys, str(tmp_path))}
+    assert {"kd (temperature=1)", "kd (temperature=4)"} <= names
+
+
 def test_damaged_foreign_and_half_written_files_are_counted(tmp_path: Path) -> None:
     write_run(tmp_path)
     contents = {
