@@ -211,6 +211,7 @@ def teacher_config(cfg: DictConfig, spec: Spec | None = None) -> DictConfig:
     config["seed"] = spec["seed"]
     config["evaluate"] = unmeasured(cfg)
     config["dataset"] = OmegaConf.merge(cfg.dataset, {key: WHOLE_SET[key] for key in WHOLE_SET if key in cfg.dataset})
+    config["schedule"]["init_epochs"] = _usual_init_epochs(cfg)
     for key, node in training_of(cfg, spec).items():
         config[key] = OmegaConf.merge(config["dataset"], node) if key == "dataset" else OmegaConf.create(node)
     if views := cfg.dataset.get("views"):
@@ -228,6 +229,15 @@ def teacher_config(cfg: DictConfig, spec: Spec | None = None) -> DictConfig:
         spec = {key: value for key, value in spec.items() if key not in OWN}
     config["teacher"] = {**named(chain[-1], spec, _teacher_node), "chain": chain} if chain else None
     return config
+
+
+def _usual_init_epochs(cfg: DictConfig) -> Any:
+    """schedule.init_epochs as the schedule's file has it, not resolved: no teacher has a first phase of so many epochs,
+    and one that is given trains no other teacher.
+    """
+    file = load_node("schedule", str(plain(cfg, "schedule.name")))
+    found: Any = OmegaConf.to_container(cfg.schedule if file is None else file, resolve=False)
+    return found.get("schedule", found).get("init_epochs")
 
 
 def unmeasured(cfg: DictConfig) -> dict[str, None]:

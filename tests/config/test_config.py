@@ -91,6 +91,13 @@ def test_folder_names_the_run() -> None:
     assert OmegaConf.create({**cfg, "here": "${run_folder:}"}).here == who["folder"]
 
 
+@pytest.mark.parametrize("schedule", ["digits", "paper", "finetune"])
+def test_a_first_phase_trains_no_other_teacher(schedule: str) -> None:
+    words = ["method=fitnet", f"schedule={schedule}", "dataset=cifar100" if schedule == "paper" else "dataset=digits"]
+    given, usual = (config.teacher_config(composed(*words, *more)) for more in (["schedule.init_epochs=7"], []))
+    assert config.identity(given) == config.identity(usual)
+
+
 def test_without_a_teacher_the_teacher_does_not_matter() -> None:
     one = composed("method=none", "teacher=resnet56")
     other = composed("method=none", "teacher=vgg13")
