@@ -1,18 +1,5 @@
 """From a composed configuration to names, hashes and objects. Imports neither timm nor wandb, and torch only to read a
 file of weights that it has not seen before.
-
-Resolvers for the YAML files (registered by `register`):
-
-`${run_folder:}` and `${run_folder:below}`
-    the run's folder, with and without `output` in front.
-`${by_pair:DEFAULT,{TEACHER-STUDENT: VALUE, ...}}`
-    for conf/tuned: the value of the run's pair (`<teacher.name>-<student.name>`), DEFAULT for any other.
-`${by_method:DEFAULT,{METHOD: VALUE, ...}}`
-    for conf/experiment: the value of the run's method; null is as good as no key at all.
-`${finetune:KEY}`
-    for conf/schedule/finetune.yaml: what the number of training images chooses (distill.config.by_size).
-`${paper:schedule.KEY}` and `${paper:dataset.KEY}`
-    for conf/schedule/paper.yaml: the value of the method's own protocol for the data set (distill.config.protocol).
 """
 
 from __future__ import annotations
@@ -254,16 +241,19 @@ def _start(spec: Spec) -> Spec:
 
 def training_of(cfg: DictConfig, spec: Spec) -> dict[str, Spec]:
     """What the run that trains a teacher has of its own, see `teacher_nodes.training`. Raises ValueError as that."""
-    return training(spec, plain(cfg, "dataset"), _schedule_file)
+    return training(spec, plain(cfg, "dataset"), lambda name: _schedule_file(cfg, name))
 
 
-def _schedule_file(name: str) -> Spec:
+def _schedule_file(cfg: DictConfig, name: str) -> Spec:
+    """The nodes of conf/schedule/<name>.yaml, resolved; what it has for some data sets alone, for the run's."""
     node = load_node("schedule", name)
     if name == "paper":
         raise ValueError("teacher.schedule=paper: a teacher has no method of its own: name a file of conf/schedule")
     if node is None:
         raise ValueError(f"there is no schedule '{name}' (teacher.schedule): {did_you_mean(name, options('schedule'))}")
-    return _container(node)
+    around = {"dataset": {key: cfg.dataset.get(key) for key in ("name", "kind")}, "own": node.pop("dataset", None)}
+    data = plain(OmegaConf.create(around), "own")
+    return {**_container(node), **({"dataset": data} if data else {})}
 
 
 def _assistants_method(cfg: DictConfig) -> Any:

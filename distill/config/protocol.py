@@ -4,7 +4,7 @@ follows another. Imports neither torch nor timm.
 A protocol is a file of conf/schedule, which `about.protocol` of conf/method/<name>.yaml names for each data set. Where
 the authors also see the images otherwise, the file is of the package `_global_` and has a node `dataset` beside
 `schedule`; where they train their teachers by another protocol, a node `teacher` that names it. Values may depend on
-the pair (`${by_pair:...}`).
+the pair (`${by_pair:...}`), those of `dataset` on the data set (`${by_dataset:...}`).
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from distill.config.groups import file_state, load_node, no_such, options, plain
 from distill.config.hashing import canonical, from_paper
 
 _PAPER = "paper"
-NETS = ("teacher", "student", "method")  # what values of a protocol may depend on
+NETS = ("teacher", "student", "method")  # what values of a protocol may depend on, beside the data set's name
 ABOUT = "method.about.protocol"
 KEYS = ("size", "mean", "std", "pad", "pad_mode", "flip", "rotate", "randaugment", "cutout",
         "erasing", "auto_augment", "color_jitter", "interpolation")  # of dataset, in protocols
 
 
-_resolved: dict[tuple[str, str], dict[str, dict[str, Any]]] = {}
+_resolved: dict[tuple[str, str, str], dict[str, dict[str, Any]]] = {}
 
 
 def _name_of(cfg: DictConfig) -> str | None:
@@ -59,9 +59,10 @@ def _read(cfg: DictConfig, name: str) -> dict[str, dict[str, Any]]:
     if "${" not in str(nodes):
         return nodes
     shared = OmegaConf.masked_copy(cfg, [key for key in NETS if key in cfg])
-    key = (str(nodes), str(OmegaConf.to_container(shared, resolve=False)))
+    key = (str(cfg.dataset.name), str(nodes), str(OmegaConf.to_container(shared, resolve=False)))
     if key not in _resolved:  # once a run: each value is asked for by itself
         OmegaConf.set_struct(shared, False)
+        shared["dataset"] = {key: cfg.dataset.get(key) for key in ("name", "kind")}
         if shared.get("teacher"):
             shared["teacher"]["schedule"] = None  # which a protocol gives, and none of its values depends on
         shared[_PAPER] = nodes
@@ -80,6 +81,15 @@ def protocol_value(key: str, *, _root_: DictConfig) -> Any:
     if found is None and group == "dataset":
         found = _lookup(_dataset(str(_root_.dataset.name)), rest)
     return found
+
+
+def by_dataset(key: str, table: Mapping[str, Any], *, _root_: DictConfig) -> Any:
+    """`${by_dataset:KEY,{NAME: VALUE, ...}}`: the value for the data set of that name, and that of its own file for any
+    other, in a protocol under which the authors train on several.
+    """
+    name, kind = (str(_root_.dataset.get(each)) for each in ("name", "kind"))
+    own = name if name in options("dataset") else kind
+    return table[name] if name in table else _dataset(own).get(key)
 
 
 def protocol_note(cfg: DictConfig) -> str | None:

@@ -1,4 +1,18 @@
-"""What `${...}` stands for in the YAML files."""
+"""What `${...}` stands for in the YAML files:
+
+`${run_folder:}` and `${run_folder:below}`
+    the run's folder, with and without `output` in front.
+`${by_pair:DEFAULT,{TEACHER-STUDENT: VALUE, ...}}`
+    for conf/tuned: the value of the run's pair (`<teacher.name>-<student.name>`), DEFAULT for any other.
+`${by_method:DEFAULT,{METHOD: VALUE, ...}}`
+    for conf/experiment: the value of the run's method; null is as good as no key at all.
+`${finetune:KEY}`
+    for conf/schedule/finetune.yaml: what the number of training images chooses (distill.config.by_size).
+`${by_dataset:KEY,{NAME: VALUE, ...}}`
+    for conf/schedule: the value for a data set, that of its own file for any other (distill.config.protocol).
+`${paper:schedule.KEY}` and `${paper:dataset.KEY}`
+    for conf/schedule/paper.yaml: the value of the method's own protocol for the data set (distill.config.protocol).
+"""
 
 from __future__ import annotations
 
@@ -18,10 +32,12 @@ def register() -> None:
     from distill.config.by_size import chosen_by_size
     from distill.config.help_page import group_options  # these read this module
     from distill.config.peer_rates import peer_rates
+    from distill.config.protocol import by_dataset
     from distill.config.protocol import protocol_value as paper_value
 
     resolvers: dict[str, Any] = {"run_folder": _run_folder, "by_pair": _by_pair, "by_method": _by_method}
-    resolvers |= {"by_value": _by_value, "group_options": group_options, "peer_rates": peer_rates, "paper": paper_value}
+    resolvers |= {"by_dataset": by_dataset, "by_value": _by_value}
+    resolvers |= {"group_options": group_options, "peer_rates": peer_rates, "paper": paper_value}
     resolvers["finetune"] = chosen_by_size
     renamed = omegaconf.__version__ >= "2.4"  # the old name warns; before, the new one differs
     add: Any = OmegaConf.register_resolver if renamed else OmegaConf.register_new_resolver

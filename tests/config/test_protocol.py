@@ -106,6 +106,12 @@ def test_a_protocol_may_depend_on_the_pair(pair: str, epochs: int, lr: float) ->
         assert spec.schedule.rate_of(spec.student.model, spec.student.lr_scale) == pytest.approx(lr)
 
 
+def test_a_teacher_with_weights_has_the_pairs_values(tmp_path: Path) -> None:
+    (tmp_path / "weights.pth").write_bytes(b"")
+    words = ["method=mlkd", "dataset=cifar100", "schedule=paper", "pair=vgg13_MobileNetV2"]
+    assert config.plain(run(*words, f"teacher.weights={tmp_path}/weights.pth"), "schedule.epochs") == 480
+
+
 def test_its_values_can_be_overridden_one_by_one() -> None:
     cfg = run("method=tf-kd-reg", "dataset=cifar100", "schedule=paper", "schedule.epochs=3", "dataset.rotate=5")
     check(cfg)
@@ -323,6 +329,50 @@ def test_a_protocols_rates(name: str) -> None:
         assert learning_rate(made, (epoch - 1) * 391, 391, epochs) == pytest.approx(rate, rel=1e-4), epoch
     last = momentum(made, epochs - 1)
     assert optimizer["momentum"] == (0.99 if name == "hinton_mnist" else 0.9) == (last or 0.9)
+
+
+KUANGLIU = ([0.4914, 0.4822, 0.4465], [0.2023, 0.1994, 0.2010])  # of CIFAR-10, which many give CIFAR-100 as well
+MEASURED = ([0.5071, 0.4865, 0.4409], [0.2673, 0.2564, 0.2762])  # of CIFAR-100; CRD's differ in the fourth digit
+OF_255 = ([0.49137, 0.48235, 0.44667], [0.24706, 0.24353, 0.26157])  # 125.3, 123.0, 113.9; 63.0, 62.1, 66.7
+SCALES: dict[str, dict[str, tuple[list[float], list[float]]]] = {  # by which authors' code normalises, by data set
+    "bss": {"cifar10": KUANGLIU},  # train_BSS_distillation.py
+    "byot": {"cifar100": KUANGLIU},  # dataset/data.py
+    "cls-kd": {"cifar100": ([0.507075, 0.486549, 0.440918], [0.267333, 0.256439, 0.276149])},  # mmcls' cifar100_bs16
+    "cmi": {"cifar100": ([0.5071, 0.4867, 0.4408], [0.2675, 0.2565, 0.2761])},  # registry.py
+    "cmi_cifar10": {"cifar10": KUANGLIU},
+    "cs-kd": {"cifar100": KUANGLIU},  # datasets.py
+    "dafl": {"cifar10": KUANGLIU, "cifar100": KUANGLIU},  # DAFL-train.py
+    "kdzoo": {"cifar10": ([0.4914, 0.4822, 0.4465], [0.2470, 0.2435, 0.2616]), "cifar100": MEASURED},  # train_kd.py
+    "mhgd": {"cifar100": ([0.4411, 0.4867, 0.5074], [0.2763, 0.2566, 0.2675])},  # dataloader.py
+    "ofd": {"cifar100": OF_255},  # CIFAR-100/train_with_distillation.py
+    "okddip": {"cifar10": ([0.4914, 0.4822, 0.4465], [0.2470, 0.2435, 0.2616]), "cifar100": MEASURED},  # data_loader.py
+    "one": {"cifar10": KUANGLIU, "cifar100": KUANGLIU},  # cifar_one.py
+    "ps-kd": {"cifar100": KUANGLIU},  # loader
+    "reviewkd": {"cifar100": OF_255},  # CIFAR-100/train.py
+    "sskd": {"cifar100": ([0.5071, 0.4866, 0.4409], [0.2675, 0.2565, 0.2761])},  # student.py, teacher.py
+    "takd": dict.fromkeys(("cifar10", "cifar100"), ([0.507, 0.487, 0.441], [0.267, 0.256, 0.276])),  # data_loader.py
+    "tf-kd": {"cifar100": ([0.507075, 0.486549, 0.440918], [0.267334, 0.256438, 0.276150])},  # data_loader.py
+    "zskt": {"cifar10": KUANGLIU},  # utils/datasets.py
+}
+
+
+@pytest.mark.parametrize(("name", "dataset"), [(name, one) for name, known in SCALES.items() for one in known])
+def test_images_have_the_authors_scale(name: str, dataset: str) -> None:
+    cfg = run(f"schedule={name}", f"dataset={dataset}")
+    assert (config.plain(cfg, "dataset.mean"), config.plain(cfg, "dataset.std")) == SCALES[name][dataset]
+
+
+def test_a_scale_for_some_data_sets_leaves_others_their_own() -> None:
+    assert config.plain(run("schedule=takd", "dataset=digits"), "dataset.mean") == [0.305861]
+    own = run("schedule=okddip", "dataset=folder", "dataset.name=mine")
+    assert config.plain(own, "dataset.std") == [0.229, 0.224, 0.225]
+
+
+def test_a_teachers_schedule_has_the_scale_for_the_runs_data() -> None:
+    words = ["method=kd", "teacher.schedule=okddip", "pair=vgg13_vgg8"]
+    assert config.teacher_config(run("dataset=cifar10", *words)).dataset.std == [0.2470, 0.2435, 0.2616]
+    with pytest.raises(ValueError, match=r"okddip is for dataset.mean=.0.5071, 0.4865, 0.4409."):
+        config.teacher_config(run("dataset=cifar100", *words))
 
 
 def test_new_optimisers_reflected_borders_and_turned_images_are_where_the_authors_have_them() -> None:
