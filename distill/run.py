@@ -29,11 +29,12 @@ from distill.engine import hyperrule, synced
 from distill.engine.checkpoint import Checkpoints
 from distill.engine.choices import Choices, decide
 from distill.engine.compiling import Compiling
-from distill.engine.cuda_graphs import CudaGraph, Graph, StaticBuffers, without_graphs
+from distill.engine.cuda_graphs import CudaGraph, Graph, without_graphs
 from distill.engine.evaluate import Evaluation
 from distill.engine.fit import Fit
 from distill.engine.optim import without_sgds
 from distill.engine.state import Options
+from distill.engine.static_buffers import StaticBuffers
 from distill.errors import exit_code
 from distill.locking import run_lock
 from distill.method import Method, refuse

@@ -14,15 +14,15 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Protocol
-from weakref import WeakSet
 
 import torch
 from torch import Tensor
 
-from distill.batch import Batch, changed
+from distill.batch import Batch
 from distill.engine.beside import side_stream
+from distill.engine.static_buffers import StaticBuffers, layout_of, tensors
 from distill.engine.trace import traced
 from distill.files import first_line
 from distill.method import TeacherForward
@@ -57,36 +57,6 @@ class CudaGraph:
 
     def replay(self) -> None:
         self.graph.replay()
-
-
-class StaticBuffers:
-    """Batches of one shape in one place: their tensors are copied to where the first one's were, once the steps of all
-    `readers` are done there.
-    """
-
-    def __init__(self) -> None:
-        self.readers: WeakSet[GraphedStep] = WeakSet()
-        self._batches: dict[Any, Batch] = {}
-        self._inputs: set[int] = set()  # ids of the inputs that lie here
-
-    def __call__(self, batch: Batch) -> Batch:
-        """Return the batch with tensors that every batch of its shape shares; those that lie here already stay."""
-        shape = _shape_of(batch)
-        place = self._batches.get(shape)
-        if place is None:
-            place = self._batches[shape] = batch if batch in self else changed(batch, torch.clone)
-            self._inputs.add(id(place.inputs))
-        pairs = zip(tensors(place).values(), tensors(batch).values(), strict=True)
-        if written := [pair for pair in pairs if pair[0] is not pair[1]]:
-            for reader in self.readers:
-                reader.join()
-        for kept, tensor in written:
-            kept.copy_(tensor, non_blocking=True)
-        return replace(place, views=dict(place.views))
-
-    def __contains__(self, batch: Batch) -> bool:
-        """Whether the inputs of a batch lie here."""
-        return id(batch.inputs) in self._inputs
 
 
 @dataclass
@@ -158,7 +128,7 @@ class GraphedStep:
         with self._on_stream(batch):
             prepare()
             batch = (self._shared if batch in self._shared else self._own)(batch)
-            seen = self._seen.setdefault(_shape_of(batch), _CaptureState())
+            seen = self._seen.setdefault(layout_of(batch), _CaptureState())
             recorded = seen.recorded
             if recorded is None or recorded.generation != self._generation or not self._agreed:
                 return self._watch(batch, seen)
@@ -247,7 +217,7 @@ class GraphedTeacher:
         self._recorded: dict[Any, tuple[Graph, Outputs]] = {}
 
     def __call__(self, teacher: FeatureNet, batch: Batch) -> Outputs:
-        key, static = (id(teacher), _shape_of(batch)), batch in self.buffers
+        key, static = (id(teacher), layout_of(batch)), batch in self.buffers
         if not static or key not in self._shapes:
             self._shapes |= {key} if static else set()
             return self.forward(teacher, batch)
@@ -257,24 +227,6 @@ class GraphedTeacher:
         graph, outputs = self._recorded[key]
         graph.replay()
         return outputs
-
-
-def tensors(record: Any) -> dict[str, Tensor]:
-    """The tensors that a batch brings, by name."""
-    if isinstance(record, Tensor):
-        return {"": record}
-    items = record.items() if isinstance(record, dict) else [(f.name, getattr(record, f.name)) for f in fields(record)]
-    return {
-        f"{name}.{inner}".rstrip("."): tensor
-        for name, value in items
-        if isinstance(value, Tensor | dict) or is_dataclass(value)
-        for inner, tensor in tensors(value).items()
-    }
-
-
-def _shape_of(batch: Batch) -> Any:
-    """What batches have in common that one graph can serve."""
-    return tuple((name, tensor.shape, tensor.stride(), tensor.dtype) for name, tensor in tensors(batch).items())
 
 
 def without_graphs(

@@ -16,13 +16,14 @@ from distill.batch import Batch, Source
 from distill.config import ScheduleSpec
 from distill.engine.average import Average
 from distill.engine.checkpoint import Checkpoints
-from distill.engine.cuda_graphs import GraphedStep, Measures, StaticBuffers
+from distill.engine.cuda_graphs import GraphedStep, Measures
 from distill.engine.measuring import Measuring
 from distill.engine.meter import Meter, measured
 from distill.engine.optim import Stepper
 from distill.engine.rank_state import interruptible_alone, others_state, restore_own
 from distill.engine.saving import Saving
 from distill.engine.state import Callback, Options, Position, Score, Speed
+from distill.engine.static_buffers import StaticBuffers
 from distill.engine.update import begin_reading, take_step, train_mode
 from distill.method import Method, Phase
 from distill.models import FeatureNet

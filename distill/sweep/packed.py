@@ -19,8 +19,9 @@ from distill.batch import Batch, Source
 from distill.config import RunSpec
 from distill.data import ArraySource
 from distill.data.arrays import SharedSource
-from distill.engine.cuda_graphs import GraphedTeacher, StaticBuffers
+from distill.engine.cuda_graphs import GraphedTeacher
 from distill.engine.state import Options
+from distill.engine.static_buffers import StaticBuffers
 from distill.files import one_line
 from distill.locking import run_lock
 from distill.method import TeacherForward

@@ -28,7 +28,7 @@ from distill.data.folder import FolderSource
 from distill.data.select import numbers, select, split_holdout, stratified
 from distill.data.shared_folder import SharedFolder
 from distill.data.views import Images, evaluation_view, random_crop
-from distill.engine.cuda_graphs import StaticBuffers
+from distill.engine.static_buffers import StaticBuffers
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 MEAN, STD = (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)

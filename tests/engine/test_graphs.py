@@ -15,10 +15,11 @@ import torch
 from distill.batch import Batch
 from distill.config import OptimizerSpec
 from distill.engine import cuda_graphs
-from distill.engine.cuda_graphs import GraphedStep, GraphedTeacher, StaticBuffers, without_graphs
+from distill.engine.cuda_graphs import GraphedStep, GraphedTeacher, without_graphs
 from distill.engine.fit import Fit
 from distill.engine.optim import Stepper
 from distill.engine.state import Options
+from distill.engine.static_buffers import StaticBuffers
 from distill.engine.trace import traced
 from distill.method import teacher_forward
 from distill.runtime import autocast
