@@ -15,7 +15,7 @@ from distill.content.state_file import State, read_state
 from distill.data import DataInfo
 from distill.models import FeatureNet
 from distill.models.families import CONSTRUCTORS
-from distill.models.reading import drops_patches, last_layers
+from distill.models.reading import counts_batches, drops_patches, last_layers
 from distill.models.weights import mismatch
 from distill.run_folder import RunFolder
 
@@ -77,7 +77,7 @@ def recompute(student: FeatureNet) -> None:
     Raises ValueError for nets that cannot, and for those whose BatchNorms, or other norms that keep a mean or variance
     of batches (EvoNorm-B), would count each batch twice.
     """
-    if name := next((type(part).__name__ for part in student.modules() if _counts_batches(part)), None):
+    if name := next((type(part).__name__ for part in student.modules() if counts_batches(part)), None):
         why = f"its {'BatchNorms' if 'BatchNorm' in name else name} would count each batch twice"
         raise ValueError(f"grad_checkpointing=true: {student.name} is not computed twice, for {why}: leave it null")
     try:
@@ -85,12 +85,6 @@ def recompute(student: FeatureNet) -> None:
     except (AttributeError, AssertionError, NotImplementedError) as error:
         why = f"grad_checkpointing=true: {student.name} knows no such thing: take a ViT of timm, or leave it null"
         raise ValueError(why) from error
-
-
-def _counts_batches(part: nn.Module) -> bool:
-    batchnorm = isinstance(part, nn.modules.batchnorm._BatchNorm)
-    keeps = isinstance(getattr(part, "running_var", None), torch.Tensor) and "Frozen" not in type(part).__name__
-    return batchnorm or keeps
 
 
 def log_start_file(net: FeatureNet, weights: Path) -> None:

@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from distill.files import first_line
 from distill.models.outputs import Outputs
@@ -90,18 +91,33 @@ def without_tf32() -> Iterator[None]:
             torch.set_float32_matmul_precision(precision)
 
 
+def counts_batches(part: nn.Module) -> bool:
+    """Whether a layer in train mode keeps a mean or variance of batches: BatchNorms, timm's EvoNorm-B and the like."""
+    if isinstance(part, _BatchNorm):
+        return True
+    return isinstance(getattr(part, "running_var", None), Tensor) and "Frozen" not in type(part).__name__
+
+
 @contextmanager
 def frozen_statistics(net: nn.Module) -> Iterator[None]:
-    """Leave BatchNorm's running statistics alone while a net in train mode is only being asked."""
-    batchnorms = (m for m in net.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm))
-    norms = [m for m in batchnorms if m.track_running_stats]
-    for norm in norms:
+    """Leave running statistics alone while a net in train mode is only being asked: BatchNorms are told so, other
+    layers write into copies.
+    """
+    counting = [part for part in net.modules() if counts_batches(part)]
+    tracking = [norm for norm in counting if isinstance(norm, _BatchNorm) and norm.track_running_stats]
+    others = [part._buffers for part in counting if part.training and not isinstance(part, _BatchNorm)]
+    kept = [(buffers, dict(buffers)) for buffers in others]
+    for norm in tracking:
         norm.track_running_stats = False
+    for buffers, own in kept:
+        buffers |= {name: None if value is None else value.clone() for name, value in own.items()}
     try:
         yield
     finally:
-        for norm in norms:
+        for norm in tracking:
             norm.track_running_stats = True
+        for buffers, own in kept:
+            buffers |= own
 
 
 def wrong_size(name: str, size: int, in_chans: int, error: Exception) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -93,3 +95,20 @@ def test_asking_a_peer_leaves_its_statistics_alone() -> None:
     assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
     with torch.no_grad():
         assert torch.allclose(asked, net(images).logits, atol=1e-6), "it normalises with the batch, as in training"
+
+
+@pytest.mark.parametrize("norm", ["batchnormact", "evonormb0", "instance", "synced"])
+def test_whatever_keeps_statistics_of_batches_leaves_them_alone_when_it_is_only_asked(norm: str) -> None:
+    from timm.layers import BatchNormAct2d, EvoNorm2dB0
+
+    layers = {"batchnormact": BatchNormAct2d(4), "evonormb0": EvoNorm2dB0(4), "synced": nn.SyncBatchNorm(4)}
+    layer = layers.get(norm) or nn.InstanceNorm2d(4, track_running_stats=True)
+    torch.manual_seed(0)
+    asked, learnt, images = layer.train(), copy.deepcopy(layer), torch.randn(3, 4, 5, 5) * 3 + 1
+    with torch.no_grad(), frozen_statistics(nn.Sequential(asked)):
+        answer = asked(images)
+    assert all(torch.equal(v, learnt.state_dict()[k]) for k, v in asked.state_dict().items())
+    assert torch.equal(answer, learnt(images)), "it normalises as in training"
+    before = {k: v.clone() for k, v in asked.state_dict().items()}
+    asked(images)
+    assert any(not torch.equal(v, before[k]) for k, v in asked.state_dict().items()), "afterwards it goes on counting"
