@@ -258,6 +258,11 @@ class Stepper:
         self.scaler.load_state_dict(state["scaler"])
 
 
+def grouped(parameters: Sequence[Any]) -> list[dict[str, Any]]:
+    """What an optimiser is given, parameters or groups of them, as groups."""
+    return list(parameters) if isinstance(parameters[0], dict) else [{"params": list(parameters)}]
+
+
 def trainable(modules: Iterable[nn.Module]) -> list[nn.Parameter]:
     """Return the parameters of the modules that require grad, each once, in module order."""
     found = {id(p): p for module in modules for p in module.parameters() if p.requires_grad}

@@ -11,7 +11,8 @@ from torch.nn import functional as F
 
 from distill.batch import Batch
 from distill.config import OptimizerSpec
-from distill.engine.optim import Stepper, trainable
+from distill.config.optimizer_options import takes_option
+from distill.engine.optim import Stepper, grouped, trainable
 from distill.losses import full_precision
 from distill.method import Losses, Nets, Phase, Update
 from distill.models import Outputs
@@ -61,11 +62,17 @@ class Rounds(Stepper):
 
     def __init__(self, modules: Iterable[nn.Module], schedule: OptimizerSpec, **options: Any) -> None:
         *made, head = modules
+        self.forgotten, self._head = trainable(made), trainable([head])
         super().__init__([*made, head], schedule, **options)
-        (group,) = self.optimizer.param_groups
-        self.forgotten = group["params"] = trainable(made)
-        own = {"betas": HEAD_BETAS} if "betas" in group else {}
-        self.optimizer.add_param_group({"params": trainable([head]), **own})
+
+    def groups(self) -> list[Any]:
+        """Those of the head last, with betas of its own."""
+        name, of_head = str(self.schedule.optimizer.get("name", "sgd")), {id(p) for p in self._head}
+        own = {"betas": HEAD_BETAS} if takes_option(name, "betas") else {}
+        found = grouped(super().groups())
+        made = [{**group, "params": [p for p in group["params"] if id(p) not in of_head]} for group in found]
+        head = [{**group, "params": [p for p in group["params"] if id(p) in of_head], **own} for group in found]
+        return [group for group in (*made, *head) if group["params"]]
 
     def set_lr(self, step: int, steps: int, epochs: int) -> float:
         for parameter in self.forgotten:

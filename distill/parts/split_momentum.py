@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from distill.config import OptimizerSpec
 from distill.engine import eager_optimizers
-from distill.engine.optim import Stepper
+from distill.engine.optim import Stepper, grouped
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,11 @@ class SplitStepper(Stepper, ABC):
 
     method = "this method"
 
+    def __init__(self, modules: Iterable[nn.Module], schedule: OptimizerSpec, **options: Any) -> None:
+        super().__init__(modules, schedule, **options)
+        twins = [pair for held in self.gradients[1:] for pair in zip(self.parameters, held, strict=True)]
+        self.heads |= {id(twin) for p, twin in twins if id(p) in self.heads}
+
     @abstractmethod
     def parts(self, momentum: float, options: dict[str, Any]) -> list[MomentumPart]:
         """Return the parts, for the schedule's momentum; what the method set is popped from `options`."""
@@ -51,10 +57,16 @@ class SplitStepper(Stepper, ABC):
         others = [[nn.Parameter(p.detach()) for p in self.parameters] for _ in self.split[1:]]
         self.gradients = [self.parameters, *others]
         groups = [
-            {"params": held, "momentum": part.momentum} | ({} if part.decays else {"weight_decay": 0.0})
+            {**shared, "params": own, "momentum": part.momentum} | ({} if part.decays else {"weight_decay": 0.0})
             for part, held in zip(self.split, self.gradients, strict=True)
+            for shared, own in self._alike(held)
         ]
         return eager_optimizers.SGD(groups, **{"momentum": momentum, "lr": self.rate, "fused": True, **options})
+
+    def _alike(self, held: list[nn.Parameter]) -> list[tuple[dict[str, Any], list[nn.Parameter]]]:
+        """A part's parameters by what the schedule has for them: their share of the rate, and whether they decay."""
+        own = {id(p): twin for p, twin in zip(self.parameters, held, strict=True)}
+        return [(group, [own[id(p)] for p in group["params"]]) for group in grouped(self.groups())]
 
     def backward(self, losses: Mapping[str, Tensor]) -> None:
         """Leave each part's gradients in its own parameters, the first part's in the model's."""

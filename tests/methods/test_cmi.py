@@ -93,6 +93,20 @@ def test_head_of_cmi_keeps_its_moments_from_round_to_round() -> None:
     assert torch.equal(other.optimizer.state[method.head[0].weight]["exp_avg"], state[method.head[0].weight]["exp_avg"])
 
 
+def test_norms_and_biases_of_cmis_generator_and_head_are_spared_the_decay_where_that_is_asked_for() -> None:
+    method = tiny.seeded_method("cmi", tiny.tiny_data())
+    update = method.phases()[0].updates[0]
+    adam = {"name": "adam", "betas": [0.5, 0.999], "weight_decay": 0.1}
+    groups = Rounds(update.trains, OptimizerSpec(lr=0.001, no_decay=True, optimizer=adam)).optimizer.param_groups
+    head = {id(p) for p in method.head.parameters()}
+    for group in groups:
+        ids = {id(p) for p in group["params"]}
+        assert ids <= head or not ids & head
+        assert tuple(group["betas"]) == ((0.9, 0.999) if ids <= head else (0.5, 0.999))
+        assert all((p.ndim > 1) == (group["weight_decay"] > 0) for p in group["params"])
+    assert len(groups) == 4
+
+
 def test_cmi_reads_stages_where_it_is_told_to() -> None:
     pair = ("cifar_resnet14", "cifar_resnet8")
     method = tiny.seeded_method("cmi", tiny.tiny_data(), pair, "method.features=stages")

@@ -9,7 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from distill.config import OptimizerSpec
+from distill.engine.optim import Stepper
 from distill.methods.dot import DotStepper
+from tests import tiny
 from tests.methods.given_response import method
 
 SGD = {"name": "sgd", "momentum": 0.9, "weight_decay": 0.01}
@@ -90,3 +92,27 @@ def test_dot_is_wired_with_its_delta_and_refuses_what_it_cannot_split() -> None:
         DotStepper([line()], SCHEDULE.merged({"name": "adamw", "dot_delta": 0.0}))
     with pytest.raises(ValueError, match="momentum that stays"):
         DotStepper([line()], SCHEDULE.merged({"damped": True}))
+
+
+def test_rates_of_layers_and_spared_decay_are_those_of_any_other_method_in_both_parts() -> None:
+    net = tiny.net("test_vit", 1, img_size=16, patch_size=8)
+    spec = OptimizerSpec(lr=2.0, layer_decay=0.7, no_decay=True, optimizer=SGD)
+    plain = Stepper([net], spec).optimizer.param_groups
+    wanted = {id(p): (group["lr_scale"], group["weight_decay"]) for group in plain for p in group["params"]}
+    stepper = DotStepper([net], spec.merged({"dot_delta": 0.075}))
+    stepper.use(4.0)
+    found = {id(p): group for group in stepper.optimizer.param_groups for p in group["params"]}
+    for p, twin in zip(*stepper.gradients, strict=True):
+        (share, decay), task, other = wanted[id(p)], found[id(p)], found[id(twin)]
+        assert task["lr"] == other["lr"] == pytest.approx(4.0 * share)
+        assert (task["weight_decay"], other["weight_decay"]) == (decay, 0.0)
+        assert (task["momentum"], other["momentum"]) == (pytest.approx(0.825), pytest.approx(0.975))
+    assert len({share for share, _ in wanted.values()}) > 3 and {decay for _, decay in wanted.values()} == {0.0, 0.01}
+
+
+def test_adaptive_clipping_spares_the_classifier_in_both_parts() -> None:
+    net = tiny.net("cifar_resnet8", 1)
+    stepper = DotStepper([net], SCHEDULE)
+    heads = {id(p) for p in net.classifier.parameters()}
+    twins = {id(twin) for p, twin in zip(*stepper.gradients, strict=True) if id(p) in heads}
+    assert stepper.heads == heads | twins and len(stepper.heads) == 4
