@@ -32,9 +32,9 @@ def number_between(low: float, high: float, above: bool = False) -> Rule:
 
 
 def whole(low: int, high: int = _MOST) -> Rule:
-    """A whole number from low to high."""
+    """A whole number from low to high, written as one: 8.0 is none."""
     words = f"must be a whole number, at least {low} and at most {high}"
-    return (lambda value: is_number(value) and value == int(value) and low <= value <= high, words)
+    return (lambda value: isinstance(value, int) and is_number(value) and low <= value <= high, words)
 
 
 def one_of(*names: str) -> Rule:
@@ -63,8 +63,7 @@ POSITIVE = _number(lambda value: value > 0, f"must be a number above 0, at most 
 UNIT_SHARE = _number(lambda value: 0 <= value <= 1, "must be in [0, 1]")
 BELOW_ONE = _number(lambda value: 0 <= value < 1, "must be in [0, 1)")
 FRACTION = _number(lambda value: 0 < value <= 1, "is a fraction: it must be above 0 and at most 1")
-WHOLE_NUMBER, COUNT, BITS = whole(0), whole(1), whole(2, 8)
-INDEX = whole(-1000, 1000)
+WHOLE_NUMBER, COUNT, BITS, INDEX = whole(0), whole(1), whole(2, 8), whole(-1000, 1000)
 FLAG: Rule = (lambda value: isinstance(value, bool), "must be true or false")
 TEXT: Rule = (lambda value: isinstance(value, str) and 0 < len(value.strip()) <= 1000, "must be a text")
 PLACE: Rule = (lambda value: TEXT[0](value) and "://" not in value, "must be a path of this machine, no address")
@@ -82,6 +81,7 @@ START_FILE = (TEXT[0], "must be none, pretrained or the path of a checkpoint")
 NODE: Rule = (lambda value: isinstance(value, dict), "must be a dictionary {key: value}")
 ANY_LIST: Rule = (lambda value: isinstance(value, (list, tuple)), "must be a list [a, b]")
 _NUMBERS, POSITIVES = list_of(_NUMBER, "[0.5,0.5,0.5]"), list_of(POSITIVE, "[0.5,0.5,0.5]")
+MEAN, STD = (list_of(each, "[0.5,0.5,0.5]") for each in (UNIT_SHARE, number_between(0, 1, above=True)))  # of 0 to 1
 _NAMES = list_of(WORD, "[0,cat]")
 _SHARES_OF_NETS: Rule = (
     lambda value: isinstance(value, dict) and all(POSITIVE[0](share) for share in value.values()),
@@ -198,8 +198,8 @@ DATASET: dict[str, Rule] = {
     "num_classes": or_null(whole(2)),
     "in_chans": whole(1, 1024),
     "size": whole(1, 10**5),
-    "mean": _NUMBERS,
-    "std": POSITIVES,
+    "mean": MEAN,
+    "std": STD,
     "resize": or_null(either(FLAG, whole(1, 10**5))),
     "pad": whole(0, 10**5),
     "pad_mode": or_null(one_of("zeros", "reflect")),

@@ -14,9 +14,11 @@ from distill.config.rules import (
     AT_THE_TOP,
     FOLDERS,
     IN_MEMORY,
+    MEAN,
     NODE,
     RULES,
     RULES_OF_GROUPS,
+    STD,
     Rule,
     check_rule,
     is_number,
@@ -118,5 +120,9 @@ def check_constants(cfg: DictConfig) -> None:
             raise ValueError(f"{role}.mean and {role}.std have {len(node['mean'])} and {len(node['std'])} values")
         data = plain(cfg, "dataset")
         count, seen = data.get("in_chans", 3), (data.get("views") or {}).get(role)
-        if node.get("mean") is not None and seen is None and len(node["mean"]) != count:
+        if node.get("mean") is None or seen is not None:  # a view has units of its own
+            continue
+        if len(node["mean"]) != count:
             raise ValueError(f"{role}.mean={node['mean']} needs {count} values, as dataset.in_chans={count} says")
+        check_rule(f"{role}.mean", node["mean"], MEAN)
+        check_rule(f"{role}.std", node["std"], STD)

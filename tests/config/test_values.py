@@ -21,7 +21,7 @@ NAN, INF = float("nan"), math.inf
 NOT_NUMBERS = ("x", "", [], {}, [1, "x"], True, NAN, INF, -INF, 1e300, 10**400)
 WRONG = {  # by the kind of the default: what no key with such a default can be
     bool: ("x", "", [], {}, 3, 0.5, NAN, None),
-    int: (*NOT_NUMBERS, 0.5, -7.0, None),
+    int: (*NOT_NUMBERS, 0.5, -7.0, 8.0, None),
     float: (*NOT_NUMBERS, -0.5, None),
     str: ("", [], {}, NAN, -1, 0.5, True, None),
     list: ("x", 3, {}, None, [NAN], [{}], [INF]),
@@ -31,8 +31,8 @@ FINE = {  # what a key may be, though its default is of another kind
                                               "zero_head")),  # null there for the schedules that do not name them
     *((key, "None") for key in ("dataset.num_classes", "dataset.kind", "dataset.resize", "student.model",
                                 "teacher.model", "teacher.mean", "teacher.std", "threads")),
-    ("schedule.warmup_epochs", "0.5"), ("schedule.momentum_epochs", "0.5"), ("save_minutes", "0.5"),
-    ("dataset.resize", "3"), ("method.stage", "-7.0"), ("method.activations", "None"), ("method.ends", "None"),
+    *((f"schedule.{key}", text) for key in ("warmup_epochs", "momentum_epochs") for text in ("0.5", "8.0")),
+    ("save_minutes", "0.5"), ("dataset.resize", "3"), ("method.activations", "None"), ("method.ends", "None"),
     *((key, "True") for key in ("compile", "cuda_graphs", "sync_batchnorm", "tracking.mode")),  # are flags too
 }  # fmt: skip
 
@@ -136,6 +136,11 @@ def test_an_added_key_that_nothing_reads_is_refused(key):
     ({"dataset.mean": [0.1, 0.2]}, "dataset.mean=.* needs 1 values"),
     ({"dataset.views": {"student": "colour"}}, "must be gray, L, ab"),
     ({"teacher.mean": [0.5]}, "teacher.mean and teacher.std belong together"),
+    ({"dataset.shots": 8.0, "dataset.labels": True}, "dataset.shots=8.0: .*whole number"),
+    ({"evaluate.neighbours": 5.0}, "evaluate.neighbours=5.0: .*whole number"),
+    ({"dataset.mean": [125.3]}, r"dataset.mean=\[125.3\]: .* must be in \[0, 1\]"),
+    ({"dataset.std": [63]}, r"dataset.std=\[63\]: .* at most 1"),
+    ({"teacher.mean": [125.3], "teacher.std": [1.0]}, r"teacher.mean=\[125.3\]: .* must be in \[0, 1\]"),
     ({"student.quantize": {"weights": 1}}, "student.quantize.weights=1"),
     ({"student.quantize": {"weights": 4, "activations": "x"}}, "student.quantize.activations=x"),
 ])  # fmt: skip
