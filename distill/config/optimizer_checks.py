@@ -15,6 +15,7 @@ from distill.config.schedule_spec import OptimizerSpec
 
 RATE_KEYS = tuple(each.name for each in fields(OptimizerSpec) if each.name != "optimizer")
 """Of any schedule, and of an update's own optimiser."""
+SGDS_OWN = ("name", "momentum", "nesterov")  # what another optimiser of a schedule leaves out: see engine.optim
 
 
 def check_optimizers(cfg: DictConfig) -> None:
@@ -26,9 +27,9 @@ def check_optimizers(cfg: DictConfig) -> None:
         raise ValueError(f"{setting}: name an optimiser, such as sgd, adam or adamw")
     check_optimizer(schedule["name"])
     for key, value in schedule.items():
-        if key != "name" and value is not None and not any(key in options for options in OPTIMIZER_OPTIONS.values()):
+        if key not in SGDS_OWN and value is not None:
             check_option(schedule["name"], key)
-        check_value(key, value, f"schedule.optimizer.{key}")
+        check_value(schedule["name"], key, value, f"schedule.optimizer.{key}")
     bare = not schedule.get("momentum") or schedule.get("dampening")
     if bare and schedule.get("nesterov") and schedule["name"] == "sgd":
         raise ValueError("schedule.optimizer.nesterov=true needs a momentum above 0 and no dampening")
@@ -49,7 +50,7 @@ def _check_own(label: str, own: Mapping[str, Any], schedules: str) -> None:
             if name in OPTIMIZER_OPTIONS and key not in OPTIMIZER_OPTIONS[name]:
                 _unknown(label, key, name)
             check_option(name, key)
-            check_value(key, value, f"{label}.{key}")
+            check_value(name, key, value, f"{label}.{key}")
 
 
 def _unknown(label: str, key: str, name: str) -> None:

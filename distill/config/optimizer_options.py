@@ -7,7 +7,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -47,8 +47,8 @@ VALUES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "nesterov": (lambda value: isinstance(value, bool), "must be true or false"),
     "amsgrad": (lambda value: isinstance(value, bool), "must be true or false"),
     "betas": (
-        lambda value: isinstance(value, (list, tuple)) and len(value) > 1 and all(map(_below_one, value)),
-        "must be two numbers in [0, 1), such as [0.9,0.999]",
+        lambda value: isinstance(value, (list, tuple)) and all(map(_below_one, value)),
+        "must be numbers in [0, 1), such as [0.9,0.999]",
     ),
 }
 
@@ -62,10 +62,43 @@ def timms_optimizers() -> tuple[str, ...]:
 
 
 def check_optimizer(name: str) -> None:
-    """Raise ValueError for an optimiser that is neither torch's nor, where its list can be read, timm's."""
+    """Raise ValueError for an optimiser that is neither torch's nor, where its list can be read, timm's; for one of
+    another package, and for one that asks more of a step than gradients.
+    """
     known = {*OPTIMIZER_OPTIONS, *timms_optimizers()}
-    if name.lower().removeprefix("lookahead_") not in known and timms_optimizers():
+    if _bare(name) not in known and timms_optimizers():
         raise ValueError(no_such("optimiser", name, sorted(known)))
+    if name in OPTIMIZER_OPTIONS or not timms_optimizers():
+        return
+    info = _info(name)
+    package = str(info.opt_class).partition(".")[0] if isinstance(info.opt_class, str) else "timm"
+    if find_spec(package) is None:
+        raise ValueError(f"the optimiser {name} wants the package {package}: install it, or take another")
+    if info.second_order:
+        raise ValueError(f"the optimiser {name} asks for second derivatives, which no step here has: take another, "
+                         "such as adamw")  # fmt: skip
+
+
+def _info(name: str) -> Any:
+    """What timm knows of one of its optimisers."""
+    from timm.optim import get_optimizer_info  # imports torch
+
+    return get_optimizer_info(_bare(name))
+
+
+def _bare(name: str) -> str:
+    """The optimiser by itself, whose options Lookahead (lookahead_sgd) hands on to it."""
+    return name.lower().removeprefix("lookahead_")
+
+
+def _parameters(optimizer: str) -> Mapping[str, inspect.Parameter]:
+    """What the class of one of timm's optimisers takes; nothing where timm cannot make it."""
+    from timm.optim import get_optimizer_class  # imports torch
+
+    with contextlib.suppress(ValueError):
+        found = inspect.signature(get_optimizer_class(_bare(optimizer), bind_defaults=False)).parameters
+        return {key: each for key, each in found.items() if key not in ("self", "params", "lr")}
+    return {}
 
 
 def takes_option(optimizer: str, key: str) -> bool:
@@ -74,14 +107,9 @@ def takes_option(optimizer: str, key: str) -> bool:
         return key in OPTIMIZER_OPTIONS[optimizer]
     if key in TIMMS_OWN:
         return True
-    from timm.optim import get_optimizer_class, get_optimizer_info  # imports torch
-
-    with contextlib.suppress(ValueError):
-        if key == "momentum":
-            return get_optimizer_info(optimizer).has_momentum
-        parameters = inspect.signature(get_optimizer_class(optimizer, bind_defaults=False)).parameters
-        return key in parameters and key not in ("self", "params", "lr")
-    return False
+    if key == "momentum":
+        return bool(_info(optimizer).has_momentum)
+    return key in _parameters(optimizer)
 
 
 def check_option(optimizer: str, key: str) -> None:
@@ -91,11 +119,32 @@ def check_option(optimizer: str, key: str) -> None:
         raise ValueError(f"the optimiser {optimizer} has no option {key}: it takes {takes}")
 
 
-def check_value(key: str, value: Any, label: str) -> None:
-    """Raise ValueError for a value that an option cannot have; null and options of timm's own pass."""
-    valid, words = VALUES.get(key, (lambda _: True, ""))
-    if value is not None and not valid(value):
+def check_value(optimizer: str, key: str, value: Any, label: str) -> None:
+    """Raise ValueError for a value that an option cannot have; null is none."""
+    if value is None or key == "name":
+        return
+    valid, words = VALUES.get(key) or _like(optimizer, key)
+    if not valid(value):
         raise ValueError(f"{label}={value}: {label} {words}")
+    if key == "betas" and len(value) != (count := _betas(optimizer)):
+        raise ValueError(f"{label}={value}: {optimizer} has {count} betas")
+
+
+def _betas(optimizer: str) -> int:
+    return 2 if optimizer in OPTIMIZER_OPTIONS else int(_info(optimizer).num_betas)
+
+
+def _like(optimizer: str, key: str) -> tuple[Callable[[Any], bool], str]:
+    """What an option of timm's own may be, by its default: a default of null tells nothing."""
+    own = {} if optimizer in OPTIMIZER_OPTIONS else _parameters(optimizer)
+    default = own[key].default if key in own else None
+    if isinstance(default, bool):
+        return (lambda value: isinstance(value, bool)), "must be true or false"
+    if isinstance(default, (int, float)):
+        return _number, "must be a number"
+    if isinstance(default, str):
+        return (lambda value: isinstance(value, str)), f"must be a word, such as {default}"
+    return (lambda _: True), ""
 
 
 def check_typed_options(cfg: DictConfig, keys: Iterable[str]) -> None:

@@ -164,6 +164,23 @@ def test_an_optimisers_options_are_its_classes():
     from distill.config.optimizer_options import takes_option
 
     assert takes_option("lamb", "betas") and not takes_option("lamb", "nesterov") and not takes_option("lion", "foo")
+    assert takes_option("lookahead_sgd", "nesterov") and not takes_option("lookahead_lamb", "nesterov")
+
+
+@pytest.mark.parametrize(("optimizer", "words"), [
+    ({"name": "adamw", "betas": [0.9, 0.99, 0.9]}, "schedule.optimizer.betas=.*: adamw has 2 betas"),
+    ({"name": "adan", "betas": [0.9, 0.99]}, "schedule.optimizer.betas=.*: adan has 3 betas"),
+    ({"name": "lamb", "trust_clip": 3}, "schedule.optimizer.trust_clip=3: .* must be true or false"),
+    ({"name": "lamb", "max_grad_norm": "x"}, "schedule.optimizer.max_grad_norm=x: .* must be a number"),
+    ({"name": "sgd", "amsgrad": True}, "the optimiser sgd has no option amsgrad"),
+    ({"name": "adahessian"}, "adahessian asks for second derivatives"),
+    ({"name": "fusedlamb"}, "fusedlamb wants the package apex"),
+])  # fmt: skip
+def test_an_optimiser_that_no_step_could_take_is_refused_before_the_teacher_is_trained(optimizer, words):
+    cfg = tiny.composed("method=kd")
+    OmegaConf.update(cfg, "schedule.optimizer", optimizer, force_add=True)
+    with pytest.raises(ValueError, match=words):
+        check(cfg)
 
 
 def test_kinds_by_name_and_a_null():

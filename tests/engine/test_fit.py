@@ -167,6 +167,8 @@ def test_other_optimisers_come_from_timm_and_nonsense_is_named() -> None:
     assert type(make_optimizer(weight, {"name": "adamw", "weight_decay": 0.01}, 1e-3)).__name__ == "AdamW"
     lamb = {"name": "lamb", "betas": (0.8, 0.9), "weight_decay": 0.01}
     assert make_optimizer(weight, lamb, 1e-3).param_groups[0]["betas"] == (0.8, 0.9)
+    ahead = make_optimizer(weight, without_sgds({"name": "lookahead_sgd", "momentum": 0.5, "nesterov": False}), 0.1)
+    assert (ahead.param_groups[0]["momentum"], ahead.param_groups[0]["nesterov"]) == (0.5, False)
     with pytest.raises(ValueError, match="the optimiser lamb has no option momentum"):
         make_optimizer(weight, {**lamb, "momentum": 0.9}, 1e-3)
     with pytest.raises(ValueError, match="the optimiser lamb has no option dampenin"):
