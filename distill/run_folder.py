@@ -6,6 +6,7 @@ run is not done, and is not trained again either before somebody has looked at i
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -173,14 +174,28 @@ class RunFolder:
 
         A line that a killed run left half-written is passed over.
         """
-        if not self.metrics.is_file():
+        return [row for line in self._lines(kind) if (row := _row(line, kind)) is not None]
+
+    def latest(self, kind: str) -> Iterator[dict[str, Any]]:
+        """The rows of a kind, the last one first, of which only those that are asked for are read."""
+        return (row for line in reversed(self._lines(kind)) if (row := _row(line, kind)) is not None)
+
+    def has_phases(self, kind: str) -> bool:
+        """Whether the rows of a kind are of more than one phase."""
+        last = next(self.latest(kind), {}).get("phase")
+        mark = f'"phase": {json.dumps(last)}'
+        rows = (_row(line, kind) for line in self._lines(kind) if mark not in line)
+        return any(row is not None and row.get("phase") != last for row in rows)
+
+    def _lines(self, kind: str | None) -> list[str]:
+        """The lines that may be rows of a kind: those of steps are many, and parsing is what takes the time."""
+        if not self.metrics.is_file():  # a pipe would never end
             return []
         try:
             with open(self.metrics, encoding="utf-8", errors="replace") as lines:
-                rows = [_row(line) for line in lines if _may_be(line, kind)]
+                return [line for line in lines if _may_be(line, kind)]
         except OSError:
             return []
-        return [row for row in rows if row is not None and kind in (None, row.get("kind"))]
 
     @property
     def config(self) -> dict[str, Any]:
@@ -276,16 +291,17 @@ def score_in(row: Mapping[str, Any]) -> Any:
 
 
 def _may_be(line: str, kind: str | None) -> bool:
-    """False for most lines of another kind: step rows are many, and parsing is what takes the time."""
+    """False for most lines of another kind."""
     return kind is None or '"kind": "' not in line or f'"kind": "{kind}"' in line
 
 
-def _row(line: str) -> dict[str, Any] | None:
+def _row(line: str, kind: str | None) -> dict[str, Any] | None:
     try:
         row = parse_json(line)
     except ValueError:
         return None
-    return row if isinstance(row, dict) and _is_ours(row) else None
+    ours = isinstance(row, dict) and _is_ours(row) and kind in (None, row.get("kind"))
+    return row if ours else None
 
 
 _NUMBERS = ("step", "epoch", "epochs", "epochs_left", "epoch_step", "loss", "test_accuracy", "best_accuracy",

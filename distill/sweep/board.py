@@ -18,6 +18,7 @@ from distill.run_folder import RunFolder, score_in
 from distill.sweep.jobs import Job, Sweep
 
 _BESIDE = 6  # lines of a terminal that are left to what is printed
+_LOOKS = 100  # at files of runs, a second: a shared disk has other users
 SAID = 16_000  # bytes at the end of a log in which its last line is looked for
 
 
@@ -33,6 +34,7 @@ class RunProgress:
     best: float | None = None
     phases: dict[str, int] = field(default_factory=dict)
     seen: float = 0.0  # when the last epoch was seen
+    polled: float = 0.0
     began: float = 0.0  # when its rows did: before that were a queue, loading, perhaps the training of its teacher
 
     def poll(self) -> None:
@@ -125,7 +127,9 @@ class Board(AbstractContextManager["Board"]):
         now, jobs = time.time(), [job for job in self.sweep.jobs if job.running]
         runs = [self.followed.setdefault((job, job.attempts), RunProgress(job)) for job in jobs]
         for one in runs:
-            one.poll()
+            if now - one.polled >= len(runs) / _LOOKS:
+                one.polled = now
+                one.poll()
         most = max(shutil.get_terminal_size().lines - _BESIDE, 1)
         begun = sorted(runs, key=lambda one: not one.row)[:most]
         more = [f"and {len(runs) - most} more"] if len(runs) > most else []

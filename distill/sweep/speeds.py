@@ -61,6 +61,7 @@ class Speeds:
         self, runs: Iterable[Measured], steps: Callable[[RunSpec], tuple[float | None, str]] | None = None
     ) -> None:
         self.runs, self._steps = list(runs), steps or (lambda spec: (None, ""))
+        self._known: dict[tuple[str, ...], tuple[float, str] | None] = {}  # of runs that differ in the seed alone
 
     @property
     def device(self) -> str | None:
@@ -69,12 +70,21 @@ class Speeds:
 
     def estimate(self, spec: RunSpec) -> Estimate:
         """The time of a whole run, and in words what it was measured on."""
-        names, epochs = run_names(spec), spec.schedule.epochs
-        for source, fits in self._levels(names):
-            if times := [run.seconds for run in self.runs if fits(run)]:
-                return Estimate(epochs * median(times), source)
+        names = run_names(spec)
+        key = tuple(names.values())
+        if key not in self._known:
+            self._known[key] = self._of_epoch(names)
+        if (known := self._known[key]) is not None:
+            return Estimate(spec.schedule.epochs * known[0], known[1])
         seconds, source = self._steps(spec)
         return Estimate(seconds, NOT_KNOWN if seconds is None else source)
+
+    def _of_epoch(self, names: dict[str, str]) -> tuple[float, str] | None:
+        """The seconds of an epoch by the runs that are nearest, and what is like in them."""
+        for source, fits in self._levels(names):
+            if times := [run.seconds for run in self.runs if fits(run)]:
+                return median(times), source
+        return None
 
     def _levels(self, names: dict[str, str]) -> Iterator[tuple[str, Callable[[Measured], bool]]]:
         def same(*keys: str) -> Callable[[Measured], bool]:

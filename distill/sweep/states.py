@@ -55,15 +55,13 @@ def _without_folder(top: Path, attempts: Mapping[Path, dict[str, Any]]) -> Itera
 
 def _status(top: Path, folder: RunFolder, attempt: Mapping[str, Any]) -> Status:
     """The status of one run; attempt: the last line that a sweep wrote on it."""
-    rows = folder.rows("epoch")
-    measured = [score for row in rows if (score := score_in(row)) is not None]
     state, why = _state(folder, attempt)
     result = folder.result if state == STATE_DONE else None
     return Status(
         state,
         str(folder.path.relative_to(top)),
-        _epoch(rows),
-        result.score.last if result else next(reversed(measured), None),
+        _epoch(folder),
+        result.score.last if result else _measured(folder),
         why,
         None if state in (STATE_DONE, RUNNING) else attempt.get("command") or folder.command,
     )
@@ -88,10 +86,15 @@ def _begun_since(folder: RunFolder, attempt: Mapping[str, Any]) -> bool:
     return isinstance(begun, str) and isinstance(ended, str) and begun > ended
 
 
-def _epoch(rows: list[dict[str, Any]]) -> str:
+def _measured(folder: RunFolder) -> float | None:
+    """The accuracy of the last epoch that was measured."""
+    return next((score for row in folder.latest("epoch") if (score := score_in(row)) is not None), None)
+
+
+def _epoch(folder: RunFolder) -> str:
     """The last epoch that was finished: `epoch 3 of 20`, and the phase where there are several."""
-    if not rows:
+    last = next(folder.latest("epoch"), None)
+    if last is None:
         return "epoch 0"
-    last = rows[-1]
-    phase = f" of phase {last.get('phase')}" if len({row.get("phase") for row in rows}) > 1 else ""
+    phase = f" of phase {last.get('phase')}" if folder.has_phases("epoch") else ""
     return f"epoch {last.get('epoch')} of {last.get('epochs')}{phase}"

@@ -196,6 +196,10 @@ def test_estimates_are_of_the_nearest_runs_and_none_where_there_are_none() -> No
     assert [each.source for each in told[1:4]] == [
         "measured, other settings", "measured, other methods of the pair", "no estimate"
     ]  # fmt: skip
+    speeds = Speeds(runs)
+    assert speeds.estimate(spec).seconds == 4.0
+    speeds.runs.clear()  # a plan of many seeds compares a configuration with many runs once
+    assert speeds.estimate(replace(spec, seed=7)).seconds == 4.0
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 from filelock import FileLock
 
+from distill import run_folder
 from distill.__main__ import main
+from distill.sweep.states import statuses
 
 RESULT = {"dataset": "digits", "student": "resnet8", "method": "kd", "seed": 1}
 
@@ -127,3 +129,17 @@ def test_a_teacher_that_is_kept_is_no_run(output: Path, capsys: pytest.CaptureFi
 def test_no_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["status", str(tmp_path)]) == 0
     assert capsys.readouterr().out == "0 runs\n"
+
+
+def test_of_a_long_run_only_the_last_rows_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sweep of 1,000 runs of 240 epochs has two million rows."""
+    read: list[Any] = []
+    parse = run_folder.parse_json
+    monkeypatch.setattr(run_folder, "parse_json", lambda text: (read.append(text), parse(text))[1])
+    begun(tmp_path / "d" / "t-s" / "m-1" / "s1", 240)
+    (one,) = statuses(tmp_path)
+    assert (one.epoch, one.accuracy) == ("epoch 240 of 20", 80.5) and len(read) < 20
+    with open(tmp_path / "d" / "t-s" / "m-1" / "s1" / "metrics.jsonl", "a") as file:
+        file.write('\n' + json.dumps({"kind": "epoch", "phase": "tune", "epoch": 1, "epochs": 2, "step": 1}) + "\n")
+    (one,) = statuses(tmp_path)
+    assert (one.epoch, one.accuracy) == ("epoch 1 of 2 of phase tune", 80.5)

@@ -138,6 +138,19 @@ def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return told
 
 
+def test_the_files_of_many_runs_are_looked_at_seldom(tmp_path: Path, now: list[float]) -> None:
+    """A queue of hundreds of jobs, and a screen that is drawn four times a second."""
+    shown = board(*(job(tmp_path, f"a{number}", 1, now[0]) for number in range(200)))
+    epochs = []
+    for at in (0.0, 1.0, 2.0):
+        now[0] = 10_000.0 + at
+        shown.lines(80)
+        epochs.append(shown.followed[shown.sweep.jobs[7], 1].epochs)
+        if not at:
+            write(shown.sweep.jobs[7], json.dumps(epoch(2)) + "\n")
+    assert epochs == [1, 1, 2]
+
+
 @pytest.mark.parametrize("lost", [False, True])
 def test_an_epoch_that_was_begun_before_counts_by_the_steps_that_were_left_of_it(
     tmp_path: Path, now: list[float], lost: bool
