@@ -1,4 +1,6 @@
-"""Milestones of a schedule that lie after the last epoch: a run whose epochs alone were cut keeps its first rate."""
+"""What a schedule plans for after the last epoch: a run whose epochs alone were cut keeps its first rate, or never has
+its full one.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +10,8 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from distill.config.groups import load_node, plain
+
+RISES = {"warmup_epochs": "the rate", "momentum_epochs": "the momentum"}
 
 
 def late(schedule: Mapping[str, Any]) -> list[float]:
@@ -25,11 +29,22 @@ def note_of_milestones(cfg: DictConfig) -> str | None:
         return None
     reached = [each for each in schedule["milestones"] if each not in beyond]
     falls = f"the rate falls after epoch {_words(reached)} alone" if reached else "the rate never falls"
-    end = "1 epoch" if schedule["epochs"] == 1 else f"{schedule['epochs']} epochs"
     return (
-        f"{falls}: training ends after {end}, and schedule.milestones has {_words(beyond)}"
+        f"{falls}: training ends after {_count(schedule['epochs'])}, and schedule.milestones has {_words(beyond)}"
         f"{_shares(str(schedule.get('name')), schedule['epochs'])}"
     )
+
+
+def note_of_rises(cfg: DictConfig) -> str | None:
+    """One line on a rate or a momentum that still rises when training ends; None where both are there before."""
+    schedule = plain(cfg, "schedule")
+    epochs = schedule["epochs"]
+    long = {} if schedule.get("rule") else {key: of for key, of in RISES.items() if (schedule.get(key) or 0) >= epochs}
+    if not long:
+        return None
+    given = " and ".join(f"schedule.{key}={schedule[key]:g}" for key in long)
+    what = " and ".join(long.values())
+    return f"{what} still rise{'s' * (len(long) < 2)} when training ends after {_count(epochs)}: {given}, give less"
 
 
 def _shares(name: str, epochs: float) -> str:
@@ -47,3 +62,7 @@ def _shares(name: str, epochs: float) -> str:
 def _words(values: Sequence[float]) -> str:
     *first, last = (f"{each:g}" for each in values)
     return f"{', '.join(first)} and {last}" if first else last
+
+
+def _count(epochs: int) -> str:
+    return f"{epochs} epoch{'s' * (epochs != 1)}"

@@ -29,7 +29,7 @@ from distill.config.hashing import (
     teacher_config,
     teacher_specs,
 )
-from distill.config.milestones import note_of_milestones
+from distill.config.milestones import note_of_milestones, note_of_rises
 from distill.config.plugins import load_plugins
 from distill.config.read_only import frozen
 from distill.config.run_spec import NEIGHBOURS, EvaluateSpec, MachineSpec, MethodSpec, RunSpec, StudentSpec, TeacherSpec
@@ -38,7 +38,7 @@ from distill.config.setting import setting
 from distill.config.teacher_nodes import Spec, label
 from distill.content.memo import memoised
 
-CAUTIONS = (note_of_classes, note_of_milestones, note_of_assistants)
+CAUTIONS = (note_of_classes, note_of_milestones, note_of_rises, note_of_assistants)
 AUTO = "auto"  # of teacher.weights: trained by this program, and kept
 
 

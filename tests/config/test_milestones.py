@@ -6,7 +6,7 @@ import pytest
 
 from distill import config
 from distill.config.groups import options
-from distill.config.milestones import note_of_milestones
+from distill.config.milestones import note_of_milestones, note_of_rises
 from tests.compositions import composed
 
 CRD = "dataset=cifar100 method=kd"
@@ -34,7 +34,20 @@ def test_milestones_after_the_last_epoch_are_told(words: str, told: str | None) 
 def test_no_experiment_or_schedule_has_milestones_that_it_does_not_reach() -> None:
     schedules = [name for name in options("schedule") if name != "paper"]
     for words in [*(f"schedule={name}" for name in schedules), *(f"experiment={one}" for one in options("experiment"))]:
-        assert note_of_milestones(composed(*words.split())) is None, words
+        cfg = composed(*words.split())
+        assert note_of_milestones(cfg) is None and note_of_rises(cfg) is None, words
+
+
+@pytest.mark.parametrize(("words", "told"), [
+    (f"{CRD} schedule=deit schedule.epochs=3", "the rate still rises when training ends after 3 epochs: "
+     "schedule.warmup_epochs=5, give less"),
+    ("dataset=mnist method=kd schedule=hinton_mnist schedule.epochs=40", "the momentum still rises when training ends "
+     "after 40 epochs: schedule.momentum_epochs=500, give less"),
+    (f"{CRD} schedule=deit schedule.epochs=6", None),
+    ("method=kd schedule=bit schedule.epochs=1 schedule.warmup_epochs=2", None),
+])  # fmt: skip
+def test_a_rise_that_does_not_end_is_told(words: str, told: str | None) -> None:
+    assert note_of_rises(composed(*words.split())) == told
 
 
 def test_a_run_is_told() -> None:
