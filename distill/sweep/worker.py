@@ -53,10 +53,18 @@ def run_in(argv: list[str], folder: str, working_folder: str) -> int:
 
 @dataclass
 class Task:
-    """A job to be pickled, run elsewhere, and handed in again after a preemption (submitit's protocol)."""
+    """A job to be pickled, run elsewhere, and handed in again after a preemption (submitit's protocol).
+
+    terms: under which it was handed in, to be compared with those of another launch.
+    """
 
     argv: list[str]
     folder: str
+    terms: str = ""
+
+    def is_like(self, other: Task) -> bool:
+        """Whether another task of the same run was handed in with this command and under these terms."""
+        return (self.argv, self.terms) == (other.argv, other.terms)
 
     def __call__(self) -> int:
         code = run(self.argv, self.folder)

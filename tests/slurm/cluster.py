@@ -1,4 +1,5 @@
-"""A cluster of one machine for tests: what sbatch, srun, scontrol, scancel and sacct in this folder share.
+"""A cluster of one machine for tests: what sbatch, srun, scontrol, scancel, squeue and sacct in this folder
+share.
 
 Its state is the folder $FAKE_SLURM: a folder for each job with its script, pid, state and number of restarts.
 """
@@ -99,7 +100,14 @@ def sacct(*argv: str) -> None:
             print(f"{job.name}|{(job / 'state').read_text()}|here")
 
 
+def squeue(*argv: str) -> None:
+    """squeue --noheader --array --format=%i: the jobs that wait or run."""
+    assert {"--noheader", "--array", "--format=%i"} <= {*argv}
+    for job in sorted(path.parent for path in STATE.glob("*/state")):
+        if (job / "state").read_text() in ("PENDING", "RUNNING"):
+            print(job.name)
+
+
 if __name__ == "__main__":
-    {"sbatch": sbatch, "srun": srun, "scontrol": scontrol, "scancel": scancel, "sacct": sacct, "node": node}[
-        sys.argv[1]
-    ](*sys.argv[2:])
+    verbs = {each.__name__: each for each in (sbatch, srun, scontrol, scancel, squeue, sacct, node)}
+    verbs[sys.argv[1]](*sys.argv[2:])

@@ -36,7 +36,7 @@ from distill.config.hydra_keys import LAUNCHERS
 from distill.config.rules import check_rule
 from distill.files import SaveError, write_json
 from distill.run_folder import RunFolder
-from distill.sweep import compose, failures, jobs, slots, snapshot, steps
+from distill.sweep import compose, failures, jobs, queued, slots, snapshot, steps
 from distill.sweep.forecast import MINUTES, forecast
 from distill.sweep.launchers.hydra_plugins.distill_launchers import local, packed, ray, slurm
 from tests import program
@@ -383,41 +383,109 @@ def test_a_job_of_slurm_is_one_process() -> None:
             check_rule(f"hydra.launcher.{key}", 2, LAUNCHERS["slurm"][key])
 
 
+def slurm_launcher(folder: Path, **more: Any) -> slurm.SlurmLauncher:
+    params: Any = OmegaConf.to_container(OmegaConf.load(REPO / "conf" / "hydra" / "launcher" / "slurm.yaml"))
+    params |= {"submitit_folder": str(folder / "%j"), "name": "distill", **more}
+    return slurm.SlurmLauncher(**{key: value for key, value in params.items() if key != "_target_"})
+
+
 def test_what_sbatch_does_not_take_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("submitit", reason="submitit is not installed: pip install 'distill[slurm]'")
     for name in ("sbatch", "srun"):
         (tmp_path / name).write_text("#!/bin/sh\necho 'sbatch: error: invalid partition specified: gpuu' >&2\nexit 1\n")
         (tmp_path / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    monkeypatch.setattr(slurm, "_exports", lambda output: [])
-    params = OmegaConf.to_container(OmegaConf.load(REPO / "conf" / "hydra" / "launcher" / "slurm.yaml"))
-    params |= {"submitit_folder": str(tmp_path / "%j"), "name": "distill", "partition": "gpuu"}
-    launcher = slurm.SlurmLauncher(**{key: value for key, value in params.items() if key != "_target_"})
+    launcher = slurm_launcher(tmp_path / "submitit", partition="gpuu")
     with pytest.raises(ValueError, match="sbatch does not take the jobs .*invalid partition specified: gpuu"):
-        launcher._submit([jobs.Job("seed=1", ["seed=1"], ["seed=1"], tmp_path)], tmp_path)
+        launcher._queued([jobs.Job("seed=1", ["seed=1"], ["seed=1"], tmp_path)], [])
 
 
-def test_a_job_that_slurm_preempts_for_good_is_over_and_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    """submitit waits for its next start, which PreemptMode=CANCEL never gives."""
-    now = [0.0]
-    monkeypatch.setattr(slurm, "time", SimpleNamespace(monotonic=lambda: now[0]))
-    job = SimpleNamespace(job_id="7_0", state="RUNNING", paths=SimpleNamespace(folder="x"), done=lambda: False)
-    ends, found = slurm.Ends(), []
-    for state, at in (("RUNNING", 0), ("PREEMPTED", 100), ("PENDING", 200), ("PREEMPTED", 300), ("PREEMPTED", 900)):
-        job.state, now[0] = state, float(at)
-        found.append(ends.has(job))
-    assert found == [False] * 4 + [True]
-    code, why = slurm._outcome(job)
-    assert code == errors.FAILED and why == "Slurm says PREEMPTED, and did not queue it again (x)"
-    assert code not in jobs._FINAL
+@pytest.fixture
+def queue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A Slurm that takes jobs and runs none: the file is what squeue says, sbatch counts from 11, sacct fails."""
+    pytest.importorskip("submitit", reason="submitit is not installed: pip install 'distill[slurm]'")
+    tools, queue = tmp_path / "tools", tmp_path / "queue"
+    tools.mkdir()
+    count = f'echo x >> {tmp_path}/count; echo "Submitted batch job $((10 + $(wc -l < {tmp_path}/count)))"'
+    for name, script in {"squeue": f"cat {queue}", "sbatch": count, "srun": "", "sacct": "exit 1"}.items():
+        (tools / name).write_text(f"#!/bin/sh\n{script}\n")
+        (tools / name).chmod(0o755)
+    queue.touch()
+    monkeypatch.setenv("PATH", f"{tools}:{os.environ['PATH']}")
+    return queue
 
 
-def test_a_stopped_sweep_says_that_its_queued_jobs_are_handed_in_again(capsys: pytest.CaptureFixture[str]) -> None:
+def job(folder: Path, *words: str) -> jobs.Job:
+    return jobs.Job(folder.name, [*words], [*words], folder)
+
+
+def test_a_launch_goes_on_with_the_jobs_that_are_queued(
+    queue: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of an array of three one has ended; the next launch has a fourth run, and finds the output by a link."""
+    (tmp_path / "out").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "out")
+    launcher = slurm_launcher(tmp_path / "out" / ".submitit")
+    queue.write_text("5\n6_2\n")  # others of the user's, which the first launch does not ask for
+    first = launcher._queued([job(tmp_path / "out" / f"s{n}", f"seed={n}") for n in range(3)], [])
+    assert [one.job_id for one in first.values()] == ["11_0", "11_1", "11_2"]
+    queue.write_text("5\n6_2\n11_1\n11_2\n")
+    capsys.readouterr()
+    again = [job(tmp_path / "link" / f"s{n}", f"seed={n}") for n in range(4)]
+    again[2] = job(again[2].folder, "seed=2", "log_every=5")
+    found = launcher._queued(again, [])
+    assert {each.name: one.job_id for each, one in found.items()} == {
+        "s0": "12_0", "s1": "11_1", "s2": "11_2", "s3": "12_1",
+    }  # fmt: skip
+    told = capsys.readouterr().out.splitlines()
+    assert told[0] == "  2 in the queue already, as 11: not handed in again"
+    assert told[1].startswith("  1 of them with the code, settings") and "scancel 11 before" in told[1]
+    assert told[2] == "  submitted as 12"
+    assert all(each.attempts == 1 and each.running for each in again)
+
+
+def test_jobs_with_a_result_are_not_taken_for_queued(queue: Path, tmp_path: Path) -> None:
+    launcher, jobs_ = slurm_launcher(tmp_path / "%A"), [job(tmp_path / "s1", "seed=1")]
+    (first,) = launcher._queued(jobs_, []).values()
+    queue.write_text("11\n")  # its epilogue runs
+    first.paths.result_pickle.write_bytes(b"")
+    assert [one.job_id for one in launcher._queued(jobs_, []).values()] == ["12"]
+
+
+def test_a_squeue_that_does_not_answer_is_a_sentence(queue: Path, tmp_path: Path) -> None:
+    launcher, jobs_ = slurm_launcher(tmp_path / ".submitit"), [job(tmp_path / "s1", "seed=1")]
+    launcher._queued(jobs_, [])
+    (tmp_path / "tools" / "squeue").write_text("#!/bin/sh\necho 'squeue: error: no contact' >&2; exit 1\n")
+    with pytest.raises(ValueError, match=r"which jobs are queued \(squeue: error: no contact\): try again"):
+        launcher._queued(jobs_, [])
+
+
+def test_a_job_is_over_once_it_is_out_of_the_queue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Preempted and queued again, it is not; of PreemptMode=CANCEL submitit waits for a next start without an end."""
+    now, seen = [0.0], [{"7_0"}]
+    monkeypatch.setattr(queued, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(queued, "in_queue", lambda: seen[0])
+    paths = SimpleNamespace(folder=tmp_path, result_pickle=tmp_path / "result.pkl")
+    one = SimpleNamespace(job_id="7_0", state="PREEMPTED", paths=paths, watcher=SimpleNamespace(update=list))
+    ends, found = queued.Ends(), []
+    for at, ids in ((10, set()), (40, set()), (75, {"7_0"}), (110, set()), (150, set()), (175, set())):
+        now[0], seen[0] = float(at), ids
+        found.append(ends.among({"a": one}))
+    assert found == [[]] * 5 + [[("a", one)]]
+    code, why = slurm._outcome(one)
+    assert code == errors.FAILED and why == f"Slurm says PREEMPTED ({tmp_path})" and code not in jobs._FINAL
+    one.state = "CANCELLED by 1000"  # submitit waits 15 seconds for the result of each
+    assert slurm._outcome(one)[0] == errors.STOPPED
+    paths.result_pickle.touch()
+    assert queued.Ends().among({"a": one}) == [("a", one)]
+
+
+def test_a_stopped_sweep_says_that_its_queued_jobs_stay(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         slurm._leave(signal.SIGTERM, ["7", "9"])
     assert capsys.readouterr().err == (
-        "distill: stopped by SIGTERM: its jobs stay in the queue, and a new launch hands them in once more: "
-        "scancel 7 9 before it; the same command goes on\n"
+        "distill: stopped by SIGTERM: its jobs stay in the queue, where a new launch finds them (scancel 7 9 ends "
+        "them); the same command goes on\n"
     )
 
 
@@ -605,7 +673,9 @@ def test_usage_errors_alone_are_exit_code_2(output: Path, tmp_path: Path) -> Non
 
 @pytest.mark.launchers
 def test_slurm_from_end_to_end(output: Path, tmp_path: Path) -> None:
-    """An array of two: one diverges; one gets SIGTERM and goes on, gets SIGUSR2, is requeued and finishes."""
+    """An array of two: one diverges, and is handed in again, since it had ended when the sweep was stopped and launched
+    again; one goes on meanwhile, gets SIGTERM and goes on, gets SIGUSR2, is requeued and finishes.
+    """
     pytest.importorskip("submitit", reason="submitit is not installed: pip install 'distill[slurm]'")
     state = tmp_path / "slurm"
     state.mkdir()
@@ -621,6 +691,10 @@ def test_slurm_from_end_to_end(output: Path, tmp_path: Path) -> None:
         subprocess.run(["scancel", "--signal", name, "1001_0"], env=os.environ | env, check=True)
 
     wait_for(lambda: list(log.parent.glob("checkpoints/*")), sweeping)
+    sweeping.send_signal(signal.SIGTERM)
+    assert "(scancel 1001 ends them); the same command goes on" in sweeping.communicate()[1]
+    sweeping = start(output, "hydra/launcher=slurm", *asked, *runs, **env)
+    wait_for(lambda: "in the queue already, as 1001: not handed in again" in sweeping.said()[0], sweeping)
     scancel("TERM")
     wait_for(lambda: "stopped by SIGTERM" in text(log), sweeping)
     wait_for(lambda: "epoch" in text(log).partition("stopped by SIGTERM")[2], sweeping)
@@ -629,16 +703,16 @@ def test_slurm_from_end_to_end(output: Path, tmp_path: Path) -> None:
     assert sweeping.returncode == errors.FAILED, out + err
     assert "  schedule.lr=1000000000000.0: " in err and "1 run of the sweep failed" in err
     assert [(state / name / "restarts").read_text() for name in ("1001_0", "1001_1")] == ["1", "0"]
-    assert sorted((line["overrides"][-1], line["outcome"], line["slurm"]) for line in attempts(output)) == [
-        ("schedule.lr=0.05", "done", "1001_0"), ("schedule.lr=1000000000000.0", "loss not finite", "1001_1"),
-    ]  # fmt: skip
+    ends = {(line["overrides"][-1], line["outcome"]): line["slurm"] for line in attempts(output)}
+    assert ends.keys() == {("schedule.lr=0.05", "done"), ("schedule.lr=1000000000000.0", "loss not finite")}
+    assert ends["schedule.lr=0.05", "done"] == "1001_0"
     assert text(log).count("--- python -m distill") == 2
     assert "stopped by SIGUSR2: " in text(log)
     rows = [json.loads(line) for line in (log.parent / "metrics.jsonl").read_text().splitlines()]
     assert [row["epoch"] for row in rows if row["kind"] == "epoch"] == list(range(1, 61))
     (other,) = [one for one in logs_of(output) if one != log]
     assert "Traceback" in text(other) and "NonFinite" in text(other) and ".snapshots/" in text(other)
-    script = next((output / ".submitit").rglob("*_submission.sh")).read_text()
+    script = next((output / ".submitit").rglob("1001_submission.sh")).read_text()
     for flag in ("array=0-1%2", "signal=USR2@30", "open-mode=append", "job-name=distill", "time=60"):
         assert f"#SBATCH --{flag}" in script
 

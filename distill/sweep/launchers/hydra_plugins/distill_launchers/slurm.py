@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,8 +17,11 @@ import distill.errors as errors
 from distill.files import one_line
 from distill.signals import GOES_ON, leave
 from distill.sweep.launcher import ComposingLauncher
+from distill.sweep.queued import Ends, has_result, left_in_queue, place
+from distill.sweep.worker import Task
 
 if TYPE_CHECKING:
+    from distill.signals import StopSignals
     from distill.sweep.jobs import Job
 
 try:
@@ -28,7 +31,6 @@ except ImportError:  # the extra `slurm` is not installed; the command line says
 
 _SHARED = {"timeout_min", "cpus_per_task", "gpus_per_node", "tasks_per_node", "mem_gb", "nodes", "name",
            "stderr_to_stdout"}  # fmt: skip
-QUEUED_AGAIN = 600  # seconds in which a preempted job is in the queue again, where PreemptMode is REQUEUE
 
 
 class SlurmLauncher(ComposingLauncher, _Base):  # type: ignore[misc, valid-type]
@@ -56,44 +58,55 @@ class SlurmLauncher(ComposingLauncher, _Base):  # type: ignore[misc, valid-type]
         left = sweep.jobs
         if left:
             self.tell_time(sweep, timed=False)  # a cluster's nodes are not the machine that hands in its jobs
+        exports = _exports(sweep.output) if left else []
         with StopSignals() as stop, Board(sweep):
             while left and stop.received is None:
-                queue, ends = self._submit(left, sweep.output), Ends()
+                queue, ends = self._queued(left, exports), Ends()
                 left = []
                 while queue and stop.received is None:
-                    for job in [job for job, submitted in queue.items() if ends.has(submitted)]:
-                        submitted = queue.pop(job)
+                    for job, submitted in ends.among(queue):
+                        del queue[job]
                         if sweep.finish(job, *_outcome(submitted), slurm=submitted.job_id):
                             left.append(job)
-                    time.sleep(min(1 + len(queue) / 50, 30))
+                    _pause(min(1 + len(queue) / 50, 30), stop)
             if stop.received is not None:
-                _leave(stop.received, sorted({one.job_id.partition("_")[0] for one in queue.values()}))
+                _leave(stop.received, sorted({_array(one) for one in queue.values()}))
         return sweep.returns()
 
-    def _submit(self, jobs: Sequence[Job], output: Path) -> dict[Job, Any]:
+    def _queued(self, jobs: Sequence[Job], exports: list[str]) -> dict[Job, Any]:
+        """submitit's job of each: what an earlier launch, or one beside this, has left in the queue, and the rest
+        handed in now. Raises ValueError for what sbatch does not take, and where squeue does not tell.
+        """
+        known = left_in_queue(str(self.params["submitit_folder"]))
+        there = {job: known[place(job.folder)] for job in jobs if place(job.folder) in known}
+        tasks = {job: Task(job.argv, str(job.folder), f"{exports} {dict(self.params)}") for job in jobs}
+        for job in jobs:
+            job.start()
+        if there:
+            _tell({job: tasks[job].is_like(one.submission().function) for job, one in there.items()}, there)
+        rest = {job: task for job, task in tasks.items() if job not in there}
+        return there | (self._submit(rest, exports) if rest else {})
+
+    def _submit(self, tasks: Mapping[Job, Task], exports: list[str]) -> dict[Job, Any]:
         """Hand in an array of jobs; returns submitit's job of each. Raises ValueError for what sbatch does not take."""
         from submitit import AutoExecutor
         from submitit.core.utils import FailedJobError, FailedSubmissionError
 
-        from distill.sweep.worker import Task
-
         params = dict(self.params)
-        params["setup"] = [*(params.get("setup") or []), *_exports(output)]
+        params["setup"] = [*(params.get("setup") or []), *exports]
         folder, timeouts = params.pop("submitit_folder"), params.pop("max_num_timeout")
         executor = AutoExecutor(folder, cluster="slurm", slurm_max_num_timeout=timeouts)
         executor.update_parameters(
             **{key if key in _SHARED else f"slurm_{key}": value for key, value in params.items()}
         )
-        for job in jobs:
-            job.start()
         try:
             with executor.batch():
-                submitted = [executor.submit(Task(job.argv, str(job.folder))) for job in jobs]
+                submitted = [executor.submit(task) for task in tasks.values()]
         except (FailedJobError, FailedSubmissionError) as error:
             why = f"sbatch does not take the jobs ({one_line(error)}): give hydra.launcher keys that this cluster has"
             raise ValueError(why) from error
-        print(f"  submitted as {submitted[0].job_id.partition('_')[0]}", flush=True)
-        return dict(zip(jobs, submitted, strict=True))
+        print(f"  submitted as {_array(submitted[0])}", flush=True)
+        return dict(zip(tasks, submitted, strict=True))
 
 
 def _exports(output: Path) -> list[str]:
@@ -104,39 +117,39 @@ def _exports(output: Path) -> list[str]:
     return [f"export {name}={shlex.quote(value)}" for name, value in env.items()]
 
 
-class Ends:
-    """Which of submitit's jobs are over. Of one that was preempted submitit waits for the next start, which never comes
-    where PreemptMode is CANCEL.
-    """
-
-    def __init__(self) -> None:
-        self._preempted: dict[str, float] = {}  # since when, on the monotonic clock
-
-    def has(self, submitted: Any) -> bool:
-        """Whether a job has left a result, has ended without one, or was preempted and not queued again in time."""
-        if submitted.done():
-            return True
-        if "PREEMPTED" not in submitted.state:
-            self._preempted.pop(submitted.job_id, None)
-            return False
-        return time.monotonic() - self._preempted.setdefault(submitted.job_id, time.monotonic()) >= QUEUED_AGAIN
-
-
 def _outcome(submitted: Any) -> tuple[int, str]:
     """Exit code and reason of a job that is over; Slurm's word for one that left no result."""
-    if not submitted.done():  # submitit would wait for its result
-        return errors.FAILED, f"Slurm says {submitted.state}, and did not queue it again ({submitted.paths.folder})"
-    try:
-        return int(submitted.result()), ""
-    except Exception as error:  # submitit's two kinds, with the whole log in their text
-        message = str(error)
-    if "timed-out too many times" in message:
-        return errors.STOPPED, f"it timed out once more than max_num_timeout: {GOES_ON}"
+    if has_result(submitted):
+        try:
+            return int(submitted.result()), ""
+        except Exception as error:  # submitit's two kinds, with the whole log in their text
+            if "timed-out too many times" in str(error):
+                return errors.STOPPED, f"it timed out once more than max_num_timeout: {GOES_ON}"
     state = submitted.state
     over = "TIMEOUT" in state or "CANCELLED" in state
     return errors.STOPPED if over else errors.FAILED, f"Slurm says {state} ({submitted.paths.folder})"
 
 
+def _array(submitted: Any) -> str:
+    return str(submitted.job_id).partition("_")[0]
+
+
+def _tell(alike: Mapping[Job, bool], there: Mapping[Job, Any]) -> None:
+    """Say which jobs are in the queue already, and which of them this launch would hand in otherwise."""
+    arrays = sorted({_array(one) for one in there.values()})
+    print(f"  {len(there)} in the queue already, as {', '.join(arrays)}: not handed in again", flush=True)
+    if other := sorted({_array(there[job]) for job, same in alike.items() if not same}):
+        print(f"  {sum(not same for same in alike.values())} of them with the code, settings or hydra.launcher keys of "
+              f"another launch: scancel {' '.join(other)} before this hands them in anew", flush=True)  # fmt: skip
+
+
+def _pause(seconds: float, stop: StopSignals) -> None:
+    """Wait, or until a signal comes, which a sleep does not end for."""
+    end = time.monotonic() + seconds
+    while stop.received is None and (left := end - time.monotonic()) > 0:
+        time.sleep(min(left, 0.5))
+
+
 def _leave(number: int, ids: list[str]) -> None:
-    stay = f"its jobs stay in the queue, and a new launch hands them in once more: scancel {' '.join(ids)} before it"
+    stay = f"its jobs stay in the queue, where a new launch finds them (scancel {' '.join(ids)} ends them)"
     leave(number, stay if ids else "nothing is queued")
