@@ -187,9 +187,10 @@ class Fit:
         """What a step computes; the same operations at every step, so that they can be recorded."""
         noted: dict[str, torch.Tensor] = {}
         self.method.counted = None
+        parts = self.schedule.accumulate, self.schedule.batch_size
         for update, stepper in zip(phase.updates, self.steppers, strict=True):
             for _ in range(update.repeat):
-                noted |= take_step(self.method, update, stepper, batch, self.options.autocast, self.schedule.accumulate)
+                noted |= take_step(self.method, update, stepper, batch, self.options.autocast, *parts)
         self.method.after_step()
         if self.average:
             self.average.update(self.at.step + 1 + (self.at.epoch - 1) * self._steps)

@@ -23,11 +23,13 @@ def take_step(
     batch: Batch,
     autocast: Callable[[], AbstractContextManager[Any]],
     parts: int = 1,
+    full: int = 0,
 ) -> Losses:
     """Take one step of an update, and return its losses.
 
-    parts: into how many the batch is cut (schedule.accumulate): the gradient is that of the mean over the whole batch,
-    for losses that are means over images, and nets whose BatchNorm does not see which images come together.
+    parts: into how many a batch of `full` images is cut (schedule.accumulate), see `parts_of`: the gradient is that of
+    the mean over the whole batch, for losses that are means over images, and nets whose BatchNorm does not see which
+    images come together.
     """
     if parts == 1:
         with autocast():
@@ -37,7 +39,7 @@ def take_step(
     stepper.begin()
     total: dict[str, Tensor] = {}
     counted: list[tuple[Tensor, Tensor]] = []
-    for part in parts_of(batch, parts):
+    for part in parts_of(batch, parts, full):
         method.counted = None
         with autocast():
             losses = some(update.loss(part))
@@ -59,12 +61,19 @@ def some(losses: Losses) -> Losses:
     return losses
 
 
-def parts_of(batch: Batch, count: int) -> list[Batch]:
-    """The batch in `count` parts that differ by one image at most; as many as it has images, where those are fewer."""
-    size = len(batch.inputs)
-    if parallel.world() > 1:
-        count = min(count, parallel.smallest_part())  # all have as many: they meet in each backward pass
-    edges = sorted({size * k // count for k in range(count + 1)})
+def parts_of(batch: Batch, count: int, full: int = 0) -> list[Batch]:
+    """The batch in `count` parts that differ by one image at most; as many as it has images, where those are fewer.
+
+    full: images of a whole batch; a smaller one, as an epoch's last, has fewer parts of the same size, and none of a
+    single image, of which a BatchNorm knows no spread, unless all have one. 0: this one is whole.
+    """
+    size, whole = len(batch.inputs), parallel.whole_size(batch)
+    least = size if parallel.world() == 1 else parallel.smallest_part()  # all have as many parts: they meet in each
+    if whole < full:
+        alone = full < 2 * count * parallel.world()
+        count = min(-(-whole * count // full), least if alone else max(least // 2, 1))
+    count = min(count, least)
+    edges = [size * k // count for k in range(count + 1)]
     return [batch.only(slice(first, end)) for first, end in pairwise(edges)]
 
 

@@ -57,6 +57,23 @@ def test_parts_differ_by_one_image_at_most() -> None:
     assert torch.equal(torch.cat([part.views["teacher"] for part in parts]), batch.labels)
 
 
+@pytest.mark.parametrize(("images", "parts", "sizes"), [
+    (64, 8, [8] * 8), (16, 8, [8, 8]), (15, 8, [7, 8]), (3, 32, [3]), (5, 32, [2, 3]), (3, 64, [1, 1, 1]),
+    (65, 8, [8] * 7 + [9]),
+])  # fmt: skip
+def test_a_short_batch_has_fewer_parts_and_none_of_one_image(images: int, parts: int, sizes: list[int]) -> None:
+    rows = torch.arange(images)
+    assert [len(part) for part in parts_of(Batch(rows[:, None].float(), rows, rows), parts, 64)] == sizes
+
+
+def test_the_loop_cuts_the_last_batch_in_parts_of_the_usual_size(tmp_path: Path) -> None:
+    fit, seen = fit_of(tmp_path, accumulate=4), []
+    loss = fit.phases[0].updates[0].loss
+    fit.phases[0].updates[0].loss = lambda batch: seen.append(len(batch)) or loss(batch)
+    run(fit)
+    assert seen[: len(seen) // 2] == [2] * 11
+
+
 @pytest.mark.parametrize("keys", [{"ema": 0.6}, {"ema": 0.9, "ema_warmup": True}])
 def test_the_average_is_timms(tmp_path: Path, keys: dict) -> None:
     fit = fit_of(tmp_path, **keys)
@@ -248,6 +265,7 @@ def test_paths_are_dropped_where_the_student_has_some() -> None:
     ("method=crd schedule.repeats=3", "one view of each image a step"),
     ("method=specialists schedule.loss=bce", "a dustbin; leave schedule.loss null"),
     ("method=kd method.ce=0.0 schedule.loss=bce", "takes no cross-entropy"),
+    ("method=simkd schedule.label_smoothing=0.1", "takes no cross-entropy"),
 ])  # fmt: skip
 def test_what_cannot_be_honoured_is_refused(words: str, text: str) -> None:
     several = ["teacher.seeds=[0,1]"] if "specialists" in words else []
