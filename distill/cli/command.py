@@ -166,8 +166,9 @@ class _Reader:
         key = override.get_key_element()
         if override.is_delete() or not override.is_sweep_override():
             return [override.input_line or key]
-        if not override.is_discrete_sweep():  # an interval, which only a search draws from
-            return [f"{key}={getattr(override.value(), 'start', 0)}"]
+        if not override.is_discrete_sweep():  # an interval, which only a search draws from, both ends included
+            ends: Any = override.value()
+            return [f"{key}={ends.start}", f"{key}={ends.end}"]
         values = list(islice(override.sweep_string_iterator(), _MOST_VALUES + 1))
         if not 0 < len(values) <= _MOST_VALUES:
             many = f"more than {_MOST_VALUES} runs" if values else "no run at all"

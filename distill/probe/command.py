@@ -8,6 +8,7 @@ from pathlib import Path
 
 import distill.config as config
 import distill.runtime as runtime
+from distill.config.rules import RULES, check_rule
 from distill.files import read_json
 from distill.probe.experiment import probe
 from distill.probe.linear import RECIPES
@@ -36,9 +37,10 @@ def run(options: argparse.Namespace) -> None:
     """Probe nets on one data set. Raises ValueError for a mistake in the options, the nets' files or the data."""
     config.register()
     given = {"epochs": options.epochs, "lr": options.lr, "batch_size": options.batch_size}
-    for key, value in given.items():
-        if value is not None and value <= 0:
-            raise ValueError(f"--{key.replace('_', '-')} is {value}: give a number above 0")
+    rules = {key: f"schedule.{key}" for key in given} | {"fraction": "dataset.fraction", "seed": "seed"}
+    for key, rule in rules.items():
+        if (value := getattr(options, key)) is not None:
+            check_rule(f"--{key.replace('_', '-')}", value, RULES[rule])
     device = runtime.pick_device(options.device)
     recipe = RECIPES[options.recipe].changed(**given)
     if options.fraction is not None:

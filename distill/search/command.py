@@ -18,6 +18,7 @@ import distill.errors as errors
 import distill.torchrun as torchrun
 from distill.cli.command import BASE, read_command, searched
 from distill.cli.sentences import format_error
+from distill.config.check import check
 from distill.record.progress import final_table
 from distill.sweep import add_launchers
 
@@ -39,10 +40,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Draw, run, tell, until there are enough trials; then show the table and the best command line."""
     torchrun.refuse_sweep("search")
-    for key in ("trials", "startup", "warmup"):
+    for key in ("trials", "seed", "startup", "warmup"):
         if isinstance(given := getattr(args, key), int) and given < (key == "trials"):
             raise ValueError(f"--{key} is {given}: give at least {int(key == 'trials')}")
-        if args.no_pruning and key != "trials" and given is not None:
+        if args.no_pruning and key in ("startup", "warmup") and given is not None:
             raise ValueError(f"--{key} says when a trial may be stopped early, and --no-pruning stops none: give one")
     startup, warmup = (usual if own is None else own for own, usual in ((args.startup, 5), (args.warmup, 1)))
     add_launchers()
@@ -117,7 +118,9 @@ def _give_up(search: Any) -> None:
 
 def _compose(overrides: list[str]) -> config.RunSpec:
     with initialize_config_dir(str(config.conf_dir()), job_name="distill", **BASE):
-        return config.resolve(compose("config", [*overrides, *searched()]))
+        cfg = compose("config", [*overrides, *searched()])
+        check(cfg)
+        return config.resolve(cfg)
 
 
 def _report(search: Any, fixed: list[str], drawn: dict[str, Any]) -> int:
