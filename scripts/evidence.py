@@ -55,7 +55,7 @@ class Run:
     measures: Mapping[str, float | list[float]]
     hours: Sequence[float]
     pack: str = ""  # runs with the same words here, in one block, run side by side
-    keep: bool = False  # a teacher: its weights are kept for everybody, if they are small
+    keep: bool | str = False  # a teacher: its weights are kept for everybody, if small; "best": its best epoch's, too
 
     @property
     def words(self) -> list[str]:
@@ -83,7 +83,7 @@ def _of_cells(block: Mapping[str, Any]) -> Iterator[Run]:
         for name, cell in cells.items():
             if turn < len(cell["seeds"]):
                 words = tuple(flat([*block.get("common", []), *cell["overrides"]]))
-                keep = bool(cell.get("keep")) and turn == 0
+                keep = turn == 0 and cell.get("keep", False)
                 seed, pack = cell["seeds"][turn], f"{cell['pack']} {cell['seeds'][turn]}" if "pack" in cell else ""
                 yield Run(name, words, seed, cell.get("measures", {}), cell["hours"], pack, keep)
 
@@ -223,7 +223,8 @@ def keep(run: Run, output: Path) -> Path | None:
     if not run.keep or not folder.done or folder.student.stat().st_size > BIGGEST:
         return None
     spec = replace(config.resolve(composed(run.words, output)), folder=folder.path)
-    return None if bundled.is_bundled(spec) else bundled.bundle(spec)
+    best = run.keep == "best"
+    return None if bundled.is_bundled(spec, best=best) else bundled.bundle(spec, best=best)
 
 
 def write(names: Sequence[str], output: Path) -> None:

@@ -17,7 +17,7 @@ from distill.config.groups import _container, did_you_mean, load_node, no_such, 
 from distill.config.naming import following
 from distill.config.own_code import code_of_class, code_of_net, code_of_reader
 from distill.config.schedule_spec import ScheduleSpec, lr_share
-from distill.config.teacher_nodes import OWN, WEIGHT_KINDS, Spec, expand_teachers, label, named, training
+from distill.config.teacher_nodes import OWN, WEIGHT_KINDS, Spec, expand_teachers, is_trained, label, named, training
 from distill.content.fingerprint import data_fingerprint, folder_model, weights_fingerprint
 from distill.run_folder import input_of
 
@@ -75,7 +75,8 @@ def _hashed_teacher(spec: Spec, own: dict[str, Spec], scales: Mapping[str, Any] 
     if "schedule" in own:
         scales = own["schedule"].get("lr_scales")
         own = {**own, "schedule": _without(own["schedule"], UNHASHED["schedule"])}
-    return {**_scaled(_by_content(spec), scales), **dict.fromkeys(OWN), **own}
+    epoch = {"epoch": "best" if spec.get("epoch") == "best" and is_trained(spec) else None}
+    return {**_scaled(_by_content(spec), scales), **epoch, **dict.fromkeys(OWN), **own}
 
 
 def _scaled(net: Spec, scales: Mapping[str, Any] | None) -> Spec:

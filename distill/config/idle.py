@@ -270,6 +270,7 @@ READ_BY: dict[str, Callable[[DictConfig], str]] = {
     "teacher.seed": _teachers_seed,
     "teacher.schedule": _teachers_training,
     "teacher.dataset": _teachers_training,
+    "teacher.epoch": _teachers_training,
     "teacher.cache": _cached,
     **dict.fromkeys(("tracking.project", "tracking.entity", "tracking.artifact"), _tracked(*SERVER)),
     "teacher.size": _one_teacher,

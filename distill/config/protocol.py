@@ -3,8 +3,8 @@ follows another. Imports neither torch nor timm.
 
 A protocol is a file of conf/schedule, which `about.protocol` of conf/method/<name>.yaml names for each data set. Where
 the authors also see the images otherwise, the file is of the package `_global_` and has a node `dataset` beside
-`schedule`; where they train their teachers by another protocol, a node `teacher` that names it. Values may depend on
-the pair (`${by_pair:...}`), those of `dataset` on the data set (`${by_dataset:...}`).
+`schedule`; where they train their teachers by another protocol, or take their best epoch, a node `teacher` says so.
+Values may depend on the pair (`${by_pair:...}`), those of `dataset` on the data set (`${by_dataset:...}`).
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def _read(cfg: DictConfig, name: str) -> dict[str, dict[str, Any]]:
         OmegaConf.set_struct(shared, False)
         shared["dataset"] = {key: cfg.dataset.get(key) for key in ("name", "kind")}
         if shared.get("teacher"):
-            shared["teacher"]["schedule"] = None  # which a protocol gives, and none of its values depends on
+            shared["teacher"].update(schedule=None, epoch=None)  # which no value of a protocol depends on
         shared[_PAPER] = nodes
         _resolved[key] = plain(shared, _PAPER)
     return _resolved[key]

@@ -120,6 +120,7 @@ def _teacher(cfg: DictConfig, node: Spec) -> TeacherSpec:
         size=int(node["size"]) if node.get("size") else None,
         seed=int(node.get("seed") or 0),
         training=training,
+        best=training is not None and node.get("epoch") == "best",
     )
 
 

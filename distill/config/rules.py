@@ -251,6 +251,7 @@ _STUDENT: dict[str, Rule] = NET | {
 _TEACHER: dict[str, Rule] = NET | {
     "weights": (TEXT[0], "must be auto, pretrained, none or the path of a checkpoint"),
     "start": or_null(START_FILE),
+    "epoch": or_null(one_of("last", "best")),
     "size": or_null(whole(1, 10**5)),
     "seed": SEED,
     "models": or_null(ANY_LIST),

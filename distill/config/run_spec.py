@@ -38,14 +38,16 @@ class StudentSpec(NetSpec):
 
 @dataclass(frozen=True)
 class TeacherSpec(NetSpec):
-    """weights: auto, pretrained, none or a file; training: the run whose student it is, for auto. size: pixels of its
-    images; None: the data's, or its own where it teaches features alone.
+    """weights: auto, pretrained, none or a file; training: the run whose student it is, for auto, and best: as that was
+    at its best epoch, not its last. size: pixels of its images; None: the data's, or its own where it teaches features
+    alone.
     """
 
     weights: str
     size: int | None
     seed: int
     training: RunSpec | None
+    best: bool
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ Spec = dict[str, Any]
 Load = Callable[[str], Spec]
 SEVERAL = ("models", "seeds", "chain")
 OF_THE_RUN = ("cache",)  # how the run asks its teachers, which changes no teacher
-_GIVEN = ("name", "model", "args", "lr_scale", "mean", "std", "weights", "start", "size", "seed")
+_GIVEN = ("name", "model", "args", "lr_scale", "mean", "std", "weights", "start", "epoch", "size", "seed")
 """Keys of one of several."""
 OWN = ("schedule", "dataset")  # how the run that trains a teacher differs from the run that it teaches
 _SHOWN = ("size", "mean", "std")  # how images reach a net, which is the same for a teacher and its student
@@ -56,10 +56,14 @@ def named(name: Any, own: Spec, load: Load) -> Spec:
     if unknown := [key for key in entry if key not in _GIVEN]:
         raise ValueError(f"teacher.models has the key '{unknown[0]}' in {entry}: its keys are {', '.join(_GIVEN)}")
     node = _of_model(entry) if "model" in entry else load(str(entry["name"]))
-    trained = {key: own[key] for key in (*OWN, "start") if key in own}
+    trained = {key: own[key] for key in (*OWN, "start", "epoch") if key in own}
     weights = own.get("weights", "auto")
     weights = node.get("weights", weights) if weights == "auto" else weights  # a file of one's own may name its weights
-    return {**node, "seed": own.get("seed", 0), "weights": weights, **trained, **entry}
+    found = {**node, "seed": own.get("seed", 0), "weights": weights, **trained, **entry}
+    if "epoch" in entry and not is_trained(found):
+        given = f"epoch={entry['epoch']} is of a training, and weights={found['weights']} is none"
+        raise ValueError(f"teacher.models: {given}: leave one of them away")
+    return found
 
 
 def _of_model(entry: Spec) -> Spec:

@@ -95,6 +95,7 @@ def finish(folder: RunFolder, result: dict[str, Any], method: Method, fit: Fit) 
     persist(fit.callback.flush)
     persist(lambda: export(student.model, folder.student, {"model": student.name}))
     weights = {"weights": sum_of(folder.student)}  # what a run that this one teaches finds them by
+    weights |= {"best_weights": sum_of(folder.best)} if folder.best.is_file() else {}
     whole = result | weights | {"method_share_of_step": step_share(fit)}  # after the export, for it goes on training
     finished = persist(lambda: folder.finish(whole))
     fit.saving.checkpoints.clear()

@@ -1,7 +1,8 @@
 """Trained teachers that come with a checkout, in outputs/reference/teachers, so that nobody trains them again.
 
 Each is a folder <student>-<hash>-s<seed>, named as the run that trained it, with its student.safetensors and its
-result.json, which holds the SHA-256 of the weights. Installed packages bring none. Imports no torch.
+result.json, which holds the SHA-256 of the weights; where the best epoch teaches, with best.safetensors, too.
+Installed packages bring none. Imports no torch.
 """
 
 from __future__ import annotations
@@ -13,10 +14,11 @@ from typing import Any
 
 from distill.config import RunSpec, conf_dir, slug
 from distill.files import read_mapping, replacing, write_json
-from distill.run_folder import RESULT, RunFolder
+from distill.run_folder import BEST, RESULT, STUDENT_FILE, RunFolder
 
 log = logging.getLogger(__name__)
 FOLDER = conf_dir().parent / "outputs" / "reference" / "teachers"
+SUMS = {STUDENT_FILE: "sha256", BEST: "best_sha256"}  # of a result: the SHA-256 of the file beside it
 _PATHS = ("command", "files")  # of a result: where it was made, which is nobody's business
 
 
@@ -25,38 +27,43 @@ def folder_of(spec: RunSpec) -> RunFolder:
     return RunFolder(FOLDER / f"{slug(spec.student.name)}-{spec.hash}-s{spec.seed}")
 
 
-def is_bundled(spec: RunSpec) -> bool:
-    """Whether a run's net comes with the checkout."""
-    return folder_of(spec).student.is_file()
+def is_bundled(spec: RunSpec, *, best: bool = False) -> bool:
+    """Whether a run's net comes with the checkout; best: as it was at its best epoch."""
+    folder = folder_of(spec)
+    return (folder.best if best else folder.student).is_file()
 
 
-def restore(spec: RunSpec) -> bool:
+def restore(spec: RunSpec, *, best: bool = False) -> bool:
     """Put a bundled net into the folder of the run that trains it, as that would have left it; False where none is.
 
-    Raises ValueError for weights that are not those of their checksum.
+    best: its best epoch is wanted, too. Raises ValueError for weights that are not those of their checksum.
     """
-    if not is_bundled(spec):
+    if not is_bundled(spec, best=best):
         return False
-    source = folder_of(spec)
-    weights, result = source.student.read_bytes(), read_mapping(source.path / RESULT)
-    if hashlib.sha256(weights).hexdigest() != result.get("sha256"):
+    source, run = folder_of(spec), RunFolder(spec.folder)
+    result = read_mapping(source.path / RESULT)
+    weights = {name: path.read_bytes() for name in SUMS if (path := source.path / name).is_file()}
+    if any(hashlib.sha256(content).hexdigest() != result.get(SUMS[name]) for name, content in weights.items()):
         raise ValueError(f"{source} is damaged: check it out again, or delete it and the teacher will be trained")
-    run = RunFolder(spec.folder)
     run.path.mkdir(parents=True, exist_ok=True)
-    with replacing(run.student) as file:
-        file.write(weights)
+    for name, content in weights.items():
+        with replacing(run.path / name) as file:
+            file.write(content)
     run.finish(result)
     log.info("the teacher comes with the checkout: %s", source)
     return True
 
 
-def bundle(spec: RunSpec) -> Path:
-    """Bundle the net of a finished run. Returns where."""
+def bundle(spec: RunSpec, *, best: bool = False) -> Path:
+    """Bundle the net of a finished run; best: as it was at its best epoch, too. Returns where."""
     run, target = RunFolder(spec.folder), folder_of(spec)
-    weights, found = run.student.read_bytes(), run.read_result().to_json()
+    found = run.read_result().to_json()
     result: dict[str, Any] = {key: value for key, value in found.items() if key not in _PATHS}
     target.path.mkdir(parents=True, exist_ok=True)
-    with replacing(target.student) as file:
-        file.write(weights)
-    write_json(target.path / RESULT, {**result, "sha256": hashlib.sha256(weights).hexdigest()})
+    for path in (run.student, run.best) if best else (run.student,):
+        content = path.read_bytes()
+        with replacing(target.path / path.name) as file:
+            file.write(content)
+        result[SUMS[path.name]] = hashlib.sha256(content).hexdigest()
+    write_json(target.path / RESULT, result)
     return target.path

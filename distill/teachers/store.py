@@ -120,19 +120,24 @@ def _make(
     if spec.training is None:
         return net, f"file {spec.weights}"
     folder = RunFolder(spec.training.folder)
-    if not folder.marked and not restore(spec.training):
+    if not folder.marked and not restore(spec.training, best=spec.best):
         log.info("teacher %s is not stored yet: training it in %s", spec.name, folder)
     train(spec.training)
-    load_weights(net, own_weights(folder))
-    return net, f"trained in {folder}"
+    load_weights(net, own_weights(folder, best=spec.best))
+    return net, f"trained in {folder}{', best epoch' if spec.best else ''}"
 
 
-def own_weights(folder: RunFolder) -> Path:
-    """The weights of a finished run. Raises ValueError where they are not those that its result was measured with."""
-    measured = folder.read_result().document.get("weights")
-    if measured is not None and measured != sum_of(folder.student):
-        raise ValueError(f"{folder.student} is not what its run measured: delete {folder}, and it is trained anew")
-    return folder.student
+def own_weights(folder: RunFolder, *, best: bool = False) -> Path:
+    """The weights of a finished run, of its last epoch or its best. Raises ValueError where they are not those that its
+    result was measured with, or are not there.
+    """
+    file, key = (folder.best, "best_weights") if best else (folder.student, "weights")
+    if best and not file.is_file():
+        raise ValueError(f"{folder} does not hold its best epoch's weights: delete it, and it is trained anew")
+    measured = folder.read_result().document.get(key)
+    if measured is not None and measured != sum_of(file):
+        raise ValueError(f"{file} is not what its run measured: delete {folder}, and it is trained anew")
+    return file
 
 
 def _accuracy(net: FeatureNet, fingerprint: str, data: Data, run: RunSpec) -> tuple[float, int]:

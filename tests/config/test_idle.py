@@ -33,6 +33,7 @@ IDLE = {  # a command, and what is said of its last word
     "teacher.weights=none teacher.lr_scale=0.5": "teacher.weights=none is not trained",
     "teacher.weights=pretrained teacher.schedule=crd": "teacher.weights=pretrained is not trained",
     "teacher.weights=none teacher.dataset.pad=2": "teacher.weights=none is not trained",
+    "teacher.weights=none teacher.epoch=best": "teacher.weights=none is not trained",
     "method=none teacher.lr_scale=0.5": "method=none has no teacher",
     "teacher.models=[resnet14] teacher.lr_scale=0.5": "teacher.models names the nets",
     "teacher.models=[resnet14] teacher.weights=none teacher.size=16": "teacher.models names the nets",

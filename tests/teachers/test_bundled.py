@@ -58,6 +58,18 @@ def test_weights_that_are_not_those_of_their_checksum_are_refused(store: Path, o
     assert not (output / "run").exists()
 
 
+def test_the_best_epoch_is_kept_where_it_teaches(store: Path, folder: Path, output: Path) -> None:
+    wanted = trained("seed=0", folder=output / "run")
+    assert not bundled.is_bundled(wanted, best=True) and not bundled.restore(wanted, best=True)
+    bundled.bundle(trained("seed=0", folder=folder), best=True)
+    assert bundled.restore(wanted, best=True) and bundled.is_bundled(wanted)
+    for name in ("student.safetensors", "best.safetensors"):
+        assert (output / "run" / name).read_bytes() == (folder / name).read_bytes()
+    (store / "best.safetensors").write_bytes(b"another's")
+    with pytest.raises(ValueError, match="damaged"):
+        bundled.restore(wanted, best=True)
+
+
 def test_another_seed_or_schedule_is_not_taken(store: Path) -> None:
     assert bundled.is_bundled(trained("seed=0"))
     assert not bundled.is_bundled(trained("seed=1"))

@@ -12,6 +12,7 @@ from distill.config.check import check
 from distill.config.teacher_nodes import training
 from distill.run import run
 from distill.run_folder import RunFolder
+from distill.teachers.store import own_weights
 from tests.tiny import composed
 
 HINTON = ("dataset=mnist", "schedule=hinton_mnist_adam_student", "teacher=mlp1200", "student=mlp800", "method=kd")
@@ -77,6 +78,33 @@ def test_reviewkds_teachers_train_as_its_students() -> None:
     assert taught.dataset.mean[0] == pytest.approx(0.49137)
 
 
+@pytest.mark.parametrize("schedule", ["kdzoo", "sskd", "reviewkd", "cmi"])
+def test_a_protocol_takes_its_teachers_best_epoch(schedule: str) -> None:
+    """example_train_script.sh's model_best.pth.tar, teacher.py's best.pth, issue 8 of ReviewKD, train_scratch.py."""
+    common = ("dataset=cifar100", f"schedule={schedule}", "teacher=vgg13", "student=vgg8", "method=kd")
+    (teacher,) = config.resolve(composed(*common)).teachers
+    (last,) = config.resolve(composed(*common, "teacher.epoch=last")).teachers
+    assert teacher.best and not last.best and teacher.training == last.training
+    assert digest(*common) != digest(*common, "teacher.epoch=last") == digest(*common, "teacher.epoch=null")
+    assert not config.resolve(composed(*common, "teacher.weights=none")).teachers[0].best
+    paper = ("dataset=cifar100", "schedule=paper", "teacher=vgg13", "student=vgg8", "method=sskd")
+    assert config.resolve(composed(*paper)).teachers[0].best
+
+
+def test_which_epoch_teaches_is_asked_of_all_that_are_trained() -> None:
+    models = "teacher.models=[resnet8,{name: vgg8, epoch: last}]"
+    several = config.resolve(composed("method=aekd", models, "teacher.epoch=best"))
+    assert [teacher.best for teacher in several.teachers] == [True, False]
+    chain = config.resolve(composed("method=takd", "teacher.chain=[resnet20,resnet8]", "teacher.epoch=best"))
+    (assistant,) = chain.teachers
+    assert assistant.best and assistant.training and assistant.training.teachers[0].best
+
+
+def test_one_of_several_that_is_not_trained_has_no_best_epoch() -> None:
+    with pytest.raises(ValueError, match="epoch=best is of a training"):
+        check(composed("method=aekd", "teacher.models=[resnet8,{name: vgg8, weights: none, epoch: best}]"))
+
+
 def test_weights_that_are_there_need_no_schedule() -> None:
     common = ("dataset=cifar100", "schedule=mlkd", "method=kd", "teacher.weights=none")
     assert digest(*common) == digest(*common, "teacher.schedule=null")
@@ -131,3 +159,22 @@ def test_the_teacher_is_trained_so_and_errors_are_counted(output: Path) -> None:
     assert taught and taught.accuracy.last == pytest.approx(100 - taught.document["errors"] / 3.6)  # of 360 digits
     assert result["teacher_accuracy"] == pytest.approx(taught.accuracy.last)
     assert isinstance(result["errors"], int) and "errors_of_omitted" not in result
+
+
+def test_the_best_epoch_teaches_and_its_weights_are_held_against_the_result(output: Path) -> None:
+    common = ("device=cpu", "dataset=digits", "schedule.batch_size=256", "schedule.milestones=[]", f"output={output}")
+    own = ("teacher=resnet8", "student=resnet8", "schedule.epochs=2", "teacher.epoch=best")
+    cfg = composed("method=kd", *own, *common)
+    result = run(cfg, config.identity(cfg)["folder"], table=False)
+    folder = RunFolder(next(output.glob("digits/none-resnet8/*/s0")))
+    taught = folder.read_result()
+    assert result["teacher_accuracy"] == pytest.approx(taught.accuracy.best)
+    assert "best epoch" in result["teacher_origin"]
+    assert own_weights(folder, best=True) == folder.best and own_weights(folder) == folder.student
+    document = taught.document
+    folder.finish({**document, "best_weights": "another's"})
+    with pytest.raises(ValueError, match="best.safetensors is not what its run measured"):
+        own_weights(folder, best=True)
+    folder.best.unlink()
+    with pytest.raises(ValueError, match="does not hold its best epoch's weights"):
+        own_weights(folder, best=True)
