@@ -147,6 +147,12 @@ def config_unchanged(cfg: DictConfig) -> Iterator[None]:
         del _plain_nodes[id(cfg)]
 
 
+def interpolated(cfg: DictConfig, key: str) -> bool:
+    """Whether a key of the method takes its value from `key`."""
+    method: Any = OmegaConf.to_container(cfg.method, resolve=False)
+    return any(f"${{{key}}}" in str(value) for name, value in method.items() if name != "about")
+
+
 def plain(cfg: DictConfig, key: str) -> Any:
     """The node `key` of `cfg`, resolved, as plain Python. Raises ValueError naming a key without a value."""
     known = _plain_nodes.get(id(cfg))

@@ -13,7 +13,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from distill.config.data_spec import DataSpec
-from distill.config.groups import _container, did_you_mean, load_node, no_such, options, plain, slug
+from distill.config.groups import _container, did_you_mean, interpolated, load_node, no_such, options, plain, slug
 from distill.config.naming import following
 from distill.config.own_code import code_of_class, code_of_net, code_of_reader
 from distill.config.schedule_spec import ScheduleSpec, lr_share
@@ -50,11 +50,28 @@ def hashed_config(cfg: DictConfig) -> dict[str, Any]:
     if has_teacher(cfg):
         several = [_hashed_teacher(spec, training_of(cfg, spec), scales) for spec in teacher_specs(cfg)]
         parts["teacher"] = several[0] if len(several) == 1 else several
+    parts["schedule"] |= _unread(cfg)
     for name, (spec, keys) in AS_NULL.items():
         usual = {each.name: each.default for each in fields(spec)}
         parts[name] = {key: value for key, value in parts[name].items() if key not in keys or value != usual[key]}
     measured = plain(cfg, "evaluate") if "evaluate" in cfg else None
     return {**parts, "precision": plain(cfg, "precision"), "evaluate": measured, **_rounded_otherwise(cfg)}
+
+
+def _unread(cfg: DictConfig) -> dict[str, Any]:
+    """schedule.init_epochs as the schedule's file has it, where the method has no first phase of so many epochs: given,
+    it makes neither another student alone nor another teacher.
+    """
+    file = load_node("schedule", str(plain(cfg, "schedule.name")))
+    if file is None or interpolated(cfg, "schedule.init_epochs"):
+        return {}
+    usual = file.get("schedule", file)._get_node("init_epochs")
+    if usual is None:
+        return {}
+    shared = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
+    OmegaConf.set_struct(shared, False)
+    shared["schedule"]["init_epochs"] = usual._value()  # of the number of images it may be, or of the pair
+    return {"init_epochs": plain(shared, "schedule.init_epochs")}
 
 
 def _rounded_otherwise(cfg: DictConfig) -> dict[str, Any]:
@@ -199,7 +216,6 @@ def teacher_config(cfg: DictConfig, spec: Spec | None = None) -> DictConfig:
     config["seed"] = spec["seed"]
     config["evaluate"] = unmeasured(cfg)
     config["dataset"] = OmegaConf.merge(cfg.dataset, {key: WHOLE_SET[key] for key in WHOLE_SET if key in cfg.dataset})
-    config["schedule"]["init_epochs"] = _usual_init_epochs(cfg)
     for key, node in training_of(cfg, spec).items():
         config[key] = OmegaConf.merge(config["dataset"], node) if key == "dataset" else OmegaConf.create(node)
     if views := cfg.dataset.get("views"):
@@ -217,15 +233,6 @@ def teacher_config(cfg: DictConfig, spec: Spec | None = None) -> DictConfig:
         spec = {key: value for key, value in spec.items() if key not in OWN}
     config["teacher"] = {**named(chain[-1], spec, _teacher_node), "chain": chain} if chain else None
     return config
-
-
-def _usual_init_epochs(cfg: DictConfig) -> Any:
-    """schedule.init_epochs as the schedule's file has it, not resolved: no teacher has a first phase of so many epochs,
-    and one that is given trains no other teacher.
-    """
-    file = load_node("schedule", str(plain(cfg, "schedule.name")))
-    found: Any = OmegaConf.to_container(cfg.schedule if file is None else file, resolve=False)
-    return found.get("schedule", found).get("init_epochs")
 
 
 def unmeasured(cfg: DictConfig) -> dict[str, None]:

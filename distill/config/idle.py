@@ -11,7 +11,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from distill.config.groups import plain
+from distill.config.groups import interpolated, plain
 from distill.config.hashing import has_teacher, reads, teacher_specs
 from distill.config.milestones import late
 from distill.config.rules import FOLDERS, IN_MEMORY
@@ -101,12 +101,6 @@ def _of_method(cfg: DictConfig, name: str) -> str:
     return f"{reads}, and method.{key} is {str(node.get(key)).lower()}"
 
 
-def _interpolated(cfg: DictConfig, key: str) -> bool:
-    """Whether a key of the method takes its value from `key`."""
-    method: Any = OmegaConf.to_container(cfg.method, resolve=False)
-    return any(f"${{{key}}}" in str(value) for name, value in method.items() if name != "about")
-
-
 def _decays(*kinds: str) -> Callable[[DictConfig], str]:
     def why(cfg: DictConfig) -> str:
         if plain(cfg, "schedule").get("rule"):
@@ -152,7 +146,7 @@ def _gamma(cfg: DictConfig) -> str:
 
 
 def _init_epochs(cfg: DictConfig) -> str:
-    if _interpolated(cfg, "schedule.init_epochs"):
+    if interpolated(cfg, "schedule.init_epochs"):
         return ""
     return f"method={plain(cfg, 'method.name')} has no first phase of so many epochs"
 

@@ -98,6 +98,13 @@ def test_a_first_phase_trains_no_other_teacher(schedule: str) -> None:
     assert config.identity(given) == config.identity(usual)
 
 
+@pytest.mark.parametrize("schedule", ["digits", "finetune"])
+def test_a_first_phase_of_none_is_no_other_run(schedule: str) -> None:
+    alone, two = ([config.identity(composed(f"method={name}", f"schedule={schedule}", f"schedule.init_epochs={epochs}"))
+                   for epochs in (7, 8)] for name in ("none", "fitnet"))  # fmt: skip
+    assert alone[0] == alone[1] and two[0] != two[1]
+
+
 def test_without_a_teacher_the_teacher_does_not_matter() -> None:
     one = composed("method=none", "teacher=resnet56")
     other = composed("method=none", "teacher=vgg13")
