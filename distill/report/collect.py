@@ -61,6 +61,7 @@ class Run:
     command: str | None = None
     departs: str | None = None  # what the method does otherwise than its paper
     teacher_origin: str | None = None  # trained in <folder>, file <path>, ...
+    version: str | None = None  # of this program, when it ran
     student_args: tuple[str, ...] = ()  # of the net, where they are others than its file's: depth=8
     teacher_args: tuple[str, ...] = ()
 
@@ -180,6 +181,7 @@ def _run(folder: Path, result: Result) -> Run | None:
         settings=settings,
         departs=_departs(result),
         teacher_origin=result.document.get("teacher_origin"),
+        version=(result.document.get("versions") or {}).get("distill"),
         student_args=_own_args("student", config),
         teacher_args=_own_args("teacher", config) if result.teacher else (),
         **{name: getattr(result, name) for name in _AS_THEY_ARE},

@@ -62,6 +62,7 @@ def overview(found: CollectedRuns, rows: list[Row]) -> Document:
     legend += [PUBLISHED_RULE] if beside else []
     message, command = what_to_run(found) if not rows else ("", "")
     notes = [found.line(), *([message] if message else []), *count_by_kind(found.unfinished), *below(ranked)]
+    notes += _several_versions(ranked)
     return Document("Distillation runs", tables, notes, _records(ranked), legend, command)
 
 
@@ -201,6 +202,22 @@ def below(ranked: Sequence[Ranking]) -> list[str]:
     rest = [one for one in worse if one not in sure]
     groups = [("", sure), (", though not beyond the noise of the seeds, or on a single one", rest)]
     return [f"Below the student trained alone{how}: {_listed(some)}." for how, some in groups if some]
+
+
+def _several_versions(ranked: Sequence[Ranking]) -> list[str]:
+    """A warning where a row's seeds, or they and the student alone, are of several versions of this program."""
+    mixed, seen = [], set[str | None]()
+    for ranking in ranked:
+        for entry in ranking.entries:
+            beside = entry.row.baseline.runs if entry.row.baseline else ()
+            if len(versions := {run.version for run in (*entry.row.runs, *beside)} - {None}) > 1:
+                mixed.append((ranking, entry))
+                seen |= versions
+    if not mixed:
+        return []
+    told = ", ".join(sorted(map(str, seen)))
+    return [f"Runs of distill {told} stand in one row or beside each other, and CHANGELOG.md says which are to be run "
+            f"again: {_listed(mixed)}."]  # fmt: skip
 
 
 def _listed(some: Sequence[tuple[Ranking, Entry]]) -> str:

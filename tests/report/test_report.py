@@ -271,6 +271,16 @@ def test_runs_without_a_result_are_listed_with_their_state_and_last_epoch(tmp_pa
     assert table[0][2:4] == ["epoch 2 of 240", "42.00"] and table[3][2:] == ["epoch 0", "–", "the loss is NaN |"]
 
 
+def test_runs_of_several_versions_in_one_row_are_told(tmp_path: Path) -> None:
+    alone: dict[str, Any] = {"method": "none", "teacher": None, "teacher_accuracy": None}
+    for seed, version in enumerate(("0.1.0", "0.2.0")):
+        write_run(tmp_path, seed, 70.0 + seed, versions={"distill": version})
+        write_run(tmp_path, seed, 69.0 + seed, versions={"distill": "0.2.0"}, **alone)
+    found = collect([tmp_path])
+    (told,) = (note for note in overview(found, summarize(found.runs)).notes if "CHANGELOG" in note)
+    assert told.startswith("Runs of distill 0.1.0, 0.2.0 ") and told.endswith(": kd (resnet56 → resnet20, cifar100).")
+
+
 def test_a_copy_of_a_seed_does_not_narrow_the_spread(tmp_path: Path) -> None:
     write_run(tmp_path / "a", 1)
     write_run(tmp_path / "b", 1)
