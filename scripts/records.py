@@ -2,7 +2,9 @@
 
 A set is a folder of outputs/reference with records.json, a row a run, and a README.md whose table is written from it
 between two marks. `--write SET FOLDER ...` makes both of finished runs, with --add beside what is there;
-`--prune SET ...` takes out what is stale; `--missing SET EXPERIMENT ...` prints the commands of runs that have no row.
+`--prune SET ...` takes out what is stale; `--mark SET METHOD WHY` says of a method's rows what has been mended in its
+code since, until they are run again, since no hash tells of code; `--missing SET EXPERIMENT ...` prints the commands of
+runs that have no row.
 
 What a row's command gives is made out in recorded_runs.py.
 """
@@ -135,10 +137,13 @@ def table(rows: list[Row]) -> str:
         teacher = some[0].get("teacher") or "none"
         spread = f" ± {stdev(values):.2f}" if len(values) > 1 else ""
         first, also = some[0], _also(some)
-        cells = (experiment or "–", first["method"], teacher.replace("none", "–"), first["student"],
+        method = first["method"] + " †" * any("since" in row for row in some)
+        cells = (experiment or "–", method, teacher.replace("none", "–"), first["student"],
                  first["what"] or "–", len(some), f"{mean(values):.2f}{spread}{also}", digest)  # fmt: skip
         lines.append("| " + " | ".join(str(cell) for cell in cells) + " |")
-    return "\n".join(lines)
+    since = {row["method"]: row["since"] for row in rows if "since" in row}
+    told = "; ".join(f"{method}: {why}" for method, why in since.items())
+    return "\n".join([*lines, *([f"\n† run before a mend of the code: {told}."] if told else [])])
 
 
 def _also(rows: list[Row]) -> str:
@@ -202,6 +207,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--write", nargs="+", type=Path, metavar=("SET", "FOLDER"), help="a set, and folders of runs")
     parser.add_argument("--add", action="store_true", help="keep the set's other rows; same hash and seed are replaced")
     parser.add_argument("--prune", nargs="+", type=Path, metavar="SET", help="take out rows that are stale")
+    parser.add_argument("--mark", nargs=3, metavar=("SET", "METHOD", "WHY"), help="rows from before a mend of the code")
     parser.add_argument("--missing", nargs="+", metavar=("SET", "EXPERIMENT"), help="commands of runs without a row")
     args = parser.parse_args(argv)
     if args.write:
@@ -216,6 +222,9 @@ def main(argv: list[str] | None = None) -> int:
         rows = read(folder)
         old = {id(row) for row, _ in stale(rows)}
         write(folder, [row for row in rows if id(row) not in old])
+    if args.mark:
+        folder, method, why = Path(args.mark[0]), *args.mark[1:]
+        write(folder, [row | {"since": why} if row["method"] == method else row for row in read(folder)])
     if args.missing:
         folder, names = Path(args.missing[0]), args.missing[1:]
         rows = read(folder)

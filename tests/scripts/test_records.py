@@ -58,6 +58,12 @@ def row(digest: str, *overrides: str) -> dict[str, Any]:
     return {"hash": digest, "overrides": list(overrides), "seed": 1, "method": "kd", "student": "resnet8"}
 
 
+def test_rows_from_before_a_mend_of_the_code_say_so() -> None:
+    rows = [row("a", "method=kd") | {"accuracy": {"last": 70.0}, "what": "", "since": "a mend"}]
+    lines = records.table(rows).splitlines()
+    assert lines[2].split(" | ")[1] == "kd †" and lines[-1] == "† run before a mend of the code: kd: a mend."
+
+
 def test_a_row_whose_command_gives_another_hash_is_stale() -> None:
     good = next(iter(records.hashes(("method=kd", "student=resnet8"))))
     rows = [
