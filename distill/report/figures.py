@@ -165,4 +165,4 @@ def _minutes(row: Row) -> float | None:
 
 
 def _parameters(row: Row) -> float | None:
-    return row.one.params
+    return row.mean("params")

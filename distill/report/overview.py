@@ -148,7 +148,7 @@ def details(ranking: Ranking) -> Table:
     cells = []
     for entry in ranking.entries:
         row, run = entry.row, entry.row.one
-        cost = [(run.params, 1e-6, 3), (run.macs, 1e-6, 1), (row.mean("seconds"), 1 / 60, 1)]
+        cost = [(row.mean("params"), 1e-6, 3), (row.mean("macs"), 1e-6, 1), (row.mean("seconds"), 1 / 60, 1)]
         cells.append(
             [
                 word(entry.name), spread(row.last), spread(row.best), number(row.best_epoch, 0), spread(row.teacher),

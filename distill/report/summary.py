@@ -57,7 +57,10 @@ class Row:
 
     def mean(self, name: str) -> float | None:
         """Mean over seeds of a numeric field of Run."""
-        over_seeds = sample([getattr(run, name) for run in self.runs])
+        values = [getattr(run, name) for run in self.runs]
+        if len({*values}) == 1:  # as it is, a whole number or not
+            return values[0]  # type: ignore[no-any-return]
+        over_seeds = sample(values)
         return over_seeds.mean if over_seeds else None
 
 

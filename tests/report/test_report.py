@@ -271,6 +271,14 @@ def test_runs_without_a_result_are_listed_with_their_state_and_last_epoch(tmp_pa
     assert table[0][2:4] == ["epoch 2 of 240", "42.00"] and table[3][2:] == ["epoch 0", "–", "the loss is NaN |"]
 
 
+def test_what_a_methods_own_choice_of_a_net_costs_is_its_mean_over_seeds(tmp_path: Path, capsys: Any) -> None:
+    """A search exports another net by each seed: the first one's parameters stood for all."""
+    for seed, params in enumerate((20_000, 40_000)):
+        write_run(tmp_path, seed, params=params, macs=10 * params)
+    (row,) = records(capsys, str(tmp_path))
+    assert (float(row["params"]), float(row["macs"])) == (30_000, 300_000)
+
+
 def test_runs_of_several_versions_in_one_row_are_told(tmp_path: Path) -> None:
     alone: dict[str, Any] = {"method": "none", "teacher": None, "teacher_accuracy": None}
     for seed, version in enumerate(("0.1.0", "0.2.0")):
