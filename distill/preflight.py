@@ -183,6 +183,7 @@ def _made(spec: RunSpec, info: DataInfo, source: Source | None) -> None:
         start.recompute(student)
     if spec.student.weights:
         start.begin(student, Path(spec.student.weights), False)
+    _check_upstream(student, spec.student.upstream)
     if spec.student.quantize:
         quantize_as(student, spec.student.quantize)
     teachers = [_taught_by(spec, each, info) for each in spec.teachers]
@@ -193,6 +194,13 @@ def _made(spec: RunSpec, info: DataInfo, source: Source | None) -> None:
     _check_updates(method, spec)
     if source is not None:
         _check_views(method, source)
+
+
+def _check_upstream(student: FeatureNet, before: RunSpec | None) -> None:
+    """Raise ValueError where what the student is trained on first leaves no start for it."""
+    if before is None or before.schedule.rule or (info := supposed(before.dataset)) is None:
+        return
+    start.check_trunk(_net(before.student, info, before.seed, False, start.student_arguments(before)), student)
 
 
 def _check_views(method: Method, source: Source) -> None:

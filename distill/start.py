@@ -133,6 +133,14 @@ def _without(state: Mapping[str, torch.Tensor], ends: tuple[str, ...]) -> State:
     return {key: value for key, value in state.items() if not key.startswith(ends)}
 
 
+def check_trunk(first: FeatureNet, net: FeatureNet) -> None:
+    """Raise ValueError where a net could not start from `first`, the same net as its earlier training has it."""
+    trunks = [_without(each.model.state_dict(), head_names(each)) for each in (first, net)]
+    if problem := mismatch(*trunks):
+        remedy = "give its dataset the size and the channels of the run's"
+        raise ValueError(f"student.upstream is no start for {net.name}, which sees other images: {problem}; {remedy}")
+
+
 def head_names(net: FeatureNet) -> tuple[str, ...]:
     """How the names of a classifier's weights begin, that of a net whose classifier was left away too."""
     heads = _heads(net)

@@ -70,6 +70,7 @@ def test_a_look_at_what_fits_draws_no_number(tmp_path):
     (["dataset.num_classes=12"], "dataset.num_classes is 12 but digits has 10 classes"),
     (["++dataset.kind=other"], "dataset 'other' is not known"),
     (["student.upstream={schedule:digits,dataset:{classes:[0]}}"], "name two classes or more"),
+    (["student.upstream={schedule:digits,dataset:{name:cifar10}}"], "student.upstream is no start for cifar_resnet"),
     (["method=simkd", "method.factor=1000"], "method.factor=1000 leaves none of 64 channels"),
     (["method=wkd-l", "method.samples=100000"], "method.samples=100000: a class of digits has"),
     (["method=dot", "method.delta=0.9"], "method.delta=0.9 takes momentum 0.9 out of"),

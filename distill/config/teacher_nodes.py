@@ -19,7 +19,8 @@ OF_THE_RUN = ("cache",)  # how the run asks its teachers, which changes no teach
 _GIVEN = ("name", "model", "args", "lr_scale", "mean", "std", "weights", "start", "epoch", "size", "seed")
 """Keys of one of several."""
 OWN = ("schedule", "dataset")  # how the run that trains a teacher differs from the run that it teaches
-_SHOWN = ("size", "mean", "std")  # how images reach a net, which is the same for a teacher and its student
+_SHOWN = ("size", "mean", "std", "in_chans", "name", "kind", "classes", "num_classes", "labels")
+"""How images reach a net, and of which classes, which is the same for a teacher and its student."""
 WEIGHT_KINDS = ("auto", "pretrained", "none")
 
 
@@ -92,8 +93,8 @@ def training(spec: Spec, seen: Mapping[str, Any], load: Load) -> dict[str, Spec]
     """What the run that trains a teacher has of its own: {"schedule": ..., "dataset": ...}; {} where it has nothing.
 
     spec: the teacher; seen: the run's data set; load reads conf/schedule/<name>.yaml, whose own `dataset` node counts
-    too, after teacher.dataset. Raises ValueError for a key that the data set has not, and for images of another size or
-    scale than the student's.
+    too, after teacher.dataset. Raises ValueError for a key that the data set has not, and for images of another size,
+    scale or classes than the student's.
     """
     name, given = spec.get("schedule"), {k: v for k, v in (spec.get("dataset") or {}).items() if v is not None}
     if (name is None and not given) or not is_trained(spec):

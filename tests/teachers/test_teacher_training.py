@@ -137,6 +137,8 @@ def test_the_nets_before_it_in_a_chain_are_trained_as_the_last() -> None:
         (["teacher.schedule=hinton_mnst_adam"], "did you mean hinton_mnist_adam"),
         (["teacher.schedule=hinton_mnist_adam"], "dataset.size=28"),
         (["teacher.dataset.pad_mode=mirror"], "one of zeros, reflect"),
+        (["+teacher.dataset.classes=[0,1]"], r"teacher.dataset.classes is for dataset.classes=\[0, 1\], not None"),
+        (["+teacher.dataset.labels=false"], "teacher.dataset.labels is for dataset.labels=False, not None"),
     ],
 )
 def test_what_cannot_be_honoured_is_refused(overrides: list[str], words: str) -> None:
