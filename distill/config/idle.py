@@ -12,7 +12,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from distill.config.groups import interpolated, plain
-from distill.config.hashing import has_teacher, reads, teacher_specs
+from distill.config.hashing import WHOLE_SET, has_teacher, reads, teacher_specs
 from distill.config.milestones import late
 from distill.config.rules import FOLDERS, IN_MEMORY
 from distill.config.teacher_nodes import is_trained
@@ -28,8 +28,7 @@ ALWAYS = {
     "schedule.clip_mode", "schedule.no_decay", "schedule.ema_warmup", "schedule.ema_export",
     "schedule.bce_threshold",  # each refused by check_schedule where its partners are not there
     *(f"dataset.{key}" for key in ("name", "kind", "num_classes", "in_chans", "size", "mean", "std", "resize", "pad",
-                                   "flip", "holdout", "shots", "classes", "omit", "fraction", "views", "labels",
-                                   "views.student")),
+                                   "flip", "holdout", "classes", "views", "labels", "views.student")),
     *(f"student.{key}" for key in ("name", "model", "args", "lr_scale", "mean", "std", "weights", "upstream",
                                    "quantize", "quantize.weights", "quantize.activations", "quantize.ends",
                                    "quantize.bucket", "quantize.everything")),
@@ -174,6 +173,15 @@ def _root(cfg: DictConfig) -> str:
     return why_no_root(plain(cfg, "dataset"))
 
 
+def _of_images(cfg: DictConfig) -> str:
+    """Of which training images there are, which a method that makes its own never sees, nor does its teacher read: all
+    of them train that.
+    """
+    measured = any((plain(cfg, "evaluate") or {}).get(key) for key in ("knn", "probe"))
+    data_free = OmegaConf.select(cfg, "method.about.kind", default="") == "data-free"
+    return f"method={plain(cfg, 'method.name')} sees no images of the data set" if data_free and not measured else ""
+
+
 def _of_folders(folder: bool) -> Callable[[DictConfig], str]:
     def why(cfg: DictConfig) -> str:
         data = plain(cfg, "dataset")
@@ -257,6 +265,7 @@ READ_BY: dict[str, Callable[[DictConfig], str]] = {
     "dataset.root": _root,
     "dataset.content": lambda cfg: "it is worked out from the files",
     "dataset.views.teacher": _teachers_view,
+    **{f"dataset.{key}": _of_images for key in WHOLE_SET},
     **{f"dataset.{key}": _of_folders(True) for key in FOLDERS},
     **{f"dataset.{key}": _of_folders(False) for key in IN_MEMORY},
     **{f"teacher.{key}": _one_teacher for key in OF_ONE_TEACHER},

@@ -40,5 +40,6 @@ def check_refusals(cfg: DictConfig) -> None:
         raise ValueError(f"{weights} are 0, which leaves method={name} nothing to train by: give one of them")
     file = load_node("method", name)
     usual: Any = {} if file is None else OmegaConf.to_container(file, resolve=False)  # may hang on the run's data set
-    if plain(cfg, "method").get("ce") == 0 and usual.get("ce"):
+    own = OmegaConf.select(cfg, "method.about.taps", default=None) or ()  # of labels that its other losses read
+    if plain(cfg, "method").get("ce") == 0 and (usual.get("ce") or "labels" not in own):
         refuse_keys(name, {"label_smoothing": "method.ce=0 takes no cross-entropy"}, schedule)

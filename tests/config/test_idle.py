@@ -53,6 +53,8 @@ IDLE = {  # a command, and what is said of its last word
        for name in ("wkd-l", "wkd-lf")},
     "method=cc method.gamma=1": "method.form=kernel reads it, and method.form is neighbours",
     "schedule=crd schedule.lr_scales.cifar_ShuffleV1=0.1": "no net of the run has a share there",
+    **{f"method={name} teacher.weights=none dataset.{key}": f"method={name} sees no images of the data set"
+       for name in ("dafl", "zskt") for key in ("fraction=0.5", "shots=5", "omit=[3]")},
     "device=cpu cuda_graphs=true": "they are a GPU's, and device=cpu",
 }
 OF_COMMANDS = {
@@ -68,7 +70,9 @@ READ = (
     "schedule=crd student=ShuffleV1 schedule.lr_scales.cifar_ShuffleV1=0.1",
     "dataset=cifar100 schedule=mlkd teacher.weights=pretrained",
     "dataset=cifar100 method=mlkd schedule=paper teacher.weights=none",
-    "schedule.lr_min=null method=none teacher=resnet14", "experiment=mine schedule.decay=step",
+    "method=dafl dataset.holdout=0.1", "method=dafl dataset.fraction=0.5 evaluate.knn=true",
+    "-m method=kd,dafl dataset.fraction=0.5", "schedule.lr_min=null method=none teacher=resnet14",
+    "experiment=mine schedule.decay=step",
 )
 
 
