@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
+from typing import Any
 
 import torch
 
@@ -13,7 +15,7 @@ from distill.data import Data
 from distill.engine.compiling import Compiling, fold_batchnorm, half_weights
 from distill.method import TeacherForward, teacher_forward
 from distill.models import FeatureNet, Outputs
-from distill.teachers.cache import TeacherCache, make_cache
+from distill.teachers.cache import NotCached, TeacherCache, make_cache
 from distill.teachers.store import Teacher, get_teachers
 
 
@@ -101,7 +103,8 @@ class FrozenTeachers:
 
 
 class ForwardMemo:
-    """One forward for a batch that several runs share: its outputs are used until other inputs come, or are written.
+    """One forward for a batch that several runs share: its outputs are used until other inputs come, or either is
+    written: what one method does to them in place is not what the teacher tells the next.
 
     own: runs a net on a batch where the runs do not share both, as `shares` tells; default: they share all. Methods may
     have a net of their own, which they train meanwhile, and batches of their own.
@@ -114,13 +117,22 @@ class ForwardMemo:
         shares: Callable[[FeatureNet, Batch], bool] = lambda teacher, batch: True,
     ) -> None:
         self.teacher_forward, self.own, self.shares = teacher_forward, own or teacher_forward, shares
-        self._outputs: dict[int, tuple[torch.Tensor, int, Outputs]] = {}
+        self._outputs: dict[int, tuple[torch.Tensor, list[int], Outputs]] = {}
 
     def __call__(self, teacher: FeatureNet, batch: Batch) -> Outputs:
         if not self.shares(teacher, batch):
             return self.own(teacher, batch)
-        inputs, version = batch.inputs, batch.inputs._version
+        inputs = batch.inputs
         known = self._outputs.get(id(teacher))
-        if known is None or known[0] is not inputs or known[1] != version:
-            self._outputs[id(teacher)] = known = (inputs, version, self.teacher_forward(teacher, batch))
-        return known[2]
+        if known is None or known[0] is not inputs or known[1] != _versions(inputs, known[2]):
+            outputs = self.teacher_forward(teacher, batch)
+            self._outputs[id(teacher)] = known = (inputs, _versions(inputs, outputs), outputs)
+        lists: dict[str, Any] = {name: [*value] for name, value in vars(known[2]).items() if type(value) is list}
+        return replace(known[2], **lists)
+
+
+def _versions(inputs: torch.Tensor, outputs: Outputs) -> list[int]:
+    """How often inputs, and each of the outputs, have been written."""
+    held = (value for value in vars(outputs).values() if value is not None and not isinstance(value, NotCached))
+    found = [each for value in held for each in ([value] if isinstance(value, torch.Tensor) else value)]
+    return [each._version for each in (inputs, *found)]

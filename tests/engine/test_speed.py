@@ -13,7 +13,7 @@ from distill import runtime
 from distill.batch import Batch
 from distill.engine import compiling as speed
 from distill.engine.compiling import compile_forward, fold_batchnorm, half_weights, instruction_sets, why_compile
-from distill.models import build
+from distill.models import Outputs, build
 from distill.teachers.forward import ForwardMemo, FrozenTeachers
 from tests import tiny
 
@@ -128,12 +128,30 @@ def test_half_weights_only_where_autocast_casts_anyway() -> None:
 
 def test_a_shared_batch_is_asked_for_once() -> None:
     asked = []
-    remembered = ForwardMemo(lambda teacher, batch: asked.append(teacher) or object())
+
+    def outputs(teacher, batch) -> Outputs:
+        asked.append(teacher)
+        return Outputs(torch.zeros(2, 3), [torch.zeros(2, 1)], torch.zeros(2, 4))
+
+    remembered = ForwardMemo(outputs)
     images, other = torch.zeros(2, 3, 4, 4), torch.zeros(2, 3, 4, 4)
     labels = torch.zeros(2, dtype=torch.int64)
     first = remembered("teacher", Batch(images, labels, labels))
-    assert remembered("teacher", Batch(images, labels, labels)) is first and len(asked) == 1
-    assert remembered("teacher", Batch(other, labels, labels)) is not first and len(asked) == 2
+    assert remembered("teacher", Batch(images, labels, labels)).logits is first.logits and len(asked) == 1
+    assert remembered("teacher", Batch(other, labels, labels)).logits is not first.logits and len(asked) == 2
+
+
+@pytest.mark.parametrize("spoil", [
+    lambda said: said.logits.div_(2.0), lambda said: said.features[0].zero_(), lambda said: said.features.pop(),
+    lambda said: setattr(said, "logits", None),
+])  # fmt: skip
+def test_what_one_method_does_to_a_teachers_outputs_is_not_told_to_the_next(spoil) -> None:
+    remembered = ForwardMemo(lambda *_: Outputs(torch.ones(2, 3), [torch.ones(2, 1)], torch.ones(2, 4)))
+    labels = torch.zeros(2, dtype=torch.int64)
+    batch = Batch(torch.zeros(2, 3, 4, 4), labels, labels)
+    spoil(remembered("teacher", batch))
+    again = remembered("teacher", batch)
+    assert again.logits.sum() == 6 and [map_.sum() for map_ in again.features] == [2]
 
 
 def test_nets_that_gain_by_it_are_compiled_or_all_that_were_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
