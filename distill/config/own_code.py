@@ -14,6 +14,7 @@ import sys
 import sysconfig
 from collections.abc import Iterator
 from contextlib import suppress
+from importlib.machinery import PathFinder
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -70,11 +71,11 @@ def sources() -> dict[str, Path]:
     found: dict[str, Path] = {}
     names = {each.__name__ for module in loaded() for each in (module, *_reached(module))}
     for top in sorted({name.partition(".")[0] for name in names}):
-        module = sys.modules[top]
-        if hasattr(module, "__path__"):
+        module = _module(top)
+        if module and hasattr(module, "__path__"):
             for root in map(Path, module.__path__):
                 found |= {f"{top}/{path.relative_to(root).as_posix()}": path for path in root.rglob("*.py")}
-        elif module.__file__:
+        elif module and module.__file__:
             found[f"{top}.py"] = Path(module.__file__)
     return found
 
@@ -112,7 +113,25 @@ def _reached(module: ModuleType) -> Iterator[ModuleType]:
             continue
         seen.add(each.__name__)
         yield each
-        waiting += [sys.modules.get(name) for name in _imported(each)]
+        waiting += [_module(name) for name in _imported(each)]
+
+
+def _module(name: str) -> ModuleType | None:
+    """A module, or a stand-in with its file where it is not imported yet, as one that is imported within a function."""
+    if (found := sys.modules.get(name)) is not None:
+        return found
+    parts = name.split(".")
+    spec = PathFinder.find_spec(parts[0])  # importlib.util's would import the packages around it
+    for k in range(2, len(parts) + 1):
+        places = spec.submodule_search_locations if spec else None
+        spec = PathFinder.find_spec(".".join(parts[:k]), places) if places is not None else None
+    if spec is None or not spec.has_location:
+        return None
+    made = ModuleType(name)
+    made.__file__, made.__package__ = spec.origin, spec.parent
+    if spec.submodule_search_locations is not None:
+        made.__path__ = list(spec.submodule_search_locations)
+    return made
 
 
 def _own(module: ModuleType) -> bool:

@@ -133,6 +133,22 @@ def test_code_of_ones_own_is_part_of_the_hash_and_comments_are_not(inside: Path)
     assert identity(tiny.composed())["hash"] == identity(tiny.composed("plugins=[json]"))["hash"]
 
 
+def test_a_module_that_is_imported_when_it_is_needed_counts_as_well(inside: Path) -> None:
+    (inside / "late").mkdir()
+    lazy = "    def loss(self, batch):\n        from late.helper import SHARE\n\n        return super().loss(batch)\n"
+    (inside / "my_method.py").write_text(MODULE.replace("    def distill", f"{lazy}\n    def distill"))
+    found = []
+    for text in ("SHARE = 1", "SHARE = 2"):
+        (inside / "late/__init__.py").write_text("raise RuntimeError('not to be imported for its hash')")
+        (inside / "late/helper.py").write_text(text)
+        found.append(identity(api.composed(WORDS, "own"))["hash"])
+        assert own_code.sources().keys() == {"my_method.py", "late/__init__.py", "late/helper.py"}
+        plugins._loaded.clear()
+        own_code._digests.clear()
+        del sys.modules["my_method"], READERS["halves"]
+    assert found[0] != found[1]
+
+
 def of_package(inside: Path, part: str, method: str, helper: str = "VALUE = 1\n") -> str | None:
     """The hash of a class in a package of `part` that its __init__.py does not import."""
     package = inside / part / "my_package"
