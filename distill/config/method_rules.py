@@ -55,8 +55,14 @@ INTERPOLATED = {"epochs": WHOLE_NUMBER, "pad": WHOLE_NUMBER, "batch_size": COUNT
 
 
 def check_method(cfg: DictConfig) -> None:
-    """Raise ValueError for a key that the method does not take, or a value that it cannot have; null is no value."""
+    """Raise ValueError for a key that the method does not take, or a value that it cannot have; null is no value. So
+    for the name of another method, under whose name results would be filed.
+    """
     name, node = str(cfg.method.name), plain(cfg, "method")
+    named: Any = load_node("method", name) or {}
+    if (other := named.get("_target_", node["_target_"])) != node["_target_"]:
+        said = f"{node['_target_']} is called {name}, which is the name of {other}"
+        raise ValueError(f"{said}: name it as its own file is called, `name:` in its YAML")
     own = method_rules(name)
     for key, value in node.items():
         if key in NOT_A_METHODS or (value is None and key not in own):

@@ -235,11 +235,13 @@ def test_launchers_know_them_too(launcher: str, folder: Path) -> None:
         (("plugins=[my_method]", "plugins=[my_method,own]"), "plugins=[own] is a folder without __init__.py"),
         (("plugins=[my_method]", ""), "name its module, plugins=[my_method]"),
         (("plugins=[my_method]", "plugins=[my_method.py]"), "plugins=[my_method.py]: there is no such module"),
+        (("method=mine", "method=copied"), "my_method.Mine is called kd, which is the name of distill.methods.kd.KD"),
         (("dataset=halves", "dataset=halve"), "there is no dataset 'halve': did you mean halves?"),
         (("--config-dir own", "--config-dir owned"), "--config-dir owned: there is no such folder"),
     ],
 )
 def test_what_cannot_be_is_said_before_anything_is_trained(change: tuple[str, str], said: str, folder: Path) -> None:
+    (folder / "own/method/copied.yaml").write_text(METHOD.replace("name: mine", "name: kd"))
     done = program.run(*OWN.replace(*change).split(), cwd=folder)
     assert done.returncode == 2 and said in done.stderr, done.stderr
     assert not list(folder.glob("outputs/*/*"))
