@@ -144,7 +144,10 @@ class Method(nn.Module):
         teacher = self.teach(batch)
         if self.kd:
             losses["kd"] = self.kd * self.soft_targets(student.logits, teacher.logits)
-        return losses | self.distill(student, teacher, batch)
+        own = loss_dict(self.distill(student, teacher, batch))
+        if twice := losses.keys() & own.keys():
+            raise ValueError(f"method={type(self).__name__}: '{min(twice)}' is the base class's loss: rename its own")
+        return losses | own
 
     def supervised(self, logits: Tensor, batch: Batch, *more: Tensor, weight: float | None = None) -> Losses:
         """Return the weighted cross-entropy of logits [B,K], "ce"; they are also what the running accuracy counts.
@@ -227,6 +230,14 @@ class Method(nn.Module):
         return min(self.epoch / epochs, 1.0) if epochs > 0 else 1.0
 
 
+def loss_dict(losses: Any) -> Losses:
+    """The losses that a method returns. Raises ValueError for what is no dictionary, such as a tensor alone."""
+    if not isinstance(losses, dict):
+        kind = type(losses).__name__
+        raise ValueError(f"the method's losses are a {kind}: return a dictionary, {{'own': self.weight * loss}}")
+    return losses
+
+
 def refuse(
     method: Method | type[Method],
     name: str,
@@ -244,4 +255,4 @@ def refuse(
     refuse_keys(name, {**stated, **refuses}, schedule)
 
 
-__all__ = ["Batch", "Losses", "Method", "Nets", "Phase", "Source", "Update", "full_precision", "refuse"]
+__all__ = ["Batch", "Losses", "Method", "Nets", "Phase", "Source", "Update", "full_precision", "loss_dict", "refuse"]

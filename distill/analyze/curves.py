@@ -10,11 +10,11 @@ from distill.analyze.analysis_data import AnalysisData
 from distill.analyze.style import ALONE_COLOUR, STUDENT_COLOUR, Picture
 from distill.charts.panels import panels
 from distill.charts.svg import Drawing
+from distill.engine.meter import ROW_KEYS
 from distill.report.curves import curve
 from distill.report.summary import Row
 from distill.run_folder import RunFolder
 
-NOT_LOSSES = {"kind", "phase", "epoch", "epochs", "epochs_left", "step", "lr", "loss", "images_per_second", "waiting"}
 TERMS = 6
 
 
@@ -51,8 +51,8 @@ def _accuracies(analysis: AnalysisData, row: Row) -> Drawing:
 
 
 def _is_loss(name: str) -> bool:
-    """Whether a row's entry is a term of the loss: all but accuracies of whatever net and these few are."""
-    return name not in NOT_LOSSES and not name.endswith("_accuracy")
+    """Whether a row's entry is a term of the loss: all but accuracies of whatever net and few others are."""
+    return name not in ROW_KEYS and not name.endswith("_accuracy")
 
 
 def losses(histories: Sequence[Sequence[Mapping[str, Any]]]) -> dict[str, dict[str, list[float]]]:

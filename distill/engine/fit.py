@@ -24,7 +24,7 @@ from distill.engine.rank_state import interruptible_alone, others_state, restore
 from distill.engine.saving import Saving
 from distill.engine.state import Callback, Options, Position, Score, Speed
 from distill.engine.static_buffers import StaticBuffers
-from distill.engine.update import begin_reading, take_step, train_mode
+from distill.engine.update import begin_reading, joined, take_step, train_mode
 from distill.method import Method, Phase
 from distill.models import FeatureNet
 from distill.runtime import rng_state
@@ -189,8 +189,10 @@ class Fit:
         self.method.counted = None
         parts = self.schedule.accumulate, self.schedule.batch_size
         for update, stepper in zip(phase.updates, self.steppers, strict=True):
+            own: dict[str, torch.Tensor] = {}
             for _ in range(update.repeat):
-                noted |= take_step(self.method, update, stepper, batch, self.options.autocast, *parts)
+                own |= take_step(self.method, update, stepper, batch, self.options.autocast, *parts)
+            noted = joined(noted, own)
         self.method.after_step()
         if self.average:
             self.average.update(self.at.step + 1 + (self.at.epoch - 1) * self._steps)

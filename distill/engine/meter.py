@@ -11,6 +11,9 @@ from torch import Tensor
 import distill.parallel as parallel
 from distill.errors import NonFinite
 
+ROW_KEYS = {"kind", "phase", "epoch", "epochs", "epochs_left", "epoch_step", "step", "lr", "loss", "correct",
+            "images_per_second", "waiting"}  # of a row, beside losses and accuracies, "..._accuracy"  # fmt: skip
+
 
 class Meter:
     """Means over an epoch. Adding a step waits for nothing; `flush` reads what has gathered.

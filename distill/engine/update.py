@@ -12,8 +12,9 @@ from torch import Tensor
 
 import distill.parallel as parallel
 from distill.batch import Batch
+from distill.engine.meter import ROW_KEYS
 from distill.engine.optim import Stepper
-from distill.method import Losses, Method, Phase, Update
+from distill.method import Losses, Method, Phase, Update, loss_dict
 
 
 def take_step(
@@ -33,7 +34,7 @@ def take_step(
     """
     if parts == 1:
         with autocast():
-            losses = some(update.loss(batch))
+            losses = checked(update.loss(batch))
         stepper.step(losses)
         return losses
     stepper.begin()
@@ -42,7 +43,7 @@ def take_step(
     for part in parts_of(batch, parts, full):
         method.counted = None
         with autocast():
-            losses = some(update.loss(part))
+            losses = checked(update.loss(part))
         weighted = {name: loss * (len(part.inputs) / len(batch.inputs)) for name, loss in losses.items()}
         stepper.backward(weighted)
         total = {name: total.get(name, 0.0) + loss.detach() for name, loss in weighted.items()}
@@ -54,11 +55,24 @@ def take_step(
     return total
 
 
-def some(losses: Losses) -> Losses:
-    """The losses of a step. Raises ValueError where there is none."""
+def checked(losses: Losses) -> Losses:
+    """The losses of a step. Raises ValueError where they are no named scalars, or there is none."""
+    for name, loss in loss_dict(losses).items():
+        if not isinstance(loss, Tensor) or loss.shape:
+            what = f"a tensor of shape {list(loss.shape)}" if isinstance(loss, Tensor) else f"a {type(loss).__name__}"
+            raise ValueError(f"the loss '{name}' is {what}, not a tensor that holds one number: take its mean")
+        if name in ROW_KEYS or name.endswith("_accuracy"):
+            raise ValueError(f"a loss is called '{name}', which means something else in metrics.jsonl: rename it")
     if not losses:
         raise ValueError("the method has no loss with these weights, and trains nothing: set one of them above 0")
     return losses
+
+
+def joined(losses: Losses, more: Losses) -> Losses:
+    """Both. Raises ValueError for a name that both have, of which one would hide the other."""
+    if twice := losses.keys() & more.keys():
+        raise ValueError(f"two updates of a phase have a loss '{min(twice)}': give that of the second another name")
+    return {**losses, **more}
 
 
 def parts_of(batch: Batch, count: int, full: int = 0) -> list[Batch]:

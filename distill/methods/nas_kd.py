@@ -101,7 +101,7 @@ class NASKD(Method):
     def tune_loss(self, batch: Batch) -> Losses:
         loss, logits = self.one(self.chosen, batch, self.teach(batch).logits)
         self.count(logits, batch.labels)
-        return {"loss": loss}
+        return {"chosen": loss}
 
     @property
     def chosen(self) -> int:
