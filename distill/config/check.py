@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 import distill.config.protocol as protocol
+from distill.config.about import check_about
 from distill.config.by_size import BY_SIZE
 from distill.config.factory import check_class
 from distill.config.groups import (
@@ -60,6 +61,7 @@ def _check(cfg: DictConfig) -> None:
         protocol.required(cfg)
     _check_training(cfg)
     check_method_name(cfg)
+    check_about(plain(cfg, "method"))
     check_tracking(plain(cfg, "tracking.mode"))
     check_refusals(cfg)
     check_limits(cfg)
