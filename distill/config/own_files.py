@@ -13,8 +13,13 @@ _MOST = 20_000  # values of a file once its aliases are written out
 
 def check_folder(folder: Path) -> None:
     """Look at the YAML files of a --config-dir. Raises ValueError for one that cannot be a configuration, and for one
-    that is not read, since the program has another of its name.
+    that is not read, since the program has another of its name, or since it or its folder has nearly a right one.
     """
+    for group in (each.name for each in conf_dir().iterdir() if each.is_dir()):
+        if any((folder / f"{group}s").glob("*.yaml")):
+            raise ValueError(f"{folder / group}s is not read: call the folder {group}")
+        for path in (folder / group).rglob("*.yml"):
+            raise ValueError(f"{path} is not read: call it {path.stem}.yaml")
     found = [path for group in conf_dir().iterdir() if group.is_dir() for path in (folder / group.name).rglob("*.yaml")]
     for path in sorted([*found, *folder.glob("config.yaml")]):
         check_file(path)

@@ -48,6 +48,17 @@ def test_a_file_that_ours_hides_is_refused_and_a_copy_of_it_is_not(name: str, tm
         check_folder(tmp_path)
 
 
+@pytest.mark.parametrize(("name", "said"), [
+    ("method/mine.yml", "method/mine.yml is not read: call it mine.yaml"),
+    ("experiments/mine.yaml", "experiments is not read: call the folder experiment"),
+])  # fmt: skip
+def test_what_has_nearly_a_right_name_is_told(name: str, said: str, tmp_path: Path) -> None:
+    (tmp_path / name).parent.mkdir()
+    (tmp_path / name).write_text("seed: 1\n")
+    with pytest.raises(ValueError, match=said):
+        check_folder(tmp_path)
+
+
 def test_control_characters_are_no_values() -> None:
     for text in ("method.name=\x1b]0;x\x07", "output=\u202eb", "+tracking.project=\x00"):
         with pytest.raises(ValueError, match="holds control characters"):
