@@ -32,6 +32,8 @@ def create(
     net = _created(name, num_classes, in_chans, size, pretrained, own)
     for key in own:
         check_read(key, name, net)
+    if (made := getattr(net, "num_classes", num_classes)) != num_classes:
+        raise ValueError(f"{name} has {made} classes where {num_classes} are asked for: have its code take num_classes")
     return net
 
 

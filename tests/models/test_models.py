@@ -639,6 +639,15 @@ def test_a_net_of_ones_own_that_lacks_timms_contract_is_refused(monkeypatch: pyt
         build("resnet18", 10)
 
 
+def test_a_net_of_other_classes_than_it_was_asked_for_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    import timm
+
+    made = timm.create_model
+    monkeypatch.setattr(timm, "create_model", lambda name, **how: made("test_resnet", num_classes=9))
+    with pytest.raises(ValueError, match="resnet18 has 9 classes where 6 are asked for"):
+        build("resnet18", 6, size=32)
+
+
 def test_pretrained_weights_that_cannot_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
     import huggingface_hub.constants as hub
     import timm
