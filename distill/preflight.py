@@ -32,6 +32,7 @@ from distill.content.memo import memoised
 from distill.data import DataInfo, load_data
 from distill.data.dataset import check_classes, check_kind, data_info
 from distill.data.modality import views_of
+from distill.engine.registered import check_registered
 from distill.method import Method, Source
 from distill.models import FeatureNet
 from distill.models import build as build_net
@@ -191,6 +192,7 @@ def _made(spec: RunSpec, info: DataInfo, source: Source | None) -> None:
         net.requires_grad_(False)
     check_maps(spec.method.name, spec.method.taps, [student.name, *(net.name for net in teachers)])
     method = instantiate(spec.method.node, student, teachers, replace(info))
+    check_registered(method)
     _check_updates(method, spec)
     if source is not None:
         _check_views(method, source)

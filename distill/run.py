@@ -33,6 +33,7 @@ from distill.engine.cuda_graphs import CudaGraph, Graph, without_graphs
 from distill.engine.evaluate import Evaluation
 from distill.engine.fit import Fit
 from distill.engine.optim import without_sgds
+from distill.engine.registered import check_registered
 from distill.engine.state import Options
 from distill.engine.static_buffers import StaticBuffers
 from distill.errors import exit_code
@@ -269,6 +270,7 @@ def make_method(
         start.recompute(student)
     check_maps(spec.method.name, spec.method.taps, [student.name, *(net.name for net in teachers.nets)])
     method: Method = instantiate(spec.method.node, student, teachers.nets, info)
+    check_registered(method)
     method.teacher_forward = teachers
     return method.to(device).to(memory_format=torch.channels_last)
 

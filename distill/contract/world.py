@@ -19,6 +19,7 @@ from distill.config import RunSpec, class_of, instantiate, load_node, resolve
 from distill.data import Data, DataInfo, Split
 from distill.engine.checkpoint import Checkpoints
 from distill.engine.fit import Fit
+from distill.engine.registered import check_registered
 from distill.engine.state import Options
 from distill.engine.update import train_mode
 from distill.method import Method, Phase
@@ -65,6 +66,7 @@ class World:
         for teacher in teachers:
             teacher.requires_grad_(False).eval()
         made: Method = instantiate(self.spec.method.node, student, teachers, self.data.info)
+        check_registered(made)
         return made
 
     def without_classes(self) -> World:
