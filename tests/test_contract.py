@@ -17,7 +17,8 @@ from torch import Tensor
 from distill import config
 from distill.batch import Batch
 from distill.config.factory import keywords
-from distill.engine.update import train_mode
+from distill.engine.registered import check_registered
+from distill.engine.update import checked, joined, train_mode
 from distill.method import Method, Update
 from distill.models import FeatureNet
 from tests import tiny
@@ -71,13 +72,13 @@ class Steps:
     changed: list[str]  # tensors of teachers that are no longer what they were
     saved: list[str]
 
-
 @pytest.fixture(scope="module", params=tiny.METHODS)
 def steps(request: pytest.FixtureRequest) -> Steps:
     data = tiny.tiny_data()
     method = tiny.seeded_method(request.param, data)
     before = [{k: v.clone() for k, v in t.state_dict().items()} for t in method.teachers]
     done, seen, wanted = Steps([], True, [], [], [], list(method.state_dict())), set[int](), dict[int, str]()
+    check_registered(method)
     for phase in method.phases():
         if phase.begin:
             phase.begin()
@@ -88,8 +89,10 @@ def steps(request: pytest.FixtureRequest) -> Steps:
         for step, batch in enumerate(islice(cycle(batches(data, method, phase)), 8)):  # two, more where they are drawn
             if step > 1 and (method.steps_alike or wanted.keys() <= seen):
                 break
+            losses: dict[str, Tensor] = {}
             for update in phase.updates:
                 trained = taken(method, update, batch, done)
+                losses = joined(losses, checked(done.losses[-1]))
                 done.finite &= all(bool(torch.isfinite(p.grad).all()) for p in trained)
                 seen |= {id(p) for p in trained}
             method.after_step()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import cycle, islice
 from typing import Any
@@ -13,15 +13,15 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from distill.batch import Batch, Mixed
+from distill.config.check import MAPS
 from distill.config.needs import LABELS, OF_A_CLASSIFIER
+from distill.contract.waiting import Copies, WaitingOperations
 from distill.contract.world import CLASSES, PAIR, World, folder
-from distill.engine.trace import WAITS, counts_places
+from distill.engine.update import checked, joined
 from distill.method import Losses, Method, Phase, Update
+from distill.teachers.cache import NotCached
 
 _PAIRS = (("cifar_vgg8", "cifar_MobileNetV2"), ("cifar_resnet8", "vit_tiny_patch16_224"),
          ("vit_tiny_patch16_224", "cifar_resnet8"))  # fmt: skip
@@ -53,31 +53,38 @@ def its_yaml_lists_the_keywords_of_its_constructor(world: World) -> None:
 
 def its_losses_are_named_finite_numbers(world: World) -> None:
     """Each update returns a dictionary of scalars in fp32, on whole batches and on the short one at the end."""
-    for _, _, losses in _steps(world):
-        if not losses:
-            raise Broken("an update returns no losses")
-        for name, value in losses.items():
-            if value.shape != () or value.dtype != torch.float32:
-                raise Broken(f"the loss '{name}' is {value.dtype} of shape {tuple(value.shape)}, not one fp32 number")
-            if not math.isfinite(value.item()):
-                raise Broken(f"the loss '{name}' is {value.item()}")
+    method = world.method()
+    for phase in method.phases():
+        for batch in world.begun(method, phase):
+            losses: Losses = {}
+            for update in phase.updates:
+                losses = joined(losses, checked(update.loss(batch)))
+            for name, value in losses.items():
+                if value.dtype != torch.float32:
+                    raise Broken(f"the loss '{name}' is {value.dtype}, not fp32: compute it in @full_precision")
+                if not math.isfinite(value.item()):
+                    raise Broken(f"the loss '{name}' is {value.item()}")
 
 
 def everything_trainable_is_trained_and_no_teacher_is(world: World) -> None:
     """Every parameter that requires grad gets a gradient from some update; teachers stay as they are, to the bit."""
     method = world.method()
+    _refuse_held(method)
     before = [{key: value.clone() for key, value in teacher.state_dict().items()} for teacher in method.teachers]
     wanted: dict[int, str] = {}
     reached: set[int] = set()
     for phase in method.phases():
         batches = world.begun(method, phase)
         wanted |= {id(p): name for name, p in method.named_parameters() if p.requires_grad}
+        there = dict(method.named_parameters())
         for step, batch in enumerate(islice(cycle(batches), _DRAWS)):
             if step > 1 and (method.steps_alike or wanted.keys() <= reached):
                 break
             for update in phase.updates:
                 reached |= _reached(method, update, batch)
             method.after_step()
+        if late := dict(method.named_parameters()).keys() - there.keys():
+            raise Broken(f"a step makes {_named(late)}, which no optimiser has: make it in __init__")
         method.after_epoch()
     if never := sorted(name for key, name in wanted.items() if key not in reached):
         raise Broken(
@@ -86,6 +93,21 @@ def everything_trainable_is_trained_and_no_teacher_is(world: World) -> None:
     for teacher, old in zip(method.teachers, before, strict=True):
         if changed := [key for key, value in teacher.state_dict().items() if not torch.equal(value, old[key])]:
             raise Broken(f"the teacher's {_named(changed)} changes: ask it by self.teach, and leave its mode alone")
+
+
+def a_step_leaves_modes_as_they_are(world: World) -> None:
+    """What a step puts in eval or train mode it puts back: the loop sets modes when an epoch begins, not each step."""
+    method = world.method()
+    for phase in method.phases():
+        batch = world.begun(method, phase)[0]
+        modes = {name: module.training for name, module in method.named_modules()}
+        for update in phase.updates:
+            update.loss(batch)
+        method.after_step()
+        for name, module in method.named_modules():
+            if module.training != modes.get(name, module.training):
+                mode = "train" if module.training else "eval"
+                raise Broken(f"a step leaves {name or 'the method'} in {mode} mode: put it back as it was")
 
 
 def the_running_accuracy_is_told(world: World) -> None:
@@ -140,6 +162,19 @@ def its_taps_name_logits_and_labels_that_it_reads(world: World) -> None:
                 raise Broken(f"it reads logits or labels that its about.taps do not name ({named})") from error
 
 
+def its_taps_name_the_teachers_maps_and_embedding_that_it_reads(world: World) -> None:
+    """Without what its taps do not name it works as well: a teacher whose answers are kept in a file has no more."""
+    method = world.method()
+    named = world.spec.method.taps | ({"features"} if world.spec.method.taps & MAPS else set())
+    absent: dict[str, Any] = {name: NotCached(name) for name in {"features", "embedding"} - named}
+    live = method.teacher_forward
+    method.teacher_forward = lambda teacher, batch: replace(live(teacher, batch), **absent)
+    for phase in method.phases():
+        batch = world.begun(method, phase)[0]
+        for update in phase.updates:
+            update.loss(batch)
+
+
 def losses_stay_close_in_bf16(world: World) -> None:
     """Under autocast each loss is still fp32, and what it is without, but for rounding."""
     found: list[dict[str, Tensor]] = []
@@ -164,17 +199,18 @@ def a_run_that_was_cut_off_goes_on_to_the_same_bits(world: World) -> None:
         whole = world.fit(place / "whole")
         total = sum(1 for _ in whole.steps())
         part = world.fit(place / "cut")
+        for stop in sorted({max(total // 2, 1), max(total - 1, 1)}):  # where an epoch ends, and within one
+            for _ in part.steps():
+                if part.at.total == stop:
+                    break
+            part.meter.flush("cut", 1)
+            part.save()
+            part = world.fit(place / "cut")
+            torch.manual_seed(99)
+            part.restore()
         for _ in part.steps():
-            if part.at.total == max(total // 2, 1):
-                break
-        part.meter.flush("cut", 1)
-        part.save()
-        again = world.fit(place / "cut")
-        torch.manual_seed(99)
-        again.restore()
-        for _ in again.steps():
             pass
-        resumed = again.method.state_dict()
+        resumed = part.method.state_dict()
         if other := [key for key, value in whole.method.state_dict().items() if not torch.equal(value, resumed[key])]:
             raise Broken(f"{_named(other)} is another after a resume: keep what changes in buffers or parameters, and "
                          "draw with torch's generator")  # fmt: skip
@@ -186,7 +222,7 @@ def no_step_waits_for_the_device(world: World) -> None:
     for phase in method.phases():
         batch = world.begun(method, phase)[0]
         for update in phase.updates:
-            with _WaitingOperations() as seen, _Copies(seen):
+            with WaitingOperations() as seen, Copies(seen):
                 torch.stack(list(update.loss(batch).values())).sum().backward()
             if seen.found:
                 raise Broken(f"the step of '{update.name}' waits for the device: {_named(sorted(seen.found))}")
@@ -213,9 +249,11 @@ CLAUSES: tuple[Callable[[World], None], ...] = (
     its_yaml_lists_the_keywords_of_its_constructor,
     its_losses_are_named_finite_numbers,
     everything_trainable_is_trained_and_no_teacher_is,
+    a_step_leaves_modes_as_they_are,
     the_running_accuracy_is_told,
     mixed_labels_change_what_reads_labels,
     its_taps_name_logits_and_labels_that_it_reads,
+    its_taps_name_the_teachers_maps_and_embedding_that_it_reads,
     losses_stay_close_in_bf16,
     a_run_that_was_cut_off_goes_on_to_the_same_bits,
     no_step_waits_for_the_device,
@@ -223,47 +261,11 @@ CLAUSES: tuple[Callable[[World], None], ...] = (
 )
 
 
-class _WaitingOperations(TorchDispatchMode):
-    """Notes operations that wait on a GPU; what the step itself draws or counts on the host may be read."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.found: set[str] = set()
-        self.host: dict[int, Tensor] = {}
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        tensors = [value for value in tree_leaves((args, kwargs)) if isinstance(value, Tensor)]
-        on_host = all(id(tensor) in self.host for tensor in tensors)
-        by_mask = " by a mask" * counts_places(func, args)
-        if not on_host and (func._schema.name in WAITS or by_mask):
-            self.found.add(f"{func._schema.name.removeprefix('aten::')}{by_mask}")
-        result = func(*args, **kwargs)
-        if on_host:
-            self.host |= {id(value): value for value in tree_leaves(result) if isinstance(value, Tensor)}
-        return result
-
-
-class _Copies(TorchFunctionMode):
-    """Notes values that are copied to the host, which on a CPU are there already and take no operation."""
-
-    def __init__(self, seen: _WaitingOperations) -> None:
-        super().__init__()
-        self.seen = seen
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func in (Tensor.cpu, Tensor.numpy, Tensor.tolist, Tensor.__array__) and id(args[0]) not in self.seen.host:
-            self.seen.found.add(f".{func.__name__}()")
-        return func(*args, **(kwargs or {}))
-
-
-def _steps(world: World) -> Iterator[tuple[Phase, Batch, Losses]]:
-    """The losses of every update, phase by phase, on all batches of an epoch."""
-    method = world.method()
-    for phase in method.phases():
-        for batch in world.begun(method, phase):
-            for update in phase.updates:
-                yield phase, batch, update.loss(batch)
+def _refuse_held(method: Method) -> None:
+    """Raise Broken where a teacher is a part of the method."""
+    for teacher in method.teachers:
+        if held := [name for name, module in method.named_modules() if module is teacher]:
+            raise Broken(f"self.{held[0]} makes the teacher a part of what is trained and saved: use self.teacher")
 
 
 def _reached(method: Method, update: Update, batch: Batch) -> set[int]:

@@ -70,7 +70,8 @@ class TeacherCache:
         rows = torch.from_numpy(values).to(batch.inputs.device).float()
         classes = teacher.num_classes
         logits: Any = rows[:, :classes] if classes else None
-        return Outputs(logits, NotCached("features"), rows[:, classes:])
+        embedding: Any = rows[:, classes:] if file.width > classes else NotCached("embedding")
+        return Outputs(logits, NotCached("features"), embedding)
 
     def _run(self, teacher: FeatureNet, batch: Batch, rows: Tensor, width: int) -> Any:
         outputs = self.forward(teacher, batch if rows.all() else batch.only(rows.to(batch.inputs.device)))
@@ -84,7 +85,7 @@ class TeacherCache:
 
 
 class NotCached(list[Tensor]):
-    """Stands where a cached teacher has no maps: whoever reads them is told what to do."""
+    """Stands where a cached teacher has no maps or no embedding: whoever reads them is told what to do."""
 
     def __init__(self, what: str) -> None:
         super().__init__()
@@ -97,6 +98,17 @@ class NotCached(list[Tensor]):
         )
 
     __getitem__ = __iter__ = __len__ = _refuse  # type: ignore[assignment]
+    __add__ = __sub__ = __rsub__ = __mul__ = __truediv__ = __matmul__ = _refuse  # type: ignore[assignment]
+
+    def __getattr__(self, name: str) -> NoReturn:
+        """Whatever a tensor has. Only for names that a list does not have."""
+        if name.startswith("__"):
+            raise AttributeError(name)
+        self._refuse()
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> NoReturn:
+        next(value for value in (*args, *(kwargs or {}).values()) if isinstance(value, cls))._refuse()
 
 
 def make_cache(

@@ -10,7 +10,7 @@ import pytest
 
 from distill.__main__ import main
 from distill.config import groups, plugins
-from distill.contract import clauses
+from distill.contract import clauses, command
 from distill.contract.world import World, world_of
 
 START = """
@@ -32,9 +32,12 @@ class Mine(Method):
 
     def after_step(self):
         {after}
+
+    def before_epoch(self):
+        {before}
 """
 USUAL = {
-    "begin": "pass", "after": "pass", "supervised": "self.supervised(student.logits, batch)",
+    "begin": "pass", "after": "pass", "before": "pass", "supervised": "self.supervised(student.logits, batch)",
     "own": "F.mse_loss(student.logits, teacher.logits)",
 }  # fmt: skip
 BROKEN: dict[str, tuple[Callable[[World], None], dict[str, str], str]] = {
@@ -78,9 +81,55 @@ BROKEN: dict[str, tuple[Callable[[World], None], dict[str, str], str]] = {
         {"own": "F.mse_loss(student.logits, teacher.logits).half()"},
         "the loss 'own' is torch.float16",
     ),
+    "forgets the mean": (
+        clauses.its_losses_are_named_finite_numbers,
+        {"own": "F.mse_loss(student.logits, teacher.logits, reduction='none')"},
+        r"the loss 'own' is a tensor of shape \[8, 6\]",
+    ),
+    "a number of Python": (
+        clauses.its_losses_are_named_finite_numbers,
+        {"own": "0.5"},
+        "the loss 'own' is a float",
+    ),
+    "trains its teacher": (
+        clauses.everything_trainable_is_trained_and_no_teacher_is,
+        {"begin": "self.teacher.requires_grad_(True)"},
+        "Mine has a teacher ask for gradients",
+    ),
+    "holds its teacher": (
+        clauses.everything_trainable_is_trained_and_no_teacher_is,
+        {"begin": "self.master = self.teacher"},
+        "self.master makes the teacher a part of what is trained and saved",
+    ),
+    "makes weights late": (
+        clauses.everything_trainable_is_trained_and_no_teacher_is,
+        {"own": "F.mse_loss((getattr(self, 'late', None) or self.add_module('late', torch.nn.Linear(6, 6)) or "
+                "self.late)(student.logits), teacher.logits)"},
+        "a step makes late.bias, late.weight, which no optimiser has",
+    ),
+    "hides weights": (
+        clauses.everything_trainable_is_trained_and_no_teacher_is,
+        {"begin": "self.heads = {'wide': [torch.nn.Linear(6, 6)]}"},
+        "Mine.heads holds weights that would never be trained",
+    ),
+    "reads more than its taps": (
+        clauses.its_taps_name_the_teachers_maps_and_embedding_that_it_reads,
+        {"own": "F.mse_loss(student.embedding, teacher.embedding)"},
+        "the method reads the teacher's embedding, which no teacher cache holds: name them in method.about.taps",
+    ),
+    "leaves eval mode": (
+        clauses.a_step_leaves_modes_as_they_are,
+        {"own": "F.mse_loss(self.student.eval()(batch.inputs).logits, teacher.logits)"},
+        "a step leaves student in eval mode",
+    ),
     "forgets": (
         clauses.a_run_that_was_cut_off_goes_on_to_the_same_bits,
         {"after": "self.factor *= 0.5"},
+        "is another after a resume",
+    ),
+    "forgets within an epoch": (
+        clauses.a_run_that_was_cut_off_goes_on_to_the_same_bits,
+        {"after": "self.factor *= 0.5", "before": "self.factor = 1.0"},
         "is another after a resume",
     ),
 }
@@ -112,8 +161,16 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[dict[str
 @pytest.mark.parametrize("case", BROKEN)
 def test_what_breaks_a_clause_is_found(case: str, world: Callable[[dict[str, str]], World]) -> None:
     clause, parts, said = BROKEN[case]
-    with pytest.raises(clauses.Broken, match=said):
+    with pytest.raises((clauses.Broken, ValueError), match=said):
         clause(world(parts))
+
+
+def test_an_error_of_the_methods_own_is_told_with_its_line(world: Callable[[dict[str, str]], World]) -> None:
+    answers = dict(command.answers(world({"own": "student.nothing"})))
+    line = START[: START.index("return losses |")].count("\n") + 1
+    assert answers["its losses are named finite numbers"] == (
+        f"AttributeError: 'Outputs' object has no attribute 'nothing' (sloppy.py, line {line})"
+    )
 
 
 def test_what_keeps_the_contract_passes_every_clause(world: Callable[[dict[str, str]], World]) -> None:
