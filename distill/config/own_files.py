@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import yaml
 
 from distill.config.groups import conf_dir
 
+_OF_THE_WHOLE, _HEADER = {"experiment", "pair", "tuned"}, re.compile(r"^#\s*@package\s+_global_\s*$", re.MULTILINE)
 _MOST = 20_000  # values of a file once its aliases are written out
 
 
@@ -23,6 +25,8 @@ def check_folder(folder: Path) -> None:
     found = [path for group in conf_dir().iterdir() if group.is_dir() for path in (folder / group.name).rglob("*.yaml")]
     for path in sorted([*found, *folder.glob("config.yaml")]):
         check_file(path)
+        if path.relative_to(folder).parts[0] in _OF_THE_WHOLE and not _HEADER.search(path.read_text(encoding="utf-8")):
+            raise ValueError(f"{path} sets keys of the whole configuration: write '# @package _global_' above them")
         ours = conf_dir() / path.relative_to(folder)
         if ours.is_file() and ours.read_bytes() != path.read_bytes():
             raise ValueError(f"{path} is not read, for the program has a file of that name: give yours another")

@@ -51,6 +51,7 @@ def test_a_file_that_ours_hides_is_refused_and_a_copy_of_it_is_not(name: str, tm
 @pytest.mark.parametrize(("name", "said"), [
     ("method/mine.yml", "method/mine.yml is not read: call it mine.yaml"),
     ("experiments/mine.yaml", "experiments is not read: call the folder experiment"),
+    ("tuned/digits-mine.yaml", "mine.yaml sets keys of the whole configuration: write '# @package"),
 ])  # fmt: skip
 def test_what_has_nearly_a_right_name_is_told(name: str, said: str, tmp_path: Path) -> None:
     (tmp_path / name).parent.mkdir()
