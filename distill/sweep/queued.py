@@ -6,12 +6,14 @@ import os
 import re
 import subprocess
 import time
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 GONE = 60.0  # seconds for which a job is out of the queue without a result before it is over: file systems are slow
+
+_OF_JOB, _OF_CLUSTER = ("SLURM_", "SLURMD_", "SRUN_"), ("SLURM_CONF", "SLURM_CLUSTERS")
 
 
 def in_queue() -> set[str]:
@@ -57,6 +59,20 @@ def left_in_queue(folder: str) -> dict[str, Any]:
 def place(folder: str | Path) -> str:
     """A run's folder by whatever links it was named."""
     return os.path.realpath(folder)
+
+
+@contextmanager
+def outside_job() -> Iterator[None]:
+    """Where a sweep is launched from an interactive job: what sbatch would hand on of that, its memory per processor
+    say, srun refuses beside the new job's own. What a user sets for sbatch (SBATCH_ACCOUNT ...) stays.
+    """
+    inside = "SLURM_JOB_ID" in os.environ
+    names = [name for name in os.environ if name.startswith(_OF_JOB) and name not in _OF_CLUSTER] if inside else []
+    hidden = {name: os.environ.pop(name) for name in names}
+    try:
+        yield
+    finally:
+        os.environ.update(hidden)
 
 
 class Ends:

@@ -444,6 +444,20 @@ def test_a_launch_goes_on_with_the_jobs_that_are_queued(
     assert all(each.attempts == 1 and each.running for each in again)
 
 
+def test_a_sweep_from_an_interactive_job_hands_nothing_of_that_on(
+    queue: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """srun: SLURM_MEM_PER_CPU, SLURM_MEM_PER_GPU, and SLURM_MEM_PER_NODE are mutually exclusive."""
+    sbatch = tmp_path / "tools" / "sbatch"
+    sbatch.write_text(sbatch.read_text() + f"env > {tmp_path}/env\n")
+    given = {"SLURM_JOB_ID": "3", "SLURM_MEM_PER_CPU": "4000", "SLURM_CONF": "/etc/slurm.conf", "SBATCH_ACCOUNT": "me"}
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    slurm_launcher(tmp_path / ".submitit")._queued([job(tmp_path / "s1", "seed=1")], [])
+    seen = {line.partition("=")[0] for line in (tmp_path / "env").read_text().splitlines()}
+    assert given.keys() & seen == {"SLURM_CONF", "SBATCH_ACCOUNT"} and os.environ["SLURM_JOB_ID"] == "3"
+
+
 def test_jobs_with_a_result_are_not_taken_for_queued(queue: Path, tmp_path: Path) -> None:
     launcher, jobs_ = slurm_launcher(tmp_path / "%A"), [job(tmp_path / "s1", "seed=1")]
     (first,) = launcher._queued(jobs_, []).values()

@@ -17,7 +17,7 @@ import distill.errors as errors
 from distill.files import one_line
 from distill.signals import GOES_ON, leave
 from distill.sweep.launcher import ComposingLauncher
-from distill.sweep.queued import Ends, has_result, left_in_queue, place
+from distill.sweep.queued import Ends, has_result, left_in_queue, outside_job, place
 from distill.sweep.worker import Task
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ class SlurmLauncher(ComposingLauncher, _Base):  # type: ignore[misc, valid-type]
             **{key if key in _SHARED else f"slurm_{key}": value for key, value in params.items()}
         )
         try:
-            with executor.batch():
+            with outside_job(), executor.batch():
                 submitted = [executor.submit(task) for task in tasks.values()]
         except (FailedJobError, FailedSubmissionError) as error:
             why = f"sbatch does not take the jobs ({one_line(error)}): give hydra.launcher keys that this cluster has"
