@@ -181,8 +181,8 @@ def write_sweep(root: Path, command: str, key: str, values: Sequence[Any]) -> No
         for method in ("none", "kd"):
             taught = {} if method == "kd" else {"teacher": None, "teacher_accuracy": None}
             group, _, name = key.partition(".")
-            nodes = {"student": {"name": "resnet20", "args": {}}, "schedule": {"name": "crd"}, "method": {}}
-            config: dict[str, Any] = {**nodes, "teacher": {"name": "resnet56", "args": {}}}
+            nets = {"student": {"name": "resnet20", "args": {}}, "teacher": {"name": "resnet56", "args": {}}}
+            config: dict[str, Any] = {**nets, "schedule": {"name": "crd", "milestones": [1, 2]}, "method": {}}
             config[group] |= {"args": {name.partition(".")[2]: value}} if name.startswith("args.") else {name: value}
             for seed in range(2):
                 last = 60.0 + 10 * place + seed * (1 + place) + 5 * (method == "kd")
@@ -208,6 +208,17 @@ def test_a_sweep_over_the_schedule_sets_runs_apart(tmp_path: Path) -> None:
     rows = [row for row in summarize(collect([tmp_path]).runs) if row.gain]
     found = {row.one.by_hand: row.gain.difference for row in rows if row.gain}
     assert found == {(f"schedule.lr={lr}", "schedule.milestones=[1,2]"): 5.0 for lr in (0.05, 0.1)}
+
+
+def test_what_a_command_set_for_the_student_is_not_its_teachers(tmp_path: Path) -> None:
+    """A teacher by a schedule of its own is trained by the student's command."""
+    command = "python -m distill teacher.schedule=crd schedule=finetune schedule.lr=0.5 'schedule.milestones=[1,2]'"
+    nodes = {"crd": {"lr": 0.05, "milestones": [150, 180, 210]}, "finetune": {"lr": 0.5, "milestones": [1, 2]}}
+    for seed, (name, schedule) in enumerate(nodes.items()):
+        folder = write_run(tmp_path, seed, command=command, method="none", teacher=None, protocol=name)
+        (folder / "tracking.json").write_text(json.dumps({"config": {"schedule": schedule}}))
+    found = {run.protocol: run.by_hand for run in collect([tmp_path]).runs}
+    assert found == {"crd": (), "finetune": ("schedule.lr=0.5", "schedule.milestones=[1,2]")}
 
 
 def test_a_sweep_over_a_methods_key_names_its_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
