@@ -12,6 +12,8 @@ SCHEMES := online self_distillation teacher_route multi_teacher specialists adve
 ARITHMETIC := $(addprefix tests/,test_golden.py test_reference.py test_contract.py models engine/test_graphs.py)
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.stamp
+# compiled once and not by each process that tests start, whatever else is asked of Python here
+PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal
 
 .DEFAULT_GOAL := help
 .PHONY: help run test test-launchers test-avx2 lint format methods readme fidelity schemes bench bench-here evidence faults clean
@@ -23,10 +25,10 @@ run: $(STAMP)  ## run one experiment: make run ARGS="method=crd student=resnet20
 	$(BIN)/python -m distill $(ARGS)
 
 test: $(STAMP)  ## run the tests: make test ARGS="-k crd"
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal $(ARGS)
+	$(PYTEST) $(ARGS)
 
 test-launchers: $(STAMP)  ## run those that start torchrun, W&B's agent and submitit for real
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal -m launchers $(ARGS)
+	$(PYTEST) -m launchers $(ARGS)
 
 test-avx2: $(STAMP)  ## run those of arithmetic again, as a CPU with AVX2 alone computes
 	ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 $(MAKE) test ARGS="$(ARITHMETIC) $(ARGS)"
