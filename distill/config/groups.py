@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import pickle
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -53,7 +54,7 @@ def conf_dirs() -> list[Path]:
 def load_node(group: str, name: str) -> DictConfig | None:
     """<group>/<name>.yaml, None where there is no such file; with what it takes over of others."""
     path = _place(group, name)
-    config = deepcopy(_parsed(path, path.stat().st_mtime_ns)) if path else None
+    config = pickle.loads(_parsed(path, path.stat().st_mtime_ns)) if path else None
     if isinstance(config, DictConfig) and group in TAKING and "defaults" in config:
         taken: list[Any] = [load_node(*_named(group, str(other))) or {} for other in config.pop("defaults")]
         config = OmegaConf.merge(*taken, config)
@@ -71,9 +72,9 @@ def file_state(group: str, name: str) -> tuple[Path, int] | None:
 
 
 @cache
-def _parsed(path: Path, changed: int) -> Any:
-    """The file as it was at a time; a sweep asks for the same ones for every job."""
-    return OmegaConf.load(path)
+def _parsed(path: Path, changed: int) -> bytes:
+    """The file as it was at a time, for pickle, which copies in a tenth of deepcopy's time: a job asks for a dozen."""
+    return pickle.dumps(OmegaConf.load(path))
 
 
 def _named(group: str, entry: str) -> tuple[str, str]:
