@@ -18,6 +18,7 @@ from filelock import FileLock, Timeout
 
 from distill.files import json_ready, read_mapping, remove_temporary, write_json, write_text
 from distill.result import BadResult, Result
+from distill.row_lines import read_row, row_lines
 from distill.strict_json import parse_json
 
 BIGGEST = 8 * 2**20  # bytes; a result.json is a few kilobytes, so anything larger is not ours
@@ -174,28 +175,18 @@ class RunFolder:
 
         A line that a killed run left half-written is passed over.
         """
-        return [row for line in self._lines(kind) if (row := _row(line, kind)) is not None]
+        return [row for line in row_lines(self.metrics, kind) if (row := read_row(line, kind)) is not None]
 
     def latest(self, kind: str) -> Iterator[dict[str, Any]]:
         """The rows of a kind, the last one first, of which only those that are asked for are read."""
-        return (row for line in reversed(self._lines(kind)) if (row := _row(line, kind)) is not None)
+        return (row for line in reversed(row_lines(self.metrics, kind)) if (row := read_row(line, kind)) is not None)
 
     def has_phases(self, kind: str) -> bool:
         """Whether the rows of a kind are of more than one phase."""
         last = next(self.latest(kind), {}).get("phase")
         mark = f'"phase": {json.dumps(last)}'
-        rows = (_row(line, kind) for line in self._lines(kind) if mark not in line)
+        rows = (read_row(line, kind) for line in row_lines(self.metrics, kind) if mark not in line)
         return any(row is not None and row.get("phase") != last for row in rows)
-
-    def _lines(self, kind: str | None) -> list[str]:
-        """The lines that may be rows of a kind: those of steps are many, and parsing is what takes the time."""
-        if not self.metrics.is_file():  # a pipe would never end
-            return []
-        try:
-            with open(self.metrics, encoding="utf-8", errors="replace") as lines:
-                return [line for line in lines if _may_be(line, kind)]
-        except OSError:
-            return []
 
     @property
     def config(self) -> dict[str, Any]:
@@ -288,28 +279,3 @@ def score_in(row: Mapping[str, Any]) -> Any:
     """What a row says of how good the student is, in percent: its test accuracy, or without one that of neighbours."""
     found = row.get("test_accuracy")
     return row.get("knn_accuracy") if found is None else found
-
-
-def _may_be(line: str, kind: str | None) -> bool:
-    """False for most lines of another kind."""
-    return kind is None or '"kind": "' not in line or f'"kind": "{kind}"' in line
-
-
-def _row(line: str, kind: str | None) -> dict[str, Any] | None:
-    try:
-        row = parse_json(line)
-    except ValueError:
-        return None
-    ours = isinstance(row, dict) and _is_ours(row) and kind in (None, row.get("kind"))
-    return row if ours else None
-
-
-_NUMBERS = ("step", "epoch", "epochs", "epochs_left", "epoch_step", "loss", "test_accuracy", "best_accuracy",
-            "knn_accuracy", "images_per_second")  # fmt: skip
-
-
-def _is_ours(row: dict[str, Any]) -> bool:
-    """Whether what readers count on is of its kind."""
-    numbers, words = ([row.get(key) for key in keys] for keys in (_NUMBERS, ("kind", "phase")))
-    fine = all(isinstance(value, int | float | None) and not isinstance(value, bool) for value in numbers)
-    return fine and all(isinstance(value, str | None) for value in words)

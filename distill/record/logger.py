@@ -13,6 +13,9 @@ class Logger(Protocol):
     def log(self, row: Mapping[str, Any]) -> None:
         """Show a row: kind, phase, epoch, step (the global one), and numbers."""
 
+    def flush(self) -> None:
+        """A checkpoint is about to be saved, from which no earlier row is shown again."""
+
     def finish(self, exit_code: int, summary: Mapping[str, Any]) -> None:
         """End the run with its exit code and its last and best numbers, in bounded time. Safe to call twice."""
 
@@ -21,6 +24,7 @@ class NoLogger:
     """tracking=off: metrics.jsonl alone."""
 
     def log(self, row: Mapping[str, Any]) -> None: ...
+    def flush(self) -> None: ...
     def finish(self, exit_code: int, summary: Mapping[str, Any]) -> None: ...
 
 

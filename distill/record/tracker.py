@@ -97,6 +97,7 @@ class Tracker:
     def flush(self) -> None:
         """Write the rows that a full disk has refused so far. Raises SaveError."""
         self._rows.flush()
+        self.logger.flush()
 
     def finish(self, exit_code: int = 0, summary: Mapping[str, Any] | None = None) -> None:
         """Close file and logger, in bounded time. summary: last and best numbers. Safe to call twice."""

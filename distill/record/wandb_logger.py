@@ -73,6 +73,9 @@ class WandbLogger:
         except Exception as error:
             self._give_up(error)
 
+    def flush(self) -> None:
+        """Nothing: a run that goes on hands over again what W&B lacks."""
+
     def finish(self, exit_code: int, summary: Mapping[str, Any]) -> None:
         """End the run with its exit code, a finished one with its result as a table and, when asked, the student.
 

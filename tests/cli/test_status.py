@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from filelock import FileLock
 
-from distill import run_folder
+from distill import row_lines
 from distill.__main__ import main
 from distill.sweep.states import statuses
 
@@ -134,8 +134,8 @@ def test_no_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 def test_of_a_long_run_only_the_last_rows_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A sweep of 1,000 runs of 240 epochs has two million rows."""
     read: list[Any] = []
-    parse = run_folder.parse_json
-    monkeypatch.setattr(run_folder, "parse_json", lambda text: (read.append(text), parse(text))[1])
+    parse = row_lines.parse_json
+    monkeypatch.setattr(row_lines, "parse_json", lambda text: (read.append(text), parse(text))[1])
     begun(tmp_path / "d" / "t-s" / "m-1" / "s1", 240)
     (one,) = statuses(tmp_path)
     assert (one.epoch, one.accuracy) == ("epoch 240 of 20", 80.5) and len(read) < 20

@@ -51,6 +51,15 @@ def test_what_was_logged_after_the_checkpoint_is_hidden(tmp_path: Path, resume_a
     assert [step for step, _ in shown(tmp_path)["loss"]] == steps
 
 
+def test_a_killed_run_has_shown_all_that_lies_before_its_checkpoint(tmp_path: Path) -> None:
+    """Events reach the disk every two minutes, checkpoints every five seconds."""
+    killed = Tracker(tmp_path, TENSORBOARD, {}, {})
+    for step in (1, 2):
+        killed.log(row(step))
+    killed.flush()
+    assert [step for step, _ in shown(tmp_path)["loss"]] == [1, 2]
+
+
 def test_the_end_of_a_run_that_had_no_step_left_is_told_at_its_last_one(tmp_path: Path) -> None:
     Tracker(tmp_path, TENSORBOARD, {}, {}, 7).finish(0, {"test_accuracy/last": 50.0})
     assert shown(tmp_path)["test_accuracy/last"] == [(7, 50.0)]
