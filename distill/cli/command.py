@@ -18,6 +18,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from distill.cli.swept import check_sweep, narrowed, one_at_a_time
 from distill.config.check import check, check_group, check_override, find_aliases
 from distill.config.given import check_own, given_keys, keys_of_files
 from distill.config.groups import conf_dir, conf_dirs, load_node, options, use_folder
@@ -44,15 +45,22 @@ BASE: dict[str, Any] = {} if hydra.__version__ >= "1.4" else {"version_base": "1
 
 @dataclass
 class Command:
-    """A command line that passed: `argv` as Hydra is to see it, or with --dry-run the jobs to list instead."""
+    """A command line that passed: `argv` as Hydra is to see it, or with --dry-run the jobs to list instead.
+
+    of_file: the overrides for which an experiment file asks, and the command line does not.
+    """
 
     argv: list[str]
     multirun: bool = False
     jobs: Plan | None = None
+    of_file: tuple[str, ...] = ()
 
 
-def read_command(argv: Sequence[str]) -> Command:
-    """Rewrite aliases in `argv` and check all that shows without torch. Raises ValueError, one sentence."""
+def read_command(argv: Sequence[str], *, drawn: bool = False) -> Command:
+    """Rewrite aliases in `argv` and check all that shows without torch. Raises ValueError, one sentence.
+
+    drawn: whether values are drawn from what stands for several, as in a search.
+    """
     for text in argv:
         if printable(text) != text:  # it would end in folders' names, on the terminal and in tables
             raise ValueError(f"{text[:100]} holds control characters: write it without them")
@@ -68,8 +76,10 @@ def read_command(argv: Sequence[str]) -> Command:
     if args.help or args.hydra_help or args.shell_completion or args.info or args.experimental_rerun:
         return command
     with initialize_config_dir(_config_path(args), job_name="distill", **BASE):
-        reader = _Reader(args, overrides)
+        reader = _Reader(args, overrides, drawn)
+        own = list(reader.given)
         command.multirun = reader.check(complete=args.cfg is None, writes=not args.dry_run)
+        command.of_file = tuple(str(item.input_line) for item in reader.given if item not in own)
         if args.dry_run and args.cfg is None:
             command.jobs = expand_jobs(reader.given, reader.compose)
             return command
@@ -95,11 +105,11 @@ def _parser() -> argparse.ArgumentParser:
 class _Reader:
     """One command line inside an initialised Hydra: its overrides, and the configurations they lead to."""
 
-    def __init__(self, args: argparse.Namespace, overrides: list[str]) -> None:
+    def __init__(self, args: argparse.Namespace, overrides: list[str], drawn: bool) -> None:
         self.name = args.config_name or "config"
         self.parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
         self.given = self.parser.parse_overrides(overrides)
-        self.multirun = args.multirun
+        self.multirun, self.drawn = args.multirun, drawn
         self._known: dict[tuple[str, ...], DictConfig] = {}
         self._lean = LeanLoader(GlobalHydra.instance().config_loader())
         self._idle: dict[str, str] | None = None  # what no run tried so far reads, with why
@@ -113,13 +123,13 @@ class _Reader:
             self._check_name(override)
         reference = self.compose([self._choices(item)[0] for item in self.given if self._is_group(item)])
         if swept := self._swept(reference):  # an experiment file may ask for a sweep of its own
-            self.given = _narrowed(self.parser.parse_overrides(swept), self.given)
+            self.given = narrowed(self.parser.parse_overrides(swept), self.given)
             self.multirun = True
         a_job = any(item.input_line == A_JOB for item in self.given)
-        check_hydra(self.given, self.multirun, a_job)
         for override in self.given:
-            self._check_sweep(override)
-        for variant in _one_at_a_time([self._choices(item) for item in self.given]):
+            check_sweep(override, self.multirun, self.drawn)
+        check_hydra(self.given, self.multirun, a_job)
+        for variant in one_at_a_time([self._choices(item) for item in self.given]):
             cfg = self._apply(variant, complete)
         if not a_job:  # other jobs of its sweep may read them
             check_idle(self._idle or {})
@@ -151,11 +161,6 @@ class _Reader:
                 if name == "null":
                     raise ValueError(f"{group}=null is how it stands: leave it away")
                 check_group(group, name, options(group))
-
-    def _check_sweep(self, override: Override) -> None:
-        """A comma list needs -m, or an experiment file that asks for a sweep."""
-        if override.is_sweep_override() and not self.multirun and not override.key_or_group.startswith("hydra"):
-            raise ValueError(f"{override.input_line} stands for several runs: add -m to run them all")
 
     def _is_group(self, override: Override) -> bool:
         group = override.key_or_group
@@ -260,22 +265,6 @@ def schedule_of_own_data(overrides: Sequence[str]) -> list[str]:
     node: Any = OmegaConf.to_container(load_node("dataset", without[0]) or OmegaConf.create({}))
     kind = str(node.get("kind"))
     return [f"schedule={kind if kind in known else OTHERWISE}"]
-
-
-def _narrowed(swept: list[Override], given: list[Override]) -> list[Override]:
-    """An experiment file's sweep and the command line, which has the last word, in the order of the sweep's keys."""
-    own = {item.key_or_group: item for item in swept}
-    last = {item.key_or_group: item for item in given}
-    return [*(last.get(key, item) for key, item in own.items()), *(i for i in given if i.key_or_group not in own)]
-
-
-def _one_at_a_time(choices: list[list[str]]) -> Iterator[list[str]]:
-    """The first choice of all, then each further choice of one with the first of the others."""
-    first = [row[0] for row in choices]
-    yield first
-    for place, row in enumerate(choices):
-        for choice in row[1:]:
-            yield [*first[:place], choice, *first[place + 1 :]]
 
 
 def _config_path(args: argparse.Namespace) -> str:

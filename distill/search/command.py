@@ -56,7 +56,9 @@ def run(args: argparse.Namespace) -> int:
     import distill.search.study as study
     from distill.search.trial import with_holdout
 
-    overrides = [text for text in read_command(["--multirun", *args.overrides]).argv if text != "--multirun"]
+    command = read_command(["--multirun", *args.overrides], drawn=True)
+    overrides = [text for text in command.argv if text != "--multirun"]
+    _refuse_sweeps(overrides, command.of_file)
     flags = ["--config-dir", args.config_dir] if args.config_dir else []
     fixed, drawn = space.split(overrides)
     first = _compose(fixed)
@@ -80,6 +82,18 @@ def run(args: argparse.Namespace) -> int:
             _one(search, trial, fixed, flags)
             _give_up(search)
     return _report(search, [*flags, *fixed], drawn)
+
+
+def _refuse_sweeps(overrides: list[str], of_file: tuple[str, ...]) -> None:
+    """Raise ValueError for what is of sweeps alone, and no trial would follow."""
+    if of_file:
+        asked = ", ".join(text.partition("=")[0] for text in of_file)
+        raise ValueError(f"the experiment is a sweep over {asked}: give each of them, as one value or as what is to be "
+                         f"drawn ({of_file[0]})")  # fmt: skip
+    for text in overrides:
+        if text.lstrip("+~").startswith(("hydra/", "hydra.")):
+            raise ValueError(f"{text} does nothing here, for trials run one after the other: leave it away, and start "
+                             "the same search several times for several workers")  # fmt: skip
 
 
 def _one(search: Any, trial: Any, fixed: list[str], flags: list[str]) -> None:

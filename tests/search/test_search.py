@@ -84,6 +84,10 @@ def test_an_empty_range_is_refused(text: str) -> None:
         ([*SPACE, "--seed", "-1"], "--seed is -1"),
         ([*TINY, *SPACE, "--storage", "nope://me:secret@host/x"], "nope://me:***@host/x cannot be opened"),
         ([*SPACE, "--no-pruning", "--warmup", "2"], "--no-pruning stops none"),
+        ([*TINY, *SPACE, "hydra/launcher=packed"], "hydra/launcher=packed does nothing here, for trials run one after"),
+        ([*TINY, *SPACE, "hydra.launcher.slots=2"], "hydra.launcher.slots=2 does nothing here"),
+        (["experiment=self_distillation", "schedule.lr=interval(0.01,0.1)"], "a sweep over method, seed: give each"),
+        (["experiment=self_distillation", "method=none", "schedule.lr=interval(0.01,0.1)"], "a sweep over seed: give"),
     ],
 )
 def test_mistakes_are_said_before_anything_runs(words: list[str], why: str, capsys: pytest.CaptureFixture[str]) -> None:
