@@ -98,7 +98,8 @@ class Sweep:
         self.ended = 0
         self._unwritten: list[bytes] = []  # lines of sweep.jsonl
         seen: set[Path | None] = {None}
-        for one, name in zip(self.overrides, job_names(self.overrides), strict=True):
+        names = job_names(self.overrides)
+        for one, name in zip(self.overrides, names, strict=True):
             skip = left_out(master, one)
             folder = None if skip else _folder(composer.load_sweep_config(master, one), name)
             self.folders.append(folder)
@@ -108,6 +109,7 @@ class Sweep:
                 else:
                     self.jobs.append(Job(name, one, job_arguments(master, one), folder))
             seen.add(folder)
+        self.doubles = doubles(names, self.folders)
         launched.note_launched(self.folders)
         self.output.mkdir(parents=True, exist_ok=True)
         self._started = time.monotonic()
@@ -117,6 +119,8 @@ class Sweep:
         runs, count = len({*self.folders} - {None}), len(self.jobs)
         known = f"{runs - count} done already, " if runs > count else ""
         print(f"{runs} runs: {known}{count} to run{how if count else ''}", flush=True)
+        if self.doubles:
+            print(f"  {self.doubles}", flush=True)
         if count:
             attempts = self.output / ATTEMPTS
             print(f"  output of each: log.txt in its folder; attempts: {attempts}", flush=True)
@@ -212,6 +216,18 @@ def job_names(overrides: Sequence[Sequence[str]]) -> list[str]:
     """A name for each job: its overrides less those that all have."""
     shared = set(overrides[0]).intersection(*overrides) if len(overrides) > 1 else set()
     return [" ".join(text for text in one if text not in shared) for one in overrides]
+
+
+def doubles(names: Sequence[str], folders: Sequence[Path | None]) -> str:
+    """A sentence on jobs that stand for the run of an earlier one, which is run as that says; nothing without any."""
+    first: dict[Path, int] = {}
+    found = [(at, first.setdefault(folder, at)) for at, folder in enumerate(folders) if folder is not None]
+    again = [(names[at], names[before]) for at, before in found if at != before]
+    if not again:
+        return ""
+    name, before = again[0]
+    what = f"{name} stands twice" if name == before else f"{name} as {before}, from which it differs in no result"
+    return f"{len(again)} of {len(names)} jobs are the runs of others, and run once: {what}"
 
 
 _KINDS = {"folder": str, "command": str, "why": str, "outcome": str, "code": int}  # what readers of a line count on

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,9 +10,9 @@ from typing import Any
 from distill.config import RunSpec, plain
 from distill.record.progress import clock
 from distill.run_folder import RunFolder
-from distill.sweep.checked import before, checked_all, seed_and_rest
+from distill.sweep.checked import Checked, before, checked_all, seed_and_rest
 from distill.sweep.compose import Plan
-from distill.sweep.jobs import job_names
+from distill.sweep.jobs import doubles, job_names
 from distill.sweep.speeds import NOT_KNOWN, Estimate, Speeds, is_data_free, read_speeds
 from distill.sweep.steps import FEW_RUNS, Steps
 from distill.teachers.bundled import is_bundled
@@ -41,21 +41,27 @@ def show_plan(plan: Plan) -> int:
     output = str(plain(plan[0][1](), "output")) if plan else "outputs"
     steps = Steps(few=len({seed_and_rest(job)[1] for job, _ in plan}) <= FEW_RUNS)
     speeds = Speeds(read_speeds(output), steps.seconds)
-    items = list(items_of(plan, speeds))
+    checked = checked_all(plan)
+    items = list(items_of(plan, speeds, checked))
     steps.keep()
     width = max((len(_label(item)) for item in items), default=0)
     for item in items:
         print(f"{_label(item):<{width}}  {item.name}{_time(item)}")
     print("\n" + "\n".join(summary(items, speeds)))
-    for told in dict.fromkeys(told for item in items for told in item.told):
+    places = [_folder(each.spec) if each.spec else None for each in checked]
+    more = doubles(job_names([job for job, _ in plan]), places)
+    for told in dict.fromkeys([more] * bool(more) + [told for item in items for told in item.told]):
         print(told)
     return sum(item.state == CANNOT for item in items)
 
 
-def items_of(plan: Plan, speeds: Speeds) -> Iterator[_Item]:
-    """Each run once, teachers that are not there yet before the first run that needs them."""
+def items_of(plan: Plan, speeds: Speeds, checked: Sequence[Checked] | None = None) -> Iterator[_Item]:
+    """Each run once, teachers that are not there yet before the first run that needs them.
+
+    checked: the runs of the jobs, where they have been checked already.
+    """
     seen: set[Path] = set()
-    checked = checked_all(plan)
+    checked = checked_all(plan) if checked is None else checked
     wanted = {_folder(each.spec) for each in checked if each.spec}
     for name, each in zip(job_names([job for job, _ in plan]), checked, strict=True):
         if (spec := each.spec) is None or each.reason:

@@ -20,6 +20,7 @@ import distill.errors as errors
 from distill.config.output_folder import check_output
 from distill.cores import cores
 from distill.files import Backoff, SaveError
+from distill.run_folder import RunFolder
 from distill.signals import StopSignals, leave
 from distill.sweep.board import Board
 from distill.sweep.jobs import Job, Sweep
@@ -49,7 +50,7 @@ class Slots:
             try:
                 while self.running or (self.waiting and stop.received is None):
                     while self.free and self.waiting and stop.received is None and self._has_room():
-                        self._start(self.waiting.popleft(), self.free.popleft())
+                        self._start(self._next(), self.free.popleft())
                     self._collect(stopping=stop.received is not None)
                     if stop.received is not None and not notified:
                         notified = self._tell()
@@ -59,6 +60,12 @@ class Slots:
                 raise
         if stop.received is not None:
             self._leave(stop.received)
+
+    def _next(self) -> Job:
+        """The first job that waits and is not at work already: two launches of a sweep, on two machines, share it."""
+        job = next((job for job in self.waiting if not RunFolder(job.folder).locked), self.waiting[0])
+        self.waiting.remove(job)
+        return job
 
     def _has_room(self) -> bool:
         """Whether the disk takes another run; jobs wait for one that is full, which is said, and looked at again."""

@@ -195,6 +195,15 @@ def test_jobs_wait_for_a_disk_that_is_full(
     assert "No space left on device); 2 runs wait, for 1 s at first" in capfd.readouterr().out
 
 
+def test_a_run_that_another_launch_is_at_is_left_for_the_end(pretended: Any, output: Path) -> None:
+    """Two launches of a sweep, on two machines, would follow each other from lock to lock."""
+    folder = Path(config.identity(composed("method=none", "seed=0", f"output={output}"))["folder"])
+    folder.mkdir(parents=True)
+    with RunFolder(folder).lock:
+        _, log, _ = pretended({}, count=1)
+    assert [line["overrides"][1] for line in log] == ["seed=1", "seed=2", "seed=0"]
+
+
 def test_a_second_attempt_can_succeed_and_done_runs_are_not_started(pretended: Any, output: Path) -> None:
     first, log, noted = pretended({0: [-9], 2: [1]})
     assert noted == [] and [one.return_value for one in first.returns()] == [50.0] * 3
@@ -268,6 +277,25 @@ def test_a_signal_to_all_processes_leaves_the_one_that_tells_how_runs_end(preten
     _, log, _ = pretended({0: ["wait"]}, seeds=1)
     sender.join()
     assert [line["outcome"] for line in log] == ["done"]
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        (["threads=1", "threads=2"], "1 of 2 jobs are the runs of others, and run once: threads=2 as threads=1, from"),
+        (["seed=1", "seed=2", "seed=1"], "1 of 3 jobs are the runs of others, and run once: seed=1 stands twice"),
+        (["seed=1", "seed=2"], ""),
+    ],
+)
+def test_jobs_that_stand_for_one_run_are_said_to(
+    output: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], more: list[str], told: str
+) -> None:
+    monkeypatch.setattr(HydraConfig, "set_config", lambda *_: None)
+    overrides = [["method=none", f"output={output}", word] for word in more]
+    sweep = jobs.Sweep(master(output), compose.Composer(Loader()), overrides, retries=0)
+    sweep.announce("")
+    shown = capsys.readouterr().out
+    assert told in shown and ("jobs are" in shown) == bool(told) and len(sweep.jobs) == len({*sweep.folders})
 
 
 # --- parts
