@@ -13,13 +13,17 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def workers_of(asked: object) -> int:
-    """Of dataset.workers, the processes: `auto` is one for each processor, at most eight; nothing is none.
+def own_cores() -> int:
+    """A process's share of them, one at least: those that torchrun has started on this machine share its processors."""
+    return max(cores() // _processes_here(), 1)
 
-    The processes that torchrun has started on this machine share its processors, and have one worker at least.
+
+def workers_of(asked: object) -> int:
+    """Of dataset.workers, the processes: `auto` is one for each processor of a process's own, at most eight; nothing
+    is none.
     """
     if asked == "auto":
-        return min(max(cores() // _processes_here(), 1), MOST_WORKERS)
+        return min(own_cores(), MOST_WORKERS)
     return int(str(asked or 0))
 
 

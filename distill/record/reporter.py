@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from distill.config import RunSpec
-from distill.cores import cores
+from distill.cores import own_cores
 from distill.engine.checkpoint import exported
 from distill.engine.fit import Fit
 from distill.files import replacing
@@ -49,7 +49,7 @@ class Reporter:
         self.progress.epoch_end(row)
         if (waiting := row.get("waiting") or 0) > LONG and not self._warned:
             self._warned = True
-            remedy = f"raise dataset.workers=, up to the {cores()} processors here, or store smaller images"
+            remedy = f"raise dataset.workers=, up to {own_cores()}, this process's processors, or store smaller images"
             log.warning("%.0f %% of the time was spent in waiting for data: %s", 100 * waiting, remedy)
 
     def best(self, net: FeatureNet) -> None:

@@ -110,3 +110,12 @@ def test_a_long_wait_is_warned_of_once(tmp_path: Path, caplog) -> None:
         reporter.epoch({"loss": 1.0, "waiting": waiting})
     (said,) = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
     assert said.startswith("43 % of the time") and "dataset.workers=" in said
+
+
+def test_of_torchruns_processes_each_is_advised_to_use_its_own_processors(tmp_path: Path, caplog, monkeypatch) -> None:
+    monkeypatch.setattr("distill.cores.cores", lambda: 16)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    reporter = Reporter(tmp_path, quiet=True)
+    reporter.progress, reporter.tracker = Progress(4, 1, True), SimpleNamespace(log=lambda row: None)
+    reporter.epoch({"loss": 1.0, "waiting": 0.6})
+    assert "dataset.workers=, up to 4," in caplog.text
