@@ -105,8 +105,20 @@ class Method(nn.Module):
         self.ce, self.kd, self.temperature = ce, kd, temperature
         self.criterion: Criterion = CrossEntropy()  # the one home of what counts as right; peers and exits take it too
         self.counted: tuple[Tensor, Tensor] | None = None  # logits [B,K] and labels [B], until the loop has read them
-        self.epoch, self.epochs, self.step = 1, 1, 0  # where the loop is; the step is 0-based, in the epoch
+        self.epoch, self.epochs, self.step = 1, 1, 0  # where the loop is
         self.teacher_forward: TeacherForward = teacher_forward
+
+    @property
+    def step(self) -> int:
+        """The step of the epoch, 0-based. A step that asks for its number is another one each time: this leaves a
+        trace, by which it is not replayed as a CUDA graph.
+        """
+        self._asked_step = self._step
+        return self._step
+
+    @step.setter
+    def step(self, number: int) -> None:
+        self._step = number
 
     @classmethod
     def refused(cls, settings: Mapping[str, Any]) -> Mapping[str, str]:

@@ -52,7 +52,10 @@ class CudaGraph:
         self.stream, self.graph = stream, torch.cuda.CUDAGraph()
 
     def capture(self, work: Callable[[], Any]) -> Any:
-        with torch.cuda.graph(self.graph, stream=self.stream, capture_error_mode="thread_local"):
+        with (
+            torch.cuda.device(self.stream.device),  # else a capture opens the first GPU as well, to wait for it
+            torch.cuda.graph(self.graph, stream=self.stream, capture_error_mode="thread_local"),
+        ):
             return work()
 
     def replay(self) -> None:

@@ -237,6 +237,27 @@ def test_work_that_cannot_be_repeated_is_found_out(kind: str, why: str | None) -
     assert (graphed.replayed > 10) == (why is None)
 
 
+def test_a_step_that_asks_for_its_number_is_not_replayed(tmp_path: Path) -> None:
+    """As of a plugin whose term begins after some steps of an epoch: those before it are alike."""
+    ends = []
+    for graph in (Refused, Replay):
+        data = tiny.tiny_data()
+        method = tiny.seeded_method("kd", data)
+
+        def late(student: Any, teacher: Any, batch: Batch, method: Any = method) -> Any:
+            return {"late": student.logits.square().mean()} if method.step > 3 else {}
+
+        method.distill = late  # type: ignore[method-assign]
+        fit = tiny.fit(method, data, tmp_path / graph.__name__)
+        fit.options.graph, fit.source = graph, data.source(batch_size=4, seed=1)
+        fit.schedule = replace(fit.schedule, epochs=1, lr=1e-3)
+        for _ in fit.steps():
+            pass
+        ends.append(fit.method.state_dict())
+    assert fit.graphed and "method._asked_step" in (fit.graphed.why or "")
+    assert all(torch.equal(ends[1][key], value) for key, value in ends[0].items())
+
+
 def test_teachers_are_asked_by_a_graph_for_batches_in_static_buffers_alone(tmp_path: Path) -> None:
     data, hold, asked, turn = tiny.tiny_data(), StaticBuffers(), [], []
     method = tiny.seeded_method("kd", data)
