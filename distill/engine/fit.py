@@ -236,7 +236,8 @@ class Fit:
         row |= {"epochs_left": self.epochs_left() - 1, "lr": self.steppers[0].lr, **self.meter.means()}
         self.measuring.epoch(phase, row)
         at.epoch, at.step, at.over = at.epoch + 1, 0, False
-        if any(parallel.agreed(at.epoch > epochs or self.saving.due_after_epoch)):
+        left = self.stop.received is not None  # what prepares the next epoch is cut off, and this one is not to be lost
+        if any(parallel.agreed(left or at.epoch > epochs or self.saving.due_after_epoch)):
             self.save(wait=False)
 
     def save(self, *, wait: bool = True) -> bool:

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+import distill.parallel as parallel
 from distill.engine.checkpoint import Checkpoints, refused, snapshot
 from distill.engine.state import Options
 from distill.files import Backoff, SaveError
@@ -35,14 +36,15 @@ class Saving:
 
     @property
     def due(self) -> bool:
-        """Whether to save within an epoch."""
-        return time.monotonic() - self.began > self.options.save_seconds or self._refused.due
+        """Whether to save within an epoch. Of several processes the first tells: it knows what a checkpoint takes."""
+        late = time.monotonic() - self.began > self.options.save_seconds or self._refused.due
+        return late and parallel.rank() == 0
 
     @property
     def due_after_epoch(self) -> bool:
-        """Whether to save where an epoch has ended."""
+        """Whether to save where an epoch has ended, as `due`."""
         pause = max(self.options.epoch_seconds, self.took / SHARE)
-        return time.monotonic() - self.began >= min(pause, self.options.save_seconds)
+        return parallel.rank() == 0 and time.monotonic() - self.began >= min(pause, self.options.save_seconds)
 
     def latest(self) -> dict[str, Any] | None:
         """The newest state, or None. Raises NoValidCheckpoint."""

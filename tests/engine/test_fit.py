@@ -304,6 +304,19 @@ def test_signals_save_at_the_next_step(number: int, code: int, tmp_path: Path) -
     assert tiny.fit(tiny.seeded_method("kd", data), data, tmp_path).restore() == 3
 
 
+def test_a_signal_that_comes_as_an_epoch_ends_loses_none_of_it(tmp_path: Path) -> None:
+    """However lately the last checkpoint was written: what prepares the next epoch is left at once."""
+    data = tiny.tiny_data()
+    fit = tiny.fit(tiny.seeded_method("kd", data), data, tmp_path)
+    fit.options.epoch_seconds = fit.options.save_seconds = 1e9
+    fit.options.evaluate_every, fit.stop.at_once = 99, True
+    fit.method.after_epoch = lambda: os.kill(os.getpid(), signal.SIGTERM)
+    with fit.stop, pytest.raises(Stopped):
+        list(fit.steps())
+    again = tiny.fit(tiny.seeded_method("kd", data), data, tmp_path)
+    assert again.restore() == 3 and (again.at.epoch, again.at.step) == (2, 0)
+
+
 def test_no_process_leaves_before_the_state_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data, written = tiny.tiny_data(), []
     fit = tiny.fit(tiny.seeded_method("kd", data), data, tmp_path)
@@ -473,6 +486,17 @@ def test_checkpoints_after_short_epochs_take_a_small_share_of_the_time(tmp_path:
     for _ in fit.steps():
         pass
     assert saved == [4]
+
+
+def test_of_several_processes_the_first_tells_when_to_save(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the others, for whom a checkpoint takes no time, have one written after every epoch."""
+    data = tiny.tiny_data()
+    saving = tiny.fit(tiny.seeded_method("kd", data), data, tmp_path).saving
+    saving.options.epoch_seconds = saving.options.save_seconds = 0.0
+    saving.began -= 1.0
+    for rank, tells in ((0, True), (1, False)):
+        monkeypatch.setattr(parallel, "rank", lambda rank=rank: rank)
+        assert (saving.due, saving.due_after_epoch) == (tells, tells)
 
 
 def test_a_net_that_has_not_changed_is_not_evaluated_again() -> None:
