@@ -139,7 +139,8 @@ def pick_precision(name: str, device: torch.device) -> str:
             raise ValueError(f"precision={name} is unknown: use auto, fp32, bf16 or fp16.")
         return name
     if device.type == "cuda":
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+        with torch.cuda.device(device):  # the run's own, and not the first: a machine may have two kinds
+            return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
     return "bf16" if device.type == "cpu" and bf16_pays(torch.get_num_threads()) else "fp32"
 
 

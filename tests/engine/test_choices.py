@@ -172,3 +172,21 @@ def test_a_short_run_computes_in_what_a_convolution_is_faster_in(
     trial.bf16_pays.cache_clear()
     assert asked == [{"fp32", "bf16"}] and torch.equal(torch.get_rng_state(), state)
     assert without_trial(replace(AUTO, precision="fp16"), CPU).precision == "fp16"
+
+
+def test_a_gpu_is_asked_for_its_own_precision_and_not_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    current = [0]
+
+    class On:
+        def __init__(self, device: torch.device) -> None:
+            self.number = device.index
+
+        def __enter__(self) -> None:
+            current.append(self.number)
+
+        def __exit__(self, *_: object) -> None:
+            current.pop()
+
+    monkeypatch.setattr(torch.cuda, "device", On)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: current[-1] == 1)
+    assert [trial.pick_precision("auto", torch.device("cuda", number)) for number in (0, 1)] == ["fp32", "bf16"]
