@@ -154,15 +154,18 @@ def check_weights(spec: RunSpec) -> None:
 def supposed(spec: DataSpec) -> DataInfo | None:
     """What is known of data that are not loaded: as many classes and images as there will be, in any order."""
     count, classes = KNOWN_SETS[spec.kind].images if spec.kind in KNOWN_SETS else 1000, spec.num_classes
+    names: list[str] = []
     if spec.kind == "folder":
         listing = train_listed(spec.root, spec.labels)
-        count, classes = len(listing.names), len(listing.classes)
+        count, classes, names = len(listing.names), len(listing.classes), listing.classes
     classes = classes if spec.labels else 1  # of which data_info tells none
     if classes is None:
         return None
     classes = len(spec.classes) if spec.classes and spec.labels else classes
     labels = np.arange(count, dtype=np.int64) % classes
-    info = data_info(spec, labels, [str(k) for k in range(classes)], held_out=bool(spec.holdout))
+    known = len(names) == classes  # others are numbered, by names that none has
+    names = names if known else [f"class {k}" for k in range(classes)]
+    info = data_info(spec, labels, names, held_out=bool(spec.holdout))
     return views_of(spec.views, info, depth="depth" in spec.views.values())[0]
 
 

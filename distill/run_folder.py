@@ -231,15 +231,14 @@ def weights_file(given: str | Path) -> tuple[Path, str | None]:
     return found, (entry if colons else None)
 
 
-def input_of(given: str | Path) -> Mapping[str, Any]:
-    """What the net takes whose weights a run of ours has left (see `weights_file`): size, mean and std, as its result
-    tells; empty for a file of others.
+def record_of(given: str | Path) -> Mapping[str, Any]:
+    """The result of the run of ours that has left these weights (see `weights_file`): what its net takes (`input`:
+    size, mean, std) and tells apart (`classes`); empty for a file of others.
     """
     file = Path(str(given))
     folder = file if file.is_dir() else file.parent if file.name in (STUDENT_FILE, BEST) else None
     with suppress(BadResult):
-        found = RunFolder(folder).read_result().document.get("input") if folder else None
-        return found or {}
+        return RunFolder(folder).read_result().document if folder else {}
     return {}
 
 

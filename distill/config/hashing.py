@@ -19,7 +19,7 @@ from distill.config.own_code import code_of_class, code_of_net, code_of_reader
 from distill.config.schedule_spec import ScheduleSpec, lr_share
 from distill.config.teacher_nodes import OWN, WEIGHT_KINDS, Spec, expand_teachers, is_trained, label, named, training
 from distill.content.fingerprint import data_fingerprint, folder_model, weights_fingerprint
-from distill.run_folder import input_of
+from distill.run_folder import record_of
 
 UNHASHED = {  # what may change without changing the result; everything else of these nodes is hashed
     "dataset": {"root", "workers", "download", "images"},
@@ -190,7 +190,8 @@ def _as_trained(cfg: DictConfig, spec: Spec) -> Spec:
     weights, data = str(spec.get("weights") or "auto"), plain(cfg, "dataset")
     if spec.get("mean") is not None or weights in WEIGHT_KINDS or (data.get("views") or {}).get("teacher"):
         return spec
-    own = {key: [round(float(v), 6) for v in values] for key in OF_IMAGES if (values := input_of(weights).get(key))}
+    seen = record_of(weights).get("input") or {}
+    own = {key: [round(float(v), 6) for v in values] for key in OF_IMAGES if (values := seen.get(key))}
     same = all(own.get(key) == [round(float(v), 6) for v in data.get(key) or ()] for key in OF_IMAGES)
     return spec if same or len(own) < len(OF_IMAGES) else {**spec, **own}
 

@@ -6,6 +6,7 @@ has no labels. It then sees images as it was trained to: at its own size, by its
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from distill.data import DataInfo
 from distill.models import FeatureNet, build, load_weights
 from distill.models.families import CONSTRUCTORS
 from distill.models.weights import mismatch
+from distill.run_folder import record_of
 from distill.start import head_names
 
 
@@ -25,22 +27,26 @@ def make_teacher(run: RunSpec, spec: TeacherSpec, info: DataInfo, *, pretrained:
     info: the data as teachers see it. pretrained: whether timm's weights are loaded where they are asked for.
     Raises ValueError for a file that does not fit, and for a backbone whose method reads logits.
     """
-    classes = _classes_of(spec, info)
+    classes, other = _classes_of(spec, info)
     made, why = _from_file(spec, info, classes) if _is_file(spec) else (_build(spec, info, classes, pretrained), "")
+    why = f" ({other})" if other else why
     if not made.num_classes and (what := reads_of_classifiers(run.method.node)):
         named = f"{info.name}'s {info.num_classes} classes" if info.num_classes else "the images, which have no labels"
-        start = ", or fine-tune the teacher first, teacher.weights=auto teacher.start=pretrained"
+        remedy = advice(run.method.node, labels=bool(info.num_classes))
+        if info.num_classes and spec.weights not in ("auto", "none"):
+            remedy += f", or fine-tune the teacher first, teacher.weights=auto teacher.start={spec.weights}"
         raise ValueError(
-            f"method={run.method.name} reads {what}, and teacher {spec.name}{why} is no classifier of {named}: "
-            f"{advice(run.method.node, labels=bool(info.num_classes))}{start if spec.pretrained else ''}"
+            f"method={run.method.name} reads {what}, and teacher {spec.name}{why} is no classifier of {named}: {remedy}"
         )
     made.resizes = made.size != info.size
     return made
 
 
 def has_published_constants(net: FeatureNet, spec: TeacherSpec) -> bool:
-    """Whether timm's mean and std of a model's images hold for weights of a file: those of a backbone are its own."""
-    return not net.num_classes and _is_timms(spec) and spec.weights != "none"
+    """Whether timm's mean and std of a model's images hold for weights of a file: those of a backbone are its own, but
+    where a run of ours has left them, which recorded its own.
+    """
+    return not net.num_classes and _is_timms(spec) and spec.weights != "none" and not _seen_by(spec)
 
 
 def _is_file(spec: TeacherSpec) -> bool:
@@ -51,14 +57,43 @@ def _is_timms(spec: TeacherSpec) -> bool:
     return spec.model not in CONSTRUCTORS
 
 
-def _classes_of(spec: TeacherSpec, info: DataInfo) -> int:
-    """The classes that the teacher's classifier is built for: the data's, or 0. A file may hold another one still."""
+def _classes_of(spec: TeacherSpec, info: DataInfo) -> tuple[int, str]:
+    """The classes that the teacher's classifier is built for: the data's, or 0, and why where names tell. A file may
+    hold another one still.
+    """
     file_classes: Any = spec.args.get("num_classes")
     if file_classes is None and spec.pretrained and _is_timms(spec):
-        from distill.models.timm_factory import published_cfg  # imports timm, which takes seconds
+        file_classes = _published(spec).get("num_classes")
+    if file_classes not in (None, info.num_classes):
+        return 0, ""
+    other = _in_other_order(recorded_classes(spec), info)
+    return (0 if other else info.num_classes), other
 
-        file_classes = published_cfg(spec.model).get("num_classes")
-    return info.num_classes if file_classes is None or file_classes == info.num_classes else 0
+
+def recorded_classes(spec: TeacherSpec) -> list[str]:
+    """What a teacher that comes with its classes' names calls them, in the order of its logits; else nothing."""
+    if spec.pretrained:
+        found = _published(spec).get("label_names") if _is_timms(spec) else None
+    else:
+        found = record_of(spec.weights).get("classes") if _is_file(spec) else None
+    return list(map(str, found)) if isinstance(found, (list, tuple)) else []
+
+
+def _in_other_order(names: list[str], info: DataInfo) -> str:
+    """Why a classifier of as many classes is none of the data's, for it has one of theirs at another place; nothing
+    where it has not: names that the data do not have may be others for the same classes.
+    """
+    places = {name: place for place, name in enumerate(info.class_names)}
+    for place, name in enumerate(names if len(names) == len(places) else ()):
+        if places.get(name, place) != place:
+            return f"its class {place} is {name}, which is class {places[name]} of {info.name}"
+    return ""
+
+
+def _published(spec: TeacherSpec) -> dict[str, Any]:
+    from distill.models.timm_factory import published_cfg  # imports timm, which takes seconds
+
+    return published_cfg(spec.model)
 
 
 def teacher_size(spec: TeacherSpec, size: int, classes: int) -> int:
@@ -66,9 +101,12 @@ def teacher_size(spec: TeacherSpec, size: int, classes: int) -> int:
     asked = spec.size or (None if spec.training else spec.args.get("img_size"))
     if asked or classes or spec.weights in ("none", "auto") or not _is_timms(spec):
         return int(asked or size)
-    from distill.models.timm_factory import published_cfg  # imports timm, which takes seconds
+    return int(_seen_by(spec).get("size") or (_published(spec).get("input_size") or (size,))[-1])
 
-    return int((published_cfg(spec.model).get("input_size") or (size,))[-1])
+
+def _seen_by(spec: TeacherSpec) -> Mapping[str, Any]:
+    """What the run recorded of its images (size, mean, std) that has left a teacher's file; empty for others."""
+    return (record_of(spec.weights).get("input") or {}) if _is_file(spec) else {}
 
 
 def _build(spec: TeacherSpec, info: DataInfo, classes: int, pretrained: bool = False) -> FeatureNet:

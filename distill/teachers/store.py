@@ -26,7 +26,7 @@ from distill.result import as_number, as_percent
 from distill.run_folder import RunFolder
 from distill.start import own_constants
 from distill.teachers.bundled import restore
-from distill.teachers.making import has_published_constants, make_teacher
+from distill.teachers.making import has_published_constants, make_teacher, recorded_classes
 
 log = logging.getLogger(__name__)
 
@@ -69,11 +69,19 @@ def _teacher(
         own = f", on its own {net.size} pixels" if net.resizes else ""
         log.info("teacher %s (%s): %d features of an image%s, no logits", spec.name, origin, net.embedding_dim, own)
         return Teacher(net, None, 0, origin, fingerprint)
+    _tell_other_names(spec, data.info.class_names)
     teacher = Teacher(net, *_accuracy(net, fingerprint, data, run), origin, fingerprint)
     log.info("teacher %s (%s): %.2f %% on %s", spec.name, teacher.origin, teacher.accuracy, data.info.name)
     if reads_of_classifiers(run.method.node):
         _refuse_guessing(teacher, spec, data)
     return teacher
+
+
+def _tell_other_names(spec: TeacherSpec, ours: list[str]) -> None:
+    """Warn of a teacher that calls classes otherwise than the data: they may be the same ones, or others."""
+    theirs = recorded_classes(spec)
+    if pair := next(((one, other) for one, other in zip(theirs, ours, strict=False) if one != other), None):
+        log.warning("teacher %s: its class '%s' is taken for '%s' of the data, which is at its place", spec.name, *pair)
 
 
 def compare_teachers(teachers: list[Teacher], student: Tensor | None, data: Data, autocast: Any) -> dict[str, Any]:

@@ -23,11 +23,12 @@ from distill.contract.world import world_of
 from distill.data import load_data
 from distill.data.arrays import Normaliser
 from distill.data.views import random_view
+from distill.files import write_json
 from distill.method import teacher_forward
-from distill.models import build
+from distill.models import FeatureNet, build
 from distill.report.collect import collect
 from distill.run import run
-from distill.teachers.making import make_teacher
+from distill.teachers.making import has_published_constants, make_teacher
 from tests import tiny
 
 VIT = {"patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2}
@@ -107,9 +108,48 @@ def test_a_file_of_other_classes_teaches_features(backbone: Path) -> None:
     spec = resolve(tiny.composed("method=kd", *OF_VIT, f"teacher.weights={backbone}", "student=resnet8"))
     with pytest.raises(ValueError, match=r"method=kd reads logits, .*vit.safetensors: .* no classifier .* none: ab,"):
         make_teacher(spec, spec.teachers[0], info, pretrained=False)
+    with pytest.raises(ValueError, match=f"or fine-tune the teacher first, .* teacher.start={backbone}"):
+        make_teacher(spec, spec.teachers[0], info, pretrained=False)
     spec = resolve(tiny.composed("method=at", "method.kd=1", *OF_VIT, f"teacher.weights={backbone}", "student=resnet8"))
     with pytest.raises(ValueError, match=r"reads logits \(method.kd=1\).*set method.kd=0"):
         make_teacher(spec, spec.teachers[0], info, pretrained=False)
+
+
+def left_by_a_run(folder: Path, classes: list[str], size: int = 24) -> Path:
+    """A folder as a run leaves it whose student, a small net of timm's, knows these classes."""
+    torch.manual_seed(0)
+    save_file(timm.create_model("test_resnet", num_classes=len(classes)).state_dict(), folder / "student.safetensors")
+    takes = {"size": size, "channels": 3, "mean": [0.5] * 3, "std": [0.25] * 3}
+    named = {"dataset": "own", "student": "test_resnet", "method": "none", "accuracy": {}}
+    write_json(folder / "result.json", {**named, "input": takes, "classes": classes})
+    return folder
+
+
+def taught_by(folder: Path, method: str) -> FeatureNet:
+    """The teacher of that run, for images of classes 0 to 5."""
+    words = ("teacher=timm", "teacher.model=test_resnet", f"teacher.weights={folder}", "student=resnet8")
+    spec = resolve(tiny.composed(f"method={method}", "dataset.mean=[0.5]", "dataset.std=[0.25]", *words))
+    return make_teacher(spec, spec.teachers[0], tiny.tiny_data().info, pretrained=False)
+
+
+def test_classes_at_other_places_are_other_classes(tmp_path: Path) -> None:
+    """As many of the same names, in another order: logits would be taken for those of other classes."""
+    folder = left_by_a_run(tmp_path, ["0", "1", "2", "4", "3", "5"])
+    with pytest.raises(ValueError, match=r"\(its class 3 is 4, which is class 4 of tiny\) is no classifier of tiny"):
+        taught_by(folder, "kd")
+    assert taught_by(folder, "at").num_classes == 0
+    assert taught_by(left_by_a_run(folder, ["0", "1", "2", "three", "4", "5"]), "kd").num_classes == 6
+
+
+def test_a_runs_net_of_other_classes_sees_images_as_that_run_has(tmp_path: Path) -> None:
+    """And not by the size and constants of what timm published under its name."""
+    folder = left_by_a_run(tmp_path, ["a", "b"])
+    net = taught_by(folder, "at")
+    assert (net.num_classes, net.size) == (0, 24)
+    spec = resolve(tiny.composed("method=at", "teacher=timm", "teacher.model=test_resnet", f"teacher.weights={folder}"))
+    assert not has_published_constants(net, spec.teachers[0])
+    (folder / "result.json").unlink()
+    assert taught_by(folder, "at").size == 160 and has_published_constants(net, spec.teachers[0])
 
 
 def test_a_model_of_the_hub_with_other_classes_teaches_features(
