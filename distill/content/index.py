@@ -55,8 +55,7 @@ class Index:
             return np.arange(len(self.seen))
         first = min(self.damage)
         path = self.listing.folder / self.listing.names[first]
-        many = f"{path} cannot be decoded ({self.damage[first]})"
-        many += f", nor can {len(self.damage) - 1} more" if len(self.damage) > 1 else ""
+        many = undecodable(path, self.damage[first], len(self.damage))
         if damaged != "skip":
             raise ValueError(f"{many}: replace or remove what is damaged, or leave it out, dataset.damaged=skip")
         log.warning("%s: left out, as dataset.damaged=skip asks for", many)
@@ -66,6 +65,11 @@ class Index:
         if lost := set(range(len(self.listing.classes))) - set(self.listing.labels[rows].tolist()):
             raise ValueError(f"{self.listing.folder}: all images of {self.listing.classes[min(lost)]} are damaged")
         return rows
+
+
+def undecodable(first: Path | str, why: str, count: int) -> str:
+    """Say that so many files cannot be decoded."""
+    return f"{first} cannot be decoded ({why})" + (f", nor can {count - 1} more" if count > 1 else "")
 
 
 def indexed(folder: Path, workers: int = 0) -> Index:

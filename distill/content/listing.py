@@ -112,13 +112,21 @@ def _is_hidden(folder: str) -> bool:
     return folder.startswith(".") or folder == "__MACOSX"
 
 
-def images_below(folder: Path) -> list[Path]:
-    """The image files in a folder and in those in it, hidden ones left out, sorted."""
-    found: list[Path] = []
-    for here, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if not _is_hidden(name)]
-        found += [Path(here, name) for name in names if is_image(name)]
-    return sorted(found)
+def images_below(folder: Path) -> tuple[list[Path], Counter[str]]:
+    """The image files in a folder and in those in it, links to folders too, sorted; and what is left out, as `Listing`
+    has it. Raises ValueError for a folder that cannot be listed.
+    """
+    left_out: Counter[str] = Counter()
+    try:
+        return sorted(folder / name for name, _ in _images(folder, "", left_out)), left_out
+    except OSError as error:
+        raise ValueError(f"{error.filename or folder} cannot be listed ({error.strerror})") from error
+
+
+def leaving_out(folder: Path, left_out: Counter[str]) -> str:
+    """Which files of a folder are no images, in a sentence."""
+    kinds = ", ".join(f"{count} {kind}" for kind, count in left_out.most_common(4))
+    return f"{folder}: {left_out.total()} files or folders are no images and are left out ({kinds})"
 
 
 def is_image(name: str) -> bool:

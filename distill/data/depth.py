@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from distill.config import DataSpec
-from distill.content.index import indexed
+from distill.content.index import indexed, undecodable
 from distill.data.used_images import UsedImages
 
 log = logging.getLogger(__name__)
@@ -39,8 +39,7 @@ def with_whole_depth(part: UsedImages, spec: DataSpec) -> UsedImages:
     if not found:
         return part
     first = found[0][1]
-    many = f"{first} cannot be decoded ({damage[first]})"
-    many += f", nor can {len(found) - 1} more" if len(found) > 1 else ""
+    many = undecodable(first, damage[first], len(found))
     if spec.damaged != "skip":
         raise ValueError(f"{many}: replace what is damaged, or leave out such pairs, dataset.damaged=skip")
     log.warning("%s: left out with their images, as dataset.damaged=skip asks for", many)

@@ -10,6 +10,7 @@ import numpy as np
 from distill.content import examine
 from distill.content.decode import DecodeOptions
 from distill.content.index import Index
+from distill.content.listing import leaving_out
 
 log = logging.getLogger(__name__)
 
@@ -44,9 +45,7 @@ def describe(train: UsedImages, test: UsedImages | None, reading: DecodeOptions)
             log.info("%d of %d images %s", count, len(flags), words)
     for index in {id(part.index): part.index for part in parts}.values():
         if left_out := index.listing.left_out:
-            kinds = ", ".join(f"{count} {kind}" for kind, count in left_out.most_common(4))
-            where, count = index.listing.folder, left_out.total()
-            log.info("%s: %d files or folders are no images and are left out (%s)", where, count, kinds)
+            log.info("%s", leaving_out(index.listing.folder, left_out))
     _tell_contradictions(train)
     if test is None:
         return

@@ -142,19 +142,36 @@ def _use(facts: Facts, file: str | None, measured: Mapping[str, Any]) -> list[st
 def _timm(facts: Facts) -> str:
     ours = ["import distill.models.timm_registry  # pip install distill: puts this net into timm's registry"]
     mode, value = "L" if facts.channels == 1 else "RGB", "logits" if facts.classes else "features"
+    turned = facts.dataset.get("kind") == "folder" and facts.dataset.get("exif") is not False
+    opened = 'Image.open("image.jpg")'
+    opened = f"ImageOps.exif_transpose({opened})" if turned else opened
     lines = [
         "import timm",
         *(ours if facts.model in OUR_NETS else []),
-        "from PIL import Image",
+        f"from PIL import Image{', ImageOps' if turned else ''}",
         "",
         'net = timm.create_model("local-dir:FOLDER", pretrained=True).eval()   # or hf-hub:OWNER/NAME',
         "seen = timm.data.create_transform(**timm.data.resolve_model_data_config(net))",
-        f'{value} = net(seen(Image.open("image.png").convert("{mode}"))[None])',
+        f'{value} = net(seen({opened}.convert("{mode}"))[None])',
         'print(net.pretrained_cfg["label_names"][logits.argmax()])' if facts.classes else "print(features.shape)",
     ]
     how = "whole" if facts.crop == SQUASH else "by the middle of their shorter side's square"
     how += f", with {facts.border} black pixels on each side" if facts.border else ""
-    return "```python\n" + "\n".join(lines) + f"\n```\n\nImages are shown {how}."
+    how += ", turned as their EXIF says" if turned else ""
+    return "```python\n" + "\n".join(lines) + f"\n```\n\nImages are shown {how}.{_decoding(facts)}"
+
+
+def _decoding(facts: Facts) -> str:
+    """What becomes of files that are not plain colours of 8 bits, which `convert` treats otherwise."""
+    if facts.dataset.get("kind") != "folder":
+        return ""
+    values = facts.dataset.get("value_range")
+    deep = f"from {values[0]} (black) to {values[1]} (white)" if values else "by the file's own range"
+    colour = list(facts.dataset.get("background") or (255, 255, 255))
+    return (
+        f" `distill predict` lays transparent parts on the colour {colour}, brings values of more than 8 bits to 8 "
+        f"({deep}) and CMYK to sRGB by its profile, as in training; `convert` alone does none of that."
+    )
 
 
 def _numbers(values: tuple[float, ...]) -> str:

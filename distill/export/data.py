@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -18,7 +19,8 @@ from distill.config.data_spec import AUGMENTING
 from distill.config.idle import check_root
 from distill.content.decode import decode_options
 from distill.content.fingerprint import data_fingerprint
-from distill.content.listing import images_below
+from distill.content.index import examine_index, undecodable
+from distill.content.listing import images_below, leaving_out
 from distill.data import Data, DataInfo, load_data
 from distill.data.crops import bordered
 from distill.data.modality import View, make_view
@@ -26,6 +28,9 @@ from distill.data.timm_transforms import timm_transforms_of
 from distill.data.views import Images
 from distill.export.facts import CENTER, Facts, check_data_node
 
+log = logging.getLogger(__name__)
+_SHOWN = ("size", "in_chans", "mean", "std", "views", "interpolation")  # how any data set's images reach the net
+_DECODED = ("exif", "background", "value_range")  # and those of files of which no YAML says how they are read
 _OF_TRAINING = ("omit", "fraction", "shots", "labels")  # which images are trained on, by keys of dataset
 
 
@@ -51,11 +56,8 @@ def node_of(facts: Facts, settings: Sequence[str]) -> DataSpec:
     if name != facts.dataset["name"]:
         if known is None:
             raise ValueError(config.no_such("dataset", name, config.options("dataset")))
-        shown = {
-            key: facts.dataset[key]
-            for key in ("size", "in_chans", "mean", "std", "views", "interpolation")
-            if facts.dataset.get(key) is not None
-        }
+        keys = (*_SHOWN, *_DECODED) if name == "folder" else _SHOWN
+        shown = {key: facts.dataset[key] for key in keys if facts.dataset.get(key) is not None}
         whole: dict[str, Any] = {} if facts.border else {"resize": True}  # else with a border, as its own
         if known.get("kind") == "folder":  # squashed to its size where the net is shown images so
             _refuse_border(facts)
@@ -116,17 +118,25 @@ def _set(node: dict[str, Any], setting: str, text: str) -> None:
 
 
 def files_of(given: Sequence[str]) -> list[Path]:
-    """The given image files, and all below given folders. Raises ValueError where there are none."""
+    """The given image files, and all below given folders. Raises ValueError where there are none, and where some cannot
+    be decoded: not after most of them were classified.
+    """
     found: list[Path] = []
     for path in map(Path, given):
         if path.is_dir():
-            found += images_below(path)
+            images, left_out = images_below(path)
+            found += images
+            if left_out:
+                log.info("%s", leaving_out(path, left_out))
         elif path.is_file():
             found.append(path)
         else:
             raise ValueError(f"there is no {path}: give image files, or folders of them")
     if not found:
         raise ValueError(f"there are no images in {', '.join(given)}")
+    if damage := {path: look.damage for path in found if (look := examine_index(str(path))).damage}:
+        first = next(iter(damage))
+        raise ValueError(f"{undecodable(first, damage[first], len(damage))}: replace or remove what is damaged")
     return found
 
 

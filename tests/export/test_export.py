@@ -147,6 +147,13 @@ def test_a_card_says_who_taught_what_and_under_which_terms(taught: Path, folder:
         assert said in text.replace("\\_", "_"), said
 
 
+def test_a_card_opens_image_files_as_the_net_was_shown_them(of_files: Path, tmp_path: Path) -> None:
+    assert main(["export", str(of_files), "--to", str(tmp_path / "made")]) == 0
+    text = (tmp_path / "made/README.md").read_text()
+    assert 'seen(ImageOps.exif_transpose(Image.open("image.jpg")).convert("RGB"))' in text
+    assert "lays transparent parts on the colour [255, 255, 255]" in text
+
+
 def test_other_classes_replace_the_head_as_with_any_net_of_timms(folder: Path) -> None:
     import timm
 
@@ -274,12 +281,23 @@ def test_the_export_of_another_run_is_not_overwritten(
 
 
 def test_hidden_files_are_no_pictures_and_changed_ones_are_told(
-    of_files: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    of_files: Path,
+    pictures: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
+    caplog.set_level("INFO")
     (tmp_path / ".ipynb_checkpoints").mkdir()
     for name in ("a.jfif", "._a.png", ".ipynb_checkpoints/a.png"):
         shutil.copy(pictures / "val/bee/0.png", tmp_path / name)
     assert files_of([str(tmp_path)]) == [tmp_path / "a.jfif"]
+    (tmp_path / "linked").symlink_to(pictures / "val/bee")
+    (tmp_path / "again").symlink_to(tmp_path)
+    (tmp_path / "b.heic").touch()
+    found = [path.relative_to(tmp_path) for path in files_of([str(tmp_path)])]
+    assert found == [Path("a.jfif"), *(Path(f"linked/{k}.png") for k in range(4))]
+    assert "files or folders are no images and are left out (2 hidden, 1 .heic" in caplog.text
     other = shutil.copytree(pictures, tmp_path / "other")
     assert main(["eval", str(of_files), f"dataset.root={other}", "dataset.workers=0"]) == 0
     assert "not those of the record" not in capsys.readouterr().out
@@ -294,6 +312,32 @@ def test_a_damaged_folder_is_refused(folder: Path, tmp_path: Path, capsys: pytes
     (tmp_path / "config.json").write_text(json.dumps(content))
     assert main(["eval", str(tmp_path)]) == 2
     assert "is no folder that distill export wrote" in capsys.readouterr().err
+
+
+def test_damaged_files_are_told_before_the_first_is_classified(
+    of_files: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = (pictures / "val/bee/0.png").read_bytes()
+    for k in range(3):
+        (tmp_path / f"{k}.png").write_bytes(whole if k == 0 else whole[:-30])
+    assert main(["predict", str(of_files), str(tmp_path), "--device", "cpu"]) == 2
+    said = capsys.readouterr()
+    assert "1.png cannot be decoded (" in said.err and "), nor can 1 more: replace or remove" in said.err
+
+
+def test_a_run_is_asked_and_exported_where_its_data_are_not(
+    of_files: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    image = str(shutil.copy(pictures / "val/bee/0.png", tmp_path))
+    moved = pictures.rename(tmp_path / "elsewhere")
+    try:
+        assert main(["export", str(of_files), "--to", str(tmp_path / "made")]) == 0
+        assert main(["predict", str(of_files), image, "--device", "cpu"]) == 0
+        told = capsys.readouterr().out
+        assert main(["predict", str(tmp_path / "made"), image, "--device", "cpu"]) == 0
+    finally:
+        moved.rename(pictures)
+    assert told.endswith(capsys.readouterr().out)
 
 
 def test_the_classes_of_a_data_set_are_recorded_in_order(of_files: Path) -> None:
@@ -314,6 +358,15 @@ def test_images_of_another_folder_are_shown_as_the_net_is_used_to(
     facts = replace(facts, crop=crop, dataset=facts.dataset | {"name": "own"})
     node = node_of(facts, ["dataset=folder", f"dataset.root={pictures}"])
     assert (node.size, node.resize) == (32, resize)
+
+
+def test_files_of_another_folder_are_decoded_as_the_net_is_used_to(of_files: Path, pictures: Path) -> None:
+    facts = open_shipped(of_files, CPU).facts
+    reads: dict[str, Any] = {"exif": False, "background": (0, 0, 0), "value_range": (0, 4095)}
+    facts = replace(facts, dataset=facts.dataset | {"name": "own", **reads})
+    node = node_of(facts, ["dataset=folder", f"dataset.root={pictures}"])
+    assert (node.exif, tuple(node.background), tuple(node.value_range or ())) == (False, (0, 0, 0), (0, 4095))
+    assert node_of(facts, ["dataset=folder", "dataset.exif=true"]).exif
 
 
 def bordered_facts() -> Facts:
