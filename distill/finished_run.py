@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from omegaconf import OmegaConf
 from safetensors import SafetensorError, safe_open
@@ -12,7 +13,9 @@ from safetensors import SafetensorError, safe_open
 from distill.config import RunSpec, identity, register, resolve, thawed
 from distill.config.idle import check_root
 from distill.content.state_file import read_state
-from distill.data import Data, load_data
+from distill.data import Data, DataInfo, load_data
+from distill.data.dataset import data_info
+from distill.data.modality import views_of
 from distill.engine import hyperrule
 from distill.models import FeatureNet, build, load_weights
 from distill.models.weights import mismatch
@@ -77,12 +80,11 @@ def student(run: FinishedRun, device: torch.device, weights: str | Path = STUDEN
     made = exported_as(run.folder / STUDENT_FILE)
     path = own_weights(RunFolder(run.folder)) if str(weights) == STUDENT_FILE else path
     if made in (None, spec.model):
-        classes, in_chans, size = _shape(run, device)
-        args = run.result.document.get("args") or thawed(spec.args)
-        net = build(spec.model, classes, in_chans=in_chans, size=size, args=args, seed=0)
+        info, args = _seen(run, device), run.result.document.get("args") or thawed(spec.args)
+        net = build(spec.model, info.num_classes, in_chans=info.in_chans, size=info.size, args=args, seed=0)
         load_weights(net, path)
         if spec.pretrained or spec.mean is not None:
-            own_constants(net, spec, get_data(run, device).info)
+            own_constants(net, spec, info)
     else:
         data = get_data(run, device)
         net = make_method(run.spec, data, Teachers(teachers(run, data, device)), device).deployed()
@@ -91,16 +93,16 @@ def student(run: FinishedRun, device: torch.device, weights: str | Path = STUDEN
     return net.to(device).to(memory_format=torch.channels_last)
 
 
-def _shape(run: FinishedRun, device: torch.device) -> tuple[int, int, int]:
-    """Classes, input channels, image size; the data is opened only where the configuration does not tell."""
-    spec = run.spec.dataset
-    as_told = not (spec.classes or run.spec.schedule.rule or any(spec.views.values()))
-    if not spec.labels and as_told:
-        return 0, spec.in_chans, spec.size
-    if spec.num_classes and as_told:
-        return spec.num_classes, spec.in_chans, spec.size
-    info = get_data(run, device).info
-    return info.num_classes, info.in_chans, info.size
+def _seen(run: FinishedRun, device: torch.device) -> DataInfo:
+    """What the student sees, as the run recorded it, so that its data need not be here; of a run of before that, as
+    they are.
+    """
+    takes, classes = run.result.document.get("input"), run.result.document.get("classes")
+    if not isinstance(takes, dict) or not isinstance(classes, list):
+        return get_data(run, device).info
+    spec = replace(run.spec.dataset, size=int(takes["size"]))
+    info = data_info(spec, np.empty(0, np.int64), classes, held_out=False)
+    return views_of(spec.views, info, depth="depth" in spec.views.values())[0]
 
 
 def teachers(run: FinishedRun, data: Data, device: torch.device) -> list[Teacher]:
