@@ -6,6 +6,7 @@ Both are what the command line does: the same checks, the same folders, the same
 from __future__ import annotations
 
 import shlex
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from distill.finished_run import FinishedRun
     from distill.models import FeatureNet
 
+_TURNS = threading.RLock()  # a process has one of Hydra, of torch's generators and of the folder of own files
 _SHORT = {  # keywords that are no keys of their own, and the keys that they stand for
     "epochs": "schedule.epochs",
     "batch_size": "schedule.batch_size",
@@ -96,13 +98,13 @@ def run(
     overrides: "method=kd student=resnet20", or a list of such words. keys: plain ones of conf/config.yaml (seed=2,
     device="cpu", method="kd"), epochs, batch_size, lr and root (of the schedule and the data set), and whole groups
     with their keys as dictionaries (schedule={"milestones": [2]}, student={"quantize": {"weights": 4}}). config_dir:
-    YAML files of your own. table: whether to print the small table at the end.
+    YAML files of your own. table: whether to print the small table at the end. Calls of several threads take turns.
 
     Raises ValueError, in a sentence, for what the command line would refuse; NonFinite and Stopped of distill.errors.
     """
     words = shlex.split(overrides) if isinstance(overrides, str) else [str(word) for word in overrides]
     words += [text for key, value in keys.items() for text in _override(key, value)]
-    with files_unchanged(fresh=True):
+    with _TURNS, files_unchanged(fresh=True):
         cfg = composed(words, config_dir)
         from distill.config import resolve
         from distill.record.tracker import given_as

@@ -69,7 +69,7 @@ def run(cfg: DictConfig | RunSpec, folder: str | Path | None = None, *, table: b
     spec = replace(spec, folder=Path(folder or spec.folder))
     place = RunFolder(spec.folder)
     parallel.start(spec.machine.device)
-    with StopSignals(at_once=True) as stop, run_lock(place.path):
+    with StopSignals(at_once=True) as stop, run_lock(place.path), runtime.threads_kept():
         result = place.result
         if result is None:
             place.refuse_folders()

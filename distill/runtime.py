@@ -5,7 +5,8 @@ from __future__ import annotations
 import ctypes
 import platform
 import random
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,17 @@ def keep_pages() -> None:
     mallopt(trim_threshold, 2**31 - 1)
     mallopt(top_pad, 64 << 20)
     mallopt(mmap_max, 0)
+
+
+@contextmanager
+def threads_kept() -> Iterator[None]:
+    """A block after which torch has as many threads as before: a run's choice is not its caller's, nor the next run's.
+    """
+    before = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def pick_device(name: str) -> torch.device:

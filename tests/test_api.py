@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -61,6 +63,36 @@ def test_a_finished_run_is_loaded(outcome: distill.Outcome) -> None:
 def test_mistakes_are_the_command_lines(words: str, keys: dict[str, object], said: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=said.replace("(", r"\(")):
         distill.run(words, output=str(tmp_path), **keys)
+
+
+def test_calls_of_several_threads_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs side by side would draw from one generator, and read each other's command lines."""
+    inside, most = 0, 0
+
+    def composed(*_: object) -> None:
+        nonlocal inside, most
+        inside += 1
+        most = max(most, inside)
+        time.sleep(0.05)
+        inside -= 1
+        raise ValueError("enough")
+
+    monkeypatch.setattr(api, "composed", composed)
+    with ThreadPoolExecutor(3) as pool:
+        calls = [pool.submit(distill.run, "method=none") for _ in range(3)]
+    assert [str(call.exception()) for call in calls] == ["enough"] * 3 and most == 1
+
+
+def test_a_run_leaves_the_callers_threads_as_they_were(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def experiment(*_: object) -> None:
+        torch.set_num_threads(torch.get_num_threads() + 1)
+        raise ValueError("enough")
+
+    monkeypatch.setattr("distill.run.Experiment", experiment)
+    before = torch.get_num_threads()
+    with pytest.raises(ValueError, match="enough"):
+        distill.run("method=none", output=str(tmp_path))
+    assert torch.get_num_threads() == before
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
