@@ -17,6 +17,7 @@ from distill.config.by_size import BY_SIZE, COUNTED, count_of, note_of_size
 from distill.config.classes import note_of_classes
 from distill.config.data_spec import DataSpec
 from distill.config.departs import departs
+from distill.config.folder_models import note_of_folder_model
 from distill.config.groups import config_unchanged, load_node, plain
 from distill.config.hashing import (
     content,
@@ -38,7 +39,7 @@ from distill.config.setting import setting
 from distill.config.teacher_nodes import Spec, label
 from distill.content.memo import memoised
 
-CAUTIONS = (note_of_classes, note_of_milestones, note_of_rises, note_of_assistants)
+CAUTIONS = (note_of_classes, note_of_milestones, note_of_rises, note_of_assistants, note_of_folder_model)
 AUTO = "auto"  # of teacher.weights: trained by this program, and kept
 
 
