@@ -66,7 +66,7 @@ def read_state(path: str | Path) -> State:
         file, entry = weights_file(path)
     except ValueError as error:
         raise ValueError(f"There is no checkpoint file {path}: check the path given as weights") from error
-    content = _read_safetensors(file) if file.suffix == ".safetensors" else _read_pickle(file)
+    content = read_safetensors(file) if file.suffix == ".safetensors" else _read_pickle(file)
     if entry is not None:
         content = _entry(file, content, entry)
     state = _unwrap(file, content)
@@ -94,7 +94,8 @@ def _check_values(path: Path, state: State) -> None:
             raise ValueError(f"{path}: {name} holds values that are not finite: its training failed, take another file")
 
 
-def _read_safetensors(path: Path) -> Any:
+def read_safetensors(path: Path) -> State:
+    """All tensors of a file, held against its checksum where it brings one. Raises ValueError naming the file."""
     from safetensors import SafetensorError, safe_open
     from safetensors.torch import load_file
 
@@ -107,6 +108,20 @@ def _read_safetensors(path: Path) -> Any:
     if SUM in metadata and metadata[SUM] != tensors_sum(state, metadata):
         raise ValueError(f"{path} was altered after it was written (its checksum differs): copy or make it again")
     return state
+
+
+def sealed(tensors: Mapping[str, Tensor], texts: Mapping[str, str]) -> bytes:
+    """A safetensors file of tensors on the CPU, with texts and a checksum of all that is in it among its metadata; the
+    same bytes each time.
+    """
+    import safetensors.torch
+
+    data: bytes = safetensors.torch.save(dict(tensors), {**texts, SUM: tensors_sum(tensors, texts)})
+    end = 8 + int.from_bytes(data[:8], "little")
+    header = json.loads(data[8:end])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))  # the library has them in an order of chance
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    return data[:8] + text.ljust(end - 8) + data[end:] if len(text) <= end - 8 else data
 
 
 def tensors_sum(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:

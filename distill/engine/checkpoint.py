@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
-import json
 import logging
 import os
 import struct
@@ -21,10 +20,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
 
-from distill.content.state_file import SUM, tensors_sum
+from distill.content.state_file import sealed
 from distill.errors import NoValidCheckpoint, OtherVersion
 from distill.files import SaveError, json_ready, read_json, remove_temporary, replacing, write_json, write_text
 
@@ -196,17 +194,7 @@ def export(model: torch.nn.Module, path: str | Path, metadata: Mapping[str, Any]
 def exported(model: torch.nn.Module, metadata: Mapping[str, Any] | None = None) -> bytes:
     """What `export` writes: the weights, and a checksum of them among the metadata."""
     tensors = {name: value.detach().cpu().contiguous().clone() for name, value in model.state_dict().items()}
-    texts = {key: str(value) for key, value in (metadata or {}).items()}
-    return _in_order(safetensors.torch.save(tensors, {**texts, SUM: tensors_sum(tensors, texts)}))
-
-
-def _in_order(data: bytes) -> bytes:
-    """A safetensors file with its metadata sorted: the library writes them in an order of chance, and files differ."""
-    end = 8 + int.from_bytes(data[:8], "little")
-    header = json.loads(data[8:end])
-    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
-    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-    return data[:8] + text.ljust(end - 8) + data[end:] if len(text) <= end - 8 else data
+    return sealed(tensors, {key: str(value) for key, value in (metadata or {}).items()})
 
 
 def _digest(number: int, data: memoryview) -> bytes:

@@ -8,12 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from distill.content.state_file import read_safetensors, sealed
 from distill.files import replacing
 from distill.models.builder import build
 from distill.models.fake_quant import Codes, StepInputs, limits
@@ -61,7 +61,7 @@ def write_quantized(net: FeatureNet, path: str | Path) -> None:
         tensors[f"{name}.offset"] = (codes.offset + low * codes.scale).contiguous().clone()
         about["weights"][name] = {"bits": quantizer.bits, "shape": shape, "count": codes.values.numel()}
     with replacing(Path(path)) as file:
-        file.write(safetensors.torch.save(tensors, {"distill": json.dumps(about)}))
+        file.write(sealed(tensors, {"distill": json.dumps(about)}))
 
 
 class Decoded(nn.Module):
@@ -110,9 +110,9 @@ def read_quantized(path: str | Path, like: FeatureNet, coded: bool = False) -> F
 
     The arithmetic itself runs in floating point, on exactly the numbers that whole-number arithmetic would
     stand for. coded: weights stay bytes, and are decoded whenever they are read. Raises ValueError for a file of
-    another kind.
+    another kind, and for one that was altered.
     """
-    about, tensors = _about(path), safetensors.torch.load_file(path)
+    about, tensors = _about(path), read_safetensors(Path(path))
     kept: dict[str, tuple[Codes, torch.Size]] = {}
     for name, entry in about["weights"].items():
         parts = [tensors.pop(f"{name}.{part}") for part in ("codes", "scale", "offset")]

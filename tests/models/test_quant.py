@@ -141,6 +141,19 @@ def test_the_file_is_whole_numbers_and_answers_as_trained(options: dict, count: 
         read_quantized(tmp_path / "plain", net)
 
 
+def test_a_file_of_whole_numbers_that_was_altered_is_refused(tmp_path: Path) -> None:
+    """Whatever its bytes are, they stand for some weights: nothing but a checksum tells."""
+    net = tiny.net("cifar_resnet8")
+    quantize(net, weights=4, activations=8)
+    net.train()(torch.randn(6, 3, 16, 16))
+    write_quantized(net, file := tmp_path / "net")
+    data = bytearray(file.read_bytes())
+    data[-1000] ^= 1
+    file.write_bytes(data)
+    with pytest.raises(ValueError, match=r"net was altered after it was written \(its checksum differs\)"):
+        read_quantized(file, tiny.net("cifar_resnet8"))
+
+
 def test_the_file_holds_vectors_as_whole_numbers_too(tmp_path: Path) -> None:
     torch.manual_seed(0)
     net = tiny.net("cifar_resnet8")
