@@ -39,8 +39,8 @@ def note_of_rises(cfg: DictConfig) -> str | None:
     """One line on a rate or a momentum that still rises when training ends; None where both are there before."""
     schedule = plain(cfg, "schedule")
     epochs = schedule["epochs"]
-    long = {} if schedule.get("rule") else {key: of for key, of in RISES.items() if (schedule.get(key) or 0) >= epochs}
-    if not long:
+    long = {key: of for key, of in RISES.items() if schedule.get(key) and schedule[key] >= epochs}
+    if schedule.get("rule") or not long:
         return None
     given = " and ".join(f"schedule.{key}={schedule[key]:g}" for key in long)
     what = " and ".join(long.values())

@@ -44,6 +44,7 @@ def test_no_experiment_or_schedule_has_milestones_that_it_does_not_reach() -> No
     ("dataset=mnist method=kd schedule=hinton_mnist schedule.epochs=40", "the momentum still rises when training ends "
      "after 40 epochs: schedule.momentum_epochs=500, give less"),
     (f"{CRD} schedule=deit schedule.epochs=6", None),
+    (f"{CRD} schedule.epochs=0", None),  # a first training of none
     ("method=kd schedule=bit schedule.epochs=1 schedule.warmup_epochs=2", None),
 ])  # fmt: skip
 def test_a_rise_that_does_not_end_is_told(words: str, told: str | None) -> None:
