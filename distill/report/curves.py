@@ -15,7 +15,7 @@ POINTS = 160  # of a drawn curve; more cannot be seen
 
 @dataclass(frozen=True)
 class _Curve:
-    """Mean test accuracy (percent) at `epochs`, counted over all phases, with the range over n seeds."""
+    """Mean test accuracy (percent) at `epochs`, counted as accuracy.best_epoch is, with the range over n seeds."""
 
     epochs: list[int]
     mean: list[float]
@@ -41,8 +41,10 @@ def curve(row: Row) -> _Curve | None:
 
 
 def _points(folder: RunFolder) -> dict[int, float]:
-    """Epoch, counted over the phases, to test accuracy."""
-    measured = ((epoch, as_number(score_in(row))) for epoch, row in enumerate(folder.rows("epoch"), 1))
+    """Epoch, counted over the phases that measure the student, to test accuracy."""
+    rows = [(row.get("phase"), as_number(score_in(row))) for row in folder.rows("epoch")]
+    phases = {phase for phase, accuracy in rows if accuracy is not None}
+    measured = enumerate((accuracy for phase, accuracy in rows if phase in phases), 1)
     return {epoch: accuracy for epoch, accuracy in measured if accuracy is not None}
 
 

@@ -120,7 +120,7 @@ def test_no_charts_without_runs(tmp_path: Path) -> None:
     assert "0 runs read." in text and "<svg" not in text
 
 
-def test_curves_count_epochs_over_phases_and_survive_damage(tmp_path: Path) -> None:
+def test_curves_count_epochs_of_measured_phases_as_the_best_one_is_counted_and_survive_damage(tmp_path: Path) -> None:
     for seed, offset in enumerate((0.0, 2.0)):
         rows = [{"kind": "epoch", "phase": "hint", "epoch": 1, "step": 5, "loss": 1.0}]
         rows += [
@@ -136,7 +136,7 @@ def test_curves_count_epochs_over_phases_and_survive_damage(tmp_path: Path) -> N
     got = curve(row)
     assert got is not None
     assert (got.epochs, got.mean, got.low, got.high, got.n) == (
-        [2, 3, 4],
+        [1, 2, 3],
         [52, 53, 54],
         [51, 52, 53],
         [53, 54, 55],
