@@ -195,6 +195,15 @@ class RunFolder:
         return found if isinstance(found, dict) else {}
 
     @property
+    def given_up(self) -> bool:
+        """Whether the run was left as it is for good, until it is begun again."""
+        return read_mapping(self.tracking).get("given_up") is True
+
+    def give_up(self) -> None:
+        """Note that the run is not to go on: a search has stopped it early. Raises SaveError."""
+        write_json(self.tracking, read_mapping(self.tracking) | {"given_up": True})
+
+    @property
     def command(self) -> str | None:
         """The command that the run was last begun with; None where that is gone or not recorded."""
         found = read_mapping(self.tracking).get("command")

@@ -91,7 +91,7 @@ def _refuse_sweeps(overrides: list[str], of_file: tuple[str, ...]) -> None:
         raise ValueError(f"the experiment is a sweep over {asked}: give each of them, as one value or as what is to be "
                          f"drawn ({of_file[0]})")  # fmt: skip
     for text in overrides:
-        if text.lstrip("+~").startswith(("hydra/", "hydra.")):
+        if text.lstrip("+~").startswith(("hydra/", "hydra.")) and "hydra.searchpath=" not in text:
             raise ValueError(f"{text} does nothing here, for trials run one after the other: leave it away, and start "
                              "the same search several times for several workers")  # fmt: skip
 

@@ -8,6 +8,7 @@ from typing import Any
 import optuna
 
 from distill.config import RunSpec
+from distill.files import persist
 from distill.locking import run_lock
 from distill.models import FeatureNet
 from distill.record.reporter import Reporter
@@ -49,6 +50,7 @@ def _train(pruning: PruningCallback, spec: RunSpec, stop: StopSignals) -> Result
     with experiment.logged():
         for _ in experiment.fit.steps():
             if pruning.pruned:
+                persist(RunFolder(spec.folder).give_up)
                 return None
         return experiment.finish()
 

@@ -1,4 +1,6 @@
-"""Which runs below a folder are done, running, cut off or failed: from their folders and from sweep.jsonl."""
+"""Which runs below a folder are done, running, stopped early by a search, cut off or failed: from their folders and
+sweep.jsonl.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +15,8 @@ from distill.run_folder import RunFolder, find_runs, score_in
 from distill.sweep.jobs import last_attempts
 from distill.sweep.plan import CUT_OFF, RUNNING, STATE_DONE
 
-STATE_FAILED = "failed"
-STATES = (STATE_DONE, RUNNING, CUT_OFF, STATE_FAILED)  # in this order: what asks for something is read last
+STOPPED_EARLY, STATE_FAILED = "stopped early", "failed"
+STATES = (STATE_DONE, RUNNING, STOPPED_EARLY, CUT_OFF, STATE_FAILED)  # what asks for something is read last
 _STOPPED = (errors.DONE, errors.STOPPED, errors.INTERRUPTED)  # ends of an attempt that are no failure
 
 
@@ -75,6 +77,8 @@ def _state(folder: RunFolder, attempt: Mapping[str, Any]) -> tuple[str, str]:
         return STATE_DONE, ""
     if damage := folder.damage:
         return STATE_FAILED, damage
+    if folder.given_up:
+        return STOPPED_EARLY, ""
     if attempt.get("code", errors.DONE) in _STOPPED or _begun_since(folder, attempt):
         return CUT_OFF, ""
     return STATE_FAILED, str(attempt.get("why") or attempt.get("outcome"))

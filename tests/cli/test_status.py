@@ -13,6 +13,7 @@ from filelock import FileLock
 
 from distill import row_lines
 from distill.__main__ import main
+from distill.run_folder import RunFolder
 from distill.sweep.states import statuses
 
 RESULT = {"dataset": "digits", "student": "resnet8", "method": "kd", "seed": 1}
@@ -143,3 +144,12 @@ def test_of_a_long_run_only_the_last_rows_are_read(tmp_path: Path, monkeypatch: 
         file.write('\n' + json.dumps({"kind": "epoch", "phase": "tune", "epoch": 1, "epochs": 2, "step": 1}) + "\n")
     (one,) = statuses(tmp_path)
     assert (one.epoch, one.accuracy) == ("epoch 1 of 2 of phase tune", 80.5)
+
+
+def test_what_a_search_stopped_early_is_not_to_go_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = begun(tmp_path / "d" / "t-s" / "m-1" / "s1", 3, command="python -m distill method=kd")
+    RunFolder(folder).give_up()
+    assert main(["status", str(tmp_path)]) == 0
+    shown = capsys.readouterr().out
+    assert "stopped early  d/t-s/m-1/s1  epoch 3 of 20" in shown and "1 run: 1 stopped early" in shown
+    assert "python -m distill" not in shown and RunFolder(folder).command == "python -m distill method=kd"

@@ -26,6 +26,7 @@ from distill.cli import verbs  # noqa: E402
 from distill.content.readers import READERS  # noqa: E402
 from distill.result import Result  # noqa: E402
 from distill.search import space, study, trial  # noqa: E402
+from distill.sweep.states import statuses  # noqa: E402
 from tests import program  # noqa: E402
 
 REPO = Path(__file__).resolve().parents[2]
@@ -183,6 +184,8 @@ def test_bad_trials_are_stopped_early_and_cleanly(tmp_path: Path, capsys: pytest
         reached = max(row["epoch"] for row in rows if row["kind"] == "epoch")
         assert reached == len(one.intermediate_values) < 5 and not (folder / "DONE").exists()
         assert list((folder / "checkpoints").glob("*.ckpt"))
+    states = [one.state for one in statuses(Path("outputs"))]
+    assert states == ["done"] * len(learned) + ["stopped early"] * len(stopped)  # no command goes on with them
 
 
 def test_a_trial_that_fails_is_told_and_three_end_the_search(
