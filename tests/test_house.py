@@ -24,6 +24,7 @@ FLOORS = (  # from the ground up; rooms on one floor do not import each other
     {"methods"},
     {"teachers"},
     {"record", "preflight", "timed_step"},
+    {"rehearsal"},
     {"run"},
     {"finished_run"},
     {"papers"},

@@ -70,6 +70,18 @@ class MethodSpec:
         return {key: self.node[key] for key in ("ce", "kd", "weight") if key in self.node}
 
     @property
+    def is_data_free(self) -> bool:
+        """Whether it makes its images, `batch_size` a step."""
+        return bool((self.node.get("about") or {}).get("kind") == "data-free")
+
+    def batches(self, steps: int, size: int) -> tuple[int, int]:
+        """Steps of an epoch and images that the student sees in one: the schedule's, or those that it makes."""
+        if not self.is_data_free:
+            return steps, size
+        own = self.node.get("student_batch", self.node.get("batch_size", size))
+        return int(self.node.get("steps", steps)), int(own)
+
+    @property
     def temperature(self) -> float | None:
         """Of its soft targets, where it has one."""
         return self.node.get("temperature")

@@ -1,7 +1,7 @@
 """What a run leaves to the machine, decided once: precision, CPU threads, and which nets are compiled.
 
-A long run decides by a timed trial of a few steps (engine.trial), whose outcome serves the runs after it; a short one,
-which would not earn a trial's seconds back, by rule. A run that goes on keeps what it began with.
+A long run decides by a timed trial of a few steps of its own (engine.trial), whose outcome serves the runs after it; a
+short one, which would not earn a trial's seconds back, by rule. A run that goes on keeps what it began with.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -19,7 +19,7 @@ import distill.engine.trial as trial
 import distill.parallel as parallel
 import distill.runtime as runtime
 from distill.config.run_spec import MachineSpec
-from distill.engine.compiling import compile_forward, why_compile
+from distill.engine.compiling import why_compile
 from distill.files import first_line
 from distill.models import FeatureNet
 
@@ -29,6 +29,31 @@ SECONDS_FROM = 120.0  # that its steps take: a trial takes some twenty of them
 COMPILE_SECONDS = 1800.0  # from which compiling is tried too, which takes about a minute, once
 CPU = torch.device("cpu")
 OWN_TIME = time.process_time  # what else runs on the machine disturbs it less than the time of day
+
+
+class Trial(Protocol):
+    """A run's step, of which a trial takes a few; see rehearsal.MachineTrial.
+
+    words, teacher: what it is of and its first teacher's name, for those who read the reasons. known_by: what sets it
+    apart from others; length: and longer runs from shorter ones. count: how many of them the run takes. batch: images
+    of one. What is not told by the command makes the method first.
+    """
+
+    words: str
+    teacher: str | None
+
+    @property
+    def known_by(self) -> dict[str, Any]: ...
+    @property
+    def length(self) -> list[int]: ...
+    @property
+    def count(self) -> float: ...
+    @property
+    def batch(self) -> int: ...
+    @property
+    def teachers(self) -> list[FeatureNet]: ...
+    def step(self, precision: str) -> trial.Pieces: ...
+    def compile(self) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -52,17 +77,10 @@ def without_trial(asked: MachineSpec, device: torch.device) -> Choices:
     return Choices(trial.pick_precision(asked.precision, device), threads, device.type != "cpu", True, "by rule")
 
 
-def decide(
-    asked: MachineSpec,
-    device: torch.device,
-    steps: int,
-    begun: Mapping[str, Any],
-    make: Callable[[], tuple[FeatureNet, list[FeatureNet]]],
-    batch: int,
-) -> Choices:
+def decide(asked: MachineSpec, device: torch.device, steps: int, begun: Mapping[str, Any], own: Trial) -> Choices:
     """Decide what is `auto` of a run of so many steps.
 
-    begun: what an earlier session of the run was decided for. make: makes the student and its teachers, of any weights.
+    begun: what an earlier session of the run was decided for. own: its step, which is made where it is asked for.
     """
     plain = without_trial(asked, device)
     plain = replace(plain, precision=_of_all(plain.precision))
@@ -74,8 +92,8 @@ def decide(
     before = torch.get_num_threads()
     try:
         with torch.random.fork_rng(devices=[]):
-            found = _tried(plain, asked, steps, make, batch)
-    except (RuntimeError, ValueError, TypeError, AttributeError, AssertionError) as error:
+            found = _tried(plain, asked, steps, own)
+    except Exception as error:  # what a method cannot do it says once it is built for the run
         log.info("no trial of this machine was made: %s", first_line(error))
         return plain
     finally:
@@ -102,76 +120,90 @@ def _recorded_choices(plain: Choices, asked: MachineSpec, begun: Mapping[str, An
     return replace(plain, why=str(begun.get("why")), **{key: begun[key] for key in keys})
 
 
-def _tried(
-    plain: Choices,
-    asked: MachineSpec,
-    steps: int,
-    make: Callable[[], tuple[FeatureNet, list[FeatureNet]]],
-    batch: int,
-) -> Choices:
-    student, teachers = make()
-    if trial.fastest({"": trial.training_step(student, batch, plain.precision)}, 2)[""] * steps < SECONDS_FROM:
-        return plain
-    chosen, seconds = _by_precision(plain, asked, student, batch)
-    chosen = _by_threads(chosen, asked, student, batch)
-    if asked.compile != "auto" or not why_compile("auto", steps, CPU)[0] or seconds * steps < COMPILE_SECONDS:
-        return chosen
-    return _compiling(chosen, student, teachers, batch)
-
-
-def _by_precision(plain: Choices, asked: MachineSpec, student: FeatureNet, batch: int) -> tuple[Choices, float]:
-    """Choices with the precision that is fastest, and the seconds of a step."""
+def _tried(plain: Choices, asked: MachineSpec, steps: int, own: Trial) -> Choices:
     torch.set_num_threads(plain.threads or torch.get_num_threads())
+    step, count = _step_of(plain, own)
+    if step * count < SECONDS_FROM:
+        return plain
+    chosen, step = _by_precision(plain, asked, own)
+    chosen = _by_threads(chosen, asked, own)
+    if asked.compile != "auto" or not why_compile("auto", steps, CPU)[0] or step * count < COMPILE_SECONDS:
+        return chosen
+    return _compiling(chosen, own)
+
+
+def _cached(own: Trial, what: str, make: Callable[[], dict[str, float]]) -> dict[str, float]:
+    """What a trial of a run's step found on a machine like this one."""
+    return trial.cached({"what": f"{what} {torch.get_num_threads()} threads", **own.known_by}, make)
+
+
+def _step_of(plain: Choices, own: Trial) -> tuple[float, float]:
+    """Seconds of a step, and how many the run takes; nothing where one takes too long to be tried again and again."""
+
+    def make() -> dict[str, float]:
+        try:
+            return {"step": trial.fastest_steps({"": own.step(plain.precision)}, 2)[""], "count": own.count}
+        except trial.TooLong as error:
+            log.info("no trial of this machine is made: a step takes %s", error)
+            return {"step": 0.0, "count": 0.0}
+
+    found = _cached(own, f"step {plain.precision} {own.length}", make)
+    return found["step"], found["count"]
+
+
+def _by_precision(plain: Choices, asked: MachineSpec, own: Trial) -> tuple[Choices, float]:
+    """Choices with the precision that is fastest, and the seconds of a step."""
     names = ["fp32", "bf16"] if asked.precision == "auto" else [plain.precision]
 
     def make() -> dict[str, float]:
-        return trial.fastest({name: trial.training_step(student, batch, name) for name in names}, clock=OWN_TIME)
+        return trial.fastest_steps({name: own.step(name) for name in names}, clock=OWN_TIME)
 
-    found = trial.cached_trial(f"precision {' '.join(names)} {torch.get_num_threads()} threads", student, batch, make)
+    found = _cached(own, f"precision {' '.join(names)}", make)
     precision = _best(found, names[0])
-    why = f"a step of {student.name}: {_timings(found)}"
+    why = f"a step of {own.words}: {_timings(found)}"
     return replace(plain, precision=precision, why=why), found[precision] / torch.get_num_threads()
 
 
-def _by_threads(chosen: Choices, asked: MachineSpec, student: FeatureNet, batch: int) -> Choices:
+def _by_threads(chosen: Choices, asked: MachineSpec, own: Trial) -> Choices:
     """Choices with the number of threads that is fastest, where nothing else keeps the machine busy."""
     most = torch.get_num_threads()
     if asked.threads != "auto" or "OMP_NUM_THREADS" in os.environ or most == 1 or trial.busy():
         return chosen
-    step = trial.training_step(student, batch, chosen.precision)
     counts = [most, *(count for count in (most // 2, most // 4) if count)]
 
     def make() -> dict[str, float]:
-        return trial.fastest({str(count): trial.with_threads(count, step) for count in counts})
+        step = own.step(chosen.precision)
+        return trial.fastest_steps({str(count): trial.with_threads(count, step) for count in counts})
 
-    found = trial.cached_trial(f"threads {most} {chosen.precision}", student, batch, make)
+    found = _cached(own, f"threads {chosen.precision}", make)
     best = _best(found, str(most))
     why = f"{chosen.why}; by threads: {_timings(found)}"
     return replace(chosen, threads=None if best == str(most) else int(best), why=why)
 
 
-def _compiling(chosen: Choices, student: FeatureNet, teachers: list[FeatureNet], batch: int) -> Choices:
-    """Whether a training net and a frozen one are faster compiled; another batch than the trial's tells the same."""
+def _compiling(chosen: Choices, own: Trial) -> Choices:
+    """Whether a step gains by compiling what it trains, and a frozen net its forward; another batch than the trial's
+    tells the same.
+    """
     torch.set_num_threads(chosen.threads or torch.get_num_threads())
-    what = f"compile {chosen.precision} {torch.get_num_threads()}"
 
-    def trained() -> dict[str, Any]:
-        eager = trial.training_step(student, batch, chosen.precision)
-        seconds = trial.fastest({"eager": eager}, clock=OWN_TIME)
-        compile_forward(student, batch)
-        compiled = trial.training_step(student, batch, chosen.precision)
-        return {**seconds, **trial.fastest({"compiled": compiled}, clock=OWN_TIME)}
-
-    def frozen(net: FeatureNet) -> dict[str, Any]:
-        eager, compiled = (trial.frozen_forward(net, batch, chosen.precision, compiled=how) for how in (False, True))
+    def frozen() -> dict[str, float]:
+        given = own.teachers[0], own.batch, chosen.precision
+        eager, compiled = (trial.frozen_forward(*given, compiled=how) for how in (False, True))
         return trial.fastest({"eager": eager, "compiled": compiled}, clock=OWN_TIME)
 
-    of_student = trial.cached_trial(f"{what} trained", student, batch, trained)
-    reasons, gains = f"{chosen.why}; compiled: {_timings(of_student)}", _best(of_student, "eager") == "compiled"
-    if not teachers:
+    def trained() -> dict[str, float]:
+        step = own.step(chosen.precision)
+        seconds = trial.fastest_steps({"eager": step}, clock=OWN_TIME)
+        own.compile()
+        return {**seconds, **trial.fastest_steps({"compiled": step}, clock=OWN_TIME)}
+
+    whole = _cached(own, f"compile {chosen.precision}", trained)
+    reasons, gains = f"{chosen.why}; compiled: {_timings(whole)}", _best(whole, "eager") == "compiled"
+    if own.teacher is None:
         return replace(chosen, trained=gains, why=reasons)
-    of_teacher = trial.cached_trial(f"{what} frozen", teachers[0], batch, lambda: frozen(teachers[0]))
-    reasons += f"; {teachers[0].name} {_timings(of_teacher)}"
+    of_teacher = _cached(own, f"compile frozen {chosen.precision}", frozen)
+    reasons += f"; {own.teacher} {_timings(of_teacher)}"
     return replace(chosen, trained=gains, frozen=_best(of_teacher, "eager") == "compiled", why=reasons)
 
 

@@ -1,9 +1,9 @@
-"""A timed step of a net: which precision, how many threads, and whether it is worth compiling, on this machine.
+"""Timed steps: which precision, how many threads, and whether it is worth compiling, on this machine.
 
 For a run that is too short for that, a convolution tells whether bf16 pays here, which takes a tenth of a second once.
 
 A trial takes a few steps of each candidate in turn, so that a machine whose speed drifts slows all of them, and counts
-the fastest. What it found is kept in the user's cache for this CPU, these versions, this net, size and batch.
+the fastest. What it found is kept in the user's cache for this CPU, these versions, this method, these nets and batch.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Mapping
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,11 @@ from distill.models import FeatureNet
 GAIN = 1.05  # what a candidate must be faster by to be taken over what is plain
 ROUNDS = 5  # of each candidate, the first of which warms up
 WAIT = 300.0  # seconds for the trial of another process
+Pieces = list[tuple[Callable[[], None], int]]  # what a step consists of, and how often it does each
+
+
+class TooLong(RuntimeError):
+    """A phase does more before or in a step than there is time for: it synthesises images for minutes, say."""
 
 
 def training_step(net: FeatureNet, batch: int, precision: str) -> Callable[[], None]:
@@ -88,6 +93,18 @@ def fastest(
     return {name: min(seconds[1:]) for name, seconds in found.items()}
 
 
+def fastest_steps(
+    candidates: Mapping[str, Pieces], rounds: int = ROUNDS, clock: Callable[[], float] = time.perf_counter
+) -> dict[str, float]:
+    """`fastest` of steps in pieces."""
+    works = {f"{name}/{k}": work for name, pieces in candidates.items() for k, (work, _) in enumerate(pieces)}
+    found = fastest(works, rounds, clock)
+    return {
+        name: sum(times * found[f"{name}/{k}"] for k, (_, times) in enumerate(pieces))
+        for name, pieces in candidates.items()
+    }
+
+
 def busy() -> bool:
     """Whether other work keeps more than half of the cores from this process, as far as the system tells."""
     try:
@@ -96,19 +113,14 @@ def busy() -> bool:
         return False
 
 
-def with_threads(count: int, step: Callable[[], None]) -> Callable[[], None]:
+def with_threads(count: int, pieces: Pieces) -> Pieces:
     """The step with so many CPU threads."""
 
-    def work() -> None:
+    def done(piece: Callable[[], None]) -> None:
         torch.set_num_threads(count)
-        step()
+        piece()
 
-    return work
-
-
-def cached_trial(what: str, net: FeatureNet, batch: int, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """What a trial of a net found on a machine like this one, as `cached` does."""
-    return cached({"what": what, "net": net.name, "image": list(net.probe().shape[1:]), "batch": batch}, make)
+    return [(partial(done, piece), times) for piece, times in pieces]
 
 
 def cached(known_by: dict[str, Any], make: Callable[[], dict[str, Any]]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from distill.run_folder import RunFolder
 from distill.sweep.checked import Checked, before, checked_all, seed_and_rest
 from distill.sweep.compose import Plan
 from distill.sweep.jobs import doubles, job_names
-from distill.sweep.speeds import NOT_KNOWN, Estimate, Speeds, is_data_free, read_speeds
+from distill.sweep.speeds import NOT_KNOWN, Estimate, Speeds, read_speeds
 from distill.sweep.steps import FEW_RUNS, Steps
 from distill.teachers.bundled import is_bundled
 
@@ -122,7 +122,7 @@ def _progress(rows: list[dict[str, Any]], spec: RunSpec, whole: Estimate) -> tup
     phase = f" of phase {last.get('phase')}" if phases != {last.get("phase"): epochs} else ""
     words, share = f"at epoch {last.get('epoch')} of {last.get('epochs', epochs)}{phase}", len(rows) / total
     if rate := last.get("images_per_second"):
-        batch = spec.method.node["batch_size"] if is_data_free(spec) else spec.schedule.batch_size
+        batch = spec.method.node["batch_size"] if spec.method.is_data_free else spec.schedule.batch_size
         images = float(last["step"]) * batch
         return words, Estimate(images / rate * (1 / share - 1), "measured, the run itself")
     return words, Estimate(None if whole.seconds is None else whole.seconds * (1 - share), whole.source)

@@ -99,8 +99,3 @@ def run_names(spec: RunSpec) -> dict[str, str]:
     """dataset, teacher, student, method and hash of a run, spelled as in its result.json."""
     names = {"dataset": spec.dataset.name, "student": spec.student.name, "method": spec.method.name}
     return {**names, "teacher": str(spec.teacher), "hash": spec.hash}
-
-
-def is_data_free(spec: RunSpec) -> bool:
-    """Whether the method makes its images, `batch_size` a step."""
-    return bool((spec.method.node.get("about") or {}).get("kind") == "data-free")

@@ -20,7 +20,6 @@ from typing import Any
 from distill.config import RunSpec, frozen, thawed
 from distill.content.image_record import cache_folder
 from distill.files import SaveError, read_mapping, write_json
-from distill.sweep.speeds import is_data_free
 
 BUDGET = 2.0  # seconds for all timing of a plan, 0.4 of them for nets; those after that are estimated by others
 DIRECT, SHARED = 16e9, 1.3e9  # multiply-accumulates of the nets in a method's step: on its own pair, on small nets
@@ -77,7 +76,7 @@ class Steps:
         method = None if guessed else self._of_method(small, info, SHARED)
         if method and before:
             return method.on(before, nets).whole(*whole), words + ON_SMALL
-        if is_data_free(spec):
+        if spec.method.is_data_free:
             return None, ""
         return math.prod(whole) * nets, words + NETS_ALONE
 
@@ -91,7 +90,8 @@ class Steps:
 
     def _of_method(self, spec: RunSpec, info: Any, macs: float, *, timed: bool = True) -> Any:
         """MethodSeconds of a run's method with its nets, or None."""
-        from distill.sweep.timed_method import MethodSeconds, TooLong, method_seconds
+        from distill.engine.trial import TooLong
+        from distill.sweep.timed_method import MethodSeconds, method_seconds
 
         device, precision, known_by = _known_by(spec)
         nets = [[net.model, dict(net.args)] for net in (spec.student, *spec.teachers)]

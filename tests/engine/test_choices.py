@@ -21,18 +21,39 @@ from tests import tiny
 
 CPU = torch.device("cpu")
 AUTO = MachineSpec("cpu", "auto", "auto", "auto", "auto", "auto", "auto", False)
-Nets = tuple[FeatureNet, list[FeatureNet]]
+
+
+class Own:
+    """A step of a run, of which a second update is done twice; `made` counts how often it was asked for."""
+
+    words, teacher, batch = "kd with cifar_resnet8", "cifar_resnet8", 4
+
+    def __init__(self, count: float, **known_by: Any) -> None:
+        self.known_by, self.length = {"net": "cifar_resnet8", **known_by}, [int(count), 4]
+        self.count, self.made = count, 0
+
+    @property
+    def teachers(self) -> list[FeatureNet]:
+        return [tiny.frozen(tiny.net("cifar_resnet8"))]
+
+    def step(self, precision: str) -> trial.Pieces:
+        self.made += 1
+        return [(lambda: None, 1), (lambda: None, 2)]
+
+    def compile(self) -> None:
+        pass
 
 
 @pytest.fixture
 def times(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, float]:
-    """What each candidate of a trial takes; as many trials as there were are counted in "asked"."""
+    """What each candidate of a trial takes, in its pieces; as many trials as there were are counted in "asked"."""
     seconds = {"": 1.0, "fp32": 0.3, "bf16": 0.1, "4": 0.1, "2": 0.05, "1": 0.2, "eager": 1.0, "compiled": 0.5}
     seconds["asked"] = 0
 
     def fastest(candidates: Mapping[str, Callable[[], None]], rounds: int = 4, clock: Any = None) -> dict[str, float]:
-        seconds["asked"] += "" not in candidates
-        return {name: seconds[name] for name in candidates}
+        seconds["asked"] += "/0" not in candidates
+        return {name: seconds[name.partition("/")[0]] * (0.25 if name[-2:] in ("/1",) else 0.5 if "/" in name else 1.0)
+                for name in candidates}  # fmt: skip
 
     monkeypatch.setenv("DISTILL_CACHE", str(tmp_path))
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
@@ -42,24 +63,17 @@ def times(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, float]:
     monkeypatch.setattr(torch, "set_num_threads", lambda count: None)
     monkeypatch.setattr(trial, "busy", lambda: False)
     monkeypatch.setattr(trial, "bf16_pays", lambda threads: False)
-    monkeypatch.setattr(choices, "compile_forward", lambda net, batch: None)
     monkeypatch.setattr(trial, "compile_forward", lambda net, batch: None)
     return seconds
 
 
-def nets() -> Nets:
-    return tiny.net("cifar_resnet8"), [tiny.frozen(tiny.net("cifar_resnet8"))]
-
-
 def decided(steps: int, asked: MachineSpec = AUTO, **begun: Any) -> Choices:
-    return decide(asked, CPU, steps, begun, nets, 4)
+    return decide(asked, CPU, steps, begun, Own(steps))
 
 
 def test_a_short_run_pays_for_no_trial() -> None:
-    def never() -> Nets:
-        raise AssertionError("a net was made")
-
-    assert decide(AUTO, CPU, 1035, {}, never, 64) == without_trial(AUTO, CPU)
+    own = Own(1035)
+    assert decide(AUTO, CPU, 1035, {}, own) == without_trial(AUTO, CPU) and own.made == 0
 
 
 def test_a_run_of_many_steps_that_are_soon_done_pays_for_none(times: dict[str, float]) -> None:
@@ -126,19 +140,20 @@ def test_processes_compute_in_one_precision(monkeypatch: pytest.MonkeyPatch) -> 
     for other, wanted in (("fp32", "fp32"), ("bf16", "bf16")):
         place = -list(runtime.DTYPES).index(other)
         monkeypatch.setattr(parallel, "agreed", lambda number, place=place: [max(number, place)])
-        assert decide(AUTO, CPU, 9999, {}, nets, 4).precision == wanted
+        assert decide(AUTO, CPU, 9999, {}, Own(9999)).precision == wanted
 
 
 def test_a_trial_leaves_random_numbers_threads_and_the_net_that_fails_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(choices, "SECONDS_FROM", 0.0)
     state, threads = torch.get_rng_state(), torch.get_num_threads()
 
-    def broken() -> Nets:
-        torch.randn(3)
-        torch.set_num_threads(1)
-        raise RuntimeError("no such net")
+    class Broken(Own):
+        def step(self, precision: str) -> trial.Pieces:
+            torch.randn(3)
+            torch.set_num_threads(1)
+            raise RuntimeError("no such net")
 
-    assert decide(AUTO, CPU, 3000, {}, broken, 4) == without_trial(AUTO, CPU)
+    assert decide(AUTO, CPU, 3000, {}, Broken(3000)) == without_trial(AUTO, CPU)
     assert torch.equal(torch.get_rng_state(), state) and torch.get_num_threads() == threads
 
 
