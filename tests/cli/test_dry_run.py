@@ -115,7 +115,8 @@ def test_states_and_times(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_run_that_was_cut_off_tells_its_own_speed(
     method: str, words: list[str], rate: float, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = [*TINY, f"method={method}", *words]
+    there = [word for word in TINY if method != "dafl" or not word.startswith("dataset.")]  # it sees no images
+    words = [*there, f"method={method}", *words]
     (folder,) = folders(*words)
     cut_off(folder, 3, images_per_second=rate)
     out = lines(capsys, *words)  # an epoch of 3 steps of 64 images is left

@@ -299,7 +299,7 @@ def test_packed_loops_share_what_their_teachers_say_and_no_answer_of_a_net_of_th
             assert torch.equal(forward(own, batch).logits, teacher_forward(own, batch).logits)
             said = forward(teachers[0], batch)
             forward(teachers[0], replace(batch, inputs=batch.inputs.clone()))  # as of a loop with batches of its own
-            assert forward(teachers[0], batch) is said
+            assert forward(teachers[0], batch).logits is said.logits
 
 
 def test_packed_methods_that_prepare_a_phase_are_answered_in_full_precision() -> None:
