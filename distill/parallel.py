@@ -193,6 +193,23 @@ def _device() -> str:
     return "cuda" if dist.get_backend() == "nccl" else "cpu"
 
 
+def different_buffers(module: nn.Module) -> list[str]:
+    """The names of buffers that add up to something else on some process; not of norms, whose running statistics may be
+    each process's own.
+    """
+    norms = {part for part in module.modules() if any("Norm" in kind.__name__ for kind in type(part).__mro__)}
+    parts = ((path, part) for path, part in module.named_modules() if part not in norms)
+    found = ((path, name, value) for path, part in parts for name, value in part.named_buffers(recurse=False))
+    held = {f"{path}.{name}".strip("."): value for path, name, value in found}
+    if world() == 1 or not held:
+        return []
+    sums = torch.stack([value.sum(dtype=torch.float64).nan_to_num() for value in held.values()])
+    all_sums = [torch.empty_like(sums) for _ in range(world())]
+    dist.all_gather(all_sums, sums)
+    apart = (torch.stack(all_sums) != all_sums[0]).any(0).tolist()
+    return [name for name, differs in zip(held, apart, strict=True) if differs]
+
+
 def same_buffers(module: nn.Module) -> None:
     """Give every process the first one's buffers: running statistics, averages."""
     if world() > 1:

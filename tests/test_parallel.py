@@ -27,7 +27,7 @@ from tests import program, tiny
 
 SMALL_VIT = {"patch_size": 4, "embed_dim": 32, "depth": 4, "num_heads": 2}  # no BatchNorm
 WHOLE = ("kd", "dot", "kd synced")  # give what one process gives
-METHODS = {2: ("dot", "kd synced", "sp", "crd", "crd resumed"), 4: ("kd", "kd synced")}
+METHODS = {2: ("dot", "kd synced", "sp", "crd", "crd resumed", "kd apart"), 4: ("kd", "kd synced")}
 
 
 def build(method: str, data: Data) -> Method:
@@ -50,6 +50,13 @@ def train(method: str, folder: Path) -> dict:
     fit = tiny.fit(made, data, folder)
     fit.schedule = replace(fit.schedule, lr=0.0) if method == "sp" else fit.schedule
     torch.manual_seed(parallel.rank())  # each has draws of its own
+    if "apart" in method:
+        made.register_buffer("seen", torch.zeros(3))
+        made.after_step = lambda: made.seen.add_(parallel.rank() + 1.0)
+        fit.evaluate = lambda _: 0.0
+        with pytest.raises(ValueError, match="the method's seen is another in each process") as refused:
+            list(fit.steps())
+        return {"refused": str(refused.value)}
     if "resumed" in method:
         for _ in islice(fit.steps(), 3):
             pass
@@ -134,6 +141,10 @@ def test_banks_are_kept_equal(two: list[dict[str, dict]]) -> None:
     assert first["banks"] == second["banks"] and first["weights"] == second["weights"]
     untouched = tiny.seeded_method("crd", tiny.tiny_data()).memory_student.bank
     assert len(first["banks"]) == 4 and first["banks"]["memory_student.bank"] != untouched.double().sum().item()
+
+
+def test_a_buffer_that_each_process_keeps_for_itself_is_refused(two: list[dict[str, dict]]) -> None:
+    assert all("keep it in a MemoryBank" in found["kd apart"]["refused"] for found in two)
 
 
 def test_several_processes_go_on_where_they_were_each_with_draws_of_its_own(two: list[dict[str, dict]]) -> None:

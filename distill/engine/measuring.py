@@ -153,6 +153,9 @@ class Measuring:
     def _evaluate(self) -> dict[str, Any]:
         fit, evaluate = self.fit, self.fit.evaluate
         assert evaluate
+        if apart := parallel.different_buffers(fit.method):
+            how = "keep it in a MemoryBank, write it by parallel.gathered or summed, or say one_process"
+            raise ValueError(f"the method's {apart[0]} is another in each process, and one alone would be kept: {how}")
         parallel.same_buffers(fit.method)
         if fit.average:
             parallel.same_buffers(fit.average.net)
