@@ -11,6 +11,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from distill.config.groups import _container, did_you_mean
+from distill.config.own_code import own_line
 from distill.config.plugins import is_plugins
 from distill.config.read_only import thawed
 
@@ -24,8 +25,9 @@ def instantiate(node: DictConfig | Mapping[str, Any], *objects: Any) -> Any:
     try:
         return kind(*objects, **arguments)
     except TypeError as error:
-        label = node.get("name")
-        raise ValueError(f"{label} cannot be made of its keys ({error}): see its YAML for their kinds") from error
+        label, line = node.get("name"), own_line(error)
+        remedy = "see its YAML for their kinds" + f", or mend its code{line}" * bool(line)
+        raise ValueError(f"{label} cannot be made of its keys ({error}): {remedy}") from error
 
 
 def _arguments(node: DictConfig | Mapping[str, Any]) -> tuple[type, dict[str, Any]]:

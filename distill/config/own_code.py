@@ -12,6 +12,7 @@ import hashlib
 import importlib
 import sys
 import sysconfig
+import traceback
 from collections.abc import Iterator
 from contextlib import suppress
 from importlib.machinery import PathFinder
@@ -57,6 +58,13 @@ def is_own(name: str) -> bool:
     """Whether an imported module is a plugin's, or lies in a folder of the user's."""
     module = sys.modules.get(name)
     return module is not None and _own(module)
+
+
+def own_line(error: Exception) -> str:
+    """The last line of the user's own code that an error came through, in brackets, if there is one."""
+    passed = traceback.walk_tb(error.__traceback__)
+    own = [(frame, line) for frame, line in passed if is_own(frame.f_globals.get("__name__", ""))]
+    return f" ({Path(own[-1][0].f_code.co_filename).name}, line {own[-1][1]})" if own else ""
 
 
 def _of_function(function: Any) -> str | None:

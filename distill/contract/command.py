@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import traceback
 from collections.abc import Iterator
-from pathlib import Path
 
 import distill.errors as errors
 from distill.config import did_you_mean, options, register
-from distill.config.own_code import is_own
+from distill.config.own_code import own_line
 from distill.contract.clauses import CLAUSES, Broken
 from distill.contract.world import World, world_of
 from distill.files import one_line
@@ -44,14 +42,7 @@ def answers(world: World) -> Iterator[tuple[str, str | None]]:
         try:
             clause(world)
         except (Broken, ValueError) as error:
-            why = f"{error}{_where(error)}"
+            why = f"{error}{own_line(error)}"
         except Exception as error:  # whatever the user's method does
-            why = f"{type(error).__name__}: {one_line(error)}{_where(error)}"
+            why = f"{type(error).__name__}: {one_line(error)}{own_line(error)}"
         yield clause.__name__.replace("_", " "), why
-
-
-def _where(error: Exception) -> str:
-    """The last line of the user's own code that an error came through, if there is one."""
-    passed = traceback.walk_tb(error.__traceback__)
-    own = [(frame, line) for frame, line in passed if is_own(frame.f_globals.get("__name__", ""))]
-    return f" ({Path(own[-1][0].f_code.co_filename).name}, line {own[-1][1]})" if own else ""

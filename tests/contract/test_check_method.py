@@ -81,6 +81,11 @@ BROKEN: dict[str, tuple[Callable[[World], None], dict[str, str], str]] = {
         {"own": "F.mse_loss(student.logits, teacher.logits).half()"},
         "the loss 'own' is torch.float16",
     ),
+    "makes a head of too little": (
+        clauses.its_losses_are_named_finite_numbers,
+        {"begin": "self.head = torch.nn.Linear(3)"},
+        r"see its YAML for their kinds, or mend its code \(sloppy.py, line 11\)",
+    ),
     "forgets the mean": (
         clauses.its_losses_are_named_finite_numbers,
         {"own": "F.mse_loss(student.logits, teacher.logits, reduction='none')"},
