@@ -281,8 +281,8 @@ def _rewrite(text: str) -> str:
         return f"++{text}"
     if key != "method" or not equals:
         return text
-    known = set(options("method"))
-    aliases = {} if known.issuperset(value.split(",")) else find_aliases()
+    unknown = {name.strip() for name in value.split(",")} - {"", *options("method")}
+    aliases = find_aliases(unknown) if unknown else {}
     names = [aliases.get(name.strip(), name) for name in value.split(",")]
     for old, new in zip(value.split(","), names, strict=True):
         if old != new:

@@ -20,10 +20,11 @@ from distill.config.factory import check_class
 from distill.config.groups import (
     config_unchanged,
     did_you_mean,
+    file_state,
     groups,
-    load_node,
     no_such,
     options,
+    own_part,
     plain,
     suggestion_or,
 )
@@ -194,13 +195,19 @@ def check_maps(method: str, reads: Collection[str], models: Iterable[Any]) -> No
         )
 
 
-def find_aliases() -> dict[str, str]:
-    """Other names of methods (about.aliases of conf/method/*.yaml), each with the name that it stands for."""
-    names = options("method")
+def find_aliases(words: Collection[str]) -> dict[str, str]:
+    """Which of some words are other names of methods (about.aliases of their files), each with the name it stands for.
+
+    Files without these words are not parsed: of all methods that takes longer than all else that a command checks. Nor
+    does what a file takes over from another's give it that method's other names.
+    """
     found: dict[str, str] = {}
-    for name in names:
-        about = (load_node("method", name) or OmegaConf.create({})).get("about") or {}
-        found.update({alias: name for alias in about.get("aliases") or [] if alias not in names})
+    for name in options("method"):
+        state = file_state("method", name)
+        text = state[0].read_bytes() if state else b""
+        if any(word.encode() in text for word in words):
+            about = (own_part("method", name) or OmegaConf.create({})).get("about") or {}
+            found.update({alias: name for alias in about.get("aliases") or [] if alias in words})
     return found
 
 

@@ -53,11 +53,18 @@ def conf_dirs() -> list[Path]:
 
 def load_node(group: str, name: str) -> DictConfig | None:
     """<group>/<name>.yaml, None where there is no such file; with what it takes over of others."""
-    path = _place(group, name)
-    config = pickle.loads(_parsed(path, path.stat().st_mtime_ns)) if path else None
-    if isinstance(config, DictConfig) and group in TAKING and "defaults" in config:
+    config = own_part(group, name)
+    if config is not None and group in TAKING and "defaults" in config:
         taken: list[Any] = [load_node(*_named(group, str(other))) or {} for other in config.pop("defaults")]
-        config = OmegaConf.merge(*taken, config)
+        merged = OmegaConf.merge(*taken, config)
+        return merged if isinstance(merged, DictConfig) else None
+    return config
+
+
+def own_part(group: str, name: str) -> DictConfig | None:
+    """What <group>/<name>.yaml itself says, without what it takes over; None where there is no such file."""
+    state = file_state(group, name)
+    config = pickle.loads(_parsed(*state)) if state else None
     return config if isinstance(config, DictConfig) else None
 
 

@@ -253,6 +253,14 @@ def test_other_names_of_methods(tmp_path: Path) -> None:
     ]
 
 
+def test_a_method_that_takes_over_another_does_not_take_its_other_names(tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("own/method").mkdir(parents=True)
+    Path("own/method/mine.yaml").write_text("defaults: [kd, _self_]\nname: mine\nkd: 2.0\n")
+    assert "method=kd" in read_command(["method=hinton", "--config-dir", "own"]).argv
+    assert capsys.readouterr().err == "distill: method=hinton is kd here\n"
+
+
 def test_stumbling_blocks_are_cleared_away(tmp_path: Path) -> None:
     pair, args, null = drive(
         ["+pair=wrn_40_2_wrn_16_2", "student.args.drop_rate=0.1", "threads=2 device=cuda:1 compile=true"],
