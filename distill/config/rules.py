@@ -66,7 +66,7 @@ FRACTION = _number(lambda value: 0 < value <= 1, "is a fraction: it must be abov
 WHOLE_NUMBER, COUNT, BITS, INDEX = whole(0), whole(1), whole(2, 8), whole(-1000, 1000)
 FLAG: Rule = (lambda value: isinstance(value, bool), "must be true or false")
 TEXT: Rule = (lambda value: isinstance(value, str) and 0 < len(value.strip()) <= 1000, "must be a text")
-PLACE: Rule = (lambda value: TEXT[0](value) and "://" not in value, "must be a path of this machine, no address")
+PLACE: Rule = (lambda value: TEXT[0](value) and "://" not in value, "must be a path (./2024 of a number), no address")
 WORD = either(TEXT, WHOLE_NUMBER)  # 1 is a name too
 NAME: Rule = (
     lambda value: isinstance(value, str) and re.fullmatch(r"\w[\w.+,: @-]{0,99}", value) is not None,
