@@ -229,20 +229,18 @@ def make_inputs(spec: RunSpec, reads: Collection[str] | None = None) -> Inputs:
     source = data.source(batch_size=schedule.batch_size, seed=spec.seed, **given)
     if preflight.trains_first(spec):  # what does not fit is said now, and not after hours of a teacher's training
         preflight.check_fit(spec, data.info, source)
-    steps, batch = spec.method.batches(source.steps, schedule.batch_size)
+    steps, batch = spec.method.batches(source.steps * schedule.epochs, schedule.batch_size, schedule.epochs)
     own = MachineTrial(replace(spec, schedule=schedule), data.info, source.steps * schedule.batch_size)
-    steps *= schedule.epochs
     choices = decide(machine, device, steps, RunFolder(spec.folder).choices, own)
-    precision, kinds = choices.precision, {"trained": choices.trained, "frozen": choices.frozen}
-    compiling = Compiling.of(machine.compile, batch, steps, device, **kinds)
+    compiling = Compiling.of(machine.compile, batch, steps, device, trained=choices.trained, frozen=choices.frozen)
     teachers = prepare(
-        spec, data, device, train=run_first, precision=precision, compiling=compiling, mixed=mixed, reads=reads
+        spec, data, device, train=run_first, precision=choices.precision, compiling=compiling, mixed=mixed, reads=reads
     )
     torch.set_num_threads(choices.threads or threads)  # now: the training of a teacher has had its own
     source = data.at_sizes(source, (net.size for net in teachers.nets if net.resizes))
     log.info("%s: %s", "compiling the nets that gain by it" if compiling.asked else "nets run eagerly", compiling.why)
     cached = teachers.cache is not None
-    eager = without_graphs(machine.cuda_graphs, device, precision, parallel.world(), data.info.size, cached)
+    eager = without_graphs(machine.cuda_graphs, device, choices.precision, parallel.world(), data.info.size, cached)
     return Inputs(device, choices, None if eager else CudaGraph, data, source, compiling, teachers, over_all)
 
 

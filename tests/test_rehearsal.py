@@ -38,8 +38,8 @@ def test_a_step_is_the_methods_own_and_so_is_their_number() -> None:
         work()
     after = made._rehearsal.method.generator.parameters()
     assert any(not torch.equal(a, b) for a, b in zip(before, after, strict=True)), "the generator is in the step"
-    assert resolve(tiny.composed(*PAIR, "method=dafl", "method.steps=7")).method.batches(99, 64) == (7, 1024)
-    assert resolve(tiny.composed(*PAIR, "method=kd")).method.batches(99, 64) == (99, 64)
+    assert resolve(tiny.composed(*PAIR, "method=dafl", "method.steps=7")).method.batches(99, 64, 3) == (21, 1024)
+    assert resolve(tiny.composed(*PAIR, "method=kd")).method.batches(99, 64, 3) == (99, 64)
 
 
 def test_updates_that_are_repeated_count_as_often() -> None:

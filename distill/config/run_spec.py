@@ -74,12 +74,14 @@ class MethodSpec:
         """Whether it makes its images, `batch_size` a step."""
         return bool((self.node.get("about") or {}).get("kind") == "data-free")
 
-    def batches(self, steps: int, size: int) -> tuple[int, int]:
-        """Steps of an epoch and images that the student sees in one: the schedule's, or those that it makes."""
+    def batches(self, steps: int, size: int, epochs: int) -> tuple[int, int]:
+        """Steps of a run and images that the student sees in one: those of the schedule, or of a method that makes its
+        images its own.
+        """
         if not self.is_data_free:
             return steps, size
         own = self.node.get("student_batch", self.node.get("batch_size", size))
-        return int(self.node.get("steps", steps)), int(own)
+        return (epochs * int(self.node["steps"]) if "steps" in self.node else steps), int(own)
 
     @property
     def temperature(self) -> float | None:
