@@ -25,7 +25,7 @@ from distill.data import Data, DataInfo
 from distill.data.loading import from_arrays
 from distill.engine.compiling import compile_forward, trains
 from distill.engine.optim import Stepper
-from distill.engine.trial import Pieces, TooLong
+from distill.engine.trial import Pieces, TooLong, training_step
 from distill.engine.update import take_step, train_mode
 from distill.method import Method, Phase, Update
 from distill.models import FeatureNet
@@ -137,6 +137,25 @@ class BegunPhase:
         return [(self.step, 1), *more]
 
 
+class StudentTrial:
+    """A step of the run's student without its method, in training on labels: the same for all methods of a table."""
+
+    def __init__(self, spec: RunSpec, info: DataInfo, images: int) -> None:
+        self._make = partial(random_nets, replace(spec, teachers=()), info)
+        self._batch = min(spec.schedule.batch_size, _MANY)
+        self.words, self.count = spec.student.name, spec.schedule.epochs * images / self._batch
+        net, shape = [spec.student.model, thawed(spec.student.args)], [info.num_classes, info.in_chans, info.size]
+        self.known_by: dict[str, Any] = {"net": net, "images": shape, "batch": self._batch}
+
+    def step(self, precision: str) -> Pieces:
+        """What a step does in a precision."""
+        return [(training_step(self._student, self._batch, precision), 1)]
+
+    @cached_property
+    def _student(self) -> FeatureNet:
+        return self._make()[0].to(memory_format=torch.channels_last)
+
+
 class MachineTrial:
     """The step that a run takes most often, for what is decided by timing it on this machine (engine.choices). It is
     made when it is asked for.
@@ -146,6 +165,7 @@ class MachineTrial:
 
     def __init__(self, spec: RunSpec, info: DataInfo, images: int) -> None:
         self.spec, self.info, self.images = spec, info, images
+        self.alone = StudentTrial(spec, info, images)
         self.words = f"{spec.method.name} with {spec.student.name}"
         self.teacher = spec.teachers[0].name if spec.teachers else None
 

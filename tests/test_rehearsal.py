@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -78,9 +79,22 @@ def test_a_run_decides_by_its_method_once(monkeypatch: pytest.MonkeyPatch, tmp_p
     asked = MachineSpec("cpu", "auto", "false", "auto", "auto", "auto", None, False)
     words = (*PAIR, "method=dafl", "method.batch_size=8")
     found = choices.decide(asked, CPU, 3000, {}, trial_of(*words))
-    assert found.why.startswith("a step of dafl with resnet8: fp32 ") and found.precision in ("fp32", "bf16")
+    assert found.why.startswith("a step of resnet8: fp32 ") and found.precision in ("fp32", "bf16")
     monkeypatch.setattr(MachineTrial, "_begun", property(lambda self: 1 / 0))
     assert choices.decide(asked, CPU, 3000, {}, trial_of(*words)) == found
+
+
+def test_the_methods_of_a_table_share_a_precision(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Whatever their own steps take, and where a method's own step cannot be timed."""
+    monkeypatch.setenv("DISTILL_CACHE", str(tmp_path))
+    monkeypatch.setattr(choices, "SECONDS_FROM", 0.0)
+    monkeypatch.setattr(MachineTrial, "step", lambda self, precision: 1 / 0)
+    asked = MachineSpec("cpu", "auto", "false", "auto", "auto", "auto", None, False)
+    seconds = {"fp32": 2.0, "bf16": 1.0, "": 1.0}
+    monkeypatch.setattr(trial, "fastest_steps", lambda steps, *_, **__: {name: seconds[name] for name in steps})
+    names = ("none", "kd", "crd", "dafl")
+    found = [choices.decide(asked, CPU, 3000, {}, trial_of(*PAIR, f"method={name}")) for name in names]
+    assert {each.precision for each in found} == {"bf16"} and len({each.why for each in found}) == 1
 
 
 def test_a_step_that_takes_too_long_is_not_tried_by_the_next_run_either(
@@ -90,7 +104,8 @@ def test_a_step_that_takes_too_long_is_not_tried_by_the_next_run_either(
     monkeypatch.setattr("distill.rehearsal._FIRST", -1.0)
     asked = MachineSpec("cpu", "auto", "false", "auto", "auto", "auto", None, False)
     plain = choices.without_trial(asked, CPU)
-    assert choices.decide(asked, CPU, 3000, {}, trial_of(*PAIR, "method=kd")) == plain
+    found = choices.decide(asked, CPU, 3000, {}, trial_of(*PAIR, "method=kd"))
+    assert found == replace(plain, precision=found.precision, why=found.why) and "kd with" not in found.why
     monkeypatch.setattr(trial, "fastest", lambda *_: 1 / 0)
     assert choices._step_of(plain, trial_of(*PAIR, "method=kd")) == (0.0, 0.0)
 

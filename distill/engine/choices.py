@@ -1,7 +1,8 @@
 """What a run leaves to the machine, decided once: precision, CPU threads, and which nets are compiled.
 
 A long run decides by a timed trial of a few steps of its own (engine.trial), whose outcome serves the runs after it; a
-short one, which would not earn a trial's seconds back, by rule. A run that goes on keeps what it began with.
+short one, which would not earn a trial's seconds back, by rule. What changes numbers, the precision, is decided by a
+step of the student alone, so that the methods of a table share it. A run that goes on keeps what it began with.
 """
 
 from __future__ import annotations
@@ -31,28 +32,36 @@ CPU = torch.device("cpu")
 OWN_TIME = time.process_time  # what else runs on the machine disturbs it less than the time of day
 
 
-class Trial(Protocol):
-    """A run's step, of which a trial takes a few; see rehearsal.MachineTrial.
-
-    words, teacher: what it is of and its first teacher's name, for those who read the reasons. known_by: what sets it
-    apart from others; length: and longer runs from shorter ones. count: how many of them the run takes. batch: images
-    of one. What is not told by the command makes the method first.
+class Timed(Protocol):
+    """A step of which a trial takes a few. words: what it is of, for those who read the reasons. known_by: what sets it
+    apart from others. count: how many of them the run takes.
     """
 
     words: str
-    teacher: str | None
 
     @property
     def known_by(self) -> dict[str, Any]: ...
     @property
-    def length(self) -> list[int]: ...
-    @property
     def count(self) -> float: ...
+    def step(self, precision: str) -> trial.Pieces: ...
+
+
+class Trial(Timed, Protocol):
+    """A run's step; see rehearsal.MachineTrial. alone: that of its student without a method. teacher: the first one's
+    name. length: what sets longer runs apart from shorter ones. batch: images of a step. What is not told by the
+    command makes the method first.
+    """
+
+    teacher: str | None
+
+    @property
+    def alone(self) -> Timed: ...
+    @property
+    def length(self) -> list[int]: ...
     @property
     def batch(self) -> int: ...
     @property
     def teachers(self) -> list[FeatureNet]: ...
-    def step(self, precision: str) -> trial.Pieces: ...
     def compile(self) -> None: ...
 
 
@@ -87,19 +96,26 @@ def decide(asked: MachineSpec, device: torch.device, steps: int, begun: Mapping[
     if begun:
         return _recorded_choices(plain, asked, begun)
     auto = [key for key in ("precision", "threads", "compile") if getattr(asked, key) == "auto"]
-    if device.type != "cpu" or parallel.world() > 1 or steps < TRIAL_FROM or not auto:
+    if device.type != "cpu" or parallel.world() > 1 or max(steps, own.alone.count) < TRIAL_FROM or not auto:
         return plain
-    before = torch.get_num_threads()
-    try:
-        with torch.random.fork_rng(devices=[]):
-            found = _tried(plain, asked, steps, own)
-    except Exception as error:  # what a method cannot do it says once it is built for the run
-        log.info("no trial of this machine was made: %s", first_line(error))
-        return plain
-    finally:
-        torch.set_num_threads(before)
+    found = _or(plain, lambda: _by_precision(plain, asked, own.alone))
+    found = _or(found, lambda: _by_time(found, asked, steps, own))
     log.info("settings of this machine: %s", found.why)
     return found
+
+
+def _or(known: Choices, make: Callable[[], Choices]) -> Choices:
+    """What a trial decides, or what is known where none can be made; threads and random numbers stay as they were."""
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(known.threads or before)
+        with torch.random.fork_rng(devices=[]):
+            return make()
+    except Exception as error:  # what a method cannot do it says once it is built for the run
+        log.info("no trial of this machine was made: %s", first_line(error))
+        return known
+    finally:
+        torch.set_num_threads(before)
 
 
 def _of_all(precision: str) -> str:
@@ -120,19 +136,18 @@ def _recorded_choices(plain: Choices, asked: MachineSpec, begun: Mapping[str, An
     return replace(plain, why=str(begun.get("why")), **{key: begun[key] for key in keys})
 
 
-def _tried(plain: Choices, asked: MachineSpec, steps: int, own: Trial) -> Choices:
-    torch.set_num_threads(plain.threads or torch.get_num_threads())
-    step, count = _step_of(plain, own)
+def _by_time(plain: Choices, asked: MachineSpec, steps: int, own: Trial) -> Choices:
+    """Choices of threads and compiling by the run's own step."""
+    step, count = _step_of(plain, own) if steps >= TRIAL_FROM else (0.0, 0.0)
     if step * count < SECONDS_FROM:
         return plain
-    chosen, step = _by_precision(plain, asked, own)
-    chosen = _by_threads(chosen, asked, own)
+    chosen = _by_threads(plain, asked, own)
     if asked.compile != "auto" or not why_compile("auto", steps, CPU)[0] or step * count < COMPILE_SECONDS:
         return chosen
     return _compiling(chosen, own)
 
 
-def _cached(own: Trial, what: str, make: Callable[[], dict[str, float]]) -> dict[str, float]:
+def _cached(own: Timed, what: str, make: Callable[[], dict[str, float]]) -> dict[str, float]:
     """What a trial of a run's step found on a machine like this one."""
     return trial.cached({"what": f"{what} {torch.get_num_threads()} threads", **own.known_by}, make)
 
@@ -151,17 +166,22 @@ def _step_of(plain: Choices, own: Trial) -> tuple[float, float]:
     return found["step"], found["count"]
 
 
-def _by_precision(plain: Choices, asked: MachineSpec, own: Trial) -> tuple[Choices, float]:
-    """Choices with the precision that is fastest, and the seconds of a step."""
-    names = ["fp32", "bf16"] if asked.precision == "auto" else [plain.precision]
+def _by_precision(plain: Choices, asked: MachineSpec, alone: Timed) -> Choices:
+    """Choices with the precision that the student alone is fastest in, where its training would be long."""
+    if asked.precision != "auto" or alone.count < TRIAL_FROM:
+        return plain
+    names = ["fp32", "bf16"]
+
+    def once() -> dict[str, float]:
+        return {"step": trial.fastest_steps({"": alone.step(plain.precision)}, 2)[""]}
 
     def make() -> dict[str, float]:
-        return trial.fastest_steps({name: own.step(name) for name in names}, clock=OWN_TIME)
+        return trial.fastest_steps({name: alone.step(name) for name in names}, clock=OWN_TIME)
 
-    found = _cached(own, f"precision {' '.join(names)}", make)
-    precision = _best(found, names[0])
-    why = f"a step of {own.words}: {_timings(found)}"
-    return replace(plain, precision=precision, why=why), found[precision] / torch.get_num_threads()
+    if _cached(alone, f"step {plain.precision}", once)["step"] * alone.count < SECONDS_FROM:
+        return plain
+    found = _cached(alone, f"precision {' '.join(names)}", make)
+    return replace(plain, precision=_best(found, names[0]), why=f"a step of {alone.words}: {_timings(found)}")
 
 
 def _by_threads(chosen: Choices, asked: MachineSpec, own: Trial) -> Choices:
@@ -177,7 +197,7 @@ def _by_threads(chosen: Choices, asked: MachineSpec, own: Trial) -> Choices:
 
     found = _cached(own, f"threads {chosen.precision}", make)
     best = _best(found, str(most))
-    why = f"{chosen.why}; by threads: {_timings(found)}"
+    why = f"{chosen.why}; {own.words} by threads: {_timings(found)}"
     return replace(chosen, threads=None if best == str(most) else int(best), why=why)
 
 
@@ -199,7 +219,8 @@ def _compiling(chosen: Choices, own: Trial) -> Choices:
         return {**seconds, **trial.fastest_steps({"compiled": step}, clock=OWN_TIME)}
 
     whole = _cached(own, f"compile {chosen.precision}", trained)
-    reasons, gains = f"{chosen.why}; compiled: {_timings(whole)}", _best(whole, "eager") == "compiled"
+    reasons = f"{chosen.why}; {own.words} compiled: {_timings(whole)}"
+    gains = _best(whole, "eager") == "compiled"
     if own.teacher is None:
         return replace(chosen, trained=gains, why=reasons)
     of_teacher = _cached(own, f"compile frozen {chosen.precision}", frozen)

@@ -28,7 +28,8 @@ class Own:
 
     words, teacher, batch = "kd with cifar_resnet8", "cifar_resnet8", 4
 
-    def __init__(self, count: float, **known_by: Any) -> None:
+    def __init__(self, count: float, alone: Own | None = None, **known_by: Any) -> None:
+        self.alone = alone or self
         self.known_by, self.length = {"net": "cifar_resnet8", **known_by}, [int(count), 4]
         self.count, self.made = count, 0
 
@@ -103,8 +104,8 @@ def test_threads_are_not_tried_on_a_busy_machine(times: dict[str, float], monkey
 
 
 def test_compiling_is_tried_where_a_run_takes_half_an_hour(times: dict[str, float]) -> None:
-    times["compiled"] = 0.96
-    assert decided(70_000).frozen  # as by rule: 1750 s of 0.1 s by four threads
+    times.update({"": 0.025, "compiled": 0.96})
+    assert decided(70_000).frozen  # as by rule: 1750 s
     found = decided(80_000)
     assert not found.trained and not found.frozen and "compiled 960.0 ms" in found.why
 
