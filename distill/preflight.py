@@ -32,6 +32,7 @@ from distill.content.memo import memoised
 from distill.data import DataInfo, load_data
 from distill.data.dataset import check_classes, check_kind, data_info
 from distill.data.modality import views_of
+from distill.data.supposed import supposed_source
 from distill.engine.registered import check_registered
 from distill.method import Method, Source
 from distill.models import FeatureNet
@@ -58,8 +59,8 @@ def trains_first(spec: RunSpec) -> bool:
 def check_fit(spec: RunSpec, info: DataInfo, source: Source | None = None, *, on_meta: bool = False) -> None:
     """Raise ValueError where nets, weights, method and data do not go together, and so would the run once it begins.
 
-    Nets and method are made and forgotten again; the global random state is left alone. source: of the data, if they
-    are there. on_meta: on the meta device where that can be, which costs more to import than a few nets to make.
+    Nets and method are made and forgotten again; the global random state is left alone. source: of the data, or
+    one like it. on_meta: on the meta device where that can be, which costs more to import than a few nets to make.
     """
     spec.evaluate.check(info.num_train if info.num_classes else None)
     with torch.random.fork_rng(devices=[]):
@@ -86,7 +87,8 @@ def _check_command(spec: RunSpec) -> None:
     check_files(spec.dataset)
     check_weights(spec)
     if not spec.schedule.rule and (info := _chosen(spec.dataset) or supposed(spec.dataset)) is not None:
-        check_fit(spec, info, on_meta=True)
+        options = {"batch_size": spec.schedule.batch_size, "seed": spec.seed, **spec.schedule.of_batches}
+        check_fit(spec, info, supposed_source(spec.dataset, info, **options), on_meta=True)
     for needed in [teacher.training for teacher in spec.teachers] + [spec.student.upstream]:
         if needed is not None and not RunFolder(needed.folder).done:
             memoised(("trained first", needed.hash), partial(_check_command, needed))
@@ -216,11 +218,13 @@ def _check_views(method: Method, source: Source) -> None:
 
 
 def _check_updates(method: Method, spec: RunSpec) -> None:
-    """Raise ValueError where an update with a way of its own to step cannot have the schedule's options."""
-    for update in (update for phase in method.phases() for update in phase.updates):
+    """Raise ValueError where an update cannot have the schedule's options beside its own, or its own way to step."""
+    schedule = replace(spec.schedule, lr=spec.schedule.rate_of(spec.student.model, spec.student.lr_scale))
+    for overrides, update in ((phase.schedule, each) for phase in method.phases() for each in phase.updates):
+        own = schedule.merged(overrides).merged(update.optimizer)
         with suppress(RuntimeError):  # without memory there is nothing to step on
             if (make := update.stepper) is not None:
-                make(update.trains, spec.schedule.merged(update.optimizer))
+                make(update.trains, own)
 
 
 def random_nets(spec: RunSpec, info: DataInfo) -> tuple[FeatureNet, list[FeatureNet]]:

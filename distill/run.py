@@ -55,7 +55,6 @@ from distill.signals import StopSignals
 from distill.teachers.forward import Teachers, prepare
 
 log = logging.getLogger(__name__)
-OF_BATCHES = ("mixup", "cutmix", "repeats", "drawn", "last_batch")  # keys of a schedule that a source takes
 EPOCH_SECONDS = 5.0  # between checkpoints where epochs are shorter
 
 
@@ -224,7 +223,7 @@ def make_inputs(spec: RunSpec, reads: Collection[str] | None = None) -> Inputs:
     data = load_data(spec.dataset, device, hyperrule.adapt(spec.schedule, spec.dataset))
     schedule = make_schedule(spec, data.info.num_train)
     over_all = synced.wanted(machine.sync_batchnorm, machine.compile, class_of(spec.method.node))
-    given = {key: value for key in OF_BATCHES if (value := getattr(schedule, key))}
+    given = schedule.of_batches
     mixed = not {"mixup", "cutmix"}.isdisjoint(given)
     source = data.source(batch_size=schedule.batch_size, seed=spec.seed, **given)
     if preflight.trains_first(spec):  # what does not fit is said now, and not after hours of a teacher's training

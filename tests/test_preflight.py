@@ -75,6 +75,10 @@ def test_a_look_at_what_fits_draws_no_number(tmp_path):
     (["method=wkd-l", "method.samples=100000"], "method.samples=100000: a class of digits has"),
     (["method=dot", "method.delta=0.9"], "method.delta=0.9 takes momentum 0.9 out of"),
     (["method=deepkd", "method.deltas=[0.5,0.5,0.5]"], "take momentum 0.9 out of"),
+    (["schedule.batch_size=2000", "schedule.last_batch=drop"], "make no batch of 2000"),
+    (["schedule.decay=cosine", "schedule.lr_min=0.02", "student.lr_scale=0.2"], "where rates end, and one is 0.01"),
+    (["method=mlkd", "dataset.randaugment=2"], "beside the strong view the weak one is cropped and flipped alone"),
+    (["method=cs-kd", "dataset.erasing=0.5"], "leave schedule.repeats and dataset.erasing null"),
     (["teacher.dataset.pad=9", "teacher.dataset.pad_mode=reflect"], "images of 8 pixels reflect 7 at most"),
 ])  # fmt: skip
 def test_what_the_data_cannot_be_is_told_without_training(tmp_path, overrides, words):

@@ -48,6 +48,11 @@ class OptimizerSpec:
     max_norm: float | None = None  # greatest length of the weights into a unit
     optimizer: Mapping[str, Any] = field(default_factory=dict)  # `name`, and options of the optimiser of that name
 
+    def __post_init__(self) -> None:
+        """Raise ValueError for a rate that would rise to its end: of a net or an update with a lower one of its own."""
+        if self.decay in ("cosine", "linear") and self.lr_min > self.lr:
+            raise ValueError(f"schedule.lr_min={self.lr_min:g} is where rates end, and one is {self.lr:g}: give less")
+
     @classmethod
     def of(cls, node: Mapping[str, Any]) -> Self:
         """The schedule of a plain node. Raises ValueError for a key that there is not, or one without its value."""
@@ -100,6 +105,12 @@ class ScheduleSpec(OptimizerSpec):
     drop_path: float = 0.0  # greatest probability that a block of the student is passed by
     drawn: int = 0  # by the rule: batches of an epoch whose images are drawn with replacement; 0: every image once
     zero_head: bool = False  # the student's classifier starts at zero
+
+    @property
+    def of_batches(self) -> dict[str, Any]:
+        """What a source of batches takes of it beside their size, where it asks for anything."""
+        keys = ("mixup", "cutmix", "repeats", "drawn", "last_batch")
+        return {key: value for key in keys if (value := getattr(self, key))}
 
     def rate_of(self, model: str, lr_scale: float = 1.0) -> float:
         """The rate at which a net trains that has a share `lr_scale` of its own."""
