@@ -31,7 +31,7 @@ UNHASHED = {  # what may change without changing the result; everything else of 
 AS_NULL: dict[str, tuple[Any, set[str]]] = {  # keys that are as good as null where they say what null stands for
     "dataset": (DataSpec, {"labels", "erasing", "color_jitter", "draft"}),
     "schedule": (ScheduleSpec, {"last_batch", "accumulate", "repeats", "cutmix", "drop_path", "loss", "ema_warmup",
-                                "ema_export", "clip_mode", "no_decay"}),
+                                "ema_export", "clip_mode", "no_decay", "by_epoch"}),
 }  # fmt: skip
 OF_IMAGES = ("mean", "std")  # keys of a data set, and of a net that sees images by others
 OF_STUDENTS = ("upstream", "weights", "mean", "std", "quantize")  # keys of student beside those of its file
@@ -261,6 +261,7 @@ def _schedule_file(cfg: DictConfig, name: str) -> Spec:
     if node is None:
         raise ValueError(f"there is no schedule '{name}' (teacher.schedule): {did_you_mean(name, options('schedule'))}")
     around = {"dataset": {key: cfg.dataset.get(key) for key in ("name", "kind")}, "own": node.pop("dataset", None)}
+    node.pop("teacher", None)  # nor does this one choose how it is trained
     data = plain(OmegaConf.create(around), "own")
     return {**_container(node), **({"dataset": data} if data else {})}
 

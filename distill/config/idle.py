@@ -26,7 +26,7 @@ ALWAYS = {
     "schedule.last_batch", "schedule.decay", "schedule.clip_grad", "schedule.max_norm", "schedule.rule",
     "schedule.zero_head", "schedule.optimizer", "schedule.restart", "schedule.damped", "schedule.momentum_start",
     "schedule.clip_mode", "schedule.no_decay", "schedule.ema_warmup", "schedule.ema_export",
-    "schedule.bce_threshold",  # each refused by check_schedule where its partners are not there
+    "schedule.bce_threshold", "schedule.warmup_lr",  # each refused by check_schedule where its partners are not there
     *(f"dataset.{key}" for key in ("name", "kind", "num_classes", "in_chans", "size", "mean", "std", "resize", "pad",
                                    "flip", "holdout", "classes", "views", "labels", "views.student")),
     *(f"student.{key}" for key in ("name", "model", "args", "lr_scale", "mean", "std", "weights", "upstream",
@@ -144,6 +144,11 @@ def _gamma(cfg: DictConfig) -> str:
     return _decays("step", "exponential")(cfg)
 
 
+def _by_epoch(cfg: DictConfig) -> str:
+    warm = plain(cfg, "schedule").get("warmup_epochs") and not plain(cfg, "schedule").get("rule")
+    return "" if warm else _decays("cosine", "linear")(cfg)
+
+
 def _init_epochs(cfg: DictConfig) -> str:
     if interpolated(cfg, "schedule.init_epochs"):
         return ""
@@ -258,6 +263,7 @@ READ_BY: dict[str, Callable[[DictConfig], str]] = {
     "schedule.gamma": _gamma,
     "schedule.milestones": _milestones,
     "schedule.lr_min": _decays("cosine", "linear"),
+    "schedule.by_epoch": _by_epoch,
     "schedule.lr_scales": _lr_scales,
     "schedule.init_epochs": _init_epochs,
     "schedule.resize": _with_rule,

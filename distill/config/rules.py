@@ -160,6 +160,8 @@ SCHEDULE: dict[str, Rule] = {
     "lr_scales": or_null(_SHARES_OF_NETS),
     "milestones": EPOCHS,
     "warmup_epochs": number_between(0, 1e6),
+    "warmup_lr": or_null(NOT_NEGATIVE),
+    "by_epoch": or_null(FLAG),
     "init_epochs": whole(0, 10**6),
     "mixup": or_null(_number(lambda value: 0 <= value <= 1000, "is an alpha: it must be in [0, 1000]")),
     "cutmix": or_null(_number(lambda value: 0 <= value <= 1000, "is an alpha: it must be in [0, 1000]")),

@@ -31,7 +31,7 @@ def check_schedule(schedule: Mapping[str, Any]) -> None:
 
 def _check_recipe(schedule: Mapping[str, Any]) -> None:
     """Raise ValueError for keys of the recipe that are nothing without another."""
-    needs = {"clip_mode": "clip_grad", "ema_warmup": "ema", "ema_export": "ema"}
+    needs = {"clip_mode": "clip_grad", "ema_warmup": "ema", "ema_export": "ema", "warmup_lr": "warmup_epochs"}
     for key, other in needs.items():
         if schedule.get(key) is not None and not schedule.get(other):
             raise ValueError(f"schedule.{key} is nothing without schedule.{other}: give both, or leave it null")

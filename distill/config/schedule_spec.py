@@ -37,6 +37,8 @@ class OptimizerSpec:
     gamma: float = 0.1
     lr_min: float = 0.0  # where cosine and linear end
     warmup_epochs: float = 0.0
+    warmup_lr: float | None = None  # where the warm-up begins; None: at a step's share, or an epoch's of by_epoch
+    by_epoch: bool = False  # the rate changes between epochs alone, and falls from the first on, warm-up or not
     clip_grad: float | None = None  # greatest norm of an update's whole gradient
     clip_mode: str = "norm"  # what clip_grad limits: norm, value or agc (each unit's norm, relative to its weight's)
     no_decay: bool = False  # norms, biases and what a net of timm names do not decay

@@ -22,12 +22,18 @@ def learning_rate(schedule: OptimizerSpec, step: int, steps: int, epochs: int) -
 
     `step` decay multiplies by gamma after each milestone: with milestone 150, epoch 151 (1-based) is the first at
     lr x gamma; `exponential` after every epoch. `cosine` and `linear` fall to `lr_min` at the end. A warm-up rises
-    linearly over its epochs in all of them. Raises ValueError for another decay.
+    linearly over its epochs in all of them, from `warmup_lr` or from a step's share on, and they fall after it;
+    `by_epoch` they fall from the first epoch on, of which the warm-up takes the place, and all steps of an epoch have
+    the rate of its first (timm's schedulers, torch's CosineAnnealingLR). Raises ValueError for another decay.
     """
     lr, warmup = schedule.lr, schedule.warmup_epochs
+    if schedule.by_epoch:
+        step, steps = step // steps, 1
     epoch = step / steps
     if epoch < warmup:
-        return lr * (step + 1) / (warmup * steps)
+        begin = schedule.warmup_lr
+        return lr * (step + 1) / (warmup * steps) if begin is None else begin + (lr - begin) * epoch / warmup
+    warmup = 0.0 if schedule.by_epoch else warmup
     kind = schedule.decay
     if kind == "constant":
         return lr

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -107,7 +108,7 @@ class WarmRestarts(Stepper):
     def set_lr(self, step: int, steps: int, epochs: int) -> float:
         if step % steps == 0:
             self.optimizer.state.clear()
-        return self.use(learning_rate(self.schedule, step % steps, steps, 1))
+        return self.use(learning_rate(replace(self.schedule, by_epoch=False), step % steps, steps, 1))
 
 
 class DataFree(Method):

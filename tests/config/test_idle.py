@@ -23,6 +23,7 @@ from tests import tiny
 
 IDLE = {  # a command, and what is said of its last word
     "method=kd schedule.init_epochs=5": "method=kd has no first phase of so many epochs",
+    "schedule.by_epoch=true": "schedule.decay=cosine and linear read it, not step",
     "method=fitnet method.hint_epochs=4 schedule.init_epochs=5": "method=fitnet has no first phase",
     "schedule.decay=cosine schedule.milestones=[5]": "schedule.decay=step reads it, not cosine",
     "schedule.decay=constant schedule.gamma=0.5": "schedule.decay=step and exponential read it, not constant",

@@ -61,6 +61,30 @@ def test_exponential_falls_after_every_epoch_and_linear_at_every_step() -> None:
         learning_rate(OptimizerSpec(lr=1.0, decay="poly"), 0, 1, 1)
 
 
+def test_rates_by_epoch_are_those_of_timms_and_torchs_schedulers() -> None:
+    from timm.scheduler import CosineLRScheduler
+    from torch.optim.lr_scheduler import CosineAnnealingLR
+
+    def sgd() -> torch.optim.SGD:
+        return torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
+
+    timms = CosineLRScheduler(sgd(), t_initial=12, lr_min=1e-3, warmup_t=3, warmup_lr_init=1e-4)
+    ours = OptimizerSpec(lr=0.1, decay="cosine", lr_min=1e-3, by_epoch=True, warmup_epochs=3, warmup_lr=1e-4)
+    rates = [learning_rate(ours, step, 7, 12) for step in range(12 * 7)]
+    assert rates == pytest.approx([timms._get_lr(epoch)[0] for epoch in range(12) for _ in range(7)])
+    torchs = CosineAnnealingLR(sgd(), T_max=12)
+    plain = OptimizerSpec(lr=0.1, decay="cosine", by_epoch=True)
+    for epoch in range(12):
+        assert learning_rate(plain, epoch * 7 + 6, 7, 12) == pytest.approx(torchs.get_last_lr()[0])
+        torchs.optimizer.step()
+        torchs.step()
+
+
+def test_a_warm_up_begins_where_it_is_told() -> None:
+    spec = OptimizerSpec(lr=1.0, decay="constant", warmup_epochs=2, warmup_lr=0.5)
+    assert [learning_rate(spec, step, 5, 4) for step in (0, 5, 10)] == pytest.approx([0.5, 0.75, 1.0])
+
+
 PLAIN = {"name": "sgd", "momentum": 0.99}
 RISING = OptimizerSpec(lr=0.1, decay="constant", momentum_start=0.5, momentum_epochs=500, optimizer=PLAIN)
 
