@@ -28,27 +28,40 @@ def direction_norm_loss(student: Tensor, teacher: Tensor, centres: Tensor, label
     return 1 - (along / longer).mean()
 
 
+def start_linear(linear: nn.Linear, std: float | None) -> None:
+    """The weights and biases from which a linear layer learns: normal ones of deviation `std`; None: torch's weights
+    and no bias.
+    """
+    if std is not None:
+        nn.init.normal_(linear.weight, std=std)
+    if linear.bias is not None:
+        nn.init.normal_(linear.bias, std=std or 0.0)
+
+
 class ND(Method):
     """ce x CE + kd x ramp x soft targets + weight x ND: an add-on to soft targets that needs the class means.
 
     The means of the teacher's embeddings are taken in one pass over the training images before the first epoch, as
     the first epoch shows them. The ramp is min((epoch - 1) / warmup_epochs, 1), as the authors count epochs from 0.
-    Where the widths differ the student's embedding passes through BatchNorm, dropout and a linear map, as theirs does.
+    Where the widths differ the student's embedding passes through BatchNorm, dropout and a linear map, as theirs does,
+    and that map and the classifier of a student without weights start alike (`start_linear`).
     """
 
     centres: Tensor  # [K,D]
     known: Tensor
 
-    def __init__(self, *nets: *Nets, weight: float, warmup_epochs: int, dropout: float, **common: Any) -> None:
+    def __init__(self, *nets: *Nets, weight: float, warmup_epochs: int, dropout: float, linear_std: float | None,
+                 **common: Any) -> None:
         student, _, data = nets
         super().__init__(*nets, **common)
         self.weight, self.warmup_epochs = weight, warmup_epochs
         dim_s, dim_t = student.embedding_dim, self.teacher.embedding_dim
         self.embed: nn.Module = nn.Identity()
         if dim_s != dim_t:
-            linear = nn.Linear(dim_s, dim_t)
-            nn.init.zeros_(linear.bias)
-            self.embed = nn.Sequential(nn.BatchNorm1d(dim_s), nn.Dropout(dropout), linear)
+            self.embed = nn.Sequential(nn.BatchNorm1d(dim_s), nn.Dropout(dropout), nn.Linear(dim_s, dim_t))
+            for layer in [self.embed[-1], *([] if student.begun else student.classifiers)]:
+                if isinstance(layer, nn.Linear):
+                    start_linear(layer, linear_std)
         self.register_buffer("centres", torch.zeros(data.num_classes, dim_t))
         self.register_buffer("known", torch.zeros((), dtype=torch.bool))
 

@@ -35,3 +35,18 @@ def test_soft_targets_begin_with_the_second_epoch() -> None:
     for method.epoch in (1, 2, 11, 21, 30):
         shares.append(method.soft_targets(student, teacher).item())
     np.testing.assert_allclose(np.array(shares) / shares[-1], [0, 1 / 20, 10 / 20, 1, 1], rtol=1e-5)
+
+
+@pytest.mark.parametrize("std", [None, 0.01])
+def test_the_map_and_the_students_classifier_start_alike(std: float | None) -> None:
+    words = [] if std is None else [f"method.linear_std={std}"]
+    method = tiny.seeded_method("nd", tiny.tiny_data(), ("cifar_resnet8x4", "cifar_resnet8"), *words)
+    for layer in (method.embed[-1], method.student.classifier):
+        uniform = 1 / (3 * layer.in_features) ** 0.5  # deviation of torch's weights
+        assert layer.weight.std().item() == pytest.approx(uniform if std is None else std, rel=0.1)
+        assert layer.bias.std().item() == pytest.approx(std or 0.0, rel=0.6)
+
+
+def test_equal_widths_leave_the_students_classifier_as_it_is() -> None:
+    bias = tiny.seeded_method("nd", tiny.tiny_data()).student.classifier.bias
+    assert bias.abs().sum() > 0
