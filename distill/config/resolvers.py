@@ -5,7 +5,7 @@
 `${by_pair:DEFAULT,{TEACHER-STUDENT: VALUE, ...}}`
     for conf/tuned: the value of the run's pair (`<teacher.name>-<student.name>`), DEFAULT for any other.
 `${by_method:DEFAULT,{METHOD: VALUE, ...}}`
-    for conf/experiment: the value of the run's method; null is as good as no key at all.
+    for conf/experiment and a protocol's teachers: the value of the run's method; null is as good as no key at all.
 `${finetune:KEY}`
     for conf/schedule/finetune.yaml: what the number of training images chooses (distill.config.by_size).
 `${by_dataset:KEY,{NAME: VALUE, ...}}`
