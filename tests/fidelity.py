@@ -17,7 +17,7 @@ import numpy as np
 
 from distill import config
 from distill.config.departs import departs_by_name
-from distill.config.protocol import unscheduled
+from distill.config.protocol import offered, unscheduled
 from distill.files import write_text
 from distill.papers import settings
 from tests.reference_cases import FOLDER, Differences, cases, run
@@ -69,7 +69,7 @@ def stated(method: str) -> str:
 def protocol(method: str) -> str:
     """The schedule of the method's own paper for each data set, or why there is none."""
     about = _node(method).get("about") or {}
-    told = [f"{dataset}: {name}" for dataset, name in (about.get("protocol") or {}).items()]
+    told = [f"{dataset}: {name}{f' ({kind})' if kind else ''}" for dataset, name, kind in offered(about)]
     told += [f"{dataset}: none ({why})" for dataset, why in unscheduled(about).items()]
     reasons = settings.raw()["unscheduled"] | settings.raw()["unstated"]
     return ", ".join(told) or f"none: {reasons[method]}"

@@ -20,7 +20,8 @@ from distill.engine.update import train_mode
 from distill.method import Losses, Method, Phase, refuse
 from tests import tiny
 
-CHOOSES = {("sskd", "turned"), ("bss", "bss")}  # labels choose samples there: those of the greater share
+# terms of which labels choose samples, or classes: those of the greater share
+CHOOSES = {("sskd", "turned"), ("bss", "bss"), ("ofa-kd", "kd"), ("ofa-kd", "exits")}
 SHARE = 0.7
 RECIPE = {"accumulate", "repeats", "ema", "no_decay", "layer_decay"}  # refused by the YAML alone
 

@@ -15,13 +15,18 @@ _REGISTERED = re.compile(r"^@register_model\s*\ndef\s+(\w+)", re.MULTILINE)
 
 
 @cache
-def timm_names() -> frozenset[str]:
-    """timm's registered names, read from its source files since importing it takes seconds."""
+def timm_files() -> dict[str, str]:
+    """timm's registered names, each with its source file's (resnet): read from these, since importing takes seconds."""
     spec = find_spec("timm")
     if spec is None or spec.origin is None:
-        return frozenset()
+        return {}
     files = (Path(spec.origin).parent / "models").glob("*.py")
-    return frozenset(name for file in files for name in _REGISTERED.findall(file.read_text(encoding="utf-8")))
+    return {name: file.stem for file in files for name in _REGISTERED.findall(file.read_text(encoding="utf-8"))}
+
+
+def timm_names() -> frozenset[str]:
+    """timm's registered names."""
+    return frozenset(timm_files())
 
 
 def is_known(name: str) -> bool:
@@ -30,7 +35,7 @@ def is_known(name: str) -> bool:
         return (Path(name.removeprefix(LOCAL)) / "config.json").is_file()
     return (
         name in OUR_NETS
-        or name.split(".")[0] in timm_names()
+        or name.split(".")[0] in timm_files()
         or name.startswith(HUBS)
         or is_registered(name)
     )
@@ -45,7 +50,7 @@ def is_registered(name: str) -> bool:
 def nearest_nets(name: str) -> list[str]:
     """Up to three names that look like it, ours before timm's; prefix and case are ignored."""
     known: dict[str, list[str]] = {}
-    for candidate in (*OUR_NETS, *sorted(timm_names())):
+    for candidate in (*OUR_NETS, *sorted(timm_files())):
         known.setdefault(_bare(candidate), []).append(candidate)
     return [candidate for key in nearest(_bare(name).split(".")[0], known) for candidate in known[key]][:3]
 

@@ -1,10 +1,11 @@
 """`schedule=paper`: the protocol under which a method's own paper trains on a data set, and a line on it where a run
 follows another. Imports neither torch nor timm.
 
-A protocol is a file of conf/schedule, which `about.protocol` of conf/method/<name>.yaml names for each data set. Where
-the authors also see the images otherwise, the file is of the package `_global_` and has a node `dataset` beside
-`schedule`; where they train their teachers by another protocol, or take their best epoch, a node `teacher` says so.
-Values may depend on the pair (`${by_pair:...}`), those of `dataset` on the data set (`${by_dataset:...}`).
+A protocol is a file of conf/schedule, which `about.protocol` of conf/method/<name>.yaml names for each data set, and
+for each kind of student where CNNs have another than ViTs and MLPs: {cnn: NAME, vit_mlp: NAME}. Where the authors also
+see the images otherwise, the file is of the package `_global_` and has a node `dataset` beside `schedule`; where they
+train their teachers by another protocol, or take their best epoch, a node `teacher` says so. Values may depend on the
+pair (`${by_pair:...}`), those of `dataset` on the data set (`${by_dataset:...}`).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from distill.config.groups import file_state, load_node, no_such, options, plain
 from distill.config.hashing import canonical, from_paper
+from distill.config.net_kinds import net_kind
 
 _PAPER = "paper"
 NETS = ("teacher", "student", "method")  # what values of a protocol may depend on, beside the data set's name
@@ -28,10 +30,18 @@ KEYS = ("size", "mean", "std", "pad", "pad_mode", "flip", "rotate", "randaugment
 _resolved: dict[tuple[str, str, str], dict[str, dict[str, Any]]] = {}
 
 
+def _known(cfg: DictConfig) -> str | Mapping[str, str] | None:
+    """What about.protocol names for the run's data set: a file, or one for each kind of student."""
+    known = plain(cfg, ABOUT) if OmegaConf.select(cfg, ABOUT) is not None else {}
+    found: str | Mapping[str, str] | None = known.get(str(plain(cfg, "dataset.name")))
+    return found
+
+
 def _name_of(cfg: DictConfig) -> str | None:
     """The file of conf/schedule with the method's own protocol for the data set, None where it has none."""
-    known = plain(cfg, ABOUT) if OmegaConf.select(cfg, ABOUT) is not None else {}
-    found = known.get(str(plain(cfg, "dataset.name")))
+    found = _known(cfg)
+    if isinstance(found, Mapping):
+        return found.get(str(net_kind(str(plain(cfg, "student.model")))))
     return None if found is None else str(found)
 
 
@@ -39,6 +49,12 @@ def required(cfg: DictConfig) -> str:
     """As `name_of`. Raises ValueError where there is none, with the reason and the data sets that have one."""
     found = _name_of(cfg)
     if found is None:
+        if isinstance(kinds := _known(cfg), Mapping):
+            method, net = plain(cfg, "method.name"), plain(cfg, "student.model")
+            raise ValueError(
+                f"schedule=paper: method={method} has a protocol for CNNs and another for ViTs and MLPs, and "
+                f"student.model={net} is known as neither: choose schedule={' or schedule='.join(kinds.values())}"
+            )
         method, dataset = plain(cfg, "method.name"), plain(cfg, "dataset.name")
         known = list(OmegaConf.select(cfg, ABOUT, default=None) or ())
         has = f"has a published protocol for {', '.join(known)} alone" if known else "has no published protocol"
@@ -46,6 +62,13 @@ def required(cfg: DictConfig) -> str:
             has = f"has a protocol that is not offered ({why})"
         raise ValueError(f"schedule=paper dataset={dataset}: method={method} {has}: choose a schedule by its name")
     return found
+
+
+def offered(about: Mapping[str, Any]) -> list[tuple[str, str, str | None]]:
+    """Each protocol that `about.protocol` names: (data set, file, kind of student or None for any)."""
+    named = [(dataset, own) for dataset, own in (about.get("protocol") or {}).items()]
+    by_kind = [(dataset, own if isinstance(own, Mapping) else {None: own}) for dataset, own in named]
+    return [(str(dataset), str(name), kind) for dataset, own in by_kind for kind, name in own.items()]
 
 
 def unscheduled(about: Mapping[str, Any]) -> dict[str, str]:

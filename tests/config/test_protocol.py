@@ -19,11 +19,17 @@ from tests import program
 from tests.papers.test_settings import composed
 
 CONF = config.conf_dir()
-METHODS = {
-    name: dict(config.load_node("method", name).about.get("protocol") or {}) for name in config.options("method")
-}  # type: ignore[union-attr]
-NAMED = sorted({(name, method, dataset) for method, known in METHODS.items() for dataset, name in known.items()})
-FIRST = {name: (method, dataset) for name, method, dataset in reversed(NAMED)}  # a method and a data set of each
+OF_KIND = {None: [], "cnn": [], "vit_mlp": ["student=timm", "student.model=deit_tiny_patch16_224"]}  # such a student
+EACH = [
+    (name, method, dataset, kind)
+    for method in config.options("method")
+    for dataset, name, kind in protocol.offered(config.load_node("method", method).about)  # type: ignore[union-attr]
+]
+NAMED = sorted({(name, method, dataset) for name, method, dataset, _ in EACH})
+FIRST = {name: (method, dataset, OF_KIND[kind]) for name, method, dataset, kind in reversed(EACH)}
+OFFERED: dict[tuple[str, str], set[str]] = {}
+for _name, *_key in NAMED:
+    OFFERED.setdefault((_key[0], _key[1]), set()).add(_name)
 
 
 def run(*words: str) -> DictConfig:
@@ -35,9 +41,9 @@ def run(*words: str) -> DictConfig:
 
 @pytest.mark.parametrize("name", sorted(FIRST))
 def test_paper_is_the_file_itself(name: str) -> None:
-    method, dataset = FIRST[name]
-    paper = run(f"method={method}", f"dataset={dataset}", "schedule=paper")
-    plain = run(f"method={method}", f"dataset={dataset}", f"schedule={name}")
+    method, dataset, student = FIRST[name]
+    paper = run(f"method={method}", f"dataset={dataset}", "schedule=paper", *student)
+    plain = run(f"method={method}", f"dataset={dataset}", f"schedule={name}", *student)
     assert config.identity(paper) == config.identity(plain)
     assert config.canonical(config.plain(paper, "schedule")) == config.canonical(config.plain(plain, "schedule"))
     assert config.canonical(config.plain(paper, "dataset")) == config.canonical(config.plain(plain, "dataset"))
@@ -56,18 +62,17 @@ def test_published_settings_name_the_same_protocols() -> None:
         if cell.protocol is not None:
             own = "crd" if cell.protocol in ("cifar10", "cifar100") else cell.protocol
             named.setdefault((cell.method, cell.dataset), set()).add(own)
-    known = {(method, dataset): name for name, method, dataset in NAMED}
-    both = known.keys() & named.keys()
-    assert len(both) > 50 and {key: known[key] for key in both if known[key] not in named[key]} == {}
+    both = OFFERED.keys() & named.keys()
+    assert len(both) > 50 and {key: OFFERED[key] for key in both if OFFERED[key] - named[key]} == {}
 
 
 def test_a_papers_row_of_its_own_method_has_that_methods_protocol() -> None:
     """Beside a run of schedule=paper the report would call the protocol another otherwise."""
-    known = {(method, dataset): name for name, method, dataset in NAMED}
     own = [(table, str(table.raw["paper"]).split()[0].rstrip(",")) for table in papers.tables().values()]
     rows = [(table, method) for table, method in own if table.protocol and method in table.methods]
-    found = {table.id: (table.protocol_of(row), known.get((row, str(table.dataset)))) for table, row in rows}
-    assert len(found) > 10 and {key: pair for key, pair in found.items() if None not in pair and len({*pair}) > 1} == {}
+    found = {table.id: (table.protocol_of(row), OFFERED.get((row, str(table.dataset)))) for table, row in rows}
+    other = {key: pair for key, pair in found.items() if None not in pair and pair[0] not in (pair[1] or ())}
+    assert len(found) > 10 and other == {}
 
 
 def test_paper_knows_every_key_that_a_schedule_has() -> None:
@@ -110,6 +115,40 @@ def test_a_teacher_with_weights_has_the_pairs_values(tmp_path: Path) -> None:
     (tmp_path / "weights.pth").write_bytes(b"")
     words = ["method=mlkd", "dataset=cifar100", "schedule=paper", "pair=vgg13_MobileNetV2"]
     assert config.plain(run(*words, f"teacher.weights={tmp_path}/weights.pth"), "schedule.epochs") == 480
+
+
+@pytest.mark.parametrize(
+    ("model", "name"),
+    [
+        ("resnet18.a1_in1k", "imagenet-ofa"), ("mobilenetv2_100", "imagenet-ofa"), ("convnext_tiny", "imagenet-ofa"),
+        ("deit_tiny_patch16_224", "imagenet-ofa-vit"), ("swin_tiny_patch4_window7_224", "imagenet-ofa-vit"),
+        ("resmlp_12_224", "imagenet-ofa-vit"), ("mixer_b16_224", "imagenet-ofa-vit"),
+    ],
+)  # fmt: skip
+def test_a_protocol_may_depend_on_the_students_kind(model: str, name: str) -> None:
+    words = ["method=ofa-kd", "dataset=imagenet", "student=timm", f"student.model={model}", "teacher=timm"]
+    words += ["teacher.model=resnet50", "teacher.weights=pretrained"]
+    cfg = run(*words, "schedule=paper")
+    check(cfg)
+    assert config.plain(cfg, "schedule.name") == name
+    told = protocol.protocol_note(run(*words))
+    assert told is not None and told.startswith(f"the paper's protocol is schedule={name}: ")
+
+
+@pytest.mark.parametrize("model", ["hf-hub:timm/resnet18.a1_in1k", "maxvit_tiny_tf_224"])
+def test_a_student_of_no_known_kind_has_to_be_told_its_protocol(model: str) -> None:
+    cfg = run("method=ofa-kd", "dataset=imagenet", "student=timm", f"student.model={model}", "schedule=paper")
+    with pytest.raises(ValueError, match="as neither: choose schedule=imagenet-ofa or schedule=imagenet-ofa-vit$"):
+        config.plain(cfg, "schedule.epochs")
+
+
+def test_kinds_are_told_of_files_that_timm_has() -> None:
+    from distill.config import net_kinds
+    from distill.config.net_names import timm_files
+
+    newest = {"gemma4_vit", "qwen3_vit", "deepseek_vit"}
+    assert (net_kinds._TOKENS | net_kinds._BOTH) - newest - {*timm_files().values()} == set()
+    assert [net_kinds.net_kind(name) for name in ("cifar_resnet20", "mnist_mlp", "nothing")] == ["cnn", "vit_mlp", None]
 
 
 def test_its_values_can_be_overridden_one_by_one() -> None:
@@ -164,11 +203,28 @@ def test_a_sweep_gives_each_method_its_own(tmp_path: Path, monkeypatch: pytest.M
     assert config.identity(plan[1][1]())["folder"] == config.identity(single)["folder"]
 
 
+@pytest.mark.parametrize(
+    ("method", "teachers"),
+    [("ca-mkd", "crd"), ("avg-multi-teacher", "crd"), ("fcfd", "crd"), ("sdd", "crd"), ("norm", "crd"), ("nd", None),
+     ("aekd", None)],
+)  # fmt: skip
+def test_teachers_train_as_the_authors_trained_theirs(method: str, teachers: str | None) -> None:
+    words = [f"method={method}", "dataset=cifar100", "teacher=resnet32x4", "student=vgg8"]
+    (name,) = OFFERED[method, "cifar100"]
+    for schedule in ("paper", name):
+        cfg = run(*words, f"schedule={schedule}")
+        assert config.plain(cfg, "teacher.schedule") == teachers
+        by_hand = run("method=none", "dataset=cifar100", f"schedule={teachers or name}", "student=resnet32x4", "seed=0")
+        assert config.identity(config.teacher_config(cfg)) == config.identity(by_hand)
+    nesterov = run(*words, "schedule=crd", "teacher.schedule=crd-nesterov")
+    assert config.teacher_config(nesterov).schedule.optimizer.nesterov
+
+
 @pytest.mark.parametrize("method", ["nkd", "mlkd", "tf-kd-reg", "takd"])
 def test_teachers_train_under_it_as_a_user_would_train_them(method: str) -> None:
     pair = ["teacher=vgg13", "student=MobileNetV2"]
     cfg = run(f"method={method}", "dataset=cifar100", "schedule=paper", *pair)
-    name = METHODS[method]["cifar100"]
+    (name,) = OFFERED[method, "cifar100"]
     cfg.method.about.teachers = 1
     of_teachers = protocol._nodes(name)["teacher"].get("schedule") or name
     by_hand = run("method=none", "dataset=cifar100", f"schedule={of_teachers}", "student=vgg13", "seed=0")
@@ -254,7 +310,8 @@ def used() -> set[str]:
             str(params.get(group, chosen.get(f"override /{group}", usual))).replace(" ", "").split(",")
             for group, usual in (("dataset", "digits"), ("schedule", ""), ("method", ""))
         )
-        found |= {METHODS[method][dataset] for method in methods for dataset in datasets if "paper" in schedules}
+        keys = [(method, dataset) for method in methods for dataset in datasets if "paper" in schedules]
+        found |= {one for key in keys for one in OFFERED[key]}
         found |= {schedule or dataset for schedule in schedules for dataset in datasets}
         found |= {str(OmegaConf.select(node, "teacher.schedule"))}
     known = set(config.options("schedule"))
@@ -331,6 +388,13 @@ def test_a_protocols_rates(name: str) -> None:
     assert optimizer["momentum"] == (0.99 if name == "hinton_mnist" else 0.9) == (last or 0.9)
 
 
+def test_rates_change_between_epochs_where_the_authors_schedulers_do() -> None:
+    nodes = {name: protocol._nodes(name)["schedule"] for name in set(config.options("schedule")) - {"paper"}}
+    assert {name for name, node in nodes.items() if node.get("by_epoch")} == {
+        "cmi", "cmi_cifar10", "deit", "imagenet-norm", "imagenet-ofa", "imagenet-ofa-vit", "mcl",
+    }  # fmt: skip
+
+
 KUANGLIU = ([0.4914, 0.4822, 0.4465], [0.2023, 0.1994, 0.2010])  # of CIFAR-10, which many give CIFAR-100 as well
 MEASURED = ([0.5071, 0.4865, 0.4409], [0.2673, 0.2564, 0.2762])  # of CIFAR-100; CRD's differ in the fourth digit
 OF_255 = ([0.49137, 0.48235, 0.44667], [0.24706, 0.24353, 0.26157])  # 125.3, 123.0, 113.9; 63.0, 62.1, 66.7
@@ -385,6 +449,9 @@ def test_new_optimisers_reflected_borders_and_turned_images_are_where_the_author
     ofa = nodes["imagenet-ofa"]  # what timm's factories do unless they are told otherwise
     assert (ofa["schedule"]["no_decay"], ofa["schedule"]["last_batch"]) == (True, "drop")
     assert ofa["dataset"] == {"interpolation": "random"}
+    vit = config.ScheduleSpec.of(nodes["imagenet-ofa-vit"]["schedule"])
+    rates = [learning_rate(vit, epoch * 1251, 1251, 300) for epoch in (0, 10, 20, 150, 299)]
+    assert rates == pytest.approx([5e-7, 2.5025e-4, 4.94560e-4, 2.505e-4, 1.01368e-6], rel=1e-4)
     hinton = config.ScheduleSpec.of(nodes["hinton_mnist"]["schedule"])
     rising = [momentum(hinton, epoch) for epoch in (0, 250, 500)]
     assert rising == pytest.approx([0.5, 0.745, 0.99])

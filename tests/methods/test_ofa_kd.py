@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from distill.batch import Batch, Mixed
 from distill.methods.ofa_kd import OFAKD, TokenExit, ofa_loss
 from tests import tiny
 from tests.methods.given_later_features import (
@@ -50,6 +52,18 @@ def test_ofa_eps_one_is_cross_entropy_with_the_teacher_and_sure_students_stay_fi
     loss = ofa_loss(sure, torch.zeros(1, 2), torch.tensor([0]), 1.5)
     loss.backward()
     assert torch.isfinite(loss) and torch.isfinite(sure.grad).all()
+
+
+def test_ofa_enhances_the_label_with_the_larger_share_of_a_mixed_image() -> None:
+    """As the authors' code takes the largest of its targets, in the recipe with MixUp and CutMix too."""
+    method = tiny.seeded_method("ofa-kd", tiny.tiny_data(), tiny.SMALLEST, "method.eps=1.5")
+    labels = torch.arange(4)
+    plain = Batch(torch.zeros(4, 3, 16, 16), labels, labels)
+    shares = 0.7 * F.one_hot(labels, tiny.CLASSES) + 0.3 * F.one_hot(labels.roll(1), tiny.CLASSES)
+    mixed = replace(plain, targets=Mixed(shares, labels.roll(1), torch.tensor(0.7)))
+    logits, teacher_logits = rand(4, tiny.CLASSES), rand(4, tiny.CLASSES, seed=1)
+    expected = ofa_loss(logits, teacher_logits, mixed.truth.argmax(1), 1.5)
+    assert method.enhanced(logits, teacher_logits, mixed).item() == pytest.approx(expected.item())
 
 
 def test_ofa_exits_follow_the_students_stages() -> None:

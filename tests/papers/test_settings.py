@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from importlib.resources import files
 
 import pytest
-from omegaconf import OmegaConf
 
 from distill import config, papers
+from distill.config.protocol import offered
 from distill.papers import settings
 from distill.report.compare import base_method
 from tests.settings_cells import ROWS, composed, differences, pair_words, swapped, words, wrong
@@ -52,8 +52,8 @@ def test_no_name_is_given_twice() -> None:
 
 def protocols() -> list[tuple[str, str, str]]:
     nodes = {method: config.load_node("method", method) for method in config.options("method")}
-    own = {method: OmegaConf.select(node, "about.protocol") for method, node in nodes.items() if node is not None}
-    return [(method, dataset, name) for method, names in own.items() for dataset, name in (names or {}).items()]
+    known = {method: offered(node.about) for method, node in nodes.items() if node is not None}
+    return [(method, dataset, name) for method, own in known.items() for dataset, name, _ in own]
 
 
 @pytest.mark.parametrize(("method", "dataset", "name"), protocols())
