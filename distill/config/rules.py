@@ -262,11 +262,8 @@ _TEACHER: dict[str, Rule] = NET | {
     "schedule": or_null(TEXT),
     "dataset": or_null(NODE),
     "cache": or_null(one_of("auto", "off", "false", "logits", "embedding")),
-    **{
-        f"dataset.{key}": or_null(rule)
-        for key, rule in (DATASET | FOLDERS).items()
-        if "." not in key and key != "holdout"
-    },
+    **{f"dataset.{key}": or_null(rule) for key, rule in (DATASET | FOLDERS).items()
+       if "." not in key and key != "holdout"},  # fmt: skip
 }
 _TRACKING: dict[str, Rule] = {
     "mode": one_of("online", "offline", "tensorboard", "off", "false"),
