@@ -163,7 +163,7 @@ class RunFolder:
         return result
 
     def remove_leftovers(self) -> None:
-        """Remove what a finished run has no more use for: checkpoints, and what killed processes left half-written."""
+        """Remove what a run that is over has no use for: checkpoints, and what killed processes left half-written."""
         for folder in (self.path, self.checkpoints):
             remove_temporary(folder)
         for path in self.checkpoints.glob("step-*.ckpt*"):
@@ -200,8 +200,13 @@ class RunFolder:
         return read_mapping(self.tracking).get("given_up") is True
 
     def give_up(self) -> None:
-        """Note that the run is not to go on: a search has stopped it early. Raises SaveError."""
+        """Note that the run is not to go on, for a search has stopped it early, and remove what only a run that goes
+        on has use for, weights of its best epoch among it. Raises SaveError.
+        """
         write_json(self.tracking, read_mapping(self.tracking) | {"given_up": True})
+        self.remove_leftovers()
+        with suppress(OSError):
+            self.best.unlink()
 
     @property
     def command(self) -> str | None:

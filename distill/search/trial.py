@@ -8,6 +8,7 @@ from typing import Any
 import optuna
 
 from distill.config import RunSpec
+from distill.errors import NonFinite
 from distill.files import persist
 from distill.locking import run_lock
 from distill.models import FeatureNet
@@ -35,9 +36,17 @@ def run_trial(trial: optuna.Trial, spec: RunSpec) -> float | None:
     folder = spec.folder
     trial.set_user_attr("folder", str(folder))
     with StopSignals(at_once=True) as stop, run_lock(folder):
-        pruning = PruningCallback(trial)
+        pruning, run = PruningCallback(trial), RunFolder(folder)
         pruning.report_earlier(folder)
-        result = RunFolder(folder).result or _train(pruning, spec, stop)
+        result = run.result
+        if result is None and not (run.given_up and trial.should_prune()):  # else its values are drawn once more
+            try:
+                result = _train(pruning, spec, stop)
+            except NonFinite:
+                persist(run.give_up)
+                raise
+        if result is None:
+            persist(run.give_up)
     if result is not None and result.score.last is None:
         raise ValueError("the run has no accuracy, which trials are compared by: leave evaluate.knn null, or true")
     return None if result is None else result.score.last
@@ -50,7 +59,6 @@ def _train(pruning: PruningCallback, spec: RunSpec, stop: StopSignals) -> Result
     with experiment.logged():
         for _ in experiment.fit.steps():
             if pruning.pruned:
-                persist(RunFolder(spec.folder).give_up)
                 return None
         return experiment.finish()
 

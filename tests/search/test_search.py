@@ -25,6 +25,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from distill.cli import verbs  # noqa: E402
 from distill.content.readers import READERS  # noqa: E402
 from distill.result import Result  # noqa: E402
+from distill.run_folder import RunFolder  # noqa: E402
 from distill.search import space, study, trial  # noqa: E402
 from distill.sweep.states import statuses  # noqa: E402
 from tests import program  # noqa: E402
@@ -183,9 +184,30 @@ def test_bad_trials_are_stopped_early_and_cleanly(tmp_path: Path, capsys: pytest
         rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
         reached = max(row["epoch"] for row in rows if row["kind"] == "epoch")
         assert reached == len(one.intermediate_values) < 5 and not (folder / "DONE").exists()
-        assert list((folder / "checkpoints").glob("*.ckpt"))
+        assert not list((folder / "checkpoints").glob("*")) and not list(folder.glob("*.safetensors"))
     states = [one.state for one in statuses(Path("outputs"))]
     assert states == ["done"] * len(learned) + ["stopped early"] * len(stopped)  # no command goes on with them
+
+
+def test_values_that_were_stopped_early_are_not_trained_again_to_be_stopped_where_they_were(tmp_path: Path) -> None:
+    folder, reported = tmp_path / "s1", []
+    folder.mkdir()
+    (folder / "metrics.jsonl").write_text('{"kind": "epoch", "phase": "distill", "epoch": 1, "test_accuracy": 10.0}\n')
+    RunFolder(folder).give_up()
+    again: Any = SimpleNamespace(set_user_attr=lambda *_: None, report=lambda *seen: reported.append(seen),
+                                 should_prune=lambda: reported == [(10.0, 1)])  # fmt: skip
+    spec: Any = SimpleNamespace(folder=folder, dataset=SimpleNamespace(holdout=0.1))  # of which no run can be made
+    assert trial.run_trial(again, spec) is None
+
+
+def test_a_trial_whose_loss_is_not_finite_leaves_no_checkpoints(tmp_path: Path) -> None:
+    words = [*TINY[:4], "schedule.epochs=3", *TINY[5:], "save_minutes=0", "schedule.lr=1e11,1e12", "--trials", "1"]
+    assert main([*words, "method.temperature=2", "--storage", "n.journal"]) == 1
+    (stopped,) = only_study("n.journal").trials
+    assert stopped.state.name == "PRUNED" and "in phase distill" in stopped.user_attrs["why"]
+    folder = Path(stopped.user_attrs["folder"])
+    assert (folder / "tracking.json").is_file() and not list((folder / "checkpoints").glob("*"))
+    assert [one.state for one in statuses(Path("outputs"), done=False)] == ["stopped early"]
 
 
 def test_a_trial_that_fails_is_told_and_three_end_the_search(
