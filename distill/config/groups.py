@@ -7,7 +7,6 @@ import pickle
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from copy import deepcopy
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ OURS = "ValueError raised while resolving interpolation: "  # what OmegaConf put
 TAKING = ("dataset", "schedule", "teacher", "student", "method")  # groups whose files take over what others hold
 
 
+@cache
 def conf_dir() -> Path:
     """The folder of the YAML files: inside an installed package, beside the package in a checkout."""
     package = Path(__file__).resolve().parents[1]
@@ -139,7 +139,7 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     return f"choose from {', '.join(known[:20])}{', ...' * (len(known) > 20)}" if known else "there are none"
 
 
-_plain_nodes: dict[int, dict[str, Any]] = {}  # what was read of configurations while nobody changes them
+_plain_nodes: dict[int, dict[str, bytes]] = {}  # what was read of configurations while nobody changes them
 
 
 @contextmanager
@@ -155,6 +155,15 @@ def config_unchanged(cfg: DictConfig) -> Iterator[None]:
         del _plain_nodes[id(cfg)]
 
 
+def copied(cfg: DictConfig) -> DictConfig:
+    """The run's nodes without Hydra's own, to be changed and added to: by pickle, in a fifth of masked_copy's time."""
+    copy: DictConfig = pickle.loads(pickle.dumps(cfg))
+    OmegaConf.set_readonly(copy, False)
+    OmegaConf.set_struct(copy, False)
+    copy.pop("hydra", None)
+    return copy
+
+
 def interpolated(cfg: DictConfig, key: str) -> bool:
     """Whether a key of the method takes its value from `key`."""
     method: Any = OmegaConf.to_container(cfg.method, resolve=False)
@@ -167,8 +176,8 @@ def plain(cfg: DictConfig, key: str) -> Any:
     if known is None:
         return _plain(cfg, key)
     if key not in known:
-        known[key] = _plain(cfg, key)
-    return deepcopy(known[key])
+        known[key] = pickle.dumps(_plain(cfg, key))
+    return pickle.loads(known[key])
 
 
 def _plain(cfg: DictConfig, key: str) -> Any:

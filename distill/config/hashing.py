@@ -13,7 +13,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from distill.config.data_spec import DataSpec
-from distill.config.groups import _container, did_you_mean, interpolated, load_node, no_such, options, plain, slug
+from distill.config.groups import _container, copied, did_you_mean, interpolated, load_node, no_such, options, plain, slug
 from distill.config.naming import following
 from distill.config.own_code import code_of_class, code_of_net, code_of_reader
 from distill.config.schedule_spec import ScheduleSpec, lr_share
@@ -65,11 +65,10 @@ def _unread(cfg: DictConfig) -> dict[str, Any]:
     file = load_node("schedule", str(plain(cfg, "schedule.name")))
     if file is None or interpolated(cfg, "schedule.init_epochs"):
         return {}
-    usual = file.get("schedule", file)._get_node("init_epochs")
-    if usual is None:
+    usual, given = (node._get_node("init_epochs") for node in (file.get("schedule", file), cfg.schedule))
+    if usual is None or given is not None and given._value() == usual._value():
         return {}
-    shared = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
-    OmegaConf.set_struct(shared, False)
+    shared = copied(cfg)
     shared["schedule"]["init_epochs"] = usual._value()  # of the number of images it may be, or of the pair
     return {"init_epochs": plain(shared, "schedule.init_epochs")}
 
@@ -138,13 +137,13 @@ def student_node(cfg: DictConfig) -> Spec:
     return {**node, "weights": "pretrained"} if node.pop("pretrained", False) is True else node
 
 
-def identity(cfg: DictConfig) -> dict[str, str]:
-    """`hash`, 8 hex digits of `hashed_config`, and `folder`, whose part below `output` is `below`:
+def identity(cfg: DictConfig, hashed: Mapping[str, Any] | None = None) -> dict[str, str]:
+    """`hash`, 8 hex digits of `hashed_config` (hashed, where it is known), and `folder`, its part below `output` `below`:
 
     <output>/<dataset>/<teacher>-<student>/<method>-<hash>/s<seed>, with none for the teacher of a method
     that loads none. Raises ValueError for a value that is missing or cannot be resolved.
     """
-    text = json.dumps(canonical(hashed_config(cfg)), sort_keys=True)
+    text = json.dumps(canonical(hashed_config(cfg) if hashed is None else hashed), sort_keys=True)
     digest = hashlib.sha256(text.encode()).hexdigest()[:8]
     teacher = slug(teacher_name(cfg))
     dataset, method = (slug(plain(cfg, f"{name}.name")) for name in ("dataset", "method"))
@@ -212,8 +211,7 @@ def teacher_config(cfg: DictConfig, spec: Spec | None = None) -> DictConfig:
     spec = spec or teacher_specs(cfg)[0]
     student = load_node("student", spec["name"]) or OmegaConf.create({"lr_scale": 1.0})
     shared = {key: spec[key] for key in ("name", "model", "args", "lr_scale") if key in spec}
-    config = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
-    OmegaConf.set_struct(config, False)
+    config = copied(cfg)
     config["seed"] = spec["seed"]
     config["evaluate"] = unmeasured(cfg)
     config["dataset"] = OmegaConf.merge(cfg.dataset, {key: WHOLE_SET[key] for key in WHOLE_SET if key in cfg.dataset})

@@ -18,7 +18,7 @@ from distill.config.classes import note_of_classes
 from distill.config.data_spec import DataSpec
 from distill.config.departs import departs
 from distill.config.folder_models import note_of_folder_model
-from distill.config.groups import config_unchanged, load_node, plain
+from distill.config.groups import config_unchanged, copied, load_node, plain
 from distill.config.hashing import (
     content,
     from_paper,
@@ -51,10 +51,11 @@ def resolve(cfg: DictConfig) -> RunSpec:
 
 
 def _resolved(cfg: DictConfig) -> RunSpec:
-    who, specs = identity(cfg), teacher_specs(cfg)
+    hashed, specs = hashed_config(cfg), teacher_specs(cfg)
+    who = identity(cfg, hashed)
     return RunSpec(
         hash=who["hash"],
-        hashed=frozen(hashed_config(cfg)),
+        hashed=frozen(hashed),
         below=who["below"],
         folder=Path(who["folder"]),
         output=Path(str(plain(cfg, "output"))),
@@ -178,9 +179,9 @@ def _alone(cfg: DictConfig) -> Path | None:
 
 
 def _place_alone(cfg: DictConfig) -> Path:
-    alone = cfg.copy()
-    OmegaConf.set_struct(alone, False)
+    alone = copied(cfg)
     for key in ("schedule", "dataset") if from_paper(cfg) else ():  # this method's protocol: none has one of its own
         alone[key] = plain(cfg, key)
     alone["method"] = load_node("method", "none")
-    return Path(identity(alone)["folder"])
+    with config_unchanged(alone):
+        return Path(identity(alone)["folder"])
