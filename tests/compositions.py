@@ -139,8 +139,7 @@ def _merge_once() -> None:
         if not _ours(places):
             return anew()
         if key not in listed:
-            found = anew()
-            listed[key] = pickle.dumps((found.defaults, found.overrides.known_choices))
+            listed[key] = _kept(f"defaults of {key}", lambda: _of_list(anew()))
         defaults, known = pickle.loads(listed[key])
         found = _Defaults(defaults)
         found.choices = key
@@ -160,6 +159,10 @@ def _merge_once() -> None:
     users: tuple[Any, ...] = config_loader_impl, lean
     for module in users:
         module.create_defaults_list = create_defaults_list
+
+
+def _of_list(found: Any) -> Any:
+    return found.defaults, found.overrides.known_choices
 
 
 def _ours(places: list[tuple[str, str]]) -> bool:

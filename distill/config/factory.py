@@ -10,7 +10,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from distill.config.groups import _container, did_you_mean
+from distill.config.groups import as_plain, did_you_mean
 from distill.config.own_code import own_line
 from distill.config.plugins import is_plugins
 from distill.config.read_only import thawed
@@ -32,7 +32,7 @@ def instantiate(node: DictConfig | Mapping[str, Any], *objects: Any) -> Any:
 
 def _arguments(node: DictConfig | Mapping[str, Any]) -> tuple[type, dict[str, Any]]:
     """The class that a node names, and the keywords for it. Raises ValueError."""
-    arguments = _container(thawed(node) if isinstance(node, MappingProxyType) else node)
+    arguments = as_plain(thawed(node) if isinstance(node, MappingProxyType) else node)
     target = str(arguments.pop("_target_", ""))
     label = str(arguments.pop("name", target))
     arguments.pop("about", None)

@@ -203,6 +203,7 @@ def slug(name: Any) -> str:
     return re.sub(r"[^A-Za-z0-9._+]+", "-", str(name)).strip("-.") or "x"
 
 
-def _container(node: DictConfig | Mapping[str, Any]) -> dict[str, Any]:
+def as_plain(node: DictConfig | Mapping[str, Any]) -> dict[str, Any]:
+    """A mapping by itself, resolved, as plain Python. Raises ValueError as `plain` does."""
     holder = node if isinstance(node, DictConfig) else OmegaConf.create(dict(node))
     return {str(key): plain(holder, str(key)) for key in holder}

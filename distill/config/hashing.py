@@ -13,7 +13,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from distill.config.data_spec import DataSpec
-from distill.config.groups import _container, copied, did_you_mean, interpolated, load_node, no_such, options, plain, slug
+from distill.config.groups import as_plain, copied, did_you_mean, interpolated, load_node, no_such, options, plain, slug
 from distill.config.naming import following
 from distill.config.own_code import code_of_class, code_of_net, code_of_reader
 from distill.config.schedule_spec import ScheduleSpec, lr_share
@@ -138,7 +138,7 @@ def student_node(cfg: DictConfig) -> Spec:
 
 
 def identity(cfg: DictConfig, hashed: Mapping[str, Any] | None = None) -> dict[str, str]:
-    """`hash`, 8 hex digits of `hashed_config` (hashed, where it is known), and `folder`, its part below `output` `below`:
+    """`hash`, 8 hex digits of `hashed_config` (which may be given), and `folder`, whose part below `output` is `below`:
 
     <output>/<dataset>/<teacher>-<student>/<method>-<hash>/s<seed>, with none for the teacher of a method
     that loads none. Raises ValueError for a value that is missing or cannot be resolved.
@@ -261,7 +261,7 @@ def _schedule_file(cfg: DictConfig, name: str) -> Spec:
     around = {"dataset": {key: cfg.dataset.get(key) for key in ("name", "kind")}, "own": node.pop("dataset", None)}
     node.pop("teacher", None)  # nor does this one choose how it is trained
     data = plain(OmegaConf.create(around), "own")
-    return {**_container(node), **({"dataset": data} if data else {})}
+    return {**as_plain(node), **({"dataset": data} if data else {})}
 
 
 def _assistants_method(cfg: DictConfig) -> Any:
@@ -276,7 +276,7 @@ def _teacher_node(name: str) -> Spec:
     node = load_node("teacher", name)
     if node is None:
         raise ValueError(no_such("teacher", name, options("teacher")))
-    return _container(node)
+    return as_plain(node)
 
 
 def _without(node: Any, left_out: set[str]) -> Any:
