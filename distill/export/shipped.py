@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import distill.export.onnx_file as onnx_file
 import distill.finished_run as finished_run
 from distill.export.facts import KEY, Facts, facts_of
-from distill.files import one_line, read_json
+from distill.files import one_line, read_json, read_mapping
 from distill.finished_run import FinishedRun
 from distill.models import FeatureNet, build
 from distill.models.quant_file import FILE, named_by_bits, read_quantized
@@ -107,10 +107,17 @@ def read_facts(folder: Path) -> Facts:
     return Facts.from_json(own.get("facts") if isinstance(own, dict) else None, folder)
 
 
+def onnx_beside(folder: Path) -> Path | None:
+    """The ONNX file that an export has written into its folder; those of others say nothing of the net."""
+    own = read_mapping(folder / CONFIG).get(KEY)
+    told = own.get("onnx") if isinstance(own, dict) else None
+    file = folder / Path(str(told.get("file"))).name if isinstance(told, dict) else None
+    return file if file is not None and file.is_file() else None
+
+
 def _of_folder(folder: Path, device: torch.device) -> Shipped:
     facts = read_facts(folder)
-    found = sorted(folder.glob("*.onnx"))
-    also = found[0] if found else None
+    also = onnx_beside(folder)
     if (folder / WEIGHTS).is_file():
         return Shipped(folder, as_timm_loads(folder).to(device), facts, also=also)
     if facts.bits and (folder / packed(facts.bits)).is_file():

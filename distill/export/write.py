@@ -17,7 +17,7 @@ from distill.config.run_spec import TeacherSpec
 from distill.engine.checkpoint import export
 from distill.export.card import card
 from distill.export.facts import KEY, Facts
-from distill.export.shipped import CONFIG, WEIGHTS, as_timm_loads, of_run, packed, shipped_student
+from distill.export.shipped import CONFIG, WEIGHTS, as_timm_loads, of_run, onnx_beside, packed, shipped_student
 from distill.files import json_ready, read_mapping, write_json, write_text
 from distill.finished_run import FinishedRun
 from distill.models import FeatureNet, build
@@ -46,11 +46,13 @@ def export_run(
         raise ValueError(f"{net.name}, which {run.result.method} leaves, is no net that timm can make: add --onnx")
     if with_onnx:
         onnx_file.needs()
-    _check_free(folder, run.spec.below)
+    earlier = _check_free(folder, run.spec.below)
     folder.mkdir(parents=True, exist_ok=True)
     content = _config(facts, net)
     content[KEY]["run"] = run.spec.below
     write_json(folder / CONFIG, content)
+    if earlier is not None:  # of other weights perhaps: those of another epoch
+        earlier.unlink(missing_ok=True)
     file, timings = _weights(run, facts, net, folder), content[KEY]
     if file == WEIGHTS:
         timings["timm"] = compared(as_timm_loads(folder), ExportedModel(net), facts, folder)
@@ -61,15 +63,21 @@ def export_run(
     return content
 
 
-def _check_free(folder: Path, below: str) -> None:
-    """Raise ValueError where files of others would be lost: all but an earlier export of the same run."""
+def _check_free(folder: Path, below: str) -> Path | None:
+    """Return the ONNX file of an earlier export of the same run. Raises ValueError for a folder that holds anything
+    else: files of others would be lost, and whoever takes the folder on would take them for a part of the net.
+    """
     if RunFolder(folder).begun:  # eval and predict would take it for an exported folder from then on
         raise ValueError(f"{folder} is the folder of a run: give another, --to FOLDER")
-    there = [name for name in (CONFIG, WEIGHTS, "README.md") if (folder / name).exists()]
+    if not folder.is_dir():
+        return None  # what else lies there is said by the system
+    there = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
     held = read_mapping(folder / CONFIG).get(KEY)
-    if there and not (isinstance(held, dict) and held.get("run", below) == below):
-        whose = f"the export of {held.get('run')}" if isinstance(held, dict) else "no export of this run"
-        raise ValueError(f"{folder} holds {there[0]}, which is {whose}: give another folder, --to FOLDER")
+    if not there or (isinstance(held, dict) and held.get("run", below) == below):
+        return onnx_beside(folder)
+    whose = f"the export of {held.get('run')}" if isinstance(held, dict) else "no export of this run"
+    first = next((name for name in (CONFIG, WEIGHTS, "README.md") if name in there), there[0])
+    raise ValueError(f"{folder} holds {first}, which is {whose}: give a new or an empty folder, --to FOLDER")
 
 
 class ExportedModel(nn.Module):

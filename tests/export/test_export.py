@@ -238,7 +238,7 @@ def test_data_of_other_classes_is_refused(folder: Path, pictures: Path, capsys: 
         ("predict {folder} {folder} --out {folder}", "is a folder: give a file"),
         ("search method.kd=0.1,0.2 --trials 0", "--trials is 0: give at least 1"),
         ("methods crd nosuchword", "no method has crd and nosuchword in its entry"),
-        ("export {taught} --to {own}", "holds README.md, which is no export of this run: give another folder"),
+        ("export {taught} --to {own}", "holds README.md, which is no export of this run: give a new or an empty"),
         ("eval {folder} dataset.fraction=0.5", "dataset.fraction=0.5 is of training"),
         ("eval {folder} dataset.flip=true", "dataset.flip=true is of training"),
         ("eval {folder} dataset.mean=[0.9]", "by the mean and std of its training"),
@@ -278,6 +278,33 @@ def test_the_export_of_another_run_is_not_overwritten(
     (tmp_path / "config.json").write_text(json.dumps(content))
     assert main(["export", str(taught), "--to", str(tmp_path)]) == 2
     assert "which is the export of digits/other/kd-00000000/s1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["labels.csv", "teacher.onnx", "images/0.png", ".git/HEAD"])
+def test_a_folder_of_other_things_is_not_exported_into(
+    name: str, taught: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Hidden files are those of tools: a repository that was just begun is empty."""
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text("mine")
+    if name.startswith("."):
+        assert main(["export", str(taught), "--to", str(tmp_path)]) == 0
+        return
+    assert main(["export", str(taught), "--to", str(tmp_path)]) == 2
+    said = f"holds {name.partition('/')[0]}, which is no export of this run: give a new or an empty folder"
+    assert said in capsys.readouterr().err and [path.name for path in tmp_path.iterdir()] == [name.partition("/")[0]]
+
+
+def test_an_onnx_file_is_that_of_the_export_or_none(folder: Path, taught: Path, tmp_path: Path) -> None:
+    """The last epoch's, left where the best epoch's weights are exported anew, was measured as theirs."""
+    copy = shutil.copytree(folder, tmp_path / "export")
+    (copy / "model.int8.onnx").write_text("of others")
+    assert open_shipped(copy, CPU).also == copy / "model.onnx"
+    assert main(["export", str(taught), "--best", "--to", str(copy)]) == 0
+    assert open_shipped(copy, CPU).also is None
+    assert sorted(path.name for path in copy.iterdir()) == [
+        "README.md", "config.json", "model.int8.onnx", "model.safetensors",
+    ]  # fmt: skip
 
 
 def test_hidden_files_are_no_pictures_and_changed_ones_are_told(
