@@ -4,6 +4,7 @@ student starts from given weights. Imports neither torch nor timm.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from distill.config.groups import plain
 from distill.content.data_sets import KNOWN_SETS
+from distill.cores import workers_of
 
 BY_SIZE = "${finetune:"  # how the file of a schedule asks for what is chosen here
 COUNTED = "images"  # of the dataset node of a record: how many there were, whatever the folder holds by now
@@ -51,24 +53,30 @@ def note_of_size(cfg: DictConfig) -> str | None:
 
 
 def count_of(cfg: DictConfig) -> int | None:
-    """How many training images there are, before a data set's own keys leave some out; None where nobody knows."""
-    keys = ("kind", "name", "root", "labels", COUNTED)
+    """How many training images there are, before a data set's own keys choose among them; None where nobody knows."""
+    keys = ("kind", "name", "root", "labels", "damaged", "workers", COUNTED)
     node = {key: plain(cfg, f"dataset.{key}") for key in keys if key in cfg.dataset}
     kind = str(node.get("kind") or node.get("name"))
     if node.get(COUNTED):
         return int(node[COUNTED])
     if kind == "folder":
-        return _files(str(node["root"]), node.get("labels") is not False)
+        return _files(node)
     return KNOWN_SETS[kind].images if kind in KNOWN_SETS else None
 
 
-def _files(root: str, labels: bool) -> int | None:
-    from distill.content.listing import train_listed  # numpy, which runs on other data need not wait for
+def _files(node: Mapping[str, Any]) -> int | None:
+    """Those of a folder; images that cannot be decoded are none where they are to be skipped, for which all are looked
+    at: the run's hash does so too, and what was found is kept.
+    """
+    from distill.content.index import scanned  # numpy, which runs on other data need not wait for
+    from distill.content.listing import train_listed
 
     try:
-        return len(train_listed(Path(root), labels).names)
+        found = train_listed(Path(str(node["root"])), node.get("labels") is not False)
     except ValueError:  # which is said where the folder is read
         return None
+    damaged = scanned(found, workers_of(node.get("workers"))).damage if node.get("damaged") == "skip" else ()
+    return len(found.names) - len(damaged)
 
 
 def _given(cfg: DictConfig) -> bool:

@@ -43,6 +43,16 @@ def test_an_own_folder_has_it_without_a_word_and_says_what_was_chosen(tmp_path: 
     assert count_of(composed("dataset=folder", f"dataset.root={tmp_path}/none")) is None
 
 
+def test_images_that_are_skipped_are_not_counted(tmp_path: Path) -> None:
+    root = write_folder(tmp_path, count=4)
+    (root / "train" / "cat" / "0.png").write_bytes(b"no image")
+    words = ["dataset=folder", f"dataset.root={root}", "dataset.workers=0"]
+    assert count_of(composed("method=none", *words, "dataset.damaged=skip")) == 11
+    assert count_of(composed("method=none", *words)) == 12  # refused, where the folder is read
+    spec = config.resolve(composed("method=none", *words, "dataset.damaged=skip"))
+    assert spec.note and "for 11 training images" in spec.note
+
+
 def test_a_teacher_has_the_schedule_of_its_own_start(tmp_path: Path) -> None:
     words = ["method=kd", "teacher=timm", "teacher.model=resnet18", "teacher.start=pretrained", "student=resnet8"]
     spec = config.resolve(composed(*words, "dataset=stl10", "schedule=finetune"))
