@@ -25,6 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from distill.content.other_files import what_else
 from distill.run_folder import weights_file
 
 log = logging.getLogger(__name__)
@@ -104,7 +105,8 @@ def read_safetensors(path: Path) -> State:
             metadata = file.metadata() or {}
         state = load_file(path)
     except (SafetensorError, OSError, ValueError) as error:
-        raise ValueError(f"{path} is damaged or no safetensors file: copy or download it again") from error
+        what = what_else(path) or "is damaged or no safetensors file: copy or download it again"
+        raise ValueError(f"{path} {what}") from error
     if SUM in metadata and metadata[SUM] != tensors_sum(state, metadata):
         raise ValueError(f"{path} was altered after it was written (its checksum differs): copy or make it again")
     return state
@@ -162,9 +164,8 @@ def _read_pickle(path: Path) -> Any:
                 f"{path} would run code when loaded, so it was refused ({_first_global(error)}): if you trust its "
                 "source, load it elsewhere and save its state dict as safetensors"
             ) from error
-        raise ValueError(
-            f"{path} is damaged or no checkpoint of torch.save: copy or download it again"
-        ) from error
+        what = what_else(path) or "is damaged or no checkpoint of torch.save: copy or download it again"
+        raise ValueError(f"{path} {what}") from error
 
 
 def _check_sums(path: Path) -> None:

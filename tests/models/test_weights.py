@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import gzip
 import os
 import pickle
+import zipfile
 from collections import OrderedDict
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -204,7 +207,7 @@ def test_files_that_are_no_checkpoints(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="There is no checkpoint file"):
         read_state(tmp_path / "nowhere.pth")
     (tmp_path / "page.pth").write_text("<html>not found</html>")
-    with pytest.raises(ValueError, match="page.pth is damaged or no checkpoint"):
+    with pytest.raises(ValueError, match="page.pth is a web page in place of the file: download that by"):
         read_state(tmp_path / "page.pth")
     torch.save({"epoch": 3}, tmp_path / "empty.pth")
     with pytest.raises(ValueError, match="empty.pth holds no state dict"):
@@ -212,6 +215,40 @@ def test_files_that_are_no_checkpoints(tmp_path: Path) -> None:
     torch.save([torch.ones(2)], tmp_path / "list.pth")
     with pytest.raises(ValueError, match="list.pth holds no state dict"):
         read_state(tmp_path / "list.pth")
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:")
+@pytest.mark.parametrize(("name", "told"), [
+    ("script.pt", "script.pt is a TorchScript program .* torch.save\\(torch.jit.load\\(FILE\\).state_dict\\(\\)"),
+    ("trace.safetensors", "trace.safetensors is a TorchScript program"),
+    ("export.pt2", "export.pt2 is an exported program .* torch.save\\(torch.export.load\\(FILE\\).state_dict, NEW\\)"),
+    ("arrays.npz", "arrays.npz holds arrays of NumPy"),
+    ("named.bin", "named.bin is a safetensors file by its content: let its name end in .safetensors"),
+    ("graph.onnx", "graph.onnx is an ONNX graph"),
+    ("pointer.pth", "pointer.pth is a pointer of Git LFS"),
+    ("keras.h5", "keras.h5 holds weights of Keras"),
+    ("packed.pth.gz", "packed.pth.gz is a compressed file: unpack it"),
+    ("zipped.pth", "zipped.pth is an archive: unpack it"),
+])  # fmt: skip
+def test_files_of_other_kinds_are_called_what_they_are(name: str, told: str, tmp_path: Path) -> None:
+    """They are whole: "damaged: download it again" sent people after the same file."""
+    net, path = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3)).eval(), tmp_path / name
+    image = torch.rand(1, 3, 8, 8)
+    make: dict[str, Callable[[], object]] = {
+        "script.pt": lambda: torch.jit.save(torch.jit.script(net), path),
+        "trace.safetensors": lambda: torch.jit.save(torch.jit.trace(net, image), path),
+        "export.pt2": lambda: torch.export.save(torch.export.export(net, (image,)), path),
+        "arrays.npz": lambda: np.savez(path, a=np.ones(3)),
+        "named.bin": lambda: save_file(net.state_dict(), path),
+        "graph.onnx": lambda: path.write_bytes(b"\x08\x08\x12\x07pytorch"),
+        "pointer.pth": lambda: path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\n"),
+        "keras.h5": lambda: path.write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(64)),
+        "packed.pth.gz": lambda: path.write_bytes(gzip.compress(b"weights")),
+        "zipped.pth": lambda: zipfile.ZipFile(path, "w").writestr("weights.bin", "weights"),
+    }
+    make[name]()
+    with pytest.raises(ValueError, match=told):
+        read_state(path)
 
 
 def refusal(net: FeatureNet, state: Any, path: Path) -> str:
