@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import tomllib
 import zipfile
 from collections.abc import Iterator
@@ -33,6 +34,21 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert done.returncode == 0, done.stderr
     (built,) = (source / "dist").glob("distill-0.2.0-py3-none-any.whl")
     return built
+
+
+def test_pages_of_the_packages_lead_to_what_is_in_them(wheel: Path, tmp_path: Path) -> None:
+    """Those of a wheel led to CONTRIBUTING.md and records of the checkout, so did the sdist's."""
+    code = f"from hatchling.build import build_sdist; build_sdist({str(tmp_path)!r})"
+    subprocess.run([sys.executable, "-c", code], cwd=REPO, check=True)
+    (packed,) = tmp_path.glob("*.tar.gz")
+    with tarfile.open(packed) as archive:
+        files = {name.partition("/")[2] for name in archive.getnames()}
+    assert "distill/docs/cluster.md" in files
+    for names in (files, set(zipfile.ZipFile(wheel).namelist())):
+        there = {str(above) for name in names for above in (Path(name), *Path(name).parents)}
+        for page in (name for name in names if name.endswith(".md")):
+            for link in re.findall(r"\]\((?!https?:)([^)#\s]+)", (REPO / page).read_text(encoding="utf-8")):
+                assert os.path.normpath(Path(page).parent / link) in there, (page, link)
 
 
 def test_wheel_holds_every_yaml_and_nothing_beside_the_package(wheel: Path) -> None:
