@@ -11,8 +11,12 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+
+MOST = 1001  # jobs of an array, where slurm.conf does not say otherwise (MaxArraySize)
 GONE = 60.0  # seconds for which a job is out of the queue without a result before it is over: file systems are slow
 
+_LOCK = ".lock"  # in submitit's folder
 _OF_JOB, _OF_CLUSTER = ("SLURM_", "SLURMD_", "SRUN_"), ("SLURM_CONF", "SLURM_CLUSTERS")
 
 
@@ -43,7 +47,8 @@ def left_in_queue(folder: str) -> dict[str, Any]:
     from submitit.core.utils import JobPaths
 
     found: dict[str, Any] = {}
-    if not JobPaths.get_first_id_independent_folder(folder).exists():
+    top = JobPaths.get_first_id_independent_folder(folder)
+    if not top.is_dir() or not {*os.listdir(top)} - {_LOCK}:
         return found
     for job_id in sorted(in_queue(), key=lambda text: [int(number) for number in re.findall(r"\d+", text)]):
         with suppress(Exception):  # of a version whose jobs cannot be read, or a folder for arrays alone
@@ -54,6 +59,30 @@ def left_in_queue(folder: str) -> dict[str, Any]:
     if found:
         SlurmJob.watcher.clear()  # what a node's failure ended may have been queued again
     return found
+
+
+@contextmanager
+def handing_in(folder: str) -> Iterator[None]:
+    """One launch at a time looks at the queue and hands in what is not there: two at the same moment saw it empty, and
+    handed each job in twice. folder: submitit's.
+    """
+    from submitit.core.utils import JobPaths
+
+    top = JobPaths.get_first_id_independent_folder(folder)
+    top.mkdir(parents=True, exist_ok=True)
+    with FileLock(top / _LOCK):
+        yield
+
+
+def largest_array() -> int:
+    """How many jobs this cluster takes in one array; Slurm's default where scontrol does not tell."""
+    try:
+        told = subprocess.run(["scontrol", "show", "config"], capture_output=True, text=True, timeout=60).stdout
+    except (OSError, subprocess.TimeoutExpired):
+        told = ""
+    limits = re.findall(r"^MaxArraySize\s*=\s*(\d+)|\bmax_array_tasks=(\d+)", told, re.MULTILINE)
+    found = [int(number) for pair in limits for number in pair if number]
+    return max(min(found, default=MOST), 1)  # 0: no arrays are taken, and each job is handed in alone
 
 
 def place(folder: str | Path) -> str:

@@ -19,6 +19,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from multiprocessing import forkserver
 from pathlib import Path
@@ -470,6 +471,42 @@ def test_a_launch_goes_on_with_the_jobs_that_are_queued(
     assert told[1].startswith("  1 of them with the code, settings") and "scancel 11 before" in told[1]
     assert told[2] == "  submitted as 12"
     assert all(each.attempts == 1 and each.running for each in again)
+
+
+def test_a_sweep_larger_than_the_clusters_arrays_is_several_of_them(queue: Path, tmp_path: Path) -> None:
+    """sbatch: Invalid job array specification. As many jobs as asked for run at a time, of all arrays together."""
+    told = "MaxArraySize            = 3\\nSchedulerParameters     = bf_max_job_test=9,max_array_tasks=4"
+    (tmp_path / "tools" / "scontrol").write_text(f"#!/bin/sh\nprintf '{told}'\n")
+    (tmp_path / "tools" / "scontrol").chmod(0o755)
+    runs = [job(tmp_path / f"s{n}", f"seed={n}") for n in range(7)]
+    found = slurm_launcher(tmp_path / ".submitit", array_parallelism=5)._queued(runs, [])
+    assert [found[one].job_id for one in runs] == ["11_0", "12_0", "13_0", "11_1", "12_1", "13_1", "11_2"]
+    assert all(one.submission().function.folder == str(each.folder) for each, one in found.items())
+    scripts = [next((tmp_path / ".submitit").rglob(f"{n}_submission.sh")).read_text() for n in (11, 12, 13)]
+    assert [re.findall("--array=(.*)", text) for text in scripts] == [["0-2%1"], ["0-1%2"], ["0-1%2"]]
+    with pytest.raises(ValueError, match="3 jobs an array, so that 7 are 3 arrays, .*give at least 3"):
+        slurm_launcher(tmp_path / "other", array_parallelism=2)._queued(runs, [])
+    (tmp_path / "tools" / "scontrol").write_text("#!/bin/sh\nexit 1\n")
+    assert queued.largest_array() == 1001
+
+
+def test_two_launches_at_one_moment_hand_each_job_in_once(
+    queue: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second looks at the queue once the first has handed in."""
+    look, together = queued.in_queue, threading.Barrier(2)
+    monkeypatch.setattr(queued, "in_queue", lambda: [look(), time.sleep(0.5)][0])
+    sbatch = tmp_path / "tools" / "sbatch"
+    sbatch.write_text(f"{sbatch.read_text()}echo $((10 + $(wc -l < {tmp_path}/count))) >> {queue}\n")
+    (tmp_path / ".submitit" / "1").mkdir(parents=True)  # of an earlier launch: the queue is asked
+
+    def launch(_: int) -> str:
+        together.wait()
+        (one,) = slurm_launcher(tmp_path / ".submitit")._queued([job(tmp_path / "s1", "seed=1")], []).values()
+        return str(one.job_id)
+
+    with ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(launch, range(2))) == ["11", "11"]
 
 
 def test_a_sweep_from_an_interactive_job_hands_nothing_of_that_on(

@@ -17,7 +17,7 @@ import distill.errors as errors
 from distill.files import one_line
 from distill.signals import GOES_ON, leave
 from distill.sweep.launcher import ComposingLauncher
-from distill.sweep.queued import Ends, has_result, left_in_queue, outside_job, place
+from distill.sweep.queued import Ends, handing_in, has_result, largest_array, left_in_queue, outside_job, place
 from distill.sweep.worker import Task
 
 if TYPE_CHECKING:
@@ -77,22 +77,40 @@ class SlurmLauncher(ComposingLauncher, _Base):  # type: ignore[misc, valid-type]
         """submitit's job of each: what an earlier launch, or one beside this, has left in the queue, and the rest
         handed in now. Raises ValueError for what sbatch does not take, and where squeue does not tell.
         """
-        known = left_in_queue(str(self.params["submitit_folder"]))
-        there = {job: known[place(job.folder)] for job in jobs if place(job.folder) in known}
-        tasks = {job: Task(job.argv, str(job.folder), f"{exports} {dict(self.params)}") for job in jobs}
-        for job in jobs:
-            job.start()
-        if there:
-            _tell({job: tasks[job].is_like(one.submission().function) for job, one in there.items()}, there)
-        rest = {job: task for job, task in tasks.items() if job not in there}
-        return there | (self._submit(rest, exports) if rest else {})
+        folder = str(self.params["submitit_folder"])
+        with handing_in(folder):
+            known = left_in_queue(folder)
+            there = {job: known[place(job.folder)] for job in jobs if place(job.folder) in known}
+            tasks = {job: Task(job.argv, str(job.folder), f"{exports} {dict(self.params)}") for job in jobs}
+            for job in jobs:
+                job.start()
+            if there:
+                _tell({job: tasks[job].is_like(one.submission().function) for job, one in there.items()}, there)
+            rest = {job: task for job, task in tasks.items() if job not in there}
+            return there | (self._submit(rest, exports) if rest else {})
 
     def _submit(self, tasks: Mapping[Job, Task], exports: list[str]) -> dict[Job, Any]:
-        """Hand in an array of jobs; returns submitit's job of each. Raises ValueError for what sbatch does not take."""
+        """Hand in jobs, as one array where the cluster takes one so large; returns submitit's job of each. Raises
+        ValueError for what sbatch does not take.
+        """
+        jobs, most, at_once = list(tasks), largest_array(), int(self.params["array_parallelism"])
+        arrays = -(-len(jobs) // most)
+        if arrays > at_once:
+            raise ValueError(
+                f"this cluster takes {most:,} jobs an array, so that {len(jobs):,} are {arrays} arrays, of which "
+                f"hydra.launcher.array_parallelism={at_once} is for {at_once}: give at least {arrays}"
+            )
+        found: dict[Job, Any] = {}
+        for k in range(arrays):
+            found |= self._submit_array({job: tasks[job] for job in jobs[k::arrays]}, exports, (at_once + k) // arrays)
+        return {job: found[job] for job in jobs}
+
+    def _submit_array(self, tasks: Mapping[Job, Task], exports: list[str], at_once: int) -> dict[Job, Any]:
+        """Hand in an array of jobs, so many of which run at a time."""
         from submitit import AutoExecutor
         from submitit.core.utils import FailedJobError, FailedSubmissionError
 
-        params = dict(self.params)
+        params = {**self.params, "array_parallelism": at_once}
         params["setup"] = [*(params.get("setup") or []), *exports]
         folder, timeouts = params.pop("submitit_folder"), params.pop("max_num_timeout")
         executor = AutoExecutor(folder, cluster="slurm", slurm_max_num_timeout=timeouts)
