@@ -268,4 +268,4 @@ def _images(spec: RunSpec, info: DataInfo, least: int, device: torch.device) -> 
     part = Part(np.random.default_rng(0).integers(256, size=shape, dtype=np.uint8), np.arange(number) % classes)
     whole: dict[str, Any] = {"omit": (), "fraction": 1.0, "shots": None, "holdout": 0.0, "classes": None}
     arrays = Arrays(part, part, [str(k) for k in range(max(classes, 2))])
-    return from_arrays(arrays, replace(data, num_classes=None, resize=None, **whole), device)
+    return from_arrays(arrays, replace(data, num_classes=None, resize=False, **whole), device)

@@ -28,7 +28,7 @@ class DataSpec:
     root: Path = Path("data")
     num_classes: int | None = None
     in_chans: int = 3
-    resize: bool | int | None = None
+    resize: bool | int = False
     pad: int = 4
     pad_mode: str = "zeros"
     flip: bool = True

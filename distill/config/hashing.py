@@ -7,16 +7,15 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import fields
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from distill.config.data_spec import DataSpec
 from distill.config.groups import as_plain, copied, did_you_mean, interpolated, load_node, no_such, options, plain, slug
 from distill.config.naming import following
+from distill.config.nulls import in_place, told, told_apart, told_of_features
 from distill.config.own_code import code_of_class, code_of_net, code_of_reader
-from distill.config.schedule_spec import ScheduleSpec, lr_share
+from distill.config.schedule_spec import lr_share
 from distill.config.teacher_nodes import OWN, WEIGHT_KINDS, Spec, expand_teachers, is_trained, label, named, training
 from distill.content.fingerprint import data_fingerprint, folder_model, weights_fingerprint
 from distill.run_folder import record_of
@@ -28,11 +27,6 @@ UNHASHED = {  # what may change without changing the result; everything else of 
     "student": set(),
     "method": {"about"},
 }
-AS_NULL: dict[str, tuple[Any, set[str]]] = {  # keys that are as good as null where they say what null stands for
-    "dataset": (DataSpec, {"labels", "erasing", "color_jitter", "draft"}),
-    "schedule": (ScheduleSpec, {"last_batch", "accumulate", "repeats", "cutmix", "drop_path", "loss", "ema_warmup",
-                                "ema_export", "clip_mode", "no_decay", "by_epoch"}),
-}  # fmt: skip
 OF_IMAGES = ("mean", "std")  # keys of a data set, and of a net that sees images by others
 OF_STUDENTS = ("upstream", "weights", "mean", "std", "quantize")  # keys of student beside those of its file
 WHOLE_SET = {"omit": [], "fraction": 1.0, "shots": None}  # of conf/dataset: no training image left out
@@ -47,14 +41,13 @@ def hashed_config(cfg: DictConfig) -> dict[str, Any]:
     parts["method"]["code_of_nets"] = [code for net in nets if net and (code := code_of_net(str(net)))] or None
     scales = OmegaConf.select(cfg, "schedule.lr_scales", default=None)
     parts["student"] = _scaled(_started(student_node(cfg)), scales)
-    if has_teacher(cfg):
-        several = [_hashed_teacher(spec, training_of(cfg, spec), scales) for spec in teacher_specs(cfg)]
-        parts["teacher"] = several[0] if len(several) == 1 else several
     parts["schedule"] |= _unread(cfg)
-    for name, (spec, keys) in AS_NULL.items():
-        usual = {each.name: each.default for each in fields(spec)}
-        parts[name] = {key: value for key, value in parts[name].items() if key not in keys or value != usual[key]}
-    measured = plain(cfg, "evaluate") if "evaluate" in cfg else None
+    parts |= {name: told(name, parts[name]) for name in ("dataset", "schedule")}
+    if has_teacher(cfg):
+        own = [(spec, training_of(cfg, spec)) for spec in teacher_specs(cfg)]
+        several = [_hashed_teacher(spec, told_apart(node, parts["dataset"]), scales) for spec, node in own]
+        parts["teacher"] = several[0] if len(several) == 1 else several
+    measured = told_of_features(plain(cfg, "evaluate"), plain(cfg, "dataset")) if "evaluate" in cfg else None
     return {**parts, "precision": plain(cfg, "precision"), "evaluate": measured, **_rounded_otherwise(cfg)}
 
 
@@ -114,7 +107,7 @@ def _started(node: Spec) -> Spec:
     """A student's node with its start as it is hashed: timm's weights, what a file holds, or neither."""
     weights = str(node.get("weights"))
     given = {"pretrained": weights == "pretrained", "weights": None if weights in WEIGHT_KINDS else node.get("weights")}
-    return _by_content({**node, **given})
+    return _by_content({**node, **given, "upstream": in_place(node.get("upstream"))})
 
 
 def _by_content(node: Spec) -> Spec:

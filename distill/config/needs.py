@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from distill.config.groups import load_node, options, plain
 from distill.config.hashing import teacher_specs
+from distill.config.nulls import usually_measured
 
 OF_A_CLASSIFIER = frozenset({"logits", "classifier"})  # of about.taps: what only a classifier of the data's classes has
 LABELS = "labels"  # of about.taps: the method's own losses, or its samplers, read them
@@ -65,8 +66,8 @@ def advice(node: Mapping[str, Any], labels: bool) -> str:
 def check_evaluate(cfg: DictConfig) -> None:
     """Raise ValueError for keys of an evaluation that does not take place."""
     node = plain(cfg, "evaluate") if "evaluate" in cfg else {}
-    usual = plain(cfg, "dataset").get("labels") is False
-    knn, probe = (usual if node.get(key) is None else node[key] for key in ("knn", "probe"))
+    usual = usually_measured(plain(cfg, "dataset"))
+    knn, probe = (usual[key] if node.get(key) is None else node[key] for key in ("knn", "probe"))
     if node.get("neighbours") and not knn:
         raise ValueError("evaluate.neighbours is for evaluate.knn=true: give both or neither")
     if node.get("images") and not (knn or probe):

@@ -31,9 +31,10 @@ from distill.config.hashing import (
     teacher_specs,
 )
 from distill.config.milestones import note_of_milestones, note_of_rises
+from distill.config.nulls import usually_measured
 from distill.config.plugins import load_plugins
 from distill.config.read_only import frozen
-from distill.config.run_spec import NEIGHBOURS, EvaluateSpec, MachineSpec, MethodSpec, RunSpec, StudentSpec, TeacherSpec
+from distill.config.run_spec import EvaluateSpec, MachineSpec, MethodSpec, RunSpec, StudentSpec, TeacherSpec
 from distill.config.schedule_spec import ScheduleSpec
 from distill.config.setting import setting
 from distill.config.teacher_nodes import Spec, label
@@ -145,10 +146,8 @@ def _method(cfg: DictConfig) -> MethodSpec:
 
 def _evaluate(cfg: DictConfig) -> EvaluateSpec:
     node = (plain(cfg, "evaluate") if "evaluate" in cfg else None) or {}  # records of before have none
-    usual = plain(cfg, "dataset").get("labels") is False
-    flags = {key: usual if node.get(key) is None else bool(node[key]) for key in ("knn", "probe")}
-    counts: dict[str, Any] = {"neighbours": node.get("neighbours") or NEIGHBOURS, "images": node.get("images") or 0}
-    return EvaluateSpec(**flags, **counts)
+    given = {key: value for key, value in node.items() if value is not None}
+    return EvaluateSpec(**usually_measured(plain(cfg, "dataset")) | given)
 
 
 def _machine(cfg: DictConfig) -> MachineSpec:

@@ -114,7 +114,7 @@ class Data:
 def resize_of(spec: DataSpec) -> int:
     """dataset.resize where it is a number of pixels, else 0. Raises ValueError for what is no whole number above 0."""
     given = spec.resize
-    if given is None or isinstance(given, bool):
+    if isinstance(given, bool):
         return 0
     if int(given) != given or given < 1:
         raise ValueError(f"dataset.resize is {given}: give the pixels that images are brought to, such as 160, or null")

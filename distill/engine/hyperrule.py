@@ -60,7 +60,7 @@ def adapt(schedule: ScheduleSpec, dataset: DataSpec) -> Adapt | None:
         return None
     usual: Any = load_node("dataset", dataset.kind) or {}
     for key in RESOLUTION:
-        if (value := getattr(dataset, key)) != usual.get(key, value):
+        if (value := getattr(dataset, key)) != (usual.get(key, value) or 0):
             raise ValueError(
                 f"dataset.{key}={value} beside schedule={schedule.name}, whose rule takes the resolution from "
                 "the images as they are stored: give schedule.resize and schedule.crop in its place."
