@@ -68,7 +68,8 @@ class Method(nn.Module):
 
     steps_alike: False where what a step does is drawn on the host, so that no CUDA graph can repeat it.
     refuses: keys of the schedule that the method cannot honour (mixup, label_smoothing), each with the reason; those
-        that are a matter of the recipe (accumulate, repeats, ema) stand in about.refuses of its YAML alone.
+        that are a matter of the recipe (accumulate, repeats, ema) stand in about.refuses of its YAML alone, as does
+        `drawn`, batches that a rule draws with replacement.
     one_process: why the method runs in one process only, or None.
     unsynced: why BatchNorms of several processes cannot share statistics (not all call the same ones), or None.
     renamed: entries of the state that older checkpoints have under another name, {old: new}.

@@ -23,7 +23,7 @@ from tests import tiny
 # terms of which labels choose samples, or classes: those of the greater share
 CHOOSES = {("sskd", "turned"), ("bss", "bss"), ("ofa-kd", "kd"), ("ofa-kd", "exits")}
 SHARE = 0.7
-RECIPE = {"accumulate", "repeats", "ema", "no_decay", "layer_decay"}  # refused by the YAML alone
+RECIPE = {"accumulate", "repeats", "drawn", "ema", "no_decay", "layer_decay"}  # refused by the YAML alone
 
 
 def mixed(batch: Batch) -> Batch:

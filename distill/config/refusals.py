@@ -16,12 +16,17 @@ OFF = {"accumulate": (1,), "repeats": (1,), "loss": ("ce",)}  # what asks for no
 
 
 def refuse_keys(name: str, refuses: Mapping[str, str], schedule: Mapping[str, Any]) -> None:
-    """Raise ValueError where a schedule sets a key that the method `name` refuses (key: why)."""
+    """Raise ValueError where a schedule sets a key that the method `name` refuses (key: why); drawn: where a rule draws
+    batches with replacement.
+    """
     further = {new: refuses[key] for key, new in ALIKE.items() if key in refuses}
     for key, why in {**refuses, **further}.items():
         if key == "last_batch" and schedule.get(key) in ("keep", "merge"):
             raise ValueError(f"method={name} takes whole batches alone, {why}: give schedule.last_batch=drop, or null")
-        if key != "last_batch" and schedule.get(key) not in OFF.get(key, ()) and schedule.get(key):
+        if key == "drawn" and schedule.get(key):
+            what = f"method={name} cannot honour schedule={schedule['name']}, which draws some images several times for"
+            raise ValueError(f"{what} a batch larger than the data: {why}; lower schedule.batch_size")
+        if key not in ("last_batch", "drawn") and schedule.get(key) not in OFF.get(key, ()) and schedule.get(key):
             by_rule = " (schedule=bit sets it)" if key == "mixup" and schedule.get("rule") else ""
             remedy = f"set schedule.{key}=0." if key in ZERO else f"leave schedule.{key} null"
             raise ValueError(f"method={name} cannot honour schedule.{key}={schedule[key]}{by_rule}: {why}; {remedy}")

@@ -58,7 +58,7 @@ def _cut(batch: Batch, alpha: float, num_classes: int, random: Any, generator: t
 
 def cutmix_box(height: int, width: int, share: float, random: Any) -> tuple[int, int, int, int]:
     """Rows and columns (first, end, first, end) of CutMix's box about a pixel drawn anywhere, which leaves `share` of
-    an image where it lies within.
+    an image where it lies within: timm's. Its earlier versions, and the authors' code, cut a pixel off odd sides.
     """
     sides = [int(side * math.sqrt(1 - share)) for side in (height, width)]
     centres = [random.randint(0, side) for side in (height, width)]

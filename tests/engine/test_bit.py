@@ -201,6 +201,15 @@ def test_the_rule_draws_where_a_step_would_have_fewer_images_than_a_batch() -> N
     assert (made.drawn, made.epochs, made.milestones) == (0, 500, (200, 300, 400, 500))
 
 
+@pytest.mark.parametrize("name", ["crd", "ps-kd", "sskd", "cs-kd", "kdcl"])
+def test_an_image_that_comes_several_times_in_a_batch_is_refused_where_it_may_come_once(name: str) -> None:
+    spec = config.resolve(tiny.composed("schedule=bit", "schedule.batch_size=512", f"method={name}"))
+    kind = config.class_of(spec.method.node)
+    refuse(kind, name, vars(by_rule(spec.schedule, 512)), 1, spec.method.node)
+    with pytest.raises(ValueError, match="some images several times for .*; lower schedule.batch_size"):
+        refuse(kind, name, vars(by_rule(spec.schedule, 511)), 1, spec.method.node)
+
+
 # ---- where a student starts
 
 

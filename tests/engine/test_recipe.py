@@ -263,6 +263,7 @@ def test_paths_are_dropped_where_the_student_has_some() -> None:
     ("method=crd-cross-modal schedule.ema=0.9", "trains the last layer alone"),
     ("method=crd schedule.cutmix=1.0", "its memory holds an embedding"),
     ("method=crd schedule.repeats=3", "one view of each image a step"),
+    ("method=sskd schedule.repeats=3", "each turned image's own among all of a batch"),
     ("method=specialists schedule.loss=bce", "a dustbin; leave schedule.loss null"),
     ("method=kd method.ce=0.0 schedule.loss=bce", "takes no cross-entropy"),
     ("method=simkd schedule.label_smoothing=0.1", "takes no cross-entropy"),
