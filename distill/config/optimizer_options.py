@@ -88,7 +88,7 @@ def _info(name: str) -> Any:
 
 def _bare(name: str) -> str:
     """The optimiser by itself, whose options Lookahead (lookahead_sgd) hands on to it."""
-    return name.lower().removeprefix("lookahead_")
+    return name.removeprefix("lookahead_")
 
 
 def _parameters(optimizer: str) -> Mapping[str, inspect.Parameter]:

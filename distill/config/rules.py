@@ -38,8 +38,8 @@ def whole(low: int, high: int = _MOST) -> Rule:
 
 
 def one_of(*names: str) -> Rule:
-    """One of some words, or of the flags that are spelled like them; letters may be capitals."""
-    return (lambda value: isinstance(value, (str, bool)) and str(value).lower() in names,
+    """One of some words, as they are written there, or of the flags that are spelled like them."""
+    return (lambda value: (str(value).lower() if isinstance(value, bool) else value) in names,
             f"must be one of {', '.join(names)}")  # fmt: skip
 
 

@@ -83,6 +83,7 @@ MISTAKES = {
     "+schedule.polyak=0.999": "schedule has no key 'polyak'",
     "schedule.batch_size=0": "schedule.batch_size must be a whole number, at least 1",
     "method.kd=-1": "method.kd must be a number, not negative",
+    "schedule.optimizer.name=SGD": "there is no optimiser 'SGD': did you mean sgd",
     "schedule.optimizer.name=adm": "there is no optimiser 'adm': did you mean adam",
     "schedule.optimizer.name=adam schedule.optimizer.betas=0.5": "optimizer.betas must be numbers in",
     "schedule.optimizer.name=adam schedule.optimizer.betas=[0.5,1.5]": "optimizer.betas must be numbers in",

@@ -142,6 +142,7 @@ def test_an_added_key_that_nothing_reads_is_refused(key):
     ({"dataset.std": [63]}, r"dataset.std=\[63\]: .* at most 1"),
     ({"teacher.mean": [125.3], "teacher.std": [1.0]}, r"teacher.mean=\[125.3\]: .* must be in \[0, 1\]"),
     ({"student.quantize": {"weights": 1}}, "student.quantize.weights=1"),
+    ({"schedule.loss": "BCE"}, "schedule.loss must be one of ce, bce"),  # what compares it knows small letters alone
     ({"student.quantize": {"weights": 4, "activations": "x"}}, "student.quantize.activations=x"),
 ])  # fmt: skip
 def test_keys_beside_others(changes, words):
