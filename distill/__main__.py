@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from typing import Any, NoReturn
 
 import distill.terminal as terminal
+from distill.end import end
 from distill.errors import Stopped
 from distill.signals import StopSignals, report_stop
 
@@ -32,5 +34,16 @@ def _carried_out(argv: Sequence[str] | None) -> int:
     return train(argv)
 
 
+def run_and_end() -> NoReturn:
+    """The whole program, which ends the process."""
+    try:
+        code: Any = main()
+    except SystemExit as leaving:
+        code = leaving.code
+        if not isinstance(code, int):  # none, or words to be shown
+            raise
+    end(code)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    run_and_end()

@@ -339,7 +339,7 @@ def test_hydras_own_flags(tmp_path: Path) -> None:
 
 def test_tab_completion_of_the_console_script(tmp_path: Path) -> None:
     script = tmp_path / "distill"
-    script.write_text(f"#!{sys.executable}\nimport sys\nfrom distill.__main__ import main\nsys.exit(main())\n")
+    script.write_text(f"#!{sys.executable}\nfrom distill.__main__ import run_and_end\nrun_and_end()\n")
     script.chmod(0o755)
     env = os.environ | {"PYTHONPATH": SEARCH, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
     shell = """eval "$(distill -sc install=bash)"
