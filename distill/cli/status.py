@@ -1,4 +1,4 @@
-"""Which runs below an output folder are done, running, cut off or failed, and the commands that go on with them."""
+"""Which runs below a folder are done, running, queued, cut off or failed, and the commands that go on with them."""
 
 from __future__ import annotations
 

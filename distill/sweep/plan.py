@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,12 +13,16 @@ from distill.run_folder import RunFolder
 from distill.sweep.checked import Checked, before, checked_all, seed_and_rest
 from distill.sweep.compose import Plan
 from distill.sweep.jobs import doubles, job_names
+from distill.sweep.queued import place, queued_below
 from distill.sweep.speeds import NOT_KNOWN, Estimate, Speeds, read_speeds
 from distill.sweep.steps import FEW_RUNS, Steps
 from distill.teachers.bundled import is_bundled
 
-STATE_DONE, RUNNING, CUT_OFF, TO_RUN, CANNOT = "done", "running", "cut off", "to run", "cannot run"
-WHAT = {STATE_DONE: "done", RUNNING: "running now", CUT_OFF: "cut off", TO_RUN: "to run", CANNOT: "that cannot run"}
+STATE_DONE, RUNNING, QUEUED, CUT_OFF, TO_RUN, CANNOT = (
+    "done", "running", "queued", "cut off", "to run", "cannot run",
+)  # fmt: skip
+WHAT = {STATE_DONE: "done", RUNNING: "running now", QUEUED: "in Slurm's queue", CUT_OFF: "cut off", TO_RUN: "to run",
+        CANNOT: "that cannot run"}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,8 @@ def items_of(plan: Plan, speeds: Speeds, checked: Sequence[Checked] | None = Non
     seen: set[Path] = set()
     checked = checked_all(plan) if checked is None else checked
     wanted = {_folder(each.spec) for each in checked if each.spec}
+    outputs = {each.spec.output for each in checked if each.spec}
+    queue = {run for output in outputs for run in queued_below(output)}
     for name, each in zip(job_names([job for job, _ in plan]), checked, strict=True):
         if (spec := each.spec) is None or each.reason:
             yield _Item(name or "this run", None, CANNOT, each.reason)
@@ -71,10 +77,10 @@ def items_of(plan: Plan, speeds: Speeds, checked: Sequence[Checked] | None = Non
             folder = _folder(needed)
             taught = words.startswith("teacher")
             if folder not in seen | wanted and not (RunFolder(folder).done or taught and is_bundled(needed)):
-                yield _item(words, needed, speeds, teacher=taught)
+                yield _item(words, needed, speeds, queue, teacher=taught)
             seen.add(folder)
         if _folder(spec) not in seen - wanted:
-            yield _item(name or "this run", spec, speeds)
+            yield _item(name or "this run", spec, speeds, queue)
             wanted.discard(_folder(spec))
             seen.add(_folder(spec))
 
@@ -96,7 +102,7 @@ def summary(items: Iterable[_Item], speeds: Speeds) -> list[str]:
     return [*lines, f"Measured on {speeds.device}." if speeds.device else "No finished run to measure by yet."]
 
 
-def _item(name: str, spec: RunSpec, speeds: Speeds, teacher: bool = False) -> _Item:
+def _item(name: str, spec: RunSpec, speeds: Speeds, queue: Collection[str], teacher: bool = False) -> _Item:
     folder = _folder(spec)
     run = RunFolder(folder)
     if run.done:
@@ -108,6 +114,8 @@ def _item(name: str, spec: RunSpec, speeds: Speeds, teacher: bool = False) -> _I
         state, more, left = CUT_OFF, *_progress(run.rows("epoch"), spec, left)
     if run.locked:
         state = RUNNING
+    elif place(folder) in queue:
+        state = QUEUED
     return _Item(name, folder, state, more, left, teacher, spec.cautions)
 
 
@@ -133,7 +141,7 @@ def _folder(spec: RunSpec) -> Path:
 
 
 def _label(item: _Item) -> str:
-    return f"{item.state} {item.more}" if item.more and item.state in (CUT_OFF, RUNNING) else item.state
+    return f"{item.state} {item.more}" if item.more and item.state in (CUT_OFF, RUNNING, QUEUED) else item.state
 
 
 def _time(item: _Item) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
+import shutil
 import subprocess
 import time
 from collections.abc import Iterator, Mapping
@@ -13,6 +15,8 @@ from typing import Any
 
 from filelock import FileLock
 
+log = logging.getLogger(__name__)
+SUBMITTED = ".submitit"  # submitit's folder, in the output folder
 MOST = 1001  # jobs of an array, where slurm.conf does not say otherwise (MaxArraySize)
 GONE = 60.0  # seconds for which a job is out of the queue without a result before it is over: file systems are slow
 
@@ -35,6 +39,20 @@ def in_queue() -> set[str]:
     if why:
         raise ValueError(f"squeue does not tell which jobs are queued ({' '.join(why.split())[:200]}): try again")
     return set(told.stdout.split())
+
+
+def queued_below(output: Path) -> set[str]:
+    """The runs, by `place`, whose jobs launches have left in the queue, where submitit's folder is that of
+    conf/hydra/launcher/slurm.yaml; those of this user alone, for they are pickled. A squeue that does not tell is said.
+    """
+    top = output / SUBMITTED
+    with suppress(OSError, ImportError):
+        if shutil.which("squeue") and top.stat().st_uid == os.getuid():
+            try:
+                return {*left_in_queue(str(top / "%j"))}
+            except ValueError as error:
+                log.warning("%s", error)
+    return set()
 
 
 def left_in_queue(folder: str) -> dict[str, Any]:

@@ -33,6 +33,8 @@ from omegaconf import OmegaConf
 from safetensors.torch import save_file
 
 from distill import config, errors, signals, sweep
+from distill.cli.command import read_command
+from distill.cli.status import resume_commands
 from distill.config.hydra_keys import LAUNCHERS
 from distill.config.rules import check_rule
 from distill.files import SaveError, write_json
@@ -40,6 +42,9 @@ from distill.run_folder import RunFolder
 from distill.sweep import compose, failures, jobs, queued, slots, snapshot, steps
 from distill.sweep.forecast import MINUTES, forecast
 from distill.sweep.launchers.hydra_plugins.distill_launchers import local, packed, ray, slurm
+from distill.sweep.plan import items_of
+from distill.sweep.speeds import Speeds
+from distill.sweep.states import statuses
 from tests import program
 from tests.tiny import composed
 
@@ -471,6 +476,34 @@ def test_a_launch_goes_on_with_the_jobs_that_are_queued(
     assert told[1].startswith("  1 of them with the code, settings") and "scancel 11 before" in told[1]
     assert told[2] == "  submitted as 12"
     assert all(each.attempts == 1 and each.running for each in again)
+
+
+def test_what_waits_in_the_queue_is_listed_as_such(
+    queue: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """They stood as cut off, or as still to be run, or not at all, and were launched again."""
+    words, output = ["method=none", "student=resnet8", "dataset=digits"], tmp_path / "outputs"
+    monkeypatch.chdir(tmp_path)
+    asked = read_command(["-m", *words, "seed=0,1,2", "--dry-run"]).jobs
+    assert asked is not None
+    folders = [Path(config.identity(make())["folder"]).absolute() for _, make in asked]
+    launcher = slurm_launcher(output / ".submitit")
+    launcher._queued([job(folder, f"seed={n}") for n, folder in enumerate(folders[:2])], [])
+    (folders[0] / "checkpoints").mkdir(parents=True)
+    (folders[0] / "checkpoints" / "step-000000007.ckpt").touch()
+    (folders[0] / "metrics.jsonl").touch()
+
+    def states() -> tuple[list[str], list[str]]:
+        found = [f"{one.name[-2:]} {one.state}" for one in statuses(output)]
+        return found, [item.state for item in items_of(asked, Speeds([], None))]
+
+    queue.write_text("11_0\n11_1\n")
+    assert states() == (["s0 queued", "s1 queued"], ["queued", "queued", "to run"])
+    assert not list(resume_commands(statuses(output)))
+    queue.write_text("11_1\n")
+    assert states() == (["s1 queued", "s0 cut off"], ["cut off", "queued", "to run"])
+    (tmp_path / "tools" / "squeue").write_text("#!/bin/sh\necho no contact >&2; exit 1\n")
+    assert states()[0] == ["s0 cut off"] and "squeue does not tell which jobs are queued" in caplog.text
 
 
 def test_a_sweep_larger_than_the_clusters_arrays_is_several_of_them(queue: Path, tmp_path: Path) -> None:
