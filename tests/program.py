@@ -1,7 +1,7 @@
 """`python -m distill` for tests, forked from a process that has imported everything: a start costs 0.2 s of CPU, not 3.
 
 What runs is what a shell would start: a process of its own with its own arguments, folder, environment, streams,
-signals and exit code, which ends as an interpreter does. Only what an interpreter reads when it starts is as it is
+signals and exit code, and it ends as the program does. Only what an interpreter reads when it starts is as it is
 here, and PYTHONPATH adds to that. tests/program_server.py is the process that is forked from.
 """
 

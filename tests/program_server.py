@@ -17,6 +17,7 @@ import sys
 from multiprocessing import util
 from typing import Any
 
+from distill.end import end
 from tests import compositions
 
 
@@ -104,6 +105,7 @@ def become(argv: list[str], cwd: str, env: dict[str, str], new_session: bool) ->
         util.spawnv_passfds = spare()
     sys.argv = ["-m", *argv[1:]]
     runpy.run_module(argv[0], run_name="__main__", alter_sys=True)
+    end(0)
 
 
 def spare() -> Any:
