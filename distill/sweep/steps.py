@@ -1,6 +1,6 @@
 """Estimates where no run has told: a timed step of a method on its pair, or on small nets and each net by itself.
 
-What was timed is kept for the next time.
+What was timed is kept for the next time, and timed anew once it is a day old.
 """
 
 from __future__ import annotations
@@ -23,7 +23,9 @@ from distill.files import SaveError, read_mapping, write_json
 
 BUDGET = 2.0  # seconds for all timing of a plan, 0.4 of them for nets; those after that are estimated by others
 DIRECT, SHARED = 16e9, 1.3e9  # multiply-accumulates of the nets in a method's step: on its own pair, on small nets
+FRESH = 86_400.0  # seconds after which what was timed is timed again: the machine may have been busy
 FEW_RUNS = 4  # runs, seeds apart, up to which the method of each is timed on its own pair
+_AT, _OF_NET = "at", ("step", "forward", "macs")  # of what is kept: when it was timed, and NetSeconds
 _SMALL_NET = "cifar_resnet8"
 REFUSALS = (ValueError, RuntimeError, OSError, NotImplementedError, TypeError, AttributeError, LookupError)
 _OF_STEPS = ("accumulate", "mixup", "cutmix", "loss", "label_smoothing", "optimizer")  # of a schedule
@@ -100,15 +102,15 @@ class Steps:
         rows = round(_images(spec, info))
         code = spec.hashed["method"].get("code")  # of a plugin's: its steps are others where that is
         key = _key([*known_by, nets, node, schedule, rows, *_shape(info), *([code] if code else [])])
-        if key not in self._known and timed and self._left["method"] > 0:
+        if not _is_fresh(self._known.get(key)) and timed and self._left["method"] > 0:
             self._say()
             with self._spent("method"):
                 try:
                     limit = {"macs": macs, "limit": self._limit}
                     found = method_seconds(spec, info, rows, device=device, precision=precision, **limit)
-                    self._known[key] = found.to_json()
+                    self._known[key] = {**found.to_json(), _AT: time.time()}
                 except TooLong:
-                    self._known[key] = {"phases": []}
+                    self._known[key] = {"phases": [], _AT: time.time()}
                 except REFUSALS:  # it takes no step of images drawn at random, or none with these nets
                     return None
         kept = MethodSeconds.read(self._known.get(key))
@@ -120,14 +122,15 @@ class Steps:
 
         device, precision, known_by = _known_by(spec)
         key = _key([*known_by, net.model, dict(net.args), *_shape(info)])
-        if not _is_timing(self._known.get(key)) and self._left[budget] > 0:
+        kept: Any = self._known.get(key)
+        if not (_is_timing(kept) and _is_fresh(kept)) and self._left[budget] > 0:
             self._say()
             with self._spent(budget):
                 size = spec.schedule.batch_size
                 found = net_seconds(net, info, device=device, precision=precision, batch_size=size)
-                self._known[key] = vars(found)
-        if _is_timing(self._known.get(key)):
-            self._timed_here.append(NetSeconds(**self._known[key]))
+                kept = self._known[key] = {**vars(found), _AT: time.time()}
+        if _is_timing(kept):
+            self._timed_here.append(NetSeconds(**{name: kept[name] for name in _OF_NET}))
             return self._timed_here[-1], False
         if not self._timed_here:
             return None, False
@@ -165,9 +168,14 @@ def _is_count(kept: Any) -> bool:
 
 def _is_timing(kept: Any) -> bool:
     """Whether this is what NetSeconds holds: the file may be another version's, or changed by somebody."""
-    if not isinstance(kept, dict) or set(kept) != {"step", "forward", "macs"}:
-        return False
-    return all(isinstance(value, (int, float)) and value > 0 for value in kept.values())
+    values = [kept.get(name) for name in _OF_NET] if isinstance(kept, dict) else [None]
+    return all(isinstance(value, (int, float)) and value > 0 for value in values)
+
+
+def _is_fresh(kept: Any) -> bool:
+    """Whether this was timed within a day; a clock that was set back has timed nothing."""
+    at = kept.get(_AT) if isinstance(kept, dict) else None
+    return isinstance(at, (int, float)) and 0 <= time.time() - at < FRESH
 
 
 def _on_small_nets(spec: RunSpec) -> RunSpec:

@@ -7,8 +7,10 @@ import os
 import re
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -379,6 +381,29 @@ def test_a_plugins_method_is_timed_anew_where_its_code_is_another(
         assert asked.seconds(replace(spec, hashed=own))[1] == steps.BY_METHOD
         asked.keep()
     assert len(timed) == 3
+
+
+def test_what_was_timed_beside_other_work_is_timed_anew_after_a_day(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It told ten times the time for good; what was too slow for the budget that day was never tried again."""
+    monkeypatch.undo()
+    monkeypatch.setenv("DISTILL_CACHE", str(tmp_path / "cache"))
+    seconds, tried = iter([0.1, 0.01]), []
+    def timed(*_: Any, **more: Any) -> MethodSeconds:
+        tried.append(more)
+        return MethodSeconds((PhaseSeconds(epochs=None, shown=1.0, made=False, seconds=next(seconds)),))
+
+    monkeypatch.setattr("distill.sweep.timed_method.method_seconds", timed)
+    spec, found = resolve(tiny.composed(*TINY, "method=kd")), []
+    for budget, days in ((60.0, 0.0), (60.0, 0.9), (0.0, 1.1), (60.0, 1.1), (60.0, 1.2)):
+        monkeypatch.setattr(steps, "time", SimpleNamespace(
+            time=lambda now=days: 1e9 + 86_400 * now, monotonic=time.monotonic, process_time=time.process_time,
+        ))  # fmt: skip
+        asked = steps.Steps(budget=budget)
+        found.append(asked.seconds(spec)[0])
+        asked.keep()
+    assert [each / found[0] for each in found] == pytest.approx([1, 1, 1, 0.1, 0.1]) and len(tried) == 2
 
 
 def test_phases_are_put_together_and_carried_over_to_other_nets() -> None:
