@@ -14,7 +14,7 @@ from distill.config.rules import RULES_OF_GROUPS
 from distill.config.run_spec import NEIGHBOURS
 from distill.config.schedule_spec import ScheduleSpec
 
-Node = Mapping[str, Any]
+_Node = Mapping[str, Any]
 NULL = "null"  # as one is hashed that says something
 
 
@@ -28,12 +28,12 @@ def _defaults(group: str, spec: type[DataSpec] | type[ScheduleSpec]) -> dict[str
 DEFAULTS = {"dataset": _defaults("dataset", DataSpec), "schedule": _defaults("schedule", ScheduleSpec)}
 
 
-def told(group: str, node: Node) -> dict[str, Any]:
+def told(group: str, node: _Node) -> dict[str, Any]:
     """What a data set or a schedule says beyond what null stands for: in mixup the rule, where there is one."""
     return _beyond(node, {**DEFAULTS[group], **({} if node.get("rule") else {"mixup": 0})})
 
 
-def told_apart(own: Mapping[str, Node], seen: Node) -> dict[str, dict[str, Any]]:
+def told_apart(own: Mapping[str, _Node], seen: _Node) -> dict[str, dict[str, Any]]:
     """What the run that trains a teacher says of its own; seen: the data set of the run that it teaches, as `told`.
 
     Its data set takes the place of that key by key, so that what null stands for, and null, count where `seen` says
@@ -53,16 +53,16 @@ def in_place(node: Any) -> Any:
     return node
 
 
-def usually_measured(dataset: Node) -> dict[str, Any]:
+def usually_measured(dataset: _Node) -> dict[str, Any]:
     """What null stands for in `evaluate`: features are measured where training reads no labels."""
     unlabelled = dataset.get("labels") is False
     return {"knn": unlabelled, "probe": unlabelled, "neighbours": NEIGHBOURS, "images": 0}
 
 
-def told_of_features(node: Node | None, dataset: Node) -> dict[str, Any]:
+def told_of_features(node: _Node | None, dataset: _Node) -> dict[str, Any]:
     """What `evaluate` says beyond what null stands for."""
     return _beyond(node or {}, usually_measured(dataset))
 
 
-def _beyond(node: Node, usual: Node) -> dict[str, Any]:
+def _beyond(node: _Node, usual: _Node) -> dict[str, Any]:
     return {key: value for key, value in node.items() if key not in usual or value != usual[key]}

@@ -17,7 +17,7 @@ from filelock import FileLock
 
 log = logging.getLogger(__name__)
 SUBMITTED = ".submitit"  # submitit's folder, in the output folder
-MOST = 1001  # jobs of an array, where slurm.conf does not say otherwise (MaxArraySize)
+USUAL_LARGEST = 1001  # jobs of an array, where slurm.conf does not say otherwise (MaxArraySize)
 GONE = 60.0  # seconds for which a job is out of the queue without a result before it is over: file systems are slow
 
 _LOCK = ".lock"  # in submitit's folder
@@ -100,7 +100,7 @@ def largest_array() -> int:
         told = ""
     limits = re.findall(r"^MaxArraySize\s*=\s*(\d+)|\bmax_array_tasks=(\d+)", told, re.MULTILINE)
     found = [int(number) for pair in limits for number in pair if number]
-    return max(min(found, default=MOST), 1)  # 0: no arrays are taken, and each job is handed in alone
+    return max(min(found, default=USUAL_LARGEST), 1)  # 0: no arrays are taken, and each job is handed in alone
 
 
 def place(folder: str | Path) -> str:

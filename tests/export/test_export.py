@@ -377,9 +377,9 @@ def test_a_record_of_fewer_bits_is_said_to_be_one(taught: Path) -> None:
     assert "is of bf16" in str(note(facts, [50.0, 49.9]))
 
 
-@pytest.mark.parametrize(("crop", "resize"), [(SQUASH, 32), (CENTER, None)])
+@pytest.mark.parametrize(("crop", "resize"), [(SQUASH, 32), (CENTER, False)])
 def test_images_of_another_folder_are_shown_as_the_net_is_used_to(
-    crop: str, resize: int | None, of_files: Path, pictures: Path
+    crop: str, resize: int | bool, of_files: Path, pictures: Path
 ) -> None:
     facts = open_shipped(of_files, torch.device("cpu")).facts
     facts = replace(facts, crop=crop, dataset=facts.dataset | {"name": "own"})
