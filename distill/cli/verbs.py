@@ -34,7 +34,7 @@ VERBS = {  # each verb's module, and what it does
     "predict": ("distill.export.predict", "classes of image files, as CSV"),
     "check-method": ("distill.contract.command", "what every method owes, asked of your own"),
     "methods": ("distill.cli.catalogue", "the methods and their papers"),
-    "status": ("distill.cli.status", "runs done, running, queued, cut off, failed"),
+    "status": ("distill.cli.status", "what is done, running, queued or cut off"),
 }
 
 
