@@ -16,7 +16,7 @@ import torch
 import distill.errors as errors
 import distill.runtime as runtime
 from distill.batch import Batch, Source
-from distill.config import RunSpec
+from distill.config import RunSpec, thawed
 from distill.data import ArraySource
 from distill.data.arrays import SharedSource
 from distill.engine.cuda_graphs import GraphedTeacher
@@ -38,7 +38,7 @@ BATCHES = ("batch_size", "epochs", "mixup", "cutmix", "repeats", "last_batch", "
 
 def pack_key(spec: RunSpec) -> str:
     """What runs must have in common to be packed: data, teachers, order and size of the batches, length, machine."""
-    common = [spec.dataset, spec.machine, spec.seed, _begun(spec)]
+    common = [spec.dataset, spec.machine, spec.seed, _begun(spec), _decides(spec)]
     teachers = [[replace(each, training=None), each.training and each.training.hash] for each in spec.teachers] or None
     schedule = {key: getattr(spec.schedule, key) for key in BATCHES}
     return json.dumps([common, teachers, schedule], sort_keys=True, default=str)
@@ -48,6 +48,13 @@ def _begun(spec: RunSpec) -> list[Any]:
     """What a run that goes on had decided for its machine."""
     begun = RunFolder(spec.folder).choices
     return [begun.get(key) for key in ("precision", "threads", "trained", "frozen")]
+
+
+def _decides(spec: RunSpec) -> list[Any]:
+    """What the precision of a run on a CPU is decided by, where it is left to that: its student (`engine.choices`)."""
+    kind = spec.machine.device.partition(":")[0]
+    on_cpu = kind == "cpu" or (kind == "auto" and not torch.cuda.is_available())
+    return [spec.student.model, thawed(spec.student.args)] if on_cpu and spec.machine.precision == "auto" else []
 
 
 def packs(jobs: Sequence[tuple[Job, RunSpec]]) -> list[list[tuple[Job, RunSpec]]]:

@@ -156,6 +156,20 @@ def test_jobs_are_packed_by_what_they_share() -> None:
     ]
 
 
+@pytest.mark.parametrize(("words", "packed_as"), [
+    (["device=cpu"], [2, 1]), (["device=auto"], [2, 1]), (["device=cuda"], [3]),
+    (["device=cpu", "precision=bf16"], [3]),
+])  # fmt: skip
+def test_no_run_computes_in_the_precision_that_another_student_is_fast_in(
+    words: list[str], packed_as: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a CPU a pack's was that of its first member, and a run alone had others than in a pack."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    asked = [("method=kd", "student=resnet8"), ("method=none", "student=resnet8"), ("method=kd", "student=resnet14")]
+    jobs = [(one, resolve(tiny.composed("precision=auto", *words, *one))) for one in asked]
+    assert sorted(map(len, packs(jobs)), reverse=True) == packed_as
+
+
 def test_loops_in_step_share_their_batches_and_others_get_their_own() -> None:
     data = tiny.tiny_data()
     plain = data.source(batch_size=8, seed=5)
