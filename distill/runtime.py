@@ -61,13 +61,19 @@ def pick_device(name: str) -> torch.device:
 
 
 @cache
+def cpu_entries() -> dict[str, str]:
+    """What Linux says of the first processor, by name; nothing elsewhere."""
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return {}
+    lines = (line.partition(":") for line in text.splitlines())
+    return {key.strip(): value.strip() for key, _, value in reversed([*lines])}
+
+
 def cpu_flags() -> frozenset[str]:
     """What Linux says the processor can do; nothing elsewhere."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return frozenset()
-    return frozenset(next((line.split(":", 1)[1] for line in lines if line.startswith("flags")), "").split())
+    return frozenset(cpu_entries().get("flags", "").split())
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[Any]:
@@ -111,5 +117,6 @@ def describe_machine(device: torch.device) -> dict[str, Any]:
             versions[package] = version(package)
         except PackageNotFoundError:
             continue
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
+    plain = cpu_entries().get("model name") or platform.processor() or platform.machine()
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else plain
     return {"device": f"{device.type}: {name}", "threads": torch.get_num_threads(), "versions": versions}

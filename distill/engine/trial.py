@@ -14,7 +14,6 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from functools import cache, partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -190,11 +189,7 @@ def machine() -> dict[str, Any]:
 
 def cpu_model() -> str:
     """The processor's name, family and what it can do, as far as Linux and torch tell."""
-    try:
-        lines = [line.partition(":") for line in Path("/proc/cpuinfo").read_text().splitlines()]
-    except OSError:
-        lines = []
-    entries = {key.strip(): value.strip() for key, _, value in reversed(lines)}
+    entries = runtime.cpu_entries()
     words = [entries.get(key, "?") for key in ("model name", "cpu family", "model", "stepping")]
     kinds = sorted(runtime.cpu_flags() & {"avx2", "avx512f", "avx512_bf16", "amx_bf16"})
     return " ".join([*words, torch.backends.cpu.get_cpu_capability(), *kinds])

@@ -206,3 +206,22 @@ def test_a_gpu_is_asked_for_its_own_precision_and_not_the_first(monkeypatch: pyt
     monkeypatch.setattr(torch.cuda, "device", On)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: current[-1] == 1)
     assert [trial.pick_precision("auto", torch.device("cuda", number)) for number in (0, 1)] == ["fp32", "bf16"]
+
+
+def test_what_is_asked_without_gradients_has_them_later_in_a_step() -> None:
+    """cs-kd's partners and dml's peers are: torch 2.10 kept the weights' casts of the first pass, which have none."""
+    net = torch.nn.Linear(2, 2)
+    with runtime.autocast(CPU, "bf16"):
+        with torch.no_grad():
+            net(torch.ones(1, 2))
+        said = net(torch.ones(1, 2))
+    said.float().sum().backward()
+    assert all(weight.grad is not None for weight in net.parameters())
+
+
+def test_a_record_names_the_processor(monkeypatch: pytest.MonkeyPatch) -> None:
+    """x86_64 was all of it: times of two machines stood as one device's."""
+    monkeypatch.setattr(runtime, "cpu_entries", lambda: {"model name": "AMD EPYC 9R14", "flags": "avx2 fma"})
+    assert runtime.describe_machine(CPU)["device"] == "cpu: AMD EPYC 9R14" and "fma" in runtime.cpu_flags()
+    monkeypatch.setattr(runtime, "cpu_entries", dict)  # of another system
+    assert runtime.describe_machine(CPU)["device"].removeprefix("cpu: ")
