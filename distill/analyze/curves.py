@@ -13,7 +13,7 @@ from distill.charts.svg import Drawing
 from distill.engine.meter import ROW_KEYS
 from distill.report.curves import curve
 from distill.report.summary import Row
-from distill.run_folder import RunFolder
+from distill.run_folder import RunFolder, score_in
 
 TERMS = 6
 
@@ -23,11 +23,13 @@ def draw(analysis: AnalysisData) -> Picture | None:
     row = analysis.row
     if row is None or (band := curve(row)) is None:
         return None
-    terms = losses([RunFolder(run.folder).rows("epoch") for run in row.runs])
-    drawn = [_accuracies(analysis, row), *([_losses(terms)] if terms else [])]
+    histories = [RunFolder(run.folder).rows("epoch") for run in row.runs]
+    terms, axis = losses(histories), "epoch of all phases" if any(map(_has_unmeasured, histories)) else "epoch"
+    drawn = [_accuracies(analysis, row), *([_losses(terms, axis)] if terms else [])]
     seeds = "one seed" if band.n == 1 else f"mean and range over {band.n} seeds"
     caption = f"Accuracy on the {analysis.part} images after each epoch, {seeds}; the axis is that of the last quarter."
     caption += terms_shown(len(terms))
+    caption += " Its epochs count phases that measure no accuracy as well." if terms and axis != "epoch" else ""
     numbers = {
         "epochs": band.epochs,
         "mean": band.mean,
@@ -79,13 +81,19 @@ def losses(histories: Sequence[Sequence[Mapping[str, Any]]]) -> dict[str, dict[s
     return found
 
 
+def _has_unmeasured(rows: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether a phase measures no accuracy, so that the epochs of accuracies are fewer than those of losses."""
+    measured = {row.get("phase") for row in rows if score_in(row) is not None}
+    return not {row.get("phase") for row in rows} <= measured
+
+
 def terms_shown(count: int) -> str:
     """The caption's sentence on the terms of the loss."""
     which = f"the first {TERMS} of the {count} terms" if count > TERMS else "each term"
     return f" Then {which} of the training loss." if count else ""
 
 
-def _losses(terms: Mapping[str, Mapping[str, list[float]]]) -> Drawing:
+def _losses(terms: Mapping[str, Mapping[str, list[float]]], axis: str) -> Drawing:
     kept = dict(list(terms.items())[:TERMS])
     drawn = [
         charts.Curve(name, term["epochs"], term["mean"], term["low"], term["high"], f"s{2 + place}")
@@ -93,4 +101,4 @@ def _losses(terms: Mapping[str, Mapping[str, list[float]]]) -> Drawing:
     ]
     ends = [value for term in kept.values() for value in (*term["low"], *term["high"])]
     log = min(ends) > 0 and max(ends) > 10 * min(ends)
-    return charts.curves(drawn, [], ("epoch", "weighted loss"), "Terms of the training loss", last=1.0, log=log)
+    return charts.curves(drawn, [], (axis, "weighted loss"), "Terms of the training loss", last=1.0, log=log)

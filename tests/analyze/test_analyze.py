@@ -235,6 +235,22 @@ def test_the_curve_of_the_student_alone_is_of_the_one_that_the_run_is_measured_b
     assert "student alone, n = 1: 70.00" in drawn and "60.00" not in drawn
 
 
+@pytest.mark.parametrize("hints", [0, 2])
+def test_the_axis_of_losses_says_where_it_counts_other_epochs_than_that_of_accuracies(
+    hints: int, tmp_path: Path
+) -> None:
+    """A hint phase measures nothing: the fourth epoch of a loss is the second one of the accuracy."""
+    folder = write_run(tmp_path, last=50.0)
+    rows = [{"kind": "epoch", "phase": "hint", "epoch": e + 1, "epochs": 2, "hint": 1.0} for e in range(hints)]
+    rows += [{"kind": "epoch", "phase": "p", "epoch": e, "epochs": 2, "kd": 1.0, "test_accuracy": 50.0} for e in (1, 2)]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (row,) = summarize(collect([tmp_path]).runs)
+    one = SimpleNamespace(result=SimpleNamespace(evaluated_on="test"))
+    picture = curves.draw(AnalysisData(one, None, None, None, None, None, None, [row], row))
+    assert picture and picture.numbers["losses"]["kd"]["epochs"] == [hints + 1, hints + 2]
+    assert ("epoch of all phases" in picture.draw(600)) == ("phases that measure no" in picture.caption) == bool(hints)
+
+
 # ---- analysis data
 
 
