@@ -6,7 +6,6 @@ from distill.config.groups import conf_dir, did_you_mean, load_node, nearest, no
 from distill.config.hashing import (
     UNHASHED,
     WHOLE_SET,
-    canonical,
     from_paper,
     has_teacher,
     hashed_config,
@@ -17,6 +16,7 @@ from distill.config.hashing import (
     teacher_name,
     teacher_specs,
 )
+from distill.config.nulls import canonical
 from distill.config.read_only import frozen, thawed
 from distill.config.resolvers import register
 from distill.config.resolving import resolve

@@ -5,11 +5,11 @@ from __future__ import annotations
 import difflib
 import pickle
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
@@ -17,6 +17,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from distill.content.memo import memoised
 from distill.files import first_line
 
+_T = TypeVar("_T")
 OURS = "ValueError raised while resolving interpolation: "  # what OmegaConf puts before a resolver's own sentence
 
 
@@ -139,20 +140,31 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     return f"choose from {', '.join(known[:20])}{', ...' * (len(known) > 20)}" if known else "there are none"
 
 
-_plain_nodes: dict[int, dict[str, bytes]] = {}  # what was read of configurations while nobody changes them
+_unchanged: dict[int, dict[str, Any]] = {}  # what was found out about configurations while nobody changes them
 
 
 @contextmanager
 def config_unchanged(cfg: DictConfig) -> Iterator[None]:
     """For as long as nobody changes `cfg`: `plain` resolves each of its nodes once, which is most of a plan's time."""
-    if id(cfg) in _plain_nodes:
+    if id(cfg) in _unchanged:
         yield
         return
-    _plain_nodes[id(cfg)] = {}
+    _unchanged[id(cfg)] = {}
     try:
         yield
     finally:
-        del _plain_nodes[id(cfg)]
+        del _unchanged[id(cfg)]
+
+
+def while_unchanged(cfg: DictConfig, key: str, make: Callable[[], _T]) -> _T:
+    """What `make()` finds out about `cfg`, once within a block in which that is unchanged: to be read alone."""
+    known = _unchanged.get(id(cfg))
+    if known is None:
+        return make()
+    if key not in known:
+        known[key] = make()
+    found: _T = known[key]
+    return found
 
 
 def copied(cfg: DictConfig) -> DictConfig:
@@ -172,12 +184,9 @@ def interpolated(cfg: DictConfig, key: str) -> bool:
 
 def plain(cfg: DictConfig, key: str) -> Any:
     """The node `key` of `cfg`, resolved, as plain Python. Raises ValueError naming a key without a value."""
-    known = _plain_nodes.get(id(cfg))
-    if known is None:
+    if id(cfg) not in _unchanged:
         return _plain(cfg, key)
-    if key not in known:
-        known[key] = pickle.dumps(_plain(cfg, key))
-    return pickle.loads(known[key])
+    return pickle.loads(while_unchanged(cfg, f"plain {key}", lambda: pickle.dumps(_plain(cfg, key))))
 
 
 def _plain(cfg: DictConfig, key: str) -> Any:

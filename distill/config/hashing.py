@@ -11,9 +11,20 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from distill.config.groups import as_plain, copied, did_you_mean, interpolated, load_node, no_such, options, plain, slug
+from distill.config.groups import (
+    as_plain,
+    config_unchanged,
+    copied,
+    did_you_mean,
+    interpolated,
+    load_node,
+    no_such,
+    options,
+    plain,
+    slug,
+)
 from distill.config.naming import following
-from distill.config.nulls import in_place, told, told_apart, told_of_features
+from distill.config.nulls import canonical, in_place, told, told_apart, told_of_features
 from distill.config.own_code import code_of_class, code_of_net, code_of_reader
 from distill.config.schedule_spec import lr_share
 from distill.config.teacher_nodes import OWN, WEIGHT_KINDS, Spec, expand_teachers, is_trained, label, named, training
@@ -136,7 +147,12 @@ def identity(cfg: DictConfig, hashed: Mapping[str, Any] | None = None) -> dict[s
     <output>/<dataset>/<teacher>-<student>/<method>-<hash>/s<seed>, with none for the teacher of a method
     that loads none. Raises ValueError for a value that is missing or cannot be resolved.
     """
-    text = json.dumps(canonical(hashed_config(cfg) if hashed is None else hashed), sort_keys=True)
+    with config_unchanged(cfg):
+        return _identity(cfg, hashed_config(cfg) if hashed is None else hashed)
+
+
+def _identity(cfg: DictConfig, hashed: Mapping[str, Any]) -> dict[str, str]:
+    text = json.dumps(canonical(hashed), sort_keys=True)
     digest = hashlib.sha256(text.encode()).hexdigest()[:8]
     teacher = slug(teacher_name(cfg))
     dataset, method = (slug(plain(cfg, f"{name}.name")) for name in ("dataset", "method"))
@@ -275,15 +291,3 @@ def _teacher_node(name: str) -> Spec:
 def _without(node: Any, left_out: set[str]) -> Any:
     """`node` less some keys, if it is a dictionary."""
     return {key: node[key] for key in node if key not in left_out} if isinstance(node, dict) else node
-
-
-def canonical(value: Any) -> Any:
-    """One spelling of equal configurations: 1.0 is 1, and a null key is as good as an absent one."""
-    if isinstance(value, Mapping):
-        items = {str(key): canonical(item) for key, item in value.items()}
-        return {key: item for key, item in items.items() if item is not None and item != {}}
-    if isinstance(value, (list, tuple)):
-        return [canonical(item) for item in value]
-    return int(value) if isinstance(value, float) and value.is_integer() else value
-
-

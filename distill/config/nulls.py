@@ -66,3 +66,13 @@ def told_of_features(node: _Node | None, dataset: _Node) -> dict[str, Any]:
 
 def _beyond(node: _Node, usual: _Node) -> dict[str, Any]:
     return {key: value for key, value in node.items() if key not in usual or value != usual[key]}
+
+
+def canonical(value: Any) -> Any:
+    """One spelling of equal configurations: 1.0 is 1, and a null key is as good as an absent one."""
+    if isinstance(value, Mapping):
+        items = {str(key): canonical(item) for key, item in value.items()}
+        return {key: item for key, item in items.items() if item is not None and item != {}}
+    if isinstance(value, (list, tuple)):
+        return [canonical(item) for item in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value

@@ -16,9 +16,10 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from distill.config.groups import file_state, load_node, no_such, options, plain
-from distill.config.hashing import canonical, from_paper
+from distill.config.groups import file_state, load_node, no_such, options, plain, while_unchanged
+from distill.config.hashing import from_paper
 from distill.config.net_kinds import net_kind
+from distill.config.nulls import canonical
 
 _PAPER = "paper"
 NETS = ("teacher", "student", "method")  # what values of a protocol may depend on, beside the data set's name
@@ -81,9 +82,9 @@ def _read(cfg: DictConfig, name: str) -> dict[str, dict[str, Any]]:
     nodes = _nodes(name)
     if "${" not in str(nodes):
         return nodes
-    shared = OmegaConf.masked_copy(cfg, [key for key in NETS if key in cfg])
-    key = (str(cfg.dataset.name), str(nodes), str(OmegaConf.to_container(shared, resolve=False)))
+    key = (str(cfg.dataset.name), str(nodes), str([_unresolved(cfg, key) for key in NETS]))
     if key not in _resolved:  # once a run: each value is asked for by itself
+        shared = OmegaConf.masked_copy(cfg, [key for key in NETS if key in cfg])
         OmegaConf.set_struct(shared, False)
         shared["dataset"] = {key: cfg.dataset.get(key) for key in ("name", "kind")}
         if shared.get("teacher"):
@@ -93,12 +94,17 @@ def _read(cfg: DictConfig, name: str) -> dict[str, dict[str, Any]]:
     return _resolved[key]
 
 
+def _unresolved(cfg: DictConfig, key: str) -> Any:
+    node: Any = cfg._get_node(key)
+    return OmegaConf.to_container(node, resolve=False) if OmegaConf.is_config(node) else node and node._value()
+
+
 def protocol_value(key: str, *, _root_: DictConfig) -> Any:
     """`${paper:KEY}`: a value of the method's own protocol, such as schedule.epochs.
 
     A key of the data set that the protocol leaves alone has the value of conf/dataset/<name>.yaml.
     """
-    nodes = _read(_root_, required(_root_))
+    nodes = while_unchanged(_root_, "its protocol", lambda: _read(_root_, required(_root_)))
     group, _, rest = key.partition(".")
     found = _lookup(nodes[group], rest)
     if found is None and group == "dataset":

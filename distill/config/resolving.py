@@ -182,5 +182,4 @@ def _place_alone(cfg: DictConfig) -> Path:
     for key in ("schedule", "dataset") if from_paper(cfg) else ():  # this method's protocol: none has one of its own
         alone[key] = plain(cfg, key)
     alone["method"] = load_node("method", "none")
-    with config_unchanged(alone):
-        return Path(identity(alone)["folder"])
+    return Path(identity(alone)["folder"])

@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from distill import config, papers
 from distill.cli.command import read_command
 from distill.config.check import check
-from distill.config.hashing import canonical
+from distill.config.nulls import canonical
 from distill.report.compare import model_name
 from distill.sweep.compose import left_out
 from tests import program
