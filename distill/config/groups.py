@@ -21,6 +21,8 @@ _T = TypeVar("_T")
 OURS = "ValueError raised while resolving interpolation: "  # what OmegaConf puts before a resolver's own sentence
 
 
+_TAKES = re.compile(r"\$\{[^${}:.][^${}:]*\}")  # ${seed}: another key's value
+_LOOKED_UP = re.compile(r"\$\{(by_pair|by_method|by_dataset|paper|finetune):")  # by the run's own nets, method and data
 TAKING = ("dataset", "schedule", "teacher", "student", "method")  # groups whose files take over what others hold
 
 
@@ -174,6 +176,36 @@ def copied(cfg: DictConfig) -> DictConfig:
     OmegaConf.set_struct(copy, False)
     copy.pop("hydra", None)
     return copy
+
+
+def settled(cfg: DictConfig) -> DictConfig:
+    """The same for a run that another needs, whose seed, method and nets are others: what `taken` finds stays."""
+    copy = copied(cfg)
+    for path, value in taken(cfg).items():
+        node: Any = copy
+        for key in path[:-1]:
+            node = node[key]
+        node[path[-1]] = value
+    return copy
+
+
+def taken(cfg: DictConfig) -> dict[tuple[Any, ...], Any]:
+    """What keys of data set, schedule and student take from other keys (${seed}), by their paths; what each run is to
+    look up for itself, as ${by_method:...}, is left out.
+    """
+    found: dict[tuple[Any, ...], Any] = {}
+    for group in ("dataset", "schedule", "student"):
+        written = OmegaConf.to_container(cfg[group], resolve=False) if group in cfg else None
+        if _TAKES.search(str(written)):
+            found |= _taken((group,), written, plain(cfg, group))
+    return found
+
+
+def _taken(path: tuple[Any, ...], written: Any, value: Any) -> dict[tuple[Any, ...], Any]:
+    if isinstance(written, str):
+        return {path: value} if _TAKES.search(written) and not _LOOKED_UP.search(written) else {}
+    below = written.items() if isinstance(written, dict) else enumerate(written) if isinstance(written, list) else ()
+    return {key: each for name, one in below for key, each in _taken((*path, name), one, value[name]).items()}
 
 
 def interpolated(cfg: DictConfig, key: str) -> bool:

@@ -21,6 +21,7 @@ from distill.config.groups import (
     no_such,
     options,
     plain,
+    settled,
     slug,
 )
 from distill.config.naming import following
@@ -220,10 +221,10 @@ def teacher_config(cfg: DictConfig, spec: Spec | None = None) -> DictConfig:
     spec = spec or teacher_specs(cfg)[0]
     student = load_node("student", spec["name"]) or OmegaConf.create({"lr_scale": 1.0})
     shared = {key: spec[key] for key in ("name", "model", "args", "lr_scale") if key in spec}
-    config = copied(cfg)
+    config, data = settled(cfg), cfg.dataset
     config["seed"] = spec["seed"]
     config["evaluate"] = unmeasured(cfg)
-    config["dataset"] = OmegaConf.merge(cfg.dataset, {key: WHOLE_SET[key] for key in WHOLE_SET if key in cfg.dataset})
+    config["dataset"] = OmegaConf.merge(config.dataset, {key: WHOLE_SET[key] for key in WHOLE_SET if key in data})
     for key, node in training_of(cfg, spec).items():
         config[key] = OmegaConf.merge(config["dataset"], node) if key == "dataset" else OmegaConf.create(node)
     if views := cfg.dataset.get("views"):
@@ -236,8 +237,7 @@ def teacher_config(cfg: DictConfig, spec: Spec | None = None) -> DictConfig:
         config["method"] = OmegaConf.merge(config["method"], {"about": {"protocol": None}})
         config["method"]["about"]["protocol"] = known
     config["student"] = OmegaConf.merge(dict.fromkeys(OF_STUDENTS), student, shared, _start(spec))
-    chain = spec.get("chain")
-    if chain:  # the nets before it are trained as it is, which is now the run's own way
+    if chain := spec.get("chain"):  # the nets before it are trained as it is, which is now the run's own way
         spec = {key: value for key, value in spec.items() if key not in OWN}
     config["teacher"] = {**named(chain[-1], spec, _teacher_node), "chain": chain} if chain else None
     return config

@@ -18,7 +18,7 @@ from distill.config.classes import note_of_classes
 from distill.config.data_spec import DataSpec
 from distill.config.departs import departs
 from distill.config.folder_models import note_of_folder_model
-from distill.config.groups import config_unchanged, copied, load_node, plain
+from distill.config.groups import config_unchanged, load_node, plain, settled, taken
 from distill.config.hashing import (
     content,
     from_paper,
@@ -136,7 +136,7 @@ def _training_of(cfg: DictConfig, node: Spec) -> RunSpec:
 def _text(cfg: DictConfig, left_out: set[str]) -> str:
     """A configuration less some nodes, not resolved: equal ones are equal in all that the nodes do not say."""
     whole: Any = OmegaConf.to_container(cfg, resolve=False)
-    return repr({key: value for key, value in whole.items() if key not in {"hydra", *left_out}})
+    return repr(({key: value for key, value in whole.items() if key not in {"hydra", *left_out}}, taken(cfg)))
 
 
 def _method(cfg: DictConfig) -> MethodSpec:
@@ -178,7 +178,7 @@ def _alone(cfg: DictConfig) -> Path | None:
 
 
 def _place_alone(cfg: DictConfig) -> Path:
-    alone = copied(cfg)
+    alone = settled(cfg)
     for key in ("schedule", "dataset") if from_paper(cfg) else ():  # this method's protocol: none has one of its own
         alone[key] = plain(cfg, key)
     alone["method"] = load_node("method", "none")

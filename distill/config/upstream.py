@@ -8,7 +8,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from distill.config.groups import copied, did_you_mean, load_node, no_such, options, plain
+from distill.config.groups import did_you_mean, load_node, no_such, options, plain, settled
 from distill.config.hashing import WHOLE_SET, unmeasured
 from distill.run_folder import weights_file
 
@@ -26,10 +26,10 @@ def upstream_config(cfg: DictConfig) -> DictConfig | None:
         raise ValueError(f"student.upstream is {spec}: give {{dataset: {{KEY: VALUE}}, schedule: NAME}}")
     if spec is None or isinstance(spec["schedule"], dict) and spec["schedule"].get("epochs") == 0:
         return None
-    before = copied(cfg)
-    before["dataset"] = _dataset(cfg, spec.get("dataset") or {})
+    before = settled(cfg)
+    before["dataset"] = _dataset(before, spec.get("dataset") or {})
     before["schedule"] = _schedule(spec["schedule"])
-    before["student"] = OmegaConf.merge(cfg.student, {"upstream": None, "weights": None})
+    before["student"] = OmegaConf.merge(before.student, {"upstream": None, "weights": None})
     before["method"], before["teacher"] = load_node("method", "none"), None
     before["evaluate"] = unmeasured(cfg)
     return before

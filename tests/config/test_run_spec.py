@@ -130,3 +130,19 @@ def test_more_neighbours_or_labelled_images_than_there_are_is_refused() -> None:
         with pytest.raises(ValueError, match=r"there are 99 training images with labels: give less"):
             replace(asked, **change).check(known)
     replace(asked, images=100).check(None)
+
+
+def test_a_run_that_another_needs_has_what_that_takes_from_its_own_keys() -> None:
+    taken = "schedule.epochs=${seed}", "schedule.lr=${student.lr_scale}"
+    (teacher,) = resolve(composed(*taken, "seed=7", "student.lr_scale=0.5")).teachers
+    assert teacher.training is not None and (teacher.training.schedule.epochs, teacher.training.schedule.lr) == (7, 0.5)
+    crd = resolve(composed("method=crd", "method.weight=0.3", "schedule.lr=${method.weight}"))
+    assert crd.alone == resolve(composed("method=none", "schedule.lr=0.3")).folder
+    upstream = "student.upstream={schedule: {name: digits, epochs: 9}}"
+    before = resolve(composed("+student.args.p=${schedule.epochs}", "schedule.epochs=20", upstream)).student.upstream
+    assert before is not None and (before.schedule.epochs, before.student.args["p"]) == (9, 20)
+
+
+def test_what_is_looked_up_by_the_method_is_each_runs_own() -> None:
+    (teacher,) = resolve(composed("schedule.epochs='${by_method:9,{none: 5}}'")).teachers
+    assert teacher.training is not None and teacher.training.schedule.epochs == 5
