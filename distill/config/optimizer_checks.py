@@ -9,9 +9,16 @@ from typing import Any
 from omegaconf import DictConfig
 
 from distill.config.groups import did_you_mean, plain
-from distill.config.optimizer_options import OPTIMIZER_OPTIONS, check_optimizer, check_option, check_value
+from distill.config.optimizer_options import (
+    OPTIMIZER_OPTIONS,
+    check_optimizer,
+    check_option,
+    check_value,
+    takes_option,
+)
 from distill.config.rules import RULES, check_rule
 from distill.config.schedule_spec import OptimizerSpec
+from distill.torchrun import processes
 
 RATE_KEYS = tuple(each.name for each in fields(OptimizerSpec) if each.name != "optimizer")
 """Of any schedule, and of an update's own optimiser."""
@@ -30,6 +37,7 @@ def check_optimizers(cfg: DictConfig) -> None:
         if key not in SGDS_OWN and value is not None:
             check_option(schedule["name"], key)
         check_value(schedule["name"], key, value, f"schedule.optimizer.{key}")
+    _check_draws("schedule.optimizer", schedule["name"], schedule)
     bare = not schedule.get("momentum") or schedule.get("dampening")
     if bare and schedule.get("nesterov") and schedule["name"] == "sgd":
         raise ValueError("schedule.optimizer.nesterov=true needs a momentum above 0 and no dampening")
@@ -51,6 +59,15 @@ def _check_own(label: str, own: Mapping[str, Any], schedules: str) -> None:
                 _unknown(label, key, name)
             check_option(name, key)
             check_value(name, key, value, f"{label}.{key}")
+    if name != schedules:  # else it has the schedule's options beside its own
+        _check_draws(label, name, own)
+
+
+def _check_draws(label: str, name: str, given: Mapping[str, Any]) -> None:
+    """Raise ValueError for an optimiser whose steps draw (kron) where each of several processes would draw its own."""
+    if processes() > 1 and takes_option(name, "deterministic") and not given.get("deterministic"):
+        what = f"{label}.name={name} draws numbers in its steps, in each process others, and so would its weights be"
+        raise ValueError(f"{what}: give +{label}.deterministic=true, another optimiser, or one process")
 
 
 def _unknown(label: str, key: str, name: str) -> None:

@@ -387,3 +387,14 @@ def test_a_checkpoint_that_is_not_there_is_named(tmp_path: Path) -> None:
         check(composed(f"teacher.weights={tmp_path}"))
     with pytest.raises(ValueError, match="resnet56_a brings the mean and std of a published checkpoint"):
         check(composed("dataset=cifar10", "teacher=resnet56_a"))
+
+
+def test_an_optimiser_whose_steps_draw_is_refused_in_several_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    kron = "schedule.optimizer.name=kron"
+    alone, seeded = composed(kron), composed(kron, "+schedule.optimizer.deterministic=true")
+    check(alone)
+    for key, value in {"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}.items():
+        monkeypatch.setenv(key, value)
+    check(seeded)
+    with pytest.raises(ValueError, match="optimizer.name=kron draws numbers in its steps, in each process others"):
+        check(alone)
