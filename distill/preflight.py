@@ -34,6 +34,7 @@ from distill.data.dataset import check_classes, check_kind, data_info
 from distill.data.modality import views_of
 from distill.data.supposed import supposed_source
 from distill.engine.registered import check_registered
+from distill.engine.synced import synchronizable_norms
 from distill.method import Method, Source
 from distill.models import FeatureNet
 from distill.models import build as build_net
@@ -56,22 +57,25 @@ def trains_first(spec: RunSpec) -> bool:
     return any(each is not None and not RunFolder(each.folder).done for each in needed)
 
 
-def check_fit(spec: RunSpec, info: DataInfo, source: Source | None = None, *, on_meta: bool = False) -> None:
+def check_fit(
+    spec: RunSpec, info: DataInfo, source: Source | None = None, *, on_meta: bool = False, over_all: bool = False
+) -> None:
     """Raise ValueError where nets, weights, method and data do not go together, and so would the run once it begins.
 
     Nets and method are made and forgotten again; the global random state is left alone. source: of the data, or
     one like it. on_meta: on the meta device where that can be, which costs more to import than a few nets to make.
+    over_all: BatchNorms are to see the whole batch of several processes.
     """
     spec.evaluate.check(info.num_train if info.num_classes else None)
     with torch.random.fork_rng(devices=[]):
         if on_meta and not (spec.student.weights or _of_files(spec)):
             try:
                 with without_memory():
-                    _made(spec, info, source)
+                    _made(spec, info, source, over_all)
                 return
             except (RuntimeError, NotImplementedError, TypeError) as error:  # what has no meaning without values
                 log.debug("not to be made without memory: %s", error)
-        _made(spec, info, source)
+        _made(spec, info, source, over_all)
 
 
 def refusal_of_command(spec: RunSpec) -> str:
@@ -180,7 +184,7 @@ def _file(teacher: TeacherSpec) -> str | None:
     return None if teacher.training or teacher.pretrained or teacher.weights == "none" else teacher.weights
 
 
-def _made(spec: RunSpec, info: DataInfo, source: Source | None) -> None:
+def _made(spec: RunSpec, info: DataInfo, source: Source | None, over_all: bool) -> None:
     """Make the nets and the method, with the weights that are there already."""
     there = torch.get_default_device().type != "meta"  # else no weights are loaded
     student = _net(spec.student, info, spec.seed, spec.student.pretrained and there, start.student_arguments(spec))
@@ -198,6 +202,8 @@ def _made(spec: RunSpec, info: DataInfo, source: Source | None) -> None:
     check_maps(spec.method.name, spec.method.taps, [student.name, *(net.name for net in teachers)])
     method = instantiate(spec.method.node, student, teachers, replace(info))
     check_registered(method)
+    if over_all:
+        synchronizable_norms(method)
     _check_updates(method, spec)
     if source is not None:
         _check_views(method, source)

@@ -227,7 +227,7 @@ def make_inputs(spec: RunSpec, reads: Collection[str] | None = None) -> Inputs:
     mixed = not {"mixup", "cutmix"}.isdisjoint(given)
     source = data.source(batch_size=schedule.batch_size, seed=spec.seed, **given)
     if preflight.trains_first(spec):  # what does not fit is said now, and not after hours of a teacher's training
-        preflight.check_fit(spec, data.info, source)
+        preflight.check_fit(spec, data.info, source, over_all=over_all)
     steps, batch = spec.method.batches(source.steps * schedule.epochs, schedule.batch_size, schedule.epochs)
     own = MachineTrial(replace(spec, schedule=schedule), data.info, source.steps * schedule.batch_size)
     choices = decide(machine, device, steps, RunFolder(spec.folder).choices, own)

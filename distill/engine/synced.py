@@ -21,6 +21,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 import distill.parallel as parallel
 from distill.method import Method
+from distill.models.reading import counts_batches
 
 log = logging.getLogger(__name__)
 
@@ -50,17 +51,31 @@ def wanted(setting: str, compiling: str, method: type[Method]) -> bool:
     return not found and setting != "false"
 
 
+def synchronizable_norms(method: Method) -> list[Any]:
+    """All BatchNorms of a method and its teachers.
+
+    Raises ValueError for one with a forward of its own, and for another layer that keeps statistics of batches (timm's
+    EvoNorm-B), whose sums nobody knows; those of teachers that are asked in eval mode may be as they are.
+    """
+    known = [kind.forward for kind in (_BatchNorm, *_with_activation())]  # type: ignore[attr-defined]
+    norms, frozen = list[Any](), getattr(method, "teacher_mode", "eval") == "eval"
+    for net in (method, *method.teachers):
+        for module in filter(counts_batches, net.modules()):
+            if type(module).forward in known or getattr(module, "synchronizable", False):
+                norms.append(module)
+            elif net is method or not frozen:
+                what = f"{type(module).__name__} has a forward of its own and cannot be synchronized"
+                raise ValueError(f"{what}: use sync_batchnorm=false.")
+    return norms
+
+
 def synchronize(method: Method) -> None:
     """Have all BatchNorms of a method, and of teachers that it asks in train mode, see the whole batch.
 
-    Raises ValueError for a BatchNorm with a forward of its own, whose sums nobody knows.
+    Raises ValueError as `synchronizable_norms` does.
     """
-    norms = [module for net in (method, *method.teachers) for module in net.modules() if isinstance(module, _BatchNorm)]
-    known = [kind.forward for kind in (_BatchNorm, *_with_activation())]  # type: ignore[attr-defined]
+    norms = synchronizable_norms(method)
     for module in norms:
-        if type(module).forward not in known and not getattr(module, "synchronizable", False):
-            name = type(module).__name__
-            raise ValueError(f"{name} has a forward of its own and cannot be synchronized: use sync_batchnorm=false.")
         kind: Any = type(module)
         module.__class__ = _synced(kind)
     if norms:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import copy
 import inspect
+from contextlib import nullcontext
 
 import pytest
 import torch
-from timm.layers import BatchNormAct2d
+from timm.layers import BatchNormAct2d, EvoNorm2dB0
 from torch import nn
 
 from distill import parallel
@@ -70,11 +71,21 @@ def test_half_floats_are_summed_in_full(monkeypatch: pytest.MonkeyPatch) -> None
     torch.testing.assert_close(found.float(), wanted, rtol=1e-2, atol=1e-2)
 
 
-def test_a_batchnorm_with_a_forward_of_its_own_is_refused() -> None:
+@pytest.mark.parametrize("module", [Own(3), EvoNorm2dB0(3)], ids=lambda module: type(module).__name__)
+def test_statistics_of_batches_that_another_forward_takes_are_refused(module: nn.Module) -> None:
     method = tiny.make("kd", tiny.net("cifar_resnet8", 1), tiny.net("cifar_resnet8", 2), tiny.tiny_data())
-    method.other = Own(3)
-    with pytest.raises(ValueError, match="Own has a forward of its own and cannot be synchronized"):
+    method.other = module
+    with pytest.raises(ValueError, match=f"{type(module).__name__} has a forward of its own and cannot be sync"):
         synced.synchronize(method)
+
+
+@pytest.mark.parametrize("mode", ["eval", "train"])
+def test_of_a_teacher_they_are_refused_where_it_is_asked_in_train_mode(mode: str) -> None:
+    teacher = tiny.net("cifar_resnet8", 2)
+    teacher.model.other = EvoNorm2dB0(3)
+    method = tiny.make("mgd", tiny.net("cifar_resnet8", 1), teacher, tiny.tiny_data(), f"method.teacher_mode={mode}")
+    with nullcontext() if mode == "eval" else pytest.raises(ValueError, match="EvoNorm2dB0 has a forward of its own"):
+        synced.synchronizable_norms(method)
 
 
 def test_when_statistics_are_shared(monkeypatch: pytest.MonkeyPatch) -> None:
