@@ -59,6 +59,8 @@ def hashed_config(cfg: DictConfig) -> dict[str, Any]:
         own = [(spec, training_of(cfg, spec)) for spec in teacher_specs(cfg)]
         several = [_hashed_teacher(spec, told_apart(node, parts["dataset"]), scales) for spec, node in own]
         parts["teacher"] = several[0] if len(several) == 1 else several
+    elif views := parts["dataset"].get("views"):
+        parts["dataset"]["views"] = {**views, "teacher": None}
     measured = told_of_features(plain(cfg, "evaluate"), plain(cfg, "dataset")) if "evaluate" in cfg else None
     return {**parts, "precision": plain(cfg, "precision"), "evaluate": measured, **_rounded_otherwise(cfg)}
 
@@ -256,8 +258,11 @@ def _start(spec: Spec) -> Spec:
 
 
 def training_of(cfg: DictConfig, spec: Spec) -> dict[str, Spec]:
-    """What the run that trains a teacher has of its own, see `teacher_nodes.training`. Raises ValueError as that."""
-    return training(spec, plain(cfg, "dataset"), lambda name: _schedule_file(cfg, name))
+    """What the run that trains a teacher has of its own, as `training` has it: {} where this run has the same."""
+    here = {"schedule": plain(cfg, "schedule"), "dataset": plain(cfg, "dataset")}
+    own = training(spec, here["dataset"], lambda name: _schedule_file(cfg, name))
+    asked = {**here, **own, "dataset": {**here["dataset"], **own.get("dataset", {})}}
+    return {} if canonical(asked) == canonical(here) else own
 
 
 def _schedule_file(cfg: DictConfig, name: str) -> Spec:

@@ -112,6 +112,28 @@ def test_without_a_teacher_the_teacher_does_not_matter() -> None:
     assert "/none-resnet20/none-" in config.identity(one)["folder"]
 
 
+def test_without_a_teacher_its_view_does_not_matter() -> None:
+    seen, viewed = "dataset=cifar10", "dataset.views.teacher=L"
+    assert same(composed("method=none", seen, viewed), composed("method=none", seen))
+    assert not same(composed("method=kd", seen, viewed), composed("method=kd", seen))
+
+
+@pytest.mark.parametrize(
+    ("own", "words"),
+    [("crd", []), ("cifar100", []), ("crd", ["schedule=paper"]), ("kdzoo", ["schedule=kdzoo"]),
+     ("crd", ["teacher.dataset.flip=true"])],
+)  # fmt: skip
+def test_a_teachers_schedule_that_is_the_runs_own_is_no_other(own: str, words: list[str]) -> None:
+    usual = composed("dataset=cifar100", "method=kd", *(word for word in words if word.startswith("schedule")))
+    given = composed("dataset=cifar100", "method=kd", *words, f"teacher.schedule={own}")
+    assert same(given, usual) and same(config.teacher_config(given), config.teacher_config(usual))
+    for other in ("teacher.schedule=dml", "teacher.dataset.flip=false"):
+        assert not same(composed("dataset=cifar100", "method=kd", *words, other), usual)
+    for changed in ("schedule.epochs=3", "schedule.clip_grad=3"):
+        assert not same(composed("dataset=cifar100", "method=kd", *words, f"teacher.schedule={own}", changed),
+                        composed("dataset=cifar100", "method=kd", *words, changed))  # fmt: skip
+
+
 @pytest.mark.parametrize("teacher", ["resnet56", "wrn_40_2", "MobileNetV2", "timm"])
 def test_teachers_run_is_the_run_that_a_user_would_start(teacher: str) -> None:
     models = (
