@@ -432,6 +432,15 @@ def test_a_scale_for_some_data_sets_leaves_others_their_own() -> None:
     assert config.plain(own, "dataset.std") == [0.229, 0.224, 0.225]
 
 
+@pytest.mark.parametrize("name", set(SCALES) - {"cmi"})
+def test_a_scale_of_the_cifars_is_that_of_no_other_images(name: str) -> None:
+    """Nor is a run on images of one channel refused for three values that nobody gave."""
+    for dataset in ("mnist", "tinyimagenet"):
+        own = OmegaConf.load(CONF / "dataset" / f"{dataset}.yaml")
+        cfg = run(f"schedule={name}", f"dataset={dataset}", "method=none", "student=LeNet5")
+        assert (cfg.dataset.mean, cfg.dataset.std) == (own.mean, own.std)
+
+
 def test_a_teachers_schedule_has_the_scale_for_the_runs_data() -> None:
     words = ["method=kd", "teacher.schedule=okddip", "pair=vgg13_vgg8"]
     assert config.teacher_config(run("dataset=cifar10", *words)).dataset.std == [0.2470, 0.2435, 0.2616]
