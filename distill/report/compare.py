@@ -10,7 +10,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from distill.config.groups import load_node, options
+from distill.config.groups import load_node, options, plain
 from distill.config.net_names import is_known
 from distill.config.our_nets import OUR_NETS
 from distill.papers import PaperTable, Value
@@ -164,7 +164,7 @@ def setting_marks(table: PaperTable, method: str, pair: int, row: Row) -> list[s
         found.append(f"data set {run.dataset}")
     if table.dataset != "imagenet":  # whose nets are timm's
         found += [f"timm's {name}" for name in (run.teacher, run.student) if name and _is_timms(name)]
-    found += [f"another student: {word}" for word in run.student_args]
+    found += [f"another student: {word}" for word in run.student_args if word not in _args_of_pairs(run.student)]
     found += [f"another teacher: {word}" for word in run.teacher_args if f"teacher.args.{word}" in run.settings]
     if run.part != "test":
         found.append(f"measured on {run.part}")
@@ -184,6 +184,14 @@ def _length_of(protocol: str | None) -> int | None:
     file: Any = {} if node is None else OmegaConf.to_container(node, resolve=False)
     found = file.get("schedule", file).get("epochs")
     return found if isinstance(found, int) else None
+
+
+@cache
+def _args_of_pairs(student: str) -> set[str]:
+    """The args with which conf/pair makes a student of that name, KEY=VALUE each: those of the papers' net."""
+    pairs = [node for name in options("pair") if (node := load_node("pair", name)) and "student" in node]
+    nets = [net for node in pairs if (net := plain(node, "student")).get("name") == student]
+    return {f"{key}={value}" for net in nets for key, value in (net.get("args") or {}).items()}
 
 
 @cache

@@ -130,3 +130,11 @@ def test_what_export_wrote_of_a_net_of_ours_is_a_net_again(tmp_path: Path) -> No
     assert torch.equal(net.eval()(net.probe()).logits, own.eval()(own.probe()).logits)
     assert pretrained_constants(net.model, net.name, 1) == ((0.3,), (0.2,))
     assert net.model.pretrained_cfg["architecture"] == "cifar_resnet8"  # type: ignore[index]  # by which it is exported
+
+
+def test_the_papers_resnet18_starts_as_torchvisions_does() -> None:
+    """timm's own has the last BatchNorm of each block at 0; CRD, mdistiller, ReviewKD and DIST train torchvision's."""
+    student = config.plain(tiny.composed("pair=resnet34_resnet18", "dataset=imagenet"), "student")
+    net = build(student["model"], 10, size=64, args=student["args"], seed=0).model
+    lasts = [block.bn2.weight for stage in (net.layer1, net.layer2, net.layer3, net.layer4) for block in stage]
+    assert len(lasts) == 8 and all(bool((weight == 1).all()) for weight in lasts)

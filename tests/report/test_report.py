@@ -202,6 +202,18 @@ def test_a_sweep_over_a_nets_arguments_makes_nets_of_their_own(tmp_path: Path) -
     assert marked.marks[0].startswith("another student: depth=")
 
 
+def test_the_args_of_a_pair_are_the_papers_net(tmp_path: Path) -> None:
+    nets = {"student": "resnet18", "teacher": "resnet34", "dataset": "imagenet"}
+    for seed, start in enumerate((False, True)):
+        folder = write_run(tmp_path, seed, 70.0, method="kd", hash=str(seed), command="python -m distill", **nets)
+        own = {"name": "resnet18", "args": {"zero_init_last": start}}
+        (folder / "tracking.json").write_text(json.dumps({"config": {"student": own}}))
+    comparison = match_rows(papers.table("imagenet_resnet34_resnet18"), summarize(collect([tmp_path]).runs))
+    rows = {cell.row.one.hash: cell.marks for cell in comparison.extra if cell.row}
+    marked = {digest: [mark for mark in marks if "student" in mark] for digest, marks in rows.items()}
+    assert marked == {"0": [], "1": ["another student: zero_init_last=True"]}
+
+
 def test_a_sweep_over_the_schedule_sets_runs_apart(tmp_path: Path) -> None:
     command = "python -m distill -m method=none,kd schedule.lr=0.05,0.1 'schedule.milestones=[1,2]'"
     write_sweep(tmp_path, command, "schedule.lr", [0.05, 0.1])
