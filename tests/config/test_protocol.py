@@ -363,6 +363,7 @@ RATES: dict[str, tuple[int, int, float, bool, list[tuple[int, float]]]] = {
     "norm": (241, 64, 5e-4, False, [(1, 0.05), (151, 0.05), (152, 0.005), (182, 5e-4), (212, 5e-5), (241, 5e-5)]),
     "imagenet-norm": (101, 256, 1e-4, False, [(1, 0.1), (51, 0.0507776), (76, 0.015479)]),
     "imagenet-ofd": (100, 256, 1e-4, True, [(29, 0.1), (30, 0.01), (59, 0.01), (60, 1e-3), (90, 1e-4), (100, 1e-4)]),
+    "imagenet-dist": (100, 256, 1e-4, True, [(epoch, 0.1 * rate) for epoch, rate in IMAGENET]),
     "imagenet-ofa": (100, 512, 1e-4, True, [(4, 0.1), (31, 0.01), (91, 1e-4)]),
     "cmi": (200, 128, 1e-4, False, [(1, 0.1), (101, 0.05), (151, 0.0146447)]),
     "cmi_cifar10": (200, 128, 1e-4, False, [(1, 0.1), (101, 0.05), (151, 0.0146447)]),
@@ -458,6 +459,8 @@ def test_new_optimisers_reflected_borders_and_turned_images_are_where_the_author
     ofa = nodes["imagenet-ofa"]  # what timm's factories do unless they are told otherwise
     assert (ofa["schedule"]["no_decay"], ofa["schedule"]["last_batch"]) == (True, "drop")
     assert ofa["dataset"] == {"interpolation": "random"}
+    dist = nodes["imagenet-dist"]["schedule"]  # biases and norms are filtered unless their tool is told otherwise
+    assert (dist["no_decay"], dist["last_batch"]) == (True, "drop")
     vit = config.ScheduleSpec.of(nodes["imagenet-ofa-vit"]["schedule"])
     rates = [learning_rate(vit, epoch * 1251, 1251, 300) for epoch in (0, 10, 20, 150, 299)]
     assert rates == pytest.approx([5e-7, 2.5025e-4, 4.94560e-4, 2.505e-4, 1.01368e-6], rel=1e-4)
