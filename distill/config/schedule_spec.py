@@ -16,6 +16,7 @@ _MADE: dict[str, Callable[[Any], Any]] = {  # of a value as YAML has it, by the 
     "int": int,
     "float": float,
     "bool": bool,
+    "bool | str": lambda value: value,
     "str": str,
     "tuple[float, ...]": lambda values: tuple(map(float, values)),
     "Mapping[str, Any]": frozen,
@@ -38,10 +39,10 @@ class OptimizerSpec:
     lr_min: float = 0.0  # where cosine and linear end
     warmup_epochs: float = 0.0
     warmup_lr: float | None = None  # where the warm-up begins; None: at a step's share, or an epoch's of by_epoch
-    by_epoch: bool = False  # the rate changes between epochs alone, and falls from the first on, warm-up or not
+    by_epoch: bool | str = False  # the rate changes between epochs alone, and falls from the first on; late: one after
     clip_grad: float | None = None  # greatest norm of an update's whole gradient
     clip_mode: str = "norm"  # what clip_grad limits: norm, value or agc (each unit's norm, relative to its weight's)
-    no_decay: bool = False  # norms, biases and what a net of timm names do not decay
+    no_decay: bool | str = False  # norms, biases and what a net of timm names do not decay; norms: the first two
     layer_decay: float | None = None  # share of the rate that each layer has of the one above it
     momentum_start: float | None = None  # from which the momentum rises to the optimiser's own
     momentum_epochs: float | None = None

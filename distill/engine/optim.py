@@ -24,11 +24,12 @@ def learning_rate(schedule: OptimizerSpec, step: int, steps: int, epochs: int) -
     lr x gamma; `exponential` after every epoch. `cosine` and `linear` fall to `lr_min` at the end. A warm-up rises
     linearly over its epochs in all of them, from `warmup_lr` or from a step's share on, and they fall after it;
     `by_epoch` they fall from the first epoch on, of which the warm-up takes the place, and all steps of an epoch have
-    the rate of its first (timm's schedulers, torch's CosineAnnealingLR). Raises ValueError for another decay.
+    the rate of its first (timm's schedulers, torch's CosineAnnealingLR), or, late, that of the epoch before. Raises
+    ValueError for another decay.
     """
     lr, warmup = schedule.lr, schedule.warmup_epochs
     if schedule.by_epoch:
-        step, steps = step // steps, 1
+        step, steps = max(step // steps - (schedule.by_epoch == "late"), 0), 1
     epoch = step / steps
     if epoch < warmup:
         begin = schedule.warmup_lr
@@ -168,7 +169,8 @@ class Stepper:
         scales = {id(p): float(net.lr_scale) for net in self.scaled for p in net.parameters()}
         layers = layer_scales(self.nets, self.schedule.layer_decay) if self.schedule.layer_decay else {}
         scales |= {key: share * scales.get(key, 1.0) for key, share in layers.items()}
-        spared = undecayed(self.parameters, self.nets) if self.schedule.no_decay else set()
+        named = self.schedule.no_decay != "norms"
+        spared = undecayed(self.parameters, self.nets, named=named) if self.schedule.no_decay else set()
         if not (scales or spared):
             return list(self.parameters)
         apart: dict[tuple[float, bool], list[nn.Parameter]] = {}

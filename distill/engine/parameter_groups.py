@@ -36,12 +36,12 @@ def layer_scales(nets: Sequence[FeatureNet], decay: float) -> dict[int, float]:
     return found
 
 
-def undecayed(parameters: Iterable[nn.Parameter], nets: Sequence[FeatureNet]) -> set[int]:
-    """The ids of parameters that do not decay: norms, biases, and what a net of timm names (positions, tokens)."""
+def undecayed(parameters: Iterable[nn.Parameter], nets: Sequence[FeatureNet], *, named: bool) -> set[int]:
+    """The ids of parameters that do not decay: norms, biases and, if `named`, what a net of timm names (tokens)."""
     found = {id(p) for p in parameters if p.ndim <= 1}
     for net in nets:
-        named: Any = getattr(net.model, "no_weight_decay", tuple)()
-        patterns = (*named, "*.bias")
+        own: Any = getattr(net.model, "no_weight_decay", tuple)() if named else ()
+        patterns = (*own, "*.bias")
         found |= {id(p) for name, p in net.model.named_parameters() if any(fnmatch(name, each) for each in patterns)}
     return found
 

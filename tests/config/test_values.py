@@ -33,7 +33,8 @@ FINE = {  # what a key may be, though its default is of another kind
                                 "teacher.model", "teacher.mean", "teacher.std", "threads")),
     *((f"schedule.{key}", text) for key in ("warmup_epochs", "momentum_epochs") for text in ("0.5", "8.0")),
     ("save_minutes", "0.5"), ("dataset.resize", "3"), ("method.activations", "None"), ("method.ends", "None"),
-    *((key, "True") for key in ("compile", "cuda_graphs", "sync_batchnorm", "tracking.mode")),  # are flags too
+    *((key, "True") for key in ("compile", "cuda_graphs", "sync_batchnorm", "tracking.mode", "schedule.by_epoch",
+                                "schedule.no_decay")),  # are flags too
 }  # fmt: skip
 
 

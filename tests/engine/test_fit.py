@@ -80,6 +80,20 @@ def test_rates_by_epoch_are_those_of_timms_and_torchs_schedulers() -> None:
         torchs.step()
 
 
+def test_late_rates_are_those_of_deits_loop() -> None:
+    """facebookresearch/deit, main.py: lr_scheduler.step(epoch) behind the epoch."""
+    from timm.scheduler import CosineLRScheduler
+
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
+    timms = CosineLRScheduler(optimizer, t_initial=12, lr_min=1e-3, warmup_t=3, warmup_lr_init=1e-4)
+    theirs = []
+    for epoch in range(12):
+        theirs += [optimizer.param_groups[0]["lr"]] * 7
+        timms.step(epoch)
+    ours = OptimizerSpec(lr=0.1, decay="cosine", lr_min=1e-3, by_epoch="late", warmup_epochs=3, warmup_lr=1e-4)
+    assert [learning_rate(ours, step, 7, 12) for step in range(12 * 7)] == pytest.approx(theirs)
+
+
 def test_a_warm_up_begins_where_it_is_told() -> None:
     spec = OptimizerSpec(lr=1.0, decay="constant", warmup_epochs=2, warmup_lr=0.5)
     assert [learning_rate(spec, step, 5, 4) for step in (0, 5, 10)] == pytest.approx([0.5, 0.75, 1.0])

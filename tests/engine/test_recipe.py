@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from timm.loss import BinaryCrossEntropy as TimmsBCE
-from timm.optim import param_groups_layer_decay
+from timm.optim import create_optimizer_v2, param_groups_layer_decay
 from timm.utils import ModelEmaV3, dispatch_clip_grad
 
 from distill import start
@@ -142,6 +142,16 @@ def test_norms_biases_positions_and_tokens_do_not_decay() -> None:
     spared = set(names.values()) - decayed
     assert {"cls_token", "pos_embed", "norm.weight", "head.bias"} <= spared and "head.weight" in decayed
     assert all(net.model.get_parameter(name).ndim > 1 for name in decayed)
+
+
+def test_norms_and_biases_alone_do_not_decay() -> None:
+    """What timm's optimiser makes of a wrapped net, whose no_weight_decay it does not see."""
+    net = tiny.net("test_vit", 1, **VIT)
+    spec = OptimizerSpec(lr=1.0, no_decay="norms", optimizer={"name": "adamw", "weight_decay": 0.5})
+    mine = {id(p): g["weight_decay"] for g in Stepper([net], spec).optimizer.param_groups for p in g["params"]}
+    groups = create_optimizer_v2(torch.nn.Sequential(net.model), "adamw", weight_decay=0.5).param_groups
+    assert mine == {id(p): group["weight_decay"] for group in groups for p in group["params"]}
+    assert mine[id(net.model.pos_embed)] == mine[id(net.model.cls_token)] == 0.5
 
 
 @pytest.mark.parametrize("name", ["adamw", "sgd", "lamb"])
