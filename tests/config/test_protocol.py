@@ -206,6 +206,7 @@ def test_a_sweep_gives_each_method_its_own(tmp_path: Path, monkeypatch: pytest.M
 @pytest.mark.parametrize(
     ("method", "teachers"),
     [("ca-mkd", "crd"), ("avg-multi-teacher", "crd"), ("fcfd", "crd"), ("sdd", "crd"), ("norm", "crd"), ("nd", None),
+     ("wkd-l", "crd"), ("wkd-lf", "crd"),
      ("aekd", None)],
 )  # fmt: skip
 def test_teachers_train_as_the_authors_trained_theirs(method: str, teachers: str | None) -> None:
@@ -364,6 +365,7 @@ RATES: dict[str, tuple[int, int, float, bool, list[tuple[int, float]]]] = {
     "imagenet-norm": (101, 256, 1e-4, False, [(1, 0.1), (51, 0.0507776), (76, 0.015479)]),
     "imagenet-ofd": (100, 256, 1e-4, True, [(29, 0.1), (30, 0.01), (59, 0.01), (60, 1e-3), (90, 1e-4), (100, 1e-4)]),
     "imagenet-dist": (100, 256, 1e-4, True, [(epoch, 0.1 * rate) for epoch, rate in IMAGENET]),
+    "imagenet-nesterov": (100, 256, 1e-4, True, [(epoch, 0.1 * rate) for epoch, rate in IMAGENET]),
     "imagenet-ofa": (100, 512, 1e-4, True, [(4, 0.1), (31, 0.01), (91, 1e-4)]),
     "cmi": (200, 128, 1e-4, False, [(1, 0.1), (101, 0.05), (151, 0.0146447)]),
     "cmi_cifar10": (200, 128, 1e-4, False, [(1, 0.1), (101, 0.05), (151, 0.0146447)]),
