@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
@@ -43,7 +44,7 @@ from distill.analyze.style import file_of
 from distill.cli import verbs
 from distill.data.folder import FolderData, FolderSplit
 from distill.engine.evaluate import calibration_error
-from distill.files import read_json
+from distill.files import read_json, write_json
 from distill.report.collect import collect
 from distill.report.figures import accuracy_axis
 from distill.report.summary import summarize
@@ -398,6 +399,33 @@ def test_a_picture_is_the_same_each_time(analysis: AnalysisData, tmp_path: Path)
     assert first.keys() == {"gaps.svg", "attention.svg"}
     again = {f"{picture.name}.svg": file_of(picture) for picture in gallery.draw(analysis, ["gaps", "attention"])}
     assert again == first
+
+
+@pytest.mark.parametrize(("names", "refused"), [
+    (["index.html"], "index.html"), (["curves.svg", "logo.svg"], "logo.svg"), (["numbers.json", "x"], "numbers.json"),
+    ([], ""), ([".git"], ""), (["curves.svg", "gaps.svg"], ""),
+])  # fmt: skip
+def test_a_folder_of_other_things_is_not_drawn_into(
+    names: list[str], refused: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A page of somebody's was replaced; what a run cut off has left of its pictures is no other thing."""
+    for name in names:
+        (tmp_path / name).write_text("mine")
+    monkeypatch.setattr("distill.analyze.command.open_run", lambda *_: SimpleNamespace(folder=tmp_path))
+    monkeypatch.setattr("distill.analyze.command.load_analysis_data", raised(ValueError("it is drawn")))
+    assert main(["a run", "--out", str(tmp_path), "--device", "cpu"]) == 2
+    said = f"{tmp_path} holds {refused}, and is no analysis: give a new" if refused else "it is drawn"
+    assert said in capsys.readouterr().err
+    write_json(tmp_path / "numbers.json", {"curves": {}})  # of an analysis, which is drawn anew
+    assert main(["a run", "--out", str(tmp_path), "--device", "cpu"]) == 2
+    assert "it is drawn" in capsys.readouterr().err
+
+
+def raised(error: Exception) -> Any:
+    def fail(*_: Any) -> Any:
+        raise error
+
+    return fail
 
 
 def test_a_run_without_a_teacher_has_fewer_pictures(taught: Path) -> None:
