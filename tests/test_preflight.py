@@ -78,6 +78,7 @@ def test_a_look_at_what_fits_draws_no_number(tmp_path):
     (["schedule.batch_size=2000", "schedule.last_batch=drop"], "make no batch of 2000"),
     (["schedule.decay=cosine", "schedule.lr_min=0.02", "student.lr_scale=0.2"], "where rates end, and one is 0.01"),
     (["method=mlkd", "dataset.randaugment=2"], "beside the strong view the weak one is cropped and flipped alone"),
+    (["method=mcl", "method.per_class=8", "schedule.batch_size=16", "dataset.shots=4"], "8 of each class, cannot be"),
     (["method=cs-kd", "dataset.erasing=0.5"], "leave schedule.repeats and dataset.erasing null"),
     (["teacher.dataset.pad=9", "teacher.dataset.pad_mode=reflect"], "images of 8 pixels reflect 7 at most"),
 ])  # fmt: skip

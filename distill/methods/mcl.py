@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from itertools import permutations
 from typing import Any
 
@@ -40,6 +41,14 @@ def contrast(similarity: Tensor, labels: Tensor) -> Tensor:
     positive = (labels[:, None] == labels) & others
     log_all = similarity.masked_fill(~others, float("-inf")).logsumexp(1, keepdim=True)
     return -(((similarity - log_all) * positive).sum(1) / positive.sum(1)).mean()
+
+
+def class_batches(source: Any, classes: int, least: int) -> Source:
+    """The source with `least` images of each class in a batch, or as many more as its number of classes asks for."""
+    size = source.batch_size
+    fits = (m for m in range(least, size + 1) if size % m == 0 and size // m <= classes)
+    changed: Source = source.replace(per_class=next(fits, least))
+    return changed
 
 
 class MCL(Method):
@@ -128,14 +137,8 @@ class MCL(Method):
         return {name: weight * torch.stack(terms[name]()).sum() for name, weight in used.items()}
 
     def phases(self) -> list[Phase]:
-        return [Phase("distill", [Update("cohort", self.loss, [self])], source=self.class_batches)]
-
-    def class_batches(self, source: Any) -> Source:
-        """The source with `per_class` images of each class in a batch, or as many more as its classes ask for."""
-        size, classes = source.batch_size, len(self.data.classes.unique())
-        fits = (m for m in range(self.per_class, size + 1) if size % m == 0 and size // m <= classes)
-        changed: Source = source.replace(per_class=next(fits, self.per_class))
-        return changed
+        source = partial(class_batches, classes=len(self.data.classes.unique()), least=self.per_class)
+        return [Phase("distill", [Update("cohort", self.loss, [self])], source=source)]
 
     def candidate_nets(self) -> list[nn.Module]:
         """The other peers: the authors print the best net of the best epoch (main_cifar.py, max(acc1[:-1]))."""
