@@ -159,7 +159,8 @@ class Method(nn.Module):
             losses["kd"] = self.kd * self.soft_targets(student.logits, teacher.logits)
         own = loss_dict(self.distill(student, teacher, batch))
         if twice := losses.keys() & own.keys():
-            raise ValueError(f"method={type(self).__name__}: '{min(twice)}' is the base class's loss: rename its own")
+            which = f"method={type(self).__name__}: '{min(twice)}'"
+            raise MalformedLosses(f"{which} is the base class's loss: rename its own")
         return losses | own
 
     def supervised(self, logits: Tensor, batch: Batch, *more: Tensor, weight: float | None = None) -> Losses:
@@ -243,11 +244,15 @@ class Method(nn.Module):
         return min(self.epoch / epochs, 1.0) if epochs > 0 else 1.0
 
 
+class MalformedLosses(ValueError):
+    """What a method returns is no dictionary of named scalars: said of any batch, one of images drawn at random too."""
+
+
 def loss_dict(losses: Any) -> Losses:
-    """The losses that a method returns. Raises ValueError for what is no dictionary, such as a tensor alone."""
+    """The losses that a method returns. Raises MalformedLosses for what is no dictionary, such as a tensor alone."""
     if not isinstance(losses, dict):
         kind = type(losses).__name__
-        raise ValueError(f"the method's losses are a {kind}: return a dictionary, {{'own': self.weight * loss}}")
+        raise MalformedLosses(f"the method's losses are a {kind}: return a dictionary, {{'own': self.weight * loss}}")
     return losses
 
 

@@ -48,7 +48,7 @@ from distill.record.replay import answer_agent
 from distill.record.reporter import NullReporter, Reporter, make_tracker, names_of
 from distill.record.result import describe_run, finish
 from distill.record.wandb_logger import outside_sweep
-from distill.rehearsal import MachineTrial
+from distill.rehearsal import MachineTrial, check_losses
 from distill.result import Result
 from distill.run_folder import RunFolder
 from distill.signals import StopSignals
@@ -228,6 +228,7 @@ def make_inputs(spec: RunSpec, reads: Collection[str] | None = None) -> Inputs:
     source = data.source(batch_size=schedule.batch_size, seed=spec.seed, **given)
     if preflight.trains_first(spec):  # what does not fit is said now, and not after hours of a teacher's training
         preflight.check_fit(spec, data.info, source, over_all=over_all)
+        check_losses(replace(spec, schedule=schedule), data.info)
     steps, batch = spec.method.batches(source.steps * schedule.epochs, schedule.batch_size, schedule.epochs)
     own = MachineTrial(replace(spec, schedule=schedule), data.info, source.steps * schedule.batch_size)
     choices = decide(machine, device, steps, RunFolder(spec.folder).choices, own)

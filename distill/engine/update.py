@@ -14,7 +14,7 @@ import distill.parallel as parallel
 from distill.batch import Batch
 from distill.engine.meter import ROW_KEYS
 from distill.engine.optim import Stepper
-from distill.method import Losses, Method, Phase, Update, loss_dict
+from distill.method import Losses, MalformedLosses, Method, Phase, Update, loss_dict
 
 
 def take_step(
@@ -56,22 +56,23 @@ def take_step(
 
 
 def checked(losses: Losses) -> Losses:
-    """The losses of a step. Raises ValueError where they are no named scalars, or there is none."""
+    """The losses of a step. Raises MalformedLosses where they are no named scalars, or there is none."""
     for name, loss in loss_dict(losses).items():
         if not isinstance(loss, Tensor) or loss.shape:
             what = f"a tensor of shape {list(loss.shape)}" if isinstance(loss, Tensor) else f"a {type(loss).__name__}"
-            raise ValueError(f"the loss '{name}' is {what}, not a tensor that holds one number: take its mean")
+            raise MalformedLosses(f"the loss '{name}' is {what}, not a tensor that holds one number: take its mean")
         if name in ROW_KEYS or name.endswith("_accuracy"):
-            raise ValueError(f"a loss is called '{name}', which means something else in metrics.jsonl: rename it")
+            raise MalformedLosses(f"a loss is called '{name}', which means something else in metrics.jsonl: rename it")
     if not losses:
-        raise ValueError("the method has no loss with these weights, and trains nothing: set one of them above 0")
+        raise MalformedLosses("the method has no loss with these weights, and trains nothing: set one of them above 0")
     return losses
 
 
 def joined(losses: Losses, more: Losses) -> Losses:
-    """Both. Raises ValueError for a name that both have, of which one would hide the other."""
+    """Both. Raises MalformedLosses for a name that both have, of which one would hide the other."""
     if twice := losses.keys() & more.keys():
-        raise ValueError(f"two updates of a phase have a loss '{min(twice)}': give that of the second another name")
+        remedy = "give that of the second another name"
+        raise MalformedLosses(f"two updates of a phase have a loss '{min(twice)}': {remedy}")
     return {**losses, **more}
 
 

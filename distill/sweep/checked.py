@@ -60,9 +60,21 @@ def _checked(cfg: DictConfig, seeds: Sequence[int | None]) -> Checked:
     places = (spec if seed is None else with_seed(spec, seed) for seed in seeds)
     if all(RunFolder(place.folder).begun for place in places):
         return Checked(spec, "", by_seed)
-    from distill.preflight import refusal_of_command  # imports torch: of a large plan once, by its first run
+    return Checked(spec, memoised(("refusal", spec.hash), partial(_refusal, spec)), by_seed)
 
-    return Checked(spec, memoised(("refusal", spec.hash), partial(refusal_of_command, spec)), by_seed)
+
+def _refusal(spec: RunSpec) -> str:
+    """Why a run cannot be, as a step of an own method says too; nothing where it can."""
+    from distill.preflight import refusal_of_command, supposed  # imports torch: of a large plan once, by its first run
+    from distill.rehearsal import check_losses
+
+    found = refusal_of_command(spec)
+    if not found and not spec.schedule.rule and (info := supposed(spec.dataset)) is not None:
+        try:
+            check_losses(spec, info)
+        except ValueError as error:
+            return str(error)
+    return found
 
 
 def reached_by_seed(cfg: DictConfig) -> bool:

@@ -18,7 +18,8 @@ from distill.config.method_rules import method_rules
 from distill.config.naming import following
 from distill.content.readers import OWN_FILES, READERS, Arrays, Part
 from distill.data.download import fetched
-from distill.sweep import snapshot
+from distill.run import run
+from distill.sweep import checked, snapshot
 from tests import program, tiny
 
 MODULE = """
@@ -303,3 +304,18 @@ def test_what_an_own_reader_gives_is_looked_at(
 def test_what_is_no_list_of_modules_is_refused() -> None:
     with pytest.raises(ValueError, match=r"plugins=1: give a list, plugins=\[1\]"):
         plugins.load_plugins(OmegaConf.create({"seed": 1, "plugins": "${seed}"}))
+
+
+def test_losses_that_are_no_scalars_are_told_before_a_teacher_is_trained(
+    inside: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the plan of --dry-run, and by the run itself."""
+    monkeypatch.delitem(sys.modules, "my_method", raising=False)
+    file = inside / "my_method.py"
+    file.write_text(file.read_text().replace("(1 - found.mean())", "(1 - found)"))
+    cfg = api.composed([*(word for word in WORDS if "weights" not in word), "output=there"], "own")
+    words = "the loss 'mine' is a tensor of shape"
+    assert words in checked._checked(cfg, [None]).reason
+    with pytest.raises(ValueError, match=words):
+        run(cfg)
+    assert not list(inside.glob("there/**/metrics.jsonl")), "nothing was trained"
