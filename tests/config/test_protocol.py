@@ -367,6 +367,7 @@ RATES: dict[str, tuple[int, int, float, bool, list[tuple[int, float]]]] = {
     "imagenet-dist": (100, 256, 1e-4, True, [(epoch, 0.1 * rate) for epoch, rate in IMAGENET]),
     "imagenet-nesterov": (100, 256, 1e-4, True, [(epoch, 0.1 * rate) for epoch, rate in IMAGENET]),
     "imagenet-nd": (100, 512, 1e-4, True, [(epoch, 0.2 * rate) for epoch, rate in IMAGENET]),
+    "imagenet-wsld": (101, 256, 1e-4, True, [(1, 0.1), (30, 0.1), (31, 0.01), (61, 1e-3), (91, 1e-4), (101, 1e-4)]),
     "imagenet-sdd": (100, 512, 1e-4, False, [(epoch, 0.2 * rate) for epoch, rate in IMAGENET]),
     "imagenet-ofa": (100, 512, 1e-4, True, [(4, 0.1), (31, 0.01), (91, 1e-4)]),
     "cmi": (200, 128, 1e-4, False, [(1, 0.1), (101, 0.05), (151, 0.0146447)]),
