@@ -438,7 +438,7 @@ def test_a_scale_for_some_data_sets_leaves_others_their_own() -> None:
     assert config.plain(own, "dataset.std") == [0.229, 0.224, 0.225]
 
 
-@pytest.mark.parametrize("name", set(SCALES) - {"cmi"})
+@pytest.mark.parametrize("name", sorted(set(SCALES) - {"cmi"}))
 def test_a_scale_of_the_cifars_is_that_of_no_other_images(name: str) -> None:
     """Nor is a run on images of one channel refused for three values that nobody gave."""
     for dataset in ("mnist", "tinyimagenet"):
