@@ -19,6 +19,8 @@ from distill.sweep.compose import Plan
 from distill.sweep.spread import over_cores
 from distill.terminal import counted
 
+_OF_LOSSES = ("accumulate", "repeats", "last_batch", "mixup", "cutmix", "loss", "label_smoothing")  # of a schedule
+
 
 @dataclass(frozen=True)
 class Checked:
@@ -65,16 +67,29 @@ def _checked(cfg: DictConfig, seeds: Sequence[int | None]) -> Checked:
 
 def _refusal(spec: RunSpec) -> str:
     """Why a run cannot be, as a step of an own method says too; nothing where it can."""
-    from distill.preflight import refusal_of_command, supposed  # imports torch: of a large plan once, by its first run
+    from distill.preflight import refusal_of_command  # imports torch: of a large plan once, by its first run
+
+    return refusal_of_command(spec) or memoised(("losses", _of_losses(spec)), partial(_refused_losses, spec))
+
+
+def _refused_losses(spec: RunSpec) -> str:
+    """What is wrong with the losses of an own method, by a step; nothing where they are sound, or none can be taken."""
+    from distill.preflight import supposed
     from distill.rehearsal import check_losses
 
-    found = refusal_of_command(spec)
-    if not found and not spec.schedule.rule and (info := supposed(spec.dataset)) is not None:
-        try:
+    try:
+        if not spec.schedule.rule and (info := supposed(spec.dataset)) is not None:
             check_losses(spec, info)
-        except ValueError as error:
-            return str(error)
-    return found
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+def _of_losses(spec: RunSpec) -> str:
+    """What decides which losses a step has: all but the rates, which jobs of a sweep often differ in alone."""
+    nets = [(net.model, net.args) for net in (spec.student, *spec.teachers)]
+    steps = [getattr(spec.schedule, key) for key in ("epochs", "init_epochs", "batch_size", "rule", *_OF_LOSSES)]
+    return repr((spec.hashed["method"], nets, spec.dataset, steps))
 
 
 def reached_by_seed(cfg: DictConfig) -> bool:

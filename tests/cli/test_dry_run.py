@@ -20,7 +20,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import ConfigCompositionException
 from omegaconf import OmegaConf
 
-from distill import config, preflight
+from distill import config, preflight, rehearsal
 from distill.cli import main as cli
 from distill.cli.command import BASE, read_command
 from distill.config import RunSpec, resolve, resolving
@@ -182,6 +182,16 @@ def test_nothing_is_written_or_imported(tmp_path: Path) -> None:
 def test_a_mistake_is_one_even_dry(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["method=kdd", "--dry-run"]) == 2
     assert "did you mean kd" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("word", "steps_taken"), [("schedule.lr=0.01,0.02,0.03", 1), ("method.temperature=1,2,3", 3)])
+def test_jobs_of_other_rates_share_the_step_that_shows_their_losses(
+    word: str, steps_taken: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken = []
+    monkeypatch.setattr(rehearsal, "check_losses", lambda spec, info: taken.append(spec.hash))
+    assert "  3 to run: no estimate" in lines(capsys, "-m", *TINY, "method=kd", word)
+    assert len(taken) == steps_taken
 
 
 def test_estimates_are_of_the_nearest_runs_and_none_where_there_are_none() -> None:
