@@ -29,7 +29,11 @@ def files_unchanged(*, fresh: bool = False) -> Iterator[None]:
 
 def memoised(key: Hashable, make: Callable[[], _T]) -> _T:
     """What `make()` gives, or gave for an equal key within this block. Raises what it raises."""
-    held = _Memory.held
+    return kept_in(_Memory.held, key, make)
+
+
+def kept_in(held: dict[Any, Any] | None, key: Hashable, make: Callable[[], _T]) -> _T:
+    """What is held under a key, made where it is not yet; with nothing to hold it in, what `make()` gives each time."""
     if held is None:
         return make()
     if key not in held:
