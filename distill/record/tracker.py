@@ -6,6 +6,7 @@ import json
 import logging
 import math
 import os
+import secrets
 import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,6 +20,7 @@ from distill.files import (
     SaveError,
     json_ready,
     persist,
+    read_mapping,
     refusal,
     remove_temporary,
     replacing,
@@ -58,7 +60,7 @@ class Tracker:
     """Writes each row to metrics.jsonl and shows it to a logger.
 
     tracking: mode, as make_logger takes it, and what that mode reads. config: the run's resolved one, shown.
-    identity: group, id, name, job_type, tags. choices: what was decided for the machine, see engine.choices.
+    identity: group, id, name, job_type, tags; see `_begun_as`. choices: decided for the machine, see engine.choices.
     resume_at: the global step of the checkpoint that the run goes on from: rows of later steps are dropped, since they
     will be written again; None is a run that starts anew and drops all. Log the row of an epoch before the checkpoint
     of its end is saved. Raises ValueError as make_logger does.
@@ -76,6 +78,7 @@ class Tracker:
     ) -> None:
         self.folder = RunFolder(folder)
         self.folder.path.mkdir(parents=True, exist_ok=True)
+        identity = _begun_as(self.folder, identity, goes_on=resume_at is not None)
         self.logger = make_logger(self.folder.path, tracking, config, identity, resume_at=resume_at, **timeouts)
         remove_temporary(self.folder.path)
         begun = {"identity": identity, "config": config, "command": command_line(), "choices": choices, "begun": now()}
@@ -173,6 +176,17 @@ class Rows:
         self._file.close()
         self._file = open(self.path, "a+b", buffering=0)  # noqa: SIM115
         _log.warning("%s was deleted or replaced while the run goes on: it is written anew, with all rows", self.path)
+
+
+def _begun_as(folder: RunFolder, identity: Mapping[str, Any], *, goes_on: bool) -> Mapping[str, Any]:
+    """The identity with an id that is this run's alone, and remains so when it goes on.
+
+    W&B never takes rows away: what begins anew under an id that was there, in another folder or after the deletion of
+    this one, is mixed with the rows of before (wandb/wandb#3424), and a deleted run's id is refused for good (#4897).
+    """
+    kept = read_mapping(folder.tracking).get("identity") if goes_on else None
+    known = kept.get("id") if isinstance(kept, dict) else None
+    return {**identity, "id": known if isinstance(known, str) else f"{identity['id']}-{secrets.token_hex(4)}"}
 
 
 def _drop_after(folder: RunFolder, step: int | None) -> list[dict[str, Any]]:

@@ -110,7 +110,7 @@ class WandbLogger:
     def _start(self, wandb: ModuleType, mode: str, resume: bool, arguments: dict[str, Any]) -> None:
         """Set `run`; an online run that cannot start becomes an offline one in the same process.
 
-        A run that starts anew replaces what the server has under its id. Offline there is nothing to resume, and what
+        A run that starts anew has an id of its own. Offline there is nothing to resume, and what
         is sent later may be the only part that is, or take the place of what was (wandb/wandb#5865): it has all rows.
         """
         if mode == "online":

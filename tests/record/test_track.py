@@ -20,7 +20,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from distill.files import SaveError
+from distill.files import SaveError, read_json
 from distill.record import wandb_logger
 from distill.record.progress import Progress, clock, final_table, status
 from distill.record.replay import replay
@@ -211,8 +211,8 @@ def test_offline_runs_are_written_one_for_each_tracker(tmp_path, wandb):
     for number in (1, 2):
         tracker = Tracker(tmp_path / str(number), OFFLINE, {"lr": 0.1}, IDENTITY | {"id": f"abc-{number}"})
         run = tracker.logger.run
-        assert (run.id, run.group, run.job_type, run.name, tuple(run.tags)) == (
-            f"abc-{number}",
+        assert run.id.startswith(f"abc-{number}-")
+        assert (run.group, run.job_type, run.name, tuple(run.tags)) == (
             "digits/kd",
             "distill",
             "kd-a-b-s1",
@@ -228,7 +228,7 @@ def test_offline_runs_are_written_one_for_each_tracker(tmp_path, wandb):
         tracker.finish(0, {"accuracy": {"last": 60.0, "best": 70.0}})
     wandb.teardown()  # its process writes the last records
     written = sorted(tmp_path.glob("*/wandb/offline-run-*/run-*.wandb"))
-    assert [path.name for path in written] == ["run-abc-1.wandb", "run-abc-2.wandb"]
+    assert [path.name[:10] for path in written] == ["run-abc-1-", "run-abc-2-"]
     for path in written:
         assert all(
             name in path.read_bytes() for name in (b"step/losses/ce", b"accuracy/last", b"accuracy/best")
@@ -238,7 +238,7 @@ def test_offline_runs_are_written_one_for_each_tracker(tmp_path, wandb):
 def test_a_tracker_that_was_never_finished_does_not_swallow_the_next(tmp_path, wandb):
     first = Tracker(tmp_path / "1", OFFLINE, {}, IDENTITY)
     second = Tracker(tmp_path / "2", OFFLINE, {}, IDENTITY | {"id": "abc-2"})
-    assert (first.logger.run.id, second.logger.run.id) == ("abc-1", "abc-2")
+    assert first.logger.run.id.startswith("abc-1-") and second.logger.run.id.startswith("abc-2-")
     second.finish()
     first.finish()
 
@@ -263,7 +263,7 @@ def test_an_unreachable_server_means_an_offline_run_and_one_warning(
     ours = [record for record in caplog.records if record.name == "distill.record.wandb_logger"]
     assert [record.levelno for record in ours if record.levelno > logging.INFO] == [logging.WARNING]
     assert "tracking this run offline" in caplog.text
-    assert len(list(tmp_path.glob("wandb/offline-run-*/run-abc-1.wandb"))) == 1 and RunFolder(tmp_path).rows() == [
+    assert len(list(tmp_path.glob("wandb/offline-run-*/run-abc-1-*.wandb"))) == 1 and RunFolder(tmp_path).rows() == [
         row(1)
     ]
 
@@ -302,7 +302,7 @@ def test_a_server_that_dies_during_the_run_delays_the_end_by_the_timeout(
         tracker.log(row(step))
     tracker.finish(0, {"accuracy/last": 1.0})  # W&B itself would wait for the server to come back
     assert "wandb sync" in caplog.text
-    assert len(RunFolder(tmp_path).rows()) == 200 and len(list(tmp_path.glob("wandb/run-*/run-abc-1.wandb"))) == 1
+    assert len(RunFolder(tmp_path).rows()) == 200 and len(list(tmp_path.glob("wandb/run-*/run-abc-1-*.wandb"))) == 1
 
 
 def test_without_a_key_nobody_is_asked_even_on_a_terminal(tmp_path, wandb):
@@ -422,7 +422,8 @@ def test_what_a_fresh_and_a_resumed_run_ask_of_the_server(tmp_path, monkeypatch)
         tracker.finish(3)
     fresh, logged, code, resumed = asked[:4]
     assert (fresh["resume"], resumed["resume"]) == (None, "allow")
-    assert fresh["name"] == f"kd-{'x' * 92}...{'x' * 27}-s1" and len(fresh["name"]) == 128 and fresh["id"] == "abc-1"
+    assert fresh["name"] == f"kd-{'x' * 92}...{'x' * 27}-s1" and len(fresh["name"]) == 128
+    assert fresh["id"].startswith("abc-1-") and resumed["id"] == fresh["id"]
     assert fresh["settings"]["init_timeout"] == 20 and fresh["settings"]["finish_timeout"] == 60
     assert (
         fresh["settings"]["console"] == "off"
@@ -430,6 +431,16 @@ def test_what_a_fresh_and_a_resumed_run_ask_of_the_server(tmp_path, monkeypatch)
         and fresh["settings"]["silent"]
     )
     assert logged == ({"phase": "distill", "epoch": 4, "step": 4, "step/loss": 0.2}, 4) and code == 3
+
+
+def test_a_run_that_begins_anew_is_another_to_wandb(tmp_path):
+    """W&B would mix its rows with those of the run that had the id before: of another folder, or of this one."""
+    begun = []
+    for folder, resume_at in (("a", None), ("a", 3), ("b", None), ("a", None), ("a", 5)):
+        Tracker(tmp_path / folder, OFF, {}, IDENTITY, resume_at).finish()
+        begun.append(read_json(RunFolder(tmp_path / folder).tracking)["identity"]["id"])
+    assert begun[0] == begun[1] and begun[3] == begun[4] and len(set(begun)) == 3
+    assert all(each.startswith("abc-1-") for each in begun)
 
 
 def test_a_run_that_goes_on_offline_is_written_whole(tmp_path, monkeypatch):
@@ -499,7 +510,7 @@ def test_finished_runs_can_be_replayed(tmp_path, wandb):
     )
     assert out.returncode == 0 and "2 of 2 runs written" in out.stdout, out.stdout + out.stderr
     written = sorted(tmp_path.glob("kd/*/wandb/offline-run-*/*.wandb"))
-    assert [path.name for path in written] == ["run-abc-s1.wandb", "run-abc-s2.wandb"]
+    assert [path.name[:11] for path in written] == ["run-abc-s1-", "run-abc-s2-"]
     assert all(b"test_accuracy/last" in path.read_bytes() for path in written)
     command[2] = str(tmp_path / "kd" / "s3")
     out = subprocess.run(
