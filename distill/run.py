@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -208,10 +208,10 @@ class Inputs:
         return partial(runtime.autocast, self.device, self.precision)
 
 
-def make_inputs(spec: RunSpec, reads: Collection[str] | None = None) -> Inputs:
+def make_inputs(spec: RunSpec, sharing: Sequence[RunSpec] = ()) -> Inputs:
     """Load what a run trains on. Teachers that are not there yet are trained first.
 
-    reads: what the runs that are to share this read of the teachers' outputs; default: what the run's own method does.
+    sharing: the runs that are to share this, itself among them; default: itself alone.
     """
     machine = spec.machine
     runtime.keep_pages()
@@ -223,19 +223,18 @@ def make_inputs(spec: RunSpec, reads: Collection[str] | None = None) -> Inputs:
     data = load_data(spec.dataset, device, hyperrule.adapt(spec.schedule, spec.dataset))
     schedule = make_schedule(spec, data.info.num_train)
     over_all = synced.wanted(machine.sync_batchnorm, machine.compile, class_of(spec.method.node))
-    given = schedule.of_batches
-    mixed = not {"mixup", "cutmix"}.isdisjoint(given)
-    source = data.source(batch_size=schedule.batch_size, seed=spec.seed, **given)
+    mixed = not {"mixup", "cutmix"}.isdisjoint(schedule.of_batches)
+    source = data.source(batch_size=schedule.batch_size, seed=spec.seed, **schedule.of_batches)
     if preflight.trains_first(spec):  # what does not fit is said now, and not after hours of a teacher's training
         preflight.check_fit(spec, data.info, source, over_all=over_all)
         check_losses(replace(spec, schedule=schedule), data.info)
     steps, batch = spec.method.batches(source.steps * schedule.epochs, schedule.batch_size, schedule.epochs)
     own = MachineTrial(replace(spec, schedule=schedule), data.info, source.steps * schedule.batch_size)
-    choices = decide(machine, device, steps, RunFolder(spec.folder).choices, own)
+    beside = [MachineTrial(each, data.info, 0) for each in sharing]
+    choices = decide(machine, device, steps, RunFolder(spec.folder).choices, own, beside)
     compiling = Compiling.of(machine.compile, batch, steps, device, trained=choices.trained, frozen=choices.frozen)
-    teachers = prepare(
-        spec, data, device, train=run_first, precision=choices.precision, compiling=compiling, mixed=mixed, reads=reads
-    )
+    how: dict[str, Any] = {"precision": choices.precision, "compiling": compiling, "mixed": mixed, "sharing": sharing}
+    teachers = prepare(spec, data, device, train=run_first, **how)
     torch.set_num_threads(choices.threads or threads)  # now: the training of a teacher has had its own
     source = data.at_sizes(source, (net.size for net in teachers.nets if net.resizes))
     log.info("%s: %s", "compiling the nets that gain by it" if compiling.asked else "nets run eagerly", compiling.why)

@@ -84,6 +84,20 @@ def test_a_run_decides_by_its_method_once(monkeypatch: pytest.MonkeyPatch, tmp_p
     assert choices.decide(asked, CPU, 3000, {}, trial_of(*words)) == found
 
 
+@pytest.mark.parametrize(("more", "tried"), [([], True), (["seed=2"], True), (["method=crd"], False),
+                                             (["schedule.loss=bce"], False)])  # fmt: skip
+def test_what_one_members_step_decides_is_not_the_packs(
+    more: list[str], tried: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Threads and compiling of runs side by side were those that the first one's step is fastest with."""
+    monkeypatch.setenv("DISTILL_CACHE", str(tmp_path))
+    monkeypatch.setattr(choices, "_by_time", lambda plain, *_: replace(plain, threads=7))
+    asked = MachineSpec("cpu", "fp32", "false", "auto", "auto", "auto", "auto", False)
+    own, other = trial_of(*PAIR, "method=kd"), trial_of(*PAIR, "method=kd", *more)
+    assert (choices.decide(asked, CPU, 3000, {}, own, [own, other]).threads == 7) == tried
+    assert choices.decide(asked, CPU, 3000, {}, own).threads == 7
+
+
 def test_the_methods_of_a_table_share_a_precision(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Whatever their own steps take, and where a method's own step cannot be timed."""
     monkeypatch.setenv("DISTILL_CACHE", str(tmp_path))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol
 
@@ -86,10 +86,14 @@ def without_trial(asked: MachineSpec, device: torch.device) -> Choices:
     return Choices(trial.pick_precision(asked.precision, device), threads, device.type != "cpu", True, "by rule")
 
 
-def decide(asked: MachineSpec, device: torch.device, steps: int, begun: Mapping[str, Any], own: Trial) -> Choices:
+def decide(
+    asked: MachineSpec, device: torch.device, steps: int, begun: Mapping[str, Any], own: Trial,
+    beside: Sequence[Trial] = (),
+) -> Choices:
     """Decide what is `auto` of a run of so many steps.
 
     begun: what an earlier session of the run was decided for. own: its step, which is made where it is asked for.
+    beside: steps of the runs that share what is decided: where they are not alike, one of them decides nothing.
     """
     plain = without_trial(asked, device)
     plain = replace(plain, precision=_of_all(plain.precision))
@@ -99,7 +103,8 @@ def decide(asked: MachineSpec, device: torch.device, steps: int, begun: Mapping[
     if device.type != "cpu" or parallel.world() > 1 or max(steps, own.alone.count) < TRIAL_FROM or not auto:
         return plain
     found = _or(plain, lambda: _by_precision(plain, asked, own.alone))
-    found = _or(found, lambda: _by_time(found, asked, steps, own))
+    if all(each.known_by == beside[0].known_by for each in beside):
+        found = _or(found, lambda: _by_time(found, asked, steps, own))
     log.info("settings of this machine: %s", found.why)
     return found
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import traceback
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -79,7 +79,7 @@ class Member:
     """
 
     def __init__(
-        self, job: Job, spec: RunSpec, stop: StopSignals, inputs: Inputs | None, reads: Collection[str]
+        self, job: Job, spec: RunSpec, stop: StopSignals, inputs: Inputs | None, sharing: Sequence[RunSpec]
     ) -> None:
         self.job, self.exits = job, ExitStack()
         job.start()
@@ -88,7 +88,7 @@ class Member:
             self.done = RunFolder(job.folder).result is not None
             if self.done:
                 return
-            inputs = inputs or shared_inputs(make_inputs(spec, reads))
+            inputs = inputs or shared_inputs(make_inputs(spec, sharing))
             self.experiment = Experiment(replace(spec, folder=job.folder), stop, inputs=inputs, quiet=True)
             self.exits.enter_context(self.experiment.logged())
             self.rng = runtime.rng_state()
@@ -164,7 +164,7 @@ class Pack:
 
     def __init__(self, sweep: Sweep, jobs: Sequence[tuple[Job, RunSpec]], most: int | None) -> None:
         self.sweep, self.waiting, self.most = sweep, list(jobs), most
-        self.reads = frozenset().union(*(spec.method.reads for _, spec in jobs))
+        self.sharing = [spec for _, spec in jobs]
 
     def run(self, stop: StopSignals) -> None:
         """Run all jobs to their ends. A member that fails is dropped and reported; the others go on."""
@@ -190,7 +190,7 @@ class Pack:
                 break
             job, spec = self.waiting.pop(0)
             try:
-                member = Member(job, spec, stop, members[0].experiment.inputs if members else None, self.reads)
+                member = Member(job, spec, stop, members[0].experiment.inputs if members else None, self.sharing)
                 if member.done:
                     self.sweep.finish(job, errors.DONE)
                     continue

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -56,12 +56,12 @@ def prepare(
     precision: str,
     compiling: Compiling,
     mixed: bool = False,
-    reads: Collection[str] | None = None,
+    sharing: Sequence[RunSpec] = (),
 ) -> Teachers:
     """Load a run's teachers and make them ready: BatchNorms folded, weights cast, compiled, behind a cache.
 
     train: trains one that is missing. mixed: whether batches are mixed, which are never the same twice.
-    reads: what is read of their outputs; default: what the run's method does. Raises ValueError as `get_teachers`.
+    sharing: the runs whose methods read their outputs; default: this one. Raises ValueError as `get_teachers`.
     """
     members = get_teachers(spec, data, device, train)
     frozen = FrozenTeachers([member.net for member in members], runtime.DTYPES[precision])
@@ -73,7 +73,7 @@ def prepare(
         frozen,
         members,
         data,
-        reads=spec.method.reads if reads is None else reads,
+        reads={each for run in sharing or (spec,) for each in run.method.reads},
         precision=precision,
         folder=spec.output / data.info.name / "teachers",
         compiled=compiling.asked and compiling.frozen,

@@ -98,7 +98,7 @@ def within(spec: RunSpec, folder: Path) -> RunSpec:
 
 def pack(specs: Sequence[RunSpec], folder: Path, stop: StopSignals) -> list[Experiment]:
     """Runs that share the first one's batches and teacher."""
-    inputs: Inputs = shared_inputs(make_inputs(specs[0], {"logits", "embedding", "features"}))
+    inputs: Inputs = shared_inputs(make_inputs(specs[0], specs))
     return [Experiment(within(spec, folder / "packed"), stop, inputs=inputs, quiet=True) for spec in specs]
 
 
@@ -168,6 +168,15 @@ def test_no_run_computes_in_the_precision_that_another_student_is_fast_in(
     asked = [("method=kd", "student=resnet8"), ("method=none", "student=resnet8"), ("method=kd", "student=resnet14")]
     jobs = [(one, resolve(tiny.composed("precision=auto", *words, *one))) for one in asked]
     assert sorted(map(len, packs(jobs)), reverse=True) == packed_as
+
+
+def test_a_pack_decides_by_all_of_its_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+    monkeypatch.setattr(run, "decide", lambda *given: asked.extend(given[-1]) or 1 / 0)
+    specs = [resolve(tiny.composed(*SMALL, "teacher.weights=none", f"method={name}")) for name in ("kd", "crd")]
+    with pytest.raises(ZeroDivisionError):
+        make_inputs(specs[0], specs)
+    assert [each.words for each in asked] == ["kd with resnet8", "crd with resnet8"]
 
 
 def test_loops_in_step_share_their_batches_and_others_get_their_own() -> None:
