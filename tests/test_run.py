@@ -200,14 +200,14 @@ def test_kill_nine_in_the_middle_of_a_run_changes_no_bit(shared: Path, tmp_path:
     options = (
         "method=crd",
         "teacher.weights=" + str(next(shared.glob("digits/none-resnet14/*/s0/student.safetensors"))),
-        "schedule.epochs=8",
+        "schedule.epochs=5",
         "log_every=1",
         "save_minutes=0",
     )
     uncut, whole = small(tmp_path / "whole", *options)
     run(uncut, whole, table=False)
     cfg, cut = small(tmp_path / "cut", *options)
-    for lines in (9, 25):
+    for lines in (9, 17):
         process = program.start(*command(tmp_path / "cut", *options))
         wait_for_rows(process, cut, lines)
         process.kill()
@@ -223,7 +223,7 @@ def test_kill_nine_in_the_middle_of_a_run_changes_no_bit(shared: Path, tmp_path:
 
 
 def test_term_leaves_with_75_and_the_same_command_goes_on(shared: Path, tmp_path: Path) -> None:
-    options = ("method=kd", "teacher.weights=none", "schedule.epochs=40", "log_every=1")
+    options = ("method=kd", "teacher.weights=none", "schedule.epochs=12", "log_every=1")
     _, folder = small(tmp_path, *options)
     process = program.start(*command(tmp_path, *options))
     wait_for_rows(process, folder, 1)
@@ -236,7 +236,7 @@ def test_term_leaves_with_75_and_the_same_command_goes_on(shared: Path, tmp_path
     epochs = [
         json.loads(line)["epoch"] for line in (folder / "metrics.jsonl").read_text().splitlines() if '"epoch"' in line
     ]
-    assert result["epochs"] == 40 and sorted(set(epochs)) == list(range(1, 41))
+    assert result["epochs"] == 12 and sorted(set(epochs)) == list(range(1, 13))
 
 
 def test_two_jobs_that_start_together_train_the_teacher_once(tmp_path: Path) -> None:
@@ -285,7 +285,7 @@ def test_an_unwritable_folder_is_a_sentence(tmp_path: Path) -> None:
 
 
 def test_a_damaged_checkpoint_of_a_run_is_passed_over(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    options = ("method=none", "schedule.epochs=30", "log_every=1", "save_minutes=0")
+    options = ("method=none", "schedule.epochs=8", "log_every=1", "save_minutes=0")
     cfg, folder = small(tmp_path, *options)
     process = program.start(*command(tmp_path, *options))
     while process.poll() is None and len(list((folder / "checkpoints").glob("*.ckpt"))) < 2:
@@ -294,7 +294,7 @@ def test_a_damaged_checkpoint_of_a_run_is_passed_over(tmp_path: Path, caplog: py
     process.wait()
     newest = max((folder / "checkpoints").glob("*.ckpt"))
     os.truncate(newest, newest.stat().st_size // 2)
-    assert run(cfg, folder, table=False)["epochs"] == 30 and "corrupt" in caplog.text
+    assert run(cfg, folder, table=False)["epochs"] == 8 and "corrupt" in caplog.text
     for path in (folder / "checkpoints").glob("*"):
         path.unlink()
 

@@ -242,7 +242,7 @@ def test_commands_name_the_folder_of_ones_own_files(
 
 def test_a_kill_costs_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """SIGKILL in the middle of a trial, and half a line at the journal's end: the trial goes on from its checkpoint."""
-    words = [*TINY[:4], "schedule.epochs=12", *TINY[5:], "save_minutes=0", *SPACE, "--trials=1", "--storage=k.journal"]
+    words = [*TINY[:4], "schedule.epochs=6", *TINY[5:], "save_minutes=0", *SPACE, "--trials=1", "--storage=k.journal"]
     worker = program.start("search", *words)
     while not list(tmp_path.glob("outputs/digits/*/*/s1/checkpoints/step-00000000[3-9].ckpt")):
         assert worker.poll() is None
@@ -255,7 +255,7 @@ def test_a_kill_costs_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     dead, revived = only_study("k.journal").trials
     assert (dead.state.name, revived.state.name) == ("FAIL", "COMPLETE")
     assert dead.params == revived.params and revived.user_attrs["continues"] == dead.number
-    assert sorted(revived.intermediate_values) == list(range(1, 13))  # those before the kill are reported again
+    assert sorted(revived.intermediate_values) == list(range(1, 7))  # those before the kill are reported again
     (result,) = results(tmp_path)
     assert revived.value == result["accuracy"]["last"]
     assert "0 of 1 trials so far" not in capsys.readouterr().out

@@ -240,7 +240,8 @@ def test_a_teacher_that_stays_live_is_said(
 def test_a_second_run_asks_its_teacher_nothing(tmp_path: Path) -> None:
     def result(*overrides: str) -> dict:
         options = ("dataset=digits", "teacher.weights=none", "teacher=resnet8", "student=resnet8", "precision=bf16")
-        cfg = tiny.composed(*options, f"output={tmp_path}", "schedule.batch_size=256", *overrides)
+        small = ("dataset.fraction=0.1", "schedule.epochs=2", "schedule.batch_size=32")
+        cfg = tiny.composed(*options, *small, f"output={tmp_path}", *overrides)
         return run(cfg, config.identity(cfg)["folder"], table=False)
 
     first, again, live = result(), result("method=dist"), result("method=kd", "teacher.cache=off", "seed=2")
