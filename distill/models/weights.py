@@ -3,13 +3,13 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from distill.content.state_file import State, read_state
 from distill.models.cifar_net import CifarNet
 from distill.models.families import CONSTRUCTORS
 from distill.models.feature_net import FeatureNet
+from distill.models.prototype import without_memory
 
 
 def load_weights(net: FeatureNet, path: str | Path) -> None:
@@ -73,6 +73,6 @@ def fitting_names(state: State) -> list[tuple[str, int, int]]:
 
 
 def _fits(state: State, name: str, classes: int, channels: int) -> bool:
-    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+    with without_memory():
         model: CifarNet = CONSTRUCTORS[name](classes, channels)
     return not mismatch(state, model.state_dict())
