@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import fields, replace
 from functools import partial
@@ -187,7 +188,8 @@ def _file(teacher: TeacherSpec) -> str | None:
 def _made(spec: RunSpec, info: DataInfo, source: Source | None, over_all: bool) -> None:
     """Make the nets and the method, with the weights that are there already."""
     there = torch.get_default_device().type != "meta"  # else no weights are loaded
-    student = _net(spec.student, info, spec.seed, spec.student.pretrained and there, start.student_arguments(spec))
+    how: dict[str, Any] = {"args": start.student_arguments(spec), "inits": start.student_inits(spec)}
+    student = _net(spec.student, info, spec.seed, spec.student.pretrained and there, **how)
     start.check_recipe(student, spec)
     if spec.machine.grad_checkpointing:
         start.recompute(student)
@@ -213,7 +215,8 @@ def _check_upstream(student: FeatureNet, before: RunSpec | None) -> None:
     """Raise ValueError where what the student is trained on first leaves no start for it."""
     if before is None or before.schedule.rule or (info := supposed(before.dataset)) is None:
         return
-    start.check_trunk(_net(before.student, info, before.seed, False, start.student_arguments(before)), student)
+    how: dict[str, Any] = {"args": start.student_arguments(before), "inits": start.student_inits(before)}
+    start.check_trunk(_net(before.student, info, before.seed, False, **how), student)
 
 
 def _check_views(method: Method, source: Source) -> None:
@@ -241,19 +244,20 @@ def random_nets(spec: RunSpec, info: DataInfo) -> tuple[FeatureNet, list[Feature
 
 def _taught_by(spec: RunSpec, teacher: TeacherSpec, info: DataInfo) -> FeatureNet:
     if teacher.training and not teacher.size:
-        return _net(teacher, info.for_teacher, teacher.seed, False)
+        return _net(teacher, info.for_teacher, teacher.seed, False, inits=start.student_inits(teacher.training))
     return make_teacher(spec, teacher, info.for_teacher, pretrained=False)
 
 
 def _net(
-    spec: StudentSpec | TeacherSpec, info: DataInfo, seed: int, pretrained: bool, args: dict[str, Any] | None = None
-) -> FeatureNet:
-    shape = {"in_chans": info.in_chans, "size": info.size}
-    args = thawed(spec.args) if args is None else args
-    make = partial(build_net, spec.model, info.num_classes, **shape, pretrained=pretrained, args=args, seed=seed)
+    spec: StudentSpec | TeacherSpec, info: DataInfo, seed: int, pretrained: bool, *, args: dict[str, Any] | None = None,
+    inits: Mapping[str, str] | None = None,
+) -> FeatureNet:  # fmt: skip
+    how: dict[str, Any] = {"in_chans": info.in_chans, "size": info.size, "inits": inits}
+    how["args"] = thawed(spec.args) if args is None else args
+    make = partial(build_net, spec.model, info.num_classes, **how, pretrained=pretrained, seed=seed)
     if torch.get_default_device().type != "meta":
         return make()
-    key = (spec.model, info.num_classes, str(shape), str(args))
+    key = (spec.model, info.num_classes, str(how))
     if key not in _prototypes:
         if len(_prototypes) >= _MOST:
             _prototypes.clear()

@@ -248,15 +248,9 @@ def make_method(
 ) -> Method:
     """Build student and method, seeded by the caller, on the device. begins: the file of weights to start from."""
     given, info = spec.student, data.info
-    student = build_net(
-        given.model,
-        info.num_classes,
-        in_chans=info.in_chans,
-        size=info.size,
-        pretrained=given.pretrained,
-        args=start.student_arguments(spec),
-        seed=spec.seed,
-    )
+    how: dict[str, Any] = {"args": start.student_arguments(spec), "inits": start.student_inits(spec), "seed": spec.seed}
+    shape: dict[str, Any] = {"in_chans": info.in_chans, "size": info.size}
+    student = build_net(given.model, info.num_classes, **shape, pretrained=given.pretrained, **how)
     start.check_recipe(student, spec)
     if given.pretrained:
         start.log_pretrained(student)

@@ -46,6 +46,12 @@ def student_arguments(spec: RunSpec) -> dict[str, Any]:
     return args
 
 
+def student_inits(spec: RunSpec) -> Mapping[str, str]:
+    """schedule.inits for a run's student and the nets beside it; none where the student begins from weights."""
+    given = spec.student
+    return {} if given.pretrained or given.weights or given.upstream else spec.schedule.inits
+
+
 def check_recipe(student: FeatureNet, spec: RunSpec) -> None:
     """Raise ValueError where the student cannot do what the schedule asks of it, drop paths, layers with own rates, and
     for one that trains on some patches alone, which make no map, where the method reads maps.

@@ -27,14 +27,14 @@ from distill.config.groups import (
 from distill.config.naming import following
 from distill.config.nulls import canonical, in_place, told, told_apart, told_of_features
 from distill.config.own_code import code_of_class, code_of_net, code_of_reader
-from distill.config.schedule_spec import lr_share
+from distill.config.scheduled import inits_of, scheduled
 from distill.config.teacher_nodes import OWN, WEIGHT_KINDS, Spec, expand_teachers, is_trained, label, named, training
 from distill.content.fingerprint import data_fingerprint, folder_model, weights_fingerprint
 from distill.run_folder import record_of
 
 UNHASHED = {  # what may change without changing the result; everything else of these nodes is hashed
     "dataset": {"root", "workers", "download", "images"},
-    "schedule": {"lr_scales"},  # what it does to the run's nets is in their lr_scale
+    "schedule": {"lr_scales", "inits"},  # what these do to the run's nets is in the nets' nodes
     "teacher": set(),
     "student": set(),
     "method": {"about"},
@@ -51,13 +51,14 @@ def hashed_config(cfg: DictConfig) -> dict[str, Any]:
     parts["method"]["code"] = code_of_class(str(parts["method"].get("_target_")))
     nets = [*(parts["method"].get("models") or ()), parts["method"].get("assistant")]  # of a cohort, of residual-kd
     parts["method"]["code_of_nets"] = [code for net in nets if net and (code := code_of_net(str(net)))] or None
-    scales = OmegaConf.select(cfg, "schedule.lr_scales", default=None)
-    parts["student"] = _scaled(_started(student_node(cfg)), scales)
+    schedule = plain(cfg, "schedule")
+    parts["method"]["inits_of_nets"] = inits_of(nets, schedule)
+    parts["student"] = scheduled(_started(student_node(cfg)), schedule)
     parts["schedule"] |= _unread(cfg)
     parts |= {name: told(name, parts[name]) for name in ("dataset", "schedule")}
     if has_teacher(cfg):
         own = [(spec, training_of(cfg, spec)) for spec in teacher_specs(cfg)]
-        several = [_hashed_teacher(spec, told_apart(node, parts["dataset"]), scales) for spec, node in own]
+        several = [_hashed_teacher(spec, told_apart(node, parts["dataset"]), schedule) for spec, node in own]
         parts["teacher"] = several[0] if len(several) == 1 else several
     elif views := parts["dataset"].get("views"):
         parts["dataset"]["views"] = {**views, "teacher": None}
@@ -93,19 +94,15 @@ def _rounded_otherwise(cfg: DictConfig) -> dict[str, Any]:
     return found
 
 
-def _hashed_teacher(spec: Spec, own: dict[str, Spec], scales: Mapping[str, Any] | None) -> Spec:
+def _hashed_teacher(spec: Spec, own: dict[str, Spec], schedule: Spec) -> Spec:
     """A teacher's node as it is hashed; own: the schedule and the data set that it alone is trained by."""
     if "schedule" in own:
-        scales = own["schedule"].get("lr_scales")
-        own = {**own, "schedule": _without(own["schedule"], UNHASHED["schedule"])}
-    epoch = {"epoch": "best" if spec.get("epoch") == "best" and is_trained(spec) else None}
-    return {**_scaled(_by_content(spec), scales), **epoch, **dict.fromkeys(OWN), **own}
-
-
-def _scaled(net: Spec, scales: Mapping[str, Any] | None) -> Spec:
-    """A net's node whose lr_scale holds what the schedule makes of its rate."""
-    share = lr_share(scales, net.get("model"))
-    return net if share == 1 else {**net, "lr_scale": share * float(net.get("lr_scale") or 1.0)}
+        schedule = own["schedule"]
+        own = {**own, "schedule": _without(schedule, UNHASHED["schedule"])}
+    before = [_teacher_node(name).get("model") for name in spec.get("chain") or ()]
+    further = {"epoch": "best" if spec.get("epoch") == "best" and is_trained(spec) else None,
+               "inits_of_chain": inits_of(before, schedule)}  # fmt: skip
+    return {**scheduled(_by_content(spec), schedule), **further, **dict.fromkeys(OWN), **own}
 
 
 def content(cfg: DictConfig) -> str | None:

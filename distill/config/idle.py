@@ -12,7 +12,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from distill.config.groups import interpolated, plain
-from distill.config.hashing import WHOLE_SET, has_teacher, reads, teacher_specs
+from distill.config.hashing import WHOLE_SET, has_teacher, hashed_config, reads, teacher_specs
 from distill.config.milestones import late
 from distill.config.rules import FOLDERS, IN_MEMORY
 from distill.config.teacher_nodes import is_trained
@@ -135,6 +135,14 @@ def _lr_scales(cfg: DictConfig) -> str:
     nets = {str(plain(cfg, "student").get("model")), *map(str, plain(cfg, "method").get("models") or ())}
     nets |= {str(spec.get("model")) for spec in teacher_specs(cfg)}
     return "" if nets.intersection(plain(cfg, "schedule.lr_scales") or {}) else "no net of the run has a share there"
+
+
+def _inits(cfg: DictConfig) -> str:
+    hashed = hashed_config(cfg)
+    several = hashed.get("teacher") or []
+    nets = [hashed["student"], *(several if isinstance(several, list) else [several])]
+    told = any(net.get("init") or net.get("inits_of_chain") for net in nets) or hashed["method"]["inits_of_nets"]
+    return "" if told else "it names no net of the run that begins anew"
 
 
 def _gamma(cfg: DictConfig) -> str:
@@ -265,6 +273,7 @@ READ_BY: dict[str, Callable[[DictConfig], str]] = {
     "schedule.lr_min": _decays("cosine", "linear"),
     "schedule.by_epoch": _by_epoch,
     "schedule.lr_scales": _lr_scales,
+    "schedule.inits": _inits,
     "schedule.init_epochs": _init_epochs,
     "schedule.resize": _with_rule,
     "schedule.crop": _with_rule,

@@ -187,8 +187,8 @@ SCHEDULE: dict[str, Rule] = {
     "restart": or_null(FLAG),
     "max_norm": or_null(POSITIVE),
     "rule": or_null(one_of("hyperrule")),
-    "resize": or_null(whole(1, 10**5)),
-    "crop": or_null(whole(1, 10**5)),
+    **dict.fromkeys(("resize", "crop"), or_null(whole(1, 10**5))),
+    "inits": or_null(NODE),
     "zero_head": or_null(FLAG),
     "optimizer": NODE,
 }

@@ -7,11 +7,13 @@ from typing import Any
 
 from distill.config.groups import suggestion_or
 from distill.config.net_names import is_known, nearest_nets
+from distill.config.scheduled import INIT_RULES
 
 
 def check_schedule(schedule: Mapping[str, Any]) -> None:
     """Raise ValueError for keys of a schedule that could not be honoured beside its others."""
-    check_lr_scales(schedule.get("lr_scales") or {})
+    _check_models("lr_scales has a share", schedule.get("lr_scales") or {})
+    check_inits(schedule.get("inits") or {})
     optimizer = schedule.get("optimizer") or {}
     asked = [key for key in ("momentum_start", "damped") if schedule.get(key) not in (None, False)]
     if asked and (optimizer.get("name") != "sgd" or not optimizer.get("momentum") or optimizer.get("nesterov")):
@@ -43,8 +45,15 @@ def _check_recipe(schedule: Mapping[str, Any]) -> None:
         raise ValueError(f"schedule.accumulate={schedule['accumulate']}: a batch has no so many images: lower it")
 
 
-def check_lr_scales(scales: Mapping[str, Any]) -> None:
-    """Raise ValueError for a share of the rate of a net that there is not."""
-    if unknown := [name for name in map(str, scales) if not is_known(name)]:
+def check_inits(inits: Mapping[str, Any]) -> None:
+    """Raise ValueError for a rule that there is not, or for a net that there is not."""
+    _check_models("inits has a rule", inits)
+    if unknown := [str(rule) for rule in inits.values() if rule is not None and rule not in INIT_RULES]:
+        raise ValueError(f"schedule.inits: there is no rule '{unknown[0]}': choose from {', '.join(INIT_RULES)}")
+
+
+def _check_models(what: str, by_model: Mapping[str, Any]) -> None:
+    """Raise ValueError for a net that there is not, among those that a key of the schedule names."""
+    if unknown := [name for name in map(str, by_model) if not is_known(name)]:
         hint = suggestion_or(nearest_nets(unknown[0]), "ours start with cifar_, others are timm's")
-        raise ValueError(f"schedule.lr_scales has a share for '{unknown[0]}', and there is no such model: {hint}")
+        raise ValueError(f"schedule.{what} for '{unknown[0]}', and there is no such model: {hint}")

@@ -90,6 +90,7 @@ class ScheduleSpec(OptimizerSpec):
     epochs: int
     batch_size: int
     lr_scales: Mapping[str, Any] = field(default_factory=dict)  # share of the rate that some nets train at
+    inits: Mapping[str, Any] = field(default_factory=dict)  # rules by which some nets begin, see models.inits
     init_epochs: int = 0  # of the first stage of methods that have two
     mixup: float | None = None  # alpha of MixUp; None: the rule's, or none
     cutmix: float = 0.0  # alpha of CutMix; 0: none

@@ -26,7 +26,8 @@ from distill.config.rules import (
 from distill.content.data_sets import KNOWN_SETS
 
 # read by checks of their own
-_OPEN = {"student.args", "teacher.args", "student.upstream", "schedule.optimizer", "schedule.lr_scales"}
+_OPEN = {"student.args", "teacher.args", "student.upstream",
+         *(f"schedule.{key}" for key in ("optimizer", "lr_scales", "inits"))}  # fmt: skip
 NOT_RULED = {"hydra", "leave_out", "method"}
 
 

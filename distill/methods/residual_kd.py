@@ -50,7 +50,7 @@ class ResidualKD(Method):
         super().__init__(*nets, **common)
         self.weight, self.assistant_epochs = weight, assistant_epochs
         self.assistant = (
-            build(assistant, student.num_classes, in_chans=student.in_chans, size=student.size)
+            build(assistant, student.num_classes, in_chans=student.in_chans, size=student.size, inits=student.inits)
             if assistant
             else student.twin()
         )

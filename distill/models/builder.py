@@ -1,5 +1,6 @@
 """build(): a network by name, wrapped as a FeatureNet."""
 
+from collections.abc import Mapping
 from contextlib import nullcontext
 from functools import partial
 from typing import Any
@@ -16,6 +17,7 @@ from distill.models.cifar_net import CifarNet
 from distill.models.cifar_reader import CifarReader
 from distill.models.families import CONSTRUCTORS
 from distill.models.feature_net import FeatureNet
+from distill.models.inits import begin_by
 from distill.models.reading import Reader
 
 
@@ -27,21 +29,24 @@ def build(
     size: int = 32,
     pretrained: bool = False,
     args: dict[str, Any] | None = None,
+    inits: Mapping[str, str] | None = None,
     seed: int | None = None,
 ) -> FeatureNet:
     """Make a network for `size` x `size` images on the CPU.
 
-    name: in timm's registry; ours carry the prefix cifar_ or mnist_. args: keywords of the constructor. With a seed the
-    weights are a function of it, and the global random state is untouched.
+    name: in timm's registry; ours carry the prefix cifar_ or mnist_. args: keywords of the constructor. inits: rules by
+    which nets of these names begin, and those that are made beside this one (schedule.inits); others as their own code
+    has it. With a seed the weights are a function of it, and the global random state is untouched.
     Raises ValueError for unknown names (with the nearest), wrong args, sizes that do not fit, weights that cannot be
-    had, and nets of a plugin that lack what timm's have.
+    had, rules that do not tell of the net, and nets of a plugin that lack what timm's have.
     """
     if not is_known(name):
         hint = suggestion_or(nearest_nets(name), "see timm.list_models()")
         raise ValueError(f"There is no model named {name!r}: {hint}")
     arguments = dict(args or {})
     check_not_reserved(name, arguments)
-    recipe = {"name": name, "num_classes": num_classes, "in_chans": in_chans, "size": size, "args": arguments}
+    recipe = {"name": name, "num_classes": num_classes, "in_chans": in_chans, "size": size, "args": arguments,
+              "inits": dict(inits or {})}  # fmt: skip
     with torch.random.fork_rng(devices=[]) if seed is not None else nullcontext():
         if seed is not None:
             torch.default_generator.manual_seed(seed)
@@ -50,6 +55,8 @@ def build(
         except (RuntimeError, OverflowError, MemoryError) as error:
             what = f"{num_classes} classes and {in_chans} input channels"
             raise ValueError(f"{name} cannot be built for {what} ({first_line(error)})") from error
+        if (rule := (inits or {}).get(name)) is not None and not pretrained:
+            begin_by(model, rule, name)
     _check_contract(model, name)
     read_by = partial(reader_of, model, name, arguments.get("stages"))
     net = FeatureNet(model, read_by, name=name, size=size, in_chans=in_chans, recipe=recipe, build=build)

@@ -140,6 +140,11 @@ class FeatureNet(nn.Module):
                 f"{self.name} has no BatchNorm before each stage's last ReLU: {error}"
             ) from error
 
+    @property
+    def inits(self) -> dict[str, str]:
+        """The rules by which nets that are made beside it begin: schedule.inits."""
+        return dict((self.recipe or {}).get("inits") or {})
+
     def twin(self, seed: int | None = None) -> "FeatureNet":
         """The same architecture with a fresh initialisation, on the same device."""
         if self.recipe is None or self._build is None:

@@ -26,6 +26,11 @@ class ResidualBlock(nn.Module, ABC):
     def residual(self, x: Tensor) -> Tensor:
         """What is added to the shortcut: [B,C,H,W] -> [B,C',H',W']."""
 
+    @property
+    @abstractmethod
+    def last_norm(self) -> nn.BatchNorm2d:
+        """The BatchNorm that ends the residual."""
+
     def forward(self, x: Tensor) -> Tensor:
         return self.residual(x) + self._past(x)
 

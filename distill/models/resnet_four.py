@@ -1,7 +1,8 @@
 """ResNets of four stages with a 3x3 stem and no max pooling, for 32x32 images: ImageNet's ResNet-18 to -101, adapted.
 
-The nets of BYOT, Tf-KD and cls_KD's CIFAR tables, and RepDistiller's ResNet50; weights are named as in RepDistiller and
-Tf-KD (`shortcut`, `linear`). Their initialisation is RepDistiller's and BYOT's, He's normal by fan out.
+The nets of BYOT, DAFL, CMI, Tf-KD and cls_KD's CIFAR tables, and RepDistiller's ResNet50; weights are named as in
+RepDistiller and Tf-KD (`shortcut`, `linear`). They begin as RepDistiller's and BYOT's do, He's normal by fan out; how
+the others' begin is said by their protocols (schedule.inits).
 """
 
 from collections.abc import Sequence

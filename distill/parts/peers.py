@@ -45,8 +45,8 @@ def make_peers(
         raise ValueError(
             f"method.models names {len(models)} nets: with {peers} peers, name {more} beside the student."
         )
-    chans, size = student.in_chans, student.size
-    made = [build(name, student.num_classes, in_chans=chans, size=size) for name in models]
+    chans, size, inits = student.in_chans, student.size, student.inits
+    made = [build(name, student.num_classes, in_chans=chans, size=size, inits=inits) for name in models]
     if rates is not None and len(rates) != len(made):
         raise ValueError(f"method.rates has {len(rates)} shares for {len(made)} nets in method.models: give one each.")
     for net, rate in zip(made, rates or (), strict=False):

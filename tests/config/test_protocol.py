@@ -19,6 +19,7 @@ from tests import program
 from tests.papers.test_settings import composed
 
 CONF = config.conf_dir()
+BY_MODEL = ("lr_scales", "inits")  # keys of a schedule whose values are by nets' models
 OF_KIND = {None: [], "cnn": [], "vit_mlp": ["student=timm", "student.model=deit_tiny_patch16_224"]}  # such a student
 EACH = [
     (name, method, dataset, kind)
@@ -77,7 +78,7 @@ def test_a_papers_row_of_its_own_method_has_that_methods_protocol() -> None:
 
 def test_paper_knows_every_key_that_a_schedule_has() -> None:
     def keys(node: Any, above: str = "") -> set[str]:
-        nested = {key for key, value in node.items() if isinstance(value, dict) and key != "lr_scales"}
+        nested = {key for key, value in node.items() if isinstance(value, dict) and key not in BY_MODEL}
         inner = [keys(node[key], f"{above}{key}.") for key in nested]
         return {above + key for key in set(node) - nested}.union(*inner)
 
@@ -430,6 +431,24 @@ SCALES: dict[str, dict[str, tuple[list[float], list[float]]]] = {  # by which au
 def test_images_have_the_authors_scale(name: str, dataset: str) -> None:
     cfg = run(f"schedule={name}", f"dataset={dataset}")
     assert (config.plain(cfg, "dataset.mean"), config.plain(cfg, "dataset.std")) == SCALES[name][dataset]
+
+
+STARTS: dict[str, dict[str, str]] = {  # how authors' nets begin, where otherwise than ours by themselves, and the file
+    "cls-kd": dict.fromkeys(("cifar_ResNet18", "cifar_ResNet34"), "mmcls"),  # distiller.py: init_weights; ResNet_CIFAR
+    "cmi": dict.fromkeys(("cifar_ResNet18", "cifar_ResNet34", "cifar_ResNet50"), "torch"),  # classifiers/resnet.py
+    "dafl": dict.fromkeys(("cifar_ResNet18", "cifar_ResNet34", "cifar_ResNet50"), "torch"),  # resnet.py
+    "imagenet-cls-kd": {"resnet18": "mmcls", "mobilenetv1_relu": "mmcls"},  # ResNet, mobilenet_v1.py, LinearClsHead
+    "ps-kd": {"cifar_ResNet101": "torch"},  # models/preact_resnet.py: Bottleneck_CIFAR
+    "tf-kd": {f"cifar_ResNet{depth}": "torch" for depth in (18, 34, 50, 101)},  # model/resnet.py
+}
+STARTS |= {"cmi_cifar10": STARTS["cmi"], "cmi_teacher": STARTS["cmi"], "dafl_teacher": STARTS["dafl"]}
+
+
+def test_nets_begin_as_the_authors_do() -> None:
+    schedules = {name: protocol._nodes(name)["schedule"] for name in set(config.options("schedule")) - {"paper"}}
+    assert {name: node["inits"] for name, node in schedules.items() if isinstance(node.get("inits"), dict)} == STARTS
+    cfg = run("method=ofa-kd", "dataset=imagenet", "schedule=paper", "pair=resnet34_resnet18")  # train.py: create_model
+    assert config.plain(cfg, "schedule.inits") == {"resnet18": "timm"}
 
 
 def test_a_scale_for_some_data_sets_leaves_others_their_own() -> None:
