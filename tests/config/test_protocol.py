@@ -411,18 +411,18 @@ SCALES: dict[str, dict[str, tuple[list[float], list[float]]]] = {  # by which au
     "cls-kd": {"cifar100": ([0.507075, 0.486549, 0.440918], [0.267333, 0.256439, 0.276149])},  # mmcls' cifar100_bs16
     "cmi": {"cifar100": ([0.5071, 0.4867, 0.4408], [0.2675, 0.2565, 0.2761])},  # registry.py
     "cmi_cifar10": {"cifar10": KUANGLIU},
-    "cs-kd": {"cifar100": KUANGLIU},  # datasets.py
+    "cs-kd": {"cifar10": KUANGLIU, "cifar100": KUANGLIU},  # datasets.py
     "dafl": {"cifar10": KUANGLIU, "cifar100": KUANGLIU},  # DAFL-train.py
     "kdzoo": {"cifar10": ([0.4914, 0.4822, 0.4465], [0.2470, 0.2435, 0.2616]), "cifar100": MEASURED},  # train_kd.py
     "mhgd": {"cifar100": ([0.4411, 0.4867, 0.5074], [0.2763, 0.2566, 0.2675])},  # dataloader.py
     "ofd": {"cifar100": OF_255},  # CIFAR-100/train_with_distillation.py
     "okddip": {"cifar10": ([0.4914, 0.4822, 0.4465], [0.2470, 0.2435, 0.2616]), "cifar100": MEASURED},  # data_loader.py
     "one": {"cifar10": KUANGLIU, "cifar100": KUANGLIU},  # cifar_one.py
-    "ps-kd": {"cifar100": KUANGLIU},  # loader
+    "ps-kd": {"cifar10": OF_255, "cifar100": KUANGLIU},  # loader/custom_dataloader.py
     "reviewkd": {"cifar100": OF_255},  # CIFAR-100/train.py
     "sskd": {"cifar100": ([0.5071, 0.4866, 0.4409], [0.2675, 0.2565, 0.2761])},  # student.py, teacher.py
     "takd": dict.fromkeys(("cifar10", "cifar100"), ([0.507, 0.487, 0.441], [0.267, 0.256, 0.276])),  # data_loader.py
-    "tf-kd": {"cifar100": ([0.507075, 0.486549, 0.440918], [0.267334, 0.256438, 0.276150])},  # data_loader.py
+    "tf-kd": dict.fromkeys(("cifar10", "cifar100"), ([0.507075, 0.486549, 0.440918], [0.267334, 0.256438, 0.276150])),
     "zskt": {"cifar10": KUANGLIU},  # utils/datasets.py
 }
 
