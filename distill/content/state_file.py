@@ -2,7 +2,7 @@
 
 Files: safetensors (our exports); {'model': state} of RepDistiller and mdistiller; {'state_dict':
 {'module.conv1...'}} of akamaster's CIFAR-10 ResNets and of most trainers; plain state dicts; the folder of a run. Where
-a file holds several states, FILE::ENTRY says which.
+a file holds several states, FILE::ENTRY says which: one of its entries, or the first word of one net's names.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import warnings
 import zipfile
 import zlib
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -72,18 +73,35 @@ def read_state(path: str | Path) -> State:
         content = _entry(file, content, entry)
     state = _unwrap(file, content)
     if not state:
-        raise ValueError(f"{path} holds no state dict: give a checkpoint of a network's weights")
+        named = next((name for name, part in _entries(content).items() if _tensors(part)), None)
+        what = "give a checkpoint of a network's weights" if named is None else f"{path}::{named} takes that of {named}"
+        raise ValueError(f"{path} holds no state dict{' under a usual name' * (named is not None)}: {what}")
     _check_values(file, state)
     return state
 
 
 def _entry(path: Path, content: Any, name: str) -> Any:
-    """One part of a file's content. Raises ValueError where it has no such part."""
-    parts = [str(key) for key, value in content.items() if isinstance(value, Mapping)] if _is_mapping(content) else []
-    if name not in parts:
-        there = f"its entries are {', '.join(parts[:8])}" if parts else "it is one state, without entries"
-        raise ValueError(f"{path} has no entry {name}: {there}")
-    return content[name]
+    """One part of a file's content: an entry, or of a state that holds several nets (a module with `teacher` and
+    `student` in it, as Lightning's) those weights whose names begin so. Raises ValueError where it has no such part.
+    """
+    parts = _entries(content)
+    if name in parts:
+        return parts[name]
+    with suppress(ValueError):  # several states, of which none is meant
+        if found := part_of(_unwrap(path, content), name):
+            return found
+    there = f"its entries are {', '.join([*parts][:8])}" if parts else "it is one state, without entries"
+    raise ValueError(f"{path} has no entry {name}: {there}")
+
+
+def _entries(content: Any) -> dict[str, Any]:
+    mappings = content.items() if _is_mapping(content) else ()
+    return {str(key): value for key, value in mappings if isinstance(value, Mapping)}
+
+
+def part_of(state: State, name: str) -> State:
+    """Those weights of a state whose names begin with `name` and a dot, without it."""
+    return _bare({key.removeprefix(f"{name}."): value for key, value in state.items() if key.startswith(f"{name}.")})
 
 
 def _check_values(path: Path, state: State) -> None:
@@ -216,8 +234,17 @@ def _unwrap(path: Path, content: Any) -> State:
         content = content[inner]
     if not _is_mapping(content):
         return {}
+    return _bare(_tensors(content))
+
+
+def _tensors(content: Mapping[Any, Any]) -> State:
+    """The weights among what a mapping holds."""
     names = {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
-    state = {key: value for key, value in names.items() if key.rpartition(".")[2] not in LEFTOVERS}
+    return {key: value for key, value in names.items() if key.rpartition(".")[2] not in LEFTOVERS}
+
+
+def _bare(state: State) -> State:
+    """A state without the prefixes that all its names share."""
     while prefix := next((p for p in PREFIXES if state and all(key.startswith(p) for key in state)), ""):
         state = {key.removeprefix(prefix): value for key, value in state.items()}
     return state

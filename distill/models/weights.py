@@ -5,7 +5,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from distill.content.state_file import State, read_state
+from distill.content.state_file import State, part_of, read_state
 from distill.models.cifar_net import CifarNet
 from distill.models.families import CONSTRUCTORS
 from distill.models.feature_net import FeatureNet
@@ -23,7 +23,8 @@ def load_weights(net: FeatureNet, path: str | Path) -> None:
     own = net.model.state_dict()
     problem = mismatch(state, own)
     if problem:
-        raise ValueError(f"{path} does not fit {net.name}: {problem}{_suggestion(net, state)}")
+        other = _suggestion(net, state) or _of_several(net, state, path)
+        raise ValueError(f"{path} does not fit {net.name}: {problem}{other}")
     net.model.load_state_dict({**own, **state})
 
 
@@ -60,6 +61,13 @@ def _suggestion(net: FeatureNet, state: State) -> str:
         return f" (it fits {name} with {classes} classes: set model={name})"
     wanted = f"{net.num_classes} and {net.in_chans}"
     return f" (it is {name} for {classes} classes and {channels} channels, this run has {wanted})"
+
+
+def _of_several(net: FeatureNet, state: State, path: Path) -> str:
+    """How to name the part of a state that fits, where one does: one net of several, or what is below a name."""
+    words, own = dict.fromkeys(key.partition(".")[0] for key in state), net.model.state_dict()
+    fits = [] if "::" in path.name else [word for word in words if not mismatch(part_of(state, word), own)]
+    return f" ({' and '.join(fits)} of it would fit: {path}::{fits[0]} takes that)" if fits else ""
 
 
 def fitting_names(state: State) -> list[tuple[str, int, int]]:

@@ -114,6 +114,31 @@ def test_one_of_several_states_is_taken_by_its_name(source: FeatureNet, tmp_path
         read_state(f"{path}::ema")
 
 
+def test_one_of_several_nets_in_one_module_is_taken_by_the_first_word_of_its_names(
+    source: FeatureNet, tmp_path: Path
+) -> None:
+    path, state = tmp_path / "a.ckpt", source.model.state_dict()
+    other = {f"student.{key}": torch.zeros_like(value) for key, value in state.items()}
+    torch.save({"state_dict": {**{f"teacher.model.{key}": value for key, value in state.items()}, **other}}, path)
+    with pytest.raises(ValueError, match=f"teacher and student of it would fit: {path}::teacher takes that"):
+        load_weights(target(), path)
+    load_weights(net := target(), f"{path}::teacher")
+    assert same(net, source)
+
+
+@pytest.mark.parametrize(("content", "name"), [("prefix", "ema_model"), ("entry", "my_weights")])
+def test_a_state_below_a_name_of_its_own_is_told_how_to_be_taken(
+    content: str, name: str, source: FeatureNet, tmp_path: Path
+) -> None:
+    path, state = tmp_path / "a.pth", source.model.state_dict()
+    below = {f"{name}.{key}": value for key, value in state.items()}
+    torch.save(below if content == "prefix" else {name: state, "epoch": 3}, path)
+    with pytest.raises(ValueError, match=f"{path}::{name} takes that"):
+        load_weights(target(), path)
+    load_weights(net := target(), f"{path}::{name}")
+    assert same(net, source)
+
+
 def test_the_averaged_state_of_torch_s_is_taken_by_its_name(source: FeatureNet, tmp_path: Path) -> None:
     """torchvision's references keep that of torch.optim.swa_utils.AveragedModel, which counts what it has averaged."""
     torch.save(wrapped("averaged by torch", source.model.state_dict()), tmp_path / "a.pth")
