@@ -1,14 +1,8 @@
-"""No training step waits for the device: it runs on torch's meta device, whose tensors hold no values to wait for.
-
-What reads a value there, to branch, to print or to learn a size, fails by itself, at the line that does it; values
-that the host has drawn may be used freely. `NoWait` adds what the meta device lets pass: copies of the host's tensors,
-and operations whose CUDA kernels wait.
-"""
+"""No training step waits for the device: it runs on torch's meta device, see distill.contract.waiting."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Set
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Set
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -18,15 +12,13 @@ import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from distill.config import DataSpec
+from distill.contract.waiting import Answers, Waits, aten, autocast_on_meta, no_wait
 from distill.data import Data, Split, augment, load_data
 from distill.data.modality import views_of
 from distill.data.pairs import PeerViews
-from distill.engine import eager_optimizers, trace
+from distill.engine import eager_optimizers
 from distill.engine.update import train_mode
 from distill.method import Method
 from distill.methods.kd import KD
@@ -35,9 +27,6 @@ from distill.runtime import sent
 from tests import tiny
 from tests.data.test_data import folder_config, write_folder
 
-aten = torch.ops.aten
-MAKERS = (torch.tensor, torch.as_tensor, torch.asarray, Tensor.new_tensor)
-WAITING = {getattr(aten, name.removeprefix("aten::")) for name in trace.WAITS}
 ALLOWED = {  # method: what its steps wait for, since torch has no form of it that does not wait
     "kdsvd": {aten._linalg_eigh},
     "mhgd": {aten._linalg_eigh},
@@ -49,74 +38,6 @@ VARIANTS = [
 ]  # fmt: skip
 
 
-class Waits(AssertionError):
-    """A step has done what makes the host wait for the device."""
-
-
-class NoWait(TorchDispatchMode):
-    """Refuses operations on the meta device that wait on CUDA; those `allowed` are noted in `seen` instead."""
-
-    def __init__(self, allowed: Set[Any]) -> None:
-        super().__init__()
-        self.allowed, self.seen = allowed, set[Any]()
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs, op = kwargs or {}, func.overloadpacket
-        tensors = [value for value in tree_leaves((args, kwargs)) if isinstance(value, Tensor)]
-        host = [value for value in tensors if not value.is_meta]
-        if len(host) < len(tensors):
-            if op in WAITING - self.allowed:
-                raise Waits(f"{func} waits for the device")
-            if any(value.dim() or op is aten.copy_ for value in host):  # single numbers go along as arguments
-                raise Waits(f"{func} copies a tensor of the host")
-            if op in (aten.index_put, aten.index_put_) and args[2].dim() and any(map(_is_mask, args[1])):
-                raise Waits(f"{func} counts the places of a mask")
-            self.seen |= {op} & WAITING
-        elif host and op is aten._to_copy and _on_meta(kwargs) and not kwargs.get("non_blocking"):
-            raise Waits(f"{func} copies a tensor of the host")
-        try:
-            return func(*args, **kwargs)
-        except RuntimeError as error:
-            if "meta" in str(error).lower():
-                raise Waits(f"{func} needs values, which the host would wait for") from error
-            raise
-
-
-class NoHostData(TorchFunctionMode):
-    """Refuses tensors that are made on the device from numbers of the host."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if func in MAKERS and (_on_meta(kwargs) or isinstance(args[0], Tensor) and args[0].is_meta):
-            raise Waits(f"{func.__name__} copies numbers of the host")
-        return func(*args, **kwargs)
-
-
-class Begins(TorchDispatchMode):
-    """Answers what a phase may ask of the device once, when it begins: yes to all."""
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func.overloadpacket is aten._local_scalar_dense and args[0].is_meta:
-            return True
-        if func.overloadpacket is aten.nonzero and args[0].is_meta:
-            return torch.ones(args[0].shape).nonzero().to("meta")
-        return func(*args, **(kwargs or {}))
-
-
-def _on_meta(kwargs: Mapping[str, Any]) -> bool:
-    return kwargs.get("device") is not None and torch.device(kwargs["device"]).type == "meta"
-
-
-def _is_mask(index: Tensor | None) -> bool:
-    return index is not None and index.dtype in (torch.bool, torch.uint8)
-
-
-@contextmanager
-def no_wait(allowed: Set[Any] = frozenset()) -> Iterator[NoWait]:
-    with NoWait(allowed) as mode, NoHostData():
-        yield mode
-
-
 def _unfused(optimizer: Any, *args: Any, fused: bool = False, **options: Any) -> Any:
     return optimizer(*args, **options)
 
@@ -126,12 +47,12 @@ def on_meta(data: Data) -> Data:
 
 
 @pytest.fixture
-def meta_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+def meta_steps(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Have autocast and optimisers take the meta device, for which there is neither autocast nor a fused step."""
-    autocast = torch.autocast
-    monkeypatch.setattr(torch, "autocast", lambda kind, **more: autocast("cpu" if kind == "meta" else kind, **more))
     for name in ("SGD", "Adam", "AdamW"):
         monkeypatch.setattr(eager_optimizers, name, partial(_unfused, getattr(torch.optim, name)))
+    with autocast_on_meta():
+        yield
 
 
 def second_step(case: str, number: int, folder: Path, allowed: Set[Any] = frozenset()) -> tuple[int, Set[Any]]:
@@ -154,7 +75,7 @@ def second_step(case: str, number: int, folder: Path, allowed: Set[Any] = frozen
         net.to("meta")
     fit.steppers = [type(s)(u.trains, s.schedule) for u, s in zip(phase.updates, fit.steppers, strict=True)]
     source = on_meta(data).source(batch_size=8, seed=1)
-    with Begins():
+    with Answers():
         batches = iter((phase.source(source) if phase.source else source).epoch(1))
         next(batches)
     with no_wait(allowed) as mode:

@@ -17,7 +17,8 @@ from torch.nn import functional as F
 from distill.batch import Batch, Mixed
 from distill.config.check import MAPS
 from distill.config.needs import LABELS, OF_A_CLASSIFIER
-from distill.contract.waiting import Copies, WaitingOperations
+from distill.config.own_code import own_line
+from distill.contract.waiting import Waits, steps_on_meta
 from distill.contract.world import CLASSES, PAIR, World, folder
 from distill.engine.update import checked, joined
 from distill.method import Losses, Method, Phase, Update
@@ -217,15 +218,19 @@ def a_run_that_was_cut_off_goes_on_to_the_same_bits(world: World) -> None:
 
 
 def no_step_waits_for_the_device(world: World) -> None:
-    """No step reads values on the host, which stops a GPU: .item(), if tensor:, boolean indexing, .tolist(), NumPy."""
-    method = world.method()
-    for phase in method.phases():
-        batch = world.begun(method, phase)[0]
-        for update in phase.updates:
-            with WaitingOperations() as seen, Copies(seen):
-                torch.stack(list(update.loss(batch).values())).sum().backward()
-            if seen.found:
-                raise Broken(f"the step of '{update.name}' waits for the device: {_named(sorted(seen.found))}")
+    """No step reads values on the host, which stops a GPU (.item(), if tensor:, boolean indexing, .tolist(), NumPy),
+    or computes with a tensor that was made there, which fails on one.
+    """
+    number, phases = 0, 1
+    while number < phases:
+        try:
+            phases = steps_on_meta(world, number, prepared=False)
+        except Waits:
+            try:
+                phases = steps_on_meta(world, number, prepared=True)
+            except Waits as error:
+                raise Broken(f"a step {error}{own_line(error)}") from error
+        number += 1
 
 
 def another_pair_of_nets_works_or_is_refused_in_a_sentence(world: World) -> None:

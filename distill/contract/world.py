@@ -11,11 +11,11 @@ from types import MappingProxyType
 from typing import Any
 
 import torch
-from omegaconf import OmegaConf
 
 import distill.api as api
 from distill.batch import Batch
 from distill.config import RunSpec, class_of, instantiate, load_node, resolve
+from distill.config.groups import interpolated
 from distill.data import Data, DataInfo, Split
 from distill.engine.checkpoint import Checkpoints
 from distill.engine.fit import Fit
@@ -84,8 +84,18 @@ class World:
         method.epoch, method.epochs = 1, 2
         method.before_epoch()
         train_mode(method, phase)
+        return list(self.batches(phase))
+
+    def batches(self, phase: Phase) -> Iterator[Batch]:
+        """The batches of an epoch of a phase that has begun."""
         source = self.data.source(batch_size=BATCH, seed=3)
-        return list((phase.source(source) if phase.source else source).epoch(1))
+        return iter((phase.source(source) if phase.source else source).epoch(1))
+
+    def on_meta(self) -> World:
+        """The same with images that hold no values."""
+        images, labels = self.data.train.images, self.data.train.labels
+        train = Split(images.to("meta"), None if labels is None else labels.to("meta"))
+        return replace(self, data=replace(self.data, train=train))
 
     def fit(self, folder: Path) -> Fit:
         """The loop around a fresh method, with checkpoints in a folder."""
@@ -121,12 +131,13 @@ def world_of(name: str, settings: Sequence[str], config_dir: str | None) -> Worl
     words = [f"method={name}", *_SHORT, "student=resnet8", *taught, *settings]
     if wanted.isdigit() and int(wanted) > 1:
         words.append(f"teacher.seeds=[{','.join(map(str, range(int(wanted))))}]")
-    if "${schedule.init_epochs}" in str(OmegaConf.to_container(node, resolve=False) if node else ""):
-        words.append("schedule.init_epochs=1")
     module = str(node.get("_target_")).rpartition(".")[0]
     if not module.startswith("distill.") and not any(word.startswith("plugins=") for word in settings):
         words.append(f"plugins=[{module}]")
-    return World(resolve(api.composed(words, config_dir)), _data())
+    cfg = api.composed(words, config_dir)
+    if interpolated(cfg, "schedule.init_epochs"):
+        cfg = api.composed([*words, "schedule.init_epochs=1"], config_dir)
+    return World(resolve(cfg), _data())
 
 
 def _net(name: str, seed: int, classes: int) -> FeatureNet:

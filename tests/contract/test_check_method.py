@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from distill.__main__ import main
-from distill.config import groups, plugins
+from distill.config import groups, options, plugins
 from distill.contract import clauses, command
 from distill.contract.world import World, world_of
 
@@ -60,6 +60,31 @@ BROKEN: dict[str, tuple[Callable[[World], None], dict[str, str], str]] = {
         clauses.no_step_waits_for_the_device,
         {"own": "F.mse_loss(*(out.logits.repeat_interleave(batch.labels, 0) for out in (student, teacher)))"},
         "waits for the device: repeat_interleave",
+    ),
+    "makes a tensor on the host": (
+        clauses.no_step_waits_for_the_device,
+        {"own": "(student.logits + torch.zeros(6)).square().mean()"},
+        r"takes a tensor of the host beside those of the device \(add\): make it .* \(sloppy.py, line 16\)",
+    ),
+    "makes labels on the host": (
+        clauses.no_step_waits_for_the_device,
+        {"own": "F.cross_entropy(student.logits, torch.arange(len(student.logits)) % 6)"},
+        r"takes a tensor of the host beside those of the device \(nll_loss_forward\)",
+    ),
+    "keeps a tensor that is no buffer": (
+        clauses.no_step_waits_for_the_device,
+        {"begin": "self.mean = torch.zeros(6)", "own": "(student.logits - self.mean).square().mean()"},
+        r"takes a tensor of the host beside those of the device \(sub\)",
+    ),
+    "copies numbers": (
+        clauses.no_step_waits_for_the_device,
+        {"own": "(student.logits + torch.tensor([0.5] * 6, device=student.logits.device)).square().mean()"},
+        "waits for the device: tensor copies numbers of the host",
+    ),
+    "waits after the step": (
+        clauses.no_step_waits_for_the_device,
+        {"after": "self.seen = self.student.training and next(self.student.parameters()).sum().item()"},
+        "waits for the device: _local_scalar_dense",
     ),
     "never trained": (
         clauses.everything_trainable_is_trained_and_no_teacher_is,
@@ -182,6 +207,22 @@ def test_what_keeps_the_contract_passes_every_clause(world: Callable[[dict[str, 
     made = world({})
     for clause in clauses.CLAUSES:
         clause(made)
+
+
+@pytest.mark.parametrize("parts", [
+    {"after": "self.base = getattr(self, 'base', None) or next(self.student.parameters()).sum().item()"},
+    {"own": "(student.logits - self.__dict__.setdefault('base', student.logits.detach().mean(0))).square().mean()"},
+    {"own": "(student.logits + torch.zeros(6, device=student.logits.device) * torch.rand(())).square().mean()"},
+    {"own": "torch.autocast(student.logits.device.type, enabled=False)(F.mse_loss)(student.logits, teacher.logits)"},
+], ids=["looks once", "keeps its first", "makes there", "autocast"])  # fmt: skip
+def test_what_waits_for_nothing_passes(parts: dict[str, str], world: Callable[[dict[str, str]], World]) -> None:
+    clauses.no_step_waits_for_the_device(world(parts))
+
+
+@pytest.mark.parametrize("name", options("method"))
+def test_every_method_can_be_asked(name: str) -> None:
+    """eskd could not, whose first phase has another length on the digits."""
+    assert world_of(name, [], None).name == name
 
 
 def test_a_method_without_a_teacher_can_be_asked() -> None:
