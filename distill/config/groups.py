@@ -182,7 +182,7 @@ def settled(cfg: DictConfig) -> DictConfig:
 
 
 def taken(cfg: DictConfig) -> dict[tuple[Any, ...], Any]:
-    """What keys of data set, schedule and student take from other keys (${seed}), by their paths; what each run is to
+    """What keys but those of method and teacher take from other keys (${seed}), by their paths; what each run is to
     look up for itself, as ${by_method:...}, is left out.
     """
     return while_unchanged(cfg, "taken", lambda: _all_taken(cfg))
@@ -190,10 +190,11 @@ def taken(cfg: DictConfig) -> dict[tuple[Any, ...], Any]:
 
 def _all_taken(cfg: DictConfig) -> dict[tuple[Any, ...], Any]:
     found: dict[tuple[Any, ...], Any] = {}
-    for group in ("dataset", "schedule", "student"):
-        written = OmegaConf.to_container(cfg[group], resolve=False) if group in cfg else None
+    for key in {*map(str, cfg)} - {"method", "teacher", "hydra"}:
+        node: Any = cfg._get_node(key)
+        written = OmegaConf.to_container(node, resolve=False) if OmegaConf.is_config(node) else node._value()
         if _TAKES.search(str(written)):
-            found |= _taken((group,), written, plain(cfg, group))
+            found |= _taken((key,), written, plain(cfg, key))
     return found
 
 

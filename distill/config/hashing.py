@@ -29,6 +29,7 @@ from distill.config.nulls import canonical, in_place, told, told_apart, told_of_
 from distill.config.own_code import code_of_class, code_of_net, code_of_reader
 from distill.config.scheduled import inits_of, scheduled
 from distill.config.teacher_nodes import OWN, WEIGHT_KINDS, Spec, expand_teachers, is_trained, label, named, training
+from distill.config.upstream_nodes import WHOLE_SET, told_upstream
 from distill.content.fingerprint import data_fingerprint, folder_model, weights_fingerprint
 from distill.run_folder import record_of
 
@@ -41,7 +42,6 @@ UNHASHED = {  # what may change without changing the result; everything else of 
 }
 OF_IMAGES = ("mean", "std")  # keys of a data set, and of a net that sees images by others
 OF_STUDENTS = ("upstream", "weights", "mean", "std", "quantize")  # keys of student beside those of its file
-WHOLE_SET = {"omit": [], "fraction": 1.0, "shots": None}  # of conf/dataset: no training image left out
 
 
 def hashed_config(cfg: DictConfig) -> dict[str, Any]:
@@ -53,7 +53,7 @@ def hashed_config(cfg: DictConfig) -> dict[str, Any]:
     parts["method"]["code_of_nets"] = [code for net in nets if net and (code := code_of_net(str(net)))] or None
     schedule = plain(cfg, "schedule")
     parts["method"]["inits_of_nets"] = inits_of(nets, schedule)
-    parts["student"] = scheduled(_started(student_node(cfg)), schedule)
+    parts["student"] = scheduled(_started(cfg, student_node(cfg)), schedule)
     parts["schedule"] |= _unread(cfg)
     parts |= {name: told(name, parts[name]) for name in ("dataset", "schedule")}
     if has_teacher(cfg):
@@ -114,11 +114,11 @@ def content(cfg: DictConfig) -> str | None:
     return node.get("content") or data_fingerprint(node)
 
 
-def _started(node: Spec) -> Spec:
+def _started(cfg: DictConfig, node: Spec) -> Spec:
     """A student's node with its start as it is hashed: timm's weights, what a file holds, or neither."""
     weights = str(node.get("weights"))
     given = {"pretrained": weights == "pretrained", "weights": None if weights in WEIGHT_KINDS else node.get("weights")}
-    return _by_content({**node, **given, "upstream": in_place(node.get("upstream"))})
+    return _by_content({**node, **given, "upstream": in_place(told_upstream(cfg, node.get("upstream")))})
 
 
 def _by_content(node: Spec) -> Spec:

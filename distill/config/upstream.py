@@ -9,7 +9,8 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from distill.config.groups import did_you_mean, load_node, no_such, options, plain, settled
-from distill.config.hashing import WHOLE_SET, unmeasured
+from distill.config.hashing import unmeasured
+from distill.config.upstream_nodes import base_of, changes_of, has_upstream
 from distill.run_folder import weights_file
 
 
@@ -24,40 +25,25 @@ def upstream_config(cfg: DictConfig) -> DictConfig | None:
     keys = set(spec) if isinstance(spec, dict) else set()
     if spec is not None and not {"schedule"} <= keys <= {"dataset", "schedule"}:
         raise ValueError(f"student.upstream is {spec}: give {{dataset: {{KEY: VALUE}}, schedule: NAME}}")
-    if spec is None or isinstance(spec["schedule"], dict) and spec["schedule"].get("epochs") == 0:
+    if not has_upstream(spec):
         return None
     before = settled(cfg)
-    before["dataset"] = _dataset(before, spec.get("dataset") or {})
-    before["schedule"] = _schedule(spec["schedule"])
+    before["dataset"] = _changed(before, "dataset", changes_of(spec, "dataset"))
+    before["schedule"] = _changed(before, "schedule", changes_of(spec, "schedule"))
     before["student"] = OmegaConf.merge(before.student, {"upstream": None, "weights": None})
     before["method"], before["teacher"] = load_node("method", "none"), None
     before["evaluate"] = unmeasured(cfg)
     return before
 
 
-def _dataset(cfg: DictConfig, changes: dict[str, Any]) -> Any:
-    name = str(changes.get("name") or cfg.dataset.name)
-    base = cfg.dataset if name == cfg.dataset.name else load_node("dataset", name)
+def _changed(cfg: DictConfig, group: str, changes: dict[str, Any]) -> Any:
+    base = base_of(cfg, group, changes)
     if base is None:
-        raise ValueError(f"student.upstream: {no_such('dataset', name, options('dataset'))}")
-    _known("dataset", changes, base)
-    return OmegaConf.merge(base, {key: WHOLE_SET[key] for key in WHOLE_SET if key in base}, changes)
-
-
-def _schedule(asked: Any) -> Any:
-    changes = asked if isinstance(asked, dict) else {"name": asked}
-    name = str(changes.get("name"))
-    base = load_node("schedule", name)
-    if base is None:
-        raise ValueError(f"student.upstream: {no_such('schedule', name, options('schedule'))}")
-    _known("schedule", changes, base)
-    return OmegaConf.merge(base, changes)
-
-
-def _known(group: str, changes: dict[str, Any], base: Any) -> None:
+        raise ValueError(f"student.upstream: {no_such(group, str(changes.get('name')), options(group))}")
     if unknown := [str(key) for key in changes if key not in base]:
         hint = did_you_mean(unknown[0], [str(key) for key in base])
         raise ValueError(f"student.upstream: the {group} has no key '{unknown[0]}': {hint}")
+    return OmegaConf.merge(base, changes)
 
 
 def check_start(cfg: DictConfig) -> None:

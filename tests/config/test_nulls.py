@@ -60,3 +60,24 @@ def test_a_null_that_takes_away_what_a_schedules_file_says_makes_another_run() -
         return hash_of(f"student.upstream={{schedule: {{name: deit{schedule}}}}}")
 
     assert hash_with(", mixup: null") != hash_with("")
+
+
+@pytest.mark.parametrize(("said", "short"), [
+    ("{schedule: {name: digits, epochs: 0}}", "null"),
+    ("{schedule: {name: digits, epochs: 0, lr: 0.7}, dataset: {classes: [0, 1]}}", "null"),
+    ("{schedule: {name: digits}}", "{schedule: digits}"),
+    ("{schedule: {name: digits, epochs: 20, warmup_epochs: 0}}", "{schedule: digits}"),
+    ("{schedule: digits, dataset: null}", "{schedule: digits}"),
+    ("{schedule: digits, dataset: {name: digits, size: 8, fraction: 1.0}}", "{schedule: digits}"),
+    ("{schedule: digits, dataset: {name: mnist, size: 32}}", "{schedule: digits, dataset: {name: mnist}}"),
+])  # fmt: skip
+def test_what_stands_in_upstream_anyway_makes_no_other_run(said: str, short: str) -> None:
+    assert hash_of(f"student.upstream={said}") == hash_of(f"student.upstream={short}")
+
+
+def test_what_upstream_changes_makes_another_run() -> None:
+    said = ["null", "{schedule: digits}", "{schedule: {name: digits, epochs: 9}}", "{schedule: cifar10}",
+            "{schedule: digits, dataset: {name: mnist}}", "{schedule: digits, dataset: {classes: [0, 1]}}"]  # fmt: skip
+    assert len({hash_of(f"student.upstream={each}") for each in said}) == len(said)
+    part = hash_of("dataset.fraction=0.5", "student.upstream={schedule: digits, dataset: {fraction: 0.5}}")
+    assert part != hash_of("dataset.fraction=0.5", "student.upstream={schedule: digits}")

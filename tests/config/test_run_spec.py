@@ -141,6 +141,10 @@ def test_a_run_that_another_needs_has_what_that_takes_from_its_own_keys() -> Non
     upstream = "student.upstream={schedule: {name: digits, epochs: 9}}"
     before = resolve(composed("+student.args.p=${schedule.epochs}", "schedule.epochs=20", upstream)).student.upstream
     assert before is not None and (before.schedule.epochs, before.student.args["p"]) == (9, 20)
+    before = resolve(composed("seed=${schedule.epochs}", "schedule.epochs=20", upstream)).student.upstream
+    assert before is not None and before.seed == 20
+    (teacher,) = resolve(composed("log_every=${schedule.epochs}", "teacher.schedule=cifar10")).teachers
+    assert teacher.training is not None and teacher.training.log_every == 2
 
 
 def test_what_is_looked_up_by_the_method_is_each_runs_own() -> None:
