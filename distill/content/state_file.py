@@ -88,7 +88,7 @@ def _entry(path: Path, content: Any, name: str) -> Any:
     if name in parts:
         return parts[name]
     with suppress(ValueError):  # several states, of which none is meant
-        if found := part_of(_unwrap(path, content), name):
+        if found := state_below(_unwrap(path, content), name):
             return found
     there = f"its entries are {', '.join([*parts][:8])}" if parts else "it is one state, without entries"
     raise ValueError(f"{path} has no entry {name}: {there}")
@@ -99,7 +99,7 @@ def _entries(content: Any) -> dict[str, Any]:
     return {str(key): value for key, value in mappings if isinstance(value, Mapping)}
 
 
-def part_of(state: State, name: str) -> State:
+def state_below(state: State, name: str) -> State:
     """Those weights of a state whose names begin with `name` and a dot, without it."""
     return _bare({key.removeprefix(f"{name}."): value for key, value in state.items() if key.startswith(f"{name}.")})
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from distill.content.state_file import State, part_of, read_state
+from distill.content.state_file import State, read_state, state_below
 from distill.models.cifar_net import CifarNet
 from distill.models.families import CONSTRUCTORS
 from distill.models.feature_net import FeatureNet
@@ -66,7 +66,7 @@ def _suggestion(net: FeatureNet, state: State) -> str:
 def _of_several(net: FeatureNet, state: State, path: Path) -> str:
     """How to name the part of a state that fits, where one does: one net of several, or what is below a name."""
     words, own = dict.fromkeys(key.partition(".")[0] for key in state), net.model.state_dict()
-    fits = [] if "::" in path.name else [word for word in words if not mismatch(part_of(state, word), own)]
+    fits = [] if "::" in path.name else [word for word in words if not mismatch(state_below(state, word), own)]
     return f" ({' and '.join(fits)} of it would fit: {path}::{fits[0]} takes that)" if fits else ""
 
 
