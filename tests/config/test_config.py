@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -196,6 +197,18 @@ def test_by_pair_picks_the_pair_or_the_default() -> None:
     assert OmegaConf.merge(cfg, {"method": {"kd": text}}).method.kd == 3.5
     assert OmegaConf.merge(composed(), {"method": {"kd": text}}).method.kd == 2.0
     assert OmegaConf.merge(composed("student=vgg8"), {"method": {"kd": text}}).method.kd == 8.0
+
+
+def test_timms_mobilenet_takes_what_resnet50_to_mobilenetv1_takes() -> None:
+    """Where a file has values of that pair: pair=resnet50_mobilenetv1_100 is the other name for it."""
+    of_pair = r"resnet50-%s: ([\w.]+|\[[^\]]*\])"
+    other = set()
+    for path in sorted(config.conf_dir().rglob("*.yaml")):
+        for key, values in re.findall(r"^ *(\w+): [^$#]*\$\{by_pair:(.*?)\}\}", path.read_text(), re.M | re.S):
+            ours, timms = (re.findall(of_pair % name, values) for name in ("MobileNetV1", "mobilenetv1_100"))
+            if ours != timms:
+                other.add((path.stem, key))
+    assert other == {("imagenet-reviewkd", "student_preact")}  # timm's net has no maps before its ReLU6
 
 
 def test_missing_and_unresolvable_values_are_named() -> None:
