@@ -204,7 +204,7 @@ def test_timms_mobilenet_takes_what_resnet50_to_mobilenetv1_takes() -> None:
     of_pair = r"resnet50-%s: ([\w.]+|\[[^\]]*\])"
     other = set()
     for path in sorted(config.conf_dir().rglob("*.yaml")):
-        for key, values in re.findall(r"^ *(\w+): [^$#]*\$\{by_pair:(.*?)\}\}", path.read_text(), re.M | re.S):
+        for key, values in re.findall(r"(\w+): (?:>-\s+|\")\$\{by_pair:(.*?)\}\}", path.read_text(), re.S):
             ours, timms = (re.findall(of_pair % name, values) for name in ("MobileNetV1", "mobilenetv1_100"))
             if ours != timms:
                 other.add((path.stem, key))
