@@ -338,6 +338,7 @@ RATES: dict[str, tuple[int, int, float, bool, list[tuple[int, float]]]] = {
     # epochs, batch, weight decay, Nesterov, the rate in the first step of an epoch (1-based)
     "crd": (240, 64, 5e-4, False, CRD),
     "crd-nesterov": (240, 64, 5e-4, True, CRD),
+    "dist": (240, 64, 5e-4, False, CRD),
     "sskd": (240, 64, 5e-4, False, CRD),
     "sdd": (240, 64, 5e-4, False, CRD),
     "reviewkd": (240, 128, 5e-4, True, [(1, 0.1), (151, 0.1), (152, 0.01), (182, 1e-3), (212, 1e-4)]),
@@ -484,7 +485,7 @@ def test_new_optimisers_reflected_borders_and_turned_images_are_where_the_author
     assert (ofa["schedule"]["no_decay"], ofa["schedule"]["last_batch"]) == (True, "drop")
     assert ofa["dataset"] == {"interpolation": "random"}
     dist = nodes["imagenet-dist"]["schedule"]  # biases and norms are filtered unless their tool is told otherwise
-    assert (dist["no_decay"], dist["last_batch"]) == (True, "drop")
+    assert (dist["no_decay"], dist["last_batch"], nodes["dist"]["schedule"]["last_batch"]) == (True, "drop", "drop")
     vit = config.ScheduleSpec.of(nodes["imagenet-ofa-vit"]["schedule"])
     rates = [learning_rate(vit, epoch * 1251, 1251, 300) for epoch in (0, 10, 20, 150, 299)]
     assert rates == pytest.approx([5e-7, 2.5025e-4, 4.94560e-4, 2.505e-4, 1.01368e-6], rel=1e-4)
