@@ -102,7 +102,8 @@ def noised(maps: Tensor, noise: Tensor, signal: Tensor) -> Tensor:
 class Denoising(nn.Module):
     """The student's maps, noised by as much as an adapter sees fit and denoised in `steps`, in the teacher's space.
 
-    `forward` gives the student's refined maps; `learn` is the predictor's own loss on the teacher's.
+    `forward` gives the student's refined maps, behind a convolution and BatchNorm; `learn` is the predictor's own loss
+    on the teacher's.
     """
 
     signal: Tensor
@@ -110,7 +111,8 @@ class Denoising(nn.Module):
     def __init__(self, student: int, teacher: int, steps: int, *, spatial: bool) -> None:
         super().__init__()
         self.steps = steps
-        self.transform, self.project = nn.Conv2d(student, teacher, 1), nn.Conv2d(teacher, teacher, 1)
+        self.transform = nn.Conv2d(student, teacher, 1)
+        self.project = nn.Sequential(nn.Conv2d(teacher, teacher, 1), BatchNorm(teacher))
         self.predictor = NoisePredictor(teacher, spatial=spatial)
         self.adapter = NoiseAdapter(teacher, spatial=spatial)
         self.register_buffer("signal", signal_share(), persistent=False)

@@ -102,3 +102,11 @@ def test_the_encoder_learns_to_reconstruct_alone() -> None:
         loss.backward(retain_graph=True)
         reached[name] = method.encoder[0].weight.grad is not None
     assert [name for name, found in reached.items() if found] == ["reconstruct"]
+
+
+def test_what_is_refined_ends_in_a_batchnorm() -> None:
+    """lib/models/losses/diffkd/diffkd.py of hunto's image_classification_sota: `proj` is a convolution and a norm."""
+    refine = diffusion.Denoising(5, 3, 2, spatial=True)
+    refined = refine(torch.randn(16, 5, 2, 2, generator=G))
+    torch.testing.assert_close(refined.mean((0, 2, 3)), torch.zeros(3), atol=1e-5, rtol=0)
+    torch.testing.assert_close(refined.var((0, 2, 3), unbiased=False), torch.ones(3), atol=1e-2, rtol=0)
