@@ -91,8 +91,10 @@ def on_device(part: Part, info: DataInfo, device: torch.device, as_stored: bool 
 
     as_stored: images keep their size, for they are resized when they are shown.
     """
-    chans, side = part.images.shape[3], part.images.shape[1]
+    side, width, chans = part.images.shape[1:]
     images, border = part.images, 0 if as_stored else info.size - side
+    if side != width and not as_stored:
+        raise ValueError(f"{info.name} has {side}x{width} images, no squares: dataset.resize=true makes them some")
     if border < 0 or border % 2:
         raise ValueError(
             f"dataset.size is {info.size} but {info.name} has {side}x{side} images: give {side}, an even number more "

@@ -7,16 +7,18 @@ import os
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from omegaconf import OmegaConf
 
 from distill import api
-from distill.config import groups, identity, own_code, plugins
+from distill.config import DataSpec, groups, identity, own_code, plugins
 from distill.config.method_rules import method_rules
 from distill.config.naming import following
 from distill.content.readers import OWN_FILES, READERS, Arrays, Part
+from distill.data import load_data
 from distill.data.download import fetched
 from distill.run import run
 from distill.sweep import checked, snapshot
@@ -299,6 +301,39 @@ def test_what_an_own_reader_gives_is_looked_at(
             continue
         with pytest.raises(ValueError, match=f"dataset.kind=moons: its reader's {said}"):
             fetched("moons", Path())
+
+
+FOUR = Part(np.ones((4, 8, 8, 1), np.uint8), np.array([0, 1, 0, 1]))
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ((FOUR, FOUR, ["new", "full"]), " gives something else than Arrays"),
+        (Arrays(FOUR, None, ["new", "full"]), " gives something else than Arrays"),
+        (Arrays(FOUR, Part(FOUR.images[:0], FOUR.labels[:0]), ["new", "full"]), "'s test images are none"),
+        (Arrays(FOUR, FOUR, ["new", "new"]), " calls two classes 'new'"),
+    ],
+)
+def test_an_own_reader_gives_two_parts_and_a_name_for_each_class(
+    given: object, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(READERS, "moons", lambda root: given)
+    monkeypatch.setitem(OWN_FILES, "moons", ())
+    with pytest.raises(ValueError, match=f"dataset.kind=moons: its reader{said}"):
+        fetched("moons", Path())
+
+
+def test_images_that_are_no_squares_are_brought_to_one_or_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They were cropped to squares in training, and evaluated whole."""
+    wide = Part(np.ones((4, 8, 12, 1), np.uint8), FOUR.labels)
+    monkeypatch.setitem(READERS, "moons", lambda root: Arrays(wide, wide, ["new", "full"]))
+    monkeypatch.setitem(OWN_FILES, "moons", ())
+    digits: Any = groups.load_node("dataset", "digits")
+    spec = {**OmegaConf.to_container(digits, resolve=True), "kind": "moons", "name": "moons", "num_classes": 2}  # type: ignore[dict-item]
+    with pytest.raises(ValueError, match="moons has 8x12 images, no squares: dataset.resize=true"):
+        load_data(DataSpec.of(spec))
+    assert load_data(DataSpec.of({**spec, "resize": True})).train.images.shape == (4, 8, 8, 1)
 
 
 def test_what_is_no_list_of_modules_is_refused() -> None:
