@@ -37,7 +37,8 @@ _SHORT = {  # keywords that are no keys of their own, and the keys that they sta
 class Outcome:
     """A finished run.
 
-    folder: where its files are. result: what result.json holds, typed; `result.accuracy.last` is top-1 in percent.
+    folder: where its files are, an absolute path, for notebooks change their folder. result: what result.json holds,
+    typed; `result.accuracy.last` is top-1 in percent.
     """
 
     folder: Path
@@ -121,7 +122,7 @@ def load(folder: str | Path) -> Outcome:
 
     Raises ValueError for a folder that is no run's, or whose run is not finished.
     """
-    place = RunFolder(folder)
+    place = RunFolder(Path(folder).absolute())
     return Outcome(place.path, place.finished_result())
 
 

@@ -48,6 +48,16 @@ def test_a_finished_run_is_loaded(outcome: distill.Outcome) -> None:
         assert torch.equal(value, outcome.student.model.state_dict()[name])
 
 
+def test_a_run_is_found_again_after_a_change_of_the_working_folder(
+    outcome: distill.Outcome, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It had no rows from then on."""
+    monkeypatch.chdir(outcome.folder.parent)
+    loaded = distill.load(outcome.folder.name)
+    monkeypatch.chdir(tmp_path)
+    assert loaded.rows == outcome.rows != [] and loaded.config.hash == outcome.config.hash
+
+
 @pytest.mark.parametrize(
     ("words", "keys", "said"),
     [
