@@ -28,7 +28,7 @@ from distill.engine.compiling import compile_forward, trains
 from distill.engine.optim import Stepper
 from distill.engine.trial import Pieces, TooLong, training_step
 from distill.engine.update import take_step, train_mode
-from distill.method import MalformedLosses, Method, Phase, Update
+from distill.method import Losses, MalformedLosses, Method, Phase, Update
 from distill.models import FeatureNet
 from distill.preflight import random_nets
 from distill.teachers.forward import FrozenTeachers, Teachers
@@ -121,14 +121,15 @@ class BegunPhase:
         train_mode(of.method, phase)
         self.batches: Iterator[Any] = chain.from_iterable(source.epoch(epoch) for epoch in count(1))
         self.batch: Any = None
+        self.losses: Losses = {}
 
     def take(self, update: Update, stepper: Any) -> None:
         """One step of an update on the present batch."""
-        take_step(self.of.method, update, stepper, self.batch, self.of.autocast, self.parts)
+        self.losses |= take_step(self.of.method, update, stepper, self.batch, self.of.autocast, self.parts)
 
     def step(self) -> None:
         """A step of the loop, but of each update once."""
-        self.batch = next(self.batches)
+        self.batch, self.losses = next(self.batches), {}
         for update, stepper in self.updates:
             self.take(update, stepper)
         self.of.method.after_step()
@@ -141,8 +142,9 @@ class BegunPhase:
 
 
 def check_losses(spec: RunSpec, info: DataInfo) -> None:
-    """Raise ValueError where the losses of an own method are no named scalars, as a step of each phase on a few images
-    says; what else such images cannot be is the run's own to say.
+    """Raise ValueError where the losses of an own method are no named scalars, as steps of each phase on a few images
+    say; what else such images cannot be is the run's own to say. One that is not finite is told: of such images it may
+    be what it is of no others, as a mean over those that the teacher knows.
     """
     if str(spec.method.node["_target_"]).startswith("distill."):  # ours are tested
         return
@@ -150,8 +152,12 @@ def check_losses(spec: RunSpec, info: DataInfo) -> None:
     try:
         with torch.random.fork_rng(devices=[]):
             own = Rehearsal(spec, info, info.num_train, **given)
-            for phase in own.method.phases():
-                own.begun(phase).step()
+            for begun in map(own.begun, own.method.phases()):
+                for _ in range(2):  # a gradient that is not finite shows in the second
+                    begun.step()
+                    for name in (name for name, loss in begun.losses.items() if not loss.isfinite()):
+                        log.warning("the loss '%s' is %s for images and nets drawn at random: a run for which it is "
+                                    "ends there (exit code 3)", name, begun.losses[name].item())  # fmt: skip
     except MalformedLosses:
         raise
     except Exception as error:

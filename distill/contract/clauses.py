@@ -17,11 +17,11 @@ from torch.nn import functional as F
 from distill.batch import Batch, Mixed
 from distill.config.check import MAPS
 from distill.config.needs import LABELS, OF_A_CLASSIFIER
-from distill.config.own_code import own_line
-from distill.contract.waiting import Waits, steps_on_meta
+from distill.contract.gradients import backward, not_finite, reached
+from distill.contract.waiting import why_it_waits
 from distill.contract.world import CLASSES, PAIR, World, folder
 from distill.engine.update import checked, joined
-from distill.method import Losses, Method, Phase, Update
+from distill.method import Losses, Method, Phase
 from distill.teachers.cache import NotCached
 
 _PAIRS = (("cifar_vgg8", "cifar_MobileNetV2"), ("cifar_resnet8", "vit_tiny_patch16_224"),
@@ -53,18 +53,19 @@ def its_yaml_lists_the_keywords_of_its_constructor(world: World) -> None:
 
 
 def its_losses_are_named_finite_numbers(world: World) -> None:
-    """Each update returns a dictionary of scalars in fp32, on whole batches and on the short one at the end."""
+    """Each update returns a dictionary of scalars in fp32, on whole batches and on the short one at the end; they and
+    their gradients are finite.
+    """
     method = world.method()
     for phase in method.phases():
         for batch in world.begun(method, phase):
             losses: Losses = {}
             for update in phase.updates:
-                losses = joined(losses, checked(update.loss(batch)))
-            for name, value in losses.items():
-                if value.dtype != torch.float32:
-                    raise Broken(f"the loss '{name}' is {value.dtype}, not fp32: compute it in @full_precision")
-                if not math.isfinite(value.item()):
-                    raise Broken(f"the loss '{name}' is {value.item()}")
+                losses = joined(losses, own := checked(update.loss(batch)))
+                _refuse_other_numbers(own)
+                backward(method, own)
+                if odd := not_finite(method):
+                    raise Broken(f"the gradients of {_named(odd)} are not finite: of sqrt at 0 they are infinite, say")
 
 
 def everything_trainable_is_trained_and_no_teacher_is(world: World) -> None:
@@ -73,21 +74,21 @@ def everything_trainable_is_trained_and_no_teacher_is(world: World) -> None:
     _refuse_held(method)
     before = [{key: value.clone() for key, value in teacher.state_dict().items()} for teacher in method.teachers]
     wanted: dict[int, str] = {}
-    reached: set[int] = set()
+    got: set[int] = set()
     for phase in method.phases():
         batches = world.begun(method, phase)
         wanted |= {id(p): name for name, p in method.named_parameters() if p.requires_grad}
         there = dict(method.named_parameters())
         for step, batch in enumerate(islice(cycle(batches), _DRAWS)):
-            if step > 1 and (method.steps_alike or wanted.keys() <= reached):
+            if step > 1 and (method.steps_alike or wanted.keys() <= got):
                 break
             for update in phase.updates:
-                reached |= _reached(method, update, batch)
+                got |= reached(method, update, batch)
             method.after_step()
         if late := dict(method.named_parameters()).keys() - there.keys():
             raise Broken(f"a step makes {_named(late)}, which no optimiser has: make it in __init__")
         method.after_epoch()
-    if never := sorted(name for key, name in wanted.items() if key not in reached):
+    if never := sorted(name for key, name in wanted.items() if key not in got):
         raise Broken(
             f"no update trains {_named(never)}: list its module in an Update's trains, or set requires_grad=False"
         )
@@ -221,16 +222,8 @@ def no_step_waits_for_the_device(world: World) -> None:
     """No step reads values on the host, which stops a GPU (.item(), if tensor:, boolean indexing, .tolist(), NumPy),
     or computes with a tensor that was made there, which fails on one.
     """
-    number, phases = 0, 1
-    while number < phases:
-        try:
-            phases = steps_on_meta(world, number, prepared=False)
-        except Waits:
-            try:
-                phases = steps_on_meta(world, number, prepared=True)
-            except Waits as error:
-                raise Broken(f"a step {error}{own_line(error)}") from error
-        number += 1
+    if why := why_it_waits(world):
+        raise Broken(why)
 
 
 def another_pair_of_nets_works_or_is_refused_in_a_sentence(world: World) -> None:
@@ -266,19 +259,20 @@ CLAUSES: tuple[Callable[[World], None], ...] = (
 )
 
 
+def _refuse_other_numbers(losses: Losses) -> None:
+    """Raise Broken for losses that are not in fp32, or not finite."""
+    for name, value in losses.items():
+        if value.dtype != torch.float32:
+            raise Broken(f"the loss '{name}' is {value.dtype}, not fp32: compute it in @full_precision")
+        if not math.isfinite(value.item()):
+            raise Broken(f"the loss '{name}' is {value.item()}")
+
+
 def _refuse_held(method: Method) -> None:
     """Raise Broken where a teacher is a part of the method."""
     for teacher in method.teachers:
         if held := [name for name, module in method.named_modules() if module is teacher]:
             raise Broken(f"self.{held[0]} makes the teacher a part of what is trained and saved: use self.teacher")
-
-
-def _reached(method: Method, update: Update, batch: Batch) -> set[int]:
-    """The parameters to which an update gives gradients."""
-    method.zero_grad(set_to_none=True)
-    torch.stack(list(update.loss(batch).values())).sum().backward()
-    trained = [p for module in update.trains for p in module.parameters() if p.requires_grad]
-    return {id(p) for p in trained if p.grad is not None}
 
 
 def _losses(phase: Phase, batch: Batch) -> dict[str, float]:

@@ -19,6 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from distill.batch import Batch
+from distill.config.own_code import own_line
 from distill.contract.world import World
 from distill.engine import trace
 from distill.method import Method, Phase
@@ -111,6 +112,23 @@ def autocast_on_meta() -> Iterator[None]:
         yield
     finally:
         kind.__init__ = usual
+
+
+def why_it_waits(world: World) -> str | None:
+    """What a step does that makes a GPU wait, or fails on one; None where none does. A method may look at values once,
+    in its first step.
+    """
+    number, phases = 0, 1
+    while number < phases:
+        try:
+            phases = steps_on_meta(world, number, prepared=False)
+        except Waits:
+            try:
+                phases = steps_on_meta(world, number, prepared=True)
+            except Waits as error:
+                return f"a step {error}{own_line(error)}"
+        number += 1
+    return None
 
 
 def steps_on_meta(world: World, number: int, *, prepared: bool) -> int:

@@ -354,3 +354,16 @@ def test_losses_that_are_no_scalars_are_told_before_a_teacher_is_trained(
     with pytest.raises(ValueError, match=words):
         run(cfg)
     assert not list(inside.glob("there/**/metrics.jsonl")), "nothing was trained"
+
+
+@pytest.mark.parametrize("loss", ["found.mean() / 0", "(found - found.detach()).square().mean().sqrt()"])
+def test_a_loss_that_is_not_finite_from_the_first_steps_is_told_before_a_teacher_is_trained(
+    loss: str, inside: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It ended the run after its teacher's day of training. Such images may be why, so that it is no refusal."""
+    monkeypatch.delitem(sys.modules, "my_method", raising=False)
+    file = inside / "my_method.py"
+    file.write_text(file.read_text().replace("(1 - found.mean())", f"({loss})"))
+    cfg = api.composed([*(word for word in WORDS if "weights" not in word), "output=there"], "own")
+    assert checked._checked(cfg, [None]).reason == ""
+    assert "for images and nets drawn at random: a run for which it is ends there" in caplog.text

@@ -106,6 +106,11 @@ BROKEN: dict[str, tuple[Callable[[World], None], dict[str, str], str]] = {
         {"own": "F.mse_loss(student.logits, teacher.logits).half()"},
         "the loss 'own' is torch.float16",
     ),
+    "divides by nothing as it goes back": (
+        clauses.its_losses_are_named_finite_numbers,
+        {"own": "(student.logits - student.logits.detach()).square().sum().sqrt()"},
+        r"the gradients of student\..* and .* more are not finite",
+    ),
     "makes a head of too little": (
         clauses.its_losses_are_named_finite_numbers,
         {"begin": "self.head = torch.nn.Linear(3)"},
