@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +81,7 @@ def show(found: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    """One kind after the other, each in a process of its own."""
+    """One kind after the other, each precision in a process of its own."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kinds", nargs="+", default=["native", "AVX2"], choices=list(ISA))
     parser.add_argument("--precisions", nargs="+", default=["fp32", "bf16"])
@@ -96,15 +97,16 @@ def main() -> None:
     if args.one:
         print(json.dumps(one(args)))
         return
-    found: dict[str, Any] = {}
-    words = [word for word in sys.argv[1:] if word not in args.kinds and word != "--kinds"]
-    for kind in args.kinds:
-        done = subprocess.run([sys.executable, __file__, *words, "--one"], env=os.environ | ISA[kind],
-                              capture_output=True, text=True)  # fmt: skip
+    found: dict[str, Any] = {kind: {} for kind in args.kinds}
+    given = [f"--{name}={getattr(args, name)}" for name in ("teacher", "student", "batch", "rounds")]
+    given.append("--compiled" if args.compiled else "--no-compiled")
+    for kind, precision in product(args.kinds, args.precisions):  # written each, for what is cut off later
+        done = subprocess.run([sys.executable, __file__, *given, "--one", "--precisions", precision],
+                              env=os.environ | ISA[kind], capture_output=True, text=True)  # fmt: skip
         if done.returncode:
             sys.exit(done.stderr[-2000:])
-        found[kind] = json.loads(done.stdout.splitlines()[-1])
-        print(kind, found[kind], flush=True)
+        found[kind] |= json.loads(done.stdout.splitlines()[-1])
+        print(kind, precision, found[kind][precision], flush=True)
         write_json(args.out / f"cpu-{args.teacher}-{args.student}.json", found)
     show(found)
 

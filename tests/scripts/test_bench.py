@@ -59,3 +59,26 @@ def test_the_loops_that_are_timed_take_steps(scripts: None, monkeypatch: pytest.
     assert fits[0].method.teacher_forward.hit_rate() == 1.0
     cost = Steps(args, device).cost(steps=3, rounds=1)
     assert cost["cpu"] > 0 and cost["wall"] > 0
+
+
+def test_each_precision_of_a_cpu_is_kept_once_it_is_measured(
+    scripts: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A kind was kept whole or not at all: of `--kinds native` nothing was left by what cut it off."""
+    import bench_cpu
+
+    asked: list[str] = []
+
+    def child(words: list[str], **_: Any) -> Any:
+        asked.append(words[-1])
+        if len(asked) == 2:
+            raise KeyboardInterrupt
+        found = {"machine": {}, "threads": 1, words[-1]: {"student_ms": 2.0}}
+        return argparse.Namespace(returncode=0, stdout=f"a warning\n{json.dumps(found)}\n")
+
+    monkeypatch.setattr(bench_cpu.subprocess, "run", child)
+    monkeypatch.setattr(sys, "argv", ["bench_cpu.py", "--kinds", "native", "--out", str(tmp_path)])
+    with pytest.raises(KeyboardInterrupt):
+        bench_cpu.main()
+    (kept,) = tmp_path.glob("cpu-*.json")
+    assert asked == ["fp32", "bf16"] and json.loads(kept.read_text())["native"]["fp32"] == {"student_ms": 2.0}
