@@ -15,8 +15,11 @@ from typing import Any
 
 from filelock import FileLock
 
+from distill.files import best_effort, read_json, write_json
+
 log = logging.getLogger(__name__)
 SUBMITTED = ".submitit"  # submitit's folder, in the output folder
+ELSEWHERE = "elsewhere.json"  # in it: those of launches that name another
 USUAL_LARGEST = 1001  # jobs of an array, where slurm.conf does not say otherwise (MaxArraySize)
 GONE = 60.0  # seconds for which a job is out of the queue without a result before it is over: file systems are slow
 
@@ -41,18 +44,33 @@ def in_queue() -> set[str]:
     return set(told.stdout.split())
 
 
+def note_folder(output: Path, folder: str) -> None:
+    """Note where a launch's jobs are, for those who ask which are queued. folder: submitit's, with %j."""
+    usual = output / SUBMITTED
+    noted, absolute = _noted(output), os.path.abspath(folder)
+    if absolute not in (os.path.abspath(usual / "%j"), *noted):
+        usual.mkdir(parents=True, exist_ok=True)
+        best_effort(lambda: write_json(usual / ELSEWHERE, [*noted, absolute]))
+
+
+def _noted(output: Path) -> list[str]:
+    found = read_json(output / SUBMITTED / ELSEWHERE)
+    return [each for each in found if isinstance(each, str)] if isinstance(found, list) else []
+
+
 def queued_below(output: Path) -> set[str]:
-    """The runs, by `place`, whose jobs launches have left in the queue, where submitit's folder is that of
-    conf/hydra/launcher/slurm.yaml; those of this user alone, for they are pickled. A squeue that does not tell is said.
+    """The runs, by `place`, whose jobs launches into this output folder have left in the queue; those of this user
+    alone, for they are pickled. A squeue that does not tell is said.
     """
-    top = output / SUBMITTED
-    with suppress(OSError, ImportError):
-        if shutil.which("squeue") and top.stat().st_uid == os.getuid():
-            try:
-                return {*left_in_queue(str(top / "%j"))}
-            except ValueError as error:
-                log.warning("%s", error)
-    return set()
+    found: set[str] = set()
+    for folder in (str(output / SUBMITTED / "%j"), *_noted(output)):
+        with suppress(OSError, ImportError):
+            if shutil.which("squeue") and os.stat(os.path.dirname(folder.partition("%")[0])).st_uid == os.getuid():
+                try:
+                    found |= {*left_in_queue(folder)}
+                except ValueError as error:
+                    log.warning("%s", error)
+    return found
 
 
 def left_in_queue(folder: str) -> dict[str, Any]:
@@ -66,7 +84,7 @@ def left_in_queue(folder: str) -> dict[str, Any]:
 
     found: dict[str, Any] = {}
     top = JobPaths.get_first_id_independent_folder(folder)
-    if not top.is_dir() or not {*os.listdir(top)} - {_LOCK}:
+    if not top.is_dir() or not {*os.listdir(top)} - {_LOCK, ELSEWHERE}:
         return found
     for job_id in sorted(in_queue(), key=lambda text: [int(number) for number in re.findall(r"\d+", text)]):
         with suppress(Exception):  # of a version whose jobs cannot be read, or a folder for arrays alone

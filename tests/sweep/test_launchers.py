@@ -37,7 +37,7 @@ from distill.cli.command import read_command
 from distill.cli.status import resume_commands
 from distill.config.hydra_keys import LAUNCHERS
 from distill.config.rules import check_rule
-from distill.files import SaveError, write_json
+from distill.files import SaveError, read_json, write_json
 from distill.run_folder import RunFolder
 from distill.sweep import compose, failures, jobs, queued, slots, snapshot, steps
 from distill.sweep.forecast import MINUTES, forecast
@@ -504,6 +504,18 @@ def test_what_waits_in_the_queue_is_listed_as_such(
     assert states() == (["s1 queued", "s0 cut off"], ["cut off", "queued", "to run"])
     (tmp_path / "tools" / "squeue").write_text("#!/bin/sh\necho no contact >&2; exit 1\n")
     assert states()[0] == ["s0 cut off"] and "squeue does not tell which jobs are queued" in caplog.text
+
+
+def test_what_waits_in_the_queue_is_found_wherever_its_launch_keeps_its_jobs(queue: Path, tmp_path: Path) -> None:
+    """hydra.launcher.submitit_folder: they stood as cut off, and as still to be run."""
+    output, elsewhere = tmp_path / "out", tmp_path / "home" / "jobs"
+    slurm_launcher(elsewhere)._queued([job(output / "s1", "seed=1")], [])
+    queue.write_text("11\n11_0\n")
+    assert queued.queued_below(output) == set()
+    for folder in (elsewhere, elsewhere, output / ".submitit"):
+        queued.note_folder(output, str(folder / "%j"))
+    assert queued.queued_below(output) == {queued.place(output / "s1")}
+    assert len(read_json(output / ".submitit" / queued.ELSEWHERE)) == 1
 
 
 def test_a_sweep_larger_than_the_clusters_arrays_is_several_of_them(queue: Path, tmp_path: Path) -> None:

@@ -17,7 +17,16 @@ import distill.errors as errors
 from distill.files import one_line
 from distill.signals import GOES_ON, leave
 from distill.sweep.launcher import ComposingLauncher
-from distill.sweep.queued import Ends, handing_in, has_result, largest_array, left_in_queue, outside_job, place
+from distill.sweep.queued import (
+    Ends,
+    handing_in,
+    has_result,
+    largest_array,
+    left_in_queue,
+    note_folder,
+    outside_job,
+    place,
+)
 from distill.sweep.worker import Task
 
 if TYPE_CHECKING:
@@ -58,6 +67,7 @@ class SlurmLauncher(ComposingLauncher, _Base):  # type: ignore[misc, valid-type]
         left = sweep.jobs
         if left:
             self.tell_time(sweep, timed=False)  # a cluster's nodes are not the machine that hands in its jobs
+            note_folder(sweep.output, str(self.params["submitit_folder"]))
         exports = _exports(sweep.output) if left else []
         with StopSignals() as stop, Board(sweep):
             while left and stop.received is None:
