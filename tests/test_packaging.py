@@ -27,7 +27,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     source = tmp_path_factory.mktemp("source")
     for name in ("distill", "conf"):
         shutil.copytree(REPO / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
+    for name in ("pyproject.toml", "README.md", "LICENSE", "hatch_build.py"):
         shutil.copy(REPO / name, source / name)
     code = "from hatchling.build import build_wheel; print(build_wheel('dist'))"
     done = subprocess.run([sys.executable, "-c", code], cwd=source, capture_output=True, text=True)
@@ -49,6 +49,12 @@ def test_pages_of_the_packages_lead_to_what_is_in_them(wheel: Path, tmp_path: Pa
         for page in (name for name in names if name.endswith(".md")):
             for link in re.findall(r"\]\((?!https?:)([^)#\s]+)", (REPO / page).read_text(encoding="utf-8")):
                 assert os.path.normpath(Path(page).parent / link) in there, (page, link)
+
+
+def test_the_readme_of_an_index_leads_nowhere_that_is_not_there(wheel: Path) -> None:
+    described = zipfile.ZipFile(wheel).read("distill-0.2.0.dist-info/METADATA").decode()
+    assert "Description-Content-Type: text/markdown" in described and "Own data and models: image folders" in described
+    assert re.findall(r"\]\((?!https?:|#)[^)]*\)", described) == []
 
 
 def test_wheel_holds_every_yaml_and_nothing_beside_the_package(wheel: Path) -> None:
