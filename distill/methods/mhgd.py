@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from itertools import pairwise
 from typing import Any
 
@@ -16,6 +15,7 @@ from distill.losses import full_precision
 from distill.method import Losses, Method, Nets, Phase, Update
 from distill.methods.kdsvd import ClippedStepper, check_stage_pairs, clipping, compress
 from distill.models import Outputs
+from distill.models.inits import scaled_by_fan_out
 from distill.parts.svd import leading_vectors
 from distill.parts.two_phase import CONSTANT
 
@@ -46,11 +46,9 @@ def normed(norm: nn.BatchNorm1d, x: Tensor) -> Tensor:
 
 
 def head_layer(inputs: int, outputs: int, *, bias: bool = False) -> nn.Linear:
-    """A layer drawn as the authors' heads are (variance_scaling_initializer, FAN_OUT): normal, cut at two deviations of
-    sqrt(2.6 / outputs), which leaves a variance of 2 / outputs; a bias is 0.
-    """
-    layer, width = nn.Linear(inputs, outputs, bias=bias), math.sqrt(2.6 / outputs)
-    nn.init.trunc_normal_(layer.weight, std=width, a=-2 * width, b=2 * width)
+    """A layer drawn as the authors' heads are, by its outputs; a bias is 0."""
+    layer = nn.Linear(inputs, outputs, bias=bias)
+    scaled_by_fan_out(layer.weight)
     if bias:
         nn.init.zeros_(layer.bias)
     return layer

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from distill.models.mobilenetv1 import MobileNetV1
@@ -13,21 +17,33 @@ from distill.models.resnet import ResNet
 from distill.models.resnet_four import FourStageResNet
 
 
+def scaled_by_fan_out(weight: Tensor) -> None:
+    """Draw a weight [C_out,C_in,...] as TensorFlow's variance_scaling_initializer(mode="FAN_OUT") does: normal, cut at
+    two deviations of sqrt(2.6 / fan out), which leaves a variance of 2 / fan out.
+    """
+    width = math.sqrt(2.6 / (weight.shape[0] * weight[0, 0].numel()))
+    nn.init.trunc_normal_(weight, std=width, a=-2 * width, b=2 * width)
+
+
+_he = partial(nn.init.kaiming_normal_, mode="fan_out", nonlinearity="relu")
+
+
 @dataclass(frozen=True)
 class _Rule:
-    """he: convolutions by He's normal draw, by fan out, and not as torch makes them. zero_last: the last BatchNorm of
-    each residual block at 0. head_std: of a classifier's normal weights, its biases being 0; None: as torch makes it.
+    """conv, linear: draw the weight of such a layer, whose bias is 0 then; None: both as torch makes them.
+    zero_last: whether the last BatchNorm of each residual block is at 0.
     """
 
-    he: bool
-    zero_last: bool
-    head_std: float | None
+    conv: Callable[[Tensor], Any] | None = None
+    linear: Callable[[Tensor], Any] | None = None
+    zero_last: bool = False
 
 
 _RULES = {
-    "torch": _Rule(he=False, zero_last=False, head_std=None),
-    "timm": _Rule(he=True, zero_last=True, head_std=None),  # of its ResNets
-    "mmcls": _Rule(he=True, zero_last=True, head_std=0.01),  # mmclassification: ResNet, LinearClsHead
+    "torch": _Rule(),
+    "timm": _Rule(conv=_he, zero_last=True),  # of its ResNets
+    "mmcls": _Rule(conv=_he, linear=partial(nn.init.normal_, std=0.01), zero_last=True),  # its ResNet and LinearClsHead
+    "fan_out": _Rule(conv=scaled_by_fan_out, linear=scaled_by_fan_out),
 }
 
 
@@ -41,15 +57,12 @@ def begin_by(model: nn.Module, rule: str, name: str) -> None:
     if known.zero_last and not _has_known_blocks(model):
         raise ValueError(_refusal(name, rule, "which is no ResNet and no MobileNetV1"))
     for layer in layers:
-        if isinstance(layer, nn.Conv2d) and known.he:
-            nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
-        elif isinstance(layer, nn.Linear) and known.head_std is not None:
-            nn.init.normal_(layer.weight, std=known.head_std)
-        else:
-            layer.reset_parameters()  # type: ignore[operator]  # BatchNorms too, to 1 and 0
-            continue
-        if layer.bias is not None:
-            nn.init.zeros_(layer.bias)
+        layer.reset_parameters()  # type: ignore[operator]  # BatchNorms too, to 1 and 0
+        draw = known.conv if isinstance(layer, nn.Conv2d) else known.linear
+        if draw is not None and isinstance(layer, (nn.Conv2d, nn.Linear)):
+            draw(layer.weight)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
     for block in model.modules() if known.zero_last else ():
         _zero_last(block)
 

@@ -439,6 +439,7 @@ STARTS: dict[str, dict[str, str]] = {  # how authors' nets begin, where otherwis
     "cmi": dict.fromkeys(("cifar_ResNet18", "cifar_ResNet34", "cifar_ResNet50"), "torch"),  # classifiers/resnet.py
     "dafl": dict.fromkeys(("cifar_ResNet18", "cifar_ResNet34", "cifar_ResNet50"), "torch"),  # resnet.py
     "imagenet-cls-kd": {"resnet18": "mmcls", "mobilenetv1_relu": "mmcls"},  # ResNet, mobilenet_v1.py, LinearClsHead
+    "mhgd": dict.fromkeys(("cifar_resnet8x4", "cifar_resnet32x4"), "fan_out"),  # nets/ResNet.py: ResNet_arg_scope
     "ps-kd": {"cifar_ResNet101": "torch"},  # models/preact_resnet.py: Bottleneck_CIFAR
     "tf-kd": {f"cifar_ResNet{depth}": "torch" for depth in (18, 34, 50, 101)},  # model/resnet.py
 }
