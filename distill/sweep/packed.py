@@ -30,6 +30,7 @@ from distill.run import Experiment, Inputs, make_inputs
 from distill.run_folder import RunFolder
 from distill.signals import StopSignals
 from distill.sweep.jobs import Job, Sweep
+from distill.teachers.cache import HOLDS
 from distill.teachers.forward import ForwardMemo
 
 # of schedule: what batches depend on, and how many there are
@@ -39,9 +40,17 @@ BATCHES = ("batch_size", "epochs", "mixup", "cutmix", "repeats", "last_batch", "
 def pack_key(spec: RunSpec) -> str:
     """What runs must have in common to be packed: data, teachers, order and size of the batches, length, machine."""
     common = [spec.dataset, spec.machine, spec.seed, _begun(spec), _decides(spec)]
-    teachers = [[replace(each, training=None), each.training and each.training.hash] for each in spec.teachers] or None
+    teachers = [[replace(each, training=None), each.training and each.training.hash] for each in spec.teachers]
     schedule = {key: getattr(spec.schedule, key) for key in BATCHES}
-    return json.dumps([common, teachers, schedule], sort_keys=True, default=str)
+    asked = [*teachers, spec.cache, _keeps(spec)] if teachers else None
+    return json.dumps([common, asked, schedule], sort_keys=True, default=str)
+
+
+def _keeps(spec: RunSpec) -> bool:
+    """Whether a cache that is asked for holds what the run's method reads: it rounds what precision=fp32 computes, so
+    that of a pack all or none have it.
+    """
+    return spec.method.reads <= HOLDS.get(spec.cache, frozenset())
 
 
 def _begun(spec: RunSpec) -> list[Any]:

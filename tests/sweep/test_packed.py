@@ -156,6 +156,19 @@ def test_jobs_are_packed_by_what_they_share() -> None:
     ]
 
 
+def test_no_run_has_the_cache_that_another_asks_for() -> None:
+    """It rounds a teacher's answers to half floats, and is part of the hash: all had that of the first run, or none
+    where one read what it does not hold.
+    """
+    asked = [(f"method={method}", f"teacher.cache={cache}") for method in ("kd", "crd", "fitnet")
+             for cache in ("off", "logits", "embedding")]  # fmt: skip
+    asked += [("method=dkd", "teacher.cache=logits"), ("method=none", "teacher.cache=auto")]
+    groups = packs([(words, resolve(tiny.composed("precision=fp32", *words))) for words in asked])
+    named = [{" ".join(word.partition("=")[2] for word in words) for words, _ in group} for group in groups]
+    assert {"kd logits", "dkd logits"} in named and {"kd embedding", "crd embedding"} in named
+    assert any({"kd off", "crd off", "fitnet off"} <= each for each in named)
+
+
 @pytest.mark.parametrize(("words", "packed_as"), [
     (["device=cpu"], [2, 1]), (["device=auto"], [2, 1]), (["device=cuda"], [3]),
     (["device=cpu", "precision=bf16"], [3]),
