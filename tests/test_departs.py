@@ -124,6 +124,7 @@ def test_ofd_of_a_still_teacher_departs_from_its_authors_code() -> None:
 @departs("cat-kd:bias=true", "0.072", "0.141")
 def test_cat_kd_with_a_bias_starts_from_smaller_weights() -> None:
     """64 channels to 100 classes."""
+    torch.manual_seed(0)  # else the draw is as far off as this once in sixty times
     spread = {}
     for bias in ("true", "false"):
         nets = [build("cifar_resnet8", 100, size=16, seed=seed) for seed in (1, 2)]
