@@ -13,10 +13,10 @@ from itertools import chain, islice
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from distill.batch import Batch
 from distill.config.own_code import own_line
@@ -26,6 +26,7 @@ from distill.method import Method, Phase
 
 aten = torch.ops.aten
 WAITING = {getattr(aten, name.removeprefix("aten::")) for name in trace.WAITS}
+_MODULES = ("_parameters", "_buffers", "_modules")  # what Module.to moves
 _MAKERS = (torch.tensor, torch.as_tensor, torch.asarray, Tensor.new_tensor)
 
 
@@ -138,6 +139,7 @@ def steps_on_meta(world: World, number: int, *, prepared: bool) -> int:
     prepared: after a step on the CPU, in which a method may look at values once. Raises Waits.
     """
     method = world.method()
+    made_first = {id(value) for _, _, held in _plain(method) for value in tree_leaves(held)}
     phases = method.phases()
     for phase in phases[: number + 1]:
         first = world.begun(method, phase)
@@ -145,6 +147,8 @@ def steps_on_meta(world: World, number: int, *, prepared: bool) -> int:
         _take(method, phase, first[0])
     for net in (method, *method.teachers):
         net.to("meta")
+    for module, name, held in _plain(method):  # what an epoch's begin makes where the nets are
+        setattr(module, name, tree_map_only(Tensor, lambda v: v if id(v) in made_first else v.to("meta"), held))
     with Answers():
         batches = world.on_meta().batches(phase)
         begun = next(batches)
@@ -152,6 +156,13 @@ def steps_on_meta(world: World, number: int, *, prepared: bool) -> int:
         for batch in chain([begun], islice(batches, 1)):
             _take(method, phase, batch)
     return len(phases)
+
+
+def _plain(method: Method) -> list[tuple[nn.Module, str, Any]]:
+    """The attributes of a method and its parts that hold tensors beside parameters and buffers."""
+    every = ((module, name, held) for module in method.modules() for name, held in vars(module).items())
+    own = (each for each in every if each[1] not in _MODULES)
+    return [each for each in own if any(isinstance(value, Tensor) for value in tree_leaves(each[2]))]
 
 
 def _take(method: Method, phase: Phase, batch: Batch) -> None:

@@ -217,9 +217,11 @@ def test_what_keeps_the_contract_passes_every_clause(world: Callable[[dict[str, 
 @pytest.mark.parametrize("parts", [
     {"after": "self.base = getattr(self, 'base', None) or next(self.student.parameters()).sum().item()"},
     {"own": "(student.logits - self.__dict__.setdefault('base', student.logits.detach().mean(0))).square().mean()"},
+    {"before": "self.masks = [torch.ones(6, device=next(self.student.parameters()).device)]",
+     "own": "(student.logits * self.masks[0]).square().mean()"},
     {"own": "(student.logits + torch.zeros(6, device=student.logits.device) * torch.rand(())).square().mean()"},
     {"own": "torch.autocast(student.logits.device.type, enabled=False)(F.mse_loss)(student.logits, teacher.logits)"},
-], ids=["looks once", "keeps its first", "makes there", "autocast"])  # fmt: skip
+], ids=["looks once", "keeps its first", "makes as an epoch begins", "makes there", "autocast"])  # fmt: skip
 def test_what_waits_for_nothing_passes(parts: dict[str, str], world: Callable[[dict[str, str]], World]) -> None:
     clauses.no_step_waits_for_the_device(world(parts))
 
