@@ -44,7 +44,8 @@ def checked_arrays(kind: str, arrays: object) -> Arrays:
     names = list(map(str, arrays.class_names))
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise ValueError(f"{ours} calls two classes '{twice}': give each a name of its own")
-    train, test = (_checked(f"{ours}'s {name}", *part, names) for name, part in zip(_PARTS, arrays, strict=False))
+    parts = zip(_PARTS, arrays[:2], strict=True)
+    train, test = (_checked(f"{ours}'s {name}", part[0], part[1], names) for name, part in parts)
     return Arrays(train, test, names)
 
 
