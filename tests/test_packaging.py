@@ -27,7 +27,8 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     source = tmp_path_factory.mktemp("source")
     for name in ("distill", "conf"):
         shutil.copytree(REPO / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("pyproject.toml", "README.md", "LICENSE", "hatch_build.py"):
+    (source / "scripts").mkdir()
+    for name in ("pyproject.toml", "README.md", "LICENSE", "scripts/package_readme.py"):
         shutil.copy(REPO / name, source / name)
     code = "from hatchling.build import build_wheel; print(build_wheel('dist'))"
     done = subprocess.run([sys.executable, "-c", code], cwd=source, capture_output=True, text=True)
