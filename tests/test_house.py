@@ -12,7 +12,7 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[1] / "distill"
 FLOORS = (  # from the ground up; rooms on one floor do not import each other
     {"strict_json", "terminal", "torchrun", "cores", "end"},
-    {"charts", "errors", "files", "runtime", "losses", "batch", "result", "row_lines"},
+    {"charts", "errors", "file_lock", "files", "runtime", "losses", "batch", "result", "row_lines"},
     {"criterion", "parallel", "signals", "run_folder"},
     {"content", "locking"},
     {"config"},

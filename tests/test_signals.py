@@ -83,24 +83,29 @@ def test_a_run_that_waits_for_another_can_be_stopped(tmp_path: Path) -> None:
             pytest.fail("it had the lock")
 
 
-def test_who_holds_a_run_without_locks_of_the_file_system_is_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("locked", ["run", "file"])
+def test_who_holds_a_lock_that_the_file_system_does_not_know_is_named(
+    locked: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """There a node that died holds it for good: a run that went on waited without a word of what for."""
+    from distill.file_lock import file_lock
     from distill.locking import run_lock
 
     def no_flock(*_: object) -> None:
         raise OSError(errno.ENOSYS, "Function not implemented")
 
     monkeypatch.setattr(fcntl, "flock", no_flock)
-    (tmp_path / ".lock").write_text("4711\nnode42\n")
+    lock = tmp_path / ".lock"
+    lock.write_text("4711\nnode42\n")
     caplog.set_level("INFO")
-    timer = threading.Timer(0.3, (tmp_path / ".lock").unlink)
-    timer.start()
-    with pytest.warns(UserWarning, match="flock not supported"), run_lock(tmp_path):
-        assert (tmp_path / ".lock").exists()
-    assert f"process 4711 of node42; where that is no more, delete {tmp_path / '.lock'}" in caplog.text
-    assert not (tmp_path / ".lock").exists()
+    threading.Timer(0.3, lock.unlink).start()
+    with (
+        pytest.warns(UserWarning, match="flock not supported"),
+        run_lock(tmp_path) if locked == "run" else file_lock(lock, 0.0),
+    ):
+        assert lock.exists()
+    assert f"process 4711 of node42; where that is no more, delete {lock}" in caplog.text
+    assert not lock.exists()
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGUSR2, 75), (signal.SIGINT, 130)])

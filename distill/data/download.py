@@ -13,6 +13,7 @@ from pathlib import Path
 from distill.content.data_sets import KNOWN_SETS
 from distill.content.parts import checked_arrays
 from distill.content.readers import OWN_FILES, READERS, Arrays
+from distill.file_lock import file_lock
 from distill.files import one_line
 
 
@@ -47,15 +48,13 @@ def download(name: str, root: Path) -> None:
 
     One process at a time does it; the others find it done. Raises OSError or RuntimeError.
     """
-    from filelock import FileLock
-
     known = KNOWN_SETS[name]
     if not known.torchvision:
         raise RuntimeError("torchvision does not offer it")
     root.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=root):  # a lock would be waited for where nothing can be written
         pass
-    with FileLock(root / f".{name}.lock"):
+    with file_lock(root / f".{name}.lock", 0.0):
         try:
             READERS[name](root)
         except FileNotFoundError:

@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-from filelock import FileLock
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 from optuna.trial import FrozenTrial, TrialState
 
+from distill.file_lock import file_lock
 from distill.files import first_line
 from distill.run_folder import is_locked
 from distill.search.space import Space
@@ -79,8 +79,8 @@ class Search:
     def working(self) -> Iterator[None]:
         """Be a worker of the study: what a killed one left half done is put back into the queue first."""
         try:
-            with FileLock(self._lock(self.worker)):
-                with FileLock(self.folder / "revive.lock"):
+            with file_lock(self._lock(self.worker)):
+                with file_lock(self.folder / "revive.lock"):
                     self._requeue()
                 yield
         finally:
@@ -115,7 +115,7 @@ class Search:
 
         Workers ask one after the other, so that each sees what the others draw.
         """
-        with FileLock(self.folder / "ask.lock"):
+        with file_lock(self.folder / "ask.lock"):
             if len(self.counted()) >= most:
                 return None
             if not self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):

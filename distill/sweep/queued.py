@@ -13,8 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
-
+from distill.file_lock import file_lock
 from distill.files import best_effort, read_json, write_json
 
 log = logging.getLogger(__name__)
@@ -106,7 +105,7 @@ def handing_in(folder: str) -> Iterator[None]:
 
     top = JobPaths.get_first_id_independent_folder(folder)
     top.mkdir(parents=True, exist_ok=True)
-    with FileLock(top / _LOCK):
+    with file_lock(top / _LOCK):
         yield
 
 
