@@ -182,15 +182,15 @@ def settled(cfg: DictConfig) -> DictConfig:
 
 
 def taken(cfg: DictConfig) -> dict[tuple[Any, ...], Any]:
-    """What keys but those of method and teacher take from other keys (${seed}), by their paths; what each run is to
-    look up for itself, as ${by_method:...}, is left out.
+    """What keys take from other keys (${seed}), by their paths; what each run is to look up for itself, as
+    ${by_method:...}, the method's own keys and the place of its record (output=outputs/${method.name}), is left out.
     """
     return while_unchanged(cfg, "taken", lambda: _all_taken(cfg))
 
 
 def _all_taken(cfg: DictConfig) -> dict[tuple[Any, ...], Any]:
     found: dict[tuple[Any, ...], Any] = {}
-    for key in {*map(str, cfg)} - {"method", "teacher", "hydra"}:
+    for key in {*map(str, cfg)} - {"method", "teacher", "output", "tracking", "hydra"}:
         node: Any = cfg._get_node(key)
         written = OmegaConf.to_container(node, resolve=False) if OmegaConf.is_config(node) else node._value()
         if _TAKES.search(str(written)):

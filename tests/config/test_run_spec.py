@@ -145,6 +145,9 @@ def test_a_run_that_another_needs_has_what_that_takes_from_its_own_keys() -> Non
     assert before is not None and before.seed == 20
     (teacher,) = resolve(composed("log_every=${schedule.epochs}", "teacher.schedule=cifar10")).teachers
     assert teacher.training is not None and teacher.training.log_every == 2
+    crd = resolve(composed("method=crd", "output=runs/${method.name}"))
+    (teacher,) = crd.teachers
+    assert teacher.training is not None and teacher.training.output == Path("runs/none") != crd.output
 
 
 def test_what_is_looked_up_by_the_method_is_each_runs_own() -> None:
