@@ -132,17 +132,17 @@ def main() -> None:
     torch.set_num_threads(1)
     found: dict[str, Any] = {"workers": args.workers, "batch": args.batch, "rows": {}}
     found |= {"seconds": "wall" if args.workers else "CPU", **runtime.describe_machine(torch.device("cpu"))}
+    path = args.out / f"folder-{args.workers}-workers.json"
     with tempfile.TemporaryDirectory(prefix="distill-bench-") as place:
         roots = {args.root.name: args.root} if args.root else {name: Path(place, name) for name in SIZES}
         for name, root in roots.items():
             if not args.root:
                 make(root, *SIZES[name])
             found["rows"][name] = measure(root, args)
+            write_json(path, found)  # each, for what is cut off later
     rows = [(name, loader, f"{row['images_per_second']:.0f}", f"{row['to_timm']:.2f}")
             for name, each in found["rows"].items() for loader, row in each.items()]  # fmt: skip
     final_table(rows, ("images", "loader", "images/s", "x timm's"), title=f"{args.workers} workers, {found['device']}")
-    path = args.out / f"folder-{args.workers}-workers.json"
-    write_json(path, found)
     print(path)
 
 

@@ -82,3 +82,18 @@ def test_each_precision_of_a_cpu_is_kept_once_it_is_measured(
         bench_cpu.main()
     (kept,) = tmp_path.glob("cpu-*.json")
     assert asked == ["fp32", "bf16"] and json.loads(kept.read_text())["native"]["fp32"] == {"student_ms": 2.0}
+
+
+def test_each_folder_of_images_is_kept_once_it_is_measured(
+    scripts: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import bench_folder
+
+    measured = iter([{"timm's loader": {"images_per_second": 1.0, "to_timm": 1.0}}])
+    monkeypatch.setattr(bench_folder, "make", lambda *_: None)
+    monkeypatch.setattr(bench_folder, "measure", lambda *_: next(measured))
+    monkeypatch.setattr(sys, "argv", ["bench_folder.py", "--out", str(tmp_path)])
+    with pytest.raises(StopIteration):
+        bench_folder.main()
+    (kept,) = tmp_path.glob("folder-*.json")
+    assert len(json.loads(kept.read_text())["rows"]) == 1
