@@ -15,6 +15,7 @@ from distill.run_folder import RunFolder
 from tests import tiny
 
 TENSORBOARD = {"mode": "tensorboard"}
+IDENTITY = {"id": "abc-1"}
 
 
 def row(step: int, kind: str = "epoch", **numbers: float | None) -> dict:
@@ -28,7 +29,7 @@ def shown(folder: Path) -> dict[str, list[tuple[int, float]]]:
 
 
 def test_rows_are_scalars_over_the_global_step(tmp_path: Path) -> None:
-    tracker = Tracker(tmp_path, TENSORBOARD, {"lr": 0.1}, {})
+    tracker = Tracker(tmp_path, TENSORBOARD, {"lr": 0.1}, IDENTITY)
     tracker.log(row(1, "step", waiting=None))
     tracker.log(row(3, test_accuracy=50.0))
     tracker.finish(0, {"test_accuracy/best": 50.0})
@@ -41,11 +42,11 @@ def test_rows_are_scalars_over_the_global_step(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("resume_at", "steps"), [(1, [1, 3]), (None, [3])])
 def test_what_was_logged_after_the_checkpoint_is_hidden(tmp_path: Path, resume_at: int | None, steps: list) -> None:
-    first = Tracker(tmp_path, TENSORBOARD, {}, {})
+    first = Tracker(tmp_path, TENSORBOARD, {}, IDENTITY)
     for step in (1, 2):
         first.log(row(step))
     first.finish(75)
-    again = Tracker(tmp_path, TENSORBOARD, {}, {}, resume_at)
+    again = Tracker(tmp_path, TENSORBOARD, {}, IDENTITY, resume_at)
     again.log(row(3))
     again.finish()
     assert [step for step, _ in shown(tmp_path)["loss"]] == steps
@@ -53,7 +54,7 @@ def test_what_was_logged_after_the_checkpoint_is_hidden(tmp_path: Path, resume_a
 
 def test_a_killed_run_has_shown_all_that_lies_before_its_checkpoint(tmp_path: Path) -> None:
     """Events reach the disk every two minutes, checkpoints every five seconds."""
-    killed = Tracker(tmp_path, TENSORBOARD, {}, {})
+    killed = Tracker(tmp_path, TENSORBOARD, {}, IDENTITY)
     for step in (1, 2):
         killed.log(row(step))
     killed.flush()
@@ -61,12 +62,12 @@ def test_a_killed_run_has_shown_all_that_lies_before_its_checkpoint(tmp_path: Pa
 
 
 def test_the_end_of_a_run_that_had_no_step_left_is_told_at_its_last_one(tmp_path: Path) -> None:
-    Tracker(tmp_path, TENSORBOARD, {}, {}, 7).finish(0, {"test_accuracy/last": 50.0})
+    Tracker(tmp_path, TENSORBOARD, {}, IDENTITY, 7).finish(0, {"test_accuracy/last": 50.0})
     assert shown(tmp_path)["test_accuracy/last"] == [(7, 50.0)]
 
 
 def test_a_disk_that_is_full_ends_the_mirror_with_one_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    tracker = Tracker(tmp_path, TENSORBOARD, {}, {})
+    tracker = Tracker(tmp_path, TENSORBOARD, {}, IDENTITY)
 
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
