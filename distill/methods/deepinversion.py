@@ -37,12 +37,16 @@ class Canvas(nn.Module):
         super().__init__()
         self.num_classes = num_classes
         self.pixels = nn.Parameter(torch.zeros(count, net.in_chans, net.size, net.size))
-        self.register_buffer("targets", torch.zeros(count, dtype=torch.int64))
+        self.register_buffer("targets", torch.full((count,), -1))
 
     @torch.no_grad()
     def restart(self) -> None:
+        """Begin anew from noise. Classes come in turn, as in the authors' script for CIFAR-10, and go on where those of
+        the images before ended.
+        """
         self.pixels.normal_()
-        self.targets.random_(self.num_classes)
+        turn = torch.arange(1, len(self.targets) + 1, device=self.targets.device)
+        self.targets.copy_((self.targets[-1] + turn) % self.num_classes)
 
 
 class DeepInversion(DataFree):

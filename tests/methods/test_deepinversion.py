@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from distill.config import OptimizerSpec
-from distill.methods.deepinversion import variation_loss
+from distill.methods.deepinversion import Canvas, variation_loss
+from distill.models import build
 from distill.parts.datafree import WarmRestarts
 from tests import tiny
 from tests.methods.given_datafree import Untouchable, check_gradient
@@ -38,6 +39,15 @@ def test_the_variation_is_that_of_the_rolled_images() -> None:
     told = method.image_loss(None)["tv"].item() / method.tv
     assert told == pytest.approx(variation_loss(method.jittered(pixels)).item(), rel=1e-6)
     assert told != pytest.approx(variation_loss(pixels).item(), rel=1e-6)
+
+
+def test_classes_come_in_turn_and_go_on_in_the_next_images() -> None:
+    """The authors' list for CIFAR-10 is 0 to 9 again and again; that of 256 images ends with 5."""
+    canvas = Canvas(256, build("cifar_resnet8", 10, size=8, seed=0), 10)
+    canvas.restart()
+    assert canvas.targets.tolist() == [*list(range(10)) * 25, 0, 1, 2, 3, 4, 5]
+    canvas.restart()
+    assert canvas.targets.tolist() == [6, 7, 8, 9, *list(range(10)) * 25, 0, 1]
 
 
 def test_deepinversion_makes_images_and_then_teaches() -> None:
