@@ -9,7 +9,7 @@ from typing import Any
 
 from distill.config.schedule_spec import lr_share
 
-INIT_RULES = ("torch", "timm", "mmcls", "fan_out")  # of inits, which models.inits carries out
+INIT_RULES = ("torch", "timm", "mmcls", "small_head", "fan_out")  # of inits, which models.inits carries out
 _Node = Mapping[str, Any]
 
 

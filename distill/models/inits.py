@@ -26,23 +26,26 @@ def scaled_by_fan_out(weight: Tensor) -> None:
 
 
 _he = partial(nn.init.kaiming_normal_, mode="fan_out", nonlinearity="relu")
+_small = partial(nn.init.normal_, std=0.01)
 
 
 @dataclass(frozen=True)
 class _Rule:
-    """conv, linear: draw the weight of such a layer, whose bias is 0 then; None: both as torch makes them.
+    """conv, linear: draw the weight of such a layer, and bias what it adds; None: both as torch makes them.
     zero_last: whether the last BatchNorm of each residual block is at 0.
     """
 
     conv: Callable[[Tensor], Any] | None = None
     linear: Callable[[Tensor], Any] | None = None
+    bias: Callable[[Tensor], Any] = nn.init.zeros_
     zero_last: bool = False
 
 
 _RULES = {
     "torch": _Rule(),
     "timm": _Rule(conv=_he, zero_last=True),  # of its ResNets
-    "mmcls": _Rule(conv=_he, linear=partial(nn.init.normal_, std=0.01), zero_last=True),  # its ResNet and LinearClsHead
+    "mmcls": _Rule(conv=_he, linear=_small, zero_last=True),  # its ResNet and LinearClsHead
+    "small_head": _Rule(conv=_he, linear=_small, bias=_small),
     "fan_out": _Rule(conv=scaled_by_fan_out, linear=scaled_by_fan_out),
 }
 
@@ -62,7 +65,7 @@ def begin_by(model: nn.Module, rule: str, name: str) -> None:
         if draw is not None and isinstance(layer, (nn.Conv2d, nn.Linear)):
             draw(layer.weight)
             if layer.bias is not None:
-                nn.init.zeros_(layer.bias)
+                known.bias(layer.bias)
     for block in model.modules() if known.zero_last else ():
         _zero_last(block)
 

@@ -339,6 +339,7 @@ RATES: dict[str, tuple[int, int, float, bool, list[tuple[int, float]]]] = {
     "crd": (240, 64, 5e-4, False, CRD),
     "crd-nesterov": (240, 64, 5e-4, True, CRD),
     "dist": (240, 64, 5e-4, False, CRD),
+    "nd": (240, 128, 5e-4, True, [(epoch, 2 * rate) for epoch, rate in CRD]),
     "sskd": (240, 64, 5e-4, False, CRD),
     "sdd": (240, 64, 5e-4, False, CRD),
     "reviewkd": (240, 128, 5e-4, True, [(1, 0.1), (151, 0.1), (152, 0.01), (182, 1e-3), (212, 1e-4)]),
@@ -440,6 +441,7 @@ STARTS: dict[str, dict[str, str]] = {  # how authors' nets begin, where otherwis
     "dafl": dict.fromkeys(("cifar_ResNet18", "cifar_ResNet34", "cifar_ResNet50"), "torch"),  # resnet.py
     "imagenet-cls-kd": {"resnet18": "mmcls", "mobilenetv1_relu": "mmcls"},  # ResNet, mobilenet_v1.py, LinearClsHead
     "mhgd": dict.fromkeys(("cifar_resnet8x4", "cifar_resnet32x4"), "fan_out"),  # nets/ResNet.py: ResNet_arg_scope
+    "nd": {f"cifar_resnet{depth}": "small_head" for depth in (8, 20, 56, "8x4", "32x4")},  # Models/resnet_cifar.py
     "ps-kd": {"cifar_ResNet101": "torch"},  # models/preact_resnet.py: Bottleneck_CIFAR
     "tf-kd": {f"cifar_ResNet{depth}": "torch" for depth in (18, 34, 50, 101)},  # model/resnet.py
 }

@@ -37,7 +37,7 @@ HEAD = 1 / math.sqrt(3 * 256)  # the standard deviation of torch's classifier of
 
 @pytest.mark.parametrize(("rule", "drawn", "last", "head"), [
     (None, 0, 1, HEAD), ("torch", 1, 1, HEAD), ("timm", 0, 0, HEAD), ("mmcls", 0, 0, 0.01),
-    ("fan_out", 0, 1, math.sqrt(2 / 100)),
+    ("small_head", 0, 1, 0.01), ("fan_out", 0, 1, math.sqrt(2 / 100)),
 ])  # fmt: skip
 def test_what_each_rule_draws(rule: str | None, drawn: int, last: int, head: float) -> None:
     inits = {"cifar_resnet8x4": rule, "cifar_resnet8": "torch"} if rule else None
@@ -47,7 +47,8 @@ def test_what_each_rule_draws(rule: str | None, drawn: int, last: int, head: flo
         assert (float(layer.weight.detach().abs().max()) <= spread(layer)[1] * math.sqrt(3)) is bool(drawn)
     assert len(lasts(net)) == 3 and all(bool((weight == last).all()) for weight in lasts(net))
     assert float(net.fc.weight.detach().std()) == pytest.approx(head, rel=0.05)  # type: ignore[union-attr, operator]
-    assert bool((net.fc.bias == 0).all()) is (rule in ("mmcls", "fan_out"))  # type: ignore[union-attr]
+    bias = {"mmcls": 0, "fan_out": 0, "small_head": 0.01}.get(str(rule), head)
+    assert float(net.fc.bias.detach().std()) == pytest.approx(bias, rel=0.3)  # type: ignore[union-attr, operator]
 
 
 def test_timms_resnet_begins_as_mmcls_does_whatever_its_args_say() -> None:
@@ -109,7 +110,7 @@ def test_and_no_other_of_those_whose_nets_it_does_not_make(words: tuple[str, ...
 
 
 @pytest.mark.parametrize(("inits", "said"), [
-    ("{cifar_resnet8: he}", "there is no rule 'he': choose from torch, timm, mmcls, fan_out"),
+    ("{cifar_resnet8: he}", "there is no rule 'he': choose from torch, timm, mmcls, small_head, fan_out"),
     ("{cifar_resent8: torch}", "inits has a rule for 'cifar_resent8', and there is no such model: did you mean"),
 ])  # fmt: skip
 def test_what_there_is_not_is_refused(inits: str, said: str) -> None:
