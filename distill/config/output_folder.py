@@ -31,6 +31,8 @@ def check_output(folder: str | Path, writes: bool = True) -> None:
 
 def check_destination(flag: str, place: Path, folder: bool) -> None:
     """Raise ValueError where a verb could not write the file, or the folder, that it is told to, before it works."""
+    if place == Path("-"):  # what other programs call the terminal
+        raise ValueError(f"{flag} - would be called so on the disk: leave {flag} away, or give a name")
     if place.exists() and place.is_dir() != folder:
         raise ValueError(f"{flag} {place} is a {'file: give a folder' if folder else 'folder: give a file'}")
     try:

@@ -226,7 +226,8 @@ def doubles(names: Sequence[str], folders: Sequence[Path | None]) -> str:
     if not again:
         return ""
     name, before = again[0]
-    what = f"{name} stands twice" if name == before else f"{name} as {before}, from which it differs in no result"
+    differs = f"{name} as {before}, from which it differs in no result"
+    what = f"{name or 'one run'} stands twice" if name == before else differs
     return f"{len(again)} of {len(names)} jobs are the runs of others, and run once: {what}"
 
 

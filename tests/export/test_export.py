@@ -236,6 +236,7 @@ def test_data_of_other_classes_is_refused(folder: Path, pictures: Path, capsys: 
         ("export {taught} --to {taught}", "is the folder of a run: give another"),
         ("analyze {taught} --out /dev/null/x", "--out /dev/null/x cannot be written (Not a directory)"),
         ("predict {folder} {folder} --out {folder}", "is a folder: give a file"),
+        ("predict {folder} {folder} --out -", "--out - would be called so on the disk: leave --out away"),
         ("search method.kd=0.1,0.2 --trials 0", "--trials is 0: give at least 1"),
         ("methods crd nosuchword", "no method has crd and nosuchword in its entry"),
         ("export {taught} --to {own}", "holds README.md, which is no export of this run: give a new or an empty"),

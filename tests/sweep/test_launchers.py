@@ -290,6 +290,7 @@ def test_a_signal_to_all_processes_leaves_the_one_that_tells_how_runs_end(preten
     [
         (["threads=1", "threads=2"], "1 of 2 jobs are the runs of others, and run once: threads=2 as threads=1, from"),
         (["seed=1", "seed=2", "seed=1"], "1 of 3 jobs are the runs of others, and run once: seed=1 stands twice"),
+        (["seed=1", "seed=1"], "1 of 2 jobs are the runs of others, and run once: one run stands twice"),
         (["seed=1", "seed=2"], ""),
     ],
 )
