@@ -16,6 +16,7 @@ from distill.cores import workers_of
 
 BY_SIZE = "${finetune:"  # how the file of a schedule asks for what is chosen here
 COUNTED = "images"  # of the dataset node of a record: how many there were, whatever the folder holds by now
+_ALL: dict[str, Any] = {"classes": None, "omit": [], "fraction": 1, "shots": None, "holdout": 0}  # leave none out
 _SEEN = 256_000  # images that a given net is shown in all: BiT's 500 steps of 512 (arXiv:1912.11370, section 3.3)
 _EPOCHS = (10, 100)  # of a given net, at least and at most; one that starts from nothing has the most
 _BATCH = (16, 256)  # at least and at most; in between, so many that an epoch has ten steps
@@ -46,8 +47,10 @@ def note_of_size(cfg: DictConfig) -> str | None:
     if schedule.get("name") != "finetune" or count is None:
         return None
     begins = "given weights" if given else "nothing"
+    fewer = [f"dataset.{key}" for key, none in _ALL.items() if plain(cfg, f"dataset.{key}") not in (none, None)]
+    before = f" (counted before {', '.join(fewer)})" if fewer else ""
     return (
-        f"schedule=finetune, for {count:,} training images and a student that starts from {begins}: "
+        f"schedule=finetune, for {count:,} training images{before} and a student that starts from {begins}: "
         f"{schedule['epochs']} epochs of {schedule['batch_size']} images at a rate of {schedule['lr']:g}"
     )
 

@@ -43,6 +43,12 @@ def test_an_own_folder_has_it_without_a_word_and_says_what_was_chosen(tmp_path: 
     assert count_of(composed("dataset=folder", f"dataset.root={tmp_path}/none")) is None
 
 
+def test_images_that_keys_of_the_data_set_leave_out_are_said_to_be_counted(tmp_path: Path) -> None:
+    words = ["dataset=folder", f"dataset.root={write_folder(tmp_path, count=4)}"]
+    spec = config.resolve(composed("method=none", *words, "dataset.shots=1", "dataset.holdout=0.5"))
+    assert spec.note and "for 12 training images (counted before dataset.shots, dataset.holdout) and" in spec.note
+
+
 def test_images_that_are_skipped_are_not_counted(tmp_path: Path) -> None:
     root = write_folder(tmp_path, count=4)
     (root / "train" / "cat" / "0.png").write_bytes(b"no image")
