@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 
+from distill.contract.waiting import NoWait
 from distill.engine import evaluate
 from distill.engine.beside import Beside
 from distill.engine.evaluate import Evaluation
@@ -21,7 +22,6 @@ from distill.engine.fit import Fit
 from distill.errors import Stopped
 from tests import tiny
 from tests.replay import Replay, streams
-from tests.test_no_sync import NoWait
 
 
 class Teller(tiny.NullCallback):
