@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -371,6 +372,7 @@ RATES: dict[str, tuple[int, int, float, bool, list[tuple[int, float]]]] = {
     "imagenet-nesterov": (100, 256, 1e-4, True, [(epoch, 0.1 * rate) for epoch, rate in IMAGENET]),
     "imagenet-nd": (100, 512, 1e-4, True, [(epoch, 0.2 * rate) for epoch, rate in IMAGENET]),
     "imagenet-wsld": (101, 256, 1e-4, True, [(1, 0.1), (30, 0.1), (31, 0.01), (61, 1e-3), (91, 1e-4), (101, 1e-4)]),
+    "imagenet-deepkd": (100, 512, 1e-4, False, [(1, 0.0245), (11, 0.1145), (60, 0.1029508), (100, 1.26123e-4)]),
     "imagenet-sdd": (100, 512, 1e-4, False, [(epoch, 0.2 * rate) for epoch, rate in IMAGENET]),
     "imagenet-ofa": (100, 512, 1e-4, True, [(4, 0.1), (31, 0.01), (91, 1e-4)]),
     "cmi": (200, 128, 1e-4, False, [(1, 0.1), (101, 0.05), (151, 0.0146447)]),
@@ -395,6 +397,15 @@ def test_a_protocols_rates(name: str) -> None:
         assert learning_rate(made, (epoch - 1) * 391, 391, epochs) == pytest.approx(rate, rel=1e-4), epoch
     last = momentum(made, epochs - 1)
     assert optimizer["momentum"] == (0.99 if name == "hinton_mnist" else 0.9) == (last or 0.9)
+
+
+def test_deepkds_rate_is_its_authors_in_the_middle_of_an_epoch() -> None:
+    """Theirs is one for all steps of an epoch, adjust_learning_rate of mdistiller/engine/utils.py."""
+    made = config.ScheduleSpec.of(config.plain(run("schedule=imagenet-deepkd"), "schedule"))
+    for epoch in range(1, 101):
+        falling = 5e-5 + (0.2 - 5e-5) * (1 + math.cos(math.pi * (epoch - 20) / 80)) / 2
+        theirs = 0.02 + 0.18 * epoch / 20 if epoch < 20 else falling
+        assert learning_rate(made, 2 * epoch - 1, 2, 100) == pytest.approx(theirs, abs=0.006 * 0.2), epoch
 
 
 def test_rates_change_between_epochs_where_the_authors_schedulers_do() -> None:
