@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -14,6 +15,7 @@ from distill.losses import full_precision
 from distill.method import Losses, Method, Nets
 from distill.models import FeatureNet, Outputs
 from distill.models.reading import is_self_contained
+from distill.parts.choice import check_choice
 from distill.parts.heads import BatchNorm, Shape
 from distill.parts.probing import probe_outputs
 
@@ -36,19 +38,32 @@ def alternating_distance(student: Tensor, teacher: Tensor) -> Tensor:
     return direction_distance(*(maps - maps.mean((2, 3), keepdim=True) for maps in (student, teacher)))
 
 
+class LayerNorm(nn.LayerNorm):
+    """Over the channels of each position of maps [B,C,H,W]."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(input.movedim(1, -1)).movedim(-1, 1)
+
+
+_NORMS = {"batch": BatchNorm, "layer": LayerNorm}
+
+
 class AttentionProjector(nn.Module):
     """Cross-attention from the teacher's positions to the student's map.
 
-    The student's map [B,Cs,H,W] passes a 3x3 convolution, BatchNorm and ReLU and gets a learned embedding of each
-    position; the queries, [B,C,Ht,Wt] or learned, pass a linear map and ReLU. The result [B,C,Ht,Wt] has gone through a
-    LayerNorm and a feed-forward block with a residual. sharpness: what the attention's logits are multiplied by.
+    The student's map [B,Cs,H,W] passes a 3x3 convolution, a norm (batch or layer) and ReLU and gets a learned embedding
+    of each position; the queries, [B,C,Ht,Wt] or learned, pass a linear map and ReLU. The result [B,C,Ht,Wt] has gone
+    through a LayerNorm and a feed-forward block with a residual. sharpness: what the logits are multiplied by.
     """
 
-    def __init__(self, student: Shape, teacher: Shape, heads: int, sharpness: float, *, queries: bool) -> None:
+    def __init__(
+        self, student: Shape, teacher: Shape, heads: int, sharpness: float, *, queries: bool, norm: str = "batch"
+    ) -> None:
         super().__init__()
+        check_choice("student_norm", norm, _NORMS)
         (inputs, *size), (width, *grid) = student, teacher
         self.grid, self.heads, self.sharpness = tuple(grid), heads, sharpness
-        self.student = nn.Sequential(nn.Conv2d(inputs, inputs, 3, padding=1), BatchNorm(inputs), nn.ReLU())
+        self.student = nn.Sequential(nn.Conv2d(inputs, inputs, 3, padding=1), _NORMS[norm](inputs), nn.ReLU())
         self.positions = nn.Parameter(nn.init.trunc_normal_(torch.empty(1, inputs, *size), std=0.02))
         self.queries = nn.Parameter(torch.randn(1, width, *grid)) if queries else None
         self.prepare = nn.Sequential(nn.Linear(width, width), nn.ReLU())
@@ -75,11 +90,12 @@ class ScaleKD(Method):
     perception); what comes out is compared with what the teacher has there, and asks the questions by which the
     student's last map is projected. Either view, spatial and alternating, has projectors of its own.
     heads: of the attention for the last stage but one and the last; []: one for 64 channels.
+    student_norm: of the student's maps in the projectors, "batch" or, as of a Swin-T, "layer".
     """
 
     def __init__(
         self, *nets: *Nets, spatial: Sequence[float], frequency: Sequence[float], heads: Sequence[int],
-        sharpness: float, **common: Any
+        sharpness: float, student_norm: str, **common: Any
     ) -> None:
         super().__init__(*nets, **common)
         for name, values in (("spatial", spatial), ("frequency", frequency), ("heads", heads or (1, 1))):
@@ -92,12 +108,15 @@ class ScaleKD(Method):
         counts = list(heads) or [_fitting(shape[0]) for shape in targets]
         if any(shape[0] % count for shape, count in zip(targets, counts, strict=True)):
             raise ValueError(f"method.heads is {counts}, and maps are {targets}: heads share the teacher's channels.")
-        self.views = nn.ModuleDict({view: self._projectors(targets, counts, sharpness) for view in ("spat", "freq")})
+        of_view = partial(self._projectors, targets, counts, sharpness, student_norm)
+        self.views = nn.ModuleDict({view: of_view() for view in ("spat", "freq")})
 
-    def _projectors(self, targets: Sequence[Shape], heads: Sequence[int], sharpness: float) -> nn.ModuleList:
+    def _projectors(
+        self, targets: Sequence[Shape], heads: Sequence[int], sharpness: float, norm: str
+    ) -> nn.ModuleList:
         sources = self.student.shapes[-2:]
         return nn.ModuleList(
-            AttentionProjector(source, target, count, sharpness, queries=first)
+            AttentionProjector(source, target, count, sharpness, queries=first, norm=norm)
             for source, target, count, first in zip(sources, targets, heads, (True, False), strict=True)
         )
 

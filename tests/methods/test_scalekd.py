@@ -68,6 +68,17 @@ def test_projector_attends_from_the_teachers_positions(queries: bool) -> None:
     torch.testing.assert_close(found, x.transpose(1, 2).reshape(3, 8, 2, 3), rtol=1e-4, atol=1e-5)
 
 
+def test_maps_may_be_normed_at_each_position() -> None:
+    """As the projectors of a Swin-T are, FreqMaskingDistillLossConvNext of the authors."""
+    method = tiny.seeded_method("scalekd", tiny.tiny_data(), tiny.SMALLEST, "method.student_norm=layer")
+    assert isinstance(method, scalekd.ScaleKD)
+    for net in (projector.student for pair in method.views.values() for projector in pair):
+        assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in net)
+    maps = torch.randn(3, 6, 4, 4, generator=G)
+    mean, spread = maps.mean(1, keepdim=True), maps.var(1, correction=0, keepdim=True)
+    torch.testing.assert_close(scalekd.LayerNorm(6)(maps), (maps - mean) / (spread + 1e-5).sqrt())
+
+
 def test_losses_pass_the_early_map_through_the_teachers_last_stage() -> None:
     settings = "method.spatial=[2.0,3.0]", "method.frequency=[0.5,0.25]"
     method = tiny.seeded_method("scalekd", tiny.tiny_data(), ("cifar_resnet14", "cifar_resnet8x4"), *settings)
