@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 ARGS ?=
+WORKERS ?= 3
 TABLE ?=
 DEVICE ?= auto
 HOURS ?= 1
@@ -13,7 +14,7 @@ ARITHMETIC := $(addprefix tests/,test_golden.py test_reference.py test_contract.
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.stamp
 # compiled once and not by each process that tests start, whatever else is asked of Python here
-PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal
+PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal
 
 .DEFAULT_GOAL := help
 .PHONY: help run test test-launchers test-avx2 lint format methods readme fidelity schemes bench bench-here evidence faults clean
@@ -24,7 +25,7 @@ help:  ## this list
 run: $(STAMP)  ## run one experiment: make run ARGS="method=crd student=resnet20"
 	$(BIN)/python -m distill $(ARGS)
 
-test: $(STAMP)  ## run the tests: make test ARGS="-k crd"
+test: $(STAMP)  ## run the tests: make test ARGS="-k crd" WORKERS=3, one more than there are processors
 	$(PYTEST) $(ARGS)
 
 test-launchers: $(STAMP)  ## run those that start torchrun, W&B's agent and submitit for real

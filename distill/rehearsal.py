@@ -6,7 +6,6 @@ teachers' answers.
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -28,18 +27,16 @@ from distill.engine.compiling import compile_forward, trains
 from distill.engine.optim import Stepper
 from distill.engine.trial import Pieces, TooLong, training_step
 from distill.engine.update import take_step, train_mode
-from distill.method import Losses, MalformedLosses, Method, Phase, Update
+from distill.method import Losses, Method, Phase, Update
 from distill.models import FeatureNet
 from distill.preflight import random_nets
 from distill.teachers.forward import FrozenTeachers, Teachers
 
-log = logging.getLogger(__name__)
 _MANY, _FEW = 64, 2  # images of a step, at most and at least, on a CPU
 _ROWS = 50_000  # training images that a method hears of, at most: of each it may keep a row
 _BATCHES = ("batch_size", "student_batch")  # keys of methods that make their images, or hold to a batch's number
 _STEPS = 4  # batches that there are
 _MACS = 16e9  # of the step of a machine's trial
-_FEW_MACS = 1e9  # of a step that is not timed
 _FIRST, _EACH, _COMPILING = 15.0, 240.0, 600.0  # seconds of computing till its first step is done, and for more
 _OF_STEPS = ("accumulate", "mixup", "cutmix", "loss", "label_smoothing", "optimizer")  # of a schedule
 
@@ -139,29 +136,6 @@ class BegunPhase:
         """What a step of the loop does, and how often: `step`, and once more each update that is repeated."""
         more = [(partial(self.take, *each), each[0].repeat - 1) for each in self.updates if each[0].repeat > 1]
         return [(self.step, 1), *more]
-
-
-def check_losses(spec: RunSpec, info: DataInfo) -> None:
-    """Raise ValueError where the losses of an own method are no named scalars, as steps of each phase on a few images
-    say; what else such images cannot be is the run's own to say. One that is not finite is told: of such images it may
-    be what it is of no others, as a mean over those that the teacher knows.
-    """
-    if str(spec.method.node["_target_"]).startswith("distill."):  # ours are tested
-        return
-    given: dict[str, Any] = {"device": torch.device("cpu"), "precision": "fp32", "macs": _FEW_MACS, "limit": _FIRST}
-    try:
-        with torch.random.fork_rng(devices=[]):
-            own = Rehearsal(spec, info, info.num_train, **given)
-            for begun in map(own.begun, own.method.phases()):
-                for _ in range(2):  # a gradient that is not finite shows in the second
-                    begun.step()
-                    for name in (name for name, loss in begun.losses.items() if not loss.isfinite()):
-                        log.warning("the loss '%s' is %s for images and nets drawn at random: a run for which it is "
-                                    "ends there (exit code 3)", name, begun.losses[name].item())  # fmt: skip
-    except MalformedLosses:
-        raise
-    except Exception as error:
-        log.debug("no step of images drawn at random: %s", error)
 
 
 class StudentTrial:

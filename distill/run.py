@@ -42,13 +42,14 @@ from distill.method import Method, refuse
 from distill.models import FeatureNet
 from distill.models import build as build_net
 from distill.models.quant import quantize_as
+from distill.own_losses import check_losses
 from distill.record import summary
 from distill.record.features import measure_features
 from distill.record.replay import answer_agent
 from distill.record.reporter import NullReporter, Reporter, make_tracker, names_of
 from distill.record.result import describe_run, finish
 from distill.record.wandb_logger import outside_sweep
-from distill.rehearsal import MachineTrial, check_losses
+from distill.rehearsal import MachineTrial
 from distill.result import Result
 from distill.run_folder import RunFolder
 from distill.signals import StopSignals

@@ -25,6 +25,7 @@ FLOORS = (  # from the ground up; rooms on one floor do not import each other
     {"teachers"},
     {"record", "preflight", "timed_step"},
     {"rehearsal"},
+    {"own_losses"},
     {"run"},
     {"finished_run"},
     {"papers"},

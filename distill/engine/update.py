@@ -56,7 +56,9 @@ def take_step(
 
 
 def checked(losses: Losses) -> Losses:
-    """The losses of a step. Raises MalformedLosses where they are no named scalars, or there is none."""
+    """The losses of a step. Raises MalformedLosses where they are no named scalars, there is none, or none has a
+    gradient.
+    """
     for name, loss in loss_dict(losses).items():
         if not isinstance(loss, Tensor) or loss.shape:
             what = f"a tensor of shape {list(loss.shape)}" if isinstance(loss, Tensor) else f"a {type(loss).__name__}"
@@ -65,6 +67,8 @@ def checked(losses: Losses) -> Losses:
             raise MalformedLosses(f"a loss is called '{name}', which means something else in metrics.jsonl: rename it")
     if not losses:
         raise MalformedLosses("the method has no loss with these weights, and trains nothing: set one of them above 0")
+    if not any(loss.requires_grad for loss in losses.values()):
+        raise MalformedLosses(f"the loss '{next(iter(losses))}' has no gradient, and trains nothing: it is detached")
     return losses
 
 

@@ -74,8 +74,8 @@ def _refusal(spec: RunSpec) -> str:
 
 def _refused_losses(spec: RunSpec) -> str:
     """What is wrong with the losses of an own method, by a step; nothing where they are sound, or none can be taken."""
+    from distill.own_losses import check_losses
     from distill.preflight import supposed
-    from distill.rehearsal import check_losses
 
     try:
         if not spec.schedule.rule and (info := supposed(spec.dataset)) is not None:

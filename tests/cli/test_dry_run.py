@@ -20,7 +20,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import ConfigCompositionException
 from omegaconf import OmegaConf
 
-from distill import config, preflight, rehearsal
+from distill import config, own_losses, preflight
 from distill.cli import main as cli
 from distill.cli.command import BASE, read_command
 from distill.config import RunSpec, resolve, resolving
@@ -189,7 +189,7 @@ def test_jobs_of_other_rates_share_the_step_that_shows_their_losses(
     word: str, steps_taken: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     taken = []
-    monkeypatch.setattr(rehearsal, "check_losses", lambda spec, info: taken.append(spec.hash))
+    monkeypatch.setattr(own_losses, "check_losses", lambda spec, info: taken.append(spec.hash))
     assert "  3 to run: no estimate" in lines(capsys, "-m", *TINY, "method=kd", word)
     assert len(taken) == steps_taken
 

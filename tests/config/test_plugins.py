@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -354,6 +355,46 @@ def test_losses_that_are_no_scalars_are_told_before_a_teacher_is_trained(
     with pytest.raises(ValueError, match=words):
         run(cfg)
     assert not list(inside.glob("there/**/metrics.jsonl")), "nothing was trained"
+
+
+@pytest.mark.parametrize(("code", "said"), [
+    ("found.mean().total()", r"method=mine ends in AttributeError: .*'total' \(my_method.py, line \d+\): mend"),
+    ("founds.mean()", r"ends in NameError: .*'founds'.* \(my_method.py, line \d+\)"),
+])  # fmt: skip
+def test_mistakes_of_the_code_are_told_before_a_teacher_is_trained(
+    code: str, said: str, inside: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They ended the run after its teacher's day of training."""
+    cfg = with_loss(code, inside, monkeypatch)
+    assert re.search(said, checked._checked(cfg, [None]).reason)
+    with pytest.raises(ValueError, match=said):
+        run(cfg)
+    assert not list(inside.glob("there/**/metrics.jsonl")), "nothing was trained"
+
+
+@pytest.mark.parametrize(("code", "more", "said"), [
+    ("found.view(-1, 7777).mean()", (), r"ends in RuntimeError: .*7777.* \(my_method.py, line \d+\), for images"),
+    ("found.mean().detach()", ("method.ce=1.0",), "the loss 'mine' has no gradient, for it is detached or a constant"),
+])  # fmt: skip
+def test_what_may_be_true_of_such_images_alone_is_told(
+    code: str, more: tuple[str, ...], said: str, inside: Path, monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    assert checked._checked(with_loss(code, inside, monkeypatch, *more), [None]).reason == ""
+    assert re.search(said, caplog.text)
+
+
+def test_losses_without_a_gradient_are_refused(inside: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cfg = with_loss("found.mean().detach()", inside, monkeypatch, "method.ce=0.0")
+    assert "the loss 'mine' has no gradient, and trains nothing: it is detached" in checked._checked(cfg, [None]).reason
+
+
+def with_loss(code: str, inside: Path, monkeypatch: pytest.MonkeyPatch, *more: str) -> Any:
+    """The configuration of a run of the method with another loss, whose teacher is to be trained."""
+    monkeypatch.delitem(sys.modules, "my_method", raising=False)
+    file = inside / "my_method.py"
+    file.write_text(file.read_text().replace("(1 - found.mean())", f"({code})"))
+    return api.composed([*(word for word in WORDS if "weights" not in word), "output=there", *more], "own")
 
 
 @pytest.mark.parametrize("loss", ["found.mean() / 0", "(found - found.detach()).square().mean().sqrt()"])
