@@ -295,6 +295,21 @@ def test_the_adversarial_term_moves_the_nets_less_than_the_others() -> None:
     )
 
 
+@departs("tf-kd-self", "method.ce=0.05 method.kd=0.475 method.temperature=6")
+def test_tf_kd_self_is_kd_by_a_net_of_the_same_kind() -> None:
+    data, words = tiny.tiny_data(), ("method.ce=0.05", "method.kd=0.475", "method.temperature=6")
+    born = tiny.seeded_method("tf-kd-self", data)
+    kd = tiny.seeded_method("kd", data, ("cifar_resnet8", "cifar_resnet8"), *words)
+    kd.student.load_state_dict(born.student.state_dict())
+    kd.teacher.load_state_dict(born.past[0].state_dict())
+    for method in (kd, born):
+        method.eval()
+    ours, theirs = born.next_loss(1, first_batch()), kd.loss(first_batch())
+    assert {key: value.item() for key, value in ours.items()} == pytest.approx(
+        {key: value.item() for key, value in theirs.items()}, rel=1e-5
+    )
+
+
 @departs("residual-kd", "59 %", "2.0 times")
 def test_residual_kd_sees_of_the_maps_what_pooling_leaves() -> None:
     method = tiny.seeded_method("residual-kd", tiny.tiny_data())
@@ -355,11 +370,19 @@ def test_specialists_clusters_are_tighter_and_their_loss_scatters_more() -> None
     assert (weighted.var().item() / sampled) ** 0.5 == pytest.approx(2.1, abs=0.05)
 
 
-@departs("unic", "2", "24")
-def test_unic_has_two_heads_a_teacher() -> None:
+@departs("unic", "2", "24", "0.29 times", "0.64 times")
+def test_unic_has_two_heads_a_teacher_behind_the_last_norm() -> None:
     method = tiny.seeded_method("unic", tiny.tiny_data())
     heads = [len(own) for own in method.heads]
     assert heads == [2] * len(method.teachers) and 12 * heads[0] == 24
+    net, before = build("deit_tiny_patch16_224", 100, size=64, seed=0).eval(), []
+    net.model.norm.register_forward_pre_hook(lambda _, inputs: before.append(inputs[0]))
+    with torch.no_grad():
+        outputs = net(torch.randn(8, 3, 64, 64, generator=torch.Generator().manual_seed(0)))
+    behind = torch.cat([outputs.embedding[:, None], outputs.tokens], dim=1).norm(dim=2)
+    shares = before[0].norm(dim=2) / behind
+    assert shares[:, 0].mean().item() == pytest.approx(0.29, abs=0.01)
+    assert shares[:, 1:].mean().item() == pytest.approx(0.64, abs=0.01)
 
 
 @departs("am-radio", "4")
