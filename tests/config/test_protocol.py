@@ -399,6 +399,17 @@ def test_a_protocols_rates(name: str) -> None:
     assert optimizer["momentum"] == (0.99 if name == "hinton_mnist" else 0.9) == (last or 0.9)
 
 
+@pytest.mark.parametrize(
+    ("method", "epoch"),
+    [("ca-mkd", "best"), ("avg-multi-teacher", "best"), ("aekd", "best"), ("fcfd", None), ("nd", None)],
+)
+def test_several_teachers_teach_by_their_best_epoch(method: str, epoch: str | None) -> None:
+    """As setting.py of CA-MKD and of AE-KD has it, resnet32x4_best.pth and ResNet50_best.pth."""
+    for schedule in ("paper", "crd-nesterov"):
+        cfg = run(f"method={method}", "dataset=cifar100", f"schedule={schedule}", "teacher=resnet32x4", "student=vgg8")
+        assert config.plain(cfg, "teacher.epoch") == epoch
+
+
 def test_deepkds_rate_is_its_authors_in_the_middle_of_an_epoch() -> None:
     """Theirs is one for all steps of an epoch, adjust_learning_rate of mdistiller/engine/utils.py."""
     made = config.ScheduleSpec.of(config.plain(run("schedule=imagenet-deepkd"), "schedule"))
