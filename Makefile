@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 ARGS ?=
-WORKERS ?= 3
+WORKERS ?= 2
 TABLE ?=
 DEVICE ?= auto
 HOURS ?= 1
@@ -25,7 +25,7 @@ help:  ## this list
 run: $(STAMP)  ## run one experiment: make run ARGS="method=crd student=resnet20"
 	$(BIN)/python -m distill $(ARGS)
 
-test: $(STAMP)  ## run the tests: make test ARGS="-k crd" WORKERS=3, one more than there are processors
+test: $(STAMP)  ## run the tests: make test ARGS="-k crd" WORKERS=8
 	$(PYTEST) $(ARGS)
 
 test-launchers: $(STAMP)  ## run those that start torchrun, W&B's agent and submitit for real

@@ -33,8 +33,7 @@ def take_step(
     images come together.
     """
     if parts == 1:
-        with autocast():
-            losses = checked(update.loss(batch))
+        losses = _losses(update, batch, autocast)
         stepper.step(losses)
         return losses
     stepper.begin()
@@ -42,8 +41,7 @@ def take_step(
     counted: list[tuple[Tensor, Tensor]] = []
     for part in parts_of(batch, parts, full):
         method.counted = None
-        with autocast():
-            losses = checked(update.loss(part))
+        losses = _losses(update, part, autocast)
         weighted = {name: loss * (len(part.inputs) / len(batch.inputs)) for name, loss in losses.items()}
         stepper.backward(weighted)
         total = {name: total.get(name, 0.0) + loss.detach() for name, loss in weighted.items()}
@@ -55,10 +53,17 @@ def take_step(
     return total
 
 
+def _losses(update: Update, batch: Batch, autocast: Callable[[], AbstractContextManager[Any]]) -> Losses:
+    """An update's losses. Raises MalformedLosses as `checked` does, and where none has a gradient."""
+    with autocast():
+        losses = checked(update.loss(batch))
+    if not any(loss.requires_grad for loss in losses.values()):
+        raise MalformedLosses(f"the loss '{next(iter(losses))}' has no gradient, and trains nothing: it is detached")
+    return losses
+
+
 def checked(losses: Losses) -> Losses:
-    """The losses of a step. Raises MalformedLosses where they are no named scalars, there is none, or none has a
-    gradient.
-    """
+    """The losses of a step. Raises MalformedLosses where they are no named scalars, or there is none."""
     for name, loss in loss_dict(losses).items():
         if not isinstance(loss, Tensor) or loss.shape:
             what = f"a tensor of shape {list(loss.shape)}" if isinstance(loss, Tensor) else f"a {type(loss).__name__}"
@@ -67,8 +72,6 @@ def checked(losses: Losses) -> Losses:
             raise MalformedLosses(f"a loss is called '{name}', which means something else in metrics.jsonl: rename it")
     if not losses:
         raise MalformedLosses("the method has no loss with these weights, and trains nothing: set one of them above 0")
-    if not any(loss.requires_grad for loss in losses.values()):
-        raise MalformedLosses(f"the loss '{next(iter(losses))}' has no gradient, and trains nothing: it is detached")
     return losses
 
 
