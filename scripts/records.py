@@ -15,7 +15,7 @@ import argparse
 import json
 import shlex
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -110,10 +110,19 @@ def told_apart(rows: list[Row]) -> None:
             for digest in alike:
                 some = group[digest]
                 told = [text for text in next(iter(some))["overrides"] if text.startswith("precision=")]
-                apart = [key for key in differing if key != "precision" or not told]
-                told += [f"{key}={flat[digest].get(key, 'null')}" for key in apart]
+                apart = [key for key in differing if not _above(key, differing) and (key != "precision" or not told)]
+                told += [_said(key, flat[digest]) for key in apart]
                 for row in some:
                     row["what"] = ", ".join(["needed before"] * (digest in needed) + told)
+
+
+def _above(key: str, others: Sequence[str]) -> bool:
+    """Whether a node that the key lies in is among others: one run has it, and another has null there."""
+    return any(key.startswith(f"{other}.") for other in others)
+
+
+def _said(key: str, values: dict[str, Any]) -> str:
+    return key if any(_above(each, [key]) for each in values) else f"{key}={values.get(key, 'null')}"
 
 
 def _flat(node: Any, above: str = "") -> dict[str, Any]:

@@ -112,3 +112,11 @@ def test_finished_runs_become_rows_that_are_told_apart(tmp_path: Path) -> None:
     text = (tmp_path / "set" / "README.md").read_text()
     assert "| student.args.depth=8 | 1 | 98.00 |" in text and "| student.args.depth=14 | 1 | 104.00 |" in text
     assert not records.stale(records.read(tmp_path / "set")) and len(records.read(tmp_path / "set")) == 2
+
+
+def test_a_run_without_a_node_that_others_have_is_told_apart_by_the_nodes_name() -> None:
+    rows = records.read(records.REFERENCE / "schemes")
+    rows = [{**row, "what": ""} for row in rows if records.experiment_of(row) == "bit"]
+    records.told_apart(rows)
+    shots = "dataset.shots=1, student.upstream"
+    assert {row["what"] for row in rows} >= {shots, f"{shots}=null"}
